@@ -1,0 +1,189 @@
+"""Artifacts are finished or absent: a temporary sibling, a manifest, a rename. Also the digests of what is in them.
+
+This file knows files and bytes; what a manifest says is its writer's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loid_infer.errors import BadArtifact, NoSpace
+from loid_infer.settings import make_folder
+
+MANIFEST = "manifest.json"
+
+
+def digest_json(value: object) -> str:
+    """sha256 of a JSON value in canonical form (sorted keys, no white space), 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of `packages` that are installed, with Python's and our own."""
+    found = {"python": platform.python_version()}
+    for name in ("loid-infer", *packages):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into an error that says so.
+
+    Raises:
+        NoSpace: the system refused to write under `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        free = shutil.disk_usage(_existing(path)).free
+        raise NoSpace(
+            f"cannot write: {error.strerror}",
+            where=str(path),
+            got=f"{free:,} bytes free on that disk",
+            mend="Free some space or make the folder writable, then run the same command again; nothing is lost.",
+        ) from error
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` that takes its place when the block ends well and vanishes when it does not.
+
+    Raises:
+        NoSpace: the disk is full or the folder not writable.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
+    """A temporary sibling folder that takes the place of `path` when the block ends well.
+
+    The block fills the folder and may add to `manifest`, which is written last, with the digest of every file.
+
+    Raises:
+        NoSpace: the disk is full or the folder not writable.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
+            yield temporary
+            files = sorted(file for file in temporary.rglob("*") if file.is_file())
+            manifest["files"] = {str(file.relative_to(temporary)): digest_file(file) for file in files}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            mask = _umask()
+            for file in (*files, temporary / MANIFEST):
+                file.chmod(0o666 & ~mask)
+                _sync(file)
+            temporary.chmod(0o777 & ~mask)
+            _sync(temporary)
+            _replace_folder(temporary, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = True) -> dict[str, Any]:
+    """The manifest of a finished artifact, each of its files compared with the digest recorded for it.
+
+    Args:
+        kind: what the folder should be, for the message (`encoder`, `head`, ...).
+        mend: the command that makes it anew.
+        check_files: whether to read every file; False trusts them.
+
+    Raises:
+        BadArtifact: no manifest, not JSON, another kind, or a file that is missing or altered.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        got = "a folder without manifest.json" if folder.exists() else "nothing"
+        raise BadArtifact(f"there is no finished {kind} here", where=str(folder), got=got, mend=mend) from None
+    except (ValueError, OSError) as error:
+        raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        got = repr(manifest.get("kind")) if isinstance(manifest, dict) else type(manifest).__name__
+        raise BadArtifact("another kind of artifact", where=str(path), expected=repr(kind), got=got, mend=mend)
+    for name, digest in manifest.get("files", {}).items() if check_files else ():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise BadArtifact("the manifest names a file outside its folder", where=str(path), got=name, mend=mend)
+        got = digest_file(file) if file.is_file() else "no file"
+        if got != digest:
+            raise BadArtifact(
+                "a file is not the one the manifest was written for",
+                where=str(file),
+                expected=digest[:16],
+                got=got[:16],
+                mend=mend,
+            )
+    return manifest
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    # A folder cannot be renamed over one that is not empty: move the old aside first, so that a crash between the two
+    # renames leaves either artifact whole under one of the names.
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+        path.replace(aside)
+        new.replace(path)
+        shutil.rmtree(aside)
+    else:
+        new.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The command line: parse, call one verb, print. Nothing is computed here."""

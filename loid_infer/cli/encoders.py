@@ -1,0 +1,98 @@
+"""Commands that make and run encoders: export, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from loid_infer.cli.options import DomainOption, JsonOption, QuietOption, WorkspaceOption, place
+from loid_infer.cli.terminal import People, show
+from loid_infer.settings import DEFAULT_BASE
+
+
+def export(
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the encoder; `base` by default.", show_default=False)
+    ] = None,
+    base: Annotated[
+        str,
+        typer.Option(help="A folder with a Hugging Face BERT, a hub name, or `default`: the bundled all-MiniLM-L6-v2."),
+    ] = DEFAULT_BASE,
+    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16")] = "auto",
+    store: Annotated[str, typer.Option(help="Dtype of stored vectors: fp16 | fp32")] = "fp16",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Longest input, 256 by default; longer texts are cut on the right.", show_default=False),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an encoder that any runtime can open and prove itself on.
+
+    Example: loid-infer export --name small --max-tokens 128
+    """
+    from loid_infer.verbs.export import export as verb
+
+    show(
+        verb(
+            name,
+            base=base,
+            precision=precision,
+            store=store,
+            max_tokens=max_tokens,
+            workspace=place(workspace),
+            progress=People(quiet=quiet),
+        ),
+        as_json=json,
+    )
+
+
+def encode(
+    domain: DomainOption,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="An export's name, repeat for more; the domain's own or `base` by default.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="auto | torch | onnxruntime | openvino | fake")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="What the encoder must have: fp32 | bf16", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Processors to use; all by default.", min=1, show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell hits, new texts and the cost.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Store the vector of every review of a domain; what is stored already is not computed again.
+
+    Example: loid-infer encode --domain video_games
+    """
+    from loid_infer.verbs import encode as verbs
+
+    verb: Callable[..., Any] = verbs.dry_run if dry_run else verbs.encode
+    names: list[str | None] = [*encoder] if encoder else [None]
+    results = [
+        verb(
+            domain,
+            encoder=name,
+            runtime=runtime,
+            precision=precision,
+            device=device,
+            n_threads=threads,
+            workspace=place(workspace),
+            progress=People(quiet=quiet),
+        )
+        for name in names
+    ]
+    show(results[0] if len(results) == 1 else verbs.Encodings(tuple(results)), as_json=json)

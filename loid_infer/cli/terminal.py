@@ -1,0 +1,176 @@
+"""How commands speak: progress and notes for people on stderr, results on stdout as a table or one JSON object.
+
+It draws whatever a verb returns from the result's own fields, and knows no verb.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, is_dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.table import Table
+from rich.text import Text
+
+from loid_infer.errors import LoidError
+from loid_infer.types import SILENT, Task
+
+EXIT_USER, EXIT_INTERRUPTED = 2, 130
+_SHOW_AFTER_S = 2.0
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
+
+
+class _Bar:
+    """A task drawn as a bar once it has run for a while, so that quick work stays quiet."""
+
+    def __init__(self, progress: Progress, name: str, total: int | None, unit: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(name, total=total, unit=unit, visible=False)
+
+    def advance(self, n: int) -> None:
+        self._progress.advance(self._task, n)
+        task = self._progress.tasks[self._progress.task_ids.index(self._task)]
+        if not task.visible and (task.elapsed or 0.0) > _SHOW_AFTER_S:
+            self._progress.update(self._task, visible=True)
+
+
+class People:
+    """Progress and notes on stderr: bars only on a terminal, nothing at all when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+
+    def task(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
+        """See `types.Progress`."""
+        if self._quiet or not self._console.is_terminal:
+            return SILENT
+        return self._bar(name, total, unit)
+
+    @contextmanager
+    def _bar(self, name: str, total: int | None, unit: str) -> Iterator[Task]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield _Bar(progress, name, total, unit)
+
+    def say(self, line: str) -> None:
+        """One line on stderr, unless quiet."""
+        if not self._quiet:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+def show(result: Any, *, as_json: bool) -> None:
+    """Print a result: one JSON object on the last line of stdout, or a short table.
+
+    Args:
+        result: a frozen dataclass, or a dictionary of them.
+    """
+    fields = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    if as_json:
+        sys.stdout.write(json.dumps(fields, default=_plain, allow_nan=False) + "\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    lists = {name: value for name, value in fields.items() if _is_rows(value)}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in fields.items():
+        if name not in lists:
+            table.add_row(name, _said(value))
+    if table.row_count:
+        console.print(table)
+    for name, rows in lists.items():
+        console.print(_rows_table(name, rows))
+
+
+def failed(error: LoidError) -> NoReturn:
+    """Print a user error as one paragraph on stderr and exit 2."""
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(EXIT_USER)
+
+
+def interrupted(arguments: list[str]) -> NoReturn:
+    """Say how to go on after Ctrl-C or SIGTERM and exit 130."""
+    sys.stderr.write(f"\nstopped; what was committed is kept. To go on: {shlex.join(['loid-infer', *arguments])}\n")
+    raise SystemExit(EXIT_INTERRUPTED)
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which the command parser would turn into an exit code of its own."""
+
+
+def stop_on_signals() -> None:
+    """Make Ctrl-C and SIGTERM raise `Stopped`, so that contexts commit what is finished on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(row, dict) for row in value)
+
+
+def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_said(value) for value in row.values()))
+    return table
+
+
+def _said(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case dict():
+            return "  ".join(f"{key} {_said(part)}" for key, part in value.items())
+        case list() | tuple():
+            return ", ".join(_said(part) for part in value) or "none"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

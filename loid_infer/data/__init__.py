@@ -1,0 +1,1 @@
+"""Domains, tables of reviews, splits, histories, and synthetic samples."""

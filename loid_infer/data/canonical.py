@@ -1,0 +1,201 @@
+"""Writes the canonical table of a domain, `data/D.parquet`, and names its content by a digest.
+
+This file knows the table's columns and metadata. It knows neither where reviews come from nor which are duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loid_infer.artifact import digest_json
+from loid_infer.types import NO_TIME, Bools
+
+TABLE_FORMAT = 1
+METADATA_KEY = b"loid_infer"
+MAX_GROUP_ROWS = 65_536
+MAX_GROUP_CHARS = 16_000_000  # so that one row group's texts stay far below the 2 GB of 32-bit offsets
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("rating", pa.float32()),
+        ("text", pa.string()),
+        ("timestamp", pa.int64()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class ReviewBatch:
+    """Checked reviews, column by column, in input order: at most one row group."""
+
+    user_ids: Sequence[str] = field(default_factory=list)
+    item_ids: Sequence[str] = field(default_factory=list)
+    ratings: Sequence[float] = field(default_factory=list)
+    texts: Sequence[str] = field(default_factory=list)
+    timestamps: Sequence[int | None] = field(default_factory=list)  # seconds since 1970
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """What the metadata of a canonical table says, beside its format."""
+
+    digest: str
+    n_rows: int
+    n_users: int
+    n_items: int
+    n_empty_text: int
+    rating_range: tuple[float, float]
+    html_unescaped: bool
+    synthetic: bool
+
+
+class TableWriter:
+    """Writes row groups one after another and digests them on the way."""
+
+    def __init__(self, parquet: Any, html_unescaped: bool) -> None:
+        self._parquet = parquet
+        self._html_unescaped = html_unescaped
+        self._hashes = {name: hashlib.sha256() for name in SCHEMA.names}
+        self._length_hashes = {name: hashlib.sha256() for name in ("user_id", "item_id", "text")}
+        self.n_rows = 0
+        self.n_empty_text = 0
+
+    def write(self, batch: ReviewBatch) -> None:
+        """Append a batch as one row group."""
+        columns = (batch.user_ids, batch.item_ids, batch.ratings, batch.texts, batch.timestamps)
+        arrays = [pa.array(values, kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
+        self.write_group(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+
+    def write_group(self, group: Any) -> None:
+        """Append an Arrow RecordBatch of the canonical schema as one row group; nothing is written for no rows."""
+        if not group.num_rows:
+            return
+        self._parquet.write_table(pa.Table.from_batches([group]), row_group_size=group.num_rows)
+        for name in self._length_hashes:
+            lengths, content = string_parts(group.column(name))
+            self._length_hashes[name].update(np.diff(lengths).astype("<i8"))
+            self._hashes[name].update(content)
+        self._hashes["rating"].update(group.column("rating").to_numpy().astype("<f4"))
+        times = group.column("timestamp").fill_null(NO_TIME)
+        self._hashes["timestamp"].update(times.to_numpy().astype("<i8"))
+        self.n_rows += group.num_rows
+        self.n_empty_text += int(np.count_nonzero(blank(group.column("text"))))
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name format, unescape choice and every row in order, however they were batched.
+
+        Each column is hashed as one stream, strings as lengths and content apart, so different rows never feed the
+        hashes the same bytes.
+        """
+        return digest_json(
+            {
+                "format": TABLE_FORMAT,
+                "html_unescaped": self._html_unescaped,
+                "n_rows": self.n_rows,
+                "columns": {name: value.hexdigest() for name, value in self._hashes.items()},
+                "lengths": {name: value.hexdigest() for name, value in self._length_hashes.items()},
+            }
+        )
+
+    def finish(
+        self, *, n_users: int, n_items: int, rating_range: tuple[float, float], synthetic: bool = False
+    ) -> TableFacts:
+        """Record what was written in the file's metadata."""
+        facts = TableFacts(
+            digest=self.digest,
+            n_rows=self.n_rows,
+            n_users=n_users,
+            n_items=n_items,
+            n_empty_text=self.n_empty_text,
+            rating_range=rating_range,
+            html_unescaped=self._html_unescaped,
+            synthetic=synthetic,
+        )
+        self._parquet.add_key_value_metadata({METADATA_KEY: _metadata(facts)})
+        return facts
+
+
+@contextmanager
+def table_writer(path: Path, *, html_unescaped: bool) -> Iterator[TableWriter]:
+    """A writer of canonical row groups into the new file `path`; the file is whole when the block ends well."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as parquet:
+        yield TableWriter(parquet, html_unescaped)
+
+
+def filter_table(source: Path, keep: Bools, writer: TableWriter) -> None:
+    """Copy the rows of `source` where `keep [n_rows]` is true, one row group at a time."""
+    with pq.ParquetFile(source) as file:
+        start = 0
+        for number in range(file.num_row_groups):
+            for group in file.read_row_group(number).to_batches():
+                writer.write_group(group.filter(pa.array(keep[start : start + group.num_rows])))
+                start += group.num_rows
+
+
+def string_parts(column: Any) -> tuple[Any, memoryview]:
+    """The int32 offsets `[n + 1]`, starting at 0, and the UTF-8 bytes of an Arrow string array, without copying."""
+    if not len(column):
+        return np.zeros(1, np.int32), memoryview(b"")
+    _, offset_buffer, data = column.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1]
+    content = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
+    return (offsets - offsets[0] if offsets[0] else offsets), content
+
+
+def blank(column: Any) -> Bools:
+    """Which strings of an Arrow string array are empty or of white space only, `[n]`."""
+    empty = pc.equal(pc.binary_length(column), 0)
+    flags: Bools = pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _metadata(facts: TableFacts) -> bytes:
+    value = {
+        "format": TABLE_FORMAT,
+        "digest": facts.digest,
+        "n_rows": facts.n_rows,
+        "n_users": facts.n_users,
+        "n_items": facts.n_items,
+        "n_empty_text": facts.n_empty_text,
+        "rating_range": list(facts.rating_range),
+        "html_unescaped": facts.html_unescaped,
+        "text_template": "text",
+    }
+    if facts.synthetic:
+        value["synthetic"] = True
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def facts_of(metadata: dict[str, Any]) -> TableFacts:
+    """The facts that `METADATA_KEY` holds, once parsed.
+
+    Raises:
+        KeyError, TypeError, ValueError: the metadata is not what this version writes.
+    """
+    low, high = metadata["rating_range"]
+    return TableFacts(
+        digest=str(metadata["digest"]),
+        n_rows=int(metadata["n_rows"]),
+        n_users=int(metadata["n_users"]),
+        n_items=int(metadata["n_items"]),
+        n_empty_text=int(metadata["n_empty_text"]),
+        rating_range=(float(low), float(high)),
+        html_unescaped=bool(metadata["html_unescaped"]),
+        synthetic=bool(metadata.get("synthetic", False)),
+    )

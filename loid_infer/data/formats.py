@@ -1,0 +1,241 @@
+"""Finds out what a source file is, by its content and never by its name, and opens it decompressed.
+
+This file knows compressions, encodings and the marks of each format. It knows nothing of valid reviews.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+import zstandard
+
+from loid_infer.data.columns import FORMATS, Layout, layout
+from loid_infer.errors import BadSetting, BadTable
+
+# What a damaged or cut compressed stream raises when it is read.
+READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
+
+_HEAD_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 26
+_BUFFER_BYTES = 1 << 20
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50..0x5f
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file whose format is known."""
+
+    path: Path
+    format: str  # one of FORMATS
+    layout: Layout
+    n_bytes: int  # on disk
+
+    @property
+    def delimiter(self) -> str:
+        """Between the fields of a CSV or TSV line."""
+        return _DELIMITERS[self.format]
+
+
+def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
+    """Recognize one source.
+
+    Raises:
+        BadTable: it cannot be read, is empty, is not UTF-8, is none of the formats, or contradicts `format`.
+        BadSetting: `format` or an override is unknown.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise BadSetting("unknown format", where="--format", expected=" | ".join(("auto", *FORMATS)), got=repr(format))
+    layout("auto", overrides)  # a wrong override is told before a wrong file
+    n_bytes, head = _head(path)
+    if not head.strip():
+        got = "an empty file" if not n_bytes else "white space only"
+        raise BadTable("there is nothing to ingest", where=str(path), expected="reviews", got=got,
+                       mend="Give another file.")  # fmt: skip
+    found = _format_of(path, head, overrides)
+    same = {"amazon2014": {"amazon2014", "amazon2018"}, "amazon2018": {"amazon2014", "amazon2018"},
+            "jsonl": {"jsonl", "amazon2014", "amazon2018", "amazon2023"}}  # fmt: skip
+    if format != "auto" and found not in same.get(format, {format}):
+        raise BadTable("the content is of another format", where=str(path), expected=f"{format} (--format {format})",
+                       got=found, mend="Leave --format out, or name the format it is.")  # fmt: skip
+    return Source(path, found if format == "auto" else format, layout(found if format == "auto" else format, overrides),
+                  n_bytes)  # fmt: skip
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
+    """The file as it lies on disk (for its position) and its decompressed content.
+
+    Raises:
+        BadTable: the system refuses to read it, it is a pipe, or a .zip does not hold exactly one table.
+    """
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(path.open("rb"))
+            magic = raw.read(4)
+        except OSError as error:
+            raise BadTable(f"the file cannot be read: {error.strerror}", where=str(path),
+                           mend="Check the path and its permissions.") from error  # fmt: skip
+        if not raw.seekable():
+            raise BadTable("the source is a pipe", where=str(path), expected="a file, for it is read more than once",
+                           mend="Write it to a file first.")  # fmt: skip
+        raw.seek(0)
+        if magic.startswith(b"\x1f\x8b"):
+            yield raw, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
+        elif magic == _ZSTD_MAGIC or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+            yield raw, io.BufferedReader(_ZstdFile(raw), _BUFFER_BYTES)
+        elif magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            member = stack.enter_context(_zip_member(path, raw))
+            yield raw, io.BufferedReader(cast(io.RawIOBase, member), _BUFFER_BYTES)
+        else:
+            yield raw, raw
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed bytes of zstandard frames. Unlike zstandard's own reader it notices when the last frame is cut."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frames = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frame: Any = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            piece = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+            piece = piece or self._raw.read(1 << 16)
+            if not piece:
+                if self._frame is not None and not self._frame.eof:
+                    raise EOFError("the compressed file ends inside a frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = self._frames.decompressobj()
+            self._ready = memoryview(self._frame.decompress(piece))
+        n = min(len(buffer), len(self._ready))
+        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
+        return n
+
+
+def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
+    try:
+        archive = zipfile.ZipFile(raw)
+        names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
+        if len(names) != 1:
+            raise BadTable("the archive does not hold one table", where=str(path), expected="one file inside the .zip",
+                           got=f"{len(names)} ({', '.join(names[:5])})", mend=f"Run: unzip {path}")  # fmt: skip
+        return archive.open(names[0])
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise BadTable(f"the archive cannot be read: {error}", where=str(path), mend=f"Run: unzip {path}") from error
+
+
+def _head(path: Path) -> tuple[int, bytes]:
+    """Size on disk, and the first MiB or so of the content, to the end of a line unless the file is cut there."""
+    head = bytearray()
+    with open_bytes(path) as (_, content):
+        try:
+            while len(head) < _HEAD_BYTES:
+                piece = content.read1(1 << 16)
+                if not piece:
+                    break
+                head += piece
+            head += content.readline(_MAX_LINE_BYTES)
+        except READ_FAULTS as error:
+            if not head:
+                raise cut(path, 0, error) from error
+        return path.stat().st_size, bytes(head)
+
+
+def cut(path: Path, number: int, error: Exception) -> BadTable:
+    """The error of a compressed source that breaks off or is damaged after line `number`."""
+    return BadTable(
+        f"the compressed file is cut or damaged: {error}",
+        where=str(path),
+        expected="a whole file",
+        got=f"{number:,} whole lines",
+        mend="Download or compress it again, then run the same command.",
+    )
+
+
+def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
+    if head.startswith(b"PAR1"):
+        with path.open("rb") as raw:
+            if raw.read(4) == b"PAR1":
+                return "parquet"
+        raise BadTable("a parquet file inside another compression", where=str(path),
+                       mend="Decompress it first; parquet is compressed inside.")  # fmt: skip
+    _refuse_other_encodings(path, head)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    names = _json_names(text)
+    # A first line like [1, 2] before JSON objects is but a bad line; an array has no objects beside it, or is open.
+    if text.startswith(b"[") and (names is None or b"]" not in text.split(b"\n", 1)[0]):
+        raise BadTable("a JSON array, not JSON lines", where=str(path), expected="one JSON object a line",
+                       mend=f"Run: jq -c '.[]' {path} > {path.stem}.jsonl")  # fmt: skip
+    if names is not None or text.startswith(b"{"):
+        return _json_format(names or set())
+    control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
+    n_fields, found = max((len(fields), name) for name, fields in _headers(text).items())
+    if n_fields < 2 or control > len(head[:4096]) // 20:
+        first = text.split(b"\n", 1)[0][:60]
+        raise BadTable("no format recognized", where=str(path), got=f"a first line {first!r}",
+                       expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
+                       mend="Convert it to one of these.")  # fmt: skip
+    wanted = set(layout("csv", overrides).names.values())
+    # A column's name may hold the other delimiter: the header with more of the wanted columns is the right one.
+    return max(_headers(text).items(), key=lambda item: (len(wanted & set(item[1])), len(item[1]), item[0] == found))[0]
+
+
+def _headers(text: bytes) -> dict[str, list[str]]:
+    lines = io.StringIO(text.decode("utf-8", "replace"), newline="")
+    header = next(iter(lines), "")
+    return {name: next(csv.reader([header], delimiter=mark), []) for name, mark in _DELIMITERS.items()}
+
+
+def _json_names(head: bytes) -> set[str] | None:
+    """Keys of the JSON objects among the first lines; None if there is no such line, as in CSV."""
+    found = []
+    for line in head.split(b"\n", 200)[:200]:
+        try:
+            record = orjson.loads(line)
+        except ValueError:
+            continue
+        found += [record] if isinstance(record, dict) else []
+    return set().union(*found) if found else None
+
+
+def _json_format(names: set[str]) -> str:
+    if names & {"reviewerID", "reviewText", "overall", "unixReviewTime"}:
+        return "amazon2018" if "verified" in names else "amazon2014"
+    if "parent_asin" in names or ("asin" in names and "item_id" not in names):
+        return "amazon2023"
+    return "jsonl"
+
+
+def _refuse_other_encodings(path: Path, head: bytes) -> None:
+    start = head[:4096]
+    even, odd = start[0::2].count(0), start[1::2].count(0)
+    marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+    # In UTF-16 text of mostly Latin letters every other byte is null; in UTF-8 there is none.
+    if not marked and max(even, odd) < max(2, len(start) // 8):
+        return
+    name = "UTF-32" if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
+    if not marked and name == "UTF-16":
+        name = "UTF-16LE" if odd > even else "UTF-16BE"
+    if not marked and min(even, odd) > len(start) // 8:
+        raise BadTable("a binary file", where=str(path), expected="JSON lines, CSV, TSV or parquet",
+                       got="null bytes throughout", mend="Convert it to one of these.")  # fmt: skip
+    raise BadTable("the file is not UTF-8", where=str(path), expected="UTF-8", got=name,
+                   mend=f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8")  # fmt: skip

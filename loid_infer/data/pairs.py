@@ -1,0 +1,186 @@
+"""Reads the pairs to score and writes them back with their scores, as parquet or CSV, piece by piece.
+
+This file knows no head and no vectors. It keeps columns it does not understand and hands them on as they came.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from loid_infer.artifact import new_file
+from loid_infer.errors import BadSetting, BadTable
+from loid_infer.types import Floats
+
+MAX_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs in input order."""
+
+    user_ids: Sequence[str]  # [m]
+    item_ids: Sequence[str]  # [m]
+    domains: Sequence[str] | None  # [m]
+    ratings: Floats | None  # [m], float32, NaN where there is none
+    rows: Any  # Arrow RecordBatch of m rows with all columns of the input, for `write_scores`
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.user_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PairSource:
+    """A file of pairs. Made by `read_pairs`."""
+
+    path: Path
+    format: str  # parquet | csv
+    schema: Any  # Arrow schema of the rows of every batch
+
+    @property
+    def has_domain(self) -> bool:
+        """Whether the pairs name their domain."""
+        return "domain" in self.schema.names
+
+    @property
+    def has_rating(self) -> bool:
+        """Whether the pairs have ratings to measure the scores by."""
+        return "rating" in self.schema.names
+
+    def batches(self) -> Iterator[Pairs]:
+        """The pairs in order, at most 65,536 at a time. Can be called again.
+
+        Raises:
+            BadTable: a null or empty id, a rating that is not a number, or a file that is damaged.
+        """
+        start = 0
+        try:
+            for batch in self._record_batches():
+                for first in range(0, batch.num_rows, MAX_BATCH_ROWS):
+                    piece = batch.slice(first, MAX_BATCH_ROWS)
+                    yield _pairs(self.path, piece, start)
+                    start += piece.num_rows
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise BadTable(f"the file is damaged: {str(error).splitlines()[0]}", where=str(self.path),
+                           expected="a whole file in UTF-8", got=f"{start:,} good rows",
+                           mend="Write it again.") from error  # fmt: skip
+
+    def _record_batches(self) -> Iterator[Any]:
+        if self.format == "parquet":
+            with pq.ParquetFile(self.path) as file:
+                yield from file.iter_batches(batch_size=MAX_BATCH_ROWS)
+        else:
+            # Every column stays text, so that what is handed on is what came in (007 is not 7).
+            convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in self.schema.names})
+            parse = pacsv.ParseOptions(newlines_in_values=True)
+            with pacsv.open_csv(self.path, parse_options=parse, convert_options=convert) as reader:
+                yield from reader
+
+
+def read_pairs(path: Path) -> PairSource:
+    """A file of pairs, parquet or CSV by its content, with the columns `user_id`, `item_id` and maybe `domain`,
+    `rating`, and any others.
+
+    Raises:
+        BadTable: it cannot be read, is neither, or lacks or repeats a column.
+    """
+    try:
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        if is_parquet:
+            schema = pq.read_schema(path).remove_metadata()
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as text:
+                names = next(csv.reader(text), [])
+            schema = pa.schema([(name, pa.string()) for name in names])
+    except OSError as error:
+        raise BadTable(f"the file cannot be read: {error.strerror or error}", where=str(path),
+                       mend="Check the path and its permissions.") from error  # fmt: skip
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        raise BadTable(f"neither parquet nor CSV in UTF-8: {str(error).splitlines()[0]}", where=str(path),
+                       mend="Write the pairs as parquet or CSV.") from error  # fmt: skip
+    expected = "user_id, item_id and maybe domain, rating, each once; neither score nor known"
+    names = schema.names
+    absent = [name for name in ("user_id", "item_id") if name not in names]
+    if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
+        what = f"columns are missing: {', '.join(absent)}" if absent else "columns clash with each other or the scores"
+        raise BadTable(what, where=str(path), expected=expected, got=", ".join(names)[:200] or "no columns",
+                       mend="Rename the columns.")  # fmt: skip
+    return PairSource(path, "parquet" if is_parquet else "csv", schema)
+
+
+@contextmanager
+def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Sequence[str]], None]]:
+    """A function that appends one batch: its pairs, scores `[m]`, and how much of each pair is known `[m]`.
+
+    The suffix of `out` decides: `.parquet` or `.csv`. `out` appears, or is replaced, when the block ends well.
+
+    Raises:
+        BadSetting: another suffix.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (".parquet", ".csv"):
+        raise BadSetting("unknown format of scores", where=str(out), expected=".parquet or .csv", got=repr(suffix),
+                         mend="Name the file with one of these endings, as in --out scores.parquet")  # fmt: skip
+    added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
+    schema = pa.schema([*source.schema, *added])
+    with new_file(out) as temporary, ExitStack() as stack:
+        if suffix == ".parquet":
+            writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
+        else:
+            writer = stack.enter_context(pacsv.CSVWriter(temporary, schema))
+
+        def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
+            columns = [*pairs.rows.columns, pa.array(scores, pa.float32()), pa.array(known, pa.string())]
+            writer.write_table(pa.table(columns, schema=schema))
+
+        yield write
+
+
+def _pairs(path: Path, rows: Any, start: int) -> Pairs:
+    ids = [_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id")]
+    names = rows.schema.names
+    domains = _strings(path, rows.column("domain"), "domain", start) if "domain" in names else None
+    ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
+    return Pairs(ids[0], ids[1], domains, ratings, rows)
+
+
+def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise BadTable(f"the column {name} is not of ids", where=str(path), expected="text or whole numbers",
+                       got=str(kind), mend="Cast the column to text.")  # fmt: skip
+    if pa.types.is_dictionary(column.type) or not pa.types.is_string(kind):
+        column = column.cast(kind).cast(pa.string())
+    bad = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
+    if pc.any(bad).as_py():
+        row = start + pc.index(bad, True).as_py() + 1
+        raise BadTable(f"the {name} is missing", where=f"{path}, row {row}", expected="an id on every row",
+                       got="null or empty text", mend="Leave such rows out.")  # fmt: skip
+    return list(column.to_pylist())
+
+
+def _ratings(path: Path, column: Any, start: int) -> Floats:
+    if pa.types.is_string(column.type):
+        column = pc.replace_with_mask(column, pc.equal(column, ""), pa.scalar(None, pa.string()))
+    try:
+        numbers = column.cast(pa.float32(), safe=False)
+    except pa.ArrowException as error:
+        raise BadTable("a rating is not a number", where=f"{path}, rows {start + 1} to {start + len(column)}",
+                       expected="numbers or nothing in the column rating", got=str(error).splitlines()[0],
+                       mend="Mend the column, or leave it out to score without measuring.") from error  # fmt: skip
+    ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
+    return ratings

@@ -1,0 +1,214 @@
+"""Reads the canonical table of a domain: as a corpus of texts, and as interactions.
+
+This file knows no source format, no encoder and no store; the encoder side sees a `Corpus` and nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, blank, facts_of, string_parts
+from loid_infer.errors import BadTable
+from loid_infer.types import DIGEST_BYTES, NO_TIME, Array, Bools, Digests, Interactions, Ints, Progress
+
+MAX_PIECE_TEXTS = 4_096
+MAX_PIECE_BYTES = 8_000_000
+
+
+def open_table(path: Path, domain: str) -> ReviewTable:
+    """The canonical table of `domain`.
+
+    Raises:
+        BadTable: absent, damaged, not written by `ingest` or `sample`, or of another format.
+    """
+    mend = f"Run: loid-infer ingest SRC --domain {domain}"
+    if not path.is_file():
+        raise BadTable(f"there is no table of domain {domain!r}", where=str(path), got="no file", mend=mend)
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, stored = file.schema_arrow, file.metadata.metadata or {}
+            n_rows = file.metadata.num_rows
+            group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadTable(f"the table cannot be read: {_first_line(error)}", where=str(path), mend=mend) from error
+    got = ", ".join(schema.names)
+    if METADATA_KEY not in stored:
+        raise BadTable("not a canonical table", where=str(path), expected="a parquet file written by ingest",
+                       got=f"a parquet file with the columns {got}", mend=mend)  # fmt: skip
+    try:
+        metadata = json.loads(stored[METADATA_KEY])
+        if metadata["format"] != TABLE_FORMAT:
+            raise BadTable("the table is of another format", where=str(path), expected=f"format {TABLE_FORMAT}",
+                           got=f"format {metadata['format']}", mend=mend)  # fmt: skip
+        facts = facts_of(metadata)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadTable("the table's metadata cannot be read", where=str(path), got=repr(error), mend=mend) from error
+    if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
+        raise BadTable("the table is not what its metadata says", where=str(path),
+                       expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}", got=f"{n_rows} rows of {got}",
+                       mend=mend)  # fmt: skip
+    return ReviewTable(path, domain, facts, np.cumsum([0, *group_rows]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReviewTable:
+    """The reviews of one domain; a `Corpus`. Made by `open_table`. Nothing is read before it is asked for."""
+
+    path: Path
+    domain: str
+    facts: TableFacts
+    group_starts: Ints  # [n_groups + 1], first row of each row group, then n_rows
+
+    @property
+    def n_rows(self) -> int:
+        """Number of reviews."""
+        return self.facts.n_rows
+
+    @property
+    def n_users(self) -> int:
+        """Number of distinct users."""
+        return self.facts.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of distinct items."""
+        return self.facts.n_items
+
+    @property
+    def digest(self) -> str:
+        """What names the table's content, 64 hex digits."""
+        return self.facts.digest
+
+    @property
+    def rating_range(self) -> tuple[float, float]:
+        """Lowest and highest rating the table admits."""
+        return self.facts.rating_range
+
+    def digests(self, progress: Progress) -> Digests:
+        """blake2b-128 of the UTF-8 bytes of every text, `[n_rows, 16]`, in order."""
+        return self._digests_and_blanks(progress)[0]
+
+    def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
+        """The texts of the ascending row numbers `rows [m]`, in pieces of at most 4,096 texts and about 8 MB.
+
+        Only row groups that hold a wanted row are read, one at a time.
+
+        Raises:
+            ValueError: a row number outside the table, or rows that do not ascend.
+        """
+        rows = np.asarray(rows)
+        if len(rows) and (rows[0] < 0 or rows[-1] >= self.n_rows or (np.diff(rows) < 0).any()):
+            raise ValueError(f"row numbers must ascend within 0..{self.n_rows - 1}")
+        bounds = np.searchsorted(rows, self.group_starts)
+        with pq.ParquetFile(self.path) as file:
+            for number in np.flatnonzero(np.diff(bounds)):
+                wanted = rows[bounds[number] : bounds[number + 1]]
+                column = _one_chunk(file.read_row_group(int(number), columns=["text"]).column("text"))
+                column = column.take(pa.array(wanted - self.group_starts[number]))
+                for first, last in _pieces(string_parts(column)[0]):
+                    yield wanted[first:last], column[first:last].to_pylist()
+
+    def interactions(self, progress: Progress) -> Interactions:
+        """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
+        names = ["user_id", "item_id", "rating", "timestamp"]
+        table = pq.read_table(self.path, columns=names, read_dictionary=["user_id", "item_id"]).unify_dictionaries()
+        user_ids, users = _coded(table.column("user_id"))
+        item_ids, items = _coded(table.column("item_id"))
+        ratings = table.column("rating").to_numpy()
+        timestamps = pc.fill_null(table.column("timestamp"), NO_TIME).to_numpy()
+        del table
+        digests, empty = self._digests_and_blanks(progress)
+        first, texts = _unique_digests(digests)
+        return Interactions(
+            user_ids=user_ids,
+            item_ids=item_ids,
+            users=users,
+            items=items,
+            ratings=ratings,
+            timestamps=timestamps,
+            texts=texts,
+            digests=digests[first],
+            empty=empty[first],
+            rating_range=self.rating_range,
+            digest=self.digest,
+        )
+
+    def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
+        digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)
+        blanks = np.empty(self.n_rows, np.bool_)
+        with progress.task("digests", self.n_rows, "texts") as task, pq.ParquetFile(self.path) as file:
+            for number, start in enumerate(self.group_starts[:-1].tolist()):
+                column = _one_chunk(file.read_row_group(number, columns=["text"]).column("text"))
+                offsets, content = string_parts(column)
+                end = start + len(column)
+                digests[start:end] = _hash_slices(offsets, content)
+                blanks[start:end] = blank(column)
+                task.advance(len(column))
+        return digests, blanks
+
+
+def text_digest(text: str) -> bytes:
+    """blake2b-128 of the UTF-8 bytes of one text, 16 bytes: the same that `ReviewTable.digests` gives."""
+    return blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def _hash_slices(offsets: Ints, content: memoryview) -> Digests:
+    # Hashing the slices of the buffer where they lie makes no string objects.
+    ends = offsets.tolist()
+    joined = b"".join([blake2b(content[a:b], digest_size=DIGEST_BYTES).digest() for a, b in pairwise(ends)])
+    return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _one_chunk(column: Any) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of at most MAX_PIECE_TEXTS strings and, unless one alone is longer, MAX_PIECE_BYTES bytes."""
+    first, n = 0, len(offsets) - 1
+    while first < n:
+        fitting = int(np.searchsorted(offsets, offsets[first] + MAX_PIECE_BYTES, side="right")) - 1
+        last = min(max(fitting, first + 1), first + MAX_PIECE_TEXTS, n)
+        yield first, last
+        first = last
+
+
+def _coded(column: Any) -> tuple[list[str], Ints]:
+    """Ascending distinct strings, and codes `[n]` into them, of a column with one dictionary."""
+    if column.num_chunks == 0:
+        return [], np.zeros(0, np.int32)
+    dictionary = column.chunk(0).dictionary
+    # Arrow sorts strings by their UTF-8 bytes, which is Python's order of code points too.
+    order = pc.sort_indices(dictionary).to_numpy()
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+    return dictionary.take(pa.array(order)).to_pylist(), rank[codes]
+
+
+def _unique_digests(digests: Digests) -> tuple[Ints, Ints]:
+    """Row of one member of each group of equal digests, in digest order, and the group of every row `[n]`."""
+    if not len(digests):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    halves: Array = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    ordered = halves[order]
+    starts = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
+    codes = np.empty(len(digests), np.int64)
+    codes[order] = np.cumsum(starts) - 1
+    return order[starts], codes
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,170 @@
+"""Draws synthetic reviews whose structure is known: what can be learnt from them, and how well, is planted.
+
+`docs/sample.md` tells the structure. This file knows no table and no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.data.vocabulary import FILLERS, N_LEVELS, OVERALL, SHORT, aspects_of, sentences
+from loid_infer.types import Array, Floats, Ints
+
+RATING_MEAN = 4.0
+USER_STD, ITEM_STD, ASPECT_STD, NOISE_STD = 0.3, 0.5, 0.9, 0.6
+TASTE = 0.5  # Dirichlet concentration: a user cares for two or three aspects
+OPINION_NOISE_STD = 0.4
+OPINION_CUTS = (-1.2, -0.4, 0.4, 1.2)
+REVIEWS_PER_USER, REVIEWS_PER_ITEM = 7, 11
+MAX_MENTIONS = 4
+LONG_SHARE, SHORT_SHARE, EMPTY_SHARE, OVERALL_SHARE = 0.03, 0.02, 0.002, 0.35
+_FIRST_SECOND, _DAYS = 1_546_300_800, 1_800  # from the first of January 2019
+_CHUNK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleWorld:
+    """Everything that was drawn for a domain but its texts, and with it the truth about it."""
+
+    domain: str
+    seed: int
+    aspects: Sequence[str]  # [k]
+    users: Ints  # [n], codes; (user, item) is unique
+    items: Ints  # [n], codes
+    ratings: Ints  # [n], 1..5
+    timestamps: Ints  # [n], seconds since 1970
+    levels: Floats  # [n], the planted mean of the rating before noise, rounding and clipping
+    tastes: Floats  # [n_users, k], each row sums to 1
+    qualities: Floats  # [n_items, k]
+
+    @property
+    def n(self) -> int:
+        """Number of reviews."""
+        return len(self.users)
+
+    def user_ids(self, rows: slice) -> list[str]:
+        """Ids of the users of these rows."""
+        return [f"synthetic-u{code:05d}" for code in self.users[rows].tolist()]
+
+    def item_ids(self, rows: slice) -> list[str]:
+        """Ids of the items of these rows."""
+        return [f"synthetic-i{code:05d}" for code in self.items[rows].tolist()]
+
+    def expected(self) -> Floats:
+        """`E[r | u, i]`, `[n]`: what the best predictor that never sees the review itself would say."""
+        return self._moments()[0]
+
+    def attainable_mse(self) -> float:
+        """Mean variance of the rating given its user and item: no predictor without the review itself does better."""
+        first, second = self._moments()
+        return float((second - first**2).mean())
+
+    def texts(self) -> Iterator[tuple[slice, list[str]]]:
+        """The texts in order, piece by piece: (rows, texts). The same at every call."""
+        nouns = aspects_of(self.domain)
+        said = [[sentences(nouns[aspect], level) for level in range(N_LEVELS)] for aspect in self.aspects]
+        for start in range(0, self.n, _CHUNK_ROWS):
+            rows = slice(start, min(start + _CHUNK_ROWS, self.n))
+            yield rows, _texts(self, rows, said, _generator(self.seed, self.domain, f"texts {start}"))
+
+    def _moments(self) -> tuple[Floats, Floats]:
+        # With r = 1 + sum over c of [latent > c + 1/2], c = 1..4: E r and E r^2 are sums of normal tails.
+        first, second = np.ones(self.n), np.ones(self.n)
+        for cut in range(1, N_LEVELS):
+            z = (self.levels - cut - 0.5) / (NOISE_STD * math.sqrt(2))
+            tail = np.fromiter((0.5 * (1 + math.erf(value)) for value in z.tolist()), np.float64, self.n)
+            first += tail
+            second += (2 * cut + 1) * tail
+        return first, second
+
+
+def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
+    """Users, items and ratings of a synthetic domain; it depends on the arguments alone.
+
+    `r = clip(round(4 + b_u + sum_k t_uk q_ik + noise), 1, 5)`: user bias b, tastes t (Dirichlet), item qualities q
+    (a level of the item plus one of each aspect), normal noise.
+
+    Args:
+        n_reviews: at least 1.
+        seed: at least 0.
+    """
+    draw = _generator(seed, domain, "world")
+    aspects = tuple(aspects_of(domain))
+    n_users, n_items = math.ceil(n_reviews / REVIEWS_PER_USER) + 4, math.ceil(n_reviews / REVIEWS_PER_ITEM) + 4
+    users, items = _pairs(n_reviews, _popularity(n_users, draw), _popularity(n_items, draw), draw)
+    tastes = draw.dirichlet(np.full(len(aspects), TASTE), n_users)
+    biases = draw.normal(0, USER_STD, n_users)
+    qualities = draw.normal(0, ITEM_STD, (n_items, 1)) + draw.normal(0, ASPECT_STD, (n_items, len(aspects)))
+    levels = RATING_MEAN + biases[users] + (tastes[users] * qualities[items]).sum(axis=1)
+    latent = levels + draw.normal(0, NOISE_STD, n_reviews)
+    return SampleWorld(
+        domain=domain,
+        seed=seed,
+        aspects=aspects,
+        users=users,
+        items=items,
+        ratings=np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64),
+        timestamps=_FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews),
+        levels=levels,
+        tastes=tastes,
+        qualities=qualities,
+    )
+
+
+def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
+    name = hashlib.sha256(f"{domain}/{purpose}".encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(name[:16], "little")])
+
+
+def _popularity(n: int, draw: np.random.Generator) -> Floats:
+    # Log-normal, as activity in review data is; the constant keeps everyone drawable.
+    weights: Floats = 0.3 + draw.lognormal(0, 1, n)
+    weights /= weights.sum()
+    return weights
+
+
+def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.Generator) -> tuple[Ints, Ints]:
+    """`n` distinct (user, item) pairs, in random order, both sides drawn by weight."""
+    n_items = len(item_weights)
+    pairs: Array = np.zeros(0, np.int64)
+    while len(pairs) < n:
+        users = draw.choice(len(user_weights), n, p=user_weights)
+        items = draw.choice(n_items, n, p=item_weights)
+        pairs = np.concatenate([pairs, users * n_items + items])
+        pairs = pairs[np.sort(np.unique(pairs, return_index=True)[1])]
+    return pairs[:n] // n_items, pairs[:n] % n_items
+
+
+def _texts(world: SampleWorld, rows: slice, said: list[list[list[str]]], draw: np.random.Generator) -> list[str]:
+    users, items, n = world.users[rows], world.items[rows], rows.stop - rows.start
+    k = len(world.aspects)
+    # Aspects in the order of a draw without replacement by taste (Gumbel trick): what a user cares for is told first.
+    order = np.argsort(-(np.log(world.tastes[users] + 1e-12) + draw.gumbel(size=(n, k))), axis=1)[:, :MAX_MENTIONS]
+    felt = world.qualities[items] + draw.normal(0, OPINION_NOISE_STD, (n, k))
+    opinions = np.take_along_axis(np.digitize(felt, OPINION_CUTS), order, axis=1).tolist()
+    n_mentions = draw.integers(1, MAX_MENTIONS + 1, n).tolist()
+    variants = draw.integers(0, len(said[0][0]), (n, MAX_MENTIONS)).tolist()
+    n_fillers = np.where(draw.random(n) < LONG_SHARE, draw.integers(15, 60, n), draw.geometric(0.45, n) - 1)
+    fillers = iter(draw.integers(0, len(FILLERS), int(n_fillers.sum())).tolist())
+    ends = draw.integers(0, 12, n).tolist()
+    kinds = draw.random((n, 2))
+    whole = kinds[:, 0] >= EMPTY_SHARE + SHORT_SHARE
+    texts = []
+    for row, (mentioned, degrees, rating) in enumerate(
+        zip(order.tolist(), opinions, (world.ratings[rows] - 1).tolist(), strict=True)
+    ):
+        parts = [FILLERS[next(fillers)] for _ in range(n_fillers[row])]
+        if whole[row]:
+            picks = zip(mentioned[: n_mentions[row]], degrees, variants[row], strict=False)
+            parts[1:1] = [said[aspect][degree][variant] for aspect, degree, variant in picks]
+            if kinds[row, 1] < OVERALL_SHARE:
+                parts.append(OVERALL[rating][ends[row] % 4])
+            texts.append(" ".join(parts))
+        else:
+            texts.append("" if kinds[row, 0] < EMPTY_SHARE else SHORT[rating][ends[row] % 3])
+    return texts

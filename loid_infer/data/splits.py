@@ -1,0 +1,90 @@
+"""The one partition of a domain into training, validation and test reviews, 8:1:1, by hash of the pair or by time.
+
+This file sees codes, ids and timestamps; it knows no text, no rating and no file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+
+from loid_infer.artifact import digest_json
+from loid_infer.errors import BadSetting
+from loid_infer.types import NO_TIME, Floats, Interactions, Split
+
+TRAIN_UNTIL, VALID_UNTIL = 0.8, 0.9
+
+
+def split(interactions: Interactions, kind: str, seed: int) -> Split:
+    """Every review in exactly one of the three parts.
+
+    `random`: `x = hash64(seed, user_id, item_id) / 2^64`, training `x < 0.8`, validation `x < 0.9`, else test, so a
+    review's part depends on nothing but its pair: neither on the order of the rows nor on what else the table holds.
+    `time`: the 80 % and 90 % quantiles of the timestamps are the cuts; equal timestamps stay on one side. The seed
+    changes nothing there and is recorded all the same.
+
+    Raises:
+        BadSetting: unknown kind, a seed beyond 64 bits, a review without a timestamp under `time`, or an empty part.
+    """
+    cuts: list[int] = []
+    if kind == "random":
+        x: Floats = pair_positions(interactions, seed)
+        train, test = x < TRAIN_UNTIL, x >= VALID_UNTIL
+    elif kind == "time":
+        n_missing = int(np.count_nonzero(interactions.timestamps == NO_TIME))
+        if n_missing:
+            raise BadSetting(
+                "a split by time needs a timestamp on every review",
+                where="--split time",
+                got=f"{n_missing:,} of {interactions.n:,} reviews without one",
+                mend="Use --split random, or ingest with --columns timestamp=NAME.",
+            )
+        cuts = _time_cuts(interactions)
+        train = interactions.timestamps < cuts[0] if cuts else np.zeros(0, bool)
+        test = interactions.timestamps >= cuts[1] if cuts else np.zeros(0, bool)
+    else:
+        raise BadSetting("unknown kind of split", where="--split", expected="random or time", got=repr(kind))
+    valid = ~(train | test)
+    sizes = {"training": int(train.sum()), "validation": int(valid.sum()), "test": int(test.sum())}
+    if not all(sizes.values()):
+        raise BadSetting(
+            "too few reviews for an 8:1:1 split: a part would be empty",
+            where=f"--split {kind}",
+            expected="at least one review in each part",
+            got=f"{interactions.n:,} reviews: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()),
+            mend="Ingest more reviews" + (", or try another --split-seed." if kind == "random" else "."),
+        )
+    fractions = [TRAIN_UNTIL, VALID_UNTIL]
+    digest = digest_json({"kind": kind, "seed": seed, "fractions": fractions, "cuts": cuts})
+    return Split(kind, seed, train, valid, test, digest)
+
+
+def pair_positions(interactions: Interactions, seed: int) -> Floats:
+    """`x [n]` in 0..1: xxh3-64 of seed, user id and item id over 2^64.
+
+    The hashed bytes are the seed (8 bytes, two's complement, little-endian), the user id's length in bytes (8 bytes),
+    the user id and the item id in UTF-8: no two (seed, user, item) give the same bytes.
+
+    Raises:
+        BadSetting: the seed needs more than 64 bits.
+    """
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise BadSetting("the seed is too large", where="--split-seed", expected="a 64-bit integer", got=str(seed))
+    start = seed.to_bytes(8, "little", signed=True)
+    users = []
+    for user_id in interactions.user_ids:
+        encoded = user_id.encode()
+        users.append(start + len(encoded).to_bytes(8, "little") + encoded)
+    items = [item_id.encode() for item_id in interactions.item_ids]
+    hash64 = xxhash.xxh3_64_intdigest
+    pairs = zip(interactions.users.tolist(), interactions.items.tolist(), strict=True)
+    hashes = (hash64(users[user] + items[item]) for user, item in pairs)
+    return np.fromiter(hashes, np.uint64, interactions.n).astype(np.float64) / 2.0**64
+
+
+def _time_cuts(interactions: Interactions) -> list[int]:
+    if interactions.n == 0:
+        return []
+    # The order statistic itself, not an interpolation: a cut is then a time that occurs, and integers compare exactly.
+    ordered = np.sort(interactions.timestamps)
+    return [int(ordered[int(fraction * interactions.n)]) for fraction in (TRAIN_UNTIL, VALID_UNTIL)]

@@ -1,0 +1,35 @@
+"""A runtime without a model: vectors that are a fixed function of the ids, in whole numbers and so the same everywhere.
+
+For tests and for measuring the pipeline alone. Its vectors mean nothing, and its card says precision `fake`, so they
+never share a store with real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from loid_infer.types import Floats, Ints, TokenBatch
+
+_POSITION = np.uint64(0x9E3779B97F4A7C15)
+_COLUMN = np.uint64(0xD1342543DE82EF95)
+
+
+class FakeRuntime:
+    """Hashes ids into vectors of small whole numbers over 64."""
+
+    name = "fake"
+    detail = "no model: hashed ids"
+
+    def __init__(self, dim: int) -> None:
+        self._columns = (np.arange(1, dim + 1, dtype=np.uint64) * _COLUMN) | np.uint64(1)
+
+    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+        """See `Runtime.run`."""
+        for batch in batches:
+            ids = (batch.input_ids + batch.attention_mask).astype(np.uint64)  # padding is 0, a token at least 1
+            positions = (np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * _POSITION) | np.uint64(1)
+            keys = (ids * positions * ids).sum(axis=1, dtype=np.uint64)
+            hashed = (keys[:, None] * self._columns) >> np.uint64(57)
+            yield batch.slots, hashed.astype(np.float32) / np.float32(64) - np.float32(1)

@@ -1,0 +1,98 @@
+"""An exported encoder on disk: its card, its proof of parity, its files. Opens no runtime and no store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loid_infer.artifact import read_manifest
+from loid_infer.encoders.card import TOKENIZER_FILE, fingerprint
+from loid_infer.encoders.tokens import Tokenizer
+from loid_infer.errors import BadArtifact, ParityError
+from loid_infer.types import Array, Card, Floats, Ints
+
+GRAPH_FILE = "model.onnx"
+PROBES_FILE = "parity.safetensors"
+KIND = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Texts as ids, and the CLS that plain transformers computed for them in float32."""
+
+    flat_ids: Ints  # one text after another
+    lengths: Ints  # [n]
+    cls: Floats  # [n, d]
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(part) for name, part in asdict(self).items()}, path)
+
+    @staticmethod
+    def load(path: Path) -> Probes:
+        """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+
+        parts: dict[str, Array] = load_file(path)
+        return Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFolder:
+    """A finished export. Every file was compared with its digest when this was made."""
+
+    name: str
+    path: Path
+    card: Card
+    fingerprint: str
+    manifest: dict[str, Any]
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX graph from ids to CLS."""
+        return self.path / GRAPH_FILE
+
+    def probes(self) -> Probes:
+        """The parity probes."""
+        return Probes.load(self.path / PROBES_FILE)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, at the card's number of tokens."""
+        return Tokenizer(self.path / TOKENIZER_FILE, self.card.max_tokens)
+
+
+def open_folder(path: Path, name: str) -> EncoderFolder:
+    """The export in `path`.
+
+    Raises:
+        BadArtifact: there is none, or a file or field is not what was exported.
+        ParityError: its parity report is not a passing one.
+    """
+    mend = f"Run `loid-infer export --name {name}` to make it anew."
+    manifest = read_manifest(path, KIND, mend)
+    try:
+        card = Card(**manifest["card"])
+        passed, found = manifest["parity"]["passed"], manifest["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise BadArtifact(
+            f"the manifest lacks a field: {error}",
+            where=str(path),
+            mend=mend,
+            expected=", ".join(field.name for field in fields(Card)),
+        ) from error
+    if passed is not True:
+        raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
+    if fingerprint(card) != found:
+        raise BadArtifact(
+            "the card is not the one that was exported",
+            where=str(path),
+            expected=found,
+            got=fingerprint(card),
+            mend=mend,
+        )
+    return EncoderFolder(name, path, card, found, manifest)

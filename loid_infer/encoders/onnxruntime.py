@@ -1,0 +1,47 @@
+"""The onnxruntime runtime: model.onnx on the CPU in float32. The provider is named, and checked after loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from loid_infer.errors import RuntimeMissing
+from loid_infer.types import Floats, Ints, TokenBatch
+
+_PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntime:
+    """One session; its threads work on one batch at a time."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, n_threads: int) -> None:
+        """Load `graph`.
+
+        Raises:
+            RuntimeMissing: the session runs on another provider than the one asked for.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = 3
+        # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
+        options.enable_cpu_mem_arena = False
+        self._session = onnxruntime.InferenceSession(str(graph), options, providers=[_PROVIDER])
+        if self._session.get_providers() != [_PROVIDER]:
+            raise RuntimeMissing(
+                "onnxruntime took another provider",
+                where=str(graph),
+                expected=_PROVIDER,
+                got=", ".join(self._session.get_providers()),
+                mend="See `loid-infer doctor`.",
+            )
+        self.detail = f"CPU, {n_threads} threads, fp32"
+
+    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+        """See `Runtime.run`."""
+        for batch in batches:
+            feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            yield batch.slots, self._session.run(["cls"], feed)[0]

@@ -1,0 +1,153 @@
+"""The door to the runtimes: which one runs an encoder on this machine, proven before it is handed out.
+
+`auto` takes the first of the preference that is installed, able and proven, and says so. An explicit choice is
+obeyed or is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loid_infer.encoders.card import WEIGHTS_FILE
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.processor import installed, n_usable_threads
+from loid_infer.encoders.proof import GATES, Parity, measure
+from loid_infer.encoders.protocol import Runtime
+from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
+from loid_infer.types import Card, Progress
+
+# Fastest first, by bench/results; which runtimes can compute a precision at all.
+PREFERENCE = {"fp32": ("openvino", "onnxruntime", "torch"), "bf16": ("openvino", "torch")}
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "fake")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def open_runtime(
+    encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
+) -> Runtime:
+    """A runtime that computes `encoder`, proven on the parity probes.
+
+    Args:
+        runtime: one of RUNTIMES; `auto` decides.
+        device: one of DEVICES; `auto` takes CUDA where torch sees a card.
+        n_threads: processors to use, None for all that this process may use.
+
+    Raises:
+        BadSetting: no such runtime or device.
+        RuntimeMissing: what was asked for cannot run here, or with this precision.
+        ParityError: the vectors are not those of the encoder; nothing was stored.
+    """
+    _check("runtime", runtime, RUNTIMES)
+    _check("device", device, DEVICES)
+    n_threads = n_threads or n_usable_threads()
+    if runtime == "fake":
+        return _fake(encoder.card)
+    place = _place(device)
+    if runtime != "auto":
+        opened = _open(runtime, encoder, place, n_threads)
+        _prove(opened, encoder)
+        return opened
+    reasons = []
+    for name in PREFERENCE[encoder.card.precision] if place == "cpu" else ("torch",):
+        if not installed(name):
+            reasons.append(f"{name} is not installed")
+            continue
+        try:
+            opened = _open(name, encoder, place, n_threads)
+            _prove(opened, encoder)
+        except (RuntimeMissing, ParityError) as error:
+            reasons.append(str(error))
+            continue
+        why = "; ".join([*reasons, "fastest that is proven here"])
+        progress.say(f"runtime: {name} ({opened.detail}): {why}")
+        return opened
+    raise RuntimeMissing(
+        f"no runtime can compute {encoder.card.precision} here",
+        where=encoder.name,
+        got="; ".join(reasons),
+        mend="Run `loid-infer doctor` to see what is missing.",
+    )
+
+
+def measure_runtimes(encoder: EncoderFolder) -> dict[str, Parity]:
+    """The parity on the CPU of every installed runtime that can compute the encoder's precision, fastest first."""
+    probes = encoder.probes()
+    names = [name for name in PREFERENCE[encoder.card.precision] if installed(name)]
+    return {name: measure(_open(name, encoder, "cpu", n_usable_threads()), probes) for name in names}
+
+
+def _open(name: str, encoder: EncoderFolder, place: str, n_threads: int) -> Runtime:
+    precision = encoder.card.precision
+    if not installed(name):
+        raise RuntimeMissing(
+            f"the runtime {name} is not installed",
+            where=encoder.name,
+            mend="Install it with `pip install 'loid-infer[cpu]'`, or let --runtime auto choose.",
+        )
+    if name not in PREFERENCE[precision]:
+        raise RuntimeMissing(
+            f"{name} does not compute {precision}",
+            where=encoder.name,
+            expected=" or ".join(PREFERENCE[precision]),
+            mend="Let --runtime auto choose, or `loid-infer export --precision fp32` another encoder.",
+        )
+    if place != "cpu" and name != "torch":
+        raise RuntimeMissing(
+            f"{name} runs on the CPU only",
+            where=encoder.name,
+            got=f"--device {place}",
+            mend="Use --runtime torch with --device cuda.",
+        )
+    if name == "openvino":
+        from loid_infer.encoders.openvino import OpenVino
+
+        return OpenVino(encoder.graph, precision, n_threads)
+    if name == "onnxruntime":
+        from loid_infer.encoders.onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(encoder.graph, n_threads)
+    from safetensors.torch import load_file
+
+    from loid_infer.encoders.torch import ClsBert, TorchRuntime
+
+    return TorchRuntime(ClsBert(encoder.card, load_file(encoder.path / WEIGHTS_FILE)), precision, place, n_threads)
+
+
+def _fake(card: Card) -> Runtime:
+    from loid_infer.encoders.fake import FakeRuntime
+
+    return FakeRuntime(card.hidden_dim)
+
+
+def _prove(opened: Runtime, encoder: EncoderFolder) -> None:
+    precision = encoder.card.precision
+    parity = measure(opened, encoder.probes())
+    if not parity.passes(precision):
+        raise ParityError(
+            f"{opened.name} computes other vectors than the encoder's weights say",
+            where=encoder.name,
+            expected=f"cosine >= {GATES[precision]} for each of {parity.n_texts} probes",
+            got=f"{parity.cos_min:.6f}",
+            mend="Choose another --runtime; nothing was stored.",
+        )
+
+
+def _place(device: str) -> str:
+    if device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia/version").exists()):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise RuntimeMissing(
+        "torch sees no CUDA device", got="--device cuda", mend="Use --device cpu, or see `loid-infer doctor`."
+    )
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadSetting(
+            f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer encode --help`."
+        )

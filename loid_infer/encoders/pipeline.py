@@ -1,0 +1,180 @@
+"""The encode engine: reading and tokenizing ahead, batches sorted within a window, vectors out as they are finished.
+
+It knows texts by the caller's numbers; not where they come from or where the vectors go.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.tokens import Tokenizer
+from loid_infer.types import Floats, Ints, TokenBatch
+
+T = TypeVar("T")
+
+MAX_BATCH_TOKENS = 2048
+# The first window is small so that the runtime starts at once; each next one doubles, for less padding.
+_FIRST_WINDOW = 512
+_LAST_WINDOW = 16_384
+_WINDOW_TOKENS = 2_000_000
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds each stage was busy, and what was counted on the way. Stages overlap, so they may add up to more than the
+    wall clock."""
+
+    read_s: float = 0.0
+    tokenize_s: float = 0.0
+    forward_s: float = 0.0
+    n_tokens: int = 0
+    n_computed: int = 0  # tokens with padding
+    n_truncated: int = 0
+
+    @property
+    def padding(self) -> float:
+        """Share of computed tokens that are padding, 0..1."""
+        return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    slots: Ints
+    flat_ids: Ints
+    lengths: Ints
+
+
+def encode_stream(
+    pieces: Iterator[tuple[Ints, Sequence[str]]],
+    tokenizer: Tokenizer,
+    runtime: Runtime,
+    stages: Stages,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+) -> Generator[tuple[Ints, Floats]]:
+    """The slots `[n]` and float32 vectors `[n, d]` of every text, in no particular order.
+
+    Args:
+        pieces: (slots, texts), read in a thread of its own.
+        stages: filled in while this runs.
+        max_batch_tokens: see `token_batches`.
+    """
+    waited = 0.0
+
+    def batches() -> Generator[TokenBatch]:
+        nonlocal waited
+        windows = ahead(_windows(pieces, tokenizer, stages), depth=1)
+        try:
+            while True:
+                start = time.perf_counter()
+                window = next(windows, None)
+                waited += time.perf_counter() - start
+                if window is None:
+                    return
+                for batch in token_batches(window.slots, window.flat_ids, window.lengths, max_batch_tokens):
+                    stages.n_computed += batch.input_ids.size
+                    yield batch
+        finally:
+            windows.close()
+
+    source = batches()
+    results = runtime.run(source)
+    try:
+        while True:
+            start, waited_before = time.perf_counter(), waited
+            result = next(results, None)
+            stages.forward_s += time.perf_counter() - start - (waited - waited_before)
+            if result is None:
+                return
+            yield result
+    finally:
+        source.close()
+
+
+def _windows(pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages) -> Iterator[_Window]:
+    size = _FIRST_WINDOW
+    held: list[_Window] = []
+    for slots, texts in _timed(pieces, stages):
+        at = 0
+        while at < len(texts):
+            part = slice(at, at + size)
+            at += size
+            start = time.perf_counter()
+            tokens = tokenizer(texts[part])
+            stages.tokenize_s += time.perf_counter() - start
+            stages.n_tokens += len(tokens.flat_ids)
+            stages.n_truncated += tokens.n_truncated
+            held.append(_Window(slots[part], tokens.flat_ids, tokens.lengths))
+            if sum(len(window.slots) for window in held) >= size or _n_tokens(held) >= _WINDOW_TOKENS:
+                yield _joined(held)
+                held = []
+                size = min(size * 2, _LAST_WINDOW)
+    if held:
+        yield _joined(held)
+
+
+def _n_tokens(windows: list[_Window]) -> int:
+    return sum(len(window.flat_ids) for window in windows)
+
+
+def _joined(windows: list[_Window]) -> _Window:
+    return _Window(
+        np.concatenate([window.slots for window in windows]),
+        np.concatenate([window.flat_ids for window in windows]),
+        np.concatenate([window.lengths for window in windows]),
+    )
+
+
+def _timed(pieces: Iterable[T], stages: Stages) -> Iterator[T]:
+    source = iter(pieces)
+    while True:
+        start = time.perf_counter()
+        piece = next(source, None)
+        stages.read_s += time.perf_counter() - start
+        if piece is None:
+            return
+        yield piece
+
+
+def ahead(items: Iterator[T], depth: int) -> Generator[T]:
+    """`items`, produced by a thread up to `depth` ahead of the consumer; its errors are raised here."""
+    done = object()
+    ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def work() -> None:
+        failure = None
+        try:
+            for item in items:
+                ready.put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - carried to the consumer
+            failure = error
+        ready.put((done, failure))
+
+    thread = threading.Thread(target=work, name="tokenize", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, failure = ready.get()
+            if failure is not None:
+                raise failure
+            if item is done:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        while thread.is_alive():  # make room, so that a waiting put ends
+            try:
+                ready.get(timeout=0.05)
+            except queue.Empty:
+                continue

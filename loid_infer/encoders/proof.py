@@ -1,0 +1,62 @@
+"""Whether a runtime computes what the weights say: its vectors of the probes against the float32 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.encoders.folder import Probes
+from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.schedule import token_batches
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.types import Array, TokenBatch
+
+# Smallest cosine to the float32 reference that a precision may have, for every text.
+GATES = {"fp32": 0.99999, "bf16": 0.9999}
+_PROBE_BATCH_TOKENS = 2048
+_N_MIXED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far vectors are from the float32 reference, over `n_texts` texts."""
+
+    cos_min: float
+    cos_mean: float
+    max_abs: float
+    n_texts: int
+
+    def passes(self, precision: str) -> bool:
+        """Whether the gate of `precision` is met; never with a vector that is not finite."""
+        return self.cos_min >= GATES[precision]  # false for NaN
+
+
+def measure(runtime: Runtime, probes: Probes) -> Parity:
+    """Run the probes, once sorted by length and some of them mixed, and compare.
+
+    Raises:
+        ValueError: the runtime gives vectors of another shape than the reference; a bug or a foreign graph.
+    """
+    worst: Array = np.ones(len(probes.lengths))
+    max_abs = 0.0
+    for slots, vectors in runtime.run(_batches(probes)):
+        expected = probes.cls[slots]
+        if vectors.shape != expected.shape:
+            raise ValueError(f"{runtime.name} gave vectors of shape {vectors.shape}, expected {expected.shape}")
+        cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
+        worst[slots] = np.minimum(worst[slots], cosines)
+        max_abs = max(max_abs, float(np.abs(vectors - expected).max()))
+    return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
+
+
+def _batches(probes: Probes) -> Iterator[TokenBatch]:
+    slots = np.arange(len(probes.lengths))
+    yield from token_batches(slots, probes.flat_ids, probes.lengths, _PROBE_BATCH_TOKENS)
+    # The longest and the shortest side by side: a runtime that ignores the mask shows here.
+    by_length = np.argsort(probes.lengths, kind="stable")
+    mixed = np.concatenate([by_length[: _N_MIXED // 2], by_length[-_N_MIXED // 2 :]])
+    starts = np.cumsum(probes.lengths) - probes.lengths
+    ids = np.concatenate([probes.flat_ids[starts[i] : starts[i] + probes.lengths[i]] for i in mixed])
+    yield from token_batches(mixed, ids, probes.lengths[mixed], _N_MIXED * int(probes.lengths.max()))

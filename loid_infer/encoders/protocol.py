@@ -1,0 +1,29 @@
+"""What every runtime is: a stream of token batches in, CLS vectors out.
+
+A runtime knows ids and masks; not texts, tokenizers, stores or the order the caller wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from loid_infer.types import Floats, Ints, TokenBatch
+
+
+class Runtime(Protocol):
+    """One way to compute an encoder's vectors. A vector depends on its own row of the batch only."""
+
+    @property
+    def name(self) -> str:
+        """torch | onnxruntime | openvino | fake."""
+
+    @property
+    def detail(self) -> str:
+        """Device, threads, streams and precision, for people."""
+
+    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+        """For each batch its slots `[n]` and the float32 CLS vectors `[n, d]`, in any order.
+
+        Batches are pulled as the runtime has room for them, so several may be under way at once.
+        """

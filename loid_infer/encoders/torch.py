@@ -1,0 +1,131 @@
+"""The torch runtime, the reference: BERT up to CLS as one module, which the ONNX graph is traced from too.
+
+In the last layer only CLS is asked for, so queries, attention output and feed-forward run on one token there; keys and
+values on all. This is exact. The file knows tensor names of a Hugging Face BertModel; not ONNX, not where weights come
+from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loid_infer.types import Card, Floats, Ints, TokenBatch
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+}
+_MASKED = -1e4  # added to a padding token's score: exp gives 0 in float32, and it is finite in every precision
+
+
+class ClsLayer(nn.Module):
+    """One BERT layer (Devlin et al. 2018); the last one computes its output for CLS only."""
+
+    def __init__(self, card: Card, *, last: bool) -> None:
+        super().__init__()
+        width, inner = card.hidden_dim, card.feed_forward_dim
+        self.n_heads, self.last = card.n_heads, last
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        self.expand, self.contract = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.attention_norm, self.output_norm = (nn.LayerNorm(width, eps=card.layer_norm_eps) for _ in range(2))
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[card.activation]
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """`hidden [n, tokens, width]`, `bias [n, 1, 1, tokens]` -> that shape, of the last layer `[n, 1, width]`."""
+        asked = hidden[:, :1] if self.last else hidden
+        query, key, value = self.query(asked), self.key(hidden), self.value(hidden)
+        query, key, value = self._split(query), self._split(key), self._split(value)
+        weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias, dim=-1)
+        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        attended = self.attention_norm(self.output(mixed) + asked)
+        out: Tensor = self.output_norm(self.contract(self.activation(self.expand(attended))) + attended)
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.n_heads, -1))
+        return heads.transpose(1, 2)
+
+
+class ClsBert(nn.Module):
+    """Token ids -> CLS, without pooler, dropout or segment ids (all zero, so their embedding joins the positions)."""
+
+    def __init__(self, card: Card, tensors: Mapping[str, Tensor]) -> None:
+        """Build the module for `card` from the state of a BertModel, float32."""
+        super().__init__()
+        words, positions = (
+            tensors["embeddings.word_embeddings.weight"],
+            tensors["embeddings.position_embeddings.weight"],
+        )
+        segments = tensors["embeddings.token_type_embeddings.weight"]
+        self.words = nn.Embedding.from_pretrained(words)
+        self.positions = nn.Parameter(positions + segments[0], requires_grad=False)
+        self.norm = nn.LayerNorm(card.hidden_dim, eps=card.layer_norm_eps)
+        self.layers = nn.ModuleList(ClsLayer(card, last=i == card.n_layers - 1) for i in range(card.n_layers))
+        _fill(self.norm, tensors, "embeddings.LayerNorm")
+        for i, layer in enumerate(self.layers):
+            for part, name in _LAYER_NAMES.items():
+                _fill(getattr(layer, part), tensors, f"encoder.layer.{i}.{name}")
+        self.requires_grad_(False).eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1 token, 0 padding), int64 -> CLS `[n, width]`."""
+        hidden: Tensor = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]])
+        bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * _MASKED
+        for layer in self.layers:
+            hidden = layer(hidden, bias)
+        return hidden[:, 0]
+
+
+_LAYER_NAMES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+
+
+def _fill(part: nn.Linear | nn.LayerNorm, tensors: Mapping[str, Tensor], name: str) -> None:
+    part.load_state_dict({"weight": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]})
+
+
+class TorchRuntime:
+    """The module on one device, one batch at a time; bf16 through autocast: LayerNorm and softmax stay in float32."""
+
+    name = "torch"
+
+    def __init__(self, module: ClsBert, precision: str, device: str, n_threads: int) -> None:
+        self._device = torch.device(device)
+        self._module = module.to(self._device)
+        self._bf16 = precision == "bf16"
+        self._n_threads = n_threads
+        threads = f", {n_threads} threads" if self._device.type == "cpu" else ""
+        self.detail = f"{device}{threads}, {precision}"
+
+    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+        """See `Runtime.run`."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._n_threads)
+        try:
+            for batch in batches:
+                yield batch.slots, self._forward(batch)
+        finally:
+            torch.set_num_threads(before)
+
+    def _forward(self, batch: TokenBatch) -> Floats:
+        ids, mask = (torch.from_numpy(part).to(self._device) for part in (batch.input_ids, batch.attention_mask))
+        autocast = torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext()
+        with torch.inference_mode(), autocast:
+            vectors: Floats = self._module(ids, mask).float().cpu().numpy()
+        return np.ascontiguousarray(vectors)

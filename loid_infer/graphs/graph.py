@@ -1,0 +1,107 @@
+"""From weights to an ONNX graph: ids and mask in, CLS out, nothing of the machine it was made on inside.
+
+Knows torch's exporter and the graph's outside; not folders, not parity, not runtimes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loid_infer.errors import BadArtifact
+from loid_infer.types import Card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OPSET = 18
+
+
+def write_graph(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`.
+
+    The same card and tensors give the same bytes.
+    """
+    import onnx
+    import torch
+
+    from loid_infer.encoders.torch import ClsBert
+
+    module = ClsBert(card, tensors)
+    # Two tensors, not one given twice: the exporter takes one object for one input.
+    ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=card.max_tokens)}
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (ids, mask),
+            dynamo=True,
+            opset_version=_OPSET,
+            verbose=False,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["cls"],
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+        )
+    assert program is not None  # it is None only without dynamo
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check_graph(path: Path) -> None:
+    """Refuse a graph that reaches outside its file or its own operators.
+
+    Raises:
+        BadArtifact: external data, an operator of another domain, or other inputs and outputs than ours.
+    """
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    mend = "Export the encoder again."
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise BadArtifact("the graph keeps tensors outside its file", where=str(path), mend=mend)
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign or model.functions:
+        raise BadArtifact(
+            "the graph has operators that are not ONNX's own", where=str(path), got=", ".join(foreign), mend=mend
+        )
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    if names != ["input_ids", "attention_mask", "cls"]:
+        raise BadArtifact(
+            "a graph with other inputs or outputs",
+            where=str(path),
+            got=", ".join(names),
+            expected="input_ids, attention_mask, cls",
+            mend=mend,
+        )
+
+
+def _strip(model: Any) -> None:
+    # The exporter notes source files and lines in every node: paths of this machine, and bytes that would differ.
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    graph.name = "cls"
+    model.producer_name, model.producer_version = "loid-infer", ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    # torch's exporter prints its steps and warns of torchvision; neither is the user's business.
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,1 @@
+"""Small models that read cached vectors and give ratings."""

@@ -1,0 +1,127 @@
+"""The LoID network (eq. 6 to 10): attention over cached review vectors, crossed between user and item.
+
+This file knows tensors and parameters: no ids, no files, no training loop.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loid_infer.heads.presets import HeadSettings
+from loid_infer.kernels.attention import absorbed, projected
+from loid_infer.kernels.triplet import negatives, triplet
+
+N_BIAS_FEATURES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The four vectors `[n, width]` eq. 8 and 9 speak of."""
+
+    v_user: Tensor
+    v_item: Tensor
+    p_user: Tensor
+    p_item: Tensor
+
+
+class Exchange(nn.Module):
+    """One side of eq. 7: an ID embedding looks at the other side's reviews.
+
+    The preset `default` has a slot for "nothing" with a learnt weight beside the reviews, so that one review says less
+    than ten; in `paper` the slot counts only where there is no review at all.
+    """
+
+    def __init__(self, settings: HeadSettings, width: int, token_dim: int) -> None:
+        super().__init__()
+        self.n_heads, self.residual = settings.n_heads, settings.residual
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(token_dim, width, bias=False)
+        self.value = nn.Linear(token_dim, width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.nothing = nn.Parameter(torch.zeros(width))
+        self.nothing_logit = nn.Parameter(torch.full((self.n_heads,), 2.0))
+        self.norm = nn.LayerNorm(width) if self.residual else nn.Identity()
+
+    def forward(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """`[n, width]` from ID embeddings `[n, width]` and tokens `[n, k, token_dim]` where `mask [n, k]`."""
+        key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
+        return self._finish(ids, absorbed(self._heads(self.query(ids)), tokens, mask, key, value, self._slot(mask)))
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[m, width]` each of tokens `[m, token_dim]`."""
+        return self.key(tokens), self.value(tokens)
+
+    def attend(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """The same as `forward` from projected tokens `[n, k, width]`."""
+        query = self._heads(self.query(ids))
+        return self._finish(ids, projected(query, self._heads(keys), self._heads(values), mask, self._slot(mask)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.n_heads, -1)
+
+    def _slot(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        logit = self.nothing_logit.expand(len(mask), -1)
+        if not self.residual:
+            logit = torch.where(mask.any(1, keepdim=True), -math.inf, logit)
+        return logit, self._heads(self.nothing)
+
+    def _finish(self, ids: Tensor, attended: Tensor) -> Tensor:
+        exchanged: Tensor = self.out(attended.flatten(1))
+        return self.norm(ids + exchanged) if self.residual else exchanged
+
+
+class LoidNet(nn.Module):
+    """ID embeddings, both exchanges, and the MLP of eq. 9 (with a linear part beside it in `default`)."""
+
+    def __init__(self, settings: HeadSettings, n_users: int, n_items: int, vector_dim: int, token_dim: int) -> None:
+        super().__init__()
+        width = settings.width or vector_dim
+        self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # last: unknown
+        self.of_user, self.of_item = Exchange(settings, width, token_dim), Exchange(settings, width, token_dim)
+        n_inputs = 2 * width + (N_BIAS_FEATURES if settings.with_biases else 0)
+        self.hidden = nn.Sequential(
+            nn.Dropout(settings.dropout), nn.Linear(n_inputs, width), nn.GELU(), nn.Dropout(settings.dropout)
+        )
+        self.last = nn.Linear(width, 1)
+        self.linear = nn.Linear(n_inputs, 1) if settings.with_biases else None
+        for embedding in (self.users, self.items):
+            nn.init.normal_(embedding.weight, std=0.02)
+        if self.linear is not None:  # starts as nothing on top of the biases
+            for layer in (self.last, self.linear):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def exchange(
+        self, users: Tensor, items: Tensor, of_user: tuple[Tensor, Tensor], of_item: tuple[Tensor, Tensor]
+    ) -> Exchanged:
+        """Eq. 7 for codes `[n]` and both histories as (tokens `[n, k, token_dim]`, mask `[n, k]`)."""
+        p_user, p_item = self.users(users), self.items(items)
+        return Exchanged(self.of_item(p_user, *of_item), self.of_user(p_item, *of_user), p_user, p_item)
+
+    def rate(self, v_user: Tensor, v_item: Tensor, biases: Tensor) -> Tensor:
+        """Eq. 9: what the network adds to its base, `[n]`, from `[n, width]` twice and bias features."""
+        inputs = torch.cat([v_user, v_item] if self.linear is None else [v_user, v_item, biases], 1)
+        rating: Tensor = self.last(self.hidden(inputs))
+        return (rating if self.linear is None else rating + self.linear(inputs))[:, 0]
+
+
+def triplet_loss(exchanged: Exchanged, users: Tensor, items: Tensor, draws: Tensor, settings: HeadSettings) -> Tensor:
+    """Mean of eq. 8 over the rows that have a negative in their batch.
+
+    Args:
+        draws: `[2, n]` in `[0, 1)`, one for each negative.
+    """
+    unit = nn.functional.normalize if settings.unit_triplet else (lambda x: x)
+    p_user, p_item = unit(exchanged.p_user), unit(exchanged.p_item)
+    total = p_user.new_zeros(())
+    for anchor, positive, ids, draw in ((unit(exchanged.v_item), p_user, users, draws[0]),
+                                        (unit(exchanged.v_user), p_item, items, draws[1])):  # fmt: skip
+        rows, found = negatives(ids, draw)
+        # index_select and not [rows]: the gradient of the latter is summed in an order that differs from run to run.
+        losses = triplet(anchor, positive, positive.index_select(0, rows), settings.margin)
+        total = total + (losses * found).sum() / found.sum().clamp(min=1)
+    return total

@@ -1,0 +1,95 @@
+"""A review as a head sees it: its cached vector, standardized, and the rating it gave, if the head may know it.
+
+This file knows reviews by number; it draws none and learns nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loid_infer.heads.presets import HeadSettings
+from loid_infer.types import Bools, Floats, Interactions, Ints
+
+N_LEVELS = 5
+_MAX_SAMPLE = 100_000  # training texts that mean and scale are taken from
+_STEP = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScale:
+    """How vectors and ratings become tokens; learnt from the training part and kept in the head."""
+
+    center: Tensor  # [d]
+    scale: Tensor  # [d], what a centered vector is multiplied by
+    levels: Tensor  # [N_LEVELS, 5 or 0], the part of a token that tells the rating
+
+    @property
+    def token_dim(self) -> int:
+        """Width of a token."""
+        return len(self.center) + self.levels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Reviews of one table as tokens, made when asked for; vectors stay in their stored dtype until then."""
+
+    vectors: Tensor  # [n_texts, d], float16 or float32
+    texts: Tensor  # [n], code of each review's text
+    levels: Tensor  # [n], each review's rating in N_LEVELS steps
+    scale: TokenScale
+
+    def take(self, reviews: Ints) -> Tensor:
+        """Tokens `[.., token_dim]` float32 of review numbers `[..]`."""
+        flat = torch.from_numpy(np.ascontiguousarray(reviews).reshape(-1))
+        tokens = torch.empty((len(flat), self.scale.token_dim))
+        text = tokens[:, : self.vectors.shape[1]]
+        text.copy_(self.vectors.index_select(0, self.texts[flat]))
+        text.sub_(self.scale.center).mul_(self.scale.scale)
+        if self.scale.levels.shape[1]:
+            tokens[:, self.vectors.shape[1] :] = self.scale.levels.index_select(0, self.levels[flat])
+        return tokens.view(*reviews.shape, -1)
+
+
+def tokens_of(interactions: Interactions, vectors: Floats, scale: TokenScale) -> Tokens:
+    """The reviews of `interactions` with the vectors `[n_texts, d]` of its texts."""
+    return Tokens(torch.from_numpy(vectors), torch.from_numpy(interactions.texts.astype(np.int64)),
+                  torch.from_numpy(_levels(interactions)), scale)  # fmt: skip
+
+
+def token_scale(
+    interactions: Interactions, train: Bools, vectors: Floats, settings: HeadSettings, seed: int
+) -> TokenScale:
+    """Mean and spread of the training texts, where the preset standardizes at all.
+
+    The rating part has as much variance as the whole text part: what a review gave is worth as much as what it says.
+    """
+    d = vectors.shape[1]
+    if not settings.with_biases:
+        return TokenScale(torch.zeros(d), torch.ones(d), torch.zeros(N_LEVELS, 0))
+    texts = np.unique(interactions.texts[train])
+    if len(texts) > _MAX_SAMPLE:
+        texts = np.sort(np.random.default_rng(seed).choice(texts, _MAX_SAMPLE, replace=False))
+    total, squares = np.zeros(d), np.zeros(d)
+    for start in range(0, len(texts), _STEP):
+        part = vectors[texts[start : start + _STEP]].astype(np.float64)
+        total, squares = total + part.sum(0), squares + np.square(part).sum(0)
+    center = total / len(texts)
+    spread = np.sqrt(np.maximum(squares / len(texts) - center**2, 0))
+    # A dimension that hardly moves stays small instead of being blown up to noise.
+    spread = np.maximum(spread, 0.05 * np.sqrt(np.mean(spread**2)) + 1e-6)
+    levels = np.zeros((N_LEVELS, 0))
+    if settings.history_ratings:
+        share = np.bincount(_levels(interactions)[train], minlength=N_LEVELS) / max(int(train.sum()), 1)
+        levels = (np.eye(N_LEVELS) - share) * np.sqrt(d)
+    return TokenScale(*(torch.from_numpy(part.astype(np.float32)) for part in (center, 1 / spread, levels)))
+
+
+def _levels(interactions: Interactions) -> Ints:
+    low, high = interactions.rating_range
+    position = np.nan_to_num((interactions.ratings - low) / max(high - low, 1e-6))
+    levels: Ints = np.clip(np.rint(position * (N_LEVELS - 1)), 0, N_LEVELS - 1).astype(np.int64)
+    return levels

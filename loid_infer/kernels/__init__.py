@@ -1,0 +1,1 @@
+"""Pure formulas: arrays in, arrays out; no paths, no settings, no hidden randomness."""

@@ -1,0 +1,81 @@
+"""How far predictions are from ratings, and how sure a difference between two models is.
+
+All means are taken in float64. This file knows no model and no split.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The mean difference of two models over the same splits, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  # splits
+
+
+def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
+    """Predictions `[n]` inside the range ratings can have, float64."""
+    return np.clip(predictions.astype(np.float64), *rating_range)
+
+
+def mse(predictions: Floats, ratings: Floats) -> float:
+    """Mean squared error (LoID eq. 4 and 10, and the measure of its table 1); nan without rows."""
+    if not len(ratings):
+        return math.nan
+    return float(np.mean((predictions.astype(np.float64) - ratings.astype(np.float64)) ** 2))
+
+
+def mae(predictions: Floats, ratings: Floats) -> float:
+    """Mean absolute error; nan without rows."""
+    if not len(ratings):
+        return math.nan
+    return float(np.mean(np.abs(predictions.astype(np.float64) - ratings.astype(np.float64))))
+
+
+def paired(differences: Floats, test_share: float) -> Paired:
+    """Corrected resampled t interval of `differences [n]`, one a split (Nadeau & Bengio 2003, section 3, estimator 7).
+
+    Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`.
+
+    Args:
+        test_share: `n_test / n_train`, 1/8 for a split of 8:1:1.
+    """
+    n, mean = len(differences), float(np.mean(differences, dtype=np.float64))
+    if n < 2:
+        return Paired(mean, -math.inf, math.inf, n)
+    variance = float(np.var(differences.astype(np.float64), ddof=1))
+    half = student_975(n - 1) * math.sqrt(variance * (1 / n + test_share))
+    return Paired(mean, mean - half, mean + half, n)
+
+
+def student_975(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t with `freedom >= 1` degrees, by bisection of its distribution function.
+
+    The function is the finite trigonometric sum for whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, 13.0  # 12.706 at one degree, smaller beyond
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _two_sided(middle, freedom) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _two_sided(t: float, freedom: int) -> float:
+    theta = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(theta) if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for j in range(3 if odd else 2, freedom - 1, 2):
+        term *= (j - 1) / j * math.cos(theta) ** 2
+        total += term
+    return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total

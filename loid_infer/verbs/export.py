@@ -1,0 +1,215 @@
+"""`export`: an encoder's weights as a folder that any runtime can open and prove itself on.
+
+The folder is finished only when a runtime of its precision computes the reference's vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loid_infer.artifact import new_folder, versions
+from loid_infer.encoders.card import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    fingerprint,
+    make_card,
+    tokenizer_digest,
+    weights_digest,
+)
+from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
+from loid_infer.encoders.opening import measure_runtimes
+from loid_infer.encoders.processor import has_bf16
+from loid_infer.encoders.proof import GATES
+from loid_infer.encoders.tokens import Tokenizer
+from loid_infer.errors import BadSetting, ParityError
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Workspace
+from loid_infer.types import SILENT, Card, Progress
+
+PRECISIONS = ("auto", "fp32", "bf16")
+STORE_DTYPES = ("fp16", "fp32")
+STORE_FORMAT = 1
+_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """The parity of the runtime that `auto` takes on the machine that exported."""
+
+    cos_min: float
+    cos_mean: float
+    max_abs: float
+    n_texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A finished export."""
+
+    encoder: str
+    path: str
+    fingerprint: str
+    precision: str
+    precision_reason: str
+    max_tokens: int
+    parity: ParityReport
+    seconds: float
+
+
+def export(
+    name: str | None = None,
+    *,
+    base: str = DEFAULT_BASE,
+    precision: str = "auto",
+    store: str = "fp16",
+    max_tokens: int | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Write `exports/encoders/<name>/`.
+
+    Args:
+        name: of the encoder, `base` unless given.
+        base: `default`, a folder with a Hugging Face BERT, or a hub name.
+        precision: fp32, bf16, or auto: bf16 where the processor has it natively and parity passes, else fp32.
+        store: dtype of the stored vectors, fp16 or fp32.
+        max_tokens: longest input, with [CLS] and [SEP]; longer texts are cut on the right. By default 256, or what the
+            base allows if that is less.
+
+    Raises:
+        BadSetting: an option outside its range.
+        BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
+        ParityError: no installed runtime computes the reference's vectors; nothing is written.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    from loid_infer.graphs.bases import load_base
+
+    start = time.perf_counter()
+    _check("precision", precision, PRECISIONS)
+    _check("store", store, STORE_DTYPES)
+    name = name or DEFAULT_ENCODER
+    path = (workspace or Workspace.default()).encoder(name)
+    progress.say(f"exporting encoder {name!r} from {base!r} ...")
+    source = load_base(base)
+    max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)
+    weights = weights_digest({key: tensor.numpy() for key, tensor in source.tensors.items()})
+    manifest: dict[str, Any] = {
+        "kind": KIND,
+        "name": name,
+        "base": {"name": source.name, "digest": weights},
+        "plugins": [],
+        "versions": versions("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime"),
+    }
+    with new_folder(path, manifest) as folder:
+        card = _fill(folder, source, weights, max_tokens, store)
+        card, reason, parity = _prove(folder, name, card, precision, progress)
+        manifest |= {
+            "card": asdict(card),
+            "fingerprint": fingerprint(card),
+            "precision_reason": reason,
+            "parity": parity,
+        }
+    best = ParityReport(*(parity[field] for field in ParityReport.__slots__))
+    return ExportResult(
+        name, str(path), fingerprint(card), card.precision, reason, max_tokens, best, time.perf_counter() - start
+    )
+
+
+def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) -> Card:
+    """Write everything but the manifest; the card is that of float32."""
+    from safetensors.torch import save_file
+
+    from loid_infer.graphs.bases import copy_tokenizer
+    from loid_infer.graphs.graph import check_graph, write_graph
+    from loid_infer.graphs.parity import make_probes
+
+    copy_tokenizer(source, folder)
+    (folder / CONFIG_FILE).write_text(json.dumps(source.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(source.tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    card = make_card(
+        source.config,
+        weights=weights,
+        tokenizer=tokenizer_digest(folder / TOKENIZER_FILE),
+        max_tokens=max_tokens,
+        precision="fp32",
+        store_dtype=store,
+        store_format=STORE_FORMAT,
+    )
+    write_graph(card, source.tensors, folder / GRAPH_FILE)
+    check_graph(folder / GRAPH_FILE)
+    make_probes(source, Tokenizer(folder / TOKENIZER_FILE, max_tokens), folder, max_tokens).save(folder / PROBES_FILE)
+    return card
+
+
+def _prove(folder: Path, name: str, card: Card, precision: str, progress: Progress) -> tuple[Card, str, dict[str, Any]]:
+    """Card, reason and parity report of the precision asked for; for `auto`, of bf16 if that is native and passes."""
+    graph = _report(folder, name, card, progress)  # always: the graph must be right in float32 before any precision is
+    if precision == "fp32" or (precision == "auto" and not has_bf16()):
+        return card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph
+    half = replace(card, precision="bf16")
+    try:
+        return (
+            half,
+            "asked for" if precision == "bf16" else "native on this processor",
+            _report(folder, name, half, progress),
+        )
+    except ParityError as error:
+        if precision == "bf16":
+            raise
+        progress.say(f"{error} Taking fp32.")
+        return card, f"bf16 missed its gate: {error.got}", graph
+
+
+def _report(folder: Path, name: str, card: Card, progress: Progress) -> dict[str, Any]:
+    """The parity of every installed runtime in the card's precision.
+
+    Raises:
+        ParityError: one of them misses the gate.
+    """
+    found = measure_runtimes(EncoderFolder(name, folder, card, fingerprint(card), {}))
+    gate = GATES[card.precision]
+    for runtime, parity in found.items():
+        progress.say(
+            f"parity of {runtime} in {card.precision}: cosine >= {parity.cos_min:.6f} on {parity.n_texts} texts"
+        )
+        if not parity.passes(card.precision):
+            raise ParityError(
+                f"{runtime} does not compute the reference's vectors in {card.precision}",
+                where=name,
+                expected=f"cosine >= {gate} for each of {parity.n_texts} probes",
+                got=f"{parity.cos_min:.6f}",
+                mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
+            )
+    fastest, parity = next(iter(found.items()))
+    return {
+        **asdict(parity),
+        "passed": True,
+        "gate": gate,
+        "runtime": fastest,
+        "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
+    }
+
+
+def _max_tokens(asked: int | None, limit: int, base: str) -> int:
+    if asked is None:
+        return min(DEFAULT_MAX_TOKENS, limit)
+    if _MIN_TOKENS <= asked <= limit:
+        return asked
+    raise BadSetting(
+        "max tokens out of range",
+        where=base,
+        expected=f"{_MIN_TOKENS} to {limit}",
+        got=str(asked),
+        mend=f"Give --max-tokens at most {limit}.",
+    )
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadSetting(
+            f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer export --help`."
+        )

@@ -1,0 +1,151 @@
+"""The verb `ingest`: source files of reviews become the canonical table of a domain.
+
+This file knows the order of the steps. Formats, values, duplicates and the table itself are rooms of `data`.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loid_infer.artifact import new_file
+from loid_infer.data.canonical import TableFacts, filter_table, table_writer
+from loid_infer.data.duplicates import POLICIES, PairHashes
+from loid_infer.data.formats import Source, inspect
+from loid_infer.data.sources import place, read_source
+from loid_infer.errors import BadSetting, BadTable
+from loid_infer.settings import Workspace
+from loid_infer.types import SILENT, Bools, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What `ingest` did. Duplicates and skipped lines are not among the rows."""
+
+    domain: str
+    n_rows: int
+    n_users: int
+    n_items: int
+    n_empty_text: int
+    n_duplicates: int
+    n_skipped: int
+    digest: str
+    path: str
+
+
+def ingest(
+    sources: Sequence[Path],
+    domain: str,
+    *,
+    workspace: Workspace | None = None,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    duplicates: str = "keep-last",
+    on_bad: str = "error",
+    rating_range: tuple[float, float] = (1.0, 5.0),
+    progress: Progress = SILENT,
+) -> IngestResult:
+    """Read `sources` in order as one stream into `data/<domain>.parquet`; an older table survives any error.
+
+    Args:
+        columns: canonical column -> the source's name, for any format.
+        duplicates: which review of a (user, item) pair stays: `keep-last` in input order, `keep-first`, or `error`.
+        on_bad: `error` stops at the first bad line, `skip` leaves bad lines out and counts them.
+        rating_range: lowest and highest rating that is not bad.
+
+    Raises:
+        BadName: `domain` is not a slug.
+        BadSetting: an option outside its range.
+        BadTable: a source that cannot be read, a bad line, a duplicate under `error`, or no review at all.
+        NoSpace: the disk is full or the workspace not writable.
+    """
+    path = (workspace or Workspace.default()).table(domain)
+    _check_options(sources, duplicates, on_bad, rating_range)
+    found = [inspect(Path(source), format, columns or {}) for source in sources]
+    with new_file(path) as final:
+        stream = _Stream(found, on_bad == "skip", rating_range)
+        facts, keep = stream.write(final, duplicates, progress)
+        if facts is None:
+            first = final.with_suffix(".all")
+            final.replace(first)
+            try:
+                facts = stream.write_kept(first, final, keep)
+            finally:
+                first.unlink(missing_ok=True)
+    return IngestResult(
+        domain=domain,
+        n_rows=facts.n_rows,
+        n_users=facts.n_users,
+        n_items=facts.n_items,
+        n_empty_text=facts.n_empty_text,
+        n_duplicates=len(keep) - facts.n_rows,
+        n_skipped=stream.n_skipped,
+        digest=facts.digest,
+        path=str(path),
+    )
+
+
+class _Stream:
+    """The sources as one stream of rows, and what must be remembered of it: 24 bytes a row."""
+
+    def __init__(self, sources: Sequence[Source], skip_bad: bool, rating_range: tuple[float, float]) -> None:
+        self._sources, self._skip_bad, self._rating_range = sources, skip_bad, rating_range
+        self._hashes = PairHashes()
+        self._numbers = array("q")  # line each row began on
+        self._starts: list[int] = []  # first row of each source
+        self.n_skipped = 0
+
+    def write(self, path: Path, duplicates: str, progress: Progress) -> tuple[TableFacts | None, Bools]:
+        """Every row into a table at `path`, and which rows stay; None in place of facts where some do not."""
+        n_bytes = sum(source.n_bytes for source in self._sources)
+        with table_writer(path, html_unescaped=True) as writer, progress.task("ingest", n_bytes, "bytes") as task:
+            for source in self._sources:
+                self._starts.append(len(self._numbers))
+                position = 0
+                for batch in read_source(source, skip_bad=self._skip_bad, rating_range=self._rating_range):
+                    self._hashes.add(batch.reviews.user_ids, batch.reviews.item_ids)
+                    self._numbers.extend(batch.numbers)
+                    self.n_skipped += batch.n_skipped
+                    writer.write(batch.reviews)
+                    task.advance(batch.position - position)
+                    position = batch.position
+            if not writer.n_rows:
+                raise BadTable("no review is left", where=", ".join(str(source.path) for source in self._sources),
+                               expected="at least one review", got=f"{self.n_skipped:,} bad lines",
+                               mend="Run again with --on-bad error to see what is wrong.")  # fmt: skip
+            keep, repeat = self._hashes.keep(duplicates)
+            if repeat is None:
+                n_users, n_items = self._hashes.counts(keep)
+                return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range), keep
+        if duplicates == "error":
+            raise BadTable("the same user has reviewed the same item before", where=self._place(repeat[1]),
+                           expected="one review a pair", got=f"another at {self._place(repeat[0])}",
+                           mend="Choose which to keep with --duplicates keep-last or keep-first.")  # fmt: skip
+        return None, keep
+
+    def write_kept(self, source: Path, path: Path, keep: Bools) -> TableFacts:
+        """The rows of the table at `source` that stay, into a table at `path`."""
+        n_users, n_items = self._hashes.counts(keep)
+        with table_writer(path, html_unescaped=True) as writer:
+            filter_table(source, keep, writer)
+            return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range)
+
+    def _place(self, row: int) -> str:
+        source = max(i for i, start in enumerate(self._starts) if start <= row)
+        return place(self._sources[source], self._numbers[row])
+
+
+def _check_options(sources: Sequence[Path], duplicates: str, on_bad: str, rating_range: tuple[float, float]) -> None:
+    low, high = rating_range
+    if not sources:
+        raise BadSetting("there is no source", where="ingest", expected="at least one file", mend="Name a file.")
+    if duplicates not in POLICIES:
+        raise BadSetting("unknown policy", where="--duplicates", expected=" | ".join(POLICIES), got=repr(duplicates))
+    if on_bad not in ("error", "skip"):
+        raise BadSetting("unknown policy", where="--on-bad", expected="error | skip", got=repr(on_bad))
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise BadSetting("not a range", where="--rating-range", expected="LOW,HIGH with LOW < HIGH",
+                         got=f"{low:g},{high:g}", mend="Give for example --rating-range 1,5")  # fmt: skip

@@ -1,0 +1,221 @@
+"""`score`: ratings for pairs of users and items, from heads and cached vectors.
+
+This file ties files of pairs, heads and the store together; it computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
+from loid_infer.encoders.card import fingerprint
+from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
+from loid_infer.heads.saved import SavedHead, load_head
+from loid_infer.kernels import metrics
+from loid_infer.settings import Workspace
+from loid_infer.store.reader import open_store
+from loid_infer.types import SILENT, Card, Floats, Ints, Progress
+
+_KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """What was scored. Errors are of scores clipped to the rating range, over the rows with a rating."""
+
+    domains: tuple[str, ...]
+    heads: tuple[str, ...]
+    n_rows: int
+    n_unknown_users: int  # rows whose user has no training review
+    n_unknown_items: int
+    n_rated: int
+    mse: float | None
+    mae: float | None
+    rows_per_s: float
+    seconds: float
+    out: str
+    warning: str | None
+
+
+def score(
+    pairs: Path,
+    *,
+    domain: str | None = None,
+    head: str | None = None,
+    out: Path | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = SILENT,
+) -> ScoreResult:
+    """Score every row of `pairs` (parquet or CSV) and write the same rows with `score` and `known` to `out`.
+
+    Unknown users and items are scored too. A row's score depends on its user and item only.
+
+    Args:
+        domain: of all rows; else the file's column `domain` says it row by row, else the only head there is.
+        head: the head for all rows; the domain's, if not given.
+        out: `<pairs>.scores.parquet` (`.csv` for CSV) beside the input, if not given.
+
+    Raises:
+        BadTable: the pairs cannot be read.
+        BadSetting: no telling which head is meant.
+        BadArtifact: a head is absent or damaged.
+        NotEncoded, BadStore: the store lacks vectors the head looks at.
+    """
+    start = time.perf_counter()
+    workspace, source = workspace or Workspace.default(), read_pairs(Path(pairs))
+    out = out or source.path.with_name(f"{source.path.stem}.scores.{source.format}")
+    run = _Run(workspace, _only_head(workspace, source, domain, head), head, domain)
+    with progress.task("score", None, "pairs") as task, write_scores(source, out) as write:
+        for batch in source.batches():
+            write(batch, *run.batch(batch))
+            task.advance(batch.n)
+    warning = run.warning()
+    if warning:
+        progress.say(warning)
+    seconds = time.perf_counter() - start
+    return ScoreResult(
+        domains=tuple(sorted(opened.domain for opened in run.opened.values())), heads=tuple(sorted(run.opened)),
+        n_rows=run.n_rows, n_unknown_users=run.n_unknown_users, n_unknown_items=run.n_unknown_items,
+        n_rated=run.n_rated, mse=run.squares / run.n_rated if run.n_rated else None,
+        mae=run.absolutes / run.n_rated if run.n_rated else None, rows_per_s=run.n_rows / seconds, seconds=seconds,
+        out=str(out), warning=warning,
+    )  # fmt: skip
+
+
+class _Opened:
+    """A head that is ready to score."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        folder = workspace.head(name)
+        mend = f"Run: loid-infer fit --domain {name}"
+        self.saved = load_head(folder, mend)
+        self.name, self.domain = name, str(self.saved.manifest["domain"])
+        self.is_paper = self.saved.manifest["protocol"] == "paper"
+        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend))
+        self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
+        self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
+
+    def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
+        """Scores `[n]` and how much is known `[n]`: 1 for the item plus 2 for the user."""
+        pairs = self.saved.code_pairs(_codes(self.users, user_ids), _codes(self.items, item_ids))
+        return self.predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The heads opened so far, and the sums over all batches."""
+
+    workspace: Workspace
+    only: str | None  # the head of all rows; None: the column decides
+    head: str | None
+    domain: str | None
+    opened: dict[str, _Opened] = field(default_factory=dict)
+    n_rows: int = 0
+    n_unknown_users: int = 0
+    n_unknown_items: int = 0
+    n_rated: int = 0
+    squares: float = 0.0
+    absolutes: float = 0.0
+
+    def batch(self, pairs: Pairs) -> tuple[Floats, list[str]]:
+        """Scores `[n]` float32 and the words of `known`."""
+        scores, known = np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
+        names = np.array([self.only] * pairs.n if self.only else pairs.domains, object)
+        for name in dict.fromkeys(names.tolist()):
+            rows = np.flatnonzero(names == name)
+            opened = self._open(name)
+            users, items = pairs.user_ids, pairs.item_ids
+            if len(rows) < pairs.n:
+                chosen = rows.tolist()
+                users, items = [users[row] for row in chosen], [items[row] for row in chosen]
+            scores[rows], known[rows] = opened.score(users, items)
+            if pairs.ratings is not None:
+                self._measure(scores[rows], pairs.ratings[rows], opened.saved.rating_range)
+        self.n_rows += pairs.n
+        self.n_unknown_users += int((known < 2).sum())
+        self.n_unknown_items += int((known % 2 == 0).sum())
+        return scores.astype(np.float32), _KNOWN[known].tolist()
+
+    def warning(self) -> str | None:
+        """What is wrong with the heads that were used."""
+        papers = [name for name, opened in sorted(self.opened.items()) if opened.is_paper]
+        if not papers:
+            return None
+        return (
+            f"{', '.join(papers)}: fitted under the paper's protocol, whose histories hold the target review. "
+            "Its scores here, without that review, are no results; fit with --protocol strict."
+        )
+
+    def _open(self, name: str) -> _Opened:
+        if name not in self.opened:
+            opened = _Opened(self.workspace, name)
+            if self.domain is not None and opened.domain != self.domain:
+                raise BadSetting("the head is another domain's", where=f"--head {name}", expected=self.domain,
+                                 got=opened.domain, mend="Leave --domain or --head out.")  # fmt: skip
+            self.opened[name] = opened
+        return self.opened[name]
+
+    def _measure(self, scores: Floats, ratings: Floats, rating_range: tuple[float, float]) -> None:
+        rated = np.isfinite(ratings)
+        n = int(rated.sum())
+        if n:
+            clipped = metrics.clipped(scores[rated].astype(np.float32), rating_range)
+            self.squares += n * metrics.mse(clipped, ratings[rated])
+            self.absolutes += n * metrics.mae(clipped, ratings[rated])
+            self.n_rated += n
+
+
+def _only_head(workspace: Workspace, source: PairSource, domain: str | None, head: str | None) -> str | None:
+    """The head of all rows, or None where the column `domain` decides."""
+    if head is not None or domain is not None:
+        return head or domain
+    if source.has_domain:
+        return None
+    folder = workspace.head("any").parent
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()) if folder.is_dir() else []
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise BadArtifact("there is no head to score with", where=str(folder), mend="Run: loid-infer fit --domain D")
+    raise BadSetting("several heads, and nothing says which one is meant", where=str(folder),
+                     expected="--domain, --head or a column domain", got=f"the heads {', '.join(names)}",
+                     mend=f"Run: loid-infer score {source.path.name} --head {names[0]}")  # fmt: skip
+
+
+def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) -> Floats:
+    """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
+    manifest = saved.manifest
+    try:
+        card, recorded = Card(**manifest["card"]), manifest["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise BadArtifact(f"the head's manifest lacks a field: {error}", where=str(folder), mend=mend) from error
+    if fingerprint(card) != recorded:
+        raise BadArtifact("the head's card is not the one of its fingerprint", where=str(folder), expected=recorded,
+                          got=fingerprint(card), mend=mend)  # fmt: skip
+    texts, digests = saved.training_digests()
+    encode = f"Run: loid-infer encode --domain {manifest['domain']} --encoder {manifest['encoder']}"
+    place = workspace.store(recorded)
+    if not place.is_dir():
+        raise NotEncoded("the head's vectors are gone", where=str(place), got="no store", mend=encode)
+    store = open_store(place, card, recorded)
+    try:
+        rows = store.lookup(digests)
+        n_missing = int(np.count_nonzero(rows < 0))
+        if n_missing:
+            raise NotEncoded(f"{n_missing:,} of the {len(digests):,} texts the head looks at lack vectors",
+                             where=str(place), mend=encode)  # fmt: skip
+        found = store.gather(rows, digests)
+    finally:
+        store.close()
+    vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
+    vectors[texts] = found
+    return vectors
+
+
+def _codes(table: dict[str, int], ids: Sequence[str]) -> Ints:
+    return np.fromiter((table.get(name, -1) for name in ids), np.int64, len(ids))

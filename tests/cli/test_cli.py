@@ -1,0 +1,186 @@
+"""The command line as a user meets it: a process, its exit code, its two streams."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loid_infer.settings import Workspace
+from tests.conftest import toy_texts, write_reviews
+
+COMMANDS = [
+    "sample",
+    "ingest",
+    "export",
+    "encode",
+    "fit",
+    "score",
+    "doctor",
+    "cache info",
+    "cache verify",
+    "cache export",
+]
+LOID = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]
+
+
+def loid(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LOID, *arguments], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
+    )
+
+
+def as_json(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = """if True:
+        import sys
+        from loid_infer.cli.app import main
+        sys.argv = ["loid-infer", "--help"]
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code
+        heavy = {"torch", "onnxruntime", "openvino", "transformers", "pyarrow", "lmdb"} & set(sys.modules)
+        print("HEAVY", sorted(heavy))
+    """
+    best = 9.0
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - start)
+        assert "HEAVY []" in done.stdout
+    assert best < 1.0
+    assert all(command.split()[0] in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_the_common_options(command: str) -> None:
+    done = loid(*command.split(), "--help", COLUMNS="200")
+    assert done.returncode == 0
+    for part in (f"Example: loid-infer {command}", "--workspace", "--json", "--quiet"):
+        assert part in done.stdout
+
+
+def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
+    root = str(workspace.root)
+    source = write_reviews(workspace.root / "toys.jsonl", toy_texts(40))
+    assert as_json(loid("ingest", str(source), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
+    done = as_json(loid("encode", "--domain", "toys", "--runtime", "onnxruntime", "-w", root, "--json"))
+    assert (done["n_encoded"], done["runtime"]) == (40, "onnxruntime")
+    assert as_json(loid("encode", "--domain", "toys", "--dry-run", "-w", root, "--json"))["n_new"] == 0
+    both = as_json(loid("encode", "-d", "toys", "-e", "base", "-e", "base", "--json", "--quiet", LOID_WORKSPACE=root))
+    assert [run["n_encoded"] for run in both["encoders"]] == [0, 0]
+    info = as_json(loid("cache", "info", "-w", root, "--json"))
+    assert (info["n_stores"], info["n_rows"], info["stores"][0]["encoders"]) == (1, 40, ["base"])
+    check = as_json(loid("cache", "verify", "-w", root, "--json"))
+    assert (check["n_rows"], check["n_bad"]) == (40, 0)
+    out = workspace.root / "v.safetensors"
+    assert as_json(loid("cache", "export", str(out), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
+    assert out.stat().st_size > 40 * 32 * 4
+    people = loid("cache", "info", "-w", root)
+    assert "base" in people.stdout
+
+
+def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
+    root = str(workspace.root)
+    source = write_reviews(workspace.root / "toys.jsonl", toy_texts(3000))
+    loid("ingest", str(source), "--domain", "toys", "-w", root)
+    done = as_json(loid("encode", "--domain", "toys", "--runtime", "fake", "-w", root, "--json"))
+    data = Path(done["store"], "data.mdb")
+    content = bytearray(data.read_bytes())
+    at = content.index(b"LOIDCHNK") + 5000
+    content[at] ^= 255
+    data.write_bytes(content)
+    check = loid("cache", "verify", "-w", root, "--json")
+    assert check.returncode == 2
+    assert json.loads(check.stdout)["n_bad"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["encode", "--domain", "../../etc"], ["not a name for a domain", "a-z 0-9"]),
+        (["encode", "--domain", "toys"], ["no table of domain 'toys'", "loid-infer ingest"]),
+        (["ingest", "nowhere.json", "--domain", "toys"], ["nowhere.json"]),
+        (["ingest", "x", "--domain", "toys", "--columns", "user_id"], ["--columns", "user_id=.."]),
+        (["ingest", "x", "--domain", "toys", "--rating-range", "5,1"], ["--rating-range", "LOW,HIGH"]),
+        (["export", "--name", "UPPER"], ["not a name for a encoder"]),
+        (["cache", "export", "v.csv", "--domain", "toys"], ["v.csv", ".parquet or .safetensors"]),
+        (["cache", "verify", "--encoder", "none"], ["no encoder 'none'", "loid-infer export --name none"]),
+    ],
+)
+def test_a_user_error_is_one_paragraph_and_exit_2(tmp_path: Path, arguments: list[str], said: list[str]) -> None:
+    done = loid(*arguments, "-w", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    for part in said:
+        assert part in done.stderr
+
+
+def test_a_wrong_option_is_a_user_error() -> None:
+    assert loid("encode", "--no-such-option").returncode == 2
+    assert loid("no-such-command").returncode == 2
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    code = """if True:
+        import sys
+        import loid_infer.verbs.doctor as module
+        from loid_infer.cli.app import main
+        module.doctor = None
+        sys.argv = ["loid-infer", "doctor"]
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_exits_130_keeps_work_and_says_how_to_go_on(workspace: Workspace, number: int) -> None:
+    source = write_reviews(workspace.root / "toys.jsonl", toy_texts(3000))
+    loid("ingest", str(source), "--domain", "toys", "-w", str(workspace.root))
+    slow = """if True:
+        import time
+        from loid_infer.encoders.fake import FakeRuntime
+        real = FakeRuntime.run
+        def run(self, batches):
+            for result in real(self, batches):
+                time.sleep(0.05)
+                yield result
+                print("batch", flush=True)
+        FakeRuntime.run = run
+        from loid_infer.cli.app import main
+        main()
+    """
+    arguments = ["encode", "--domain", "toys", "--runtime", "fake", "-w", str(workspace.root)]
+    child = subprocess.Popen(
+        [sys.executable, "-c", slow, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(6):
+        assert child.stdout.readline() == "batch\n"
+    child.send_signal(number)
+    _, said = child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert f"To go on: loid-infer {' '.join(arguments)}" in said
+    assert "Traceback" not in said
+    again = as_json(loid(*arguments, "--json"))
+    assert again["n_hits"] > 0
+    assert again["n_hits"] + again["n_encoded"] == 3000
+
+
+def test_doctor_says_which_runtime_and_why(tmp_path: Path) -> None:
+    checks = {check["name"]: check for check in as_json(loid("doctor", "-w", str(tmp_path), "--json"))["checks"]}
+    assert checks["python"]["ok"]
+    assert "auto takes" in checks["runtime"]["detail"] or not checks["runtime"]["ok"]
+    assert all(check["ok"] or check["mend"] for check in checks.values())

@@ -1,0 +1,122 @@
+"""Fixtures shared by all tests. Nothing here needs a network, a GPU or the real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real reviews: `data` under LOID_SHARED, else under a folder `shared` beside the checkout."""
+    root = Path(os.environ.get("LOID_SHARED") or Path(__file__).parents[2] / "shared")
+    folder = root / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: set LOID_SHARED to the folder that holds data/ (looked in {root})")
+    return folder
+
+
+WORDS = [
+    "great",
+    "good",
+    "fine",
+    "bad",
+    "awful",
+    "sound",
+    "string",
+    "guitar",
+    "case",
+    "cable",
+    "plot",
+    "battery",
+    "works",
+    "broke",
+    "it",
+    "the",
+    "a",
+    "is",
+    "was",
+    "not",
+    "very",
+    "my",
+]
+
+
+def make_toy_base(folder: Path, *, seed: int = 0, n_layers: int = 2) -> Path:
+    """A BERT of a few kilobytes with random weights, as a Hugging Face folder."""
+    import tokenizers
+    import torch
+    import transformers
+
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?'"]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *WORDS]
+    vocab = list(dict.fromkeys(vocab))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocab))
+    tokenizer = tokenizers.BertWordPieceTokenizer({token: i for i, token in enumerate(vocab)})
+    # As the bundled tokenizer does: truncation and padding of its own, which must not matter.
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    config = transformers.BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=n_layers,
+        intermediate_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(seed)
+    model = transformers.BertModel(config)
+    for parameter in model.parameters():  # larger than BERT's own 0.02, so that texts differ and errors show
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy_base(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def exported(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose encoder `base` is the toy, in float32. Copy it before writing to it."""
+    from loid_infer import export
+    from loid_infer.settings import Workspace
+
+    root = tmp_path_factory.mktemp("exported")
+    export(base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(root))
+    return root
+
+
+@pytest.fixture
+def workspace(exported: Path, tmp_path: Path):
+    """A fresh workspace with the toy encoder in it."""
+    import shutil
+
+    from loid_infer.settings import Workspace
+
+    shutil.copytree(exported / "exports", tmp_path / "ws" / "exports")
+    return Workspace(tmp_path / "ws")
+
+
+def write_reviews(path: Path, texts: list[str]) -> Path:
+    """A JSON-lines file of reviews with these texts, each by another user."""
+    import json
+
+    lines = [
+        json.dumps({"user_id": f"u{i}", "item_id": f"i{i % 7}", "rating": 1 + i % 5, "text": text, "timestamp": i})
+        for i, text in enumerate(texts)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def toy_texts(n: int, seed: int = 0) -> list[str]:
+    """`n` different texts of 1 to 60 words."""
+    import random
+
+    rng = random.Random(seed)
+    return [f"{' '.join(rng.choices(WORDS, k=rng.randint(1, 60)))} {i}" for i in range(n)]

@@ -1,0 +1,114 @@
+"""What every runtime promises, run for each of them in each precision it computes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer.encoders.fake import FakeRuntime
+from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.opening import PREFERENCE, _open
+from loid_infer.encoders.processor import has_bf16, installed
+from loid_infer.encoders.proof import measure
+from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.schedule import token_batches
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.types import TokenBatch
+from tests.conftest import toy_texts
+
+CASES = [("fake", "fp32"), *((name, precision) for precision, names in PREFERENCE.items() for name in names)]
+
+
+@pytest.fixture(scope="module")
+def encoder(exported: Path) -> EncoderFolder:
+    return open_folder(exported / "exports/encoders/base", "base")
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Runtime, float]:
+    """A runtime, and the cosine that its precision promises."""
+    name, precision = request.param
+    if name == "fake":
+        return FakeRuntime(encoder.card.hidden_dim), 1.0
+    if not installed(name):
+        pytest.skip(f"{name} is not installed")
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this processor has no native bf16")
+    from dataclasses import replace
+
+    card = replace(encoder.card, precision=precision)
+    opened = _open(name, replace(encoder, card=card), "cpu", 2)
+    # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
+    return opened, {"fp32": 0.99999, "bf16": 0.995}[precision]
+
+
+def batches(encoder: EncoderFolder, texts: list[str], budget: int) -> list[TokenBatch]:
+    tokens = encoder.tokenizer()(texts)
+    return list(token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, budget))
+
+
+def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
+    found: dict[int, np.ndarray] = {}
+    for slots, rows in runtime.run(iter(parts)):
+        assert rows.dtype == np.float32
+        assert len(slots) == len(rows)
+        for slot, row in zip(slots, rows, strict=True):
+            assert int(slot) not in found
+            found[int(slot)] = row
+    return np.stack([found[i] for i in range(n)])
+
+
+def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    opened, promised = runtime
+    texts = ["", "a", *toy_texts(60), "👍"]
+    together = vectors(opened, batches(encoder, texts, 400), len(texts))
+    alone = vectors(opened, batches(encoder, texts, 1), len(texts))
+    assert row_cosines(together, alone).min() >= min(promised, 0.9999)
+
+
+def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    opened, promised = runtime
+    (batch,) = batches(encoder, ["great guitar", "the plot was bad"], 100)
+    wide = [np.pad(part, ((0, 0), (0, 9))) for part in (batch.input_ids, batch.attention_mask)]
+    padded = TokenBatch(batch.slots, wide[0], wide[1], batch.n_tokens)
+    np.testing.assert_array_less(
+        promised - 1e-9, row_cosines(vectors(opened, [batch], 2), vectors(opened, [padded], 2))
+    )
+
+
+def test_running_twice_and_running_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    opened, _ = runtime
+    parts = batches(encoder, toy_texts(30), 200)
+    np.testing.assert_allclose(vectors(opened, parts, 30), vectors(opened, parts, 30), atol=1e-6)
+    assert list(opened.run(iter([]))) == []
+
+
+def test_an_abandoned_run_leaves_the_runtime_usable(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    opened, _ = runtime
+    parts = batches(encoder, toy_texts(30), 100)
+    run = opened.run(iter(parts))
+    next(run)
+    run.close()
+    assert vectors(opened, parts, 30).shape == (30, encoder.card.hidden_dim)
+
+
+def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    def source():
+        yield from batches(encoder, toy_texts(5), 100)
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(runtime[0].run(source()))
+
+
+def test_vectors_are_those_of_the_reference(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    opened, promised = runtime
+    if opened.name == "fake":
+        assert not measure(opened, encoder.probes()).passes("fp32"), "fake vectors must never pass for real ones"
+    else:
+        assert measure(opened, encoder.probes()).cos_min >= promised
+
+
+def test_names_and_details(runtime: tuple[Runtime, float]) -> None:
+    assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino"}
+    assert runtime[0].detail

@@ -1,0 +1,38 @@
+"""Duplicate pairs against a slow reference."""
+
+import numpy as np
+import pytest
+
+from loid_infer.data.duplicates import PairHashes
+
+
+@pytest.mark.parametrize(("n", "n_ids"), [(0, 1), (1, 1), (5, 1), (500, 20), (500, 400), (40, 10_000)])
+@pytest.mark.parametrize("policy", ["keep-last", "keep-first", "error"])
+def test_against_a_dictionary(n, n_ids, policy):
+    draw = np.random.default_rng(n + n_ids)
+    users = [f"u{code}" for code in draw.integers(0, n_ids, n)]
+    items = [f"u{code}" for code in draw.integers(0, max(n_ids // 10, 1), n)]
+    hashes = PairHashes()
+    for start in range(0, n, 7):
+        hashes.add(users[start : start + 7], items[start : start + 7])
+    stays, repeat = {}, None
+    for row, pair in enumerate(zip(users, items, strict=True)):
+        if pair in stays:
+            repeat = repeat or (stays[pair], row)
+            stays[pair] = row if policy == "keep-last" else stays[pair]
+        else:
+            stays[pair] = row
+    keep, first = hashes.keep(policy)
+    assert np.flatnonzero(keep).tolist() == sorted(stays.values())
+    assert first == repeat
+    kept = np.flatnonzero(keep)
+    assert hashes.counts(keep) == (len({users[row] for row in kept}), len({items[row] for row in kept}))
+
+
+def test_pairs_whose_mixed_keys_collide_are_still_told_apart(monkeypatch):
+    monkeypatch.setattr("loid_infer.data.duplicates._ODD", 0)  # the key is then the user alone
+    hashes = PairHashes()
+    hashes.add(["a", "a", "b", "a"], ["x", "y", "x", "x"])
+    keep, first = hashes.keep("keep-last")
+    assert keep.tolist() == [False, True, True, True]
+    assert first == (0, 3)

@@ -1,0 +1,151 @@
+"""Pairs to score come in and go out as they are, with two columns more."""
+
+import csv
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from loid_infer.data.pairs import MAX_BATCH_ROWS, read_pairs, write_scores
+from loid_infer.errors import BadSetting, BadTable
+
+
+def make(path, columns):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def score_all(path, out):
+    source = read_pairs(path)
+    batches = []
+    with write_scores(source, out) as write:
+        for pairs in source.batches():
+            batches.append(pairs)
+            write(pairs, np.arange(pairs.n) / 2, ["both"] * pairs.n)
+    return batches
+
+
+PAIRS = {"note": ["a,b", 'say "x"\ny', "007"], "item_id": ["i1", "i2", "é"], "user_id": ["u", "v", "u"]}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("out_kind", ["parquet", "csv"])
+def test_rows_order_and_columns_are_kept(kind, out_kind, tmp_path):
+    out = tmp_path / f"scores.{out_kind}"
+    (pairs,) = score_all(make(tmp_path / f"pairs.{kind}", PAIRS), out)
+    assert (pairs.user_ids, pairs.item_ids, pairs.domains, pairs.ratings) == (
+        ["u", "v", "u"], ["i1", "i2", "é"], None, None)  # fmt: skip
+    if out_kind == "parquet":
+        got = pq.read_table(out)
+        assert got.schema.names == ["note", "item_id", "user_id", "score", "known"]
+        assert got.schema.field("score").type == pa.float32()
+        assert got.to_pydict() == {**PAIRS, "score": [0, 0.5, 1], "known": ["both"] * 3}
+    else:
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["note"] for row in rows] == PAIRS["note"]
+        assert [float(row["score"]) for row in rows] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_integer_ids_domains_and_ratings(kind, tmp_path):
+    columns = {"user_id": [7, 8], "item_id": [1, 2], "domain": ["toys", "books"], "rating": [4, 2]}
+    source = read_pairs(make(tmp_path / f"p.{kind}", columns))
+    assert source.has_domain
+    assert source.has_rating
+    (pairs,) = source.batches()
+    assert (pairs.user_ids, pairs.item_ids, pairs.domains) == (["7", "8"], ["1", "2"], ["toys", "books"])
+    assert pairs.ratings.dtype == np.float32
+    assert pairs.ratings.tolist() == [4, 2]
+
+
+def test_a_missing_rating_is_nan(tmp_path):
+    path = tmp_path / "p"
+    path.write_text("user_id,item_id,rating\nu,i,\nu,j,4.5\n")
+    (pairs,) = read_pairs(path).batches()
+    assert np.isnan(pairs.ratings[0])
+    assert pairs.ratings[1] == 4.5
+
+
+def test_dictionary_and_large_columns_and_batches_are_bounded(tmp_path):
+    n = 2 * MAX_BATCH_ROWS + 5
+    ids = pa.array([f"u{k % 1000}" for k in range(n)])
+    columns = {"user_id": ids.dictionary_encode(), "item_id": pa.array(range(n)), "extra": ids.cast(pa.large_string())}
+    batches = score_all(make(tmp_path / "p.parquet", columns), tmp_path / "s.parquet")
+    assert [pairs.n for pairs in batches] == [MAX_BATCH_ROWS, MAX_BATCH_ROWS, 5]
+    assert [i for pairs in batches for i in pairs.item_ids] == [str(k) for k in range(n)]
+    got = pq.read_table(tmp_path / "s.parquet")
+    assert got.column("item_id").to_pylist() == list(range(n))
+    assert got.column("user_id").to_pylist() == ids.to_pylist()
+
+
+def test_a_table_without_rows_gives_a_table_without_rows(tmp_path):
+    for kind in ("parquet", "csv"):
+        columns = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
+        assert score_all(make(tmp_path / f"p.{kind}", columns), tmp_path / "s.parquet") == []
+        assert pq.read_table(tmp_path / "s.parquet").schema.names == ["user_id", "item_id", "score", "known"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        ({"user": ["u"], "item_id": ["i"]}, ("columns are missing: user_id", "expected user_id, item_id",
+                                             "got user, item_id")),
+        ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("columns clash", "neither score nor known")),
+        ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is missing", "got null or empty text")),
+        ({"user_id": ["u"], "item_id": ["i"], "rating": ["five"]}, ("a rating is not a number", "rows 1 to 1")),
+    ],
+)  # fmt: skip
+def test_bad_pairs_are_named(kind, columns, parts, tmp_path):
+    path = make(tmp_path / f"p.{kind}", columns)
+    with pytest.raises(BadTable) as caught:
+        list(read_pairs(path).batches())
+    for part in (str(path), *parts):
+        assert part in str(caught.value)
+
+
+def test_null_and_float_ids_are_named(tmp_path):
+    path = make(tmp_path / "p.parquet", {"user_id": ["u"] * 3, "item_id": ["i", None, "j"]})
+    with pytest.raises(BadTable, match="row 2: the item_id is missing"):
+        list(read_pairs(path).batches())
+    make(path, {"user_id": ["u"], "item_id": [1.5]})
+    with pytest.raises(BadTable, match=r"the column item_id is not of ids .*got double"):
+        list(read_pairs(path).batches())
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", b"\xff\xfe\0a", b"\x1f\x8b\x08\0"])
+def test_files_that_are_neither(content, tmp_path):
+    path = tmp_path / "p"
+    path.write_bytes(content)
+    with pytest.raises(BadTable, match=str(path)):
+        read_pairs(path)
+    with pytest.raises(BadTable, match="No such file"):
+        read_pairs(tmp_path / "absent")
+
+
+def test_the_suffix_of_the_output_decides_and_errors_leave_nothing(tmp_path):
+    path = make(tmp_path / "p.csv", {"user_id": ["u", ""], "item_id": ["i", "j"]})
+    with pytest.raises(BadSetting, match=r"expected .parquet or .csv, got '.txt'"):
+        score_all(path, tmp_path / "s.txt")
+    with pytest.raises(BadTable, match="row 2"):
+        score_all(path, tmp_path / "s.csv")
+    assert [file.name for file in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_300_thousand_pairs_take_about_a_second(tmp_path):
+    n = 300_000
+    draw = np.random.default_rng(0)
+    columns = {name: [f"A{k:013d}" for k in draw.integers(0, 50_000, n)] for name in ("user_id", "item_id")}
+    path = make(tmp_path / "p.parquet", columns)
+    start = time.perf_counter()
+    score_all(path, tmp_path / "s.parquet")
+    assert time.perf_counter() - start < 3  # 0.3 s when nothing else runs

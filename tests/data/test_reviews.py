@@ -1,0 +1,236 @@
+"""The canonical table as a corpus, as interactions and as exported vectors, against slow references."""
+
+import errno
+import hashlib
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from loid_infer.artifact import new_file
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, ReviewBatch, filter_table, table_writer
+from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table, text_digest
+from loid_infer.data.vectors import export_vectors
+from loid_infer.errors import BadSetting, BadTable, NoSpace
+from loid_infer.types import NO_TIME, SILENT
+
+WORDS = ["", " \t", "\u3000", "Great!", "zwölf Töne 🎸", "a", "a\0", "x" * 5000]
+
+
+def draw_rows(n, seed=0):
+    draw = np.random.default_rng(seed)
+    pairs = draw.permutation(300 * 200)[:n]
+    users = [f"{'é' if code % 3 else 'Z'}{code // 200}" for code in pairs]
+    items = [f"i{code % 200}" for code in pairs]
+    texts = [WORDS[k] if k < len(WORDS) else f"text {k}" for k in draw.integers(0, 400, n)]
+    ratings = draw.integers(1, 6, n).astype(float).tolist()
+    times = [None if k % 5 == 0 else int(k) for k in draw.integers(0, 10**9, n)]
+    return list(zip(users, items, ratings, texts, times, strict=True))
+
+
+def write(path, rows, sizes):
+    with table_writer(path, html_unescaped=True) as writer:
+        start = 0
+        for size in sizes:
+            writer.write(ReviewBatch(*(list(column) for column in zip(*rows[start : start + size], strict=True))))
+            start += size
+        assert start == len(rows)
+        columns = list(zip(*rows, strict=True))
+        return writer.finish(n_users=len(set(columns[0])), n_items=len(set(columns[1])), rating_range=(1.0, 5.0))
+
+
+@pytest.fixture
+def rows():
+    return draw_rows(10_000)
+
+
+@pytest.fixture
+def table(tmp_path, rows):
+    write(tmp_path / "toys.parquet", rows, [4_000, 1, 5_999])
+    return open_table(tmp_path / "toys.parquet", "toys")
+
+
+def test_the_digest_does_not_depend_on_row_groups_but_on_every_cell(tmp_path, rows):
+    rows = rows[:200]
+    path = tmp_path / "t.parquet"
+    digests = {write(path, rows, sizes).digest for sizes in ([200], [1, 199], [150, 50])}
+    assert len(digests) == 1
+    user, item, rating, text, time = rows[7]
+    changed = [(user + "x", item, rating, text, time), (user, item + "x", rating, text, time),
+               (user, item, rating + 1, text, time), (user, item, rating, text + "x", time),
+               (user, item, rating, text, 123), (user, item, rating, text, 0)]  # fmt: skip
+    for row in changed:
+        digests.add(write(path, [*rows[:7], row, *rows[8:]], [200]).digest)
+    assert len(digests) == 7
+    # The same bytes in a column, cut elsewhere between two rows.
+    one = [("ab", "c", 1.0, "x", None), ("a", "c", 1.0, "y", None)]
+    two = [("a", "c", 1.0, "x", None), ("ba", "c", 1.0, "y", None)]
+    assert write(path, one, [2]).digest != write(path, two, [2]).digest
+
+
+def test_filtering_gives_the_table_of_the_kept_rows(tmp_path, rows):
+    write(tmp_path / "all", rows, [4_000, 1, 5_999])
+    keep = np.random.default_rng(0).random(len(rows)) < 0.5
+    keep[4_000] = False
+    with table_writer(tmp_path / "kept", html_unescaped=True) as writer:
+        filter_table(tmp_path / "all", keep, writer)
+        digest = writer.finish(n_users=1, n_items=1, rating_range=(1.0, 5.0)).digest
+    kept = [row for row, kept in zip(rows, keep, strict=True) if kept]
+    assert write(tmp_path / "plain", kept, [len(kept)]).digest == digest
+    assert pq.ParquetFile(tmp_path / "kept").num_row_groups == 2
+
+
+def test_digests_are_blake2b_of_each_text(table, rows):
+    digests = table.digests(SILENT)
+    assert digests.shape == (10_000, 16)
+    assert digests.dtype == np.uint8
+    for digest, row in zip(digests, rows, strict=True):
+        assert digest.tobytes() == hashlib.blake2b(row[3].encode(), digest_size=16).digest() == text_digest(row[3])
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 1])
+def test_texts_of_rows_in_bounded_pieces(share, table, rows):
+    wanted = np.flatnonzero(np.random.default_rng(1).random(10_000) < share)
+    seen = []
+    for numbers, texts in table.texts(wanted):
+        assert len(numbers) == len(texts) <= MAX_PIECE_TEXTS
+        assert list(texts) == [rows[number][3] for number in numbers]
+        seen += numbers.tolist()
+    assert seen == wanted.tolist()
+
+
+def test_pieces_are_bounded_by_bytes_too(table, rows, monkeypatch):
+    monkeypatch.setattr("loid_infer.data.reviews.MAX_PIECE_BYTES", 4_999)
+    sizes = []
+    for numbers, texts in table.texts(np.arange(10_000)):
+        assert list(texts) == [rows[number][3] for number in numbers]
+        sizes.append(sum(len(text.encode()) for text in texts))
+        assert sizes[-1] <= 4_999 or len(texts) == 1
+    assert max(sizes) == 5_000
+
+
+def test_only_the_row_groups_that_are_needed_are_read(table, monkeypatch):
+    read = []
+    plain = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, n, **k: (read.append(n), plain(f, n, **k))[1])
+    assert sum(len(texts) for _, texts in table.texts(np.array([5, 4_001, 9_999]))) == 3
+    assert read == [0, 2]
+
+
+@pytest.mark.parametrize("bad", [[3, 2], [-1], [10_000]])
+def test_rows_that_do_not_ascend_within_the_table_are_a_bug(bad, table):
+    with pytest.raises(ValueError, match=r"ascend within 0\.\.9999"):
+        list(table.texts(np.array(bad)))
+
+
+def test_interactions_match_the_rows(table, rows):
+    data = table.interactions(SILENT)
+    assert list(data.user_ids) == sorted({row[0] for row in rows})
+    assert list(data.item_ids) == sorted({row[1] for row in rows})
+    assert len(np.unique(data.digests, axis=0)) == len(data.digests) == len({row[3] for row in rows})
+    for n, (user, item, rating, text, time) in enumerate(rows):
+        assert (data.user_ids[data.users[n]], data.item_ids[data.items[n]]) == (user, item)
+        assert data.ratings[n] == rating
+        assert data.timestamps[n] == (NO_TIME if time is None else time)
+        assert data.digests[data.texts[n]].tobytes() == text_digest(text)
+        assert data.empty[data.texts[n]] == (not text.strip())
+    assert data.ratings.dtype == np.float32
+    assert data.timestamps.dtype == np.int64
+    assert (data.n, data.rating_range, data.digest) == (10_000, (1.0, 5.0), table.digest)
+    assert (table.n_users, table.n_items) == (len(data.user_ids), len(data.item_ids))
+    assert table.facts.n_empty_text == sum(not row[3].strip() for row in rows)
+
+
+def stored(path, schema, metadata):
+    with pq.ParquetWriter(path, schema) as writer:
+        writer.write_table(schema.empty_table())
+        if metadata is not None:
+            writer.add_key_value_metadata({METADATA_KEY: metadata})
+
+
+FACTS = {"format": 1, "digest": "d", "n_rows": 0, "n_users": 0, "n_items": 0, "n_empty_text": 0,
+         "rating_range": [1, 5], "html_unescaped": True}  # fmt: skip
+
+
+def test_what_is_no_canonical_table_is_refused(tmp_path, table):
+    path = tmp_path / "books.parquet"
+    other = pa.schema([("a", pa.string()), ("b", pa.int64())])
+
+    def refused(*parts):
+        with pytest.raises(BadTable) as caught:
+            open_table(path, "books")
+        for part in (str(path), *parts, "loid-infer ingest SRC --domain books"):
+            assert part in str(caught.value)
+
+    refused("there is no table of domain 'books'", "got no file")
+    path.write_bytes(b"")
+    refused("the table cannot be read")
+    path.write_bytes(table.path.read_bytes()[:-10])
+    refused("the table cannot be read")
+    stored(path, other, None)
+    refused("not a canonical table", "expected a parquet file written by ingest", "with the columns a, b")
+    stored(path, SCHEMA, json.dumps({**FACTS, "format": 99}).encode())
+    refused("the table is of another format", "expected format 1", "got format 99")
+    stored(path, other, json.dumps(FACTS).encode())
+    refused("the table is not what its metadata says", "expected 0 rows of user_id", "got 0 rows of a, b")
+    stored(path, SCHEMA, json.dumps({**FACTS, "n_rows": 5}).encode())
+    refused("the table is not what its metadata says", "expected 5 rows", "got 0 rows")
+    for damaged in (b"{", b"[]", b'{"format": 1}'):
+        stored(path, SCHEMA, damaged)
+        refused("metadata cannot be read")
+    stored(path, SCHEMA, json.dumps(FACTS).encode())
+    empty = open_table(path, "books")
+    assert empty.interactions(SILENT).n == empty.digests(SILENT).shape[0] == 0
+
+
+def vectors_of(rows):
+    return np.stack([rows, rows * 2, rows % 7], axis=1).astype(np.float16)
+
+
+def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
+    calls = []
+    export_vectors(table, lambda r: (calls.append(len(r)), vectors_of(r))[1], 3, tmp_path / "v.parquet", "parquet")
+    assert max(calls) < 10_000
+    got = pq.read_table(tmp_path / "v.parquet")
+    assert got.schema.names == ["user_id", "item_id", "row", "vector"]
+    assert got.schema.field("vector").type == pa.list_(pa.float32(), 3)
+    assert got.column("row").to_pylist() == list(range(10_000))
+    assert got.column("user_id").to_pylist() == [row[0] for row in rows]
+    assert got.column("item_id").to_pylist() == [row[1] for row in rows]
+    expected = vectors_of(np.arange(10_000)).astype(np.float32)
+    assert np.array_equal(np.array(got.column("vector").to_pylist(), np.float32), expected)
+    export_vectors(table, vectors_of, 3, tmp_path / "v.safetensors", "safetensors")
+    with safe_open(tmp_path / "v.safetensors", "numpy") as file:
+        assert np.array_equal(file.get_tensor("vectors"), expected)
+        assert file.metadata() == {"domain": "toys", "table_digest": table.digest}
+
+
+def test_an_export_that_fails_leaves_the_old_file(tmp_path, table):
+    out = tmp_path / "v.parquet"
+    out.write_bytes(b"old")
+
+    def refuse(rows):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(NoSpace, match="No space left"):
+        export_vectors(table, refuse, 3, out, "parquet")
+    with pytest.raises(ValueError, match=r"expected vectors of shape \(8192, 4\)"):
+        export_vectors(table, vectors_of, 4, out, "safetensors")
+    with pytest.raises(BadSetting, match=r"expected parquet or safetensors, got 'npz'"):
+        export_vectors(table, vectors_of, 3, out, "npz")
+    assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toys.parquet", "v.parquet"]
+
+
+def test_a_full_disk_under_the_parquet_writer_is_told(tmp_path, rows):
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(NoSpace, match="No space left"), new_file(tmp_path / "t.parquet") as temporary:
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        write(temporary, rows, [10_000])
+    assert not list(tmp_path.iterdir())

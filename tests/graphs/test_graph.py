@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from loid_infer.encoders.folder import open_folder
+from loid_infer.errors import BadArtifact
+from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.graph import check_graph, write_graph
+
+
+def test_the_same_weights_give_the_same_bytes_and_none_of_this_machine(
+    exported: Path, toy_base: Path, tmp_path: Path
+) -> None:
+    card = open_folder(exported / "exports/encoders/base", "base").card
+    write_graph(card, load_base(str(toy_base)).tensors, tmp_path / "again.onnx")
+    graph = (exported / "exports/encoders/base/model.onnx").read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == graph
+    assert b"site-packages" not in graph
+    assert b".py" not in graph
+
+
+def test_the_last_layer_computes_one_token(exported: Path) -> None:
+    """Of the last layer's six products only keys and values may run on all tokens."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model = onnx.load(exported / "exports/encoders/base/model.onnx")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = [node.output[0] for node in model.graph.node if node.op_type == "MatMul" and weights & set(node.input)]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in products)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.full((3, 9), 7, np.int64)
+    n_tokens = [out.shape[1] for out in session.run(products, {"input_ids": ids, "attention_mask": np.ones_like(ids)})]
+    assert n_tokens[:6] == [9] * 6
+    assert sorted(n_tokens[6:]) == [1, 1, 1, 1, 9, 9]
+
+
+def rewritten(source: Path, path: Path, change) -> Path:
+    model = onnx.load(source)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
+    graph = exported / "exports/encoders/base/model.onnx"
+    check_graph(graph)
+
+    def outside(model) -> None:
+        model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+    def operator(model) -> None:
+        model.graph.node[0].domain = "com.example"
+
+    def output(model) -> None:
+        model.graph.output[0].name = "logits"
+
+    for change, message in ((outside, "outside its file"), (operator, r"com\.example"), (output, "logits")):
+        with pytest.raises(BadArtifact, match=message):
+            check_graph(rewritten(graph, tmp_path / "changed.onnx", change))
+
+
+def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base: Path) -> None:
+    import torch
+    import transformers
+
+    from loid_infer.graphs.parity import probe_texts
+
+    probes = open_folder(exported / "exports/encoders/base", "base").probes()
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(toy_base),
+        transformers.AutoModel.from_pretrained(toy_base).eval(),
+    )
+    batch = tokenizer(probe_texts(), truncation=True, max_length=32, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**batch).last_hidden_state[:, 0].numpy()
+    assert len(probes.lengths) == 64
+    assert {2, 3, 32} <= set(probes.lengths.tolist()), "an empty text, one token and the longest are among them"
+    np.testing.assert_allclose(probes.cls, expected, atol=2e-5)

@@ -1,0 +1,94 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loid_infer.data.splits import split
+from loid_infer.errors import BadArtifact
+from loid_infer.heads.presets import head_settings
+from loid_infer.heads.saved import load_head, save_head
+from loid_infer.heads.training import fit_head, pairs_of
+from loid_infer.types import SILENT
+from tests.heads.worlds import telling
+
+
+@pytest.fixture(scope="module")
+def fit():
+    data, vectors = telling()
+    data = replace(data, user_ids=[*data.user_ids[:-1], "ÿ, \n 名"])
+    return data, vectors, fit_head(data, parts(data), vectors, head_settings("default", "strict", epochs=2), 0, SILENT)
+
+
+def parts(data):
+    return split(data, "random", 0)
+
+
+@pytest.fixture
+def saved(fit, tmp_path):
+    data, _, fitted = fit
+    save_head(tmp_path / "h", replace(fitted.head, share=0.5), data, parts(data).train, {"domain": "d"})
+    return tmp_path / "h"
+
+
+def test_saving_and_loading_changes_no_prediction(fit, saved):
+    data, vectors, fitted = fit
+    fitted.predictor.head = replace(fitted.head, share=0.5)
+    loaded = load_head(saved, "fit")
+    assert list(loaded.reviews.user_ids) == list(data.user_ids) and list(loaded.reviews.item_ids) == list(data.item_ids)
+    texts, digests = loaded.training_digests()
+    known = np.zeros_like(vectors)
+    known[texts] = vectors[texts]  # all that scoring may look at
+    assert np.array_equal(digests, data.digests[texts])
+    everything = np.ones(data.n, bool)
+    expected = fitted.predictor.predict(pairs_of(data, parts(data), everything))
+    found = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
+    assert np.array_equal(found, expected)
+
+
+def test_the_head_keeps_no_rating_outside_the_training_part(fit, saved):
+    data, _, _ = fit
+    ratings = load_head(saved, "fit").reviews.ratings
+    assert np.array_equal(np.isfinite(ratings), parts(data).train)
+
+
+def test_the_same_fit_writes_the_same_bytes(fit, saved, tmp_path):
+    data, vectors, fitted = fit
+    again = fit_head(data, parts(data), vectors, fitted.head.settings, 0, SILENT)
+    save_head(tmp_path / "again", replace(again.head, share=0.5), data, parts(data).train, {"domain": "d"})
+    for name in ("head.safetensors", "manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_another_seed_is_another_head(fit):
+    data, vectors, fitted = fit
+    other = fit_head(data, parts(data), vectors, fitted.head.settings, 1, SILENT)
+    assert not np.array_equal(other.head.net.users.weight.detach(), fitted.head.net.users.weight.detach())
+
+
+def test_an_altered_head_is_refused(saved):
+    path = saved / "head.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadArtifact, match="refit please"):
+        load_head(saved, "refit please")
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 99}, {"kind": "encoder"}, {"settings": {}}, {"share": None, "seed": None, "mean": None}]
+)
+def test_a_manifest_that_does_not_fit_is_refused(saved, change):
+    path = saved / "manifest.json"
+    manifest = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))
+    with pytest.raises(BadArtifact):
+        load_head(saved, "fit")
+
+
+def test_users_without_training_reviews_are_unknown(fit, saved):
+    data, _, _ = fit
+    loaded = load_head(saved, "fit")
+    loaded.train[data.users == 3] = False
+    pairs = loaded.code_pairs(np.array([3, 4, -1]), np.array([0, -1, 0]))
+    assert pairs.users.tolist() == [-1, 4, -1] and pairs.items.tolist() == [0, -1, 0]

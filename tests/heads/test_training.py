@@ -1,0 +1,146 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from loid_infer.data.histories import CodePairs
+from loid_infer.data.splits import split
+from loid_infer.errors import BadSetting
+from loid_infer.heads.presets import head_settings
+from loid_infer.heads.tokens import tokens_of
+from loid_infer.heads.training import Fitted, fit_head, pairs_of
+from loid_infer.kernels import metrics
+from loid_infer.types import SILENT, Interactions
+from tests.heads.worlds import interactions, stating, telling
+
+
+def fitted(world, preset="default", protocol="strict", kind="random", seed=0, **options) -> tuple[Fitted, Interactions]:
+    data, vectors = world
+    settings = head_settings(preset, protocol, **options)
+    return fit_head(data, split(data, kind, seed), vectors, settings, seed, SILENT), data
+
+
+def test_error(fit: Fitted, data: Interactions, kind="random") -> tuple[float, float, float]:
+    """Test MSE of the head and of the baselines mean and bias."""
+    parts = split(data, kind, 0)
+    pairs, ratings = pairs_of(data, parts, parts.test), data.ratings[parts.test]
+    models = (fit.predictor, fit.baselines.mean, fit.baselines.bias)
+    return tuple(metrics.mse(metrics.clipped(model.predict(pairs), (1, 5)), ratings) for model in models)
+
+
+test_error.__test__ = False
+
+
+@pytest.mark.parametrize("kind", ["random", "time"])
+def test_a_text_that_states_its_rating_does_not_leak_under_the_strict_protocol(kind):
+    fit, data = fitted(stating(), kind=kind)
+    head, mean, _ = test_error(fit, data, kind)
+    assert 0.96 * mean < head < 1.04 * mean
+
+
+def test_the_network_alone_does_not_leak_either():
+    fit, data = fitted(stating())
+    parts = split(data, "random", 0)
+    below, above = fit.predictor.parts(pairs_of(data, parts, parts.test))
+    ratings = data.ratings[parts.test]
+    assert metrics.mse(below + above, ratings) > 0.96 * test_error(fit, data)[1]
+
+
+def test_the_papers_protocol_reads_the_rating_from_the_target():
+    fit, data = fitted(stating(), protocol="paper")
+    head, mean, _ = test_error(fit, data)
+    assert head < 0.7 * mean
+
+
+def test_texts_that_tell_more_than_ratings_beat_the_biases():
+    fit, data = fitted(telling())
+    head, mean, bias = test_error(fit, data)
+    assert head < 0.92 * bias < 0.92 * mean
+
+
+def test_shuffled_vectors_tell_nothing():
+    data, vectors = telling()
+    shuffled = vectors[np.random.default_rng(0).permutation(len(vectors))]
+    fit, _ = fitted((data, shuffled))
+    head, _, bias = test_error(fit, data)
+    assert head > 0.96 * bias
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_a_rating_depends_on_its_pair_alone(protocol):
+    fit, data = fitted(telling(), protocol=protocol, epochs=1)
+    fit.predictor.head = replace(fit.predictor.head, share=1.0)
+    pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
+    whole = fit.predictor.predict(pairs)
+    order = np.random.default_rng(0).permutation(data.n)[:300]
+    some = fit.predictor.predict(CodePairs(pairs.users[order], pairs.items[order], pairs.texts[order]))
+    np.testing.assert_allclose(some, whole[order], atol=1e-5)
+    for row in order[:20]:
+        one = slice(row, row + 1)
+        alone = fit.predictor.predict(CodePairs(pairs.users[one], pairs.items[one], pairs.texts[one]))
+        np.testing.assert_allclose(alone, whole[one], atol=1e-5)
+
+
+def test_predictions_equal_the_networks_own_forward_pass():
+    """The predictor's projected, packed and sorted histories against the plain forward pass."""
+    fit, data = fitted(telling(), epochs=2)
+    parts, head = split(data, "random", 0), fit.head
+    pairs = pairs_of(data, parts, parts.test)
+    histories, tokens = fit.predictor.histories, tokens_of(data, telling()[1], head.scale)
+    of_user, of_item = histories.draw(pairs, head.settings.max_history, head.seed, -1)
+
+    def looked_up(lists, places):
+        return tokens.take(lists.reviews[places]), torch.from_numpy(places >= 0)
+
+    foundation = head.foundation
+    biases = foundation.bias_features(foundation.user_bias[pairs.users], foundation.item_bias[pairs.items])
+    codes = [torch.from_numpy(part) for part in (pairs.users % (head.net.users.num_embeddings), pairs.items)]
+    with torch.inference_mode():
+        exchanged = head.net.exchange(
+            *codes, looked_up(histories.by_user, of_user), looked_up(histories.by_item, of_item)
+        )
+        expected = head.net.rate(exchanged.v_user, exchanged.v_item, torch.from_numpy(biases).float())
+    np.testing.assert_allclose(fit.predictor.parts(pairs)[1], expected.numpy(), atol=1e-5)
+
+
+def test_unknown_users_and_items_get_sane_ratings():
+    fit, data = fitted(telling())
+    unknown = np.array([-1])
+    none = fit.predictor.predict(CodePairs(unknown, unknown, unknown))
+    assert abs(none[0] - fit.baselines.mean.mean) < 0.3
+    items = np.arange(300)
+    known_item = fit.predictor.predict(CodePairs(np.full(300, -1), items, np.full(300, -1)))
+    assert np.isfinite(known_item).all()
+    mean_by_item = np.array([data.ratings[data.items == item].mean() for item in items])
+    assert np.corrcoef(known_item, mean_by_item)[0, 1] > 0.6  # the item's history still counts
+
+
+def test_cold_test_rows_are_predicted():
+    data, vectors = telling()
+    parts = split(data, "random", 0)
+    cold = parts.train & (data.users == data.users[parts.test][0])
+    parts = replace(parts, train=parts.train & ~cold, valid=parts.valid | cold)
+    fit = fit_head(data, parts, vectors, head_settings("default", "strict", epochs=1), 0, SILENT)
+    pairs = pairs_of(data, parts, parts.test)
+    assert pairs.users[0] == -1 and np.isfinite(fit.predictor.predict(pairs)).all()
+
+
+def test_the_paper_preset_trains_without_biases():
+    rng = np.random.default_rng(0)
+    data = interactions(np.repeat(np.arange(60), 5), rng.permutation(300) % 60, rng.integers(1, 6, 300))
+    fit, _ = fitted((data, rng.normal(0, 1, (300, 16)).astype(np.float16)), preset="paper", epochs=1)
+    assert fit.head.settings.batch == 4 and fit.head.settings.learning_rate == 1e-5 and fit.head.share == 1.0
+    assert not fit.head.foundation.user_bias.any() and not fit.head.foundation.on_user.any()
+    head, mean, _ = test_error(fit, data)
+    assert head < 1.5 * mean
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"preset": "best"}, "--preset"), ({"protocol": "lax"}, "--protocol"), ({"k": 0}, "--k"), ({"lam": -1.0}, "--lam"),
+     ({"epochs": 0}, "--epochs"), ({"margin": -0.1}, "--margin")],
+)  # fmt: skip
+def test_options_outside_their_range(options, where):
+    with pytest.raises(BadSetting, match=where):
+        head_settings(**({"preset": "default", "protocol": "strict"} | options))

@@ -1,0 +1,290 @@
+"""A store keeps what was appended, gives it back to whoever asks with the right digest, and nothing to anyone else."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer.encoders.card import fingerprint
+from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
+from loid_infer.store import environment as environment_module
+from loid_infer.store.committer import Committer
+from loid_infer.store.environment import CARD_FILE, read_card
+from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.store.verify import verify
+from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
+from loid_infer.types import SILENT, Card
+
+DIM = 24
+CARD = Card(
+    weights="w",
+    architecture="bert",
+    n_layers=2,
+    n_heads=2,
+    hidden_dim=DIM,
+    feed_forward_dim=8,
+    activation="gelu",
+    layer_norm_eps=1e-12,
+    position_type="absolute",
+    tokenizer="t",
+    max_tokens=16,
+    truncation_side="right",
+    pooling="cls",
+    precision="fp32",
+    quantized_graph="",
+    store_dtype="fp16",
+    format=1,
+)
+PRINT = fingerprint(CARD)
+
+
+def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 16), np.uint8), rng.normal(size=(n, DIM)).astype(np.float16)
+
+
+def filled(folder: Path, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    digests, vectors = rows(sum(sizes))
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        at = 0
+        for n in sizes:
+            writer.append((digests[at : at + n], vectors[at : at + n]))
+            at += n
+    return digests, vectors
+
+
+def reader(folder: Path) -> StoreReader:
+    return open_store(folder, CARD, PRINT)
+
+
+def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
+    digests, vectors = filled(tmp_path, [5, 1, 17, 300])
+    store = reader(tmp_path)
+    order = np.random.default_rng(1).permutation(len(digests))
+    order = np.concatenate([order, order[:50]])  # repeats are fine
+    found = store.lookup(digests[order])
+    np.testing.assert_array_equal(found, order)
+    np.testing.assert_array_equal(store.gather(found, digests[order]), vectors[order])
+
+
+def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) -> None:
+    digests, _ = filled(tmp_path, [8])
+    strangers, _ = rows(4, seed=9)
+    store = reader(tmp_path)
+    assert store.lookup(strangers).tolist() == [-1] * 4
+    with pytest.raises(NotEncoded, match="4 missing"):
+        store.gather(store.lookup(strangers), strangers)
+    assert store.lookup(digests[:0]).shape == (0,)
+    assert store.gather(np.zeros(0, np.int64), digests[:0]).shape == (0, DIM)
+
+
+def test_a_row_is_not_given_for_another_text(tmp_path: Path) -> None:
+    digests, _ = filled(tmp_path, [8])
+    with pytest.raises(BadStore, match="another text"):
+        reader(tmp_path).gather(np.array([3]), digests[4:5])
+
+
+def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
+    digests, _ = filled(tmp_path, [8, 8])
+    with pytest.raises(BadStore, match="no chunk holds it"):
+        reader(tmp_path).gather(np.array([16]), digests[:1])
+
+
+def test_a_text_cannot_be_stored_twice(tmp_path: Path) -> None:
+    digests, vectors = filled(tmp_path, [8])
+    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with pytest.raises(ValueError, match="1 of 1"):
+            writer.append((digests[:1], vectors[:1]))
+        assert writer.reader.size().n_rows == 8
+
+
+def test_a_second_writer_is_told_who_holds_the_store(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, CARD, PRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
+        StoreWriter(tmp_path, CARD, PRINT)
+    StoreWriter(tmp_path, CARD, PRINT).close()
+
+
+def test_a_reader_beside_a_writer_sees_whole_chunks_only(tmp_path: Path) -> None:
+    filled(tmp_path, [4])
+    code = """if True:
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        from test_store import *
+        digests, vectors = rows(40, seed=5)
+        store = reader(Path(sys.argv[1]))
+        print(store.size().n_rows, flush=True)
+        input()
+        assert (store.lookup(digests) >= 0).all()
+        print(store.size().n_rows, flush=True)
+    """
+    arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline().strip() == "4"
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+            writer.append(rows(40, seed=5))
+        out, _ = child.communicate("\n", timeout=30)
+        assert out.strip() == "44"
+
+
+def test_the_map_grows_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
+    sizes = [200] * 30
+    digests, vectors = filled(tmp_path, sizes)
+    assert (tmp_path / "data.mdb").stat().st_size > 4 << 16
+    store = reader(tmp_path)
+    np.testing.assert_array_equal(store.gather(store.lookup(digests), digests), vectors)
+
+
+def test_a_reader_follows_a_map_that_another_process_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
+    filled(tmp_path, [10])
+    store = reader(tmp_path)
+    process = multiprocessing.get_context("spawn").Process(target=append_many, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert store.size().n_rows == 10 + 30 * 200
+
+
+def append_many(folder: Path) -> None:
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        for seed in range(100, 130):
+            writer.append(rows(200, seed=seed))
+
+
+def test_use_after_fork_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path, [3])
+    store = reader(tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            store.size()
+        except RuntimeError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"weights": "x"}, {"max_tokens": 17}])
+def test_a_store_opens_for_its_own_card_only(tmp_path: Path, other: dict) -> None:
+    filled(tmp_path, [3])
+    card = replace(CARD, **other)
+    with pytest.raises(BadStore, match=f"{next(iter(other))}="):
+        open_store(tmp_path, card, fingerprint(card))
+
+
+def test_card_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
+    filled(tmp_path, [3])
+    assert read_card(tmp_path) == CARD
+    (tmp_path / CARD_FILE).write_text("{")
+    with pytest.raises(BadStore, match="cannot be read"):
+        read_card(tmp_path)
+    StoreWriter(tmp_path, CARD, PRINT).close()
+    assert read_card(tmp_path) == CARD
+
+
+def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(NotEncoded, match="loid-infer encode"):
+        open_store(tmp_path / "no", CARD, PRINT)
+
+
+def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> None:
+    filled(tmp_path, [5, 7, 9])
+    store = reader(tmp_path)
+    whole = verify(store, SILENT)
+    assert (whole.n_chunks, whole.n_rows, whole.n_bad, whole.problems) == (3, 21, 0, ())
+    store.close()
+    spoil = {
+        "checksum": lambda txn, env: txn.put((5).to_bytes(8, "big"), broken(txn, env), db=env.chunks),
+        "no index entry": lambda txn, env: txn.delete(first_index_key(txn, env), db=env.index),
+        "points to another text": lambda txn, env: txn.put(
+            first_index_key(txn, env), (99).to_bytes(8, "little"), db=env.index
+        ),
+        "are missing": lambda txn, env: txn.delete((5).to_bytes(8, "big"), db=env.chunks),
+    }
+    for seen, change in spoil.items():
+        folder = tmp_path / seen.replace(" ", "-")
+        filled(folder, [5, 7, 9])
+        with StoreWriter(folder, CARD, PRINT) as writer:
+            environment = writer.reader.environment
+            environment.write(lambda txn, change=change, environment=environment: change(txn, environment))
+        damaged = reader(folder)
+        check = verify(damaged, SILENT)
+        damaged.close()
+        assert check.n_bad >= 1, seen
+        assert any(seen in line for line in check.problems), check.problems
+
+
+def broken(txn, env) -> bytes:
+    record = bytearray(txn.get((5).to_bytes(8, "big"), db=env.chunks))
+    record[-1] ^= 1
+    return bytes(record)
+
+
+def first_index_key(txn, env) -> bytes:
+    with txn.cursor(db=env.index) as cursor:
+        cursor.first()
+        return bytes(cursor.key())
+
+
+def test_a_damaged_chunk_is_never_served(tmp_path: Path) -> None:
+    digests, _ = filled(tmp_path, [5, 7, 9])
+    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        environment = writer.reader.environment
+        environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), broken(txn, environment), db=environment.chunks))
+    store = reader(tmp_path)
+    assert store.gather(np.arange(5), digests[:5]).shape == (5, DIM)
+    with pytest.raises(BadStore, match="checksum"):
+        store.gather(np.arange(8), digests[:8])
+
+
+class TestCommitter:
+    def test_chunks_are_full_but_the_last_and_order_does_not_matter(self, tmp_path: Path) -> None:
+        digests, vectors = rows(2 * CHUNK_ROWS + 100)
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+            with Committer(writer, DIM) as committer:
+                for part in np.array_split(np.random.default_rng(2).permutation(len(digests)), 37):
+                    committer.add(digests[part], vectors[part].astype(np.float32))
+            assert writer.reader.size().n_chunks == 3
+            found = writer.reader.lookup(digests)
+            np.testing.assert_array_equal(writer.reader.gather(found, digests), vectors)
+
+    def test_what_was_added_is_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
+        digests, vectors = rows(10)
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+            with pytest.raises(KeyError), Committer(writer, DIM) as committer:
+                committer.add(digests, vectors.astype(np.float32))
+                raise KeyError
+            assert (writer.reader.lookup(digests) >= 0).all()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
+    def test_a_value_that_does_not_fit_is_refused(self, tmp_path: Path, value: float) -> None:
+        digests, vectors = rows(10)
+        wrong = vectors.astype(np.float32)
+        wrong[3, 3] = value
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+            with pytest.raises(ParityError, match="not finite"), Committer(writer, DIM) as committer:
+                committer.add(digests, wrong)
+            assert writer.reader.size().n_rows == 0
+
+    def test_a_vector_of_another_width_is_refused(self, tmp_path: Path) -> None:
+        with (
+            StoreWriter(tmp_path, CARD, PRINT) as writer,
+            pytest.raises(ParityError, match="shape"),
+            Committer(writer, DIM) as committer,
+        ):
+            committer.add(rows(3)[0], np.zeros((3, DIM + 1), np.float32))
+
+    def test_a_failed_commit_reaches_the_caller(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object) -> None:
+            raise OSError("disk on fire")
+
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+            monkeypatch.setattr(writer, "append", fail)
+            with pytest.raises(OSError, match="on fire"), Committer(writer, DIM) as committer:
+                committer.add(rows(3)[0], np.zeros((3, DIM), np.float32))

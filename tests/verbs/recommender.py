@@ -1,0 +1,42 @@
+"""A small workspace with a table and a store of made-up vectors, for the verbs that need no encoder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.data.reviews import open_table, text_digest
+from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.settings import Workspace
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT, Card
+from loid_infer.verbs.ingest import ingest
+from tests.heads.worlds import telling
+
+CARD = Card(
+    weights="made up", architecture="bert", n_layers=1, n_heads=1, hidden_dim=16, feed_forward_dim=16,
+    activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="none", max_tokens=8,
+    truncation_side="right", pooling="cls", precision="fake", quantized_graph="", store_dtype="fp16", format=1,
+)  # fmt: skip
+ENCODER = EncoderFolder("made-up", Path("nowhere"), CARD, fingerprint(CARD), {})
+
+
+def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
+    """A table of the world `telling` and the vectors of its texts."""
+    data, vectors = telling(seed)
+    source = workspace.root / f"{domain}.csv"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f"{domain} says {row}" for row in range(data.n)]
+    lines = [
+        f"{data.user_ids[user]},{domain}-{data.item_ids[item]},{rating},{text},{row}"
+        for row, (user, item, rating, text) in enumerate(zip(data.users, data.items, data.ratings, texts, strict=True))
+    ]
+    source.write_text("user_id,item_id,rating,text,timestamp\n" + "\n".join(lines) + "\n")
+    ingest([source], domain, workspace=workspace)
+    digests = np.frombuffer(b"".join(text_digest(text) for text in texts), np.uint8).reshape(-1, 16)
+    with StoreWriter(workspace.store(ENCODER.fingerprint), CARD, ENCODER.fingerprint) as store:
+        store.append((digests, vectors))
+
+
+def interactions(workspace: Workspace, domain: str):
+    return open_table(workspace.table(domain), domain).interactions(SILENT)

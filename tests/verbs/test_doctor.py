@@ -1,0 +1,37 @@
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from loid_infer.settings import Workspace
+from loid_infer.verbs import doctor as module
+
+
+def test_both_onnxruntime_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.0" if name.startswith("onnxruntime") else real(name)
+    )
+    checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
+    assert not checks["onnxruntime"].ok
+    assert "pip uninstall" in checks["onnxruntime"].mend
+
+
+def test_a_network_file_system_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_file_system_of", lambda _: "nfs4")
+    checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
+    assert not checks["file system"].ok
+    assert "local disk" in checks["file system"].mend
+
+
+def test_without_the_fast_runtimes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "installed", lambda name: name == "torch")
+    checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
+    assert not checks["runtime"].ok
+    assert "pip install" in checks["runtime"].mend
+
+
+def test_a_workspace_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+    assert {check.name: check.ok for check in module.doctor(workspace=Workspace(tmp_path / "no" / "where")).checks}[
+        "disk"
+    ]

@@ -1,0 +1,345 @@
+"""Encoding end to end on the toy encoder: each text once, whatever happens to the run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer import cache_export, encode, export, ingest
+from loid_infer.encoders import pipeline
+from loid_infer.encoders.fake import FakeRuntime
+from loid_infer.encoders.folder import open_folder
+from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace, ParityError, RuntimeMissing, StoreBusy
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.settings import Workspace
+from loid_infer.store.reader import open_store
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT
+from loid_infer.verbs import encode as verbs
+from tests.conftest import toy_texts, write_reviews
+
+
+def table(workspace: Workspace, texts: list[str], domain: str = "toys") -> None:
+    source = write_reviews(workspace.root / f"{domain}.jsonl", texts)
+    ingest([source], domain, workspace=workspace)
+
+
+def stored(workspace: Workspace, domain: str = "toys", encoder: str | None = None) -> np.ndarray:
+    """The vectors of a domain in review order."""
+    import pyarrow.parquet as pq
+
+    out = workspace.root / "vectors.parquet"
+    cache_export(domain, out, encoder=encoder, workspace=workspace)
+    columns = pq.read_table(out)
+    assert columns.column_names == ["user_id", "item_id", "row", "vector"]
+    assert columns["row"].to_pylist() == list(range(len(columns)))
+    return np.array(columns["vector"].to_pylist(), np.float32)
+
+
+def fake_vectors(workspace: Workspace, result: verbs.EncodeResult) -> dict[bytes, bytes]:
+    """What a fake store holds: vector by digest."""
+    card = replace(open_folder(workspace.encoder("base"), "base").card, precision="fake")
+    store = open_store(Path(result.store), card, result.fingerprint)
+    found = {bytes(d): v.tobytes() for chunk in store.scan() for d, v in zip(chunk.digests, chunk.vectors, strict=True)}
+    store.close()
+    return found
+
+
+def test_vectors_are_those_of_plain_transformers(workspace: Workspace, toy_base: Path) -> None:
+    import torch
+    import transformers
+
+    texts = ["", "a", "👍", "great guitar", *toy_texts(200), "the plot was " * 50]
+    table(workspace, texts)
+    result = encode("toys", workspace=workspace)
+    assert (result.n_rows, result.n_unique, result.n_encoded, result.n_hits) == (205, 205, 205, 0)
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(toy_base),
+        transformers.AutoModel.from_pretrained(toy_base).eval(),
+    )
+    with torch.no_grad():
+        expected = [
+            model(**tokenizer(t, truncation=True, max_length=32, return_tensors="pt")).last_hidden_state[0, 0]
+            for t in texts
+        ]
+    assert row_cosines(stored(workspace), torch.stack(expected).numpy()).min() >= 0.9999
+    lengths = [len(tokenizer(t)["input_ids"]) for t in texts]
+    assert result.n_tokens == sum(min(n, 32) for n in lengths)
+    assert result.n_truncated == sum(n > 32 for n in lengths)
+
+
+def test_a_text_is_encoded_once_and_a_second_run_encodes_nothing(workspace: Workspace) -> None:
+    texts = toy_texts(50)
+    table(workspace, texts + texts[:30] + texts[:10])
+    first = encode("toys", workspace=workspace)
+    assert (first.n_rows, first.n_unique, first.n_encoded) == (90, 50, 50)
+    second = encode("toys", workspace=workspace)
+    assert (second.n_hits, second.n_encoded, second.n_tokens, second.runtime) == (50, 0, 0, "none")
+    table(workspace, [*toy_texts(60)], "more")
+    third = encode("more", workspace=workspace)
+    assert (third.n_hits, third.n_encoded) == (50, 10), "the store is shared by all domains"
+    vectors = stored(workspace)
+    np.testing.assert_array_equal(vectors[:30], vectors[50:80])
+
+
+def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not(
+    workspace: Workspace, toy_base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    table(workspace, toy_texts(20))
+    first = encode("toys", workspace=workspace)
+    export("base-16", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
+    export("base-wide", base=str(toy_base), precision="fp32", max_tokens=32, store="fp32", workspace=workspace)
+    for name in ("base-16", "base-wide"):
+        other = encode("toys", encoder=name, workspace=workspace)
+        assert (other.fingerprint != first.fingerprint, other.n_encoded) == (True, 20)
+    moved = Workspace(Path(shutil.move(workspace.root, tmp_path / "elsewhere")))
+    monkeypatch.setattr(pipeline, "MAX_BATCH_TOKENS", 64)
+    for runtime in ("auto", "torch", "onnxruntime", "openvino"):
+        again = encode("toys", runtime=runtime, workspace=moved)
+        assert (again.fingerprint, again.n_hits, again.n_encoded) == (first.fingerprint, 20, 0)
+
+
+def test_runtimes_agree(workspace: Workspace) -> None:
+    table(workspace, toy_texts(60))
+    vectors = []
+    for runtime in ("torch", "onnxruntime", "openvino"):
+        result = encode("toys", runtime=runtime, workspace=workspace)
+        assert (result.runtime, result.n_encoded) == (runtime, 60)
+        vectors.append(stored(workspace))
+        shutil.rmtree(result.store)
+    assert row_cosines(vectors[0], vectors[1]).min() > 0.9999
+    assert row_cosines(vectors[0], vectors[2]).min() > 0.9999
+
+
+def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
+    table(workspace, toy_texts(20))
+    fake = encode("toys", runtime="fake", workspace=workspace)
+    real = encode("toys", workspace=workspace)
+    assert (real.n_hits, real.n_encoded) == (0, 20)
+    assert fake.fingerprint != real.fingerprint
+    assert fake.precision == "fake"
+
+
+def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
+    table(workspace, toy_texts(40))
+    told = verbs.dry_run("toys", workspace=workspace)
+    assert (told.n_unique, told.n_hits, told.n_new) == (40, 0, 40)
+    assert not Path(told.store).exists()
+    done = encode("toys", workspace=workspace)
+    assert told.n_tokens == done.n_tokens, "40 texts are all in the sample"
+    again = verbs.dry_run("toys", workspace=workspace)
+    assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from loid_infer.settings import Workspace
+from loid_infer.encoders import fake
+from loid_infer.store import writer
+from loid_infer.verbs.encode import encode
+writer.CHUNK_ROWS = 64
+import loid_infer.store.committer as committer
+committer.CHUNK_ROWS = 64
+real = fake.FakeRuntime.run
+def slow(self, batches):
+    for result in real(self, batches):
+        time.sleep(0.01)
+        yield result
+        print("batch", flush=True)
+fake.FakeRuntime.run = slow
+encode("toys", runtime="fake", workspace=Workspace(Path(sys.argv[1])))
+"""
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_vectors(workspace: Workspace, tmp_path: Path) -> None:
+    table(workspace, toy_texts(3000))
+    first = encode("toys", runtime="fake", workspace=workspace)
+    whole = fake_vectors(workspace, first)
+    shutil.rmtree(first.store)
+    counts = []
+    for n_batches in (1, 5, 9, 8):
+        child = subprocess.Popen([sys.executable, "-c", RUN, str(workspace.root)], stdout=subprocess.PIPE, text=True)
+        for _ in range(n_batches):
+            assert child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        if Path(first.store, "card.json").exists():
+            partial = fake_vectors(workspace, first)
+            assert partial.items() <= whole.items()
+            counts.append(len(partial))
+    last = encode("toys", runtime="fake", workspace=workspace)
+    assert counts == sorted(counts), "nothing committed was lost"
+    assert (last.n_hits, last.n_encoded) == (counts[-1], 3000 - counts[-1])
+    assert 0 < counts[-1] < 3000, "the kills came while it ran"
+    assert fake_vectors(workspace, last) == whole
+
+
+def test_an_interrupted_run_keeps_what_was_finished(workspace: Workspace, monkeypatch) -> None:
+    table(workspace, toy_texts(500))
+    real = FakeRuntime.run
+
+    def interrupted(self, batches):
+        for n, result in enumerate(real(self, batches)):
+            if n == 6:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(FakeRuntime, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode("toys", runtime="fake", workspace=workspace)
+    monkeypatch.undo()
+    assert encode("toys", runtime="fake", workspace=workspace).n_hits > 0
+
+
+def test_a_runtime_that_goes_wrong_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
+    table(workspace, toy_texts(50))
+
+    def broken(self, batches):
+        for batch in batches:
+            yield batch.slots, np.full((len(batch.slots), 32), np.nan, np.float32)
+
+    monkeypatch.setattr(FakeRuntime, "run", broken)
+    with pytest.raises(ParityError, match="not finite"):
+        encode("toys", runtime="fake", workspace=workspace)
+    monkeypatch.undo()
+    assert encode("toys", runtime="fake", workspace=workspace).n_encoded == 50
+
+
+def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(workspace: Workspace, monkeypatch) -> None:
+    from loid_infer.encoders.openvino import OpenVino
+
+    table(workspace, toy_texts(20))
+    real = OpenVino.run
+
+    def drifting(self, batches):
+        for slots, vectors in real(self, batches):
+            yield slots, vectors + 0.3
+
+    monkeypatch.setattr(OpenVino, "run", drifting)
+    with pytest.raises(ParityError, match="openvino computes other vectors"):
+        encode("toys", runtime="openvino", workspace=workspace)
+    said: list[str] = []
+    monkeypatch.setattr(type(SILENT), "say", lambda self, line: said.append(line))
+    assert encode("toys", workspace=workspace).runtime == "onnxruntime"
+    assert "openvino computes other vectors" in said[-1]
+
+
+def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
+    table(workspace, toy_texts(5))
+    found = open_folder(workspace.encoder("base"), "base")
+    with (
+        StoreWriter(workspace.store(found.fingerprint), found.card, found.fingerprint),
+        pytest.raises(StoreBusy, match="process"),
+    ):
+        encode("toys", workspace=workspace)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [
+        ({"runtime": "tpu"}, BadSetting, "auto | torch"),
+        ({"device": "tpu"}, BadSetting, "auto | cpu"),
+        ({"encoder": "none-such"}, BadArtifact, "loid-infer export --name none-such"),
+        ({"precision": "bf16", "encoder": "base"}, BadSetting, "decided at export"),
+        ({"precision": "fp8"}, BadSetting, "auto | fp32 | bf16"),
+        ({"device": "cuda", "runtime": "openvino"}, RuntimeMissing, "cuda"),
+    ],
+)
+def test_wrong_options_say_what_is_right(workspace: Workspace, arguments: dict, kind: type, said: str) -> None:
+    table(workspace, toy_texts(5))
+    with pytest.raises(kind) as error:
+        encode("toys", workspace=workspace, **arguments)
+    assert said in str(error.value)
+
+
+def test_a_domain_without_a_table_says_how_to_make_one(workspace: Workspace) -> None:
+    with pytest.raises(BadTable, match="loid-infer ingest"):
+        encode("toys", workspace=workspace)
+
+
+def test_the_domains_own_encoder_goes_first(workspace: Workspace, toy_base: Path) -> None:
+    table(workspace, toy_texts(5))
+    assert encode("toys", workspace=workspace).encoder == "base"
+    export("toys", base=str(toy_base), precision="fp32", max_tokens=8, workspace=workspace)
+    assert encode("toys", workspace=workspace).encoder == "toys"
+
+
+def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, exported: Path, monkeypatch) -> None:
+    from loid_infer.verbs import encoder as resolving
+
+    asked = []
+
+    def stand_in(name: str, *, precision: str, workspace: Workspace, progress) -> object:
+        asked.append((name, precision))
+        shutil.copytree(exported / "exports/encoders/base", workspace.encoder(name))
+        return type("Result", (), {"seconds": 1.5})
+
+    monkeypatch.setattr(resolving, "export", stand_in)
+    workspace = Workspace(tmp_path)
+    table(workspace, toy_texts(5))
+    assert encode("toys", workspace=workspace).export_s == 1.5
+    assert encode("toys", precision="fp32", workspace=workspace).encoder == "base-fp32"
+    assert encode("toys", workspace=workspace).export_s == 0
+    assert asked == [("base", "auto"), ("base-fp32", "fp32")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small tmpfs")
+def test_a_full_disk_loses_no_committed_chunk(workspace: Workspace, tmp_path: Path) -> None:
+    table(workspace, toy_texts(30_000))
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("this sandbox does not allow mounting")
+    try:
+        workspace.cache.symlink_to(small)
+        with pytest.raises(NoSpace, match="last committed chunk"):
+            encode("toys", runtime="fake", workspace=workspace)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        again = encode("toys", runtime="fake", workspace=workspace)
+        assert again.n_hits > 0
+        assert again.n_hits + again.n_encoded == 30_000
+        assert len(fake_vectors(workspace, again)) == 30_000
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+def test_results_go_through_json(workspace: Workspace) -> None:
+    from dataclasses import asdict
+
+    table(workspace, toy_texts(5))
+    fields = json.loads(json.dumps(asdict(encode("toys", workspace=workspace))))
+    assert fields.keys() >= {
+        "domain",
+        "encoder",
+        "fingerprint",
+        "runtime",
+        "precision",
+        "max_tokens",
+        "n_rows",
+        "n_unique",
+        "n_hits",
+        "n_encoded",
+        "n_truncated",
+        "n_tokens",
+        "padding",
+        "seconds",
+        "export_s",
+        "setup_s",
+        "tokens_per_s",
+        "texts_per_s",
+        "peak_rss_bytes",
+        "stages",
+        "store",
+    }
+    assert fields["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}

@@ -1,0 +1,125 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from loid_infer.data.splits import split
+from loid_infer.errors import BadName, BadSetting, BadTable, NotEncoded
+from loid_infer.heads.presets import head_settings
+from loid_infer.heads.training import fit_head, pairs_of
+from loid_infer.kernels import metrics
+from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
+from loid_infer.verbs import fit as verb
+from tests.verbs.recommender import ENCODER, interactions, make_domain
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("ws"))
+    make_domain(workspace, "toys")
+    return workspace
+
+
+@pytest.fixture(autouse=True)
+def resolved(monkeypatch):
+    monkeypatch.setattr(verb, "resolve", lambda workspace, encoder, domain: ENCODER)
+
+
+def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
+    result = verb.fit("toys", workspace=made, seed=3)
+    data = interactions(made, "toys")
+    parts = split(data, "random", 3)
+    assert (result.n_train, result.n_valid, result.n_test) == (parts.train.sum(), parts.valid.sum(), parts.test.sum())
+    assert result.split_digest == parts.digest and result.split_seed == 3
+    mean = data.ratings[parts.train].mean(dtype=np.float64)
+    assert result.baselines.global_mean == pytest.approx(np.mean((data.ratings[parts.test] - mean) ** 2), rel=1e-6)
+    assert result.test_mse < 0.95 * result.baselines.bias < 0.95 * result.baselines.global_mean
+    assert result.head == "toys" and (made.head("toys") / "head.safetensors").is_file()
+    assert 0 < result.test_mae < result.test_mse**0.5
+    rows = result.n_test
+    warm = result.warm_test_mse * (rows - result.n_cold_test)
+    cold = (result.cold_test_mse or 0.0) * result.n_cold_test
+    assert (warm + cold) / rows == pytest.approx(result.test_mse)
+
+
+def test_the_manifest_says_what_the_head_came_from(made):
+    result = verb.fit("toys", workspace=made, epochs=1, name="said")
+    manifest = json.loads((made.head("said") / "manifest.json").read_text())
+    for name in (
+        "domain",
+        "encoder",
+        "fingerprint",
+        "preset",
+        "protocol",
+        "split",
+        "split_seed",
+        "split_digest",
+        "seed",
+    ):
+        assert manifest[name] == getattr(result, name)
+    assert manifest["test_mse"] == result.test_mse and manifest["baselines"]["mf"] == result.baselines.mf
+    assert manifest["table_digest"] == interactions(made, "toys").digest and manifest["versions"]["torch"]
+    assert str(made.root) not in json.dumps(manifest)
+
+
+def test_the_papers_protocol_has_its_own_name_and_says_so(made):
+    lines = []
+
+    class Heard:
+        def task(self, name, total, unit):
+            return SILENT
+
+        def say(self, line):
+            lines.append(line)
+
+    result = verb.fit("toys", workspace=made, protocol="paper", epochs=1, progress=Heard())
+    assert result.head == "toys-paper" and result.protocol == "paper" and "paper protocol" in lines[0]
+
+
+def test_a_split_by_time(made):
+    result = verb.fit("toys", workspace=made, split="time", name="timed", epochs=2)
+    assert result.split == "time" and result.test_mse < result.baselines.global_mean
+
+
+def test_missing_vectors_are_counted(made, tmp_path):
+    workspace = Workspace(tmp_path)
+    shutil.copytree(made.root / "data", tmp_path / "data")
+    with pytest.raises(NotEncoded, match=r"2,400 texts.*loid-infer encode --domain toys"):
+        verb.fit("toys", workspace=workspace)
+    make_domain(workspace, "other")
+    with pytest.raises(NotEncoded, match=r"2,400 of the 2,400 texts.*loid-infer encode --domain toys"):
+        verb.fit("toys", workspace=workspace)
+    assert not workspace.head("toys").exists()
+
+
+def test_user_errors(made):
+    with pytest.raises(BadTable, match="ingest"):
+        verb.fit("nothing", workspace=made)
+    with pytest.raises(BadSetting, match="--preset"):
+        verb.fit("toys", workspace=made, preset="best")
+    with pytest.raises(BadName):
+        verb.fit("toys", workspace=made, name="../x")
+
+
+@pytest.mark.real
+def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_path):
+    """With made-up vectors: a head must not be harmed by texts that tell nothing."""
+    from loid_infer.verbs.ingest import ingest
+
+    workspace = Workspace(tmp_path)
+    ingest([shared_data / "musical_instruments.json.gz"], "mi", workspace=workspace)
+    data = interactions(workspace, "mi")
+    vectors = np.random.default_rng(0).normal(0, 1, (len(data.digests), 32)).astype(np.float16)
+    gains = []
+    for seed in range(5):
+        parts = split(data, "random", seed)
+        fit = fit_head(data, parts, vectors, head_settings("default", "strict", epochs=2), seed, SILENT)
+        pairs, ratings = pairs_of(data, parts, parts.test), data.ratings[parts.test]
+        errors = [
+            metrics.mse(metrics.clipped(head.predict(pairs), (1, 5)), ratings)
+            for head in (fit.baselines.bias, fit.predictor)
+        ]
+        gains.append(1 - errors[1] / errors[0])
+    assert np.mean(gains) > -0.005

@@ -1,0 +1,157 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from loid_infer.data.splits import split
+from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
+from loid_infer.settings import Workspace
+from loid_infer.verbs import fit as fit_verb
+from loid_infer.verbs.score import score
+from tests.verbs.recommender import ENCODER, interactions, make_domain
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two domains with heads, and the result of fitting the first."""
+    workspace = Workspace(tmp_path_factory.mktemp("ws"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_verb, "resolve", lambda workspace, encoder, domain: ENCODER)
+        for seed, domain in enumerate(("toys", "books")):
+            make_domain(workspace, domain, seed)
+        results = [fit_verb.fit(domain, workspace=workspace, epochs=2) for domain in ("toys", "books")]
+        fit_verb.fit("toys", workspace=workspace, epochs=1, protocol="paper")
+    return workspace, results[0]
+
+
+def pairs_file(path, columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_pairs(workspace, domain, rows):
+    data = interactions(workspace, domain)
+    return {
+        "user_id": [data.user_ids[code] for code in data.users[rows]],
+        "item_id": [data.item_ids[code] for code in data.items[rows]],
+        "rating": data.ratings[rows],
+    }
+
+
+test_pairs.__test__ = False
+
+
+def scored(path) -> dict:
+    return pq.read_table(path).to_pydict()
+
+
+def test_the_test_part_scores_as_fit_measured_it(made, tmp_path):
+    workspace, fitted = made
+    rows = split(interactions(workspace, "toys"), "random", 0).test
+    path = pairs_file(tmp_path / "p.parquet", test_pairs(workspace, "toys", rows))
+    result = score(path, domain="toys", workspace=workspace)
+    assert result.mse == pytest.approx(fitted.test_mse, abs=1e-6)
+    assert result.mae == pytest.approx(fitted.test_mae, abs=1e-6)
+    assert result.n_rows == result.n_rated == rows.sum() and result.out == str(tmp_path / "p.scores.parquet")
+    table = pq.read_table(result.out)
+    assert table.schema.names == ["user_id", "item_id", "rating", "score", "known"]
+    assert table.schema.field("score").type == pa.float32()
+    assert set(table["known"].to_pylist()) == {"both"} and result.warning is None
+
+
+def test_a_score_depends_on_its_pair_alone(made, tmp_path):
+    workspace, _ = made
+    columns = test_pairs(workspace, "toys", np.arange(500))
+    whole = scored(score(pairs_file(tmp_path / "a.parquet", columns), domain="toys", workspace=workspace).out)
+    order = np.random.default_rng(0).permutation(500)[:60]
+    part = {name: [values[row] for row in order] for name, values in columns.items()}
+    some = scored(score(pairs_file(tmp_path / "b.parquet", part), domain="toys", workspace=workspace).out)
+    assert some["user_id"] == part["user_id"] and some["item_id"] == part["item_id"]
+    np.testing.assert_allclose(some["score"], np.array(whole["score"])[order], atol=1e-5)
+
+
+def test_unknown_ids_are_scored_in_place(made, tmp_path):
+    workspace, _ = made
+    columns = {
+        "user_id": ["u00001", "nobody", "u00001", "nobody"],
+        "item_id": ["toys-i00001", "toys-i00001", "nothing", "nothing"],
+        "note": [1, 2, 3, 4],
+    }
+    result = score(pairs_file(tmp_path / "p.parquet", columns), domain="toys", workspace=workspace)
+    found = scored(result.out)
+    assert found["known"] == ["both", "item", "user", "none"] and found["note"] == [1, 2, 3, 4]
+    assert (result.n_unknown_users, result.n_unknown_items) == (2, 2) and result.mse is None
+    assert all(1 <= value <= 5 for value in found["score"])
+
+
+def test_the_column_domain_decides_row_by_row(made, tmp_path):
+    workspace, _ = made
+    columns = {"user_id": ["u00001"] * 3, "item_id": ["toys-i00001", "books-i00001", "toys-i00001"]}
+    columns["domain"] = ["toys", "books", "toys"]
+    result = score(pairs_file(tmp_path / "p.parquet", columns), workspace=workspace)
+    found = scored(result.out)
+    assert result.domains == ("books", "toys") and found["known"] == ["both"] * 3
+    assert found["score"][0] == found["score"][2] != found["score"][1]
+    alone = {name: values[1:2] for name, values in columns.items() if name != "domain"}
+    books = score(pairs_file(tmp_path / "q.parquet", alone), domain="books", workspace=workspace)
+    assert scored(books.out)["score"][0] == pytest.approx(found["score"][1], abs=1e-5)
+
+
+def test_csv_in_csv_out(made, tmp_path):
+    workspace, _ = made
+    path = tmp_path / "p.csv"
+    path.write_text("user_id,item_id,rating,n\nu00001,toys-i00001,4,007\nnobody,toys-i00001,,008\n")
+    result = score(path, domain="toys", workspace=workspace)
+    lines = (tmp_path / "p.scores.csv").read_text().replace('"', "").splitlines()
+    assert result.out.endswith("p.scores.csv") and lines[0] == "user_id,item_id,rating,n,score,known"
+    assert lines[1].startswith("u00001,toys-i00001,4,007,") and lines[2].endswith(",item") and result.n_rated == 1
+
+
+def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
+    workspace, _ = made
+    path = pairs_file(tmp_path / "p.parquet", {"user_id": ["a"], "item_id": ["b"]})
+    with pytest.raises(BadSetting, match="books, toys, toys-paper"):
+        score(path, workspace=workspace)
+    with pytest.raises(BadArtifact, match="loid-infer fit"):
+        score(path, workspace=Workspace(tmp_path))
+    with pytest.raises(BadSetting, match="another domain's"):
+        score(path, domain="books", head="toys", workspace=workspace)
+    with pytest.raises(BadArtifact, match="loid-infer fit --domain games"):
+        score(path, domain="games", workspace=workspace)
+    assert not (tmp_path / "p.scores.parquet").exists()
+
+
+def test_the_only_head_there_is(made, tmp_path):
+    workspace, _ = made
+    alone = Workspace(tmp_path / "ws")
+    (alone.root / "exports" / "heads").mkdir(parents=True)
+    (alone.head("toys")).symlink_to(workspace.head("toys"))
+    alone.cache.symlink_to(workspace.cache)
+    path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
+    result = score(path, workspace=alone, out=tmp_path / "o.csv")
+    assert result.domains == ("toys",) and (tmp_path / "o.csv").is_file()
+
+
+def test_a_head_of_the_papers_protocol_is_warned_of(made, tmp_path):
+    workspace, _ = made
+    path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
+    result = score(path, head="toys-paper", workspace=workspace)
+    assert result.warning and "toys-paper" in result.warning and "protocol" in result.warning
+
+
+def test_vectors_that_are_gone(made, tmp_path):
+    workspace, _ = made
+    bare = Workspace(tmp_path / "ws")
+    bare.root.mkdir()
+    (bare.root / "exports").symlink_to(workspace.root / "exports")
+    path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
+    with pytest.raises(NotEncoded, match="loid-infer encode --domain toys --encoder made-up"):
+        score(path, domain="toys", workspace=bare)
+
+
+def test_nothing_to_score(made, tmp_path):
+    workspace, _ = made
+    empty = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
+    result = score(pairs_file(tmp_path / "p.parquet", empty), domain="toys", workspace=workspace)
+    assert result.n_rows == 0 and pq.read_table(result.out).num_rows == 0
