@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread for torch's own loops: many small products gain nothing from two and lose much when both cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -55,22 +55,16 @@ def no_foundation(n_users: int, n_items: int, token_dim: int) -> Foundation:
 
 def history_readout(lists: Lists, tokens: Tokens, weights: Floats, places: Ints) -> Floats:
     """`weights . sum of tokens / (n + 3)`, `[n]`, of histories `places [n, k]`."""
-    return summed(readout_by_review(lists, tokens, weights), places)
-
-
-def readout_by_review(lists: Lists, tokens: Tokens, weights: Floats) -> Floats:
-    """`weights . token` of every listed review, `[m]`, and a 0 behind the last, so that place -1 adds nothing."""
-    found = np.zeros(len(lists.reviews) + 1)
+    by_review = np.zeros(len(lists.reviews) + 1)
     if weights.any():
         for start in range(0, len(lists.reviews), _STEP):
             part = tokens.take(lists.reviews[start : start + _STEP]).numpy()
-            # One row at a time would give the same sums; a fixed step keeps them independent of who asks.
-            found[start : start + len(part)] = part @ weights.astype(np.float32)
-    return found
+            by_review[start : start + len(part)] = part @ weights.astype(np.float32)
+    return summed(by_review, places)
 
 
 def summed(by_review: Floats, places: Ints) -> Floats:
-    """`sum by_review / (n + 3)` over the places that are not -1."""
+    """`sum / (n + 3)` over places `[n, k]` of what is said of each review, `by_review [m + 1]`, the last 0 for -1."""
     total: Floats = by_review[places].sum(1) / ((places >= 0).sum(1) + PRIOR_REVIEWS)
     return total
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loid_infer.data.histories import CodePairs, Histories, Lists
-from loid_infer.heads.foundation import Foundation, readout_by_review, summed
+from loid_infer.heads.foundation import Foundation, summed
 from loid_infer.heads.loid import Exchange, LoidNet
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, TokenScale
@@ -39,7 +39,6 @@ class _Side:
     """The listed reviews of one side, projected."""
 
     exchange: Exchange
-    lists: Lists
     keys: Tensor  # [m, width]
     values: Tensor  # [m, width]
     readout: Floats  # [m + 1]
@@ -113,10 +112,14 @@ def _side(exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats) -> 
     m = len(lists.reviews)
     width = exchange.key.out_features
     keys, values = torch.zeros(max(m, 1), width), torch.zeros(max(m, 1), width)
+    readout = torch.zeros(m + 1)  # the last is what place -1 finds
+    on_token = torch.from_numpy(weights).float()
     for start in range(0, m, _STEP):
         rows = slice(start, start + _STEP)
-        keys[rows], values[rows] = exchange.project(tokens.take(lists.reviews[rows]))
-    return _Side(exchange, lists, keys, values, readout_by_review(lists, tokens, weights))
+        part = tokens.take(lists.reviews[rows])
+        keys[rows], values[rows] = exchange.project(part)
+        readout[:m][rows] = part @ on_token
+    return _Side(exchange, keys, values, readout.double().numpy())
 
 
 def _codes(codes: Ints, embedding: torch.nn.Embedding) -> Tensor:

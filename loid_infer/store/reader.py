@@ -166,6 +166,31 @@ def open_store(folder: Path, card: Card, fingerprint: str) -> StoreReader:
     return StoreReader(Environment(folder, card, fingerprint, write=False))
 
 
+def stored_vectors(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Floats:
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the stored dtype.
+
+    Args:
+        mend: the command that encodes them, for the message.
+
+    Raises:
+        NotEncoded: there is no store, or some texts are not in it.
+        BadStore: it is damaged or another card's.
+    """
+    try:
+        store = open_store(folder, card, fingerprint)
+    except NotEncoded as error:
+        raise NotEncoded(error.what, where=error.where, mend=mend) from error
+    try:
+        rows = store.lookup(digests)
+        n_missing = int(np.count_nonzero(rows < 0))
+        if n_missing:
+            what = f"{n_missing:,} of {len(digests):,} texts have no vector yet"
+            raise NotEncoded(what, where=str(folder), mend=mend)
+        return store.gather(rows, digests)
+    finally:
+        store.close()
+
+
 def next_row(txn: object, environment: Environment) -> int:
     """The number the next appended row gets: one past the last chunk's last."""
     with txn.cursor(db=environment.chunks) as cursor:  # type: ignore[attr-defined]

@@ -8,22 +8,19 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from loid_infer.artifact import versions
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.errors import NotEncoded
 from loid_infer.heads.presets import head_settings
 from loid_infer.heads.protocol import Head
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace, slug
-from loid_infer.store.reader import open_store
-from loid_infer.types import SILENT, Bools, Digests, Floats, Interactions, Progress, Split
+from loid_infer.store.reader import stored_vectors
+from loid_infer.types import SILENT, Bools, Floats, Interactions, Progress, Split
 from loid_infer.verbs.encoder import resolve
 
 
@@ -109,7 +106,11 @@ def fit(
     interactions = open_table(workspace.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     found = resolve(workspace, encoder, domain)
-    vectors = stored_vectors(workspace, found, interactions.digests, domain)
+    store, encode = (
+        workspace.store(found.fingerprint),
+        f"Run: loid-infer encode --domain {domain} --encoder {found.name}",
+    )
+    vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, encode)
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress)
     if protocol == "paper":
         progress.say("paper protocol: histories hold the very review that states the rating; its errors are no results")
@@ -127,29 +128,6 @@ def fit(
     manifest = _manifest(result, found)
     save_head(workspace.head(name), fitted.head, interactions, parts.train, manifest)
     return result
-
-
-def stored_vectors(workspace: Workspace, encoder: EncoderFolder, digests: Digests, domain: str) -> Floats:
-    """The vectors `[n, d]` of texts by digest `[n, 16]`, from the encoder's store.
-
-    Raises:
-        NotEncoded: some are not there.
-    """
-    mend = f"Run: loid-infer encode --domain {domain} --encoder {encoder.name}"
-    folder = workspace.store(encoder.fingerprint)
-    if not folder.is_dir():
-        raise NotEncoded(f"none of the {len(digests):,} texts of {domain!r} have vectors", where=str(folder),
-                         got="no store", mend=mend)  # fmt: skip
-    store = open_store(folder, encoder.card, encoder.fingerprint)
-    try:
-        rows = store.lookup(digests)
-        n_missing = int(np.count_nonzero(rows < 0))
-        if n_missing:
-            raise NotEncoded(f"{n_missing:,} of the {len(digests):,} texts of {domain!r} lack vectors",
-                             where=str(folder), mend=mend)  # fmt: skip
-        return store.gather(rows, digests)
-    finally:
-        store.close()
 
 
 @dataclass(frozen=True, slots=True)

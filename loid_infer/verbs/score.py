@@ -14,11 +14,11 @@ import numpy as np
 
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.encoders.card import fingerprint
-from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
+from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
-from loid_infer.store.reader import open_store
+from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Card, Floats, Ints, Progress
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -199,19 +199,7 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
                           got=fingerprint(card), mend=mend)  # fmt: skip
     texts, digests = saved.training_digests()
     encode = f"Run: loid-infer encode --domain {manifest['domain']} --encoder {manifest['encoder']}"
-    place = workspace.store(recorded)
-    if not place.is_dir():
-        raise NotEncoded("the head's vectors are gone", where=str(place), got="no store", mend=encode)
-    store = open_store(place, card, recorded)
-    try:
-        rows = store.lookup(digests)
-        n_missing = int(np.count_nonzero(rows < 0))
-        if n_missing:
-            raise NotEncoded(f"{n_missing:,} of the {len(digests):,} texts the head looks at lack vectors",
-                             where=str(place), mend=encode)  # fmt: skip
-        found = store.gather(rows, digests)
-    finally:
-        store.close()
+    found = stored_vectors(workspace.store(recorded), card, recorded, digests, encode)
     vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
     vectors[texts] = found
     return vectors

@@ -1,0 +1,38 @@
+"""Writes the README's tables from bench/results, so that no figure there is typed by hand.
+
+python -m bench.readme            write them
+python -m bench.readme --check    exit 1 if the README differs from the results
+"""
+
+import json
+import re
+import sys
+
+from bench.record import RESULTS, ROOT, table
+
+_BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def rendered(text: str) -> str:
+    """`text` with every marked block made anew from its result file."""
+    return _BLOCK.sub(lambda found: found[1] + _block(found[2]) + found[3], text)
+
+
+def _block(name: str) -> str:
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    machine = record["machine"]
+    features = ", ".join(machine["features"])
+    made = f"{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
+    return f"\n{table(record['rows'])}\n\n<sub>{record['notes']} {made}; `bench/results/{name}.json`.</sub>\n\n"
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = path.read_text()
+    if "--check" in sys.argv[1:]:
+        sys.exit(rendered(text) != text)
+    path.write_text(rendered(text))
+
+
+if __name__ == "__main__":
+    main()

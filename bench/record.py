@@ -1,0 +1,107 @@
+"""What every benchmark needs: the machine's card, a table for people, a JSON file for the record."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from loid_infer.artifact import versions
+from loid_infer.encoders.processor import features, n_usable_threads
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+WORK = ROOT / "bench" / "work"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnxruntime",
+    "openvino",
+    "sentence-transformers",
+    "lmdb",
+    "pyarrow",
+    "numpy",
+)
+
+
+def machine() -> dict:
+    """Processor, features that matter, memory, system."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    known = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "threads": n_usable_threads(),
+        "features": sorted(features() & known),
+        "memory_gib": round(memory / 2**20, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def save(question: str, file: str, rows: list[dict], notes: str) -> None:
+    """Print the table and one JSON line, and write bench/results/<file>.json."""
+    record = {
+        "question": question,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "machine": machine(),
+        "versions": versions(*PACKAGES),
+        "notes": notes,
+        "rows": rows,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{file}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"\n{question}\n{table(rows)}\n{notes}")
+    print(json.dumps(record))
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of equal keys as a Markdown table."""
+    head = list(rows[0])
+    lines = [
+        f"| {' | '.join(head)} |",
+        f"|{'|'.join('---' if isinstance(rows[0][key], str) else '---:' for key in head)}|",
+    ]
+    lines += [f"| {' | '.join(said(row[key]) for key in head)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def said(value: object) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def loid(*arguments: str) -> dict:
+    """Run the command line in a process of its own and give its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from loid_infer.cli.app import main; main()", *arguments, "--json", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"loid-infer {' '.join(arguments)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def median(values: list[float]) -> float:
+    """The middle value, and never a mean that one noisy run can pull."""
+    return statistics.median(values)
+
+
+def real_reviews(name: str = "musical_instruments") -> Path | None:
+    """The real reviews beside the checkout (or under LOID_SHARED), if they are there."""
+    path = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared") / "data" / f"{name}.json.gz"
+    return path if path.is_file() else None
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []

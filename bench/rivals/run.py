@@ -1,0 +1,31 @@
+"""One rival in a process of its own: open, warm up, encode all texts of a table, print one JSON line.
+
+python -m bench.rivals.run NAME TABLE.parquet MAX_TOKENS
+"""
+
+import importlib
+import json
+import resource
+import sys
+import time
+
+
+def main() -> None:
+    name, path, max_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    import pyarrow.parquet as pq
+
+    from loid_infer.graphs.bases import find_base
+
+    rival = importlib.import_module(f"bench.rivals.{name}")
+    texts = list(dict.fromkeys(pq.read_table(path, columns=["text"])["text"].to_pylist()))
+    encode = rival.prepare(str(find_base("default")[1]), max_tokens)
+    encode(texts[:64])
+    start = time.perf_counter()
+    vectors = encode(texts)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"label": rival.LABEL, "seconds": seconds, "n_texts": len(vectors), "peak_rss_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The README says what the result files say."""
+
+import json
+import re
+from pathlib import Path
+
+from bench.readme import rendered
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_figures_come_from_the_result_files() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "<!-- bench:" in text
+    assert rendered(text) == text, "run `python -m bench.readme`"
+
+
+def test_results_name_machine_versions_and_commit() -> None:
+    files = sorted((ROOT / "bench" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        record = json.loads(file.read_text())
+        assert record.keys() >= {"question", "date", "commit", "machine", "versions", "notes", "rows"}, file
+        assert record["machine"]["processor"]
+        assert record["rows"]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
