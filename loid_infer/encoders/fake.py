@@ -6,7 +6,7 @@ never share a store with real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class FakeRuntime:
     def __init__(self, dim: int) -> None:
         self._columns = (np.arange(1, dim + 1, dtype=np.uint64) * _COLUMN) | np.uint64(1)
 
-    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
             ids = (batch.input_ids + batch.attention_mask).astype(np.uint64)  # padding is 0, a token at least 1

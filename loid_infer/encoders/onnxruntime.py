@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from loid_infer.errors import RuntimeMissing
@@ -40,7 +40,7 @@ class OnnxRuntime:
             )
         self.detail = f"CPU, {n_threads} threads, fp32"
 
-    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
             feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -6,7 +6,7 @@ The inference precision is set, never left to the plugin: on a processor with bf
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class OpenVino:
             )
         self.detail = f"CPU, {n_threads} streams, {precision}"
 
-    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         done: deque[tuple[Ints, Floats]] = deque()
 

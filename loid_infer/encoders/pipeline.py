@@ -96,6 +96,7 @@ def encode_stream(
                 return
             yield result
     finally:
+        results.close()
         source.close()
 
 

@@ -5,7 +5,7 @@ A runtime knows ids and masks; not texts, tokenizers, stores or the order the ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Protocol
 
 from loid_infer.types import Floats, Ints, TokenBatch
@@ -22,8 +22,9 @@ class Runtime(Protocol):
     def detail(self) -> str:
         """Device, threads, streams and precision, for people."""
 
-    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """For each batch its slots `[n]` and the float32 CLS vectors `[n, d]`, in any order.
 
-        Batches are pulled as the runtime has room for them, so several may be under way at once.
+        Batches are pulled as the runtime has room for them, so several may be under way at once. Closing the generator
+        waits for those and drops them.
         """

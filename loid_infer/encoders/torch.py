@@ -7,7 +7,7 @@ from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import nullcontext
 
 import numpy as np
@@ -113,7 +113,7 @@ class TorchRuntime:
         threads = f", {n_threads} threads" if self._device.type == "cpu" else ""
         self.detail = f"{device}{threads}, {precision}"
 
-    def run(self, batches: Iterable[TokenBatch]) -> Iterator[tuple[Ints, Floats]]:
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._n_threads)

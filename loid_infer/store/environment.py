@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,9 @@ class Environment:
             raise NotEncoded(
                 "no vectors of this encoder are stored yet",
                 where=str(folder),
-                mend="Run `loid-infer encode --domain D` first.",
             )
-        with self._faults():
-            data = folder / _DATA_FILE
+        data = folder / _DATA_FILE
+        with ExitStack() as undo, self._faults():
             # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
             self.lmdb = lmdb.open(
                 str(folder),
@@ -92,9 +91,11 @@ class Environment:
                 create=write,
                 mode=0o644,
             )
+            undo.callback(self.lmdb.close)
             self.lmdb.reader_check()
             self.chunks, self.index, self.meta = self._databases(write)
-        self._check_card(write)
+            self._check_card(write)
+            undo.pop_all()
 
     def _databases(self, write: bool) -> tuple[Any, Any, Any]:
         try:
@@ -102,7 +103,7 @@ class Environment:
         except lmdb.NotFoundError as error:
             # The writer died between creating the file and its first commit: nothing was ever stored.
             raise NotEncoded(
-                "the store is empty", where=str(self.folder), mend="Run `loid-infer encode --domain D` first."
+                "the store is empty", where=str(self.folder)
             ) from error
         return chunks, index, meta
 

@@ -17,6 +17,7 @@ from loid_infer.store.environment import Environment
 from loid_infer.store.records import DTYPES, Chunk, unpack
 from loid_infer.types import DIGEST_BYTES, Array, Card, Digests, Floats, Ints
 
+_ENCODE = "Run `loid-infer encode --domain D` first."
 _ABSENT = b"\xff" * 8  # reads as row -1
 _LOOKUP_STEP = 1 << 17  # digests looked up in one transaction: bounds the Python objects alive at once
 
@@ -39,6 +40,12 @@ class StoreReader:
         self._checked: set[int] = set()  # first rows of chunks whose checksum matched in this process
         self._starts: Array = np.zeros(0, np.int64)
 
+    def __enter__(self) -> StoreReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the store."""
         self.environment.close()
@@ -60,6 +67,22 @@ class StoreReader:
                 rows[part] = np.frombuffer(b"".join([get(key, _ABSENT) for key in keys]), "<i8")
         return rows
 
+    def rows_of(self, digests: Digests, mend: str) -> Ints:
+        """The row of each of `digests [n, 16]`, int64 `[n]`, all of which must be there.
+
+        Args:
+            mend: the command that encodes them, for the message.
+
+        Raises:
+            NotEncoded: some are not.
+        """
+        rows = self.lookup(digests)
+        n_missing = int(np.count_nonzero(rows < 0))
+        if n_missing:
+            what = f"{n_missing:,} of {len(digests):,} texts have no vector yet"
+            raise NotEncoded(what, where=str(self.environment.folder), mend=mend)
+        return rows
+
     def gather(self, rows: Ints, digests: Digests) -> Floats:
         """The vectors `[n, dim]` of `rows [n]`, in the stored dtype.
 
@@ -67,22 +90,14 @@ class StoreReader:
             digests: `[n, 16]`, what the caller believes the rows to be; compared with what is stored beside them.
 
         Raises:
-            NotEncoded: a row is -1, or beyond the store's end.
-            BadStore: a chunk is damaged or a row belongs to another text.
+            BadStore: a chunk is damaged, or a row belongs to another text or to none.
         """
-        missing = int((rows < 0).sum())
-        if missing:
-            raise NotEncoded(
-                "vectors are missing from the store",
-                where=str(self.environment.folder),
-                expected=f"all {len(rows):,}",
-                got=f"{missing:,} missing",
-                mend="Run `loid-infer encode --domain D` first.",
-            )
         vectors: Array = np.empty((len(rows), self.environment.card.hidden_dim), self.dtype.dtype)
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
-        starts = self._chunk_starts(int(wanted[-1]) if len(wanted) else 0)
+        if len(wanted) and wanted[0] < 0:
+            raise _row_error(self.environment.folder, int(wanted[0]), "no chunk holds it")
+        starts = self._chunk_starts(int(wanted[-1])) if len(wanted) else self._starts
         at = 0
         with self.environment.read() as txn:
             while at < len(wanted):
@@ -156,39 +171,26 @@ class StoreReader:
         return f"{self.environment.folder}, chunk at row {start}"
 
 
-def open_store(folder: Path, card: Card, fingerprint: str) -> StoreReader:
+def open_store(folder: Path, card: Card, fingerprint: str, mend: str = _ENCODE) -> StoreReader:
     """The store of `card` in `folder`, for reading.
+
+    Args:
+        mend: the command that fills it, for the message.
 
     Raises:
         NotEncoded: there is none.
         BadStore: it is damaged or another card's.
     """
-    return StoreReader(Environment(folder, card, fingerprint, write=False))
+    try:
+        return StoreReader(Environment(folder, card, fingerprint, write=False))
+    except NotEncoded as error:
+        raise NotEncoded(error.what, where=error.where, mend=mend) from None
 
 
 def stored_vectors(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Floats:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the stored dtype.
-
-    Args:
-        mend: the command that encodes them, for the message.
-
-    Raises:
-        NotEncoded: there is no store, or some texts are not in it.
-        BadStore: it is damaged or another card's.
-    """
-    try:
-        store = open_store(folder, card, fingerprint)
-    except NotEncoded as error:
-        raise NotEncoded(error.what, where=error.where, mend=mend) from error
-    try:
-        rows = store.lookup(digests)
-        n_missing = int(np.count_nonzero(rows < 0))
-        if n_missing:
-            what = f"{n_missing:,} of {len(digests):,} texts have no vector yet"
-            raise NotEncoded(what, where=str(folder), mend=mend)
-        return store.gather(rows, digests)
-    finally:
-        store.close()
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the stored dtype; see `open_store` and `rows_of`."""
+    with open_store(folder, card, fingerprint, mend) as store:
+        return store.gather(store.rows_of(digests, mend), digests)
 
 
 def next_row(txn: object, environment: Environment) -> int:

@@ -77,9 +77,8 @@ def cache_info(*, workspace: Workspace | None = None) -> CacheInfo:
     names = _encoders_by_fingerprint(workspace)
     stores = []
     for folder in _store_folders(workspace):
-        store = _open(folder)
-        size, card = store.size(), store.environment.card
-        store.close()
+        with _open(folder) as store:
+            size, card = store.size(), store.environment.card
         stores.append(
             StoreInfo(
                 folder.name,
@@ -115,9 +114,8 @@ def cache_verify(
     )
     checks = []
     for folder in folders:
-        store = _open(folder)
-        checks.append(verify(store, progress))
-        store.close()
+        with _open(folder) as store:
+            checks.append(verify(store, progress))
     return CacheCheck(
         len(checks),
         sum(check.n_chunks for check in checks),
@@ -153,23 +151,19 @@ def cache_export(
         )
     table = open_table(workspace.table(domain), domain)
     found = resolve(workspace, encoder, domain)
-    store = open_store(workspace.store(found.fingerprint), found.card, found.fingerprint)
+    encode = f"Run: loid-infer encode --domain {domain} --encoder {found.name}"
     digests = table.digests(progress)
-    rows_in_store = store.lookup(digests)
+    with (
+        open_store(workspace.store(found.fingerprint), found.card, found.fingerprint, encode) as store,
+        progress.task("export", table.n_rows, "rows") as task,
+    ):
+        rows_in_store = store.rows_of(digests, encode)
 
-    def vectors(rows: Ints) -> Floats:
-        return store.gather(rows_in_store[rows], digests[rows])
+        def vectors(rows: Ints) -> Floats:
+            task.advance(len(rows))
+            return store.gather(rows_in_store[rows], digests[rows])
 
-    try:
-        with progress.task("export", table.n_rows, "rows") as task:
-
-            def counted(rows: Ints) -> Floats:
-                task.advance(len(rows))
-                return vectors(rows)
-
-            export_vectors(table, counted, found.card.hidden_dim, out, _SUFFIXES[out.suffix])
-    finally:
-        store.close()
+        export_vectors(table, vectors, found.card.hidden_dim, out, _SUFFIXES[out.suffix])
     return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(out))
 
 

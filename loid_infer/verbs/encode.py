@@ -263,13 +263,10 @@ def _commit(
 
 def _peek(folder: Path, card: Card, name: str, digests: Digests) -> Ints:
     try:
-        store = open_store(folder, card, name)
+        with open_store(folder, card, name) as store:
+            return store.lookup(digests)
     except NotEncoded:
         return np.full(len(digests), -1)
-    try:
-        return store.lookup(digests)
-    finally:
-        store.close()
 
 
 def _mean_tokens(corpus: Corpus, found: EncoderFolder, todo: Ints) -> float:
