@@ -75,10 +75,7 @@ class Environment:
                 mend="Export the encoder again with this version.",
             )
         if not write and not (folder / _DATA_FILE).is_file():
-            raise NotEncoded(
-                "no vectors of this encoder are stored yet",
-                where=str(folder),
-            )
+            raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder))
         data = folder / _DATA_FILE
         with ExitStack() as undo, self._faults():
             # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
@@ -102,9 +99,7 @@ class Environment:
             chunks, index, meta = (self.lmdb.open_db(name, create=write) for name in (b"chunks", b"index", b"meta"))
         except lmdb.NotFoundError as error:
             # The writer died between creating the file and its first commit: nothing was ever stored.
-            raise NotEncoded(
-                "the store is empty", where=str(self.folder)
-            ) from error
+            raise NotEncoded("the store is empty", where=str(self.folder)) from error
         return chunks, index, meta
 
     def _check_card(self, write: bool) -> None:

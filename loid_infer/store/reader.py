@@ -188,7 +188,7 @@ def open_store(folder: Path, card: Card, fingerprint: str, mend: str = _ENCODE) 
 
 
 def stored_vectors(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Floats:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the stored dtype; see `open_store` and `rows_of`."""
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, stored dtype; see `open_store`, `rows_of`."""
     with open_store(folder, card, fingerprint, mend) as store:
         return store.gather(store.rows_of(digests, mend), digests)
 

@@ -106,11 +106,8 @@ def fit(
     interactions = open_table(workspace.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     found = resolve(workspace, encoder, domain)
-    store, encode = (
-        workspace.store(found.fingerprint),
-        f"Run: loid-infer encode --domain {domain} --encoder {found.name}",
-    )
-    vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, encode)
+    store, encode = workspace.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
+    vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, f"Run: {encode}")
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress)
     if protocol == "paper":
         progress.say("paper protocol: histories hold the very review that states the rating; its errors are no results")

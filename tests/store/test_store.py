@@ -77,7 +77,7 @@ def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) ->
     strangers, _ = rows(4, seed=9)
     store = reader(tmp_path)
     assert store.lookup(strangers).tolist() == [-1] * 4
-    with pytest.raises(NotEncoded, match="4 of 4 texts have no vector yet. Run: this"):
+    with pytest.raises(NotEncoded, match=r"4 of 4 texts have no vector yet\. Run: this"):
         store.rows_of(strangers, "Run: this")
     with pytest.raises(BadStore, match="no chunk holds it"):
         store.gather(store.lookup(strangers), strangers)

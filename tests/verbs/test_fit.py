@@ -86,7 +86,7 @@ def test_a_split_by_time(made):
 def test_missing_vectors_are_counted(made, tmp_path):
     workspace = Workspace(tmp_path)
     shutil.copytree(made.root / "data", tmp_path / "data")
-    with pytest.raises(NotEncoded, match=r"2,400 texts.*loid-infer encode --domain toys"):
+    with pytest.raises(NotEncoded, match=r"no vectors of this encoder.*loid-infer encode --domain toys"):
         verb.fit("toys", workspace=workspace)
     make_domain(workspace, "other")
     with pytest.raises(NotEncoded, match=r"2,400 of the 2,400 texts.*loid-infer encode --domain toys"):
