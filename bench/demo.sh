@@ -4,7 +4,7 @@ set -eu
 LOID="${BIN:-.venv/bin}/loid-infer"
 run() { printf '\n$ loid-infer %s\n' "$*"; "$LOID" "$@"; }
 
-run sample --domain video_games
+run sample --domain video_games --n-reviews 5000
 run encode --domain video_games
 run fit --domain video_games
 mkdir -p reports
