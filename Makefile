@@ -15,8 +15,8 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) found: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@echo "installing into $(VENV) (a few minutes the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-input -c constraints.txt torch
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-input -c constraints.txt -e '.[cpu,optimum,dev,bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt torch
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[cpu,optimum,dev,bench]'
 	@touch $@
 
 demo: setup
