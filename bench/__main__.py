@@ -5,7 +5,12 @@ import sys
 
 from bench.record import ROOT, real_reviews
 
-QUESTIONS = {"encode": True, "pipeline": False, "heads": True}  # name -> whether it needs the real reviews
+QUESTIONS = {
+    "encode": True,
+    "pipeline": False,
+    "heads": True,
+    "walk": True,
+}  # name -> whether it needs the real reviews
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ def rendered(text: str) -> str:
 
 def _block(name: str) -> str:
     record = json.loads((RESULTS / f"{name}.json").read_text())
+    if name == "walk":
+        shown = (f"$ {row['command']}\n{row['prints']}" for row in record["rows"])
+        return "\n```console\n{}\n```\n\n".format("\n".join(shown))
     machine = record["machine"]
     features = ", ".join(machine["features"])
     made = f"{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
