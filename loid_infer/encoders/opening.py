@@ -37,8 +37,7 @@ def open_runtime(
         RuntimeMissing: what was asked for cannot run here, or with this precision.
         ParityError: the vectors are not those of the encoder; nothing was stored.
     """
-    _check("runtime", runtime, RUNTIMES)
-    _check("device", device, DEVICES)
+    check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
     if runtime == "fake":
         return _fake(encoder.card)
@@ -146,8 +145,14 @@ def _place(device: str) -> str:
     )
 
 
-def _check(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise BadSetting(
-            f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer encode --help`."
-        )
+def check_options(runtime: str, device: str) -> None:
+    """Refuse a runtime or device that does not exist, before any work is done.
+
+    Raises:
+        BadSetting: it does not.
+    """
+    for option, value, known in (("runtime", runtime, RUNTIMES), ("device", device, DEVICES)):
+        if value not in known:
+            raise BadSetting(
+                f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer encode --help`."
+            )

@@ -9,17 +9,17 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from loid_infer.data.reviews import open_table
+from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.opening import open_runtime
+from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
 from loid_infer.errors import NotEncoded
@@ -28,7 +28,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.committer import Committer
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import SILENT, Card, Corpus, Digests, Floats, Ints, Progress
+from loid_infer.types import SILENT, Card, Digests, Floats, Ints, Progress
 from loid_infer.verbs.encoder import resolve_or_export
 
 _SAMPLE_ROWS = 2000  # texts tokenized to estimate the cost of a dry run
@@ -120,27 +120,53 @@ def encode(
         RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
-    workspace = workspace or Workspace.default()
-    corpus = open_table(workspace.table(domain), domain)
-    found, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
-    card, name = _store_card(found.card, runtime)
-    folder = workspace.store(name)
-    start = time.perf_counter()
-    digests = corpus.digests(progress)
-    unique = first_rows(digests)
+    check_options(runtime, device)
+    job = _prepare(domain, encoder, runtime, precision, workspace or Workspace.default(), progress)
     run = _Run()
-    with StoreWriter(folder, card, name) as writer:
-        todo = _missing(writer.reader.lookup(digests[unique]), unique)
+    with StoreWriter(job.folder, job.card, job.folder.name) as writer:
+        todo = job.missing(writer.reader.lookup)
         if len(todo):
             opening = time.perf_counter()
-            opened = open_runtime(found, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
+            opened = open_runtime(job.encoder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
             run.setup_s = time.perf_counter() - opening
             run.runtime, run.detail = opened.name, opened.detail
-            finished = encode_stream(corpus.texts(todo), found.tokenizer(), opened, run.stages)
-            run.commit_s = _commit(finished, digests, writer, card.hidden_dim, len(todo), progress)
-    run.seconds = time.perf_counter() - start - run.setup_s
-    counts = _Counts(corpus.n_rows, len(unique), len(todo))
-    return _result(domain, found.name, card, folder, counts, export_s, run)
+            finished = encode_stream(job.corpus.texts(todo), job.encoder.tokenizer(), opened, run.stages)
+            run.commit_s = _commit(finished, job, writer, len(todo), progress)
+    run.seconds = time.perf_counter() - job.started - run.setup_s
+    return _result(job, len(todo), run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be encoded, with what, into which store."""
+
+    domain: str
+    corpus: ReviewTable
+    encoder: EncoderFolder
+    card: Card  # of the store
+    folder: Path
+    export_s: float
+    started: float
+    digests: Digests  # [n_rows, 16]
+    unique: Ints  # [n_unique], the first row of each different text
+
+    def missing(self, lookup: Callable[[Digests], Ints]) -> Ints:
+        """The rows whose texts a store does not have, ascending."""
+        rows: Ints = self.unique[lookup(self.digests[self.unique]) < 0]
+        return rows
+
+
+def _prepare(
+    domain: str, encoder: str | None, runtime: str, precision: str | None, workspace: Workspace, progress: Progress
+) -> _Job:
+    corpus = open_table(workspace.table(domain), domain)
+    found, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
+    # What the fake runtime computes is no encoder's vector: it gets a card, and so a store, of its own.
+    card = replace(found.card, precision="fake") if runtime == "fake" else found.card
+    started = time.perf_counter()
+    digests = corpus.digests(progress)
+    folder = workspace.store(fingerprint(card))
+    return _Job(domain, corpus, found, card, folder, export_s, started, digests, first_rows(digests))
 
 
 @dataclass(slots=True)
@@ -155,40 +181,31 @@ class _Run:
     stages: Stages = field(default_factory=Stages)
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    n_rows: int
-    n_unique: int
-    n_todo: int
-
-
-def _result(
-    domain: str, encoder: str, card: Card, folder: Path, counts: _Counts, export_s: float, run: _Run
-) -> EncodeResult:
+def _result(job: _Job, n_encoded: int, run: _Run) -> EncodeResult:
     stages = run.stages
     return EncodeResult(
-        domain=domain,
-        encoder=encoder,
-        fingerprint=folder.name,
+        domain=job.domain,
+        encoder=job.encoder.name,
+        fingerprint=job.folder.name,
         runtime=run.runtime,
         runtime_detail=run.detail,
-        precision=card.precision,
-        max_tokens=card.max_tokens,
-        n_rows=counts.n_rows,
-        n_unique=counts.n_unique,
-        n_hits=counts.n_unique - counts.n_todo,
-        n_encoded=counts.n_todo,
+        precision=job.card.precision,
+        max_tokens=job.card.max_tokens,
+        n_rows=job.corpus.n_rows,
+        n_unique=len(job.unique),
+        n_hits=len(job.unique) - n_encoded,
+        n_encoded=n_encoded,
         n_truncated=stages.n_truncated,
         n_tokens=stages.n_tokens,
         padding=stages.padding,
         seconds=run.seconds,
-        export_s=export_s,
+        export_s=job.export_s,
         setup_s=run.setup_s,
         tokens_per_s=stages.n_tokens / run.seconds,
-        texts_per_s=counts.n_unique / run.seconds,
+        texts_per_s=len(job.unique) / run.seconds,
         peak_rss_bytes=_peak_rss_bytes(),
         stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, run.commit_s),
-        store=str(folder),
+        store=str(job.folder),
     )
 
 
@@ -204,75 +221,58 @@ def dry_run(
     progress: Progress = SILENT,
 ) -> DryRun:
     """What `encode` with the same arguments would do; stores nothing. Raises what it raises."""
-    workspace = workspace or Workspace.default()
-    corpus = open_table(workspace.table(domain), domain)
-    found, _ = resolve_or_export(workspace, encoder, domain, precision, progress)
-    card, name = _store_card(found.card, runtime)
-    folder = workspace.store(name)
-    digests = corpus.digests(progress)
-    unique = first_rows(digests)
-    todo = _missing(_peek(folder, card, name, digests[unique]), unique)
+    check_options(runtime, device)
+    job = _prepare(domain, encoder, runtime, precision, workspace or Workspace.default(), progress)
+    todo = job.missing(lambda digests: _peek(job, digests))
     n_tokens, seconds = 0.0, 0.0
     if len(todo):
-        n_tokens = len(todo) * _mean_tokens(corpus, found, todo)
-        opened = open_runtime(found, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
-        probes, timing = found.probes(), time.perf_counter()
+        n_tokens = len(todo) * _mean_tokens(job, todo)
+        opened = open_runtime(job.encoder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
+        probes, timing = job.encoder.probes(), time.perf_counter()
         measure(opened, probes)
         seconds = n_tokens * (time.perf_counter() - timing) / float(probes.lengths.sum())
     return DryRun(
-        domain,
-        found.name,
-        name,
-        corpus.n_rows,
-        len(unique),
-        len(unique) - len(todo),
-        len(todo),
-        round(n_tokens),
-        seconds,
-        str(folder),
+        domain=domain,
+        encoder=job.encoder.name,
+        fingerprint=job.folder.name,
+        n_rows=job.corpus.n_rows,
+        n_unique=len(job.unique),
+        n_hits=len(job.unique) - len(todo),
+        n_new=len(todo),
+        n_tokens=round(n_tokens),
+        seconds=seconds,
+        store=str(job.folder),
     )
 
 
-def _store_card(card: Card, runtime: str) -> tuple[Card, str]:
-    # What the fake runtime computes is no encoder's vector: it gets a card, and so a store, of its own.
-    card = replace(card, precision="fake") if runtime == "fake" else card
-    return card, fingerprint(card)
-
-
-def _missing(rows: Ints, unique: Ints) -> Ints:
-    missing: Ints = unique[rows < 0]
-    return missing
-
-
 def _commit(
-    finished: Generator[tuple[Ints, Floats]],
-    digests: Digests,
-    writer: StoreWriter,
-    dim: int,
-    n: int,
-    progress: Progress,
+    finished: Generator[tuple[Ints, Floats]], job: _Job, writer: StoreWriter, n: int, progress: Progress
 ) -> float:
     """Commit all that is finished, also when interrupted. Seconds the commits took."""
     # `closing` stops the threads that feed it before the last commit, whatever ends the loop.
-    with progress.task("encode", n, "texts") as task, Committer(writer, dim) as committer, closing(finished):
+    with (
+        progress.task("encode", n, "texts") as task,
+        Committer(writer, job.card.hidden_dim) as committer,
+        closing(finished),
+    ):
         for slots, vectors in finished:
-            committer.add(digests[slots], vectors)
+            committer.add(job.digests[slots], vectors)
             task.advance(len(slots))
     return committer.commit_s
 
 
-def _peek(folder: Path, card: Card, name: str, digests: Digests) -> Ints:
+def _peek(job: _Job, digests: Digests) -> Ints:
     try:
-        with open_store(folder, card, name) as store:
+        with open_store(job.folder, job.card, job.folder.name) as store:
             return store.lookup(digests)
     except NotEncoded:
         return np.full(len(digests), -1)
 
 
-def _mean_tokens(corpus: Corpus, found: EncoderFolder, todo: Ints) -> float:
+def _mean_tokens(job: _Job, todo: Ints) -> float:
     picked = todo[np.linspace(0, len(todo) - 1, min(len(todo), _SAMPLE_ROWS)).astype(int)]
-    tokenizer = found.tokenizer()
-    return sum(len(tokenizer(texts).flat_ids) for _, texts in corpus.texts(picked)) / len(picked)
+    tokenizer = job.encoder.tokenizer()
+    return sum(len(tokenizer(texts).flat_ids) for _, texts in job.corpus.texts(picked)) / len(picked)
 
 
 def _peak_rss_bytes() -> int:
