@@ -49,8 +49,8 @@ class Foundation:
 
 def no_foundation(n_users: int, n_items: int, token_dim: int) -> Foundation:
     """Nothing below the network."""
-    zeros = np.zeros(token_dim)
-    return Foundation(0.0, np.zeros(n_users + 1), np.zeros(n_items + 1), np.ones(2), zeros, zeros, np.zeros(4), 0.0)
+    on_user, on_item = np.zeros((2, token_dim))
+    return Foundation(0.0, np.zeros(n_users + 1), np.zeros(n_items + 1), np.ones(2), on_user, on_item, np.zeros(4), 0.0)
 
 
 def history_readout(lists: Lists, tokens: Tokens, weights: Floats, places: Ints) -> Floats:

@@ -111,7 +111,8 @@ def save_head(folder: Path, head: LoidHead, interactions: Interactions, train: B
         "table_digest": interactions.digest,
     }
     with new_folder(folder, manifest) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / _FILE)
+        # Clones: safetensors refuses tensors that share memory, as those of an absent foundation may.
+        save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary / _FILE)
 
 
 def load_head(folder: Path, mend: str) -> SavedHead:

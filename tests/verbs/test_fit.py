@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from loid_infer import score
 from loid_infer.data.splits import split
 from loid_infer.errors import BadName, BadSetting, BadTable, NotEncoded
 from loid_infer.heads.presets import head_settings
@@ -76,6 +77,14 @@ def test_the_papers_protocol_has_its_own_name_and_says_so(made):
 
     result = verb.fit("toys", workspace=made, protocol="paper", epochs=1, progress=Heard())
     assert result.head == "toys-paper" and result.protocol == "paper" and "paper protocol" in lines[0]
+
+
+def test_the_papers_preset_is_saved_and_scores(made, tmp_path):
+    result = verb.fit("toys", workspace=made, preset="paper", name="as-printed", epochs=1)
+    assert (result.preset, result.protocol, result.network_share) == ("paper", "strict", 1.0)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user_id,item_id\nnobody,nothing\n")
+    assert score(pairs, head="as-printed", workspace=made).n_rows == 1
 
 
 def test_a_split_by_time(made):
