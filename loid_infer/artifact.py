@@ -56,16 +56,24 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+    except Exception as error:
+        code = _refusal(error)
+        if code is None:
             raise
-        free = shutil.disk_usage(_existing(path)).free
         raise NoSpace(
-            f"cannot write: {error.strerror}",
+            f"cannot write: {os.strerror(code)}",
             where=str(path),
-            got=f"{free:,} bytes free on that disk",
+            got=f"{shutil.disk_usage(_existing(path)).free:,} bytes free on that disk",
             mend="Free some space or make the folder writable, then run the same command again; nothing is lost.",
         ) from error
+
+
+def _refusal(error: Exception) -> int | None:
+    """Why the system refused to write, if that is what `error` says; libraries in Rust say it in their text only."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    if isinstance(error, OSError):
+        return error.errno if error.errno in codes else None
+    return next((code for code in codes if f"(os error {code})" in str(error)), None)
 
 
 def _existing(path: Path) -> Path:

@@ -11,7 +11,7 @@ from loid_infer.encoders import opening
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.proof import Parity
-from loid_infer.errors import BadArtifact, BadName, BadSetting, ParityError
+from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.settings import Workspace
 from loid_infer.verbs import export as export_module
 
@@ -94,6 +94,18 @@ def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path:
     monkeypatch.setattr(export_module, "has_bf16", lambda: False)
     result = export(base=str(toy_base), max_tokens=16, workspace=Workspace(tmp_path))
     assert (result.precision, result.precision_reason) == ("fp32", "the processor has no native bf16")
+
+
+def test_a_full_disk_ends_an_export_with_its_error(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    import safetensors.torch
+
+    def full(*_: object, **__: object) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(NoSpace, match=r"No space left on device.*bytes free.*nothing is lost"):
+        export(base=str(toy_base), precision="fp32", workspace=Workspace(tmp_path))
+    assert list(Workspace(tmp_path).encoder("base").parent.iterdir()) == []
 
 
 class TestLoader:
