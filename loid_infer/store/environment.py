@@ -27,7 +27,7 @@ from loid_infer.store.records import FORMAT
 from loid_infer.types import Card
 
 CARD_FILE = "card.json"
-_DATA_FILE = "data.mdb"
+DATA_FILE = "data.mdb"
 _MAP_STEP = 1 << 30
 _MAX_READERS = 1024
 
@@ -74,14 +74,15 @@ class Environment:
                 got=str(card.format),
                 mend="Export the encoder again with this version.",
             )
-        if not write and not (folder / _DATA_FILE).is_file():
+        data = folder / DATA_FILE
+        n_bytes = data.stat().st_size if data.is_file() else 0
+        if not write and not n_bytes:
             raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder))
-        data = folder / _DATA_FILE
         with ExitStack() as undo, self._faults():
             # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
             self.lmdb = lmdb.open(
                 str(folder),
-                map_size=_grown(data.stat().st_size if data.exists() else 0),
+                map_size=_grown(n_bytes),
                 max_dbs=3,
                 max_readers=_MAX_READERS,
                 readonly=not write,

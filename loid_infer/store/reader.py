@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
-from loid_infer.store.environment import Environment
+from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.records import DTYPES, Chunk, unpack
 from loid_infer.types import DIGEST_BYTES, Array, Card, Digests, Floats, Ints
 
@@ -151,7 +151,7 @@ class StoreReader:
             n_chunks = txn.stat(environment.chunks)["entries"]
             n_index = txn.stat(environment.index)["entries"]
             n_rows = next_row(txn, environment)
-        return StoreSize(n_chunks, n_rows, n_index, (environment.folder / "data.mdb").stat().st_size)
+        return StoreSize(n_chunks, n_rows, n_index, (environment.folder / DATA_FILE).stat().st_size)
 
     def _chunk_starts(self, last: int) -> Array:
         # Chunks are appended and never move, so the known starts stay right; read anew when a row lies beyond them.

@@ -10,7 +10,7 @@ from loid_infer.data.vectors import export_vectors
 from loid_infer.encoders.card import fingerprint
 from loid_infer.errors import BadSetting, BadStore
 from loid_infer.settings import Workspace
-from loid_infer.store.environment import CARD_FILE, read_card
+from loid_infer.store.environment import DATA_FILE, read_card
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
 from loid_infer.types import SILENT, Floats, Ints, Progress
@@ -168,7 +168,7 @@ def cache_export(
 
 
 def _store_folders(workspace: Workspace) -> list[Path]:
-    return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{CARD_FILE}"))
+    return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
 
 
 def _open(folder: Path) -> StoreReader:

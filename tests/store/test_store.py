@@ -195,6 +195,12 @@ def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
         open_store(tmp_path / "no", CARD, PRINT)
 
 
+def test_a_store_without_a_byte_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").touch()
+    with pytest.raises(NotEncoded, match="loid-infer encode"):
+        open_store(tmp_path, CARD, PRINT)
+
+
 def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> None:
     filled(tmp_path, [5, 7, 9])
     store = reader(tmp_path)
