@@ -60,11 +60,13 @@ def writing(path: Path) -> Iterator[None]:
         code = _refusal(error)
         if code is None:
             raise
+        full = code in (errno.ENOSPC, errno.EDQUOT)
+        act = "Free some space" if full else "Make the folder writable"
         raise NoSpace(
             f"cannot write: {os.strerror(code)}",
             where=str(path),
-            got=f"{shutil.disk_usage(_existing(path)).free:,} bytes free on that disk",
-            mend="Free some space or make the folder writable, then run the same command again; nothing is lost.",
+            got=f"{shutil.disk_usage(_existing(path)).free:,} bytes free on that disk" if full else "",
+            mend=f"{act}, then run the same command again; nothing is lost.",
         ) from error
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from loid_infer.errors import BadName, NoSpace
 
@@ -46,9 +47,11 @@ class Workspace:
     root: Path
 
     @staticmethod
-    def default() -> Workspace:
-        """`LOID_WORKSPACE`, else the current folder."""
-        return Workspace(Path(os.environ.get("LOID_WORKSPACE") or "."))
+    def of(place: Place) -> Workspace:
+        """The workspace at `place`; without one, at `LOID_WORKSPACE`, else in the current folder."""
+        if isinstance(place, Workspace):
+            return place
+        return Workspace(Path(place or os.environ.get("LOID_WORKSPACE") or "."))
 
     def table(self, domain: str) -> Path:
         """The canonical table of a domain."""
@@ -70,6 +73,9 @@ class Workspace:
     def store(self, fingerprint: str) -> Path:
         """The folder of one store."""
         return self.cache / fingerprint
+
+
+Place: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
 
 
 def make_folder(folder: Path) -> Path:

@@ -29,9 +29,9 @@ EncoderOption = Annotated[
         "--encoder", "-e", help="An export's name; the domain's own or `base` by default.", show_default=False
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of everything random.")]
 
 
 def place(workspace: Path | None) -> Workspace:
     """The workspace that was given, else the default one."""
-    return Workspace(workspace) if workspace else Workspace.default()
+    return Workspace.of(workspace)

@@ -149,7 +149,7 @@ def _is_rows(value: Any) -> bool:
 def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=name, title_justify="left", box=None, pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "fingerprint")
     for row in rows:
         table.add_row(*(_said(value) for value in row.values()))
     return table

@@ -134,7 +134,7 @@ class TableWriter:
 @contextmanager
 def table_writer(path: Path, *, html_unescaped: bool) -> Iterator[TableWriter]:
     """A writer of canonical row groups into the new file `path`; the file is whole when the block ends well."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as parquet:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True) as parquet:
         yield TableWriter(parquet, html_unescaped)
 
 

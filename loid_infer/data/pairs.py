@@ -135,6 +135,10 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     if suffix not in (".parquet", ".csv"):
         raise BadSetting("unknown format of scores", where=str(out), expected=".parquet or .csv", got=repr(suffix),
                          mend="Name the file with one of these endings, as in --out scores.parquet")  # fmt: skip
+    if out.is_dir() or out.resolve() == source.path.resolve():
+        raise BadSetting("cannot write scores there", where=str(out), expected="a file of its own",
+                         got="a folder" if out.is_dir() else "the very file of pairs",
+                         mend="Name another file with --out.")  # fmt: skip
     added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
     schema = pa.schema([*source.schema, *added])
     with new_file(out) as temporary, ExitStack() as stack:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -111,7 +112,7 @@ class ReviewTable:
         if len(rows) and (rows[0] < 0 or rows[-1] >= self.n_rows or (np.diff(rows) < 0).any()):
             raise ValueError(f"row numbers must ascend within 0..{self.n_rows - 1}")
         bounds = np.searchsorted(rows, self.group_starts)
-        with pq.ParquetFile(self.path) as file:
+        with self._file() as file:
             for number in np.flatnonzero(np.diff(bounds)):
                 wanted = rows[bounds[number] : bounds[number + 1]]
                 column = _one_chunk(file.read_row_group(int(number), columns=["text"]).column("text"))
@@ -121,8 +122,9 @@ class ReviewTable:
 
     def interactions(self, progress: Progress) -> Interactions:
         """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
-        names = ["user_id", "item_id", "rating", "timestamp"]
-        table = pq.read_table(self.path, columns=names, read_dictionary=["user_id", "item_id"]).unify_dictionaries()
+        ids = ["user_id", "item_id"]
+        with self._file(read_dictionary=ids) as file:
+            table = file.read(columns=[*ids, "rating", "timestamp"]).unify_dictionaries()
         user_ids, users = _coded(table.column("user_id"))
         item_ids, items = _coded(table.column("item_id"))
         ratings = table.column("rating").to_numpy()
@@ -144,10 +146,25 @@ class ReviewTable:
             digest=self.digest,
         )
 
+    @contextmanager
+    def _file(self, read_dictionary: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+        """The table's file, each page compared with its checksum.
+
+        Raises:
+            BadTable: it is damaged.
+        """
+        try:
+            options = {"read_dictionary": list(read_dictionary), "page_checksum_verification": True}
+            with pq.ParquetFile(self.path, **options) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            mend = f"Run: loid-infer ingest SRC --domain {self.domain}"
+            raise BadTable(f"the table is damaged: {_first_line(error)}", where=str(self.path), mend=mend) from error
+
     def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
         digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)
         blanks = np.empty(self.n_rows, np.bool_)
-        with progress.task("digests", self.n_rows, "texts") as task, pq.ParquetFile(self.path) as file:
+        with progress.task("digests", self.n_rows, "texts") as task, self._file() as file:
             for number, start in enumerate(self.group_starts[:-1].tolist()):
                 column = _one_chunk(file.read_row_group(number, columns=["text"]).column("text"))
                 offsets, content = string_parts(column)

@@ -24,6 +24,7 @@ from loid_infer.heads.tokens import Tokens, token_scale, tokens_of
 from loid_infer.kernels import metrics, sampling
 from loid_infer.types import Array, Bools, Floats, Interactions, Ints, Progress, Split, Task
 
+_MIN_VALID = 30  # validation pairs below which a gain has no standard error worth the name
 _USER, _ITEM, _ORDER, _ANCHOR = 1, 2, 3, 4  # what a draw is for
 
 
@@ -156,7 +157,7 @@ def _share(below: Floats, above: Floats, data: _Data) -> float:
     before, after = (metrics.clipped(part, data.rating_range) - ratings for part in (below, below + above))
     gains = before**2 - after**2
     gain = float(gains.mean())
-    if gain <= 0:
+    if gain <= 0 or len(gains) < _MIN_VALID:
         return 0.0
     return max(0.0, 1 - float(gains.var()) / len(gains) / gain**2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import export_vectors
 from loid_infer.encoders.card import fingerprint
 from loid_infer.errors import BadSetting, BadStore
-from loid_infer.settings import Workspace
+from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, read_card
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
@@ -67,16 +68,16 @@ class CacheExport:
     out: str
 
 
-def cache_info(*, workspace: Workspace | None = None) -> CacheInfo:
+def cache_info(*, workspace: Place = None) -> CacheInfo:
     """Every store of the workspace.
 
     Raises:
         BadStore: a store cannot be opened, or lies under another card's name.
     """
-    workspace = workspace or Workspace.default()
-    names = _encoders_by_fingerprint(workspace)
+    place = Workspace.of(workspace)
+    names = _encoders_by_fingerprint(place)
     stores = []
-    for folder in _store_folders(workspace):
+    for folder in _store_folders(place):
         with _open(folder) as store:
             size, card = store.size(), store.environment.card
         stores.append(
@@ -97,21 +98,15 @@ def cache_info(*, workspace: Workspace | None = None) -> CacheInfo:
     )
 
 
-def cache_verify(
-    *, encoder: str | None = None, workspace: Workspace | None = None, progress: Progress = SILENT
-) -> CacheCheck:
+def cache_verify(*, encoder: str | None = None, workspace: Place = None, progress: Progress = SILENT) -> CacheCheck:
     """Check every checksum and index entry, of all stores or of one encoder's.
 
     Raises:
         BadStore: a store cannot be opened at all.
         BadArtifact: there is no such encoder.
     """
-    workspace = workspace or Workspace.default()
-    folders = (
-        _store_folders(workspace)
-        if encoder is None
-        else [workspace.store(resolve(workspace, encoder, None).fingerprint)]
-    )
+    place = Workspace.of(workspace)
+    folders = _store_folders(place) if encoder is None else [place.store(resolve(place, encoder, None).fingerprint)]
     checks = []
     for folder in folders:
         with _open(folder) as store:
@@ -127,10 +122,10 @@ def cache_verify(
 
 def cache_export(
     domain: str,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     encoder: str | None = None,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     progress: Progress = SILENT,
 ) -> CacheExport:
     """Write the vectors of `domain` in review order, as float32, to a .parquet or .safetensors file.
@@ -140,21 +135,21 @@ def cache_export(
         NotEncoded: some texts have no vector yet.
         BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
     """
-    workspace = workspace or Workspace.default()
-    if out.suffix not in _SUFFIXES:
+    place, target = Workspace.of(workspace), Path(out)
+    if target.suffix not in _SUFFIXES:
         raise BadSetting(
             "cannot tell the format from the file's name",
-            where=str(out),
+            where=str(target),
             expected=" or ".join(_SUFFIXES),
-            got=out.suffix or "no suffix",
-            mend=f"Name it {out.stem}.parquet.",
+            got=target.suffix or "no suffix",
+            mend=f"Name it {target.stem}.parquet.",
         )
-    table = open_table(workspace.table(domain), domain)
-    found = resolve(workspace, encoder, domain)
+    table = open_table(place.table(domain), domain)
+    found = resolve(place, encoder, domain)
     encode = f"Run: loid-infer encode --domain {domain} --encoder {found.name}"
     digests = table.digests(progress)
     with (
-        open_store(workspace.store(found.fingerprint), found.card, found.fingerprint, encode) as store,
+        open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store,
         progress.task("export", table.n_rows, "rows") as task,
     ):
         rows_in_store = store.rows_of(digests, encode)
@@ -163,8 +158,8 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        export_vectors(table, vectors, found.card.hidden_dim, out, _SUFFIXES[out.suffix])
-    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(out))
+        export_vectors(table, vectors, found.card.hidden_dim, target, _SUFFIXES[target.suffix])
+    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(target))
 
 
 def _store_folders(workspace: Workspace) -> list[Path]:

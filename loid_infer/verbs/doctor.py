@@ -15,7 +15,7 @@ from pathlib import Path
 
 from loid_infer.encoders.opening import PREFERENCE
 from loid_infer.encoders.processor import features, has_bf16, installed, n_usable_threads
-from loid_infer.settings import Workspace
+from loid_infer.settings import Place, Workspace
 
 _SUPPORTED = ((3, 11), (3, 14))
 _NETWORK_FILE_SYSTEMS = {
@@ -66,9 +66,9 @@ class Diagnosis:
     checks: tuple[Check, ...]
 
 
-def doctor(*, workspace: Workspace | None = None) -> Diagnosis:
+def doctor(*, workspace: Place = None) -> Diagnosis:
     """Look at the machine, the installation and the workspace. Changes nothing."""
-    place = (workspace or Workspace.default()).root
+    place = Workspace.of(workspace).root
     looks: list[Callable[[Path], Check]] = [
         _python,
         _packages,

@@ -24,7 +24,7 @@ from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
 from loid_infer.errors import NotEncoded
 from loid_infer.kernels.unique import first_rows
-from loid_infer.settings import Workspace
+from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
@@ -103,7 +103,7 @@ def encode(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     progress: Progress = SILENT,
 ) -> EncodeResult:
     """Store the vector of every review text of `domain`.
@@ -121,7 +121,7 @@ def encode(
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
     check_options(runtime, device)
-    job = _prepare(domain, encoder, runtime, precision, workspace or Workspace.default(), progress)
+    job = _prepare(domain, encoder, runtime, precision, Workspace.of(workspace), progress)
     run = _Run()
     with StoreWriter(job.folder, job.card, job.folder.name) as writer:
         todo = job.missing(writer.reader.lookup)
@@ -217,12 +217,12 @@ def dry_run(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     progress: Progress = SILENT,
 ) -> DryRun:
     """What `encode` with the same arguments would do; stores nothing. Raises what it raises."""
     check_options(runtime, device)
-    job = _prepare(domain, encoder, runtime, precision, workspace or Workspace.default(), progress)
+    job = _prepare(domain, encoder, runtime, precision, Workspace.of(workspace), progress)
     todo = job.missing(lambda digests: _peek(job, digests))
     n_tokens, seconds = 0.0, 0.0
     if len(todo):

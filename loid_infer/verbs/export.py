@@ -27,7 +27,7 @@ from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.proof import GATES
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadSetting, ParityError
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Workspace
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Place, Workspace
 from loid_infer.types import SILENT, Card, Progress
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -67,7 +67,7 @@ def export(
     precision: str = "auto",
     store: str = "fp16",
     max_tokens: int | None = None,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Write `exports/encoders/<name>/`.
@@ -92,7 +92,7 @@ def export(
     _check("precision", precision, PRECISIONS)
     _check("store", store, STORE_DTYPES)
     name = name or DEFAULT_ENCODER
-    path = (workspace or Workspace.default()).encoder(name)
+    path = Workspace.of(workspace).encoder(name)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base)
     max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)

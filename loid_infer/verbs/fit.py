@@ -5,20 +5,23 @@ This file ties table, store and head together; it computes nothing itself.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from loid_infer.artifact import versions
+from loid_infer.artifact import MANIFEST, versions
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.errors import BadSetting
 from loid_infer.heads.presets import head_settings
 from loid_infer.heads.protocol import Head
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
-from loid_infer.settings import Workspace, slug
+from loid_infer.settings import Place, Workspace, slug
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Bools, Floats, Interactions, Progress, Split
 from loid_infer.verbs.encoder import resolve
@@ -70,7 +73,7 @@ class FitResult:
 def fit(
     domain: str,
     *,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     encoder: str | None = None,
     preset: str = "default",
     protocol: str = "strict",
@@ -100,20 +103,22 @@ def fit(
         NotEncoded: texts of the domain lack vectors.
     """
     start = time.perf_counter()
-    workspace = workspace or Workspace.default()
+    place = Workspace.of(workspace)
     settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs)
     name = slug(name or (f"{domain}-paper" if protocol == "paper" else domain), "head")
-    interactions = open_table(workspace.table(domain), domain).interactions(progress)
+    _check_seeds(seed, split_seed)
+    _keep_others(place.head(name), domain)
+    interactions = open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    found = resolve(workspace, encoder, domain)
-    store, encode = workspace.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
+    found = resolve(place, encoder, domain)
+    store, encode = place.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
     vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, f"Run: {encode}")
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress)
     if protocol == "paper":
         progress.say("paper protocol: histories hold the very review that states the rating; its errors are no results")
     errors = _errors(fitted, interactions, parts)
     result = FitResult(
-        domain=domain, head=name, path=str(workspace.head(name)), encoder=found.name, fingerprint=found.fingerprint,
+        domain=domain, head=name, path=str(place.head(name)), encoder=found.name, fingerprint=found.fingerprint,
         preset=preset, protocol=protocol, split=parts.kind, split_seed=parts.seed, split_digest=parts.digest,
         n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
         network_share=fitted.head.share, epochs=fitted.epochs, best_epoch=fitted.best_epoch,
@@ -123,8 +128,30 @@ def fit(
         bias_train_mse=errors.bias_train_mse, baselines=errors.baselines,
     )  # fmt: skip
     manifest = _manifest(result, found)
-    save_head(workspace.head(name), fitted.head, interactions, parts.train, manifest)
+    save_head(place.head(name), fitted.head, interactions, parts.train, manifest)
     return result
+
+
+def _check_seeds(seed: int, split_seed: int | None) -> None:
+    for option, value in (("--seed", seed), ("--split-seed", split_seed)):
+        if value is not None and not 0 <= value < 1 << 63:
+            raise BadSetting("not a seed", where=option, expected="0 to 2^63 - 1", got=str(value), mend="Give another.")
+
+
+def _keep_others(folder: Path, domain: str) -> None:
+    """Refuse to replace another domain's head."""
+    try:
+        other = json.loads((folder / MANIFEST).read_text()).get("domain", domain)
+    except (OSError, ValueError, AttributeError):
+        return  # nothing there, or nothing that can be lost
+    if other != domain:
+        raise BadSetting(
+            "the head of that name is another domain's",
+            where=str(folder),
+            expected=domain,
+            got=str(other),
+            mend="Choose another --name.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from loid_infer.data.duplicates import POLICIES, PairHashes
 from loid_infer.data.formats import Source, inspect
 from loid_infer.data.sources import place, read_source
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.settings import Workspace
+from loid_infer.settings import Place, Workspace
 from loid_infer.types import SILENT, Bools, Progress
 
 
@@ -40,7 +40,7 @@ def ingest(
     sources: Sequence[Path],
     domain: str,
     *,
-    workspace: Workspace | None = None,
+    workspace: Place = None,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     duplicates: str = "keep-last",
@@ -62,7 +62,7 @@ def ingest(
         BadTable: a source that cannot be read, a bad line, a duplicate under `error`, or no review at all.
         NoSpace: the disk is full or the workspace not writable.
     """
-    path = (workspace or Workspace.default()).table(domain)
+    path = Workspace.of(workspace).table(domain)
     _check_options(sources, duplicates, on_bad, rating_range)
     found = [inspect(Path(source), format, columns or {}) for source in sources]
     with new_file(path) as final:

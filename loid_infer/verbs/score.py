@@ -5,6 +5,7 @@ This file ties files of pairs, heads and the store together; it computes nothing
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from loid_infer.encoders.card import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
-from loid_infer.settings import Workspace
+from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Card, Floats, Ints, Progress
 
@@ -43,12 +44,12 @@ class ScoreResult:
 
 
 def score(
-    pairs: Path,
+    pairs: str | os.PathLike[str],
     *,
     domain: str | None = None,
     head: str | None = None,
-    out: Path | None = None,
-    workspace: Workspace | None = None,
+    out: str | os.PathLike[str] | None = None,
+    workspace: Place = None,
     progress: Progress = SILENT,
 ) -> ScoreResult:
     """Score every row of `pairs` (parquet or CSV) and write the same rows with `score` and `known` to `out`.
@@ -67,10 +68,10 @@ def score(
         NotEncoded, BadStore: the store lacks vectors the head looks at.
     """
     start = time.perf_counter()
-    workspace, source = workspace or Workspace.default(), read_pairs(Path(pairs))
-    out = out or source.path.with_name(f"{source.path.stem}.scores.{source.format}")
-    run = _Run(workspace, _only_head(workspace, source, domain, head), head, domain)
-    with progress.task("score", None, "pairs") as task, write_scores(source, out) as write:
+    place, source = Workspace.of(workspace), read_pairs(Path(pairs))
+    target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
+    run = _Run(place, _only_head(place, source, domain, head), head, domain)
+    with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
             task.advance(batch.n)
@@ -83,7 +84,7 @@ def score(
         n_rows=run.n_rows, n_unknown_users=run.n_unknown_users, n_unknown_items=run.n_unknown_items,
         n_rated=run.n_rated, mse=run.squares / run.n_rated if run.n_rated else None,
         mae=run.absolutes / run.n_rated if run.n_rated else None, rows_per_s=run.n_rows / seconds, seconds=seconds,
-        out=str(out), warning=warning,
+        out=str(target), warning=warning,
     )  # fmt: skip
 
 

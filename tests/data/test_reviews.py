@@ -234,3 +234,21 @@ def test_a_full_disk_under_the_parquet_writer_is_told(tmp_path, rows):
         temporary.symlink_to("/dev/full")
         write(temporary, rows, [10_000])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_byte_anywhere_is_named_and_never_read(tmp_path):
+    path = tmp_path / "toys.parquet"
+    rows = [(f"u{i}", f"i{i % 5}", 4.0, f"text number {i} of this table", i) for i in range(300)]
+    with table_writer(path, html_unescaped=True) as writer:
+        writer.write(ReviewBatch(*(list(column) for column in zip(*rows, strict=True))))
+        writer.finish(n_users=300, n_items=5, rating_range=(1.0, 5.0))
+    whole = path.read_bytes()
+    expected = open_table(path, "toys").digests(SILENT)
+    for at in range(4, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            found = open_table(path, "toys").digests(SILENT)
+        except BadTable as error:
+            assert "loid-infer ingest" in str(error)
+        else:  # a byte of another column, or of no consequence
+            assert np.array_equal(found, expected)

@@ -132,3 +132,18 @@ def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_p
         ]
         gains.append(1 - errors[1] / errors[0])
     assert np.mean(gains) > -0.005
+
+
+def test_another_domains_head_is_not_replaced(made):
+    verb.fit("toys", workspace=str(made.root), name="kept", epochs=1)
+    before = (made.head("kept") / "manifest.json").read_bytes()
+    make_domain(made, "other")
+    with pytest.raises(BadSetting, match=r"another domain's.*other.*toys.*--name"):
+        verb.fit("other", workspace=made, name="kept")
+    assert (made.head("kept") / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_out_of_range_is_named(made, seed):
+    with pytest.raises(BadSetting, match=r"--seed: not a seed"):
+        verb.fit("toys", workspace=made, seed=seed)
