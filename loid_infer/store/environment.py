@@ -23,6 +23,7 @@ import lmdb
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded
+from loid_infer.store.pages import check_length
 from loid_infer.store.records import FORMAT
 from loid_infer.types import Card
 
@@ -78,6 +79,8 @@ class Environment:
         n_bytes = data.stat().st_size if data.is_file() else 0
         if not write and not n_bytes:
             raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder))
+        if n_bytes:
+            check_length(data)
         with ExitStack() as undo, self._faults():
             # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
             self.lmdb = lmdb.open(

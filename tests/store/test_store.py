@@ -14,7 +14,8 @@ from loid_infer.encoders.card import fingerprint
 from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
-from loid_infer.store.environment import CARD_FILE, read_card
+from loid_infer.store.environment import CARD_FILE, Environment, read_card
+from loid_infer.store.pages import check_length
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
@@ -199,6 +200,24 @@ def test_a_store_without_a_byte_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").touch()
     with pytest.raises(NotEncoded, match="loid-infer encode"):
         open_store(tmp_path, CARD, PRINT)
+
+
+def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None:
+    filled(tmp_path, [300] * 5)
+    data = (tmp_path / "data.mdb").read_bytes()
+    for n in [1, 16, 151, 152, 4096, 4200, 8191, *range(8192, len(data), 4096), len(data) - 1]:
+        (tmp_path / "data.mdb").write_bytes(data[:n])
+        for write in (False, True):
+            with pytest.raises(BadStore, match="shorter than its own pages"):
+                Environment(tmp_path, CARD, PRINT, write=write)
+
+
+def test_the_length_check_never_refuses_a_store_that_grows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        for seed in range(60):
+            writer.append(*(rows(int(n), seed=1000 * seed + i) for i, n in enumerate(rng.integers(1, 400, 3))))
+            check_length(tmp_path / "data.mdb")
 
 
 def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> None:
