@@ -94,6 +94,16 @@ def exported(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory):
+    """A workspace whose encoder `base` is the bundled one, in the precision `auto` takes, and that export's result."""
+    from loid_infer import export
+    from loid_infer.settings import Workspace
+
+    workspace = Workspace(tmp_path_factory.mktemp("bundled"))
+    return workspace, export(workspace=workspace)
+
+
 @pytest.fixture
 def workspace(exported: Path, tmp_path: Path):
     """A fresh workspace with the toy encoder in it."""

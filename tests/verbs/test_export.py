@@ -143,8 +143,8 @@ class TestLoader:
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no native bf16")
-def test_the_bundled_encoder_passes_the_bf16_gate(tmp_path: Path) -> None:
-    result = export(workspace=Workspace(tmp_path))
+def test_the_bundled_encoder_passes_the_bf16_gate(bundled) -> None:
+    _, result = bundled
     assert result.precision == "bf16"
     assert result.parity.cos_min >= 0.9999
     assert result.parity.n_texts == 64
