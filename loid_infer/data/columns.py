@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from loid_infer.errors import BadSetting
 
 FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
+_MAX_SECONDS = 100_000_000_000  # the year 5138; milliseconds of our time lie far beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def seconds_of(value: object, ticks_per_s: int) -> int | None:
     """A timestamp in whole seconds since 1970, rounded down; None where it is missing, empty or NaN.
 
     Raises:
-        BadValue: not a number, infinite, or beyond 63 bits.
+        BadValue: not a number, infinite, or beyond the year 5000.
     """
     if value is None or value == "" or value != value:  # noqa: PLR0124 - NaN
         return None
@@ -154,6 +155,6 @@ def seconds_of(value: object, ticks_per_s: int) -> int | None:
     except (TypeError, ValueError, OverflowError):
         raise BadValue("the timestamp is not a number", "seconds since 1970, or nothing", value) from None
     seconds = int(ticks) // ticks_per_s
-    if not -(1 << 62) < seconds < 1 << 62:
-        raise BadValue("the timestamp is out of bounds", "seconds since 1970, or nothing", value)
+    if abs(seconds) > _MAX_SECONDS:
+        raise BadValue("the timestamp is out of bounds, maybe not in seconds", "seconds since 1970, or nothing", value)
     return seconds

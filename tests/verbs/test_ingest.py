@@ -526,3 +526,9 @@ def test_real_reviews(domain, counts, shared_data, ws):
     assert (result.n_rows, result.n_users, result.n_items, result.n_empty_text) == counts
     texts = pq.read_table(ws.table(domain), columns=["text"]).column("text").to_pylist()
     assert not any("&#34;" in text for text in texts)
+
+
+def test_milliseconds_where_seconds_belong_are_a_bad_line(ws, tmp_path):
+    source = tmp_path / "ms.jsonl"
+    source.write_text('{"user_id": "u", "item_id": "i", "rating": 4, "text": "t", "timestamp": 1400000000000}\n')
+    assert_refused(ws, source, "ms.jsonl:1", "maybe not in seconds", "1400000000000")
