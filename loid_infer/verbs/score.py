@@ -91,9 +91,9 @@ def score(
 class _Opened:
     """A head that is ready to score."""
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
+    def __init__(self, workspace: Workspace, name: str, domain: str) -> None:
         folder = workspace.head(name)
-        mend = f"Run: loid-infer fit --domain {name}"
+        mend = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, mend)
         self.name, self.domain = name, str(self.saved.manifest["domain"])
         self.is_paper = self.saved.manifest["protocol"] == "paper"
@@ -154,7 +154,7 @@ class _Run:
 
     def _open(self, name: str) -> _Opened:
         if name not in self.opened:
-            opened = _Opened(self.workspace, name)
+            opened = _Opened(self.workspace, name, self.domain or name)
             if self.domain is not None and opened.domain != self.domain:
                 raise BadSetting("the head is another domain's", where=f"--head {name}", expected=self.domain,
                                  got=opened.domain, mend="Leave --domain or --head out.")  # fmt: skip
