@@ -5,6 +5,7 @@ This file knows files and bytes; what a manifest says is its writer's business.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.metadata
@@ -13,6 +14,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from loid_infer.errors import BadArtifact, NoSpace
 from loid_infer.settings import make_folder
 
 MANIFEST = "manifest.json"
+_ABANDONED_S = 86_400.0
 
 
 def digest_json(value: object) -> str:
@@ -92,6 +95,7 @@ def new_file(path: Path) -> Iterator[Path]:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
+    _sweep(path)
     with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
@@ -116,6 +120,7 @@ def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
+    _sweep(path)
     with writing(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
@@ -171,6 +176,14 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
                 mend=mend,
             )
     return manifest
+
+
+def _sweep(path: Path) -> None:
+    """Remove what runs that were killed at least a day ago left beside `path`."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # its own run may finish meanwhile
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 def _replace_folder(new: Path, path: Path) -> None:

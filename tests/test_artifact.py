@@ -1,0 +1,57 @@
+"""Artifacts are finished or absent."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from loid_infer.artifact import new_file, new_folder, read_manifest
+from loid_infer.errors import BadArtifact
+
+
+def make(folder: Path, text: str) -> None:
+    manifest = {"kind": "thing"}
+    with new_folder(folder, manifest) as temporary:
+        (temporary / "data.txt").write_text(text)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    make(tmp_path / "a", "one")
+    assert read_manifest(tmp_path / "a", "thing", "mend")["files"].keys() == {"data.txt"}
+    with pytest.raises(KeyError), new_folder(tmp_path / "a", {"kind": "thing"}) as temporary:
+        (temporary / "data.txt").write_text("half")
+        raise KeyError
+    assert (tmp_path / "a" / "data.txt").read_text() == "one"
+    make(tmp_path / "a", "two")
+    assert (tmp_path / "a" / "data.txt").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), new_file(tmp_path / "f") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with new_file(tmp_path / "f") as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_killed_runs_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    (tmp_path / ".a.x.partial").mkdir()
+    (tmp_path / ".a.x.partial" / "big").touch()
+    (tmp_path / ".a.y.partial").touch()
+    (tmp_path / ".b.z.partial").touch()
+    for name in (".a.x.partial", ".b.z.partial"):
+        os.utime(tmp_path / name, (1, 1))
+    make(tmp_path / "a", "one")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.y.partial", ".b.z.partial"}
+
+
+def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
+    make(tmp_path / "a", "one")
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
+    with pytest.raises(BadArtifact, match="outside its folder"):
+        read_manifest(tmp_path / "a", "thing", "mend")
