@@ -136,6 +136,9 @@ def stop_on_signals() -> None:
     """Make Ctrl-C and SIGTERM raise `Stopped`, so that contexts commit what is finished on the way out."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        # Once: a second one would break off the last commit.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped
 
     signal.signal(signal.SIGINT, stop)

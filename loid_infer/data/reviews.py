@@ -120,6 +120,19 @@ class ReviewTable:
                 for first, last in _pieces(string_parts(column)[0]):
                     yield wanted[first:last], column[first:last].to_pylist()
 
+    def checked_texts(self, rows: Ints, digests: Digests) -> Iterator[tuple[Ints, Sequence[str]]]:
+        """What `texts` gives, each text compared with its row of `digests [n_rows, 16]`.
+
+        Raises:
+            BadTable: the table was replaced since its digests were read.
+        """
+        for found, texts in self.texts(rows):
+            again = np.frombuffer(b"".join(map(text_digest, texts)), np.uint8).reshape(-1, DIGEST_BYTES)
+            if not np.array_equal(again, digests[found]):
+                what, mend = "the table was replaced while it was being read", "Run the same command again."
+                raise BadTable(what, where=str(self.path), mend=mend)
+            yield found, texts
+
     def interactions(self, progress: Progress) -> Interactions:
         """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
         ids = ["user_id", "item_id"]

@@ -66,8 +66,11 @@ class EncoderFolder:
         return Tokenizer(self.path / TOKENIZER_FILE, self.card.max_tokens)
 
 
-def open_folder(path: Path, name: str) -> EncoderFolder:
+def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
     """The export in `path`.
+
+    Args:
+        expected: the fingerprint it must have, where the caller has seen it before.
 
     Raises:
         BadArtifact: there is none, or a file or field is not what was exported.
@@ -94,5 +97,13 @@ def open_folder(path: Path, name: str) -> EncoderFolder:
             expected=found,
             got=fingerprint(card),
             mend=mend,
+        )
+    if expected and found != expected:
+        raise BadArtifact(
+            "the encoder was exported anew meanwhile",
+            where=str(path),
+            expected=expected,
+            got=found,
+            mend="Run the same command again.",
         )
     return EncoderFolder(name, path, card, found, manifest)

@@ -40,6 +40,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
         ValueError: the runtime gives vectors of another shape than the reference; a bug or a foreign graph.
     """
     worst: Array = np.ones(len(probes.lengths))
+    seen: Array = np.zeros(len(worst), np.bool_)
     max_abs = 0.0
     for slots, vectors in runtime.run(_batches(probes)):
         expected = probes.cls[slots]
@@ -47,7 +48,9 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
             raise ValueError(f"{runtime.name} gave vectors of shape {vectors.shape}, expected {expected.shape}")
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)
+        seen[slots] = True
         max_abs = max(max_abs, float(np.abs(vectors - expected).max()))
+    worst[~seen] = -1.0  # a text that never came back
     return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
 
 

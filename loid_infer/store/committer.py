@@ -68,9 +68,9 @@ class Committer:
                 self._close_chunk()
 
     def _close_chunk(self) -> None:
-        if self._n:
-            self._queue.put((self._digests[: self._n].copy(), self._vectors[: self._n].copy()))
-        self._n, self._opened = 0, time.monotonic()
+        n, self._n, self._opened = self._n, 0, time.monotonic()
+        if n:
+            self._queue.put((self._digests[:n].copy(), self._vectors[:n].copy()))
 
     def _work(self) -> None:
         ended = False

@@ -101,7 +101,10 @@ class StoreReader:
         at = 0
         with self.environment.read() as txn:
             while at < len(wanted):
-                start = int(starts[np.searchsorted(starts, wanted[at], side="right") - 1])
+                before = int(np.searchsorted(starts, wanted[at], side="right")) - 1
+                if before < 0:
+                    raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
+                start = int(starts[before])
                 chunk = self._chunk(memoryview(txn.get(_key(start), b"", db=self.environment.chunks)), start)
                 end = int(np.searchsorted(wanted, start + len(chunk.vectors)))
                 if end == at:

@@ -30,7 +30,7 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
     n_bad = len(problems)
     found = np.zeros(len(beside), np.bool_)
     for digests, rows in store.index_entries():
-        inside = rows < len(beside)
+        inside = (rows >= 0) & (rows < len(beside))
         wrong = ~inside
         wrong[inside] = (beside[rows[inside]] != digests[inside]).any(axis=1) & sound[rows[inside]]
         found[rows[inside & ~wrong]] = True

@@ -99,6 +99,11 @@ def _lock(path: Path) -> int:
             got=holder,
             mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    try:
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor

@@ -18,7 +18,7 @@ import numpy as np
 
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoders.card import fingerprint
-from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
@@ -130,7 +130,10 @@ def encode(
             opened = open_runtime(job.encoder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
             run.setup_s = time.perf_counter() - opening
             run.runtime, run.detail = opened.name, opened.detail
-            finished = encode_stream(job.corpus.texts(todo), job.encoder.tokenizer(), opened, run.stages)
+            tokenizer = job.encoder.tokenizer()
+            # All that decides a vector is loaded by now: what was loaded must be what the fingerprint says.
+            open_folder(job.encoder.path, job.encoder.name, expected=job.encoder.fingerprint)
+            finished = encode_stream(job.corpus.checked_texts(todo, job.digests), tokenizer, opened, run.stages)
             run.commit_s = _commit(finished, job, writer, len(todo), progress)
     run.seconds = time.perf_counter() - job.started - run.setup_s
     return _result(job, len(todo), run)
@@ -255,9 +258,13 @@ def _commit(
         Committer(writer, job.card.hidden_dim) as committer,
         closing(finished),
     ):
+        n_finished = 0
         for slots, vectors in finished:
             committer.add(job.digests[slots], vectors)
             task.advance(len(slots))
+            n_finished += len(slots)
+    if n_finished != n:
+        raise RuntimeError(f"the runtime gave {n_finished} of {n} vectors back")
     return committer.commit_s
 
 

@@ -233,6 +233,48 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
     assert "openvino computes other vectors" in said[-1]
 
 
+def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
+    table(workspace, toy_texts(50))
+    real = verbs.open_runtime
+
+    def replacing(*arguments, **options):
+        table(workspace, toy_texts(50, seed=1))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(verbs, "open_runtime", replacing)
+    with pytest.raises(BadTable, match="replaced while"):
+        encode("toys", workspace=workspace)
+    monkeypatch.undo()
+    assert encode("toys", workspace=workspace).n_hits == 0
+
+
+def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
+    workspace: Workspace, toy_base: Path, monkeypatch
+) -> None:
+    table(workspace, toy_texts(50))
+    real = verbs.open_runtime
+
+    def replacing(*arguments, **options):
+        export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(verbs, "open_runtime", replacing)
+    with pytest.raises(BadArtifact, match="exported anew"):
+        encode("toys", workspace=workspace)
+
+
+def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(workspace: Workspace, monkeypatch) -> None:
+    from loid_infer.encoders.openvino import OpenVino
+
+    table(workspace, toy_texts(20))
+    monkeypatch.setattr(OpenVino, "run", lambda self, batches: (part for part in ()))
+    with pytest.raises(ParityError, match="openvino computes other vectors"):
+        encode("toys", runtime="openvino", workspace=workspace)
+    monkeypatch.setattr(FakeRuntime, "run", lambda self, batches: (part for part in ()))
+    with pytest.raises(RuntimeError, match="gave 0 of 20"):
+        encode("toys", runtime="fake", workspace=workspace)
+
+
 def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
     table(workspace, toy_texts(5))
     found = open_folder(workspace.encoder("base"), "base")
