@@ -28,10 +28,11 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
     problems: list[str] = []
     beside, sound, n_chunks = _digests_beside(store, problems, progress)
     n_bad = len(problems)
+    whole = not problems  # behind a damaged last chunk nobody knows where the rows end
     found = np.zeros(len(beside), np.bool_)
     for digests, rows in store.index_entries():
         inside = (rows >= 0) & (rows < len(beside))
-        wrong = ~inside
+        wrong = (rows < 0) | (rows >= _end(store)) if whole else rows < 0
         wrong[inside] = (beside[rows[inside]] != digests[inside]).any(axis=1) & sound[rows[inside]]
         found[rows[inside & ~wrong]] = True
         n_bad += int(wrong.sum())
@@ -46,11 +47,13 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
 
 def _digests_beside(store: StoreReader, problems: list[str], progress: Progress) -> tuple[Digests, Bools, int]:
     """The digest beside every row `[n, 16]`, whether that row's chunk is sound `[n]`, and the number of chunks."""
-    n_chunks, end = 0, store.size().n_rows
+    n_chunks, end = 0, _end(store)
     beside, sound = np.zeros((end, DIGEST_BYTES), np.uint8), np.zeros(end, np.bool_)
     expected: int | None = 0  # where the next chunk must begin; unknown behind a damaged one
-    with progress.task("verify", store.size().n_chunks, "chunks") as task:
+    with progress.task("verify", len(store.chunk_keys()), "chunks") as task:
         for chunk in store.scan():
+            if not isinstance(chunk, BadStore) and chunk.first_row >= end:
+                break  # committed since the check began
             n_chunks += 1
             task.advance(1)
             if isinstance(chunk, BadStore):
@@ -63,3 +66,11 @@ def _digests_beside(store: StoreReader, problems: list[str], progress: Progress)
             beside[chunk.first_row : expected] = chunk.digests
             sound[chunk.first_row : expected] = True
     return beside, sound, n_chunks
+
+
+def _end(store: StoreReader) -> int:
+    """One past the last row, or the first row of a last chunk that cannot be read."""
+    try:
+        return store.size().n_rows
+    except BadStore:
+        return store.chunk_keys()[-1]

@@ -57,7 +57,8 @@ def resolve_or_export(
         **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS if other != "auto"},
     }
     if name in bases and not workspace.encoder(name).exists():
-        seconds = export(name, precision=bases[name], workspace=workspace, progress=progress).seconds
+        wanted = precision if precision is not None and insisted else bases[name]
+        seconds = export(name, precision=wanted, workspace=workspace, progress=progress).seconds
     found = resolve(workspace, name, domain)
     if insisted and found.card.precision != precision:
         raise BadSetting(

@@ -28,11 +28,11 @@ from loid_infer.encoders.proof import GATES
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Place, Workspace
+from loid_infer.store.records import FORMAT
 from loid_infer.types import SILENT, Card, Progress
 
 PRECISIONS = ("auto", "fp32", "bf16")
 STORE_DTYPES = ("fp16", "fp32")
-STORE_FORMAT = 1
 _MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 
 
@@ -137,7 +137,7 @@ def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) 
         max_tokens=max_tokens,
         precision="fp32",
         store_dtype=store,
-        store_format=STORE_FORMAT,
+        store_format=FORMAT,
     )
     write_graph(card, source.tensors, folder / GRAPH_FILE)
     check_graph(folder / GRAPH_FILE)

@@ -155,8 +155,9 @@ class _Run:
     def _open(self, name: str) -> _Opened:
         if name not in self.opened:
             opened = _Opened(self.workspace, name, self.domain or name)
-            if self.domain is not None and opened.domain != self.domain:
-                raise BadSetting("the head is another domain's", where=f"--head {name}", expected=self.domain,
+            expected = self.domain or (None if self.only else name)  # the column names domains
+            if expected is not None and opened.domain != expected:
+                raise BadSetting("the head is another domain's", where=f"--head {name}", expected=expected,
                                  got=opened.domain, mend="Leave --domain or --head out.")  # fmt: skip
             self.opened[name] = opened
         return self.opened[name]

@@ -247,6 +247,27 @@ def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> Non
         assert any(seen in line for line in check.problems), check.problems
 
 
+def test_verify_beside_a_writer_and_with_a_damaged_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, [5, 7, 9])
+    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        store = writer.reader
+        real = store.scan
+
+        def scan():
+            writer.append(rows(11, seed=77))  # a commit between the size and the scan
+            yield from real()
+
+        monkeypatch.setattr(store, "scan", scan)
+        check = verify(store, SILENT)
+        assert (check.n_rows, check.n_bad) == (21, 0)
+        monkeypatch.undo()
+        last = store.chunk_keys()[-1].to_bytes(8, "big")
+        env = store.environment
+        env.write(lambda txn: txn.put(last, b"LOIDCHNKxxxx", db=env.chunks))
+        check = verify(store, SILENT)
+        assert (check.n_chunks, check.n_rows, check.n_bad) == (4, 21, 1)
+
+
 def broken(txn, env) -> bytes:
     record = bytearray(txn.get((5).to_bytes(8, "big"), db=env.chunks))
     record[-1] ^= 1
