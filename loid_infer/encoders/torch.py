@@ -1,7 +1,7 @@
 """The torch runtime, the reference: BERT up to CLS as one module, which the ONNX graph is traced from too.
 
-In the last layer only CLS is asked for, so queries, attention output and feed-forward run on one token there; keys and
-values on all. This is exact. The file knows tensor names of a Hugging Face BertModel; not ONNX, not where weights come
+In the last layer only CLS is asked for, so every product with a weight runs on one token there: the weights of keys and
+values meet the query and the weighted sum instead of each token. This is exact. The file knows tensor names of a Hugging Face BertModel; not ONNX, not where weights come
 from.
 """
 
@@ -33,6 +33,7 @@ class ClsLayer(nn.Module):
         super().__init__()
         width, inner = card.hidden_dim, card.feed_forward_dim
         self.n_heads, self.last = card.n_heads, last
+        self.scale = (width // card.n_heads) ** -0.5
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
         self.expand, self.contract = nn.Linear(width, inner), nn.Linear(inner, width)
         self.attention_norm, self.output_norm = (nn.LayerNorm(width, eps=card.layer_norm_eps) for _ in range(2))
@@ -40,14 +41,32 @@ class ClsLayer(nn.Module):
 
     def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """`hidden [n, tokens, width]`, `bias [n, 1, 1, tokens]` -> that shape, of the last layer `[n, 1, width]`."""
-        asked = hidden[:, :1] if self.last else hidden
-        query, key, value = self.query(asked), self.key(hidden), self.value(hidden)
-        query, key, value = self._split(query), self._split(key), self._split(value)
-        weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias, dim=-1)
-        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        if self.last:
+            asked, mixed = hidden[:, :1], self._mix_for_cls(hidden, bias[:, 0])
+        else:
+            asked, mixed = hidden, self._mix(hidden, bias)
         attended = self.attention_norm(self.output(mixed) + asked)
         out: Tensor = self.output_norm(self.contract(self.activation(self.expand(attended))) + attended)
         return out
+
+    def _mix(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
+        weights = torch.softmax(query @ key.transpose(-1, -2) * self.scale + bias, dim=-1)
+        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)
+        return mixed
+
+    def _mix_for_cls(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """`bias [n, 1, tokens]` -> `[n, 1, width]`: what `_mix` gives for the first token.
+
+        With one query a head, q·(Kx + b) = (Kᵀq)·x + q·b: the key's matrix meets the query instead of every token, q·b
+        is the same for all tokens and leaves the softmax, and the value's matrix meets the weighted sum of tokens.
+        """
+        key, value = (part.weight.unflatten(0, (self.n_heads, -1)) for part in (self.key, self.value))  # [heads, _, d]
+        query = (self.query(hidden[:, 0]) * self.scale).unflatten(-1, (self.n_heads, -1)).transpose(0, 1)
+        asked = (query @ key).transpose(0, 1)  # [n, heads, d]
+        weights = torch.softmax(asked @ hidden.transpose(1, 2) + bias, dim=-1)  # [n, heads, tokens]
+        mixed = (weights @ hidden).transpose(0, 1) @ value.transpose(1, 2)  # [heads, n, _]
+        return (mixed.transpose(0, 1).flatten(1) + self.value.bias)[:, None]
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.n_heads, -1))

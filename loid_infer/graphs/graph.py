@@ -50,6 +50,7 @@ def write_graph(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
     assert program is not None  # it is None only without dynamo
     model = program.model_proto
     _strip(model)
+    _part_transposes(model)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -91,6 +92,23 @@ def _strip(model: Any) -> None:
     graph.ClearField("value_info")
     graph.name = "cls"
     model.producer_name, model.producer_version = "loid-infer", ""
+
+
+def _part_transposes(model: Any) -> None:
+    # The exporter joins "to heads" and "keys on columns" into one transpose. OpenVINO takes the second one into the
+    # attention product where it stands alone; joined, it copies every key: 2 % of the time in bfloat16, 4 % in int8.
+    import onnx
+
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]:
+            heads = f"{node.output[0]}_heads"
+            nodes.append(onnx.helper.make_node("Transpose", node.input, [heads], heads, perm=[0, 2, 1, 3]))
+            nodes.append(onnx.helper.make_node("Transpose", [heads], node.output, node.name, perm=[0, 1, 3, 2]))
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 @contextlib.contextmanager
