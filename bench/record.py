@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from loid_infer.artifact import versions
-from loid_infer.encoders.processor import features, n_usable_threads
+from loid_infer.encoders.processor import features, model, n_usable_threads
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -30,11 +30,10 @@ PACKAGES = (
 
 def machine() -> dict:
     """Processor, features that matter, memory, system."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     known = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": model(),
         "threads": n_usable_threads(),
         "features": sorted(features() & known),
         "memory_gib": round(memory / 2**20, 1),

@@ -75,6 +75,12 @@ class Workspace:
         return self.cache / fingerprint
 
 
+def machine_memory() -> Path:
+    """The file in which what was measured on this machine is kept for the next run; no workspace moves it elsewhere."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "loid-infer" / "machine.json"
+
+
 Place: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
 
 

@@ -9,6 +9,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def machine_memory(tmp_path_factory: pytest.TempPathFactory):
+    """What is measured of this machine is kept out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real reviews: `data` under LOID_SHARED, else under a folder `shared` beside the checkout."""
@@ -92,6 +100,23 @@ def exported(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("exported")
     export(base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def exported_int8(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A workspace whose encoder `small` is the toy in int8, calibrated on its domain `toys`, and that export's result.
+    Copy it before writing to it."""
+    from loid_infer import export, ingest
+    from loid_infer.settings import Workspace
+
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    workspace = Workspace(tmp_path_factory.mktemp("exported_int8"))
+    source = write_reviews(workspace.root / "toys.jsonl", toy_texts(200))
+    ingest([source], "toys", workspace=workspace)
+    made = export(
+        "small", base=str(toy_base), precision="int8", calibrate_on="toys", max_tokens=32, workspace=workspace
+    )
+    return workspace, made
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,10 @@ def export(
         str,
         typer.Option(help="A folder with a Hugging Face BERT, a hub name, or `default`: the bundled all-MiniLM-L6-v2."),
     ] = DEFAULT_BASE,
-    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16 | int8")] = "auto",
+    calibrate_on: Annotated[
+        str | None, typer.Option(help="For int8: the domain whose reviews set the scales.", show_default=False)
+    ] = None,
     store: Annotated[str, typer.Option(help="Dtype of stored vectors: fp16 | fp32")] = "fp16",
     max_tokens: Annotated[
         int | None,
@@ -41,6 +44,7 @@ def export(
             name,
             base=base,
             precision=precision,
+            calibrate_on=calibrate_on,
             store=store,
             max_tokens=max_tokens,
             workspace=place(workspace),
@@ -63,7 +67,7 @@ def encode(
     ] = None,
     runtime: Annotated[str, typer.Option(help="auto | torch | onnxruntime | openvino | fake")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="What the encoder must have: fp32 | bf16", show_default=False)
+        str | None, typer.Option(help="What the encoder must have: fp32 | bf16 | int8", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     threads: Annotated[

@@ -1,4 +1,7 @@
-"""The onnxruntime runtime: model.onnx on the CPU in float32. The provider is named, and checked after loading."""
+"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in.
+
+The provider is named, and checked after loading.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, n_threads: int) -> None:
-        """Load `graph`.
+    def __init__(self, graph: Path, precision: str, n_threads: int) -> None:
+        """Load `graph`, whose own precision (fp32 | int8) is the one it is computed in.
 
         Raises:
             RuntimeMissing: the session runs on another provider than the one asked for.
@@ -38,7 +41,7 @@ class OnnxRuntime:
                 got=", ".join(self._session.get_providers()),
                 mend="See `loid-infer doctor`.",
             )
-        self.detail = f"CPU, {n_threads} threads, fp32"
+        self.detail = f"CPU, {n_threads} threads, {precision}"
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loid_infer.artifact import versions
 from loid_infer.encoders.card import WEIGHTS_FILE
-from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.processor import installed, n_usable_threads
-from loid_infer.encoders.proof import GATES, Parity, measure
+from loid_infer.encoders.folder import EncoderFolder, Probes
+from loid_infer.encoders.processor import installed, model, n_usable_threads
+from loid_infer.encoders.proof import Parity, gate, measure
 from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.streams import fastest_streams
 from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
+from loid_infer.settings import machine_memory
 from loid_infer.types import Card, Progress
 
 # Fastest first, by bench/results; which runtimes can compute a precision at all.
-PREFERENCE = {"fp32": ("openvino", "onnxruntime", "torch"), "bf16": ("openvino", "torch")}
+PREFERENCE = {
+    "fp32": ("openvino", "onnxruntime", "torch"),
+    "bf16": ("openvino", "torch"),
+    "int8": ("openvino", "onnxruntime"),
+}
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "fake")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -60,18 +67,22 @@ def open_runtime(
         why = "; ".join([*reasons, "fastest that is proven here"])
         progress.say(f"runtime: {name} ({opened.detail}): {why}")
         return opened
-    raise RuntimeMissing(
-        f"no runtime can compute {encoder.card.precision} here",
-        where=encoder.name,
-        got="; ".join(reasons),
-        mend="Run `loid-infer doctor` to see what is missing.",
-    )
+    raise _no_runtime(encoder, "; ".join(reasons))
 
 
-def measure_runtimes(encoder: EncoderFolder) -> dict[str, Parity]:
-    """The parity on the CPU of every installed runtime that can compute the encoder's precision, fastest first."""
-    probes = encoder.probes()
+def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> dict[str, Parity]:
+    """The parity on the CPU of every installed runtime that can compute the encoder's precision, fastest first.
+
+    Args:
+        probes: other ones than the encoder's own.
+
+    Raises:
+        RuntimeMissing: there is none.
+    """
+    probes = probes or encoder.probes()
     names = [name for name in PREFERENCE[encoder.card.precision] if installed(name)]
+    if not names:
+        raise _no_runtime(encoder, f"{' and '.join(PREFERENCE[encoder.card.precision])} are not installed")
     return {name: measure(_open(name, encoder, "cpu", n_usable_threads()), probes) for name in names}
 
 
@@ -98,18 +109,42 @@ def _open(name: str, encoder: EncoderFolder, place: str, n_threads: int) -> Runt
             mend="Use --runtime torch with --device cuda.",
         )
     if name == "openvino":
-        from loid_infer.encoders.openvino import OpenVino
-
-        return OpenVino(encoder.graph, precision, n_threads)
+        return _openvino(encoder, n_threads)
     if name == "onnxruntime":
         from loid_infer.encoders.onnxruntime import OnnxRuntime
 
-        return OnnxRuntime(encoder.graph, n_threads)
+        return OnnxRuntime(encoder.graph, precision, n_threads)
     from safetensors.torch import load_file
 
     from loid_infer.encoders.torch import ClsBert, TorchRuntime
 
     return TorchRuntime(ClsBert(encoder.card, load_file(encoder.path / WEIGHTS_FILE)), precision, place, n_threads)
+
+
+def _openvino(encoder: EncoderFolder, n_threads: int) -> Runtime:
+    from loid_infer.encoders.openvino import OpenVino
+
+    card = encoder.card
+    shape = f"{card.n_layers} x {card.hidden_dim} x {card.feed_forward_dim}"
+    version = versions("openvino").get("openvino")
+    key = f"{model()}, {n_threads} threads, openvino {version}, {card.precision}, {shape}"
+    made: dict[int, Runtime] = {}
+
+    def make(n_streams: int) -> Runtime:
+        made[n_streams] = OpenVino(encoder.graph, card.precision, n_threads, n_streams)
+        return made[n_streams]
+
+    n_streams = fastest_streams(key, n_threads, card.max_tokens, make, machine_memory())
+    return made.get(n_streams) or make(n_streams)
+
+
+def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
+    return RuntimeMissing(
+        f"no runtime can compute {encoder.card.precision} here",
+        where=encoder.name,
+        got=why,
+        mend="Run `loid-infer doctor` to see what is missing.",
+    )
 
 
 def _fake(card: Card) -> Runtime:
@@ -125,8 +160,8 @@ def _prove(opened: Runtime, encoder: EncoderFolder) -> None:
         raise ParityError(
             f"{opened.name} computes other vectors than the encoder's weights say",
             where=encoder.name,
-            expected=f"cosine >= {GATES[precision]} for each of {parity.n_texts} probes",
-            got=f"{parity.cos_min:.6f}",
+            expected=f"{gate(precision)}, over {parity.n_texts} probes",
+            got=f"{parity.cosine(precision):.6f}",
             mend="Choose another --runtime; nothing was stored.",
         )
 

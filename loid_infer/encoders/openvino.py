@@ -10,44 +10,51 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
+from loid_infer.encoders.processor import has_bf16
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+def _hint(precision: str) -> str:
+    """What is not a product of bytes in an int8 graph is computed in bf16 where that is native."""
+    return "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
 
 
 class OpenVino:
-    """A compiled model with one stream a thread: on few cores streams beat threads that share a batch."""
+    """A compiled model, whose threads are dealt out to streams; each stream computes a batch of its own."""
 
     name = "openvino"
 
-    def __init__(self, graph: Path, precision: str, n_threads: int) -> None:
-        """Compile `graph` for `precision` (fp32 | bf16).
+    def __init__(self, graph: Path, precision: str, n_threads: int, n_streams: int) -> None:
+        """Compile `graph` for `precision` (fp32 | bf16 | int8).
 
         Raises:
             RuntimeMissing: the plugin took another precision.
         """
         import openvino
 
+        hint = _hint(precision)
         options = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": str(n_threads),
+            "NUM_STREAMS": str(n_streams),
             "INFERENCE_NUM_THREADS": str(n_threads),
         }
         self._model = openvino.Core().compile_model(str(graph), "CPU", options)
         # One request more than streams: the next batch waits inside the plugin, not outside.
-        self._requests = openvino.AsyncInferQueue(self._model, n_threads + 1)
+        self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
         taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if taken != _HINTS[precision]:
+        if taken != hint:
             raise RuntimeMissing(
                 "OpenVINO took another precision",
                 where=str(graph),
-                expected=_HINTS[precision],
+                expected=hint,
                 got=taken,
                 mend="See `loid-infer doctor`.",
             )
-        self.detail = f"CPU, {n_threads} streams, {precision}"
+        self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}" + (
+            f" with {hint}" if precision == "int8" else ""
+        )
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

@@ -1,4 +1,4 @@
-"""The encode engine: reading and tokenizing ahead, batches sorted within a window, vectors out as they are finished.
+"""The encode engine: reading and tokenizing ahead, batches of one width, vectors out as they are finished.
 
 It knows texts by the caller's numbers; not where they come from or where the vectors go.
 """
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.schedule import Schedule
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -65,12 +65,18 @@ def encode_stream(
     Args:
         pieces: (slots, texts), read in a thread of its own.
         stages: filled in while this runs.
-        max_batch_tokens: see `token_batches`.
+        max_batch_tokens: see `Schedule`.
     """
     waited = 0.0
 
+    def counted(found: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+        for batch in found:
+            stages.n_computed += batch.input_ids.size
+            yield batch
+
     def batches() -> Generator[TokenBatch]:
         nonlocal waited
+        schedule = Schedule(max_batch_tokens, tokenizer.max_tokens)
         windows = ahead(_windows(pieces, tokenizer, stages), depth=1)
         try:
             while True:
@@ -78,10 +84,9 @@ def encode_stream(
                 window = next(windows, None)
                 waited += time.perf_counter() - start
                 if window is None:
+                    yield from counted(schedule.rest())
                     return
-                for batch in token_batches(window.slots, window.flat_ids, window.lengths, max_batch_tokens):
-                    stages.n_computed += batch.input_ids.size
-                    yield batch
+                yield from counted(schedule.add(window.slots, window.flat_ids, window.lengths))
         finally:
             windows.close()
 

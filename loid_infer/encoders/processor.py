@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from pathlib import Path
 
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
@@ -12,13 +13,20 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 def features() -> set[str]:
     """The processor's feature flags as Linux names them; empty where it does not tell."""
+    return set(_said("flags", "Features").split())
+
+
+def model() -> str:
+    """The processor's name, as well as the system tells it."""
+    return _said("model name").strip() or platform.processor() or platform.machine()
+
+
+def _said(*fields: str) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return set(line.split(":", 1)[1].split())
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return set()
+        return ""
+    return next((line.split(":", 1)[1] for line in lines if line.startswith(fields)), "")
 
 
 def has_bf16() -> bool:

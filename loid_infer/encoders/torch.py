@@ -1,8 +1,8 @@
 """The torch runtime, the reference: BERT up to CLS as one module, which the ONNX graph is traced from too.
 
 In the last layer only CLS is asked for, so every product with a weight runs on one token there: the weights of keys and
-values meet the query and the weighted sum instead of each token. This is exact. The file knows tensor names of a Hugging Face BertModel; not ONNX, not where weights come
-from.
+values meet the query and the weighted sum instead of each token. This is exact. The file knows tensor names of a
+Hugging Face BertModel; not ONNX, not where weights come from.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class ClsLayer(nn.Module):
         asked = (query @ key).transpose(0, 1)  # [n, heads, d]
         weights = torch.softmax(asked @ hidden.transpose(1, 2) + bias, dim=-1)  # [n, heads, tokens]
         mixed = (weights @ hidden).transpose(0, 1) @ value.transpose(1, 2)  # [heads, n, _]
-        return (mixed.transpose(0, 1).flatten(1) + self.value.bias)[:, None]
+        for_cls: Tensor = (mixed.transpose(0, 1).flatten(1) + self.value.bias)[:, None]
+        return for_cls
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.n_heads, -1))

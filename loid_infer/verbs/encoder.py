@@ -36,10 +36,11 @@ def resolve_or_export(
     """What `resolve` gives, and the seconds spent on exporting the base where it is used for the first time.
 
     Args:
-        precision: what the caller insists on. The base has one export a precision: `base`, `base-fp32`, ...
+        precision: what the caller insists on. The base has one export a precision: `base`, `base-fp32`, ...; that of
+            int8 is calibrated on the domain it was first used for, and meant for that one only.
 
     Raises:
-        BadSetting: the encoder has another precision.
+        BadSetting: the encoder has another precision, or is an int8 base for another domain.
         BadArtifact, ParityError, RuntimeMissing, NoSpace: see `resolve` and `export`.
     """
     if precision is not None and precision not in PRECISIONS:
@@ -50,7 +51,8 @@ def resolve_or_export(
         )
     name, seconds = _name(workspace, encoder, domain), 0.0
     insisted = precision is not None and precision != "auto"
-    if encoder is None and name == DEFAULT_ENCODER and insisted:
+    for_base = encoder is None and name == DEFAULT_ENCODER
+    if for_base and insisted:
         name = f"{DEFAULT_ENCODER}-{precision}"
     bases = {
         DEFAULT_ENCODER: "auto",
@@ -58,7 +60,8 @@ def resolve_or_export(
     }
     if name in bases and not workspace.encoder(name).exists():
         wanted = precision if precision is not None and insisted else bases[name]
-        seconds = export(name, precision=wanted, workspace=workspace, progress=progress).seconds
+        on = domain if wanted == "int8" else None
+        seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
     found = resolve(workspace, name, domain)
     if insisted and found.card.precision != precision:
         raise BadSetting(
@@ -67,6 +70,16 @@ def resolve_or_export(
             expected=found.card.precision,
             got=f"--precision {precision}",
             mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
+        )
+    calibrated_on = (found.manifest.get("int8") or {}).get("calibrated_on", domain)
+    if for_base and calibrated_on != domain:
+        raise BadSetting(
+            "the base's int8 encoder is calibrated on another domain",
+            where=f"encoder {name!r}",
+            expected=domain,
+            got=calibrated_on,
+            mend=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
+            f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
         )
     return found, seconds
 

@@ -24,14 +24,16 @@ from loid_infer.encoders.card import (
 from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
 from loid_infer.encoders.opening import measure_runtimes
 from loid_infer.encoders.processor import has_bf16
-from loid_infer.encoders.proof import GATES
+from loid_infer.encoders.proof import gate
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadSetting, ParityError
+from loid_infer.graphs.quantize import Quantization
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Place, Workspace
 from loid_infer.store.records import FORMAT
 from loid_infer.types import SILENT, Card, Progress
+from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 STORE_DTYPES = ("fp16", "fp32")
 _MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 
@@ -47,6 +49,16 @@ class ParityReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8Report:
+    """What int8 was calibrated on, chosen and found to cost."""
+
+    calibrated_on: str
+    table_digest: str
+    choice: Quantization
+    head: HeadGate
+
+
+@dataclass(frozen=True, slots=True)
 class ExportResult:
     """A finished export."""
 
@@ -57,6 +69,7 @@ class ExportResult:
     precision_reason: str
     max_tokens: int
     parity: ParityReport
+    int8: Int8Report | None  # of an int8 export
     seconds: float
 
 
@@ -65,6 +78,7 @@ def export(
     *,
     base: str = DEFAULT_BASE,
     precision: str = "auto",
+    calibrate_on: str | None = None,
     store: str = "fp16",
     max_tokens: int | None = None,
     workspace: Place = None,
@@ -75,15 +89,17 @@ def export(
     Args:
         name: of the encoder, `base` unless given.
         base: `default`, a folder with a Hugging Face BERT, or a hub name.
-        precision: fp32, bf16, or auto: bf16 where the processor has it natively and parity passes, else fp32.
+        precision: fp32, bf16, int8, or auto: bf16 where the processor has it natively and parity passes, else fp32.
+        calibrate_on: for int8, the domain whose reviews decide the scales and on which a head must not notice.
         store: dtype of the stored vectors, fp16 or fp32.
         max_tokens: longest input, with [CLS] and [SEP]; longer texts are cut on the right. By default 256, or what the
             base allows if that is less.
 
     Raises:
-        BadSetting: an option outside its range.
+        BadSetting: an option outside its range, or int8 without enough texts to calibrate on.
+        BadTable: `calibrate_on` has no table.
         BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
-        ParityError: no installed runtime computes the reference's vectors; nothing is written.
+        ParityError: no installed runtime computes the reference's vectors, or int8 misses a gate; nothing is written.
         NoSpace: the disk is full or the folder not writable.
     """
     from loid_infer.graphs.bases import load_base
@@ -92,31 +108,40 @@ def export(
     _check("precision", precision, PRECISIONS)
     _check("store", store, STORE_DTYPES)
     name = name or DEFAULT_ENCODER
-    path = Workspace.of(workspace).encoder(name)
+    place = Workspace.of(workspace)
+    path = place.encoder(name)
+    calibration = open_calibration(place, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base)
     max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)
     weights = weights_digest({key: tensor.numpy() for key, tensor in source.tensors.items()})
-    manifest: dict[str, Any] = {
-        "kind": KIND,
-        "name": name,
-        "base": {"name": source.name, "digest": weights},
-        "plugins": [],
-        "versions": versions("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime"),
-    }
+    origin = {"kind": KIND, "name": name, "base": {"name": source.name, "digest": weights}, "plugins": []}
+    packages = versions("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime")
+    manifest: dict[str, Any] = origin | {"versions": packages}
     with new_folder(path, manifest) as folder:
         card = _fill(folder, source, weights, max_tokens, store)
-        card, reason, parity = _prove(folder, name, card, precision, progress)
-        manifest |= {
-            "card": asdict(card),
-            "fingerprint": fingerprint(card),
-            "precision_reason": reason,
-            "parity": parity,
-        }
-    best = ParityReport(*(parity[field] for field in ParityReport.__slots__))
+        if calibration is None:
+            proven = _prove(folder, name, card, precision, progress)
+        else:
+            proven = _quantize(folder, name, card, source.tensors, calibration, progress)
+        digest = fingerprint(proven.card)
+        manifest |= asdict(proven) | {"fingerprint": digest}
+    best = ParityReport(*(proven.parity[field] for field in ParityReport.__slots__))
     return ExportResult(
-        name, str(path), fingerprint(card), card.precision, reason, max_tokens, best, time.perf_counter() - start
-    )
+        encoder=name, path=str(path), fingerprint=digest, precision=proven.card.precision,
+        precision_reason=proven.precision_reason, max_tokens=max_tokens, parity=best, int8=proven.int8,
+        seconds=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """What a finished export's manifest says of its precision."""
+
+    card: Card
+    precision_reason: str
+    parity: dict[str, Any]
+    int8: Int8Report | None = None
 
 
 def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) -> Card:
@@ -145,23 +170,40 @@ def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) 
     return card
 
 
-def _prove(folder: Path, name: str, card: Card, precision: str, progress: Progress) -> tuple[Card, str, dict[str, Any]]:
-    """Card, reason and parity report of the precision asked for; for `auto`, of bf16 if that is native and passes."""
+def _prove(folder: Path, name: str, card: Card, precision: str, progress: Progress) -> _Proven:
+    """The precision asked for; for `auto` bf16 if that is native and passes, else fp32."""
     graph = _report(folder, name, card, progress)  # always: the graph must be right in float32 before any precision is
     if precision == "fp32" or (precision == "auto" and not has_bf16()):
-        return card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph
+        return _Proven(card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph)
     half = replace(card, precision="bf16")
+    reason = "asked for" if precision == "bf16" else "native on this processor"
     try:
-        return (
-            half,
-            "asked for" if precision == "bf16" else "native on this processor",
-            _report(folder, name, half, progress),
-        )
+        return _Proven(half, reason, _report(folder, name, half, progress))
     except ParityError as error:
         if precision == "bf16":
             raise
         progress.say(f"{error} Taking fp32.")
-        return card, f"bf16 missed its gate: {error.got}", graph
+        return _Proven(card, f"bf16 missed its gate: {error.got}", graph)
+
+
+def _quantize(
+    folder: Path, name: str, card: Card, tensors: Any, calibration: Calibration, progress: Progress
+) -> _Proven:
+    """An int8 graph in the place of the float one: proven on held-out texts, on the probes, and to a head."""
+    from loid_infer.encoders.torch import ClsBert
+    from loid_infer.graphs.quantize import quantize
+
+    _report(folder, name, card, progress)
+    float32 = EncoderFolder(name, folder, card, fingerprint(card), {})
+    exact = calibration.vectors(float32, progress)
+    domain = calibration.table.domain
+    progress.say(f"calibrating int8 on {domain!r} ...")
+    card, choice = quantize(float32, ClsBert(card, tensors), calibration.texts())
+    progress.say(f"int8 on texts held out: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")
+    parity = _report(folder, name, card, progress)
+    int8 = EncoderFolder(name, folder, card, fingerprint(card), {})
+    head = calibration.head_gate(exact, calibration.vectors(int8, progress), name, progress)
+    return _Proven(card, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, head))
 
 
 def _report(folder: Path, name: str, card: Card, progress: Progress) -> dict[str, Any]:
@@ -171,24 +213,24 @@ def _report(folder: Path, name: str, card: Card, progress: Progress) -> dict[str
         ParityError: one of them misses the gate.
     """
     found = measure_runtimes(EncoderFolder(name, folder, card, fingerprint(card), {}))
-    gate = GATES[card.precision]
     for runtime, parity in found.items():
         progress.say(
-            f"parity of {runtime} in {card.precision}: cosine >= {parity.cos_min:.6f} on {parity.n_texts} texts"
+            f"parity of {runtime} in {card.precision}: cosine >= {parity.cos_min:.6f}, "
+            f"mean {parity.cos_mean:.6f}, on {parity.n_texts} texts"
         )
         if not parity.passes(card.precision):
             raise ParityError(
                 f"{runtime} does not compute the reference's vectors in {card.precision}",
                 where=name,
-                expected=f"cosine >= {gate} for each of {parity.n_texts} probes",
-                got=f"{parity.cos_min:.6f}",
+                expected=f"{gate(card.precision)}, over {parity.n_texts} probes",
+                got=f"{parity.cosine(card.precision):.6f}",
                 mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(found.items()))
     return {
         **asdict(parity),
         "passed": True,
-        "gate": gate,
+        "gate": gate(card.precision),
         "runtime": fastest,
         "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
     }

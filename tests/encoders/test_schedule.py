@@ -2,24 +2,51 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.schedule import Schedule, padded_lengths, token_batches
+from loid_infer.types import TokenBatch
+
+WINDOWS = st.lists(st.lists(st.integers(1, 150), max_size=60), min_size=1, max_size=4)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=80), st.integers(1, 200))
-def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    ids = [np.arange(1, n + 1) * 100 + i for i, n in enumerate(lengths)]
-    slots = np.arange(len(lengths)) + 1000
+def run(windows: list[list[int]], budget: int, max_tokens: int) -> tuple[list[TokenBatch], list[TokenBatch], dict]:
+    """Batches while windows come, batches of the rest, and the ids of every text by its slot."""
+    schedule, early, ids = Schedule(budget, max_tokens), [], {}
+    for lengths in windows:
+        slots = np.arange(len(lengths)) + 1000 + len(ids)
+        texts = {int(slot): [int(slot) * 100 + i for i in range(n)] for slot, n in zip(slots, lengths, strict=True)}
+        ids |= texts
+        flat = np.array([i for text in texts.values() for i in text], np.int64)
+        early += schedule.add(slots, flat, np.array(lengths, np.int64))
+    return early, list(schedule.rest()), ids
+
+
+@given(WINDOWS, st.integers(1, 600))
+def test_batches_hold_every_text_once_within_the_budget(windows: list[list[int]], budget: int) -> None:
+    early, rest, ids = run(windows, budget, 150)
     seen = {}
-    widths = []
-    for batch in token_batches(slots, np.concatenate(ids), np.array(lengths), budget):
+    for batch in (*early, *rest):
         n, width = batch.input_ids.shape
         assert n == 1 or n * width <= budget
         assert batch.n_tokens == batch.attention_mask.sum()
-        widths.append(width)
         for slot, row, mask in zip(batch.slots, batch.input_ids, batch.attention_mask, strict=True):
             assert slot not in seen
             assert (np.diff(mask) <= 0).all(), "padding is on the right"
             seen[int(slot)] = row[mask == 1].tolist()
             assert (row[mask == 0] == 0).all()
+            assert width == min(padded_lengths(mask.sum()), 150), "a text's width is its own"
+    assert seen == ids
+    assert all(len(batch.slots) == max(1, budget // batch.input_ids.shape[1]) for batch in early), "full or waiting"
+    widths = [batch.input_ids.shape[1] for batch in rest]
     assert widths == sorted(widths, reverse=True), "longest first"
-    assert seen == {1000 + i: part.tolist() for i, part in enumerate(ids)}
+
+
+def test_widths_are_few_and_little_is_padding() -> None:
+    lengths = np.random.default_rng(0).integers(3, 257, 20_000)
+    batches = list(token_batches(np.arange(len(lengths)), np.zeros(lengths.sum(), np.int32), lengths, 2048, 256))
+    assert len({batch.input_ids.shape[1] for batch in batches}) <= 5 * 16
+    assert sum(batch.input_ids.size for batch in batches) <= 1.025 * lengths.sum()
+
+
+def test_no_width_is_beyond_what_the_encoder_admits() -> None:
+    (batch,) = token_batches(np.arange(1), np.ones(253, np.int32), np.array([253]), 2048, 254)
+    assert batch.input_ids.shape == (1, 254)

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact
@@ -18,6 +20,67 @@ def test_ids_are_those_of_transformers(toy_base: Path) -> None:
     assert [part.tolist() for part in parts] == expected
     assert tokens.n_truncated == sum(len(ids) > 20 for ids in theirs(texts)["input_ids"]) == 1
     assert tokens.lengths.max() == 20
+
+
+PIECES = [
+    *"aZ09 .,'\"-_[]#\t\n\x00\x0b\x7f\x85é好👍",
+    "Guitar",
+    "strings",
+    "[SEP]",
+    "[MASK]",
+    "x" * 120,
+    "don't",
+    "##a",
+    "\u00a0",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PIECES) | st.characters(max_codepoint=200), max_size=40).map("".join)))
+def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: list[str]) -> None:
+    import tokenizers
+
+    rust = tokenizers.Tokenizer.from_file(str(toy_base / "tokenizer.json"))
+    rust.no_padding()
+    rust.enable_truncation(20)
+    expected = rust.encode_batch(texts)
+    found = Tokenizer(toy_base / "tokenizer.json", 20)(texts)
+    assert found.flat_ids.tolist() == [i for encoding in expected for i in encoding.ids]
+    assert found.lengths.tolist() == [len(encoding.ids) for encoding in expected]
+    assert found.n_truncated == sum(bool(encoding.overflowing) for encoding in expected)
+
+
+def test_a_plain_text_is_looked_up_and_any_other_is_not(toy_base: Path) -> None:
+    words = Tokenizer(toy_base / "tokenizer.json", 20)._words
+    assert words is not None
+    assert [words.cover(text) for text in ("", "Great\tguitar, 10/10!", "naïve", "a\x00b", "the [MASK] is")] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [
+    {"normalizer": None}, {"pre_tokenizer": {"type": "Whitespace"}}, {"post_processor": None},
+])  # fmt: skip
+def test_a_tokenizer_of_other_rules_is_left_alone(toy_base: Path, tmp_path: Path, change: dict) -> None:
+    import json
+
+    parts = json.loads((toy_base / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**parts, **change}))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 20)
+    assert tokenizer._words is None
+    assert len(tokenizer(["Great guitar"]).flat_ids)
+
+
+def test_words_are_forgotten_when_there_are_too_many(toy_base: Path, monkeypatch) -> None:
+    from loid_infer.encoders import tokens as module
+
+    monkeypatch.setattr(module, "_MAX_WORDS", 3)
+    tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
+    texts = ["great guitar case cable plot", "the great guitar"]
+    first = tokenizer(texts).flat_ids.tolist()
+    assert tokenizer._words is not None
+    assert len(tokenizer._words) <= 3
+    assert tokenizer(texts).flat_ids.tolist() == first
 
 
 def test_no_texts_are_no_tokens(toy_base: Path) -> None:

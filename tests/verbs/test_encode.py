@@ -320,8 +320,8 @@ def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, 
 
     asked = []
 
-    def stand_in(name: str, *, precision: str, workspace: Workspace, progress) -> object:
-        asked.append((name, precision))
+    def stand_in(name: str, *, precision: str, calibrate_on: str | None, workspace: Workspace, progress) -> object:
+        asked.append((name, precision, calibrate_on))
         shutil.copytree(exported / "exports/encoders/base", workspace.encoder(name))
         return type("Result", (), {"seconds": 1.5})
 
@@ -331,7 +331,23 @@ def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, 
     assert encode("toys", workspace=workspace).export_s == 1.5
     assert encode("toys", precision="fp32", workspace=workspace).encoder == "base-fp32"
     assert encode("toys", workspace=workspace).export_s == 0
-    assert asked == [("base", "auto"), ("base-fp32", "fp32")]
+    assert asked == [("base", "auto", None), ("base-fp32", "fp32", None)]
+
+
+def test_an_int8_encoder_encodes_and_is_asked_before_it_meets_another_domain(exported_int8, tmp_path: Path) -> None:
+    made, _ = exported_int8
+    workspace = Workspace(tmp_path)
+    shutil.copytree(made.root / "data", workspace.root / "data")
+    shutil.copytree(made.encoder("small"), workspace.encoder("base-int8"))
+    run = encode("toys", precision="int8", workspace=workspace)
+    assert (run.encoder, run.precision, run.n_encoded) == ("base-int8", "int8", 200)
+    assert "int8 with" in run.runtime_detail or run.runtime == "onnxruntime"
+    table(workspace, toy_texts(5, seed=1), "others")
+    with pytest.raises(RuntimeMissing, match="torch does not compute int8"):
+        encode("others", encoder="base-int8", runtime="torch", workspace=workspace)
+    with pytest.raises(BadSetting, match=r"calibrated on another domain.*export --name others-int8"):
+        encode("others", precision="int8", workspace=workspace)
+    assert encode("others", encoder="base-int8", workspace=workspace).n_encoded == 5
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small tmpfs")

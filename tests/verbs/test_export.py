@@ -5,15 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
-from loid_infer import export
-from loid_infer.encoders import opening
-from loid_infer.encoders.folder import open_folder
-from loid_infer.encoders.processor import has_bf16
+from loid_infer import export, ingest
+from loid_infer.artifact import digest_file
+from loid_infer.data.reviews import open_table, text_digest
+from loid_infer.encoders import opening, proof
+from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.proof import Parity
+from loid_infer.encoders.torch import ClsBert
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
+from loid_infer.graphs.quantize import quantize
 from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
+from loid_infer.verbs import calibrate as calibrate_module
 from loid_infer.verbs import export as export_module
+from loid_infer.verbs.calibrate import Calibration, open_calibration
+from tests.conftest import toy_texts, write_reviews
 
 
 def test_the_folder_is_what_others_read(exported: Path, toy_base: Path) -> None:
@@ -52,7 +61,9 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"precision": "int3"}, "auto | fp32 | bf16"),
+        ({"precision": "int3"}, "auto | fp32 | bf16 | int8"),
+        ({"precision": "int8"}, "--calibrate-on DOMAIN"),
+        ({"precision": "bf16", "calibrate_on": "toys"}, "only int8 is calibrated"),
         ({"store": "fp8"}, "fp16 | fp32"),
         ({"max_tokens": 65}, "3 to 64"),
         ({"max_tokens": 2}, "3 to 64"),
@@ -161,3 +172,108 @@ def test_optimum_opens_the_export(exported: Path) -> None:
     ids = torch.from_numpy(probes.flat_ids[: probes.lengths[0]].astype(np.int64))[None]
     cls = model(input_ids=ids, attention_mask=torch.ones_like(ids))["cls"]
     np.testing.assert_allclose(np.asarray(cls)[0], probes.cls[0], atol=1e-4)
+
+
+def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
+    workspace, made = exported_int8
+    folder = open_folder(workspace.encoder("small"), "small")
+    assert made.precision == folder.card.precision == "int8"
+    assert folder.card.quantized_graph == digest_file(folder.graph)
+    assert made.int8.calibrated_on == "toys"
+    assert made.int8.choice.n_products + len(made.int8.choice.kept_float) == 6, "one of two layers"
+    assert made.int8.choice.cos_mean >= 0.998
+    assert made.int8.head.change <= 0.005
+    assert made.int8.head.n_seeds == 5
+    assert folder.manifest["int8"]["head"]["mse_int8"] == made.int8.head.mse_int8
+    assert set(folder.manifest["parity"]["runtimes"]) == {
+        name for name in opening.PREFERENCE["int8"] if installed(name)
+    }
+
+
+def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -> None:
+    import onnx
+
+    from loid_infer.graphs.graph import check_graph
+
+    workspace, _ = exported_int8
+    graph = workspace.encoder("small") / "model.onnx"
+    check_graph(graph)
+    model = onnx.load(graph)
+    onnx.checker.check_model(model)
+    kinds = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2]
+    assert kinds.count(onnx.TensorProto.INT8) == 6
+
+
+def test_two_int8_exports_are_the_same_bytes(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+    workspace, made = exported_int8
+    shutil.copytree(workspace.root / "data", tmp_path / "data")
+    arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
+    again = export("small", **arguments, workspace=Workspace(tmp_path))
+    assert again.fingerprint == made.fingerprint
+    first, second = Path(made.path), Path(again.path)
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+
+
+def test_products_that_lose_too_much_stay_in_floating_point(
+    exported: Path, exported_int8, toy_base: Path, monkeypatch
+) -> None:
+    """With a gate just above what all products in bytes reach, some go back, the worst first."""
+    workspace, made = exported_int8
+    gates = dict(proof.GATES)
+    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", made.int8.choice.cos_mean + 1e-9)})
+    calibration = open_calibration(workspace, "int8", "toys")
+    folder = quantizable(exported, workspace.root / "kept")
+    _, choice = quantize(
+        folder, ClsBert(folder.card, load_file(folder.path / "model.safetensors")), calibration.texts()
+    )
+    assert choice.kept_float
+    assert choice.cos_mean > made.int8.choice.cos_mean
+
+    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", 1.1)})
+    folder = quantizable(exported, workspace.root / "refused")
+    before = folder.graph.read_bytes()
+    with pytest.raises(ParityError, match=r"int8 loses too much .*got 0\.99.* of 4 groups"):
+        quantize(folder, ClsBert(folder.card, load_file(folder.path / "model.safetensors")), calibration.texts())
+    assert onnx_equal(folder.graph.read_bytes(), before), "the float graph is back"
+
+
+def quantizable(exported: Path, path: Path) -> EncoderFolder:
+    shutil.copytree(exported / "exports/encoders/base", path)
+    return open_folder(path, "base")
+
+
+def onnx_equal(one: bytes, other: bytes) -> bool:
+    import onnx
+
+    return bool(onnx.load_from_string(one) == onnx.load_from_string(other))
+
+
+def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    workspace, _ = exported_int8
+    shutil.copytree(workspace.root / "data", tmp_path / "data")
+    errors = iter([1.0, 1.0051] * 5)
+    monkeypatch.setattr(Calibration, "_error", lambda self, vectors, seed, task: next(errors))
+    with pytest.raises(ParityError, match=r"at most 0\.5% above .*got \+0\.51%"):
+        export("small", base=str(toy_base), precision="int8", calibrate_on="toys", max_tokens=32, workspace=tmp_path)
+    assert not Workspace(tmp_path).encoder("small").exists()
+
+
+def test_int8_needs_texts_to_calibrate_on(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    ingest([write_reviews(tmp_path / "few.jsonl", toy_texts(63))], "few", workspace=workspace)
+    with pytest.raises(BadSetting, match=r"too few texts .*at least 64.*got 63"):
+        export(base=str(toy_base), precision="int8", calibrate_on="few", workspace=workspace)
+
+
+def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
+    workspace, _ = exported_int8
+    monkeypatch.setattr(calibrate_module, "_MAX_REVIEWS", 50)
+    calibration = open_calibration(workspace, "int8", "toys")
+    part = calibration.interactions
+    assert 50 <= part.n < 200
+    whole = open_table(workspace.table("toys"), "toys").interactions(SILENT)
+    per_user = np.bincount(whole.users)
+    assert (np.bincount(part.users, minlength=len(per_user))[part.users] == per_user[part.users]).all()
+    texts = {tuple(text_digest(text)): row for rows, found in calibration.table.texts(np.sort(calibration.rows))
+             for row, text in zip(rows.tolist(), found, strict=True)}  # fmt: skip
+    assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
