@@ -31,7 +31,9 @@ lint: setup
 test: setup lint
 	$(BIN)/python -m pytest -m 'not slow'
 
+# The rivals' packages are only for this; a comparison without one of them says so.
 bench: setup
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[rivals]' || true
 	$(BIN)/python -m bench
 
 soak: setup

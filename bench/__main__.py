@@ -1,4 +1,4 @@
-"""All benchmarks that fit in 15 minutes on two cores, one after the other, and then the README's tables."""
+"""The benchmarks that fit in 15 minutes on two cores, one after the other, and then the README's tables."""
 
 import subprocess
 import sys

@@ -1,9 +1,11 @@
 """What every benchmark needs: the machine's card, a table for people, a JSON file for the record."""
 
 import datetime
+import gzip
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -100,6 +102,24 @@ def real_reviews(name: str = "musical_instruments") -> Path | None:
     """The real reviews beside the checkout (or under LOID_SHARED), if they are there."""
     path = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared") / "data" / f"{name}.json.gz"
     return path if path.is_file() else None
+
+
+def real_table(name: str, n_reviews: int) -> tuple[Path, Path]:
+    """A fresh workspace with every k-th real review, `n_reviews` in all, as its domain `reviews`; and that table.
+
+    Every k-th: the file is ordered by item.
+    """
+    source = real_reviews()
+    if source is None:
+        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
+    workspace = WORK / name
+    shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir(parents=True)
+    with gzip.open(source, "rt") as lines, (workspace / "slice.jsonl").open("w") as out:
+        whole = lines.readlines()
+        out.writelines(whole[:: max(1, len(whole) // n_reviews)][:n_reviews])
+    loid("ingest", str(workspace / "slice.jsonl"), "-d", "reviews", "-w", str(workspace))
+    return workspace, workspace / "data" / "reviews.parquet"
 
 
 def _lines(path: str) -> list[str]:

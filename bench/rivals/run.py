@@ -4,6 +4,7 @@ python -m bench.rivals.run NAME TABLE.parquet MAX_TOKENS
 """
 
 import importlib
+import inspect
 import json
 import resource
 import sys
@@ -18,7 +19,8 @@ def main() -> None:
 
     rival = importlib.import_module(f"bench.rivals.{name}")
     texts = list(dict.fromkeys(pq.read_table(path, columns=["text"])["text"].to_pylist()))
-    encode = rival.prepare(str(find_base("default")[1]), max_tokens)
+    wants_texts = "texts" in inspect.signature(rival.prepare).parameters  # one that calibrates
+    encode = rival.prepare(str(find_base("default")[1]), max_tokens, *([texts] if wants_texts else []))
     encode(texts[:64])
     start = time.perf_counter()
     vectors = encode(texts)
