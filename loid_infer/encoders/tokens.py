@@ -74,7 +74,7 @@ class Tokenizer:
 
 _PLAIN = re.compile(r"[\t\n\r -~]*")
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")
-_MAX_WORDS = 1_000_000  # remembered at once, about 200 MB
+_MAX_WORDS = 250_000  # remembered at once, about 50 MB
 
 
 class _Words(dict[str, tuple[int, ...]]):
