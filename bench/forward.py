@@ -12,22 +12,21 @@ import time
 
 import numpy as np
 
-from bench.record import WORK, loid, median, save
+from bench.record import loid, median, save, work_folder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Card, TokenBatch
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
-_ROUNDS, _BATCH_TOKENS = 3, 2048
+_ROUNDS = 3
 
 
 def main() -> None:
-    workspace = WORK / "forward"
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True)
+    workspace = work_folder("forward")
     bert = _random_bert(workspace / "bert-base-shape")
     rows = []
     for shape, base in (("MiniLM-L6", "default"), ("BERT-base", str(bert))):
@@ -41,9 +40,9 @@ def main() -> None:
         "How near is the forward pass to the processor's matrix rate?",
         "forward",
         rows,
-        f"Batches of about {_BATCH_TOKENS:,} tokens of one width, no padding, medians of {_ROUNDS}; GFLOP counted as "
-        "needed for CLS. `of_rate`: of torch's rate, measured between the runs, on tokens x hidden x feed-forward in "
-        "the same precision. BERT-base has random weights.",
+        f"Batches of about {MAX_BATCH_TOKENS:,} tokens of one width, no padding, medians of {_ROUNDS}; GFLOP counted "
+        "as needed for CLS. `of_rate`: of torch's rate, measured between the runs, on tokens x hidden x feed-forward "
+        "in the same precision. BERT-base has random weights.",
     )
     shutil.rmtree(workspace)
 
@@ -97,7 +96,7 @@ def matrix_rate(card: Card) -> float:
 
 
 def tokens_per_s(runtime: Runtime, width: int, n_batches: int) -> float:
-    n = max(1, _BATCH_TOKENS // width)
+    n = max(1, MAX_BATCH_TOKENS // width)
     ids = np.random.default_rng(0).integers(1000, 20_000, (n, width))
     batch = TokenBatch(np.arange(n), ids, np.ones_like(ids), ids.size)
     list(runtime.run([batch] * 3))

@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import WORK, loid, median, real_reviews, save
+from bench.record import loid, median, real_reviews, save, work_folder
 from loid_infer.kernels.metrics import paired
 
 DOMAINS = ("musical_instruments", "digital_music")
 
 
 def main(n_seeds: int = 5, n_pairs: int = 1_000_000) -> None:
-    workspace = WORK / "heads"
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True)
+    workspace = work_folder("heads")
     rows = []
     for domain in DOMAINS:
         source = real_reviews(domain)

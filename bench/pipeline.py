@@ -7,7 +7,7 @@ import random
 import shutil
 import sys
 
-from bench.record import WORK, loid, save
+from bench.record import loid, save, work_folder
 
 WORDS = [
     *("guitar", "string", "sound", "great", "price", "battery", "cable", "broke", "album", "plot", "music", "really"),
@@ -30,9 +30,7 @@ WORDS = [
 
 
 def main(*counts: int) -> None:
-    workspace = WORK / "pipeline"
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True)
+    workspace = work_folder("pipeline")
     loid("export", "--precision", "fp32", "-w", str(workspace))
     rows = []
     for n_texts in counts or (1_000, 10_000, 100_000, 1_000_000):

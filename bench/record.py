@@ -104,6 +104,14 @@ def real_reviews(name: str = "musical_instruments") -> Path | None:
     return path if path.is_file() else None
 
 
+def work_folder(name: str) -> Path:
+    """An empty folder to work in; what an earlier run left there is gone."""
+    folder = WORK / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 def real_table(name: str, n_reviews: int) -> tuple[Path, Path]:
     """A fresh workspace with every k-th real review, `n_reviews` in all, as its domain `reviews`; and that table.
 
@@ -112,9 +120,7 @@ def real_table(name: str, n_reviews: int) -> tuple[Path, Path]:
     source = real_reviews()
     if source is None:
         raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    workspace = WORK / name
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True)
+    workspace = work_folder(name)
     with gzip.open(source, "rt") as lines, (workspace / "slice.jsonl").open("w") as out:
         whole = lines.readlines()
         out.writelines(whole[:: max(1, len(whole) // n_reviews)][:n_reviews])

@@ -17,10 +17,10 @@ from bench.record import loid, median, real_table, save
 from loid_infer.encoders import torch as reference
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.openvino import OpenVino
-from loid_infer.encoders.pipeline import MAX_BATCH_TOKENS, Stages, encode_stream
+from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.encoders.schedule import padded
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded
 from loid_infer.encoders.tokens import Tokens
 from loid_infer.graphs.graph import write_graph
 from loid_infer.settings import Workspace
@@ -95,14 +95,11 @@ def _in_order(tokens: Tokens, *, by_length: bool, rows: int | None = None) -> It
     order = np.argsort(-tokens.lengths, kind="stable") if by_length else np.arange(len(starts))
     at = 0
     while at < len(order):
-        n, longest = 0, 0
-        while at + n < len(order) and (n == 0 or (n < rows if rows else True)):
-            wider = max(longest, int(tokens.lengths[order[at + n]]))
-            if n and not rows and (n + 1) * wider > MAX_BATCH_TOKENS:
-                break
-            n, longest = n + 1, wider
-        picked = order[at : at + n]
-        at += n
+        ahead = tokens.lengths[order[at : at + MAX_BATCH_TOKENS]]
+        sizes = np.maximum.accumulate(ahead) * np.arange(1, len(ahead) + 1)  # of the first 1, 2, ... texts, padded
+        picked = order[at : at + (rows or max(1, int(np.searchsorted(sizes, MAX_BATCH_TOKENS, side="right"))))]
+        at += len(picked)
+        longest = int(tokens.lengths[picked].max())
         yield padded(picked, tokens.flat_ids, starts[picked], tokens.lengths[picked], longest)
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from bench.record import WORK, real_reviews, save
+from bench.record import real_reviews, save, work_folder
 
 PAIRS = "user_id,item_id\nA2IBPI20UZIR0U,B00004Y2UT\nsomebody-new,B00004Y2UT\n"
 ENCODE = ("encode", "--domain", "musical_instruments")
@@ -25,9 +25,7 @@ def main() -> None:
     source = real_reviews()
     if source is None:
         raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    folder = WORK / "walk"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = work_folder("walk")
     shutil.copy(source, folder / "reviews.json.gz")
     (folder / "pairs.csv").write_text(PAIRS)
     loid = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]

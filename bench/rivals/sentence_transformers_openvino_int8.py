@@ -1,15 +1,15 @@
 """sentence-transformers on its OpenVINO backend with NNCF's static int8 (transformer preset), which is what its
 documentation recommends; calibrated on 300 of the texts, since its own calibration set needs the network."""
 
+from bench.rivals import sentence_transformers_default as default
+
 LABEL = "sentence-transformers (openvino, int8)"
 
 
 def prepare(folder: str, max_tokens: int, texts: list[str]):
     import nncf
-    from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(folder, device="cpu", backend="openvino", model_kwargs={"export": True})
-    model.max_seq_length = max_tokens
+    model = default.load(folder, max_tokens, backend="openvino", model_kwargs={"export": True})
     inner = model[0].auto_model
     names = {port.get_any_name() for port in inner.model.inputs}
 

@@ -6,6 +6,7 @@ obeyed or is an error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from loid_infer.artifact import versions
@@ -70,8 +71,10 @@ def open_runtime(
     raise _no_runtime(encoder, "; ".join(reasons))
 
 
-def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> dict[str, Parity]:
+def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> Iterator[tuple[str, Parity]]:
     """The parity on the CPU of every installed runtime that can compute the encoder's precision, fastest first.
+
+    A runtime is opened when its turn comes, so whoever wants the fastest only pays for that one.
 
     Args:
         probes: other ones than the encoder's own.
@@ -83,7 +86,8 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> di
     names = [name for name in PREFERENCE[encoder.card.precision] if installed(name)]
     if not names:
         raise _no_runtime(encoder, f"{' and '.join(PREFERENCE[encoder.card.precision])} are not installed")
-    return {name: measure(_open(name, encoder, "cpu", n_usable_threads()), probes) for name in names}
+    for name in names:
+        yield name, measure(_open(name, encoder, "cpu", n_usable_threads()), probes)
 
 
 def _open(name: str, encoder: EncoderFolder, place: str, n_threads: int) -> Runtime:

@@ -15,13 +15,12 @@ from typing import TypeVar
 import numpy as np
 
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.encoders.schedule import Schedule
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, Schedule
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.types import Floats, Ints, TokenBatch
 
 T = TypeVar("T")
 
-MAX_BATCH_TOKENS = 2048
 # The first window is small so that the runtime starts at once; each next one doubles, for less padding.
 _FIRST_WINDOW = 512
 _LAST_WINDOW = 16_384

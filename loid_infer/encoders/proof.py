@@ -9,13 +9,12 @@ import numpy as np
 
 from loid_infer.encoders.folder import Probes
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.encoders.schedule import padded, token_batches
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array, TokenBatch
 
 # The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
 GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "int8": ("cos_mean", 0.998)}
-_PROBE_BATCH_TOKENS = 2048
 _N_MIXED = 8
 
 
@@ -67,7 +66,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
 
 def _batches(probes: Probes) -> Iterator[TokenBatch]:
     slots, longest = np.arange(len(probes.lengths)), int(probes.lengths.max())
-    yield from token_batches(slots, probes.flat_ids, probes.lengths, _PROBE_BATCH_TOKENS, longest)
+    yield from token_batches(slots, probes.flat_ids, probes.lengths, MAX_BATCH_TOKENS, longest)
     # The longest and the shortest side by side: a runtime that ignores the mask shows here.
     by_length = np.argsort(probes.lengths, kind="stable")
     mixed = np.concatenate([by_length[: _N_MIXED // 2], by_length[-_N_MIXED // 2 :]])

@@ -10,6 +10,8 @@ import numpy as np
 
 from loid_infer.types import Ints, TokenBatch
 
+MAX_BATCH_TOKENS = 2048  # of a batch, unless asked otherwise: larger ones are no faster and need more memory
+
 
 class Schedule:
     """Batches of texts that are padded to the same width, which a text's own length decides.

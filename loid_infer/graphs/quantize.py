@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loid_infer.artifact import digest_file
+from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.opening import measure_runtimes
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity, gate
-from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
 from loid_infer.errors import ParityError
-from loid_infer.types import Array, Card, Floats
+from loid_infer.types import Array, Floats
 
 if TYPE_CHECKING:
     from loid_infer.encoders.torch import ClsBert
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)  # 0: all of the spread stays with the activations, 1: all of it moves
 _HELD_OUT = 4  # every fourth text is measured on, not calibrated on
-_BATCH_TOKENS = 2048
 _KEPT_TOKENS = 32  # of each batch, to tell which products lose most
 _TINY = 1e-5
 _INPUTS = (("query", "key", "value"), ("output",), ("expand",), ("contract",))  # products that share an input
@@ -60,7 +60,7 @@ class _Shared:
     sample: Floats  # [m, in]
 
 
-def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> tuple[Card, Quantization]:
+def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> tuple[EncoderFolder, Quantization]:
     """Put an int8 graph in the place of the float one of `encoder`, an export that is not finished yet.
 
     Each alpha is tried, and measured by the fastest runtime; where the best one misses the gate, the products that lose
@@ -71,7 +71,7 @@ def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> t
         texts: of the domain the encoder is meant for.
 
     Returns:
-        The card of the int8 encoder, and what was chosen.
+        The int8 encoder, and what was chosen.
 
     Raises:
         ParityError: no choice meets the int8 gate. The float graph is in its place then.
@@ -84,22 +84,22 @@ def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> t
     probes = _reference(encoder, module, [text for text, out in zip(texts, held, strict=True) if out])
     floats = encoder.graph.read_bytes()
 
-    def tried(alpha: float, kept: frozenset[str]) -> tuple[Card, Parity]:
+    def tried(alpha: float, kept: frozenset[str]) -> tuple[EncoderFolder, Parity]:
         model = _quantized(onnx.load_from_string(floats), [x for x in inputs if x.names[0] not in kept], alpha)
         _write(model, encoder.graph)
         card = replace(encoder.card, precision="int8", quantized_graph=digest_file(encoder.graph))
-        found = measure_runtimes(replace(encoder, card=card), probes)
-        return card, next(iter(found.values()))
+        int8 = replace(encoder, card=card, fingerprint=fingerprint(card))
+        return int8, next(measure_runtimes(int8, probes))[1]
 
     alpha = max(ALPHAS, key=lambda alpha: tried(alpha, frozenset())[1].cos_mean)
     worst = [x.names[0] for x in sorted(inputs, key=lambda x: -_lost(x, alpha))]
     for n_kept in _doubling(len(worst)):
         kept = frozenset(worst[:n_kept])
-        card, parity = tried(alpha, kept)
+        int8, parity = tried(alpha, kept)
         if parity.passes("int8"):
             names = tuple(name for x in inputs if x.names[0] in kept for name in x.names)
             n_products = sum(len(x.names) for x in inputs) - len(names)
-            return card, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean,
+            return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean,
                                       int((~held).sum()), int(held.sum()))  # fmt: skip
     _write(onnx.load_from_string(floats), encoder.graph)
     raise ParityError(
@@ -169,7 +169,7 @@ def _reference(encoder: EncoderFolder, module: ClsBert, texts: list[str]) -> Pro
     tokens = encoder.tokenizer()(texts)
     cls = np.empty((len(texts), encoder.card.hidden_dim), np.float32)
     longest = encoder.card.max_tokens
-    batches = token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, _BATCH_TOKENS, longest)
+    batches = token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, longest)
     for slots, vectors in TorchRuntime(module, "fp32", "cpu", n_usable_threads()).run(batches):
         cls[slots] = vectors
     return Probes(tokens.flat_ids, tokens.lengths, cls)

@@ -120,10 +120,11 @@ def export(
     manifest: dict[str, Any] = origin | {"versions": packages}
     with new_folder(path, manifest) as folder:
         card = _fill(folder, source, weights, max_tokens, store)
+        float32 = EncoderFolder(name, folder, card, fingerprint(card), {})
         if calibration is None:
-            proven = _prove(folder, name, card, precision, progress)
+            proven = _prove(float32, precision, progress)
         else:
-            proven = _quantize(folder, name, card, source.tensors, calibration, progress)
+            proven = _quantize(float32, source.tensors, calibration, progress)
         digest = fingerprint(proven.card)
         manifest |= asdict(proven) | {"fingerprint": digest}
     best = ParityReport(*(proven.parity[field] for field in ParityReport.__slots__))
@@ -170,67 +171,63 @@ def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) 
     return card
 
 
-def _prove(folder: Path, name: str, card: Card, precision: str, progress: Progress) -> _Proven:
+def _prove(float32: EncoderFolder, precision: str, progress: Progress) -> _Proven:
     """The precision asked for; for `auto` bf16 if that is native and passes, else fp32."""
-    graph = _report(folder, name, card, progress)  # always: the graph must be right in float32 before any precision is
+    graph = _report(float32, progress)  # always: the graph must be right in float32 before any precision is
     if precision == "fp32" or (precision == "auto" and not has_bf16()):
-        return _Proven(card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph)
-    half = replace(card, precision="bf16")
+        return _Proven(float32.card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph)
+    card = replace(float32.card, precision="bf16")
     reason = "asked for" if precision == "bf16" else "native on this processor"
     try:
-        return _Proven(half, reason, _report(folder, name, half, progress))
+        return _Proven(card, reason, _report(replace(float32, card=card, fingerprint=fingerprint(card)), progress))
     except ParityError as error:
         if precision == "bf16":
             raise
         progress.say(f"{error} Taking fp32.")
-        return _Proven(card, f"bf16 missed its gate: {error.got}", graph)
+        return _Proven(float32.card, f"bf16 missed its gate: {error.got}", graph)
 
 
-def _quantize(
-    folder: Path, name: str, card: Card, tensors: Any, calibration: Calibration, progress: Progress
-) -> _Proven:
+def _quantize(float32: EncoderFolder, tensors: Any, calibration: Calibration, progress: Progress) -> _Proven:
     """An int8 graph in the place of the float one: proven on held-out texts, on the probes, and to a head."""
     from loid_infer.encoders.torch import ClsBert
     from loid_infer.graphs.quantize import quantize
 
-    _report(folder, name, card, progress)
-    float32 = EncoderFolder(name, folder, card, fingerprint(card), {})
+    _report(float32, progress)
     exact = calibration.vectors(float32, progress)
     domain = calibration.table.domain
     progress.say(f"calibrating int8 on {domain!r} ...")
-    card, choice = quantize(float32, ClsBert(card, tensors), calibration.texts())
+    int8, choice = quantize(float32, ClsBert(float32.card, tensors), calibration.texts())
     progress.say(f"int8 on texts held out: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")
-    parity = _report(folder, name, card, progress)
-    int8 = EncoderFolder(name, folder, card, fingerprint(card), {})
-    head = calibration.head_gate(exact, calibration.vectors(int8, progress), name, progress)
-    return _Proven(card, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, head))
+    parity = _report(int8, progress)
+    head = calibration.head_gate(exact, calibration.vectors(int8, progress), int8.name, progress)
+    return _Proven(int8.card, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, head))
 
 
-def _report(folder: Path, name: str, card: Card, progress: Progress) -> dict[str, Any]:
-    """The parity of every installed runtime in the card's precision.
+def _report(encoder: EncoderFolder, progress: Progress) -> dict[str, Any]:
+    """The parity of every installed runtime in the encoder's precision.
 
     Raises:
         ParityError: one of them misses the gate.
     """
-    found = measure_runtimes(EncoderFolder(name, folder, card, fingerprint(card), {}))
+    precision, found = encoder.card.precision, dict(measure_runtimes(encoder))
     for runtime, parity in found.items():
         progress.say(
-            f"parity of {runtime} in {card.precision}: cosine >= {parity.cos_min:.6f}, "
+            f"parity of {runtime} in {precision}: cosine >= {parity.cos_min:.6f}, "
             f"mean {parity.cos_mean:.6f}, on {parity.n_texts} texts"
         )
-        if not parity.passes(card.precision):
+        if not parity.passes(precision):
             raise ParityError(
-                f"{runtime} does not compute the reference's vectors in {card.precision}",
-                where=name,
-                expected=f"{gate(card.precision)}, over {parity.n_texts} probes",
-                got=f"{parity.cosine(card.precision):.6f}",
+                f"{runtime} does not compute the reference's vectors in {precision}",
+                where=encoder.name,
+                expected=f"{gate(precision)}, over {parity.n_texts} probes",
+                got=f"{parity.cosine(precision):.6f}",
                 mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(found.items()))
     return {
         **asdict(parity),
         "passed": True,
-        "gate": gate(card.precision),
+        "gate": gate(precision),
         "runtime": fastest,
         "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
     }
