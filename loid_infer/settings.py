@@ -61,6 +61,20 @@ class Workspace:
         """The folder of an exported encoder."""
         return self.root / "exports" / "encoders" / slug(name, "encoder")
 
+    @property
+    def plugins(self) -> Path:
+        """The folder of all plugins."""
+        return self.root / "exports" / "plugins"
+
+    def plugin(self, name: str) -> Path:
+        """The folder of a plugin."""
+        return self.plugins / slug(name, "plugin")
+
+    @property
+    def reports(self) -> Path:
+        """The folder of pictures and pages for people."""
+        return self.root / "reports"
+
     def head(self, name: str) -> Path:
         """The folder of a trained head."""
         return self.root / "exports" / "heads" / slug(name, "head")
