@@ -24,6 +24,7 @@ _VERBS = {
     "cache_verify": "cache",
     "cache_export": "cache",
     "doctor": "doctor",
+    "plugin_similarity": "similarity",
 }
 __all__ = [*_VERBS]  # noqa: PLE0604
 

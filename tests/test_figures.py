@@ -100,7 +100,7 @@ def test_bytes_are_the_same_in_another_process_with_a_style_of_its_own_and_nothi
         here.curves_of(Path({str(tmp_path / "run")!r}), here.RUN, reference=("the mean", 0.7))
         assert "matplotlib.pyplot" not in sys.modules
     """
-    (tmp_path / "config").mkdir()  # no font cache yet, which the first import makes
+    (tmp_path / "config").touch()  # no folder for the font cache, of which matplotlib would tell stderr
     style = {"MATPLOTLIBRC": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "config")}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in style.items():

@@ -1,4 +1,4 @@
-"""How far two sets of vectors are apart, row by row. Knows nothing of encoders or of what the gate is."""
+"""How alike vectors are: row by row, and two sets as wholes. Knows nothing of encoders or of what the gate is."""
 
 from __future__ import annotations
 
@@ -14,3 +14,20 @@ def row_cosines(a: Floats, b: Floats) -> Floats:
     products = (a * b).sum(axis=1)
     same = (a == b).all(axis=1)
     return np.where(same, 1.0, products / np.where(norms > 0, norms, 1.0))
+
+
+def mean_pairwise_cosine(a: Floats, b: Floats) -> float:
+    """Mean of the cosines of all n x m pairs of a row of `a [n, d]` and a row of `b [m, d]`, in float64.
+
+    What LoID's table 2 compares domains by. The mean of all products is the product of the means, so no pair is formed:
+    `1/(nm) sum_ij x_i y_j = (1/n sum_i x_i)(1/m sum_j y_j)` for rows x_i and y_j of length 1. A row of zeros has
+    cosine 0 with every other. Exchanging `a` and `b` changes no bit.
+    """
+    return float((_mean_direction(a) * _mean_direction(b)).sum())
+
+
+def _mean_direction(rows: Floats) -> Floats:
+    rows = rows.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    mean: Floats = (rows / np.where(norms > 0, norms, 1.0)).mean(axis=0)
+    return mean

@@ -1,0 +1,183 @@
+"""`plugin similarity`: how alike the reviews of domains are to the plain base, LoID's table 2.
+
+Tells which source domains may help a target before any plugin is trained. The verb draws texts and compares vectors; it
+knows no plugin, and keeps nothing but the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.artifact import new_file
+from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.errors import BadSetting
+from loid_infer.kernels import sampling
+from loid_infer.kernels.cosine import mean_pairwise_cosine
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
+from loid_infer.types import SILENT, Floats, Progress
+
+PICTURE = "similarity.png"
+_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityResult:
+    """Mean cosines between reviews of domains."""
+
+    domains: tuple[str, ...]  # [n], as they were given
+    matrix: tuple[tuple[float, ...], ...]  # [n, n], symmetric
+    pooling: str
+    n_texts: int  # drawn of each domain, and as many again for its diagonal
+    base: str
+    max_tokens: int
+    seed: int
+    path: str  # of the heat map
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """Texts of one domain: `n` to compare with other domains, then `n` others to compare these with."""
+
+    domain: str
+    content: str  # digest of all its texts, whatever their order
+    texts: list[str]  # [2n]
+
+
+def plugin_similarity(
+    domains: Sequence[str],
+    *,
+    base: str = DEFAULT_BASE,
+    pooling: str = "mean",
+    n_texts: int = 100,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> SimilarityResult:
+    """Compare domains by the mean cosine over all `n_texts` x `n_texts` pairs of reviews, and draw `reports/`'s map.
+
+    Texts are drawn among the different texts of a domain that are not blank. The diagonal compares two draws that share
+    no text: pairs of a text with itself would raise it and say nothing. A draw depends on the seed and the domain's
+    texts, neither on their order nor on what other domains are given.
+
+    Args:
+        base: `default`, a folder with a Hugging Face BERT, or a hub name.
+        pooling: `mean` over a text's tokens, as in the paper, or `cls`.
+        max_tokens: longest input; by default 256, or what the base allows if that is less.
+
+    Raises:
+        BadSetting: fewer than two domains, one given twice or under two names, one with fewer than 2 `n_texts` texts,
+            or another option outside its range.
+        BadTable, BadName: a domain has no table, or its name is none.
+        BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
+        NoSpace: the picture cannot be written.
+    """
+    from loid_infer.figures import heat_map
+    from loid_infer.graphs.bases import load_base
+    from loid_infer.graphs.pooled import POOLINGS, pooled_vectors
+
+    start = time.perf_counter()
+    place = Workspace.of(workspace)
+    _check(domains, n_texts)
+    if pooling not in POOLINGS:
+        raise BadSetting(f"there is no pooling {pooling!r}", where="--pooling", expected=" | ".join(POOLINGS),
+                         mend="Leave --pooling out for mean.")  # fmt: skip
+    tables = [open_table(place.table(domain), domain) for domain in domains]
+    drawn = [_draw(table, n_texts, seed, progress) for table in tables]
+    _check_different(drawn)
+    source = load_base(base)
+    max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)
+    with progress.task("vectors", 2 * n_texts * len(drawn), "texts") as task:
+        # Domain by domain, so that no last bit depends on the others.
+        vectors = [
+            pooled_vectors(source, texts.texts, max_tokens=max_tokens, pooling=pooling, task=task) for texts in drawn
+        ]
+    matrix = _matrix(vectors, n_texts)
+    path = place.reports / PICTURE
+    note = (
+        f"Mean cosine over {n_texts} x {n_texts} reviews; {pooling} pooling of {source.name}, "
+        f"at most {max_tokens} tokens, seed {seed}. On the diagonal: two draws of one domain that share no text."
+    )
+    with new_file(path) as temporary:
+        heat_map(temporary, domains, matrix, "Similarity of domains", note)
+    return SimilarityResult(
+        domains=tuple(domains), matrix=tuple(map(tuple, matrix.tolist())), pooling=pooling, n_texts=n_texts,
+        base=source.name, max_tokens=max_tokens, seed=seed, path=str(path), seconds=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def _matrix(vectors: Sequence[Floats], n_texts: int) -> Floats:
+    """`[n, n]` from the `[2 n_texts, d]` vectors of each domain."""
+    matrix = np.empty((len(vectors), len(vectors)))
+    for i, one in enumerate(vectors):
+        matrix[i, i] = mean_pairwise_cosine(one[:n_texts], one[n_texts:])
+        for j, other in enumerate(vectors[:i]):
+            matrix[i, j] = matrix[j, i] = mean_pairwise_cosine(one[:n_texts], other[:n_texts])
+    return matrix
+
+
+def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> _Drawn:
+    """The texts whose keys are lowest.
+
+    Keys hold all texts of the domain, so that a text which two domains share is not drawn in both for being low in one.
+
+    Raises:
+        BadSetting: there are not enough texts.
+    """
+    data = table.interactions(progress)
+    filled = np.flatnonzero(~data.empty)  # in the order of their digests
+    if len(filled) < 2 * n_texts:
+        mend = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Leave it out."
+        raise BadSetting("too few texts to compare", where=table.domain,
+                         expected=f"at least {2 * n_texts} different ones that are not blank: two draws of {n_texts}",
+                         got=str(len(filled)), mend=mend)  # fmt: skip
+    digests = data.digests[filled]
+    content = hashlib.sha256(digests.tobytes()).digest()
+    halves = digests.view(">u8").astype(np.uint64)
+    keys = sampling.keys(seed, int.from_bytes(content[:8], "big"), halves[:, 0], halves[:, 1])
+    picked = filled[np.argsort(keys, kind="stable")[: 2 * n_texts]]
+    rows = np.unique(data.texts, return_index=True)[1][picked]
+    order = np.argsort(rows)
+    texts = [""] * len(rows)
+    found = (text for _, piece in table.texts(rows[order]) for text in piece)
+    for slot, text in zip(order.tolist(), found, strict=True):
+        texts[slot] = text
+    return _Drawn(table.domain, content.hex(), texts)
+
+
+def _check(domains: Sequence[str], n_texts: int) -> None:
+    if len(domains) < 2:
+        raise BadSetting("there is nothing to compare", expected="two domains or more", got=str(len(domains)),
+                         mend="Name another domain that was ingested.")  # fmt: skip
+    twice = sorted({domain for domain in domains if list(domains).count(domain) > 1})
+    if twice:
+        raise BadSetting("a domain is given twice", got=", ".join(twice),
+                         mend="Name each once; the diagonal compares it with itself.")  # fmt: skip
+    if n_texts < 1:
+        raise BadSetting("too few texts", where="--n-texts", expected="at least 1", got=str(n_texts),
+                         mend="Leave --n-texts out for 100.")  # fmt: skip
+
+
+def _check_different(drawn: Sequence[_Drawn]) -> None:
+    """Two names of the same texts would be the same draw, compared with itself."""
+    first: dict[str, str] = {}
+    for texts in drawn:
+        known = first.setdefault(texts.content, texts.domain)
+        if known != texts.domain:
+            raise BadSetting("two domains have the same texts", got=f"{known}, {texts.domain}",
+                             mend="Name one of them; the diagonal compares it with itself.")  # fmt: skip
+
+
+def _max_tokens(asked: int | None, limit: int, base: str) -> int:
+    if asked is None:
+        return min(DEFAULT_MAX_TOKENS, limit)
+    if _MIN_TOKENS <= asked <= limit:
+        return asked
+    raise BadSetting("max tokens out of range", where=base, expected=f"{_MIN_TOKENS} to {limit}", got=str(asked),
+                     mend=f"Give --max-tokens at most {limit}.")  # fmt: skip

@@ -1,0 +1,200 @@
+"""`plugin_similarity` compares what it says it compares, and nothing but seed and texts decides the result."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import loid_infer.graphs.pooled
+from loid_infer import ingest, plugin_similarity
+from loid_infer.errors import BadSetting, BadTable
+from loid_infer.settings import Workspace
+from tests.conftest import toy_texts, write_reviews
+
+N = 6
+MAX_TOKENS = 32
+DOMAINS = ["toys", "books", "garden"]
+
+
+def put(workspace: Workspace, domain: str, texts: list[str]) -> None:
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    ingest([write_reviews(workspace.root / f"{domain}.jsonl", texts)], domain, workspace=workspace)
+
+
+def words_of(domain: str, n: int = 30) -> list[str]:
+    return [f"{domain} {text}" for text in toy_texts(n, seed=len(domain))]
+
+
+@pytest.fixture
+def ws(tmp_path) -> Workspace:
+    made = Workspace(tmp_path / "ws")
+    for domain in DOMAINS:
+        put(made, domain, words_of(domain))
+    return made
+
+
+@pytest.fixture
+def compare(ws, toy_base):
+    def run(domains=DOMAINS, workspace=ws, **settings):
+        settings = {"n_texts": N, "max_tokens": MAX_TOKENS, **settings}
+        return plugin_similarity(domains, base=str(toy_base), workspace=workspace, **settings)
+
+    return run
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[list[str]]:
+    """The texts that are drawn of each domain, as they are asked for."""
+    seen: list[list[str]] = []
+    real = loid_infer.graphs.pooled.pooled_vectors
+
+    def watched(base, texts, **settings):
+        seen.append(list(texts))
+        return real(base, texts, **settings)
+
+    monkeypatch.setattr(loid_infer.graphs.pooled, "pooled_vectors", watched)
+    return seen
+
+
+def reference(folder, texts: list[str], pooling: str) -> list[np.ndarray]:
+    """Each text alone through plain transformers."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    vectors = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=MAX_TOKENS, padding=False, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = model(**ids).last_hidden_state[0].double().numpy()
+        vectors.append(hidden.mean(0) if pooling == "mean" else hidden[0])
+    return vectors
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_values_are_mean_cosines_of_plain_transformers(compare, drawn, toy_base, pooling) -> None:
+    result = compare(pooling=pooling)
+    assert result.domains == tuple(DOMAINS)
+    assert (result.n_texts, result.pooling, result.base, result.seed) == (N, pooling, toy_base.name, 0)
+    vectors = [reference(toy_base, texts, pooling) for texts in drawn]
+    for i, j in product(range(3), range(3)):
+        others = vectors[j][:N] if i != j else vectors[i][N:]
+        cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x in vectors[i][:N] for y in others]
+        assert len(cosines) == N * N
+        assert abs(result.matrix[i][j] - np.mean(cosines)) < 1e-5
+
+
+def test_poolings_differ_and_mean_is_the_default(compare) -> None:
+    assert compare().matrix == compare(pooling="mean").matrix != compare(pooling="cls").matrix
+
+
+def test_draws_are_different_texts_of_their_domain_and_never_blank(compare, drawn, ws) -> None:
+    filled = [f"text {i}" for i in range(2 * N)]
+    put(ws, "mixed", [*filled, *filled, "", "", "  \n", "\t", " ", "   "])
+    compare(["mixed", "toys"])
+    assert sorted(drawn[0]) == sorted(filled)
+    assert len(set(drawn[1])) == 2 * N
+    assert set(drawn[1]) < set(words_of("toys"))
+
+
+def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_draws(compare) -> None:
+    matrix = np.array(compare().matrix)
+    assert (matrix == matrix.T).all()
+    assert (np.diagonal(matrix) < 0.999).all()
+    (one, two), _ = compare(["toys", "books"], n_texts=1).matrix
+    assert one != 1 != two
+
+
+def test_seed_alone_decides_the_draw_and_the_same_seed_gives_the_same_bits(compare, drawn) -> None:
+    first, again, other = compare(), compare(), compare(seed=1)
+    assert first.matrix == again.matrix != other.matrix
+    assert drawn[:3] == drawn[3:6]
+    assert all(one != two for one, two in zip(drawn[:3], drawn[6:], strict=True))
+
+
+def test_over_seeds_every_text_is_drawn(compare, drawn) -> None:
+    for seed in range(25):
+        compare(["toys", "books"], seed=seed, n_texts=3)
+    found = [text for texts in drawn[::2] for text in texts]
+    counts = [found.count(text) for text in words_of("toys")]
+    # 25 seeds x 6 of 30: each text 5 times, give or take 2.
+    assert min(counts) >= 1
+    assert max(counts) <= 13
+
+
+def test_neither_the_order_of_domains_nor_others_beside_them_changes_a_bit(compare) -> None:
+    matrix = np.array(compare().matrix)
+    order = [2, 0, 1]
+    turned = np.array(compare([DOMAINS[i] for i in order]).matrix)
+    assert (turned == matrix[np.ix_(order, order)]).all()
+    assert (np.array(compare(DOMAINS[:2]).matrix) == matrix[:2, :2]).all()
+
+
+def test_neither_the_order_of_rows_nor_repeated_texts_change_a_bit(compare, tmp_path) -> None:
+    other = Workspace(tmp_path / "other")
+    for domain in DOMAINS:
+        put(other, domain, [*reversed(words_of(domain)), *words_of(domain)[:7]])
+    assert compare(workspace=other).matrix == compare().matrix
+
+
+def test_texts_that_two_domains_share_are_drawn_in_each_on_its_own(compare, drawn, ws) -> None:
+    shared = toy_texts(100)
+    put(ws, "one", shared + [f"one {i}" for i in range(100)])
+    put(ws, "two", shared + [f"two {i}" for i in range(100)])
+    both = 0
+    for seed in range(5):
+        drawn.clear()
+        compare(["one", "two"], n_texts=20, seed=seed)
+        both += len(set(drawn[0][:20]) & set(drawn[1][:20]))
+    assert both <= 15  # 5 are to be expected; keys of the text alone would give 50
+
+
+def test_the_picture_is_a_png_whose_bytes_are_the_same_again(compare, ws) -> None:
+    result = compare()
+    assert result.path == str(ws.root / "reports" / "similarity.png")
+    picture = (ws.reports / "similarity.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(picture[16:20], "big") > 400
+    compare()
+    assert (ws.reports / "similarity.png").read_bytes() == picture
+    compare(seed=1)
+    assert (ws.reports / "similarity.png").read_bytes() != picture
+    assert [path.name for path in ws.reports.iterdir()] == ["similarity.png"]
+
+
+def test_mistakes_are_told(compare, ws) -> None:
+    put(ws, "copy", list(reversed(words_of("toys"))))
+    put(ws, "blank", ["", " "])
+    wrong = {
+        "two domains or more, got 1": {"domains": ["toys"]},
+        r"given twice \(got toys\)": {"domains": ["toys", "books", "toys"]},
+        r"the same texts \(got toys, copy\)": {"domains": ["toys", "copy"]},
+        "no pooling 'max'": {"pooling": "max"},
+        "at least 1, got 0": {"n_texts": 0},
+        "at least 32 .* got 30.* --n-texts 15": {"n_texts": 16},
+        "blank: too few texts": {"domains": ["blank", "toys"], "n_texts": 1},
+        "3 to 64, got 65": {"max_tokens": 65},
+        "expected 3 to 64, got 2": {"max_tokens": 2},
+    }
+    for message, settings in wrong.items():
+        with pytest.raises(BadSetting, match=message):
+            compare(**settings)
+    with pytest.raises(BadTable, match="no table of domain 'nothing'"):
+        compare(["toys", "nothing"])
+    assert not ws.reports.exists()
+
+
+def test_max_tokens_are_by_default_what_the_base_allows(compare) -> None:
+    assert compare(max_tokens=None).max_tokens == 64
+
+
+@pytest.mark.real
+def test_real_domains_are_more_like_themselves_than_like_each_other(shared_data, tmp_path) -> None:
+    workspace = Workspace(tmp_path)
+    domains = ["musical_instruments", "digital_music"]
+    for domain in domains:
+        ingest([shared_data / f"{domain}.json.gz"], domain, workspace=workspace)
+    result = plugin_similarity(domains, n_texts=50, max_tokens=128, workspace=workspace)
+    (one, between), (_, two) = result.matrix
+    assert between < min(one, two) < max(one, two) < 0.6
