@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.errors import BadSetting
+from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.pooled import POOLINGS, pooled_vectors
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
@@ -78,16 +81,9 @@ def plugin_similarity(
         BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
         NoSpace: the picture cannot be written.
     """
-    from loid_infer.figures import heat_map
-    from loid_infer.graphs.bases import load_base
-    from loid_infer.graphs.pooled import POOLINGS, pooled_vectors
-
     start = time.perf_counter()
     place = Workspace.of(workspace)
-    _check(domains, n_texts)
-    if pooling not in POOLINGS:
-        raise BadSetting(f"there is no pooling {pooling!r}", where="--pooling", expected=" | ".join(POOLINGS),
-                         mend="Leave --pooling out for mean.")  # fmt: skip
+    _check(domains, n_texts, pooling)
     tables = [open_table(place.table(domain), domain) for domain in domains]
     drawn = [_draw(table, n_texts, seed, progress) for table in tables]
     _check_different(drawn)
@@ -99,17 +95,24 @@ def plugin_similarity(
             pooled_vectors(source, texts.texts, max_tokens=max_tokens, pooling=pooling, task=task) for texts in drawn
         ]
     matrix = _matrix(vectors, n_texts)
-    path = place.reports / PICTURE
-    note = (
-        f"Mean cosine over {n_texts} x {n_texts} reviews; {pooling} pooling of {source.name}, "
-        f"at most {max_tokens} tokens, seed {seed}. On the diagonal: two draws of one domain that share no text."
-    )
-    with new_file(path) as temporary:
-        heat_map(temporary, domains, matrix, "Similarity of domains", note)
-    return SimilarityResult(
+    result = SimilarityResult(
         domains=tuple(domains), matrix=tuple(map(tuple, matrix.tolist())), pooling=pooling, n_texts=n_texts,
-        base=source.name, max_tokens=max_tokens, seed=seed, path=str(path), seconds=time.perf_counter() - start,
+        base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
     )  # fmt: skip
+    _picture(result)
+    return replace(result, seconds=time.perf_counter() - start)
+
+
+def _picture(result: SimilarityResult) -> None:
+    from loid_infer.figures import heat_map
+
+    note = (
+        f"Mean cosine over {result.n_texts} x {result.n_texts} reviews; {result.pooling} pooling of {result.base}, at "
+        f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two draws of one domain that share no "
+        "text."
+    )
+    with new_file(Path(result.path)) as temporary:
+        heat_map(temporary, result.domains, np.array(result.matrix), "Similarity of domains", note)
 
 
 def _matrix(vectors: Sequence[Floats], n_texts: int) -> Floats:
@@ -151,7 +154,7 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> _D
     return _Drawn(table.domain, content.hex(), texts)
 
 
-def _check(domains: Sequence[str], n_texts: int) -> None:
+def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
     if len(domains) < 2:
         raise BadSetting("there is nothing to compare", expected="two domains or more", got=str(len(domains)),
                          mend="Name another domain that was ingested.")  # fmt: skip
@@ -162,6 +165,9 @@ def _check(domains: Sequence[str], n_texts: int) -> None:
     if n_texts < 1:
         raise BadSetting("too few texts", where="--n-texts", expected="at least 1", got=str(n_texts),
                          mend="Leave --n-texts out for 100.")  # fmt: skip
+    if pooling not in POOLINGS:
+        raise BadSetting(f"there is no pooling {pooling!r}", where="--pooling", expected=" | ".join(POOLINGS),
+                         mend="Leave --pooling out for mean.")  # fmt: skip
 
 
 def _check_different(drawn: Sequence[_Drawn]) -> None:

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-import loid_infer.graphs.pooled
+import loid_infer.verbs.similarity as verb
 from loid_infer import ingest, plugin_similarity
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import Workspace
@@ -46,13 +46,13 @@ def compare(ws, toy_base):
 def drawn(monkeypatch) -> list[list[str]]:
     """The texts that are drawn of each domain, as they are asked for."""
     seen: list[list[str]] = []
-    real = loid_infer.graphs.pooled.pooled_vectors
+    real = verb.pooled_vectors
 
     def watched(base, texts, **settings):
         seen.append(list(texts))
         return real(base, texts, **settings)
 
-    monkeypatch.setattr(loid_infer.graphs.pooled, "pooled_vectors", watched)
+    monkeypatch.setattr(verb, "pooled_vectors", watched)
     return seen
 
 
