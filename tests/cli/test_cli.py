@@ -21,6 +21,7 @@ COMMANDS = [
     "fit",
     "score",
     "doctor",
+    "plugin similarity",
     "cache info",
     "cache verify",
     "cache export",
