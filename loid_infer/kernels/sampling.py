@@ -10,6 +10,7 @@ import numpy as np
 from loid_infer.types import Array, Bools, Ints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 16_384  # words made at a time: what stays in a core's own cache is three times as fast
 
 
 def mix(values: Array) -> Array:
@@ -34,6 +35,16 @@ def keys(seed: int, *parts: Ints | int) -> Array:
     for part in parts:
         key = mix(key ^ np.atleast_1d(np.asarray(part)).astype(np.uint64))
     return key
+
+
+def words(key: int, n: int) -> Array:
+    """The first `n` outputs `[n]` uint64 of SplitMix64 seeded with `key`: output i depends on `key` and i only."""
+    stream = np.empty(n, np.uint64)
+    with np.errstate(over="ignore"):
+        for start in range(0, n, _BLOCK):
+            index = np.arange(start, min(start + _BLOCK, n), dtype=np.uint64)
+            stream[start : start + len(index)] = mix(np.uint64(key) + index * _GOLDEN)
+    return stream
 
 
 def uniform(key: Array) -> Array:

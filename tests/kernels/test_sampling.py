@@ -18,6 +18,17 @@ def test_mix_is_splitmix64():
     assert sampling.mix(states).tolist() == [splitmix(int(state)) for state in states]
 
 
+def test_words_are_the_published_stream():
+    first = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    assert sampling.words(0, 4).tolist() == first
+    long = sampling.words(2**64 - 5, 40_000)
+    golden = 0x9E3779B97F4A7C15
+    assert [int(long[i]) for i in (0, 1, 16_384, 39_999)] == [
+        splitmix((2**64 - 5 + i * golden) % 2**64) for i in (0, 1, 16_384, 39_999)
+    ]
+    assert np.array_equal(long[:17_000], sampling.words(2**64 - 5, 17_000))
+
+
 def test_keys_depend_on_every_part_and_on_their_order():
     codes = np.arange(50)
     grids = [

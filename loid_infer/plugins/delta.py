@@ -1,0 +1,123 @@
+"""A plugin's delta: what is added to which tensor of the base, in memory and digested; adding it.
+
+Knows no workspace and no model; peft's names are those of `adapter`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from loid_infer.errors import BadArtifact
+from loid_infer.plugins.adapter import LowRank, read_adapter, read_tensors
+from loid_infer.types import Array, Floats
+
+__all__ = ["DELTA_FILE", "Delta", "LowRank", "Part", "check_delta", "delta_digest", "dense", "fold", "read_delta"]
+__all__ += ["shape", "write_full"]
+
+DELTA_FILE = "delta.safetensors"
+Part: TypeAlias = LowRank | Array  # an array is the whole of what is added, float32
+Delta: TypeAlias = Mapping[str, Part]  # by the tensor's name in AutoModel.state_dict()
+
+
+def dense(part: Part) -> Floats:
+    """What `part` adds, float64."""
+    return part.dense64() if isinstance(part, LowRank) else part.astype(np.float64)
+
+
+def shape(part: Part) -> tuple[int, ...]:
+    """The shape of the tensor that `part` is added to."""
+    return (part.b.shape[0], part.a.shape[1]) if isinstance(part, LowRank) else part.shape
+
+
+def delta_digest(delta: Delta) -> str:
+    """sha256 over the tensors sorted by name, 64 hex digits: name, kind, shape, float32 content, scale.
+
+    Of the factors, not of their product, so that no linear algebra library decides it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(delta):
+        part = delta[name]
+        if isinstance(part, LowRank):
+            sizes, kind, scale = [*part.b.shape, part.a.shape[1]], "low-rank", repr(float(part.scale))
+        else:
+            sizes, kind, scale = [*part.shape], "full", ""
+        digest.update(json.dumps([name, kind, sizes]).encode())
+        for array in (part.b, part.a) if isinstance(part, LowRank) else (part,):
+            digest.update(np.ascontiguousarray(array, "<f4").reshape(-1).data)
+        digest.update(scale.encode())
+    return digest.hexdigest()
+
+
+def check_delta(delta: Delta, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """See that a base has every tensor of `delta`, in its shape.
+
+    Args:
+        shapes: of the base's tensors, by name.
+        where: what the delta is of, for the message.
+
+    Raises:
+        BadArtifact: a tensor the base lacks or has in another shape.
+    """
+    for name, part in delta.items():
+        if name not in shapes:
+            raise BadArtifact(
+                f"the base has no tensor {name}", where=where, mend="Use the plugin on the base it was trained on."
+            )
+        if shape(part) != tuple(shapes[name]):
+            raise BadArtifact(
+                f"the shape of {name} is not the base's",
+                where=where,
+                expected=str(tuple(shapes[name])),
+                got=str(shape(part)),
+                mend="Use the plugin on the base it was trained on.",
+            )
+
+
+def fold(tensors: Mapping[str, Array], deltas: Sequence[Delta]) -> dict[str, Array]:
+    """`tensors` with all `deltas` added: in float64, in the order given, rounded to float32 once.
+
+    Tensors without a delta are passed on as they are, the same objects.
+
+    Args:
+        tensors: a base's, float32.
+        deltas: in digest order, so that equal chains give equal bytes.
+
+    Raises:
+        BadArtifact: see `check_delta`.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    for number, delta in enumerate(deltas, 1):
+        check_delta(delta, shapes, f"plugin {number} of {len(deltas)} in digest order")
+    folded = dict(tensors)
+    for name, tensor in tensors.items():
+        parts = [delta[name] for delta in deltas if name in delta]
+        if parts:
+            total = tensor.astype(np.float64)
+            for part in parts:
+                total += dense(part)
+            folded[name] = total.astype(np.float32)
+    return folded
+
+
+def read_delta(folder: Path) -> dict[str, Part]:
+    """The delta in `folder`: low-rank from a peft folder, else the tensors of `delta.safetensors`.
+
+    Raises:
+        BadArtifact: neither is there, it cannot be read, or it does more than add to weight matrices; the field or
+            tensor is named.
+    """
+    if (folder / DELTA_FILE).is_file():
+        return {**read_tensors(folder / DELTA_FILE)}
+    return {**read_adapter(folder)}
+
+
+def write_full(folder: Path, delta: Mapping[str, Array]) -> None:
+    """Write `delta` (float32) as `delta.safetensors` into `folder`."""
+    save_file({name: np.ascontiguousarray(delta[name]) for name in sorted(delta)}, folder / DELTA_FILE)

@@ -1,0 +1,113 @@
+"""Several deltas made one, tensor by tensor, and that one made low-rank again.
+
+Nothing here depends on the order in which plugins or tensors are named, nor on the machine's random state. This file
+knows no manifest and no folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.artifact import digest_json
+from loid_infer.errors import BadSetting
+from loid_infer.kernels.merging import drop_and_rescale, elect, kept, linear, trim
+from loid_infer.kernels.sampling import words
+from loid_infer.plugins.delta import Delta, LowRank, dense, shape
+from loid_infer.types import Bools, Floats
+
+METHODS = ("linear", "ties", "dare", "dare_ties")
+DEFAULT_DENSITY = 0.8  # high: LoRA deltas have few parameters to spare, as DARE's authors say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """One of the plugins that are merged."""
+
+    digest: str  # of its delta
+    delta: Delta
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How sources become one."""
+
+    method: str  # of METHODS
+    density: float  # of ties the share kept, of dare the probability to be kept; linear has none and ignores it
+    seed: int
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Every tensor that a source adds to, sorted.
+
+    Raises:
+        BadSetting: two sources have a tensor in two shapes.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for source in sources:
+        for name, part in source.delta.items():
+            if shapes.setdefault(name, shape(part)) != shape(part):
+                raise BadSetting("two plugins have a tensor in two shapes", where=name, expected=str(shapes[name]),
+                                 got=str(shape(part)), mend="Merge plugins of one base.")  # fmt: skip
+    return sorted(shapes)
+
+
+def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
+    """The merged delta of the tensor `name`, float32; a source without it adds nothing to it.
+
+    Deltas are rounded to float32 first, so that no linear algebra library's last bit decides what is trimmed; sums run
+    in float64 in the order of digests.
+    """
+    having = sorted((source for source in sources if name in source.delta), key=lambda source: source.digest)
+    weights = [source.weight for source in having]
+
+    def parts(change: Callable[[Source, Floats], Floats]) -> list[Floats]:
+        return [change(source, dense(source.delta[name]).astype(np.float32)) for source in having]
+
+    def thinned(source: Source, delta: Floats) -> Floats:
+        return drop_and_rescale(delta, mask(how.seed, source.digest, name, delta.shape, how.density), how.density)
+
+    match how.method:
+        case "linear":
+            merged = linear(parts(lambda _, delta: delta), weights)
+        case "dare":
+            merged = linear(parts(thinned), weights)
+        case "ties":
+            merged = elect(parts(lambda _, delta: trim(delta, how.density)), weights)
+        case "dare_ties":
+            merged = elect(parts(thinned), weights)
+        case _:
+            raise BadSetting(f"there is no method {how.method!r}", expected=" | ".join(METHODS),
+                             mend="See `loid-infer plugin merge --help`.")  # fmt: skip
+    return merged.astype(np.float32)
+
+
+def mask(seed: int, digest: str, name: str, size: tuple[int, ...], density: float) -> Bools:
+    """DARE's mask of one tensor of one plugin: a function of these five and of nothing else."""
+    key = int(digest_json([seed, digest, name])[:16], 16)
+    return kept(words(key, int(np.prod(size))), density).reshape(size)
+
+
+def truncate(name: str, delta: Floats, rank: int) -> LowRank:
+    """The best approximation of `delta [d_out, d_in]` of this rank (Eckart & Young 1936), both factors of equal norm.
+
+    Raises:
+        BadSetting: no matrix, or none that has such a rank.
+    """
+    most = min(delta.shape) if delta.ndim == 2 else 0
+    if rank > most:
+        raise BadSetting(f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}", where=name,
+                         expected=f"--rank at most {most}" if most else "a matrix",
+                         mend="Give a smaller --rank, or leave it out: the merge is then kept in full.")  # fmt: skip
+    u, s, v = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
+    root = np.sqrt(s[:rank])
+    return LowRank((u[:, :rank] * root).astype(np.float32), (root[:, None] * v[:rank]).astype(np.float32), 1.0)
+
+
+def squared_loss(delta: Floats, part: LowRank) -> tuple[float, float]:
+    """Squared Frobenius norms of `delta - part` and of `delta`: the relative error is the root of their ratio."""
+    exact = delta.astype(np.float64)
+    return float(np.square(exact - part.dense64()).sum()), float(np.square(exact).sum())

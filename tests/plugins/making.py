@@ -1,0 +1,64 @@
+"""Plugins for tests: adapters written by peft itself, and plugin folders with the lineage a test wants."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.artifact import new_folder
+from loid_infer.plugins.adapter import write_adapter
+from loid_infer.plugins.delta import LowRank, delta_digest, read_delta, write_full
+from loid_infer.settings import Workspace
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+MODULES = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
+
+
+def adapted(base: Path, *, seed: int = 0, **config):
+    """The base with a LoRA adapter of random factors, as a peft model."""
+    import peft
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(base)
+    config = {"r": 4, "lora_alpha": 6, "target_modules": ["query", "attention.output.dense"]} | config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a test does on purpose, such as fan_in_fan_out on Linear
+        model = peft.get_peft_model(model, peft.LoraConfig(**config))
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def merged_state(model) -> dict[str, np.ndarray]:
+    """What peft itself makes of the base's tensors: the truth our folding is compared with."""
+    return {name: tensor.numpy() for name, tensor in model.merge_and_unload().state_dict().items()}
+
+
+def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.5, dim: int = 32, wide: int = 64):
+    """A low-rank delta of the toy base's first layer."""
+    rng = np.random.default_rng(seed)
+    delta = {}
+    for module in modules:
+        d_out, d_in = (wide if "intermediate" in module else dim), (wide if module == "output.dense" else dim)
+        b, a = rng.normal(size=(d_out, rank)), rng.normal(size=(rank, d_in))
+        delta[f"encoder.layer.0.{module}.weight"] = LowRank(b.astype("f4"), a.astype("f4"), scale)
+    return delta
+
+
+def put(workspace: Workspace, name: str, delta, **manifest) -> str:
+    """Write a plugin with this delta; the digest of it."""
+    low_rank = all(isinstance(part, LowRank) for part in delta.values())
+    fields = {
+        "kind": "plugin", "name": name, "method": "train", "base": {"name": "toy", "digest": "b" * 64},
+        "parent_digest": "b" * 64, "tokenizer": "t" * 64, "on": [], "parents": [], "holds": [],
+        "trained_on": [{"domain": name, "table_digest": "d", "split": "random", "split_seed": 0, "split_digest": "s"}],
+        "settings": {}, "metrics": {}, "seed": 0, "versions": {},
+    }  # fmt: skip
+    with new_folder(workspace.plugin(name), fields) as folder:
+        write_adapter(folder, delta, "toy") if low_rank else write_full(folder, delta)
+        digest = delta_digest(read_delta(folder))
+        fields |= {"digest": digest} | manifest
+    return digest

@@ -1,0 +1,143 @@
+"""Plugins found by name and by digest, and the chain an encoder rests on."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from loid_infer.errors import BadArtifact, BadName, BadSetting
+from loid_infer.plugins.delta import delta_digest
+from loid_infer.plugins.folder import find_by_digest, open_chain, open_plugin
+from loid_infer.settings import Workspace
+from tests.plugins.making import put, random_delta
+
+BASE = ("toy", "b" * 64)
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def names(chain) -> list[str]:
+    return [plugin.name for plugin in chain]
+
+
+def test_a_plugin_is_what_its_folder_says(place: Workspace) -> None:
+    delta = random_delta(0)
+    digest = put(place, "one", delta)
+    plugin = open_plugin(place, "one")
+    assert (plugin.name, plugin.digest, plugin.base_name, plugin.base_digest) == ("one", digest, *BASE)
+    assert (plugin.on, plugin.holds, plugin.trained_on[0]["domain"], plugin.method) == ((), (), "one", "train")
+    assert delta_digest(plugin.delta()) == delta_digest(delta) == digest
+
+
+def test_an_absent_plugin_is_refused_with_those_there_are(place: Workspace) -> None:
+    put(place, "one", random_delta(0))
+    with pytest.raises(BadArtifact, match=r"no plugin 'two'.*got one.*plugin train --domain two"):
+        open_plugin(place, "two")
+    with pytest.raises(BadName):
+        open_plugin(place, "../one")
+
+
+def test_an_altered_plugin_is_refused(place: Workspace) -> None:
+    digest = put(place, "one", random_delta(0))
+    path = place.plugin("one") / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadArtifact, match="adapter_model"):
+        open_plugin(place, "one")
+    with pytest.raises(BadArtifact, match="adapter_model"):
+        find_by_digest(place, digest, BASE[1])
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "head"}, {"digest": 1}, {"on": None}, {"base": "toy"}, {"base": {}}, {"holds": 0}]
+)
+def test_a_manifest_that_is_no_plugins_is_refused(place: Workspace, change: dict) -> None:
+    put(place, "one", random_delta(0), **change)
+    with pytest.raises(BadArtifact, match="manifest"):
+        open_plugin(place, "one")
+
+
+def test_a_chain_holds_each_source_once_in_digest_order(place: Workspace) -> None:
+    source, other = put(place, "source", random_delta(0)), put(place, "other", random_delta(1))
+    top = put(place, "top", random_delta(2), on=sorted([source, other]))
+    second = put(place, "second", random_delta(3), on=[source])
+    put(place, "stranger", random_delta(4))
+    chain = open_chain(place, ["second", "top"], *BASE)
+    assert [plugin.digest for plugin in chain] == sorted([source, other, top, second])
+    assert chain == open_chain(place, ["top", "second"], *BASE)
+    assert names(open_chain(place, ["source"], *BASE)) == ["source"]
+    assert open_chain(place, [], *BASE) == ()
+
+
+def test_a_source_is_found_by_its_digest_under_any_name(place: Workspace) -> None:
+    source = put(place, "source", random_delta(0))
+    put(place, "top", random_delta(1), on=[source])
+    place.plugin("source").rename(place.plugin("renamed"))
+    (place.plugins / "broken").mkdir()
+    (place.plugins / "broken" / "manifest.json").write_text("{")
+    assert sorted(names(open_chain(place, ["top"], *BASE))) == ["renamed", "top"]
+    assert find_by_digest(place, source, "another base") is None
+
+
+def test_a_source_that_is_gone_is_named(place: Workspace) -> None:
+    source = put(place, "source", random_delta(0))
+    put(place, "top", random_delta(1), on=[source])
+    shutil.rmtree(place.plugin("source"))
+    with pytest.raises(BadArtifact, match=f"'top' was trained on is gone.*{source}"):
+        open_chain(place, ["top"], *BASE)
+
+
+def test_a_source_on_another_base_is_not_the_source(place: Workspace) -> None:
+    # The same factors on two bases have one digest: only the one on this base counts.
+    source = put(place, "foreign", random_delta(0), base={"name": "other", "digest": "c" * 64})
+    put(place, "top", random_delta(1), on=[source])
+    with pytest.raises(BadArtifact, match="is gone"):
+        open_chain(place, ["top"], *BASE)
+
+
+def test_another_base_is_refused_with_both(place: Workspace) -> None:
+    put(place, "one", random_delta(0))
+    with pytest.raises(BadSetting, match=r"'one' belongs to another base \(expected toy.*got mini"):
+        open_chain(place, ["one"], "mini", "c" * 64)
+
+
+@pytest.fixture
+def family(place: Workspace) -> Workspace:
+    """`a`, its copy, `b`, `c`; `ab` and `bc` merged of them; `on_a` trained on `a`, `on_ab` on the merge."""
+    a, b, c = (put(place, name, random_delta(seed)) for seed, name in enumerate("abc"))
+    shutil.copytree(place.plugin("a"), place.plugin("copy"))
+    full = {"x.weight": np.ones((2, 2), "f4")}
+    ab = put(place, "ab", full, method="linear", holds=sorted([a, b]))
+    put(place, "bc", {"y.weight": full["x.weight"]}, method="linear", holds=sorted([b, c]))
+    put(place, "on_a", random_delta(3), on=[a])
+    put(place, "on_ab", random_delta(4), on=[ab])
+    return place
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (["a", "a"], "'a' is named twice"),
+        (["a", "copy"], "'copy' is the same as 'a'"),
+        (["a", "on_a"], "'a' is present twice: 'on_a' was trained on it"),
+        (["on_a", "a"], "'a' is present twice: 'on_a' was trained on it"),
+        (["ab", "a"], "'a' is present twice"),
+        (["on_a", "ab"], "'a' is present twice"),
+        (["on_ab", "b"], "'b' is present twice"),
+        (["on_ab", "on_a"], "'a' is present twice"),
+        (["ab", "bc"], "is present twice"),
+    ],
+)
+def test_nothing_is_added_twice(family: Workspace, named: list[str], said: str) -> None:
+    with pytest.raises(BadSetting, match=said) as error:
+        open_chain(family, named, *BASE)
+    assert error.value.where
+
+
+def test_what_is_not_twice_is_allowed(family: Workspace) -> None:
+    assert sorted(names(open_chain(family, ["on_ab", "c"], *BASE))) == ["ab", "c", "on_ab"]
+    assert sorted(names(open_chain(family, ["on_a", "bc"], *BASE))) == ["a", "bc", "on_a"]
