@@ -5,6 +5,9 @@ This file sees codes, ids and timestamps; it knows no text, no rating and no fil
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 import xxhash
 
@@ -57,6 +60,26 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
     fractions = [TRAIN_UNTIL, VALID_UNTIL]
     digest = digest_json({"kind": kind, "seed": seed, "fractions": fractions, "cuts": cuts})
     return Split(kind, seed, train, valid, test, digest)
+
+
+def refuse_leak(seen: Iterable[Mapping[str, Any]], domain: str, split: Split, who: str) -> None:
+    """See that nothing trained on `domain` saw the test reviews of `split`.
+
+    Args:
+        seen: domain and split of every training run, as manifests record them in `trained_on`.
+        who: what was trained, for the message.
+
+    Raises:
+        BadSetting: a run on this domain had another split.
+    """
+    for run in seen:
+        if run["domain"] == domain and run["split_digest"] != split.digest:
+            raise BadSetting(
+                f"{who} was trained on another split of {domain!r} and has seen reviews that are to be tested on",
+                expected=f"--split {run['split']} --split-seed {run['split_seed']}",
+                got=f"--split {split.kind} --split-seed {split.seed}",
+                mend=f"Give --split {run['split']} --split-seed {run['split_seed']}, or train a plugin on this split.",
+            )
 
 
 def pair_positions(interactions: Interactions, seed: int) -> Floats:

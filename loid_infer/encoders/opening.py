@@ -49,7 +49,7 @@ def open_runtime(
     n_threads = n_threads or n_usable_threads()
     if runtime == "fake":
         return _fake(encoder.card)
-    place = _place(device)
+    place = torch_device(device)
     if runtime != "auto":
         opened = _open(runtime, encoder, place, n_threads)
         _prove(opened, encoder)
@@ -170,7 +170,12 @@ def _prove(opened: Runtime, encoder: EncoderFolder) -> None:
         )
 
 
-def _place(device: str) -> str:
+def torch_device(device: str) -> str:
+    """`cpu` or `cuda`; for `auto` the second where torch has it.
+
+    Raises:
+        RuntimeMissing: CUDA was asked for and is not there.
+    """
     if device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia/version").exists()):
         return "cpu"
     import torch

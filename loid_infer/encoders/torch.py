@@ -91,7 +91,7 @@ class ClsBert(nn.Module):
         self.layers = nn.ModuleList(ClsLayer(card, last=i == card.n_layers - 1) for i in range(card.n_layers))
         _fill(self.norm, tensors, "embeddings.LayerNorm")
         for i, layer in enumerate(self.layers):
-            for part, name in _LAYER_NAMES.items():
+            for part, name in LAYER_NAMES.items():
                 _fill(getattr(layer, part), tensors, f"encoder.layer.{i}.{name}")
         self.requires_grad_(False).eval()
 
@@ -104,7 +104,7 @@ class ClsBert(nn.Module):
         return hidden[:, 0]
 
 
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "query": "attention.self.query",
     "key": "attention.self.key",
     "value": "attention.self.value",

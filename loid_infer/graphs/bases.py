@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls
+from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls, tokenizer_digest
+from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
-from loid_infer.settings import DEFAULT_BASE
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,7 @@ _HUB_FILES = [
     "vocab.txt",
     "special_tokens_map.json",
 ]
+_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -43,6 +46,37 @@ class Base:
     tensors: dict[str, Tensor]  # state of the BertModel, float32; a pooler only where the checkpoint has one
     tokenizer_json: str  # without truncation and padding
     model: Any  # the transformers module, for the parity reference
+
+    def tokenizer(self, max_tokens: int) -> Tokenizer:
+        """Its tokenizer, at a number of tokens."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy_tokenizer(self, Path(folder))
+            return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens)
+
+    def tokenizer_digest(self) -> str:
+        """See `encoders.card.tokenizer_digest`."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy_tokenizer(self, Path(folder))
+            return tokenizer_digest(Path(folder) / TOKENIZER_FILE)
+
+    def max_tokens(self, asked: int | None) -> int:
+        """The longest input: what was asked for, else 256 or what the base allows if that is less.
+
+        Raises:
+            BadSetting: the base does not allow it.
+        """
+        limit: int = self.config["max_position_embeddings"]
+        if asked is None:
+            return min(DEFAULT_MAX_TOKENS, limit)
+        if _MIN_TOKENS <= asked <= limit:
+            return asked
+        raise BadSetting(
+            "max tokens out of range",
+            where=self.name,
+            expected=f"{_MIN_TOKENS} to {limit}",
+            got=str(asked),
+            mend=f"Give --max-tokens at most {limit}.",
+        )
 
 
 def find_base(base: str) -> tuple[str, Path]:

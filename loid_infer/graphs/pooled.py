@@ -6,16 +6,12 @@ are compared for.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from loid_infer.encoders.card import TOKENIZER_FILE
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
-from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.graphs.bases import Base, copy_tokenizer
+from loid_infer.graphs.bases import Base
 from loid_infer.types import Floats, Task
 
 POOLINGS = ("mean", "cls")
@@ -32,9 +28,7 @@ def pooled_vectors(base: Base, texts: Sequence[str], *, max_tokens: int, pooling
     """
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        copy_tokenizer(base, Path(folder))
-        tokens = Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens)(texts)
+    tokens = base.tokenizer(max_tokens)(texts)
     vectors = np.empty((len(texts), base.config["hidden_size"]), np.float32)
     slots = np.arange(len(texts))
     with torch.inference_mode():

@@ -21,11 +21,10 @@ from loid_infer.graphs.bases import load_base
 from loid_infer.graphs.pooled import POOLINGS, pooled_vectors
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Floats, Progress
 
 PICTURE = "similarity.png"
-_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def plugin_similarity(
     drawn = [_draw(table, n_texts, seed, progress) for table in tables]
     _check_different(drawn)
     source = load_base(base)
-    max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)
+    max_tokens = source.max_tokens(max_tokens)
     with progress.task("vectors", 2 * n_texts * len(drawn), "texts") as task:
         # Domain by domain, so that no last bit depends on the others.
         vectors = [
@@ -178,12 +177,3 @@ def _check_different(drawn: Sequence[_Drawn]) -> None:
         if known != texts.domain:
             raise BadSetting("two domains have the same texts", got=f"{known}, {texts.domain}",
                              mend="Name one of them; the diagonal compares it with itself.")  # fmt: skip
-
-
-def _max_tokens(asked: int | None, limit: int, base: str) -> int:
-    if asked is None:
-        return min(DEFAULT_MAX_TOKENS, limit)
-    if _MIN_TOKENS <= asked <= limit:
-        return asked
-    raise BadSetting("max tokens out of range", where=base, expected=f"{_MIN_TOKENS} to {limit}", got=str(asked),
-                     mend=f"Give --max-tokens at most {limit}.")  # fmt: skip

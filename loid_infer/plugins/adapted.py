@@ -1,0 +1,105 @@
+"""A frozen encoder with LoRA beside its linear maps, and the regressor that reads ratings off its CLS.
+
+LoRA: Hu et al. 2021, `h = W x + s B A x`; the regressor is LoID's equation 3. Gradients are torch's own. This
+file knows neither peft nor how a training run goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loid_infer.encoders.torch import LAYER_NAMES, ClsBert
+from loid_infer.plugins.settings import TARGETS
+from loid_infer.types import Card
+
+
+def module_name(layer: int, target: str) -> str:
+    """Path of a linear map in a Hugging Face BertModel, e.g. `encoder.layer.0.attention.self.query`."""
+    return f"encoder.layer.{layer}.{LAYER_NAMES[TARGETS[target]]}"
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear map plus LoRA. The factors are float32 and meet the map in its own dtype."""
+
+    def __init__(self, frozen: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
+        """`a [r, d_in]`, `b [d_out, r]`: copied, and trained."""
+        super().__init__()
+        self.frozen, self.scale = frozen, scale
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """`W + s B A`, for the one place that needs the map itself: the last layer's keys and values."""
+        return torch.addmm(self.frozen.weight.to(self.a.dtype), self.b, self.a, alpha=self.scale).to(self._dtype)
+
+    @property
+    def bias(self) -> Tensor:
+        """The frozen map's."""
+        return self.frozen.bias
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.frozen.weight.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [.., d_in]` -> `[.., d_out]`."""
+        inner = functional.linear(x, self.a.to(self._dtype))
+        # The scale meets the small factor, not the large result.
+        return self.frozen(x) + functional.linear(inner, (self.b * self.scale).to(self._dtype))  # type: ignore[no-any-return]
+
+
+class RatingModel(nn.Module):
+    """Token ids -> rating: the adapted encoder and a perceptron with one hidden layer on its CLS (LoID eq. 3)."""
+
+    def __init__(
+        self,
+        card: Card,
+        frozen: Mapping[str, Tensor],
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+        scale: float,
+        dtype: torch.dtype,
+        ratings: tuple[float, float],
+    ) -> None:
+        """Build it; the regressor's start is drawn from torch's global generator.
+
+        Args:
+            frozen: state of the BertModel beneath, float32: base and plugins folded.
+            factors: `(A [r, d_in], B [d_out, r])` by module name.
+            scale: of every product B A.
+            dtype: of the frozen part and of what flows through it.
+            ratings: mean and standard deviation of the ratings to learn.
+        """
+        super().__init__()
+        self.center, self.spread = ratings[0], max(ratings[1], 1e-3)
+        self.bert = ClsBert(card, frozen).to(dtype)
+        for i, layer in enumerate(self.bert.layers):
+            for target, part in TARGETS.items():
+                pair = factors.get(module_name(i, target))
+                if pair is not None:
+                    setattr(layer, part, AdaptedLinear(getattr(layer, part), *pair, scale))
+        self.hidden = nn.Linear(card.hidden_dim, card.hidden_dim)
+        self.rating = nn.Linear(card.hidden_dim, 1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`[n, tokens]` twice -> `[n]`, float32."""
+        cls = self.bert(input_ids, attention_mask).float()
+        found: Tensor = self.rating(functional.gelu(self.hidden(cls)))[:, 0]
+        return self.center + self.spread * found
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name, in a fixed order: factors as `<module>.a` and `.b`, then the regressor."""
+        found: dict[str, nn.Parameter] = {}
+        for i, layer in enumerate(self.bert.layers):
+            for target, part in TARGETS.items():
+                linear = getattr(layer, part)
+                if isinstance(linear, AdaptedLinear):
+                    found[f"{module_name(i, target)}.a"] = linear.a
+                    found[f"{module_name(i, target)}.b"] = linear.b
+        for name in ("hidden", "rating"):
+            for kind, parameter in getattr(self, name).named_parameters():
+                found[f"{name}.{kind}"] = parameter
+        return found

@@ -1,0 +1,66 @@
+"""How a plugin is trained: the settings, and what they may be. Imports no torch, so a command can refuse at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from loid_infer.errors import BadSetting
+
+# What users call the linear maps of a BERT layer -> what ClsLayer calls them.
+TARGETS = {
+    "query": "query",
+    "key": "key",
+    "value": "value",
+    "attention_output": "output",
+    "intermediate": "expand",
+    "output": "contract",
+}
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that decides a plugin's weights besides what it is trained on."""
+
+    rank: int = 32
+    alpha: float = 32.0  # the product B A is scaled by alpha / rank
+    targets: tuple[str, ...] = tuple(TARGETS)
+    n_layers: int | None = None  # how many of the top layers; all if None
+    epochs: int = 3
+    learning_rate: float = 1e-3
+    warmup: float = 0.06  # share of the run in which the rate rises
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of a gradient
+    batch_tokens: int = 4096  # with padding
+    max_tokens: int = 256
+    evals: int = 2  # validations an epoch
+    patience: int = 4  # validations without a better one before it ends
+    seed: int = 0
+    precision: str = "bf16"  # of the frozen part; factors and regressor are float32
+
+    def check(self, n_layers: int, width: int) -> None:
+        """See that they fit a base of this many layers, of this width.
+
+        Raises:
+            BadSetting: one does not; the option is named.
+        """
+        layers = n_layers if self.n_layers is None else self.n_layers
+        whole = [("rank", self.rank, width), ("layers", layers, n_layers), ("epochs", self.epochs, 10_000),
+                 ("evals", self.evals, 1_000)]  # fmt: skip
+        for option, value, most in whole:
+            if not 1 <= value <= most:
+                raise BadSetting(f"{option} out of range", where=f"--{option}", expected=f"1 to {most}",
+                                 got=str(value), mend=f"Give --{option} within it.")  # fmt: skip
+        for option, number in (("learning-rate", self.learning_rate), ("alpha", self.alpha)):
+            if not 0 < number < math.inf:
+                raise BadSetting(f"{option} must be positive", where=f"--{option}", got=str(number),
+                                 mend="Leave it out for the default.")  # fmt: skip
+        unknown = sorted(set(self.targets) - set(TARGETS))
+        if unknown or not self.targets:
+            raise BadSetting("no such linear map of a layer", where="--targets", expected=", ".join(TARGETS),
+                             got=", ".join(unknown) or "none", mend="Name some of these.")  # fmt: skip
+        if self.precision not in PRECISIONS:
+            raise BadSetting("no such precision to train in", where="--precision",
+                             expected=f"auto, {', '.join(PRECISIONS)}", got=self.precision,
+                             mend="Leave it out for the fastest.")  # fmt: skip

@@ -1,0 +1,46 @@
+"""Plugins on a base: which ones, in which order, and the weights they make together.
+
+What `export` writes and what a new plugin is trained on. Knows no file of a base and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loid_infer.encoders.card import weights_digest
+from loid_infer.plugins.delta import fold
+from loid_infer.plugins.folder import PluginFolder, open_chain
+from loid_infer.settings import Workspace
+from loid_infer.types import Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """A base with plugins folded into it, once, in float32."""
+
+    names: tuple[str, ...]  # that were asked for
+    chain: tuple[PluginFolder, ...]  # these and all they rest on, in digest order
+    tensors: dict[str, Array]
+    base_digest: str  # of the plain base
+    digest: str  # of `tensors`
+
+    def described(self) -> list[dict[str, Any]]:
+        """The chain as manifests say it."""
+        fields = ("name", "digest", "method", "trained_on")
+        return [{field: getattr(plugin, field) for field in fields} for plugin in self.chain]
+
+
+def stack_plugins(workspace: Workspace, names: Sequence[str], base_name: str, tensors: Mapping[str, Array]) -> Stack:
+    """The plugins `names`, with all that they rest on, folded into a base's float32 `tensors`.
+
+    Raises:
+        BadName, BadSetting, BadArtifact: see `open_chain` and `fold`.
+    """
+    digest = weights_digest(dict(tensors))
+    if not names:
+        return Stack((), (), dict(tensors), digest, digest)
+    chain = open_chain(workspace, names, base_name, digest)
+    folded = fold(tensors, [plugin.delta() for plugin in chain])
+    return Stack(tuple(names), chain, folded, digest, weights_digest(folded))

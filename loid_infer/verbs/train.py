@@ -1,0 +1,294 @@
+"""`plugin train`: LoRA learns a domain's ratings from CLS, over a base or over plugins that stay frozen (LoID eq. 3-5).
+
+This file ties table, split, base, training and the plugin's folder together; it computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loid_infer.artifact import digest_json, new_folder, versions
+from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.data.splits import refuse_leak
+from loid_infer.data.splits import split as split_of
+from loid_infer.encoders.card import make_card
+from loid_infer.encoders.opening import torch_device
+from loid_infer.encoders.processor import has_bf16, n_usable_threads
+from loid_infer.graphs.bases import Base, load_base
+from loid_infer.plugins.adapter import LowRank, write_adapter
+from loid_infer.plugins.checkpoint import Checkpoint
+from loid_infer.plugins.delta import delta_digest
+from loid_infer.plugins.folder import KIND
+from loid_infer.plugins.settings import TARGETS, TrainSettings
+from loid_infer.plugins.stack import Stack, stack_plugins
+from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
+
+if TYPE_CHECKING:
+    from loid_infer.plugins.adapted import RatingModel
+    from loid_infer.plugins.examples import Examples
+    from loid_infer.plugins.train import Trained
+
+REGRESSOR_FILE, PICTURE = "regressor.safetensors", "curve.png"
+_MAX_EVALUATED = 10_000  # reviews of the validation part, and of the test part
+_METRICS = (
+    *("val_mse", "test_mse", "test_variance", "n_train", "n_valid", "n_test", "n_steps", "best_step"),
+    *("tokens_per_s", "seconds"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginTrainResult:
+    """A finished plugin. Errors are of predictions clipped to the rating range, from a review's own text: what the
+    source task asks for, and no measure of a recommender."""
+
+    plugin: str
+    path: str
+    digest: str
+    domain: str
+    base: str
+    on: tuple[str, ...]  # names of the plugins frozen beneath
+    n_params: int  # of LoRA
+    val_mse: float
+    test_mse: float
+    test_variance: float  # of the same test ratings: what predicting their mean would cost
+    n_train: int
+    n_valid: int
+    n_test: int
+    n_steps: int
+    best_step: int
+    tokens_per_s: float  # real tokens learnt from, without validation
+    precision: str
+    base_digest: str
+    parent_digest: str
+    split_digest: str
+    seed: int
+    seconds: float
+
+
+def plugin_train(
+    domain: str,
+    *,
+    base: str = DEFAULT_BASE,
+    on: Sequence[str] = (),
+    name: str | None = None,
+    rank: int = 32,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    layers: int | None = None,
+    epochs: int = 3,
+    learning_rate: float = 1e-3,
+    max_tokens: int | None = None,
+    evals: int = 2,
+    split: str = "random",
+    split_seed: int | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    checkpoint_s: float = 30.0,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> PluginTrainResult:
+    """Train a plugin on the training part of `domain` and write it to `exports/plugins/<name>/`.
+
+    A run that was killed goes on from its checkpoint when the same is asked for again.
+
+    Args:
+        base: `default`, a folder with a Hugging Face BERT, or a hub name.
+        on: plugins that stay frozen beneath this one (re-LoRA, LoID eq. 5), with all that they rest on.
+        name: of the plugin; the domain's if not given.
+        alpha: LoRA's product is scaled by alpha / rank; `rank` if not given, so by one.
+        targets: which linear maps of a layer get LoRA, of `TARGETS`; all if not given.
+        layers: how many of the top layers; all if not given. Fewer train faster, and what is below is computed once
+            where several encoders run in one pass.
+        max_tokens: longest input; by default 256, or what the base allows if that is less.
+        evals: validations an epoch.
+        split_seed: `seed` if not given.
+        precision: of the frozen part: fp32, bf16, or auto: bf16 where it is native.
+        checkpoint_s: seconds between checkpoints.
+
+    Raises:
+        BadName, BadSetting: a name or option outside its range, or a plugin beneath that saw this domain's test rows.
+        BadTable, BadArtifact: the table, the base or a plugin beneath cannot be used.
+        RuntimeMissing: the device is not there.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    from loid_infer.plugins.train import clipped_mse
+
+    start = time.perf_counter()
+    place = Workspace.of(workspace)
+    path = place.plugin(name or domain)
+    target = torch_device(device)
+    table = open_table(place.table(domain), domain)
+    interactions = table.interactions(progress)
+    parts = split_of(interactions, split, seed if split_seed is None else split_seed)
+    source = load_base(base)
+    if precision == "auto":
+        precision = "bf16" if target != "cpu" or has_bf16() else "fp32"
+    settings = TrainSettings(
+        rank=rank,
+        alpha=float(rank if alpha is None else alpha),
+        targets=tuple(TARGETS if targets is None else dict.fromkeys(targets)),
+        n_layers=layers,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        max_tokens=source.max_tokens(max_tokens),
+        evals=evals,
+        seed=seed,
+        precision=precision,
+    )
+    settings.check(source.config["num_hidden_layers"], source.config["hidden_size"])
+    beneath = stack_plugins(place, on, source.name, {key: part.numpy() for key, part in source.tensors.items()})
+    for plugin in beneath.chain:
+        refuse_leak(plugin.trained_on, domain, parts, f"plugin {plugin.name!r}")
+    job = _Job(path, table, interactions, parts, source, beneath, settings, target)
+    sets = _examples(job, progress)
+    checkpoint = Checkpoint(
+        path.with_name(f".{path.name}.training"), digest_json([job.lineage(), target]), checkpoint_s
+    )
+    model, trained = _train(job, sets, checkpoint, progress)
+    test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
+    result = _result(job, model, trained, sets, test_mse, start)
+    checkpoint.remove()
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What is trained, on what."""
+
+    path: Path
+    table: ReviewTable
+    interactions: Interactions
+    parts: Split
+    source: Base
+    beneath: Stack
+    settings: TrainSettings
+    device: str
+
+    def lineage(self) -> dict[str, Any]:
+        """What the weights rest on, as manifests say it."""
+        parts = self.parts
+        saw = {"domain": self.table.domain, "table_digest": self.table.digest, "split": parts.kind,
+               "split_seed": parts.seed, "split_digest": parts.digest}  # fmt: skip
+        return {
+            "method": "train",
+            "base": {"name": self.source.name, "digest": self.beneath.base_digest},
+            "parent_digest": self.beneath.digest,
+            "tokenizer": self.source.tokenizer_digest(),
+            "on": sorted(plugin.digest for plugin in self.beneath.chain),
+            "parents": [],
+            "holds": [],
+            "trained_on": [saw],
+            "settings": asdict(self.settings),
+            "seed": self.settings.seed,
+        }
+
+
+def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
+    """Tokens and ratings of the three parts; each different text is tokenized once."""
+    from loid_infer.plugins.examples import Examples
+
+    interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
+    first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
+    order = np.argsort(first)
+    ids, lengths = [], []
+    with progress.task("tokenize", len(first), "texts") as task:
+        for rows, texts in job.table.texts(first[order]):
+            tokens = tokenizer(texts)
+            ids.append(tokens.flat_ids)
+            lengths.append(tokens.lengths)
+            task.advance(len(rows))
+    place = np.empty(len(first), np.int64)
+    place[order] = np.arange(len(first))
+    everything = Examples(np.concatenate(ids), np.concatenate(lengths), np.zeros(len(first)))
+
+    def part(rows: Bools, most: int) -> Examples:
+        chosen = np.flatnonzero(rows)
+        if len(chosen) > most:
+            chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
+        return everything.take(place[interactions.texts[chosen]], interactions.ratings[chosen].astype(np.float64))
+
+    parts = job.parts
+    return {"train": part(parts.train, interactions.n), "valid": part(parts.valid, _MAX_EVALUATED),
+            "test": part(parts.test, _MAX_EVALUATED)}  # fmt: skip
+
+
+def _train(
+    job: _Job, sets: dict[str, Examples], checkpoint: Checkpoint, progress: Progress
+) -> tuple[RatingModel, Trained]:
+    import torch
+
+    from loid_infer.plugins.train import Data, rating_model, train
+
+    settings, ratings = job.settings, sets["train"].ratings
+    card = make_card(job.source.config, weights=job.beneath.digest, tokenizer=job.source.tokenizer_digest(),
+                     max_tokens=settings.max_tokens, precision=settings.precision, store_dtype="",
+                     store_format=0)  # fmt: skip
+    frozen = {key: torch.from_numpy(part) for key, part in job.beneath.tensors.items()}
+    scale = (float(ratings.mean()), float(ratings.std()))
+    model = rating_model(card, frozen, job.source.model, settings, scale).to(job.device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_usable_threads())
+    try:
+        data = Data(sets["train"], sets["valid"], job.interactions.rating_range)
+        return model, train(model, data, settings, checkpoint, progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _result(
+    job: _Job, model: RatingModel, trained: Trained, sets: dict[str, Examples], test_mse: float, start: float
+) -> PluginTrainResult:
+    """Write the plugin, and say what it is."""
+    weights = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.trained().items()}
+    scale = job.settings.alpha / job.settings.rank
+    modules = [key.removesuffix(".a") for key in weights if key.endswith(".a")]
+    delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], scale) for key in modules}
+    regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
+    regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
+    result = PluginTrainResult(
+        plugin=job.path.name, path=str(job.path), digest=delta_digest(delta), domain=job.table.domain,
+        base=job.source.name, on=job.beneath.names, n_params=sum(part.a.size + part.b.size for part in delta.values()),
+        val_mse=trained.val_mse, test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
+        n_train=sets["train"].n, n_valid=sets["valid"].n, n_test=sets["test"].n,
+        n_steps=trained.n_steps, best_step=trained.best_step,
+        tokens_per_s=trained.n_tokens / trained.train_s if trained.train_s else 0.0,
+        precision=job.settings.precision, base_digest=job.beneath.base_digest, parent_digest=job.beneath.digest,
+        split_digest=job.parts.digest, seed=job.settings.seed, seconds=time.perf_counter() - start,
+    )  # fmt: skip
+    manifest = {"kind": KIND, "name": result.plugin, "digest": result.digest, **job.lineage(), "device": job.device,
+                "metrics": {name: getattr(result, name) for name in _METRICS},
+                "versions": versions("torch", "transformers", "peft", "numpy")}  # fmt: skip
+    with new_folder(job.path, manifest) as folder:
+        write_adapter(folder, delta, job.source.name)
+        _keep(folder, regressor, trained, job)
+    return result
+
+
+def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job) -> None:
+    """What is kept for inspection: the regressor, the curve, its picture."""
+    from safetensors.numpy import save_file
+
+    from loid_infer.figures import Curve, learning_curves
+    from loid_infer.plugins.checkpoint import CURVE_FILE
+
+    save_file(regressor, folder / REGRESSOR_FILE)
+    history = trained.history
+    history.save(folder / CURVE_FILE)
+    steps = range(1, len(history.losses) + 1)
+    on = f" on {' + '.join(job.beneath.names)}" if job.beneath.names else ""
+    variance = float(job.interactions.ratings[job.parts.valid].var())
+    learning_curves(
+        folder / PICTURE,
+        f"{job.path.name}: ratings of {job.table.domain} from a review's own text",
+        [Curve("", steps, history.losses, history.eval_steps, history.eval_mse)],
+        reference=("variance of the validation ratings", variance),
+        note=f"LoRA rank {job.settings.rank}{on}; training: MSE of a step's batch; validation: clipped predictions.",
+    )
