@@ -23,6 +23,10 @@ _VERBS = {
     "cache_info": "cache",
     "cache_verify": "cache",
     "cache_export": "cache",
+    "plugin_merge": "plugins",
+    "plugin_import": "plugins",
+    "plugin_list": "plugins",
+    "plugin_show": "plugins",
     "doctor": "doctor",
 }
 __all__ = [*_VERBS]  # noqa: PLE0604

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from loid_infer.cli import cache, encoders, heads, machine, tables
+from loid_infer.cli import cache, encoders, heads, machine, plugins, tables
 from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
 from loid_infer.errors import LoidError
 
@@ -37,6 +37,15 @@ def build() -> typer.Typer:
     for of_stores in (cache.info, cache.verify, cache.export):
         stores.command()(of_stores)
     app.add_typer(stores, name="cache")
+    additions = typer.Typer(no_args_is_help=True, help="What is added to a base's weights: merge, bring in, look at.")
+    for name, of_plugins in (
+        ("merge", plugins.merge),
+        ("import", plugins.import_),
+        ("list", plugins.list_),
+        ("show", plugins.show_),
+    ):
+        additions.command(name)(of_plugins)
+    app.add_typer(additions, name="plugin")
     return app
 
 

@@ -24,6 +24,10 @@ COMMANDS = [
     "cache info",
     "cache verify",
     "cache export",
+    "plugin merge",
+    "plugin import",
+    "plugin list",
+    "plugin show",
 ]
 LOID = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]
 

@@ -1,0 +1,106 @@
+"""Commands on plugins: plugin merge, import, list, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loid_infer.cli.options import JsonOption, QuietOption, SeedOption, WorkspaceOption, place
+from loid_infer.cli.terminal import People, show
+from loid_infer.errors import BadSetting
+from loid_infer.settings import DEFAULT_BASE
+
+_NameOption = Annotated[str, typer.Option("--name", "-n", help="Of the new plugin.", show_default=False)]
+
+
+def merge(
+    plugins: Annotated[list[str], typer.Argument(metavar="P1 P2...", help="Plugins of one base and one chain.")],
+    name: _NameOption,
+    method: Annotated[str, typer.Option(help="linear | ties | dare | dare_ties", show_default=False)],
+    weights: Annotated[str | None, typer.Option(help="One each, like 1,0.5; 1 by default.", show_default=False)] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of entries kept, 0.8 by default; linear has none.", show_default=False)
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Keep the best approximation of this rank, as a peft folder.", min=1, show_default=False),
+    ] = None,
+    seed: SeedOption = 0,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Merge what plugins add into one plugin; their order changes nothing.
+
+    Example: loid-infer plugin merge electronics movies_tv --name both --method ties
+    """
+    from loid_infer.verbs.plugins import plugin_merge as verb
+
+    show(
+        verb(
+            plugins,
+            name,
+            method=method,
+            weights=_numbers(weights),
+            density=density,
+            rank=rank,
+            seed=seed,
+            workspace=place(workspace),
+            progress=People(quiet=quiet),
+        ),
+        as_json=json,
+    )
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="A LoRA adapter saved by peft.")],
+    name: _NameOption,
+    base: Annotated[
+        str, typer.Option(help="What it was trained on: a folder with a Hugging Face BERT, a hub name, or `default`.")
+    ] = DEFAULT_BASE,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring in a LoRA adapter that was trained elsewhere.
+
+    Example: loid-infer plugin import my-adapter --name mine
+    """
+    from loid_infer.verbs.plugins import plugin_import as verb
+
+    show(verb(source, name, base=base, workspace=place(workspace), progress=People(quiet=quiet)), as_json=json)
+
+
+def list_(workspace: WorkspaceOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """List the plugins: how each was made, of which domains, on what.
+
+    Example: loid-infer plugin list
+    """
+    from loid_infer.verbs.plugins import plugin_list as verb
+
+    show(verb(workspace=place(workspace)), as_json=json)
+
+
+def show_(
+    plugin: Annotated[str, typer.Argument(metavar="P", help="A plugin's name.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Print a plugin's manifest, once its files have been checked.
+
+    Example: loid-infer plugin show electronics
+    """
+    from loid_infer.verbs.plugins import plugin_show as verb
+
+    show(verb(plugin, workspace=place(workspace)), as_json=json)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadSetting("not a list of weights", where="--weights", expected="numbers like 1,0.5", got=text or "''",
+                         mend="Give one number for each plugin, with commas between.") from None  # fmt: skip
