@@ -33,6 +33,8 @@ from loid_infer.plugins.merge import Source, TensorError, merge, settle
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Progress
 
+_POOLER = "pooler.dense.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class PluginMerge:
@@ -106,7 +108,7 @@ def plugin_merge(
     """Write `exports/plugins/<name>/`, the merge of `plugins`: their order changes nothing.
 
     Args:
-        method: linear, ties, dare or dare_ties; docs/design.md and kernels/merging.py define them.
+        method: linear, ties, dare or dare_ties, as kernels/merging.py defines them.
         weights: one for each plugin, 1 by default; negative ones subtract.
         density: of ties the share of entries kept, of dare the probability that one is; 0.8 by default, none of linear.
         rank: of the best low-rank approximation that is kept instead of the merge itself, as a peft folder.
@@ -184,6 +186,9 @@ def plugin_import(
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
     tensors = {key: tensor.numpy() for key, tensor in loaded.tensors.items()}
+    if _POOLER in delta and _POOLER not in tensors:  # `dense` and `all-linear` match it; CLS never runs it
+        del delta[_POOLER]
+        progress.say(f"left out {_POOLER}: the base's checkpoint has none, and CLS does not depend on it")
     check_delta(delta, {key: tensor.shape for key, tensor in tensors.items()}, str(origin))
     weights = weights_digest(tensors)
     n_params = sum(part.a.size + part.b.size for part in delta.values())
@@ -196,6 +201,7 @@ def plugin_import(
     with new_folder(path, manifest) as folder:
         write_adapter(folder, delta, loaded.name)
         manifest["digest"] = digest = delta_digest(read_adapter(folder))
+    progress.say("what it was trained on is not known here: whether it saw a domain's test reviews, nobody can check")
     return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
 
 

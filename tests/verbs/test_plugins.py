@@ -193,6 +193,19 @@ def test_an_adapter_of_a_model_with_a_bert_inside_opens_on_the_bert(toy_base: Pa
     open_with_peft(toy_base, tmp_path / "exports" / "plugins" / "mine")
 
 
+def test_the_pooler_is_left_out_where_the_base_has_none(toy_base: Path, tmp_path: Path) -> None:
+    adapted(toy_base, target_modules="all-linear").save_pretrained(tmp_path / "mine")
+    whole = plugin_import(tmp_path / "mine", "whole", base=str(toy_base), workspace=tmp_path)
+    bare = tmp_path / "bare"
+    shutil.copytree(toy_base, bare)
+    tensors = load_file(bare / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    save_file(kept, bare / "model.safetensors", metadata={"format": "pt"})
+    done = plugin_import(tmp_path / "mine", "mine", base=str(bare), workspace=tmp_path)
+    assert (whole.n_tensors, done.n_tensors, done.base_digest) == (13, 12, whole.base_digest)
+    assert "pooler.dense.weight" not in open_plugin(Workspace(tmp_path), "mine").delta()
+
+
 def test_refusals_of_an_import(toy_base: Path, tmp_path: Path, place: Workspace) -> None:
     with pytest.raises(BadArtifact, match="no peft adapter here"):
         plugin_import(tmp_path, "mine", base=str(toy_base), workspace=place)
