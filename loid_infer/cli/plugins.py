@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,10 @@ def list_(workspace: WorkspaceOption = None, json: JsonOption = False, quiet: Qu
     """
     from loid_infer.verbs.plugins import plugin_list as verb
 
-    show(verb(workspace=place(workspace)), as_json=json)
+    found = verb(workspace=place(workspace))
+    if not json:  # whole digests would leave no room for names
+        found = replace(found, plugins=tuple(replace(plugin, digest=plugin.digest[:16]) for plugin in found.plugins))
+    show(found, as_json=json)
 
 
 def show_(

@@ -82,7 +82,6 @@ class PluginInfo:
     on: tuple[str, ...]  # plugins beneath it, by name where it is known here, else the first of their digest
     parents: tuple[str, ...]  # what it was merged from
     digest: str
-    base_digest: str
     problem: str  # why it cannot be read; empty for a good one
 
 
@@ -276,7 +275,7 @@ def _tokenizer(content: str) -> str:
 
 
 def _info(path: Path, names: dict[str, str]) -> PluginInfo:
-    absent = PluginInfo(path.name, "", (), "", (), (), "", "", "")
+    absent = PluginInfo(path.name, "", (), "", (), (), "", "")
     try:
         plugin = read_plugin(path, "Make it again, or remove its folder.", check_files=False)
         return replace(
@@ -287,7 +286,6 @@ def _info(path: Path, names: dict[str, str]) -> PluginInfo:
             on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
             parents=tuple(str(parent["name"]) for parent in plugin.manifest["parents"]),
             digest=plugin.digest,
-            base_digest=plugin.base_digest,
         )
     except BadArtifact as error:
         return replace(absent, problem=error.what)
