@@ -42,7 +42,10 @@ def kept(words: Array, density: float) -> Bools:
 
 
 def drop_and_rescale(delta: Floats, keep: Bools, density: float) -> Floats:
-    """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3). Its mean over masks is `d`."""
+    """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3).
+
+    Its mean over masks is `d`.
+    """
     thinned: Floats = np.where(keep, delta.astype(np.float64) / density, 0.0)
     return thinned
 
@@ -68,7 +71,7 @@ def trim(delta: Floats, density: float) -> Floats:
 def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
     """By entry the mean of those `w_i t_i` whose sign is that of `sum w_i t_i`, float64.
 
-    TIES' Algorithm 1, steps 2 and 3, with weights: `sum over sign(w_i t_i) = g of w_i t_i / sum over the same of |w_i|`,
+    TIES' Algorithm 1, steps 2 and 3, weighted: `sum over sign(w_i t_i) = g of w_i t_i / sum over the same of |w_i|`,
     `g = sign(sum w_i t_i)`; where g is 0, 0.
 
     Args:
