@@ -8,6 +8,7 @@ from bench.record import ROOT, real_reviews
 QUESTIONS = {
     "encode": True,
     "pipeline": False,
+    "merge": False,
     "heads": True,
     "walk": True,
 }  # name -> whether it needs the real reviews

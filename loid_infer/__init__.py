@@ -23,6 +23,11 @@ _VERBS = {
     "cache_info": "cache",
     "cache_verify": "cache",
     "cache_export": "cache",
+    "plugin_train": "train",
+    "plugin_merge": "plugins",
+    "plugin_import": "plugins",
+    "plugin_list": "plugins",
+    "plugin_show": "plugins",
     "doctor": "doctor",
     "plugin_similarity": "similarity",
 }

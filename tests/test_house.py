@@ -17,9 +17,16 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "base", "misc", "core"}
 LONG_FUNCTIONS: dict[str, str] = {}
 # Calls that a module may make while it is imported.
 MODULE_LEVEL_CALLS = {
-    *("TypeVar", "frozenset", "re.compile", "struct.Struct", "HeadSettings"),  # values that never change
+    *(
+        "TypeVar",
+        "frozenset",
+        "re.compile",
+        "struct.Struct",
+        "HeadSettings",
+        "TrainSettings",
+    ),  # values that never change
     *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int64", "pa.float32"),
-    *("_Silent", "typer.Option", "typer.Argument", "', '.join"),
+    *("_Silent", "typer.Option", "typer.Argument", "', '.join", "','.join"),
 }
 
 

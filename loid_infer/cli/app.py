@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from loid_infer.cli import cache, encoders, heads, machine, similarity, tables
+from loid_infer.cli import cache, encoders, heads, machine, plugins, similarity, tables
 from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
 from loid_infer.errors import LoidError
 
@@ -33,10 +33,17 @@ def build() -> typer.Typer:
         machine.doctor,
     ):
         app.command()(command)
-    plugins = typer.Typer(no_args_is_help=True, help="Compare domains before plugins are trained on them.")
-    plugins.command()(similarity.similarity)
-    plugins.callback()(lambda: None)  # else a single command would lose its name
-    app.add_typer(plugins, name="plugin")
+    additions = typer.Typer(no_args_is_help=True, help="What an encoder learns from domains: train, merge, look.")
+    for name, of_plugins in (
+        ("train", plugins.train),
+        ("merge", plugins.merge),
+        ("import", plugins.import_),
+        ("list", plugins.list_),
+        ("show", plugins.show_),
+        ("similarity", similarity.similarity),
+    ):
+        additions.command(name)(of_plugins)
+    app.add_typer(additions, name="plugin")
     stores = typer.Typer(no_args_is_help=True, help="Look at the stored vectors, check them, hand them out.")
     for of_stores in (cache.info, cache.verify, cache.export):
         stores.command()(of_stores)

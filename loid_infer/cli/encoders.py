@@ -7,35 +7,48 @@ from typing import Annotated, Any
 
 import typer
 
-from loid_infer.cli.options import DomainOption, JsonOption, QuietOption, WorkspaceOption, place
+from loid_infer.cli.options import (
+    BaseOption,
+    DeviceOption,
+    DomainOption,
+    JsonOption,
+    MaxTokensOption,
+    QuietOption,
+    WorkspaceOption,
+    place,
+)
 from loid_infer.cli.terminal import People, show
 from loid_infer.settings import DEFAULT_BASE
 
 
 def export(
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the encoder; `base` by default.", show_default=False)
+        str | None,
+        typer.Option("--name", help="Of the encoder; the last plugin's by default, else `base`.", show_default=False),
     ] = None,
-    base: Annotated[
-        str,
-        typer.Option(help="A folder with a Hugging Face BERT, a hub name, or `default`: the bundled all-MiniLM-L6-v2."),
-    ] = DEFAULT_BASE,
+    base: BaseOption = DEFAULT_BASE,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            "-p",
+            help="To add to the base, with all it was trained on; repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto | fp32 | bf16 | int8")] = "auto",
     calibrate_on: Annotated[
         str | None, typer.Option(help="For int8: the domain whose reviews set the scales.", show_default=False)
     ] = None,
     store: Annotated[str, typer.Option(help="Dtype of stored vectors: fp16 | fp32")] = "fp16",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(help="Longest input, 256 by default; longer texts are cut on the right.", show_default=False),
-    ] = None,
+    max_tokens: MaxTokensOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make an encoder that any runtime can open and prove itself on.
 
-    Example: loid-infer export --name small --max-tokens 128
+    Example: loid-infer export --plugin video_games
     """
     from loid_infer.verbs.export import export as verb
 
@@ -43,6 +56,7 @@ def export(
         verb(
             name,
             base=base,
+            plugins=plugin or (),
             precision=precision,
             calibrate_on=calibrate_on,
             store=store,
@@ -69,7 +83,7 @@ def encode(
     precision: Annotated[
         str | None, typer.Option(help="What the encoder must have: fp32 | bf16 | int8", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    device: DeviceOption = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Processors to use; all by default.", min=1, show_default=False)
     ] = None,

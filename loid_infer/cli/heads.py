@@ -13,6 +13,8 @@ from loid_infer.cli.options import (
     JsonOption,
     QuietOption,
     SeedOption,
+    SplitOption,
+    SplitSeedOption,
     WorkspaceOption,
     place,
 )
@@ -35,8 +37,8 @@ def fit(
     epochs: Annotated[
         int | None, typer.Option(help="At most; the preset's by default.", min=1, show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="random | time")] = "random",
-    split_seed: Annotated[int | None, typer.Option(help="Of the split; --seed by default.", show_default=False)] = None,
+    split: SplitOption = "random",
+    split_seed: SplitSeedOption = None,
     seed: SeedOption = 0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,

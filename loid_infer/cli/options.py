@@ -30,6 +30,16 @@ EncoderOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of everything random.")]
+BaseOption = Annotated[
+    str, typer.Option(help="A folder with a Hugging Face BERT, a hub name, or `default`: the bundled all-MiniLM-L6-v2.")
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(help="Longest input, 256 by default; longer texts are cut on the right.", show_default=False),
+]
+SplitOption = Annotated[str, typer.Option(help="random | time")]
+SplitSeedOption = Annotated[int | None, typer.Option(help="Of the split; --seed by default.", show_default=False)]
+DeviceOption = Annotated[str, typer.Option(help="auto | cpu | cuda")]
 
 
 def place(workspace: Path | None) -> Workspace:

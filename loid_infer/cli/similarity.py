@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from loid_infer.cli.options import JsonOption, QuietOption, SeedOption, WorkspaceOption, place
+from loid_infer.cli.options import (
+    BaseOption,
+    JsonOption,
+    MaxTokensOption,
+    QuietOption,
+    SeedOption,
+    WorkspaceOption,
+    place,
+)
 from loid_infer.cli.terminal import People, show
 from loid_infer.settings import DEFAULT_BASE
 
@@ -16,10 +24,8 @@ def similarity(
     domains: Annotated[list[str], typer.Argument(metavar="DOMAIN...", help="Domains that were ingested, two or more.")],
     pooling: Annotated[str, typer.Option(help="One vector of a text's tokens: mean | cls")] = "mean",
     n_texts: Annotated[int, typer.Option(help="Reviews drawn of each domain.", min=1)] = 100,
-    base: Annotated[str, typer.Option(help="A folder with a Hugging Face BERT, or a hub name.")] = DEFAULT_BASE,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest input, 256 by default; longer texts are cut.", show_default=False)
-    ] = None,
+    base: BaseOption = DEFAULT_BASE,
+    max_tokens: MaxTokensOption = None,
     seed: SeedOption = 0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,

@@ -42,13 +42,16 @@ def kept(words: Array, density: float) -> Bools:
 
 
 def drop_and_rescale(delta: Floats, keep: Bools, density: float) -> Floats:
-    """`m d / q`, float64: DARE's eq. 2 and 3 with `q = 1 - p`. Its mean over masks is the delta itself."""
+    """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3).
+
+    Its mean over masks is `d`.
+    """
     thinned: Floats = np.where(keep, delta.astype(np.float64) / density, 0.0)
     return thinned
 
 
 def trim(delta: Floats, density: float) -> Floats:
-    """The `ceil(q n)` largest of the `n` entries by magnitude, the others zero: TIES' first step (section 4, "trim").
+    """The `ceil(q n)` largest of the `n` entries by magnitude, the others zero: TIES' Algorithm 1, step 1.
 
     Of equal magnitudes the lower flat index is kept. The density is taken as the decimal it is written as: 0.07 of 100
     entries are 7, although the product of floats is above.
@@ -66,9 +69,10 @@ def trim(delta: Floats, density: float) -> Floats:
 
 
 def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """By entry the mean of those `w_i t_i` whose sign is that of `sum w_i t_i`, float64: TIES' second and third step.
+    """By entry the mean of those `w_i t_i` whose sign is that of `sum w_i t_i`, float64.
 
-    `sum over sign(w_i t_i) = g of w_i t_i / sum over the same of |w_i|`, `g = sign(sum w_i t_i)`; where g is 0, 0.
+    TIES' Algorithm 1, steps 2 and 3, weighted: `sum over sign(w_i t_i) = g of w_i t_i / sum over the same of |w_i|`,
+    `g = sign(sum w_i t_i)`; where g is 0, 0.
 
     Args:
         parts: `t_i`, arrays of one shape `[..]`, trimmed or dropped.

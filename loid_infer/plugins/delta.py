@@ -15,11 +15,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from loid_infer.errors import BadArtifact
-from loid_infer.plugins.adapter import LowRank, read_adapter, read_tensors
+from loid_infer.plugins.adapter import LowRank, read_adapter, read_tensors, write_adapter
 from loid_infer.types import Array, Floats
 
 __all__ = ["DELTA_FILE", "Delta", "LowRank", "Part", "check_delta", "delta_digest", "dense", "fold", "read_delta"]
-__all__ += ["shape", "write_full"]
+__all__ += ["shape", "write_delta"]
 
 DELTA_FILE = "delta.safetensors"
 Part: TypeAlias = LowRank | Array  # an array is the whole of what is added, float32
@@ -118,6 +118,15 @@ def read_delta(folder: Path) -> dict[str, Part]:
     return {**read_adapter(folder)}
 
 
-def write_full(folder: Path, delta: Mapping[str, Array]) -> None:
-    """Write `delta` (float32) as `delta.safetensors` into `folder`."""
-    save_file({name: np.ascontiguousarray(delta[name]) for name in sorted(delta)}, folder / DELTA_FILE)
+def write_delta(folder: Path, delta: Delta, base: str) -> None:
+    """Write `delta` into `folder`: as a peft folder if all of it is low-rank, else in full as `delta.safetensors`.
+
+    Args:
+        base: the base's name, never a path.
+    """
+    low_rank = {name: part for name, part in delta.items() if isinstance(part, LowRank)}
+    if len(low_rank) == len(delta):
+        write_adapter(folder, low_rank, base)
+    else:
+        full = {name: dense(part) if isinstance(part, LowRank) else part for name, part in sorted(delta.items())}
+        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in full.items()}, folder / DELTA_FILE)

@@ -157,7 +157,7 @@ def open_chain(
                 got=f"{base_name} ({base_digest[:16]})",
                 mend="Give --base that base, or plugins of one base.",
             )
-    _refuse_repeats(named)
+    refuse_repeats(named)
     members = {plugin.digest: plugin for plugin in named}
     for plugin in named:
         for digest in plugin.on:
@@ -176,7 +176,12 @@ def open_chain(
     return chain
 
 
-def _refuse_repeats(named: Sequence[PluginFolder]) -> None:
+def refuse_repeats(named: Sequence[PluginFolder]) -> None:
+    """See that no plugin is named twice, under one name or two, and none that another named one was trained on.
+
+    Raises:
+        BadSetting: one is.
+    """
     first: dict[str, PluginFolder] = {}
     for plugin in named:
         if plugin.digest in first:

@@ -6,6 +6,7 @@ knows no manifest and no folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
 from loid_infer.kernels.merging import drop_and_rescale, elect, kept, linear, trim
 from loid_infer.kernels.sampling import words
-from loid_infer.plugins.delta import Delta, LowRank, dense, shape
-from loid_infer.types import Bools, Floats
+from loid_infer.plugins.delta import Delta, LowRank, Part, dense, shape
+from loid_infer.types import Bools, Floats, Progress
 
 METHODS = ("linear", "ties", "dare", "dare_ties")
 DEFAULT_DENSITY = 0.8  # high: LoRA deltas have few parameters to spare, as DARE's authors say
@@ -36,8 +37,74 @@ class Merge:
     """How sources become one."""
 
     method: str  # of METHODS
-    density: float  # of ties the share kept, of dare the probability to be kept; linear has none and ignores it
-    seed: int
+    density: float | None  # of ties the share kept, of dare the probability to be kept; None of linear
+    seed: int  # of dare's masks
+    rank: int | None = None  # of the approximation that is kept instead of the merge itself
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """What a truncation to low rank lost of one tensor."""
+
+    tensor: str
+    relative_error: float  # Frobenius norm of what is lost over that of the whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """A merge, in full or truncated to a rank."""
+
+    delta: Delta
+    relative_error: float | None  # of all tensors together; None in full
+    errors: tuple[TensorError, ...]  # of each tensor; none in full
+
+
+def settle(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
+    """The merge that these options mean, `density` 0.8 where it is not given and there is one.
+
+    Raises:
+        BadSetting: an option outside its range.
+    """
+    if method not in METHODS:
+        raise BadSetting(f"there is no method {method!r}", expected=" | ".join(METHODS),
+                         mend="See `loid-infer plugin merge --help`.")  # fmt: skip
+    if rank is not None and rank < 1:
+        raise BadSetting("rank out of range", expected="--rank 1 or more", got=str(rank), mend="Leave --rank out.")
+    if method == "linear":
+        if density is not None:
+            raise BadSetting("linear drops nothing, so it has no density", got=f"--density {density:g}",
+                             mend="Leave --density out, or take ties, dare or dare_ties.")  # fmt: skip
+        return Merge(method, None, seed, rank)
+    density = DEFAULT_DENSITY if density is None else density
+    if not 0 < density <= 1:
+        raise BadSetting("density out of range", expected="above 0, at most 1", got=f"--density {density:g}",
+                         mend=f"Leave --density out: {DEFAULT_DENSITY:g}.")  # fmt: skip
+    return Merge(method, density, seed, rank)
+
+
+def merge(sources: Sequence[Source], how: Merge, progress: Progress) -> Merged:
+    """The merge of `sources`, tensor by tensor: besides the result only one tensor of each source is dense at a time.
+
+    Raises:
+        BadSetting: two sources have a tensor in two shapes, or a tensor has no approximation of that rank.
+    """
+    names, delta = names_of(sources), {}
+    losses: dict[str, tuple[float, float]] = {}
+    with progress.task("merge", len(names), "tensors") as task:
+        for name in names:
+            whole = merge_tensor(name, sources, how)
+            part: Part = whole if how.rank is None else truncate(name, whole, how.rank)
+            if isinstance(part, LowRank):
+                losses[name] = squared_loss(whole, part)
+            delta[name] = part
+            task.advance(1)
+    errors = tuple(TensorError(name, _ratio(*loss)) for name, loss in losses.items())
+    lost, whole_norm = (sum(loss[i] for loss in losses.values()) for i in (0, 1))
+    return Merged(delta, _ratio(lost, whole_norm) if losses else None, errors)
+
+
+def _ratio(lost: float, whole: float) -> float:
+    return math.sqrt(lost / whole) if whole else 0.0
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
@@ -67,8 +134,10 @@ def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
     def parts(change: Callable[[Source, Floats], Floats]) -> list[Floats]:
         return [change(source, dense(source.delta[name]).astype(np.float32)) for source in having]
 
+    density = 1.0 if how.density is None else how.density
+
     def thinned(source: Source, delta: Floats) -> Floats:
-        return drop_and_rescale(delta, mask(how.seed, source.digest, name, delta.shape, how.density), how.density)
+        return drop_and_rescale(delta, mask(how.seed, source.digest, name, delta.shape, density), density)
 
     match how.method:
         case "linear":
@@ -76,12 +145,9 @@ def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
         case "dare":
             merged = linear(parts(thinned), weights)
         case "ties":
-            merged = elect(parts(lambda _, delta: trim(delta, how.density)), weights)
-        case "dare_ties":
+            merged = elect(parts(lambda _, delta: trim(delta, density)), weights)
+        case _:  # dare_ties
             merged = elect(parts(thinned), weights)
-        case _:
-            raise BadSetting(f"there is no method {how.method!r}", expected=" | ".join(METHODS),
-                             mend="See `loid-infer plugin merge --help`.")  # fmt: skip
     return merged.astype(np.float32)
 
 

@@ -51,7 +51,7 @@ def unmerged(model: Any, chain: Sequence[PluginFolder]) -> Any:
             state[name] += torch.from_numpy(dense(part))
     if not lora:
         return model
-    wrapped = peft.PeftModel.from_pretrained(model, lora[0].path, adapter_name=lora[0].digest)
+    wrapped: Any = peft.PeftModel.from_pretrained(model, lora[0].path, adapter_name=lora[0].digest)
     for plugin in lora[1:]:
         wrapped.load_adapter(plugin.path, adapter_name=plugin.digest)
     wrapped.base_model.set_adapter([plugin.digest for plugin in lora])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from loid_infer.errors import BadSetting
+from loid_infer.settings import DEFAULT_MAX_TOKENS
 
 # What users call the linear maps of a BERT layer -> what ClsLayer calls them.
 TARGETS = {
@@ -16,7 +17,7 @@ TARGETS = {
     "intermediate": "expand",
     "output": "contract",
 }
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +25,25 @@ class TrainSettings:
     """Everything that decides a plugin's weights besides what it is trained on."""
 
     rank: int = 32
-    alpha: float = 32.0  # the product B A is scaled by alpha / rank
+    alpha: float | None = None  # the product B A is scaled by alpha / rank; None: by one
     targets: tuple[str, ...] = tuple(TARGETS)
-    n_layers: int | None = None  # how many of the top layers; all if None
+    layers: int | None = None  # how many of the top layers; all if None. What is below is shared between encoders
     epochs: int = 3
     learning_rate: float = 1e-3
     warmup: float = 0.06  # share of the run in which the rate rises
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of a gradient
     batch_tokens: int = 4096  # with padding
-    max_tokens: int = 256
+    max_tokens: int = DEFAULT_MAX_TOKENS  # longest input; the base's own limit where that is less than the default
     evals: int = 2  # validations an epoch
     patience: int = 4  # validations without a better one before it ends
     seed: int = 0
-    precision: str = "bf16"  # of the frozen part; factors and regressor are float32
+    precision: str = "auto"  # of the frozen part: fp32, bf16, or auto: bf16 where it is native. LoRA is float32
+
+    @property
+    def scale(self) -> float:
+        """Of the product B A."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def check(self, n_layers: int, width: int) -> None:
         """See that they fit a base of this many layers, of this width.
@@ -45,14 +51,14 @@ class TrainSettings:
         Raises:
             BadSetting: one does not; the option is named.
         """
-        layers = n_layers if self.n_layers is None else self.n_layers
+        layers = n_layers if self.layers is None else self.layers
         whole = [("rank", self.rank, width), ("layers", layers, n_layers), ("epochs", self.epochs, 10_000),
                  ("evals", self.evals, 1_000)]  # fmt: skip
         for option, value, most in whole:
             if not 1 <= value <= most:
                 raise BadSetting(f"{option} out of range", where=f"--{option}", expected=f"1 to {most}",
                                  got=str(value), mend=f"Give --{option} within it.")  # fmt: skip
-        for option, number in (("learning-rate", self.learning_rate), ("alpha", self.alpha)):
+        for option, number in (("learning-rate", self.learning_rate), ("alpha", self.scale)):
             if not 0 < number < math.inf:
                 raise BadSetting(f"{option} must be positive", where=f"--{option}", got=str(number),
                                  mend="Leave it out for the default.")  # fmt: skip
@@ -62,5 +68,8 @@ class TrainSettings:
                              got=", ".join(unknown) or "none", mend="Name some of these.")  # fmt: skip
         if self.precision not in PRECISIONS:
             raise BadSetting("no such precision to train in", where="--precision",
-                             expected=f"auto, {', '.join(PRECISIONS)}", got=self.precision,
+                             expected=" | ".join(PRECISIONS), got=self.precision,
                              mend="Leave it out for the fastest.")  # fmt: skip
+
+
+DEFAULT_SETTINGS = TrainSettings()

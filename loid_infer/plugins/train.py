@@ -54,14 +54,14 @@ def rating_model(
     Args:
         model: the base as a transformers module, through which peft starts LoRA; changed in place.
     """
-    lowest = card.n_layers - (settings.n_layers or card.n_layers)
+    lowest = card.n_layers - (settings.layers or card.n_layers)
     modules = [module_name(i, target) for i in range(lowest, card.n_layers) for target in TARGETS
                if target in settings.targets]  # fmt: skip
     factors = fresh_factors(model, modules, settings.rank, settings.seed)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return RatingModel(card, frozen, factors, settings.alpha / settings.rank, dtype, ratings)
+        return RatingModel(card, frozen, factors, settings.scale, dtype, ratings)
 
 
 def train(

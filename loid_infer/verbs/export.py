@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loid_infer.artifact import new_folder, versions
-from loid_infer.encoders.card import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    fingerprint,
-    make_card,
-    tokenizer_digest,
-    weights_digest,
-)
+from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, fingerprint, make_card, tokenizer_digest
 from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
 from loid_infer.encoders.opening import measure_runtimes
 from loid_infer.encoders.processor import has_bf16
@@ -28,14 +21,17 @@ from loid_infer.encoders.proof import gate
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.graphs.quantize import Quantization
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, DEFAULT_MAX_TOKENS, Place, Workspace
+from loid_infer.plugins.stack import Stack, stack_plugins
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
 from loid_infer.store.records import FORMAT
 from loid_infer.types import SILENT, Card, Progress
 from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
 
+if TYPE_CHECKING:
+    from loid_infer.graphs.bases import Base
+
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 STORE_DTYPES = ("fp16", "fp32")
-_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +60,7 @@ class ExportResult:
 
     encoder: str
     path: str
+    plugins: tuple[str, ...]  # folded in, with those they were trained on, in digest order
     fingerprint: str
     precision: str
     precision_reason: str
@@ -77,6 +74,7 @@ def export(
     name: str | None = None,
     *,
     base: str = DEFAULT_BASE,
+    plugins: Sequence[str] = (),
     precision: str = "auto",
     calibrate_on: str | None = None,
     store: str = "fp16",
@@ -87,8 +85,9 @@ def export(
     """Write `exports/encoders/<name>/`.
 
     Args:
-        name: of the encoder, `base` unless given.
+        name: of the encoder; the last plugin's if not given, else `base`.
         base: `default`, a folder with a Hugging Face BERT, or a hub name.
+        plugins: what is added to it, each with all that it was trained on; folded once, in float32.
         precision: fp32, bf16, int8, or auto: bf16 where the processor has it natively and parity passes, else fp32.
         calibrate_on: for int8, the domain whose reviews decide the scales and on which a head must not notice.
         store: dtype of the stored vectors, fp16 or fp32.
@@ -96,9 +95,10 @@ def export(
             base allows if that is less.
 
     Raises:
-        BadSetting: an option outside its range, or int8 without enough texts to calibrate on.
+        BadSetting: an option outside its range, int8 without enough texts to calibrate on, or a plugin that is there
+            twice or belongs to another base.
         BadTable: `calibrate_on` has no table.
-        BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
+        BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute, or a plugin cannot be read.
         ParityError: no installed runtime computes the reference's vectors, or int8 misses a gate; nothing is written.
         NoSpace: the disk is full or the folder not writable.
     """
@@ -107,31 +107,28 @@ def export(
     start = time.perf_counter()
     _check("precision", precision, PRECISIONS)
     _check("store", store, STORE_DTYPES)
-    name = name or DEFAULT_ENCODER
+    name = name or (plugins[-1] if plugins else DEFAULT_ENCODER)
     place = Workspace.of(workspace)
     path = place.encoder(name)
     calibration = open_calibration(place, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
-    source = load_base(base)
-    max_tokens = _max_tokens(max_tokens, source.config["max_position_embeddings"], base)
-    weights = weights_digest({key: tensor.numpy() for key, tensor in source.tensors.items()})
-    origin = {"kind": KIND, "name": name, "base": {"name": source.name, "digest": weights}, "plugins": []}
+    source, stack = _stacked(load_base(base), place, plugins)
+    max_tokens = source.max_tokens(max_tokens)
+    origin = {"base": {"name": source.name, "digest": stack.base_digest}, "plugins": stack.described()}
     packages = versions("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime")
-    manifest: dict[str, Any] = origin | {"versions": packages}
+    manifest: dict[str, Any] = {"kind": KIND, "name": name, "versions": packages, **origin}
     with new_folder(path, manifest) as folder:
-        card = _fill(folder, source, weights, max_tokens, store)
+        card = _fill(folder, source, stack.digest, max_tokens, store)
         float32 = EncoderFolder(name, folder, card, fingerprint(card), {})
-        if calibration is None:
-            proven = _prove(float32, precision, progress)
-        else:
-            proven = _quantize(float32, source.tensors, calibration, progress)
+        proven = (_quantize(float32, source.tensors, calibration, progress) if calibration else
+                  _prove(float32, precision, progress))  # fmt: skip
         digest = fingerprint(proven.card)
         manifest |= asdict(proven) | {"fingerprint": digest}
     best = ParityReport(*(proven.parity[field] for field in ParityReport.__slots__))
     return ExportResult(
-        encoder=name, path=str(path), fingerprint=digest, precision=proven.card.precision,
-        precision_reason=proven.precision_reason, max_tokens=max_tokens, parity=best, int8=proven.int8,
-        seconds=time.perf_counter() - start,
+        encoder=name, path=str(path), plugins=tuple(plugin.name for plugin in stack.chain), fingerprint=digest,
+        precision=proven.card.precision, precision_reason=proven.precision_reason, max_tokens=max_tokens, parity=best,
+        int8=proven.int8, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
@@ -145,7 +142,20 @@ class _Proven:
     int8: Int8Report | None = None
 
 
-def _fill(folder: Path, source: Any, weights: str, max_tokens: int, store: str) -> Card:
+def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
+    """The base with plugins: folded in the tensors we export, beside the weights in the module we are held against."""
+    stack = stack_plugins(place, plugins, source.name, {key: part.numpy() for key, part in source.tensors.items()})
+    if not stack.chain:
+        return source, stack
+    import torch
+
+    from loid_infer.plugins.reference import unmerged
+
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in stack.tensors.items()}
+    return replace(source, tensors=tensors, model=unmerged(source.model, stack.chain)), stack
+
+
+def _fill(folder: Path, source: Base, weights: str, max_tokens: int, store: str) -> Card:
     """Write everything but the manifest; the card is that of float32."""
     from safetensors.torch import save_file
 
@@ -231,20 +241,6 @@ def _report(encoder: EncoderFolder, progress: Progress) -> dict[str, Any]:
         "runtime": fastest,
         "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
     }
-
-
-def _max_tokens(asked: int | None, limit: int, base: str) -> int:
-    if asked is None:
-        return min(DEFAULT_MAX_TOKENS, limit)
-    if _MIN_TOKENS <= asked <= limit:
-        return asked
-    raise BadSetting(
-        "max tokens out of range",
-        where=base,
-        expected=f"{_MIN_TOKENS} to {limit}",
-        got=str(asked),
-        mend=f"Give --max-tokens at most {limit}.",
-    )
 
 
 def _check(option: str, value: str, known: tuple[str, ...]) -> None:

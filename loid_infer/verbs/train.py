@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,16 @@ from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.plugins.adapter import LowRank, write_adapter
-from loid_infer.plugins.checkpoint import Checkpoint
 from loid_infer.plugins.delta import delta_digest
 from loid_infer.plugins.folder import KIND
-from loid_infer.plugins.settings import TARGETS, TrainSettings
+from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
-from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
 from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
 
 if TYPE_CHECKING:
     from loid_infer.plugins.adapted import RatingModel
+    from loid_infer.plugins.checkpoint import Checkpoint
     from loid_infer.plugins.examples import Examples
     from loid_infer.plugins.train import Trained
 
@@ -75,21 +75,12 @@ class PluginTrainResult:
 def plugin_train(
     domain: str,
     *,
+    settings: TrainSettings = DEFAULT_SETTINGS,
     base: str = DEFAULT_BASE,
     on: Sequence[str] = (),
     name: str | None = None,
-    rank: int = 32,
-    alpha: float | None = None,
-    targets: Sequence[str] | None = None,
-    layers: int | None = None,
-    epochs: int = 3,
-    learning_rate: float = 1e-3,
-    max_tokens: int | None = None,
-    evals: int = 2,
     split: str = "random",
     split_seed: int | None = None,
-    seed: int = 0,
-    precision: str = "auto",
     device: str = "auto",
     checkpoint_s: float = 30.0,
     workspace: Place = None,
@@ -103,14 +94,8 @@ def plugin_train(
         base: `default`, a folder with a Hugging Face BERT, or a hub name.
         on: plugins that stay frozen beneath this one (re-LoRA, LoID eq. 5), with all that they rest on.
         name: of the plugin; the domain's if not given.
-        alpha: LoRA's product is scaled by alpha / rank; `rank` if not given, so by one.
-        targets: which linear maps of a layer get LoRA, of `TARGETS`; all if not given.
-        layers: how many of the top layers; all if not given. Fewer train faster, and what is below is computed once
-            where several encoders run in one pass.
-        max_tokens: longest input; by default 256, or what the base allows if that is less.
-        evals: validations an epoch.
-        split_seed: `seed` if not given.
-        precision: of the frozen part: fp32, bf16, or auto: bf16 where it is native.
+        split_seed: the settings' seed if not given.
+        device: auto | cpu | cuda.
         checkpoint_s: seconds between checkpoints.
 
     Raises:
@@ -119,44 +104,40 @@ def plugin_train(
         RuntimeMissing: the device is not there.
         NoSpace: the disk is full or the folder not writable.
     """
+    from loid_infer.plugins.checkpoint import Checkpoint
     from loid_infer.plugins.train import clipped_mse
 
     start = time.perf_counter()
     place = Workspace.of(workspace)
     path = place.plugin(name or domain)
-    target = torch_device(device)
+    on_device = torch_device(device)
     table = open_table(place.table(domain), domain)
     interactions = table.interactions(progress)
-    parts = split_of(interactions, split, seed if split_seed is None else split_seed)
+    parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
-    if precision == "auto":
-        precision = "bf16" if target != "cpu" or has_bf16() else "fp32"
-    settings = TrainSettings(
-        rank=rank,
-        alpha=float(rank if alpha is None else alpha),
-        targets=tuple(TARGETS if targets is None else dict.fromkeys(targets)),
-        n_layers=layers,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        max_tokens=source.max_tokens(max_tokens),
-        evals=evals,
-        seed=seed,
-        precision=precision,
-    )
-    settings.check(source.config["num_hidden_layers"], source.config["hidden_size"])
+    settings = _resolved(settings, source, on_device)
     beneath = stack_plugins(place, on, source.name, {key: part.numpy() for key, part in source.tensors.items()})
     for plugin in beneath.chain:
         refuse_leak(plugin.trained_on, domain, parts, f"plugin {plugin.name!r}")
-    job = _Job(path, table, interactions, parts, source, beneath, settings, target)
+    job = _Job(path, table, interactions, parts, source, beneath, settings, on_device)
     sets = _examples(job, progress)
-    checkpoint = Checkpoint(
-        path.with_name(f".{path.name}.training"), digest_json([job.lineage(), target]), checkpoint_s
-    )
+    run = digest_json([job.lineage(), on_device])
+    checkpoint = Checkpoint(path.with_name(f".{path.name}.training"), run, checkpoint_s)
     model, trained = _train(job, sets, checkpoint, progress)
     test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
     result = _result(job, model, trained, sets, test_mse, start)
     checkpoint.remove()
     return result
+
+
+def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettings:
+    """The settings with what `auto` and the base's own limits come to."""
+    settings.check(source.config["num_hidden_layers"], source.config["hidden_size"])
+    asked = None if settings.max_tokens == DEFAULT_MAX_TOKENS else settings.max_tokens
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if device != "cpu" or has_bf16() else "fp32"
+    return replace(settings, max_tokens=source.max_tokens(asked), precision=precision)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,9 +229,8 @@ def _result(
 ) -> PluginTrainResult:
     """Write the plugin, and say what it is."""
     weights = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.trained().items()}
-    scale = job.settings.alpha / job.settings.rank
     modules = [key.removesuffix(".a") for key in weights if key.endswith(".a")]
-    delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], scale) for key in modules}
+    delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], job.settings.scale) for key in modules}
     regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
     regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
     result = PluginTrainResult(

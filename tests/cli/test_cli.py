@@ -25,6 +25,11 @@ COMMANDS = [
     "cache info",
     "cache verify",
     "cache export",
+    "plugin train",
+    "plugin merge",
+    "plugin import",
+    "plugin list",
+    "plugin show",
 ]
 LOID = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]
 

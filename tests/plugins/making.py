@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_folder
-from loid_infer.plugins.adapter import write_adapter
-from loid_infer.plugins.delta import LowRank, delta_digest, read_delta, write_full
+from loid_infer.plugins.delta import LowRank, delta_digest, read_delta, write_delta
 from loid_infer.settings import Workspace
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -50,7 +49,6 @@ def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.
 
 def put(workspace: Workspace, name: str, delta, **manifest) -> str:
     """Write a plugin with this delta; the digest of it."""
-    low_rank = all(isinstance(part, LowRank) for part in delta.values())
     fields = {
         "kind": "plugin", "name": name, "method": "train", "base": {"name": "toy", "digest": "b" * 64},
         "parent_digest": "b" * 64, "tokenizer": "t" * 64, "on": [], "parents": [], "holds": [],
@@ -58,7 +56,7 @@ def put(workspace: Workspace, name: str, delta, **manifest) -> str:
         "settings": {}, "metrics": {}, "seed": 0, "versions": {},
     }  # fmt: skip
     with new_folder(workspace.plugin(name), fields) as folder:
-        write_adapter(folder, delta, "toy") if low_rank else write_full(folder, delta)
+        write_delta(folder, delta, "toy")
         digest = delta_digest(read_delta(folder))
         fields |= {"digest": digest} | manifest
     return digest

@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.errors import BadArtifact
-from loid_infer.plugins.adapter import write_adapter
-from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_full
+from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
 from tests.plugins.making import QUERY, adapted, merged_state, random_delta
 
 
@@ -190,18 +189,18 @@ def test_the_digest_is_of_content_only() -> None:
 
 def test_writing_and_reading_change_nothing(tmp_path: Path) -> None:
     delta = random_delta(1, rank=3, scale=1 / 3) | {QUERY: LowRank(np.ones((32, 7), "f4"), np.ones((7, 32), "f4"), 2.0)}
-    write_adapter(tmp_path, delta, "toy")
+    write_delta(tmp_path, delta, "toy")
     assert delta_digest(read_delta(tmp_path)) == delta_digest(delta)
     full = {name: part.dense64().astype("f4") for name, part in delta.items()}
     folder = tmp_path / "full"
     folder.mkdir()
-    write_full(folder, full)
+    write_delta(folder, full, "toy")
     assert delta_digest(read_delta(folder)) == delta_digest(full) != delta_digest(delta)
 
 
 def test_peft_opens_what_we_write(toy_base: Path, tmp_path: Path) -> None:
     delta = random_delta(1, rank=3, scale=0.7) | {QUERY: random_delta(2, rank=5)[QUERY]}
-    write_adapter(tmp_path, delta, "toy")
+    write_delta(tmp_path, delta, "toy")
     truth = merged_state(open_with_peft(toy_base, tmp_path))
     folded = fold(plain_state(toy_base), [delta])
     for name, tensor in truth.items():

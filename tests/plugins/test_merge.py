@@ -103,8 +103,6 @@ def test_weights_count() -> None:
 def test_two_shapes_of_one_tensor_are_refused() -> None:
     with pytest.raises(BadSetting, match=f"{QUERY}.*\\(32, 32\\), got \\(8, 8\\)"):
         names_of([source(0), source(1, dim=8)])
-    with pytest.raises(BadSetting, match="no method 'slerp'"):
-        merge_tensor(QUERY, [source(0)], Merge("slerp", 1.0, 0))
 
 
 def test_truncation_is_exact_up_to_the_rank_and_says_what_it_loses_beyond() -> None:

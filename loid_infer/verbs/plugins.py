@@ -1,0 +1,284 @@
+"""`plugin merge | import | list | show`: make one plugin of several, bring one in, look at those there are.
+
+Knows no training and no encoder; what a plugin is folded into is the business of `export`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loid_infer.artifact import new_folder, versions
+from loid_infer.encoders.card import weights_digest
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
+from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
+from loid_infer.plugins.folder import (
+    KIND,
+    PluginFolder,
+    open_plugin,
+    plugin_folders,
+    read_plugin,
+    readable_plugins,
+    refuse_repeats,
+    refuse_twice,
+)
+from loid_infer.plugins.merge import Source, TensorError, merge, settle
+from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.types import SILENT, Progress
+
+_POOLER = "pooler.dense.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginMerge:
+    """A finished merge."""
+
+    plugin: str
+    path: str
+    method: str
+    parents: tuple[str, ...]  # names, in the order of their digests
+    weights: tuple[float, ...]  # theirs
+    density: float | None  # None of linear
+    seed: int
+    rank: int | None  # None: kept in full
+    relative_error: float | None  # of all tensors together, where truncated to a rank
+    errors: tuple[TensorError, ...]  # of each, where truncated
+    n_tensors: int
+    digest: str
+    base_digest: str
+    parent_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginImport:
+    """An adapter brought in."""
+
+    plugin: str
+    path: str
+    method: str
+    base: str
+    n_tensors: int
+    n_params: int
+    digest: str
+    base_digest: str
+    parent_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One plugin at a glance."""
+
+    name: str
+    method: str  # train | import | linear | ties | dare | dare_ties
+    domains: tuple[str, ...]  # all it was trained on
+    base: str
+    on: tuple[str, ...]  # plugins beneath it, by name where it is known here, else the first of their digest
+    parents: tuple[str, ...]  # what it was merged from
+    digest: str
+    problem: str  # why it cannot be read; empty for a good one
+
+
+@dataclass(frozen=True, slots=True)
+class PluginList:
+    """All plugins of a workspace."""
+
+    plugins: tuple[PluginInfo, ...]
+
+
+def plugin_merge(
+    plugins: Sequence[str],
+    name: str,
+    *,
+    method: str,
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    rank: int | None = None,
+    seed: int = 0,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> PluginMerge:
+    """Write `exports/plugins/<name>/`, the merge of `plugins`: their order changes nothing.
+
+    Args:
+        method: linear, ties, dare or dare_ties, as kernels/merging.py defines them.
+        weights: one for each plugin, 1 by default; negative ones subtract.
+        density: of ties the share of entries kept, of dare the probability that one is; 0.8 by default, none of linear.
+        rank: of the best low-rank approximation that is kept instead of the merge itself, as a peft folder.
+        seed: of dare's masks.
+
+    Raises:
+        BadSetting: an option outside its range, plugins of several bases or chains, or one that is there twice.
+        BadArtifact: a plugin is not there, or altered.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    place = Workspace.of(workspace)
+    path = place.plugin(name)
+    how = settle(method, density, rank, seed)
+    parents = _parents(place, plugins, name)
+    given = dict(zip((plugin.name for plugin in parents), _weights(weights, len(parents)), strict=True))
+    parents = sorted(parents, key=lambda plugin: plugin.digest)
+    ordered = tuple(given[plugin.name] for plugin in parents)
+    sources = [Source(plugin.digest, plugin.delta(), given[plugin.name]) for plugin in parents]
+    first = parents[0].manifest
+    manifest: dict[str, Any] = {
+        "kind": KIND,
+        "name": name,
+        "method": method,
+        **{field: first[field] for field in ("base", "parent_digest", "tokenizer", "on")},
+        "parents": [{"name": plugin.name, "digest": plugin.digest} for plugin in parents],
+        "holds": sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.holds)}),
+        "trained_on": _union(parents),
+        "settings": {"weights": ordered, "density": how.density, "rank": rank},
+        "seed": seed,
+        "versions": versions("numpy", "safetensors"),
+    }
+    merged = merge(sources, how, progress)
+    metrics = {"n_tensors": len(merged.delta), "relative_error": merged.relative_error}
+    manifest |= {"digest": delta_digest(merged.delta)}
+    manifest |= {"metrics": metrics | {"errors": [asdict(error) for error in merged.errors]}}
+    with new_folder(path, manifest) as folder:
+        write_delta(folder, merged.delta, first["base"]["name"])
+    return PluginMerge(
+        plugin=name, path=str(path), method=method, parents=tuple(plugin.name for plugin in parents), weights=ordered,
+        density=how.density, seed=seed, rank=rank, relative_error=merged.relative_error, errors=merged.errors,
+        n_tensors=len(merged.delta), digest=manifest["digest"], base_digest=first["base"]["digest"],
+        parent_digest=first["parent_digest"],
+    )  # fmt: skip
+
+
+def plugin_import(
+    source: str | os.PathLike[str],
+    name: str,
+    *,
+    base: str = DEFAULT_BASE,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> PluginImport:
+    """Write `exports/plugins/<name>/` from a LoRA adapter that peft saved elsewhere.
+
+    The adapter is written anew: float32, modules by their full path in the base, and the base by name. So it opens on
+    `AutoModel` although it was trained on a model with a BERT inside, and no folder of another machine is in it.
+
+    Args:
+        base: what it was trained on: `default`, a folder with a Hugging Face BERT, or a hub name.
+
+    Raises:
+        BadArtifact: no peft folder, an adapter that does more than add to linear maps, or one that does not fit `base`.
+        BadSetting, RuntimeMissing: the base cannot be had.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    from loid_infer.graphs.bases import load_base
+
+    place, origin = Workspace.of(workspace), Path(source)
+    path = place.plugin(name)
+    if not (origin / ADAPTER_CONFIG).is_file():
+        raise BadArtifact("no peft adapter here", where=str(origin), expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
+                          mend="Give the folder that model.save_pretrained wrote.")  # fmt: skip
+    delta = read_adapter(origin)
+    progress.say(f"importing plugin {name!r} for {base!r} ...")
+    loaded = load_base(base)
+    tensors = {key: tensor.numpy() for key, tensor in loaded.tensors.items()}
+    if _POOLER in delta and _POOLER not in tensors:  # `dense` and `all-linear` match it; CLS never runs it
+        del delta[_POOLER]
+        progress.say(f"left out {_POOLER}: the base's checkpoint has none, and CLS does not depend on it")
+    check_delta(delta, {key: tensor.shape for key, tensor in tensors.items()}, str(origin))
+    weights = weights_digest(tensors)
+    n_params = sum(part.a.size + part.b.size for part in delta.values())
+    manifest: dict[str, Any] = {
+        "kind": KIND, "name": name, "method": "import", "base": {"name": loaded.name, "digest": weights},
+        "parent_digest": weights, "tokenizer": loaded.tokenizer_digest(), "on": [], "parents": [], "holds": [],
+        "trained_on": [], "settings": {}, "metrics": {"n_tensors": len(delta), "n_params": n_params}, "seed": None,
+        "versions": versions("numpy", "safetensors"),
+    }  # fmt: skip
+    with new_folder(path, manifest) as folder:
+        write_adapter(folder, delta, loaded.name)
+        manifest["digest"] = digest = delta_digest(read_adapter(folder))
+    progress.say("what it was trained on is not known here: whether it saw a domain's test reviews, nobody can check")
+    return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
+
+
+def plugin_list(*, workspace: Place = None) -> PluginList:
+    """Every plugin of the workspace, by name; one that cannot be read is listed with the reason."""
+    place = Workspace.of(workspace)
+    names = {plugin.digest: plugin.name for plugin in reversed(readable_plugins(place))}
+    return PluginList(tuple(_info(path, names) for path in plugin_folders(place)))
+
+
+def plugin_show(name: str, *, workspace: Place = None) -> dict[str, Any]:
+    """The manifest of a plugin, each of its files compared with its digest.
+
+    Raises:
+        BadName, BadArtifact: see `open_plugin`.
+    """
+    return dict(open_plugin(Workspace.of(workspace), name).manifest)
+
+
+def _weights(weights: Sequence[float] | None, n: int) -> list[float]:
+    weights = [1.0] * n if weights is None else [float(weight) for weight in weights]
+    said = ",".join(f"{weight:g}" for weight in weights)
+    if len(weights) != n:
+        raise BadSetting("not one weight for each plugin", where="--weights", expected=f"{n}",
+                         got=f"{len(weights)}: {said}", mend="Give them in the order of the plugins.")  # fmt: skip
+    if not all(math.isfinite(weight) and weight for weight in weights):
+        raise BadSetting("a weight that is no weight", where="--weights", expected="finite numbers other than 0",
+                         got=said, mend="Leave a plugin out that is not to count.")  # fmt: skip
+    return weights
+
+
+def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFolder]:
+    """The named plugins, which must stand on one ground, be different, and not be what is written over."""
+    if not names:
+        raise BadSetting("nothing to merge", expected="one or more plugins", mend="See `loid-infer plugin list`.")
+    if name in names:
+        raise BadSetting("a merge cannot take the place of one of its parents", where=f"--name {name}",
+                         mend="Choose another --name.")  # fmt: skip
+    parents = [open_plugin(place, parent) for parent in names]
+    refuse_repeats(parents)
+    first = parents[0]
+    for other in parents[1:]:
+        for what, one, another in (
+            ("base", first.base_digest, other.base_digest),
+            ("tokenizer", first.manifest.get("tokenizer"), other.manifest.get("tokenizer")),
+            ("chain beneath them", sorted(first.on), sorted(other.on)),
+        ):
+            if one != another:
+                raise BadSetting(f"plugins {first.name!r} and {other.name!r} differ in the {what}",
+                                 where=str(place.plugins), expected=_ground(first), got=_ground(other),
+                                 mend="Merge plugins of one base that were trained on the same plugins.")  # fmt: skip
+    refuse_twice(parents)
+    return parents
+
+
+def _ground(plugin: PluginFolder) -> str:
+    beneath = ", ".join(digest[:16] for digest in plugin.on) or "no plugin"
+    return f"{plugin.name}: {plugin.base_name} ({plugin.base_digest[:16]}) with {beneath}"
+
+
+def _union(parents: Sequence[PluginFolder]) -> list[dict[str, Any]]:
+    entries = {json.dumps(entry, sort_keys=True) for plugin in parents for entry in plugin.trained_on}
+    return [json.loads(entry) for entry in sorted(entries)]
+
+
+def _info(path: Path, names: dict[str, str]) -> PluginInfo:
+    absent = PluginInfo(path.name, "", (), "", (), (), "", "")
+    try:
+        plugin = read_plugin(path, "Make it again, or remove its folder.", check_files=False)
+        return replace(
+            absent,
+            method=plugin.method,
+            domains=tuple(sorted({str(entry["domain"]) for entry in plugin.trained_on})),
+            base=plugin.base_name,
+            on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
+            parents=tuple(str(parent["name"]) for parent in plugin.manifest["parents"]),
+            digest=plugin.digest,
+        )
+    except BadArtifact as error:
+        return replace(absent, problem=error.what)
+    except (KeyError, TypeError, AttributeError) as error:
+        return replace(absent, problem=f"a field of the manifest is not what it should be: {error!r}")

@@ -1,0 +1,62 @@
+"""The plugin commands as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loid_infer.settings import Workspace
+from tests.cli.test_cli import as_json, loid
+from tests.plugins.making import adapted, put, random_delta
+
+
+def test_merge_list_show(tmp_path: Path) -> None:
+    place, root = Workspace(tmp_path), str(tmp_path)
+    put(place, "one", random_delta(1))
+    put(place, "two", random_delta(2))
+    options = ["--method", "dare_ties", "--weights", "1,-0.5", "--density", "0.9", "--seed", "4"]
+    made = as_json(loid("plugin", "merge", "one", "two", "--name", "both", *options, "-w", root, "--json"))
+    assert (made["plugin"], made["method"], made["seed"], made["density"]) == ("both", "dare_ties", 4, 0.9)
+    assert dict(zip(made["parents"], made["weights"], strict=True)) == {"one": 1, "two": -0.5}
+    assert made["path"] == str(place.plugin("both"))
+    listed = as_json(loid("plugin", "list", "-w", root, "--json"))["plugins"]
+    assert [plugin["name"] for plugin in listed] == ["both", "one", "two"]
+    shown = as_json(loid("plugin", "show", "both", "-w", root, "--json"))
+    assert shown == json.loads((place.plugin("both") / "manifest.json").read_text())
+    assert "dare_ties" in loid("plugin", "list", "-w", root).stdout
+
+
+def test_import(toy_base: Path, tmp_path: Path) -> None:
+    adapted(toy_base).save_pretrained(tmp_path / "mine")
+    made = as_json(loid("plugin", "import", str(tmp_path / "mine"), "--name", "mine", "--base", str(toy_base),
+                        "-w", str(tmp_path), "--json"))  # fmt: skip
+    assert (made["plugin"], made["method"], made["base"]) == ("mine", "import", toy_base.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "none"], ["no plugin 'none'", "got one", "plugin train"]),
+        (["show", "../one"], ["not a name for a plugin"]),
+        (["merge", "one", "none", "--name", "m", "--method", "ties"], ["no plugin 'none'"]),
+        (["merge", "one", "one", "--name", "m", "--method", "ties"], ["'one' is named twice"]),
+        (["merge", "one", "--name", "m", "--method", "slerp"], ["'slerp'", "dare_ties"]),
+        (["merge", "one", "--name", "m", "--method", "ties", "--weights", "1,x"], ["--weights", "1,x"]),
+        (["merge", "one", "--name", "m", "--method", "ties", "--weights", "1,2"], ["--weights", "expected 1"]),
+        (["merge", "one", "--name", "m", "--method", "linear", "--density", "1"], ["--density 1"]),
+        (["import", "nowhere", "--name", "m"], ["nowhere", "adapter_config.json"]),
+    ],
+)
+def test_a_user_error_is_one_paragraph_and_exit_2(tmp_path: Path, arguments: list[str], said: list[str]) -> None:
+    put(Workspace(tmp_path), "one", random_delta(1))
+    done = loid("plugin", *arguments, "-w", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert all(part in done.stderr for part in said), done.stderr
+
+
+def test_what_must_be_given_is_asked_for(tmp_path: Path) -> None:
+    put(Workspace(tmp_path), "one", random_delta(1))
+    for arguments in (["one", "--name", "m"], ["one", "--method", "ties"], ["--name", "m", "--method", "ties"]):
+        assert loid("plugin", "merge", *arguments, "-w", str(tmp_path)).returncode == 2
+    assert not (tmp_path / "exports" / "plugins" / "m").exists()
