@@ -42,9 +42,9 @@ def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Run
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no native bf16")
     if precision == "int8":
-        return _open(name, request.getfixturevalue("encoder_int8"), "cpu", 2), 0.99
+        return _open(name, [request.getfixturevalue("encoder_int8")], "cpu", 2), 0.99
     card = replace(encoder.card, precision=precision)
-    opened = _open(name, replace(encoder, card=card), "cpu", 2)
+    opened = _open(name, [replace(encoder, card=card)], "cpu", 2)
     # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
     return opened, {"fp32": 0.99999, "bf16": 0.995}[precision]
 
