@@ -139,7 +139,7 @@ def test_encoders_that_cannot_be_joined_take_turns(workspace: Workspace, family:
     base = str(family / "bases" / "plain")
     export("short", base=base, precision="fp32", max_tokens=16, workspace=workspace)
     export("wide", base=base, precision="fp32", max_tokens=32, store="fp32", workspace=workspace)
-    export("twin", base=base, precision="fp32", max_tokens=32, workspace=workspace)
+    shutil.copytree(workspace.encoder("plain"), workspace.encoder("twin"))
     names = ["short", "plain", "twin", "top", "wide"]
     runs = encode_all("toys", encoders=names, workspace=workspace).encoders
     assert [run.encoder for run in runs] == names
