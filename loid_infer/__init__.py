@@ -18,6 +18,7 @@ _VERBS = {
     "ingest": "ingest",
     "export": "export",
     "encode": "encode",
+    "encode_all": "encode",
     "fit": "fit",
     "score": "score",
     "cache_info": "cache",

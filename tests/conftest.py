@@ -86,6 +86,41 @@ def make_toy_base(folder: Path, *, seed: int = 0, n_layers: int = 2) -> Path:
     return folder
 
 
+def make_variant(base: Path, folder: Path, layers: set[int], *, seed: int) -> Path:
+    """`base` with other matrices in these layers, as a plugin makes it."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    noise = torch.Generator().manual_seed(seed)
+    for name, tensor in tensors.items():
+        if tensor.dim() == 2 and name.startswith(tuple(f"encoder.layer.{i}." for i in layers)):
+            tensors[name] = tensor + 0.2 * torch.randn(tensor.shape, generator=noise)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+FAMILY = {"plain": set(), "top": {2}, "upper": {1, 2}, "whole": {0, 1, 2}}  # name -> layers that differ from `plain`
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose encoders FAMILY are a toy of three layers and its variants, in float32. Copy it before writing
+    to it."""
+    from loid_infer import export
+    from loid_infer.settings import Workspace
+
+    root = tmp_path_factory.mktemp("family")
+    base = make_toy_base(root / "toy", n_layers=3)
+    for seed, (name, layers) in enumerate(FAMILY.items()):
+        made = make_variant(base, root / "bases" / name, layers, seed=seed)
+        export(name, base=str(made), precision="fp32", max_tokens=32, workspace=Workspace(root))
+    return root
+
+
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_base(tmp_path_factory.mktemp("toy"))

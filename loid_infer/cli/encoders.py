@@ -75,7 +75,7 @@ def encode(
         typer.Option(
             "--encoder",
             "-e",
-            help="An export's name, repeat for more; the domain's own or `base` by default.",
+            help="An export's name, repeat for more in one pass; the domain's own or `base` by default.",
             show_default=False,
         ),
     ] = None,
@@ -98,19 +98,17 @@ def encode(
     """
     from loid_infer.verbs import encode as verbs
 
-    verb: Callable[..., Any] = verbs.dry_run if dry_run else verbs.encode
-    names: list[str | None] = [*encoder] if encoder else [None]
-    results = [
-        verb(
-            domain,
-            encoder=name,
-            runtime=runtime,
-            precision=precision,
-            device=device,
-            n_threads=threads,
-            workspace=place(workspace),
-            progress=People(quiet=quiet),
-        )
-        for name in names
-    ]
-    show(results[0] if len(results) == 1 else verbs.Encodings(tuple(results)), as_json=json)
+    options: dict[str, Any] = {
+        "runtime": runtime,
+        "precision": precision,
+        "device": device,
+        "n_threads": threads,
+        "workspace": place(workspace),
+        "progress": People(quiet=quiet),
+    }
+    if encoder and len(encoder) > 1:
+        several: Callable[..., Any] = verbs.dry_run_all if dry_run else verbs.encode_all
+        show(several(domain, encoders=encoder, **options), as_json=json)
+    else:
+        one: Callable[..., Any] = verbs.dry_run if dry_run else verbs.encode
+        show(one(domain, encoder=encoder[0] if encoder else None, **options), as_json=json)

@@ -17,13 +17,14 @@ _COLUMN = np.uint64(0xD1342543DE82EF95)
 
 
 class FakeRuntime:
-    """Hashes ids into vectors of small whole numbers over 64."""
+    """Hashes ids into vectors of small whole numbers over 64; given several widths, a vector of each side by side."""
 
     name = "fake"
     detail = "no model: hashed ids"
 
-    def __init__(self, dim: int) -> None:
-        self._columns = (np.arange(1, dim + 1, dtype=np.uint64) * _COLUMN) | np.uint64(1)
+    def __init__(self, *dims: int) -> None:
+        numbers = np.concatenate([np.arange(1, dim + 1, dtype=np.uint64) for dim in dims])
+        self._columns = (numbers * _COLUMN) | np.uint64(1)
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

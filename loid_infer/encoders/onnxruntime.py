@@ -6,8 +6,8 @@ The provider is named, and checked after loading.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from pathlib import Path
 
+from loid_infer.encoders.protocol import Graph
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -19,7 +19,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, precision: str, n_threads: int) -> None:
+    def __init__(self, graph: Graph, precision: str, n_threads: int) -> None:
         """Load `graph`, whose own precision (fp32 | int8) is the one it is computed in.
 
         Raises:
@@ -32,11 +32,12 @@ class OnnxRuntime:
         options.log_severity_level = 3
         # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
         options.enable_cpu_mem_arena = False
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=[_PROVIDER])
+        content = graph if isinstance(graph, bytes) else str(graph)
+        self._session = onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
         if self._session.get_providers() != [_PROVIDER]:
             raise RuntimeMissing(
                 "onnxruntime took another provider",
-                where=str(graph),
+                where="joined graphs" if isinstance(graph, bytes) else str(graph),
                 expected=_PROVIDER,
                 got=", ".join(self._session.get_providers()),
                 mend="See `loid-infer doctor`.",

@@ -6,19 +6,20 @@ obeyed or is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loid_infer.artifact import versions
 from loid_infer.encoders.card import WEIGHTS_FILE
 from loid_infer.encoders.folder import EncoderFolder, Probes
+from loid_infer.encoders.joint import Join, OneOf, columns, steps
 from loid_infer.encoders.processor import installed, model, n_usable_threads
 from loid_infer.encoders.proof import Parity, gate, measure
-from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.protocol import Graph, Runtime
 from loid_infer.encoders.streams import fastest_streams
 from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
 from loid_infer.settings import machine_memory
-from loid_infer.types import Card, Progress
+from loid_infer.types import Progress
 
 # Fastest first, by bench/results; which runtimes can compute a precision at all.
 PREFERENCE = {
@@ -31,14 +32,21 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def open_runtime(
-    encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
+    *encoders: EncoderFolder,
+    runtime: str,
+    device: str,
+    n_threads: int | None,
+    progress: Progress,
+    join: Join | None = None,
 ) -> Runtime:
-    """A runtime that computes `encoder`, proven on the parity probes.
+    """A runtime that computes each of `encoders`, proven on the parity probes of each.
 
     Args:
+        encoders: one, or several of one `joint.shape`, whose vectors come side by side in this order.
         runtime: one of RUNTIMES; `auto` decides.
         device: one of DEVICES; `auto` takes CUDA where torch sees a card.
         n_threads: processors to use, None for all that this process may use.
+        join: makes one graph of the graphs of several encoders.
 
     Raises:
         BadSetting: no such runtime or device.
@@ -48,27 +56,27 @@ def open_runtime(
     check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
     if runtime == "fake":
-        return _fake(encoder.card)
+        return _fake(encoders)
     place = torch_device(device)
     if runtime != "auto":
-        opened = _open(runtime, encoder, place, n_threads)
-        _prove(opened, encoder)
+        opened = _open(runtime, encoders, place, n_threads, join)
+        _prove(opened, encoders)
         return opened
     reasons = []
-    for name in PREFERENCE[encoder.card.precision] if place == "cpu" else ("torch",):
+    for name in PREFERENCE[encoders[0].card.precision] if place == "cpu" else ("torch",):
         if not installed(name):
             reasons.append(f"{name} is not installed")
             continue
         try:
-            opened = _open(name, encoder, place, n_threads)
-            _prove(opened, encoder)
+            opened = _open(name, encoders, place, n_threads, join)
+            _prove(opened, encoders)
         except (RuntimeMissing, ParityError) as error:
             reasons.append(str(error))
             continue
         why = "; ".join([*reasons, "fastest that is proven here"])
         progress.say(f"runtime: {name} ({opened.detail}): {why}")
         return opened
-    raise _no_runtime(encoder, "; ".join(reasons))
+    raise _no_runtime(encoders[0], "; ".join(reasons))
 
 
 def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> Iterator[tuple[str, Parity]]:
@@ -87,11 +95,13 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
     if not names:
         raise _no_runtime(encoder, f"{' and '.join(PREFERENCE[encoder.card.precision])} are not installed")
     for name in names:
-        yield name, measure(_open(name, encoder, "cpu", n_usable_threads()), probes)
+        yield name, measure(_open(name, [encoder], "cpu", n_usable_threads()), probes)
 
 
-def _open(name: str, encoder: EncoderFolder, place: str, n_threads: int) -> Runtime:
-    precision = encoder.card.precision
+def _open(
+    name: str, encoders: Sequence[EncoderFolder], place: str, n_threads: int, join: Join | None = None
+) -> Runtime:
+    encoder, precision = encoders[0], encoders[0].card.precision
     if not installed(name):
         raise RuntimeMissing(
             f"the runtime {name} is not installed",
@@ -113,29 +123,43 @@ def _open(name: str, encoder: EncoderFolder, place: str, n_threads: int) -> Runt
             mend="Use --runtime torch with --device cuda.",
         )
     if name == "openvino":
-        return _openvino(encoder, n_threads)
+        return _openvino(encoders, n_threads, join)
     if name == "onnxruntime":
         from loid_infer.encoders.onnxruntime import OnnxRuntime
 
-        return OnnxRuntime(encoder.graph, precision, n_threads)
+        return OnnxRuntime(_graph(encoders, join), precision, n_threads)
+    return _torch(encoders, place, n_threads)
+
+
+def _graph(encoders: Sequence[EncoderFolder], join: Join | None) -> Graph:
+    if len(encoders) == 1:
+        return encoders[0].graph
+    assert join is not None  # whoever opens several says how their graphs become one
+    return join([encoder.graph for encoder in encoders])
+
+
+def _torch(encoders: Sequence[EncoderFolder], place: str, n_threads: int) -> Runtime:
     from safetensors.torch import load_file
 
-    from loid_infer.encoders.torch import ClsBert, TorchRuntime
+    from loid_infer.encoders.torch import ClsBert, JointBert, TorchRuntime
 
-    return TorchRuntime(ClsBert(encoder.card, load_file(encoder.path / WEIGHTS_FILE)), precision, place, n_threads)
+    berts = [ClsBert(encoder.card, load_file(encoder.path / WEIGHTS_FILE)) for encoder in encoders]
+    keys = [[step.key for step in steps(encoder)] for encoder in encoders] if len(encoders) > 1 else []
+    return TorchRuntime(JointBert(berts, keys) if keys else berts[0], encoders[0].card.precision, place, n_threads)
 
 
-def _openvino(encoder: EncoderFolder, n_threads: int) -> Runtime:
+def _openvino(encoders: Sequence[EncoderFolder], n_threads: int, join: Join | None) -> Runtime:
     from loid_infer.encoders.openvino import OpenVino
 
-    card = encoder.card
+    card, graph = encoders[0].card, _graph(encoders, join)
     shape = f"{card.n_layers} x {card.hidden_dim} x {card.feed_forward_dim}"
+    shape += f", {len(encoders)} side by side" if len(encoders) > 1 else ""
     version = versions("openvino").get("openvino")
     key = f"{model()}, {n_threads} threads, openvino {version}, {card.precision}, {shape}"
     made: dict[int, Runtime] = {}
 
     def make(n_streams: int) -> Runtime:
-        made[n_streams] = OpenVino(encoder.graph, card.precision, n_threads, n_streams)
+        made[n_streams] = OpenVino(graph, card.precision, n_threads, n_streams)
         return made[n_streams]
 
     n_streams = fastest_streams(key, n_threads, card.max_tokens, make, machine_memory())
@@ -151,23 +175,27 @@ def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
     )
 
 
-def _fake(card: Card) -> Runtime:
+def _fake(encoders: Sequence[EncoderFolder]) -> Runtime:
     from loid_infer.encoders.fake import FakeRuntime
 
-    return FakeRuntime(card.hidden_dim)
+    return FakeRuntime(*(encoder.card.hidden_dim for encoder in encoders))
 
 
-def _prove(opened: Runtime, encoder: EncoderFolder) -> None:
-    precision = encoder.card.precision
-    parity = measure(opened, encoder.probes())
-    if not parity.passes(precision):
-        raise ParityError(
-            f"{opened.name} computes other vectors than the encoder's weights say",
-            where=encoder.name,
-            expected=f"{gate(precision)}, over {parity.n_texts} probes",
-            got=f"{parity.cosine(precision):.6f}",
-            mend="Choose another --runtime; nothing was stored.",
-        )
+def _prove(opened: Runtime, encoders: Sequence[EncoderFolder]) -> None:
+    for i, encoder in enumerate(encoders):
+        precision = encoder.card.precision
+        mine = OneOf(opened, columns(i, encoder.card.hidden_dim)) if len(encoders) > 1 else opened
+        parity = measure(mine, encoder.probes())
+        if not parity.passes(precision):
+            raise ParityError(
+                f"{opened.name} computes other vectors than the encoder's weights say",
+                where=encoder.name,
+                expected=f"{gate(precision)}, over {parity.n_texts} probes",
+                got=f"{parity.cosine(precision):.6f}",
+                mend="Choose another --runtime"
+                + (", or one --encoder at a time" if len(encoders) > 1 else "")
+                + "; nothing was stored.",
+            )
 
 
 def torch_device(device: str) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from pathlib import Path
 from typing import Any
 
 from loid_infer.encoders.processor import has_bf16
+from loid_infer.encoders.protocol import Graph
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -25,7 +25,7 @@ class OpenVino:
 
     name = "openvino"
 
-    def __init__(self, graph: Path, precision: str, n_threads: int, n_streams: int) -> None:
+    def __init__(self, graph: Graph, precision: str, n_threads: int, n_streams: int) -> None:
         """Compile `graph` for `precision` (fp32 | bf16 | int8).
 
         Raises:
@@ -40,14 +40,16 @@ class OpenVino:
             "NUM_STREAMS": str(n_streams),
             "INFERENCE_NUM_THREADS": str(n_threads),
         }
-        self._model = openvino.Core().compile_model(str(graph), "CPU", options)
+        core = openvino.Core()
+        content = core.read_model(model=graph) if isinstance(graph, bytes) else str(graph)
+        self._model = core.compile_model(content, "CPU", options)
         # One request more than streams: the next batch waits inside the plugin, not outside.
         self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
         taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if taken != hint:
             raise RuntimeMissing(
                 "OpenVINO took another precision",
-                where=str(graph),
+                where="joined graphs" if isinstance(graph, bytes) else str(graph),
                 expected=hint,
                 got=taken,
                 mend="See `loid-infer doctor`.",

@@ -6,13 +6,17 @@ A runtime knows ids and masks; not texts, tokenizers, stores or the order the ca
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from loid_infer.types import Floats, Ints, TokenBatch
 
+Graph: TypeAlias = Path | bytes  # an ONNX file, or the content of one that is in no file
+
 
 class Runtime(Protocol):
-    """One way to compute an encoder's vectors. A vector depends on its own row of the batch only."""
+    """One way to compute an encoder's vectors, or those of several side by side: then d is the sum of their widths. A
+    vector depends on its own row of the batch only."""
 
     @property
     def name(self) -> str:

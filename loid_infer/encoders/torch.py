@@ -7,7 +7,7 @@ Hugging Face BertModel; not ONNX, not where weights come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -97,11 +97,54 @@ class ClsBert(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1 token, 0 padding), int64 -> CLS `[n, width]`."""
-        hidden: Tensor = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]])
-        bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * _MASKED
+        hidden = self.embed(input_ids)
+        bias = self.bias(attention_mask, hidden)
         for layer in self.layers:
             hidden = layer(hidden, bias)
         return hidden[:, 0]
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """`input_ids [n, tokens]` -> what the first layer gets, `[n, tokens, width]`."""
+        hidden: Tensor = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]])
+        return hidden
+
+    def bias(self, attention_mask: Tensor, hidden: Tensor) -> Tensor:
+        """`attention_mask [n, tokens]` -> what is added to scores, `[n, 1, 1, tokens]` in the dtype of `hidden`."""
+        return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * _MASKED
+
+
+class JointBert(nn.Module):
+    """Several encoders of one shape side by side; steps that are equal are computed, and kept in memory, once."""
+
+    def __init__(self, berts: Sequence[ClsBert], keys: Sequence[Sequence[str]]) -> None:
+        """Join `berts`.
+
+        Args:
+            keys: of each one's embeddings and layers. Equal keys: equal weights there and in all steps before.
+        """
+        super().__init__()
+        self.berts, self.keys = nn.ModuleList(berts), keys
+        kept: dict[str, nn.Module] = {}
+        for bert, path in zip(berts, keys, strict=True):
+            for i, key in enumerate(path[1:]):
+                bert.layers[i] = kept.setdefault(key, bert.layers[i])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `ClsBert.forward`; `[n, sum of widths]`."""
+        done: dict[str, Tensor] = {}
+        found = []
+        for bert, (stem, *path) in zip(self.berts, self.keys, strict=True):
+            assert isinstance(bert, ClsBert)
+            if stem not in done:
+                done[stem] = bert.embed(input_ids)
+            hidden = done[stem]
+            bias = bert.bias(attention_mask, hidden)
+            for key, layer in zip(path, bert.layers, strict=True):
+                if key not in done:
+                    done[key] = layer(hidden, bias)
+                hidden = done[key]
+            found.append(hidden[:, 0])
+        return torch.cat(found, dim=1)
 
 
 LAYER_NAMES = {
@@ -125,7 +168,7 @@ class TorchRuntime:
 
     name = "torch"
 
-    def __init__(self, module: ClsBert, precision: str, device: str, n_threads: int) -> None:
+    def __init__(self, module: ClsBert | JointBert, precision: str, device: str, n_threads: int) -> None:
         self._device = torch.device(device)
         self._module = module.to(self._device)
         self._bf16 = precision == "bf16"

@@ -1,7 +1,7 @@
-"""`encode`: the vectors of every text of a domain, into the store of an encoder.
+"""`encode`: the vectors of every text of a domain, into the store of an encoder, or of several in one pass.
 
-A text is computed once, whatever kills the run: what the store holds is decided by digest before a token is made, and a
-chunk's vectors and index are committed together. The verb ties corpus, engine and store; it computes nothing itself.
+A text is computed once, whatever kills the run: what a store holds is decided by digest before a token is made, and a
+chunk's vectors and index are committed together. The verb ties corpus, engine and stores; it computes nothing itself.
 """
 
 from __future__ import annotations
@@ -9,29 +9,26 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from loid_infer.data.reviews import ReviewTable, open_table
-from loid_infer.encoders.card import fingerprint
-from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.folder import open_folder
+from loid_infer.encoders.joint import columns
 from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
-from loid_infer.encoders.proof import measure
-from loid_infer.errors import NotEncoded
-from loid_infer.kernels.unique import first_rows
+from loid_infer.graphs.joint import join_graphs
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
-from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import SILENT, Card, Digests, Floats, Ints, Progress
-from loid_infer.verbs.encoder import resolve_or_export
+from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
+from loid_infer.verbs.dry_run import DryRun, DryRuns, dry_run, dry_run_all
+from loid_infer.verbs.passes import Job, Pass, groups, passes, prepare
 
-_SAMPLE_ROWS = 2000  # texts tokenized to estimate the cost of a dry run
+__all__ = ["DryRun", "DryRuns", "EncodeResult", "Encodings", "StageSeconds", "dry_run", "dry_run_all", "encode",
+           "encode_all"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,11 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What a run found, did and cost. Texts are counted once however often they occur."""
+    """What a run found, did and cost. Texts are counted once however often they occur.
+
+    Where `joined` names others, `n_tokens`, `n_truncated`, `padding`, `seconds`, `setup_s` and `stages` but `commit_s`
+    are those of the one pass that computed them all: not to be added up.
+    """
 
     domain: str
     encoder: str
@@ -69,30 +70,16 @@ class EncodeResult:
     texts_per_s: float
     peak_rss_bytes: int
     stages: StageSeconds
-    store: str
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What `encode` would find and do. Tokens and seconds are estimates."""
-
-    domain: str
-    encoder: str
-    fingerprint: str
-    n_rows: int
-    n_unique: int
-    n_hits: int
-    n_new: int
-    n_tokens: int
-    seconds: float
+    joined: tuple[str, ...]  # the other encoders of the same pass
+    n_shared_layers: int  # the lowest layers, as many as one of those has too: they were computed once for both
     store: str
 
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """The results of several encoders over one domain."""
+    """The results of several encoders over one domain, in the order they were named."""
 
-    encoders: tuple[EncodeResult | DryRun, ...]
+    encoders: tuple[EncodeResult, ...]
 
 
 def encode(
@@ -120,72 +107,131 @@ def encode(
         RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
-    check_options(runtime, device)
-    job = _prepare(domain, encoder, runtime, precision, Workspace.of(workspace), progress)
-    run = _Run()
-    with StoreWriter(job.folder, job.card, job.folder.name) as writer:
-        todo = job.missing(writer.reader.lookup)
-        if len(todo):
-            opening = time.perf_counter()
-            opened = open_runtime(job.encoder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
-            run.setup_s = time.perf_counter() - opening
-            run.runtime, run.detail = opened.name, opened.detail
-            tokenizer = job.encoder.tokenizer()
-            # All that decides a vector is loaded by now: what was loaded must be what the fingerprint says.
-            open_folder(job.encoder.path, job.encoder.name, expected=job.encoder.fingerprint)
-            finished = encode_stream(job.corpus.checked_texts(todo, job.digests), tokenizer, opened, run.stages)
-            run.commit_s = _commit(finished, job, writer, len(todo), progress)
-    run.seconds = time.perf_counter() - job.started - run.setup_s
-    return _result(job, len(todo), run)
+    how = _How(runtime, device, n_threads, progress)
+    return _encode(domain, [encoder], precision, Workspace.of(workspace), how)[0]
+
+
+def encode_all(
+    domain: str,
+    *,
+    encoders: Sequence[str],
+    runtime: str = "auto",
+    precision: str | None = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> Encodings:
+    """Store the vector of every review text of `domain` by each of `encoders`, in as few passes as there can be.
+
+    Texts are read and tokenized once a pass, and layers that encoders have in common are computed once. Encoders of
+    different shape, tokenizer, max tokens or precision, and those that lack far fewer texts, take passes of their own.
+
+    Args:
+        encoders: names of exports, each once; see `encode` for the rest.
+
+    Raises:
+        BadSetting: an encoder is named twice, or none is.
+        Others: see `encode`. What passes before it stored stays.
+    """
+    how = _How(runtime, device, n_threads, progress)
+    return Encodings(tuple(_encode(domain, list(encoders), precision, Workspace.of(workspace), how)))
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """What is to be encoded, with what, into which store."""
+class _How:
+    """How to compute, and whom to tell."""
 
-    domain: str
-    corpus: ReviewTable
-    encoder: EncoderFolder
-    card: Card  # of the store
-    folder: Path
-    export_s: float
-    started: float
-    digests: Digests  # [n_rows, 16]
-    unique: Ints  # [n_unique], the first row of each different text
-
-    def missing(self, lookup: Callable[[Digests], Ints]) -> Ints:
-        """The rows whose texts a store does not have, ascending."""
-        rows: Ints = self.unique[lookup(self.digests[self.unique]) < 0]
-        return rows
-
-
-def _prepare(
-    domain: str, encoder: str | None, runtime: str, precision: str | None, workspace: Workspace, progress: Progress
-) -> _Job:
-    corpus = open_table(workspace.table(domain), domain)
-    found, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
-    # What the fake runtime computes is no encoder's vector: it gets a card, and so a store, of its own.
-    card = replace(found.card, precision="fake") if runtime == "fake" else found.card
-    started = time.perf_counter()
-    digests = corpus.digests(progress)
-    folder = workspace.store(fingerprint(card))
-    return _Job(domain, corpus, found, card, folder, export_s, started, digests, first_rows(digests))
+    runtime: str
+    device: str
+    n_threads: int | None
+    progress: Progress
 
 
 @dataclass(slots=True)
 class _Run:
-    """What a run used and took, filled in as it goes."""
+    """What a pass used and took, filled in as it goes."""
 
+    seconds: float = 0.0
+    setup_s: float = 0.0
     runtime: str = "none"
     detail: str = "every text was stored already"
-    setup_s: float = 0.0
-    commit_s: float = 0.0
-    seconds: float = 0.0
+    commit_s: list[float] = field(default_factory=list)  # of each job
     stages: Stages = field(default_factory=Stages)
 
 
-def _result(job: _Job, n_encoded: int, run: _Run) -> EncodeResult:
-    stages = run.stages
+def _encode(
+    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: _How
+) -> list[EncodeResult]:
+    check_options(how.runtime, how.device)
+    jobs = prepare(domain, encoders, how.runtime, precision, workspace, how.progress)
+    done: dict[str, EncodeResult] = {}
+    for group in groups(jobs):
+        start = time.perf_counter()
+        with ExitStack() as stack:
+            writers = {
+                job.folder: stack.enter_context(StoreWriter(job.folder, job.card, job.folder.name)) for job in group
+            }
+            missing = [job.missing(writers[job.folder].reader.lookup) for job in group]
+            found_s = group[0].table_s + time.perf_counter() - start
+            start = time.perf_counter()
+            planned = passes(group, missing)
+            planned_s = time.perf_counter() - start
+            for part in planned:
+                run = _run(part, [writers[job.folder] for job in part.jobs], how)
+                run.seconds += found_s
+                run.setup_s += planned_s
+                done |= {job.encoder.name: _result(job, part, i, run) for i, job in enumerate(part.jobs)}
+    return [done[job.encoder.name] for job in jobs]
+
+
+def _run(part: Pass, writers: Sequence[StoreWriter], how: _How) -> _Run:
+    start, run = time.perf_counter(), _Run(commit_s=[0.0] * len(writers))
+    if len(part.rows):
+        opened = open_runtime(
+            *part.encoders, runtime=how.runtime, device=how.device, n_threads=how.n_threads, progress=how.progress,
+            join=join_graphs,
+        )  # fmt: skip
+        run.setup_s = time.perf_counter() - start
+        run.runtime, run.detail = opened.name, opened.detail
+        tokenizer, job = part.encoders[0].tokenizer(), part.jobs[0]
+        # All that decides a vector is loaded by now: what was loaded must be what the fingerprints say.
+        for encoder in part.encoders:
+            open_folder(encoder.path, encoder.name, expected=encoder.fingerprint)
+        finished = encode_stream(job.corpus.checked_texts(part.rows, job.digests), tokenizer, opened, run.stages)
+        run.commit_s = _commit(finished, part, writers, how.progress)
+    run.seconds = time.perf_counter() - start - run.setup_s
+    return run
+
+
+def _commit(
+    finished: Generator[tuple[Ints, Floats]], part: Pass, writers: Sequence[StoreWriter], progress: Progress
+) -> list[float]:
+    """Commit all that is finished, also when interrupted, to each store that lacks it. Seconds the commits of each job
+    took."""
+    n_rows, digests, dim = len(part.rows), part.jobs[0].digests, part.jobs[0].card.hidden_dim
+    lacking: list[Bools] = [np.zeros(len(digests), np.bool_) for _ in part.jobs]
+    for lacks, missing in zip(lacking, part.missing, strict=True):
+        lacks[missing] = True
+    n_finished = 0
+    with ExitStack() as stack:
+        task = stack.enter_context(progress.task("encode", n_rows, "texts"))
+        committers = [stack.enter_context(Committer(writer, dim)) for writer in writers]
+        # Closed first: that stops the threads that feed it before the last commits, whatever ends the loop.
+        stack.enter_context(closing(finished))
+        for slots, vectors in finished:
+            for i, (committer, lacks) in enumerate(zip(committers, lacking, strict=True)):
+                wanted = lacks[slots]
+                committer.add(digests[slots[wanted]], vectors[wanted, columns(i, dim)])
+            task.advance(len(slots))
+            n_finished += len(slots)
+    if n_finished != n_rows:
+        raise RuntimeError(f"the runtime gave {n_finished} of {n_rows} vectors back")
+    return [committer.commit_s for committer in committers]
+
+
+def _result(job: Job, part: Pass, i: int, run: _Run) -> EncodeResult:
+    stages, n_encoded = run.stages, len(part.missing[i])
     return EncodeResult(
         domain=job.domain,
         encoder=job.encoder.name,
@@ -207,79 +253,11 @@ def _result(job: _Job, n_encoded: int, run: _Run) -> EncodeResult:
         tokens_per_s=stages.n_tokens / run.seconds,
         texts_per_s=len(job.unique) / run.seconds,
         peak_rss_bytes=_peak_rss_bytes(),
-        stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, run.commit_s),
+        stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, run.commit_s[i]),
+        joined=part.joined(job),
+        n_shared_layers=part.n_shared_layers[i],
         store=str(job.folder),
     )
-
-
-def dry_run(
-    domain: str,
-    *,
-    encoder: str | None = None,
-    runtime: str = "auto",
-    precision: str | None = None,
-    device: str = "auto",
-    n_threads: int | None = None,
-    workspace: Place = None,
-    progress: Progress = SILENT,
-) -> DryRun:
-    """What `encode` with the same arguments would do; stores nothing. Raises what it raises."""
-    check_options(runtime, device)
-    job = _prepare(domain, encoder, runtime, precision, Workspace.of(workspace), progress)
-    todo = job.missing(lambda digests: _peek(job, digests))
-    n_tokens, seconds = 0.0, 0.0
-    if len(todo):
-        n_tokens = len(todo) * _mean_tokens(job, todo)
-        opened = open_runtime(job.encoder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
-        probes, timing = job.encoder.probes(), time.perf_counter()
-        measure(opened, probes)
-        seconds = n_tokens * (time.perf_counter() - timing) / float(probes.lengths.sum())
-    return DryRun(
-        domain=domain,
-        encoder=job.encoder.name,
-        fingerprint=job.folder.name,
-        n_rows=job.corpus.n_rows,
-        n_unique=len(job.unique),
-        n_hits=len(job.unique) - len(todo),
-        n_new=len(todo),
-        n_tokens=round(n_tokens),
-        seconds=seconds,
-        store=str(job.folder),
-    )
-
-
-def _commit(
-    finished: Generator[tuple[Ints, Floats]], job: _Job, writer: StoreWriter, n: int, progress: Progress
-) -> float:
-    """Commit all that is finished, also when interrupted. Seconds the commits took."""
-    # `closing` stops the threads that feed it before the last commit, whatever ends the loop.
-    with (
-        progress.task("encode", n, "texts") as task,
-        Committer(writer, job.card.hidden_dim) as committer,
-        closing(finished),
-    ):
-        n_finished = 0
-        for slots, vectors in finished:
-            committer.add(job.digests[slots], vectors)
-            task.advance(len(slots))
-            n_finished += len(slots)
-    if n_finished != n:
-        raise RuntimeError(f"the runtime gave {n_finished} of {n} vectors back")
-    return committer.commit_s
-
-
-def _peek(job: _Job, digests: Digests) -> Ints:
-    try:
-        with open_store(job.folder, job.card, job.folder.name) as store:
-            return store.lookup(digests)
-    except NotEncoded:
-        return np.full(len(digests), -1)
-
-
-def _mean_tokens(job: _Job, todo: Ints) -> float:
-    picked = todo[np.linspace(0, len(todo) - 1, min(len(todo), _SAMPLE_ROWS)).astype(int)]
-    tokenizer = job.encoder.tokenizer()
-    return sum(len(tokenizer(texts).flat_ids) for _, texts in job.corpus.texts(picked)) / len(picked)
 
 
 def _peak_rss_bytes() -> int:

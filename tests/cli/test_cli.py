@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,10 +84,13 @@ def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
     done = as_json(loid("encode", "--domain", "toys", "--runtime", "onnxruntime", "-w", root, "--json"))
     assert (done["n_encoded"], done["runtime"]) == (40, "onnxruntime")
     assert as_json(loid("encode", "--domain", "toys", "--dry-run", "-w", root, "--json"))["n_new"] == 0
-    both = as_json(loid("encode", "-d", "toys", "-e", "base", "-e", "base", "--json", "--quiet", LOID_WORKSPACE=root))
-    assert [run["n_encoded"] for run in both["encoders"]] == [0, 0]
+    shutil.copytree(workspace.encoder("base"), workspace.encoder("same"))
+    both = as_json(loid("encode", "-d", "toys", "-e", "base", "-e", "same", "--json", "--quiet", LOID_WORKSPACE=root))
+    assert [(run["encoder"], run["n_encoded"]) for run in both["encoders"]] == [("base", 0), ("same", 0)]
+    twice = loid("encode", "-d", "toys", "-e", "base", "-e", "base", "--dry-run", "-w", root)
+    assert (twice.returncode, "an encoder is named twice" in twice.stderr) == (2, True)
     info = as_json(loid("cache", "info", "-w", root, "--json"))
-    assert (info["n_stores"], info["n_rows"], info["stores"][0]["encoders"]) == (1, 40, ["base"])
+    assert (info["n_stores"], info["n_rows"], info["stores"][0]["encoders"]) == (1, 40, ["base", "same"])
     check = as_json(loid("cache", "verify", "-w", root, "--json"))
     assert (check["n_rows"], check["n_bad"]) == (40, 0)
     out = workspace.root / "v.safetensors"

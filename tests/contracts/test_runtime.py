@@ -6,18 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loid_infer import export
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.joint import OneOf, columns
 from loid_infer.encoders.opening import PREFERENCE, _open
 from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import padded, token_batches
+from loid_infer.graphs.joint import join_graphs
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import TokenBatch
-from tests.conftest import toy_texts
+from tests.conftest import make_variant, toy_texts
 
 CASES = [("fake", "fp32"), *((name, precision) for precision, names in PREFERENCE.items() for name in names)]
+# One encoder's part of a runtime that computes two side by side keeps the same promises.
+JOINT = [("joint", *case) for case in CASES if case[1] != "int8"]
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +36,32 @@ def encoder_int8(exported_int8) -> EncoderFolder:
     return open_folder(workspace.encoder("small"), "small")
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+@pytest.fixture(scope="module")
+def other(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> EncoderFolder:
+    """An encoder whose last layer alone is another one."""
+    root = tmp_path_factory.mktemp("other")
+    made = make_variant(toy_base, root / "top", {1}, seed=1)
+    export("top", base=str(made), precision="fp32", max_tokens=32, workspace=root)
+    return open_folder(root / "exports/encoders/top", "top")
+
+
+@pytest.fixture(scope="module", params=[*CASES, *JOINT], ids="-".join)
 def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Runtime, float]:
     """A runtime, and the cosine that its precision promises."""
-    name, precision = request.param
+    *joint, name, precision = request.param
+    dim = encoder.card.hidden_dim
     if name == "fake":
-        return FakeRuntime(encoder.card.hidden_dim), 1.0
+        return OneOf(FakeRuntime(dim, dim), columns(1, dim)) if joint else FakeRuntime(dim), 1.0
     if not installed(name):
         pytest.skip(f"{name} is not installed")
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no native bf16")
     if precision == "int8":
-        return _open(name, request.getfixturevalue("encoder_int8"), "cpu", 2), 0.99
-    card = replace(encoder.card, precision=precision)
-    opened = _open(name, replace(encoder, card=card), "cpu", 2)
+        return _open(name, [request.getfixturevalue("encoder_int8")], "cpu", 2), 0.99
+    both = [request.getfixturevalue("other"), encoder] if joint else [encoder]
+    parts = [replace(part, card=replace(part.card, precision=precision)) for part in both]
+    opened = _open(name, parts, "cpu", 2, join_graphs)
+    opened = OneOf(opened, columns(1, dim)) if joint else opened
     # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
     return opened, {"fp32": 0.99999, "bf16": 0.995}[precision]
 
@@ -117,3 +134,23 @@ def test_vectors_are_those_of_the_reference(runtime: tuple[Runtime, float], enco
 def test_names_and_details(runtime: tuple[Runtime, float]) -> None:
     assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino"}
     assert runtime[0].detail
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+def test_side_by_side_gives_what_each_gives_alone(
+    name: str, precision: str, encoder: EncoderFolder, other: EncoderFolder
+) -> None:
+    if name not in PREFERENCE[precision] or not installed(name):
+        pytest.skip(f"{name} does not compute {precision} here")
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this processor has no native bf16")
+    parts = [replace(part, card=replace(part.card, precision=precision)) for part in (encoder, other, encoder)]
+    texts = ["", "a", *toy_texts(60), "👍"]
+    asked = batches(encoder, texts, 400)
+    joint = vectors(_open(name, parts, "cpu", 2, join_graphs), asked, len(texts))
+    assert joint.shape == (len(texts), 3 * encoder.card.hidden_dim)
+    for i, part in enumerate(parts):
+        alone = vectors(_open(name, [part], "cpu", 2), asked, len(texts))
+        found = joint[:, columns(i, encoder.card.hidden_dim)]
+        assert row_cosines(found, alone).min() >= {"fp32": 0.99999, "bf16": 0.9999}[precision]

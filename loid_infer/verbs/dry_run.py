@@ -1,0 +1,143 @@
+"""What `encode` would find, do and cost. Stores nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.encoders.joint import OneOf, columns
+from loid_infer.encoders.opening import check_options, open_runtime
+from loid_infer.encoders.proof import measure
+from loid_infer.errors import NotEncoded
+from loid_infer.graphs.joint import join_graphs
+from loid_infer.settings import Place, Workspace
+from loid_infer.store.reader import open_store
+from loid_infer.types import SILENT, Digests, Ints, Progress
+from loid_infer.verbs.passes import Job, Pass, groups, passes, prepare
+
+_SAMPLE_ROWS = 2000  # texts tokenized to estimate the cost
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What `encode` would find and do. Tokens and seconds are estimates, of the pass that `joined` share."""
+
+    domain: str
+    encoder: str
+    fingerprint: str
+    n_rows: int
+    n_unique: int
+    n_hits: int
+    n_new: int
+    n_tokens: int
+    seconds: float
+    joined: tuple[str, ...]
+    n_shared_layers: int
+    store: str
+
+
+@dataclass(frozen=True, slots=True)
+class DryRuns:
+    """What `encode_all` would find and do."""
+
+    encoders: tuple[DryRun, ...]
+
+
+def dry_run(
+    domain: str,
+    *,
+    encoder: str | None = None,
+    runtime: str = "auto",
+    precision: str | None = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> DryRun:
+    """What `encode` with the same arguments would do; stores nothing. Raises what it raises."""
+    return _dry_run(domain, [encoder], runtime, precision, device, n_threads, Workspace.of(workspace), progress)[0]
+
+
+def dry_run_all(
+    domain: str,
+    *,
+    encoders: Sequence[str],
+    runtime: str = "auto",
+    precision: str | None = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> DryRuns:
+    """What `encode_all` with the same arguments would do; stores nothing. Raises what it raises."""
+    place = Workspace.of(workspace)
+    return DryRuns(tuple(_dry_run(domain, encoders, runtime, precision, device, n_threads, place, progress)))
+
+
+def _dry_run(
+    domain: str,
+    encoders: Sequence[str | None],
+    runtime: str,
+    precision: str | None,
+    device: str,
+    n_threads: int | None,
+    workspace: Workspace,
+    progress: Progress,
+) -> list[DryRun]:
+    check_options(runtime, device)
+    jobs = prepare(domain, encoders, runtime, precision, workspace, progress)
+    told: dict[str, DryRun] = {}
+    for group in groups(jobs):
+        for part in passes(group, [_missing(job) for job in group]):
+            n_tokens, seconds = 0.0, 0.0
+            if len(part.rows):
+                n_tokens = len(part.rows) * _mean_tokens(part)
+                opened = open_runtime(
+                    *part.encoders, runtime=runtime, device=device, n_threads=n_threads, progress=progress,
+                    join=join_graphs,
+                )  # fmt: skip
+                first = part.encoders[0]
+                probes, timing = first.probes(), time.perf_counter()
+                measure(OneOf(opened, columns(0, first.card.hidden_dim)), probes)
+                seconds = n_tokens * (time.perf_counter() - timing) / float(probes.lengths.sum())
+            for i, job in enumerate(part.jobs):
+                told[job.encoder.name] = _told(job, part, i, round(n_tokens), seconds)
+    return [told[job.encoder.name] for job in jobs]
+
+
+def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float) -> DryRun:
+    return DryRun(
+        domain=job.domain,
+        encoder=job.encoder.name,
+        fingerprint=job.folder.name,
+        n_rows=job.corpus.n_rows,
+        n_unique=len(job.unique),
+        n_hits=len(job.unique) - len(part.missing[i]),
+        n_new=len(part.missing[i]),
+        n_tokens=n_tokens,
+        seconds=seconds,
+        joined=part.joined(job),
+        n_shared_layers=part.n_shared_layers[i],
+        store=str(job.folder),
+    )
+
+
+def _missing(job: Job) -> Ints:
+    def lookup(digests: Digests) -> Ints:
+        try:
+            with open_store(job.folder, job.card, job.folder.name) as store:
+                return store.lookup(digests)
+        except NotEncoded:
+            return np.full(len(digests), -1)
+
+    return job.missing(lookup)
+
+
+def _mean_tokens(part: Pass) -> float:
+    rows = part.rows
+    picked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE_ROWS)).astype(int)]
+    tokenizer = part.encoders[0].tokenizer()
+    return sum(len(tokenizer(texts).flat_ids) for _, texts in part.jobs[0].corpus.texts(picked)) / len(picked)
