@@ -6,23 +6,16 @@ knows tensors and counters, not what they mean.
 
 from __future__ import annotations
 
-import shutil
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from loid_infer.artifact import new_file
 
-from loid_infer.artifact import new_folder, read_manifest
-from loid_infer.errors import BadArtifact
-
-_KIND = "training run"
 if TYPE_CHECKING:
     from torch import Tensor
-
-CURVE_FILE = "curve.safetensors"
-_FILE = "state.safetensors"
 
 
 @dataclass(slots=True)
@@ -33,26 +26,14 @@ class History:
     eval_steps: list[int]
     eval_mse: list[float]  # on the validation part, predictions clipped
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors."""
-        from safetensors.numpy import save_file
-
-        save_file(
-            {
-                "losses": np.array(self.losses, np.float64),
-                "eval_steps": np.array(self.eval_steps, np.int64),
-                "eval_mse": np.array(self.eval_mse, np.float64),
-            },
-            path,
-        )
+    def to_json(self) -> str:
+        """Every number as it is: Python's floats survive JSON."""
+        return json.dumps(asdict(self))
 
     @staticmethod
-    def load(path: Path) -> History:
-        """Read what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        parts = load_file(path)
-        return History(*(parts[field].tolist() for field in History.__slots__))
+    def from_json(text: str) -> History:
+        """Read what `to_json` wrote."""
+        return History(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +46,11 @@ class Snapshot:
 
 
 class Checkpoint:
-    """The checkpoint of one run."""
+    """The checkpoint of one run, one file that is replaced whole."""
 
-    def __init__(self, folder: Path, run: str, every_s: float) -> None:
-        """Of the run that the digest `run` names, in `folder`, due every `every_s` seconds."""
-        self._folder, self._run, self._every_s = folder, run, every_s
+    def __init__(self, path: Path, run: str, every_s: float) -> None:
+        """Of the run that the digest `run` names, at `path`, due every `every_s` seconds."""
+        self._path, self._run, self._every_s = path, run, every_s
         self._saved = time.monotonic()
 
     def due(self) -> bool:
@@ -84,30 +65,30 @@ class Checkpoint:
         """
         from safetensors.torch import save_file
 
-        manifest: dict[str, Any] = {"kind": _KIND, "run": self._run, "counts": snapshot.counts}
-        with new_folder(self._folder, manifest) as folder:
-            flat = {f"{group}/{name}": tensor.detach().cpu() for group, part in snapshot.tensors.items()
-                    for name, tensor in part.items()}  # fmt: skip
-            save_file(flat, folder / _FILE)
-            snapshot.history.save(folder / CURVE_FILE)
+        flat = {f"{group}/{name}": tensor.detach().cpu().contiguous() for group, part in snapshot.tensors.items()
+                for name, tensor in part.items()}  # fmt: skip
+        state = {"run": self._run, "counts": json.dumps(snapshot.counts), "history": snapshot.history.to_json()}
+        with new_file(self._path) as temporary:
+            save_file(flat, temporary, metadata=state)
         self._saved = time.monotonic()
 
     def load(self) -> Snapshot | None:
         """What was saved last by the same run; None if there is nothing whole, or only another run's."""
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
-        try:
-            manifest = read_manifest(self._folder, _KIND, "")
-        except BadArtifact:
-            return None
-        if manifest.get("run") != self._run:
-            return None
         tensors: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load_file(self._folder / _FILE).items():
-            group, name = key.split("/", 1)
-            tensors.setdefault(group, {})[name] = tensor
-        return Snapshot(tensors, manifest["counts"], History.load(self._folder / CURVE_FILE))
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                state = file.metadata() or {}
+                if state.get("run") != self._run:
+                    return None
+                for key in file.keys():  # noqa: SIM118 - no dictionary
+                    group, name = key.split("/", 1)
+                    tensors.setdefault(group, {})[name] = file.get_tensor(key)
+        except (FileNotFoundError, SafetensorError):
+            return None
+        return Snapshot(tensors, json.loads(state["counts"]), History.from_json(state["history"]))
 
     def remove(self) -> None:
         """Forget it: the run is finished."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._path.unlink(missing_ok=True)

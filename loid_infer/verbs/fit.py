@@ -13,6 +13,7 @@ from pathlib import Path
 from loid_infer.artifact import MANIFEST, versions
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.reviews import open_table
+from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadSetting
@@ -97,7 +98,8 @@ def fit(
         split_seed: `seed` if not given.
 
     Raises:
-        BadName, BadSetting: a name or option outside its range.
+        BadName, BadSetting: a name or option outside its range, or an encoder with a plugin that was trained on another
+            split of this domain.
         BadTable: the domain has no table.
         BadArtifact: there is no such encoder.
         NotEncoded: texts of the domain lack vectors.
@@ -111,6 +113,8 @@ def fit(
     interactions = open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     found = resolve(place, encoder, domain)
+    for plugin in found.manifest.get("plugins", []):
+        refuse_leak(plugin["trained_on"], domain, parts, f"plugin {plugin['name']!r} of encoder {found.name!r}")
     store, encode = place.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
     vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, f"Run: {encode}")
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from loid_infer.plugins.examples import Examples
     from loid_infer.plugins.train import Trained
 
-REGRESSOR_FILE, PICTURE = "regressor.safetensors", "curve.png"
+REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
 _MAX_EVALUATED = 10_000  # reviews of the validation part, and of the test part
 _METRICS = (
     *("val_mse", "test_mse", "test_variance", "n_train", "n_valid", "n_test", "n_steps", "best_step"),
@@ -122,7 +122,7 @@ def plugin_train(
     job = _Job(path, table, interactions, parts, source, beneath, settings, on_device)
     sets = _examples(job, progress)
     run = digest_json([job.lineage(), on_device])
-    checkpoint = Checkpoint(path.with_name(f".{path.name}.training"), run, checkpoint_s)
+    checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, trained = _train(job, sets, checkpoint, progress)
     test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
     result = _result(job, model, trained, sets, test_mse, start)
@@ -257,11 +257,10 @@ def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job
     from safetensors.numpy import save_file
 
     from loid_infer.figures import Curve, learning_curves
-    from loid_infer.plugins.checkpoint import CURVE_FILE
 
     save_file(regressor, folder / REGRESSOR_FILE)
     history = trained.history
-    history.save(folder / CURVE_FILE)
+    (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)
     on = f" on {' + '.join(job.beneath.names)}" if job.beneath.names else ""
     variance = float(job.interactions.ratings[job.parts.valid].var())
