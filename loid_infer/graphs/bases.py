@@ -17,6 +17,7 @@ from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls, t
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
+from loid_infer.types import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,10 @@ class Base:
     tensors: dict[str, Tensor]  # state of the BertModel, float32; a pooler only where the checkpoint has one
     tokenizer_json: str  # without truncation and padding
     model: Any  # the transformers module, for the parity reference
+
+    def arrays(self) -> dict[str, Array]:
+        """`tensors` as arrays that share their memory."""
+        return {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
         """Its tokenizer, at a number of tokens."""

@@ -6,15 +6,17 @@ Knows what a plugin's manifest says of lineage; not how a plugin is trained or m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loid_infer.artifact import MANIFEST, read_manifest
+from loid_infer.artifact import MANIFEST, new_folder, read_manifest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.delta import Part, read_delta
 from loid_infer.settings import Workspace
+from loid_infer.types import Progress
 
 KIND = "plugin"
 _LISTS = ("on", "holds", "parents", "trained_on")
@@ -127,6 +129,28 @@ def find_by_digest(workspace: Workspace, digest: str, base_digest: str) -> Plugi
         if plugin.digest == digest and plugin.base_digest == base_digest:
             return read_plugin(plugin.path, _again(plugin.name))
     return None
+
+
+@contextmanager
+def new_plugin(workspace: Workspace, manifest: dict[str, Any], progress: Progress) -> Iterator[Path]:
+    """The folder of a plugin to be filled, as `artifact.new_folder`; `manifest` must hold its digest by the end.
+
+    A plugin that has the name now and that others rest on is kept under another: chains go by digest and find it there.
+
+    Raises:
+        NoSpace: the disk is full or the folder not writable.
+    """
+    with new_folder(workspace.plugin(manifest["name"]), manifest) as folder:
+        yield folder
+        found = {plugin.name: plugin for plugin in readable_plugins(workspace)}
+        old = found.get(manifest["name"])
+        if old is None or old.digest == manifest["digest"]:
+            return
+        above = [plugin.name for plugin in found.values() if old.digest in plugin.on]
+        if above:
+            kept = f"{old.name[:55]}-{old.digest[:8]}"
+            old.path.replace(workspace.plugin(kept))
+            progress.say(f"the plugin {old.name!r} there was is now {kept!r}: {', '.join(above)} rest on it")
 
 
 def _again(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loid_infer.encoders.card import weights_digest
+from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
 from loid_infer.settings import Workspace
@@ -32,15 +33,30 @@ class Stack:
         return [{field: getattr(plugin, field) for field in fields} for plugin in self.chain]
 
 
-def stack_plugins(workspace: Workspace, names: Sequence[str], base_name: str, tensors: Mapping[str, Array]) -> Stack:
+def stack_plugins(
+    workspace: Workspace, names: Sequence[str], base_name: str, tokenizer: str, tensors: Mapping[str, Array]
+) -> Stack:
     """The plugins `names`, with all that they rest on, folded into a base's float32 `tensors`.
 
+    Args:
+        tokenizer: the digest of the base's.
+
     Raises:
+        BadSetting: a plugin was trained with another tokenizer.
         BadName, BadSetting, BadArtifact: see `open_chain` and `fold`.
     """
     digest = weights_digest(dict(tensors))
     if not names:
         return Stack((), (), dict(tensors), digest, digest)
     chain = open_chain(workspace, names, base_name, digest)
+    for plugin in chain:
+        if plugin.manifest.get("tokenizer") != tokenizer:
+            raise BadSetting(
+                f"plugin {plugin.name!r} was trained with another tokenizer",
+                where=str(plugin.path),
+                expected=str(plugin.manifest.get("tokenizer"))[:16],
+                got=f"{base_name} with {tokenizer[:16]}",
+                mend="Give --base the base with that tokenizer.",
+            )
     folded = fold(tensors, [plugin.delta() for plugin in chain])
     return Stack(tuple(names), chain, folded, digest, weights_digest(folded))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loid_infer.errors import BadSetting
 from loid_infer.kernels import metrics
 from loid_infer.plugins.adapted import RatingModel, module_name
 from loid_infer.plugins.checkpoint import Checkpoint, History, Snapshot
@@ -72,6 +73,10 @@ def train(
     The rate rises linearly during warm-up and then falls linearly to zero, by the share of texts seen. Every text
     weighs the same in an epoch, whatever batch it is in: a batch's squared errors are summed and divided by the rows
     of a mean batch.
+
+    Raises:
+        BadSetting: training diverged.
+        NoSpace: a checkpoint cannot be written.
     """
     run = _Run(model, data, settings)
     found = checkpoint.load()
@@ -152,6 +157,13 @@ class _Run:
         ids, mask = _tensors(batch, self.model)
         errors = (self.model(ids, mask) - ratings.to(ids.device)) / self.model.spread
         squared = errors.square().sum()
+        if not torch.isfinite(squared):
+            raise BadSetting(
+                "training diverged",
+                where=f"step {self.step + 1:,}",
+                got="an error that is not finite",
+                mend=f"Give a smaller --learning-rate than {self.settings.learning_rate:g}.",
+            )
         self.optimizer.param_groups[0]["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         (squared / mean_rows).backward()

@@ -144,7 +144,7 @@ class _Proven:
 
 def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
     """The base with plugins: folded in the tensors we export, beside the weights in the module we are held against."""
-    stack = stack_plugins(place, plugins, source.name, {key: part.numpy() for key, part in source.tensors.items()})
+    stack = stack_plugins(place, plugins, source.name, source.tokenizer_digest(), source.arrays())
     if not stack.chain:
         return source, stack
     import torch

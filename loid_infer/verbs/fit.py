@@ -98,8 +98,7 @@ def fit(
         split_seed: `seed` if not given.
 
     Raises:
-        BadName, BadSetting: a name or option outside its range, or an encoder with a plugin that was trained on another
-            split of this domain.
+        BadName, BadSetting: a name or option outside its range, or a plugin that has seen the test reviews.
         BadTable: the domain has no table.
         BadArtifact: there is no such encoder.
         NotEncoded: texts of the domain lack vectors.
@@ -112,9 +111,7 @@ def fit(
     _keep_others(place.head(name), domain)
     interactions = open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    found = resolve(place, encoder, domain)
-    for plugin in found.manifest.get("plugins", []):
-        refuse_leak(plugin["trained_on"], domain, parts, f"plugin {plugin['name']!r} of encoder {found.name!r}")
+    found = _honest_encoder(place, encoder, domain, parts)
     store, encode = place.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
     vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, f"Run: {encode}")
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress)
@@ -134,6 +131,14 @@ def fit(
     manifest = _manifest(result, found)
     save_head(place.head(name), fitted.head, interactions, parts.train, manifest)
     return result
+
+
+def _honest_encoder(place: Workspace, encoder: str | None, domain: str, parts: Split) -> EncoderFolder:
+    """The encoder, none of whose plugins saw the domain's test reviews."""
+    found = resolve(place, encoder, domain)
+    for plugin in found.manifest.get("plugins", []):
+        refuse_leak(plugin["trained_on"], domain, parts, f"plugin {plugin['name']!r} of encoder {found.name!r}")
+    return found
 
 
 def _check_seeds(seed: int, split_seed: int | None) -> None:

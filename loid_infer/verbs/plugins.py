@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loid_infer.artifact import new_folder, versions
+from loid_infer.artifact import versions
 from loid_infer.encoders.card import weights_digest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
@@ -21,6 +21,7 @@ from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
 from loid_infer.plugins.folder import (
     KIND,
     PluginFolder,
+    new_plugin,
     open_plugin,
     plugin_folders,
     read_plugin,
@@ -142,7 +143,7 @@ def plugin_merge(
     metrics = {"n_tensors": len(merged.delta), "relative_error": merged.relative_error}
     manifest |= {"digest": delta_digest(merged.delta)}
     manifest |= {"metrics": metrics | {"errors": [asdict(error) for error in merged.errors]}}
-    with new_folder(path, manifest) as folder:
+    with new_plugin(place, manifest, progress) as folder:
         write_delta(folder, merged.delta, first["base"]["name"])
     return PluginMerge(
         plugin=name, path=str(path), method=method, parents=tuple(plugin.name for plugin in parents), weights=ordered,
@@ -183,7 +184,7 @@ def plugin_import(
     delta = read_adapter(origin)
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
-    tensors = {key: tensor.numpy() for key, tensor in loaded.tensors.items()}
+    tensors = loaded.arrays()
     if _POOLER in delta and _POOLER not in tensors:  # `dense` and `all-linear` match it; CLS never runs it
         del delta[_POOLER]
         progress.say(f"left out {_POOLER}: the base's checkpoint has none, and CLS does not depend on it")
@@ -196,7 +197,7 @@ def plugin_import(
         "trained_on": [], "settings": {}, "metrics": {"n_tensors": len(delta), "n_params": n_params}, "seed": None,
         "versions": versions("numpy", "safetensors"),
     }  # fmt: skip
-    with new_folder(path, manifest) as folder:
+    with new_plugin(place, manifest, progress) as folder:
         write_adapter(folder, delta, loaded.name)
         manifest["digest"] = digest = delta_digest(read_adapter(folder))
     progress.say("what it was trained on is not known here: whether it saw a domain's test reviews, nobody can check")

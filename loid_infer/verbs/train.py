@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loid_infer.artifact import digest_json, new_folder, versions
+from loid_infer.artifact import digest_json, versions
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
@@ -23,7 +23,7 @@ from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.plugins.adapter import LowRank, write_adapter
 from loid_infer.plugins.delta import delta_digest
-from loid_infer.plugins.folder import KIND
+from loid_infer.plugins.folder import KIND, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
@@ -116,16 +116,16 @@ def plugin_train(
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
     settings = _resolved(settings, source, on_device)
-    beneath = stack_plugins(place, on, source.name, {key: part.numpy() for key, part in source.tensors.items()})
+    beneath = stack_plugins(place, on, source.name, source.tokenizer_digest(), source.arrays())
     for plugin in beneath.chain:
         refuse_leak(plugin.trained_on, domain, parts, f"plugin {plugin.name!r}")
-    job = _Job(path, table, interactions, parts, source, beneath, settings, on_device)
+    job = _Job(place, path.name, table, interactions, parts, source, beneath, settings, on_device)
     sets = _examples(job, progress)
     run = digest_json([job.lineage(), on_device])
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, trained = _train(job, sets, checkpoint, progress)
     test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
-    result = _result(job, model, trained, sets, test_mse, start)
+    result = _result(job, model, trained, sets, test_mse, start, progress)
     checkpoint.remove()
     return result
 
@@ -144,7 +144,8 @@ def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettin
 class _Job:
     """What is trained, on what."""
 
-    path: Path
+    place: Workspace
+    name: str
     table: ReviewTable
     interactions: Interactions
     parts: Split
@@ -225,7 +226,13 @@ def _train(
 
 
 def _result(
-    job: _Job, model: RatingModel, trained: Trained, sets: dict[str, Examples], test_mse: float, start: float
+    job: _Job,
+    model: RatingModel,
+    trained: Trained,
+    sets: dict[str, Examples],
+    test_mse: float,
+    start: float,
+    progress: Progress,
 ) -> PluginTrainResult:
     """Write the plugin, and say what it is."""
     weights = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.trained().items()}
@@ -234,7 +241,7 @@ def _result(
     regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
     regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
     result = PluginTrainResult(
-        plugin=job.path.name, path=str(job.path), digest=delta_digest(delta), domain=job.table.domain,
+        plugin=job.name, path=str(job.place.plugin(job.name)), digest=delta_digest(delta), domain=job.table.domain,
         base=job.source.name, on=job.beneath.names, n_params=sum(part.a.size + part.b.size for part in delta.values()),
         val_mse=trained.val_mse, test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
         n_train=sets["train"].n, n_valid=sets["valid"].n, n_test=sets["test"].n,
@@ -246,7 +253,7 @@ def _result(
     manifest = {"kind": KIND, "name": result.plugin, "digest": result.digest, **job.lineage(), "device": job.device,
                 "metrics": {name: getattr(result, name) for name in _METRICS},
                 "versions": versions("torch", "transformers", "peft", "numpy")}  # fmt: skip
-    with new_folder(job.path, manifest) as folder:
+    with new_plugin(job.place, manifest, progress) as folder:
         write_adapter(folder, delta, job.source.name)
         _keep(folder, regressor, trained, job)
     return result
@@ -266,7 +273,7 @@ def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job
     variance = float(job.interactions.ratings[job.parts.valid].var())
     learning_curves(
         folder / PICTURE,
-        f"{job.path.name}: ratings of {job.table.domain} from a review's own text",
+        f"{job.name}: ratings of {job.table.domain} from a review's own text",
         [Curve("", steps, history.losses, history.eval_steps, history.eval_mse)],
         reference=("variance of the validation ratings", variance),
         note=f"LoRA rank {job.settings.rank}{on}; training: MSE of a step's batch; validation: clipped predictions.",

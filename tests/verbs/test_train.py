@@ -17,6 +17,7 @@ from loid_infer import encode, export, fit, ingest, plugin_merge, plugin_show, p
 from loid_infer.errors import BadArtifact, BadSetting, ParityError
 from loid_infer.plugins.settings import TrainSettings
 from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
 from tests.conftest import WORDS, make_toy_base
 
 FAST = TrainSettings(rank=4, epochs=4, batch_tokens=512, learning_rate=5e-3, precision="fp32")
@@ -195,6 +196,37 @@ def test_the_same_command_gives_the_same_plugin(trained, toy_base: Path) -> None
     again = plugin_train("films", settings=FAST, base=str(toy_base), name="films2", workspace=workspace)
     assert again.digest == films.digest
     assert again.test_mse == films.test_mse
+
+
+def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: Path, tmp_path: Path) -> None:
+    workspace, said = Workspace(tmp_path), []
+    write_domain(workspace, "films", n=60)
+    quick = TrainSettings(rank=2, epochs=1, precision="fp32")
+    first = plugin_train("films", settings=quick, base=str(toy_base), workspace=workspace)
+    plugin_train("films", settings=quick, base=str(toy_base), on=["films"], name="games", workspace=workspace)
+    before = export("before", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
+
+    class Told(type(SILENT)):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    anew = plugin_train("films", settings=TrainSettings(rank=3, epochs=1, precision="fp32"), base=str(toy_base),
+                        workspace=workspace, progress=Told())  # fmt: skip
+    assert anew.digest != first.digest
+    kept = f"films-{first.digest[:8]}"
+    assert any(kept in line for line in said)
+    after = export("after", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
+    assert after.fingerprint == before.fingerprint
+    assert set(after.plugins) == {kept, "games"}
+
+
+def test_training_that_diverges_is_stopped_with_a_word(toy_base: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_domain(workspace, "films", n=60)
+    settings = TrainSettings(rank=2, epochs=3, learning_rate=1e30, precision="fp32")
+    with pytest.raises(BadSetting, match=r"diverged.*--learning-rate"):
+        plugin_train("films", settings=settings, base=str(toy_base), workspace=workspace)
+    assert not workspace.plugin("films").exists()
 
 
 KILLED = """
