@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -65,11 +66,9 @@ def _run(workspace: Path, domain: str, seed: int, epochs: str, *, source: bool) 
         "test_variance": done["test_variance"],
         "ratio": done["test_mse"] / done["test_variance"],
         "val_mse": done["val_mse"],
-        "steps_to_share": reached[0] if reached else history["eval_steps"][-1],
+        "steps_to_share": reached[0] if reached else math.nan,
         "first_val_mse": history["eval_mse"][0],
         "steps": done["n_steps"],
-        "tokens_per_s": done["tokens_per_s"],
-        "seconds": done["seconds"],
         "curve": history,
     }
 

@@ -33,6 +33,7 @@ class TrainSettings:
     warmup: float = 0.06  # share of the run in which the rate rises
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of a gradient
+    averaging: float = 0.98  # decay of the running mean of the weights that is validated and kept; 0: none
     batch_tokens: int = 4096  # with padding
     max_tokens: int = DEFAULT_MAX_TOKENS  # longest input; the base's own limit where that is less than the default
     evals: int = 2  # validations an epoch

@@ -70,9 +70,10 @@ def train(
 ) -> Trained:
     """Train what `model.trained()` names, with early stopping; the model ends with the best weights.
 
-    The rate rises linearly during warm-up and then falls linearly to zero, by the share of texts seen. Every text
-    weighs the same in an epoch, whatever batch it is in: a batch's squared errors are summed and divided by the rows
-    of a mean batch.
+    The rate rises linearly during warm-up and then falls linearly to zero, by the share of texts seen. What is
+    validated and kept is the running mean of the weights (Polyak & Juditsky 1992, with a decay): batches of one length
+    each pull their own way, and the mean does not follow. Every text weighs the same in an epoch, whatever batch it is
+    in: a batch's squared errors are summed and divided by the rows of a mean batch.
 
     Raises:
         BadSetting: training diverged.
@@ -119,7 +120,7 @@ class _Run:
     def __init__(self, model: RatingModel, data: Data, settings: TrainSettings) -> None:
         self.model, self.data, self.settings = model, data, settings
         self.parameters = model.trained()
-        self.best = _copies(self.parameters)
+        self.mean, self.best = _copies(self.parameters), _copies(self.parameters)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, weight_decay=settings.weight_decay, fused=True
         )
@@ -169,6 +170,9 @@ class _Run:
         (squared / mean_rows).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
         self.optimizer.step()
+        # The mean forgets the start faster than its decay alone would.
+        decay = min(self.settings.averaging, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_([*self.mean.values()], [part.detach() for part in self.parameters.values()], 1 - decay)
         self.history.losses.append(squared.item() * self.model.spread**2 / len(batch.slots))
         self.step += 1
         self.position += 1
@@ -181,10 +185,13 @@ class _Run:
         return self.settings.learning_rate * min((done + 1e-3) / max(warmup, 1e-3), (1 - done) / (1 - warmup), 1.0)
 
     def _evaluate(self, progress: Progress, epochs: float) -> None:
+        ahead = _copies(self.parameters)
+        _assign(self.parameters, self.mean)
         error = clipped_mse(self.model, self.data.valid, self.data.rating_range, self.settings)
         first = not self.history.eval_mse
         if first or error < min(self.history.eval_mse):
             self.best = _copies(self.parameters)
+        _assign(self.parameters, ahead)
         self.history.eval_steps.append(self.step)
         self.history.eval_mse.append(error)
         since = self.history.eval_steps[-2] if not first else 0
@@ -202,7 +209,9 @@ class _Run:
             for kind in ("exp_avg", "exp_avg_sq")
         }
         counts = {"epoch": self.epoch, "position": self.position, "step": self.step, "seen": self.seen}
-        return Snapshot({"weights": dict(self.parameters), "best": self.best, **moments}, counts, self.history)
+        return Snapshot(
+            {"weights": {**self.parameters}, "mean": self.mean, "best": self.best, **moments}, counts, self.history
+        )
 
     def restore(self, found: Snapshot) -> None:
         """Go back to a snapshot."""
@@ -211,7 +220,9 @@ class _Run:
         )
         self.history = found.history
         _assign(self.parameters, found.tensors["weights"])
-        self.best = {name: found.tensors["best"][name].to(self.best[name].device) for name in self.best}
+        for kind, mine in (("mean", self.mean), ("best", self.best)):
+            for name, tensor in mine.items():
+                tensor.copy_(found.tensors[kind][name])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step), device=parameter.device),
@@ -223,11 +234,11 @@ class _Run:
         _assign(self.parameters, self.best)
 
 
-def _copies(parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+def _copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
-def _assign(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> None:
+def _assign(parameters: Mapping[str, Tensor], values: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])
