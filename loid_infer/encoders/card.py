@@ -46,11 +46,16 @@ def weights_digest(tensors: dict[str, Array]) -> str:
 def tokenizer_digest(path: Path) -> str:
     """sha256 of a tokenizer.json without its truncation and padding, which the card states itself."""
     try:
-        parts = json.loads(path.read_text(encoding="utf-8"))
+        return tokenizer_content_digest(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(
             f"the tokenizer cannot be read: {error}", where=str(path), mend="Export the encoder again."
         ) from error
+
+
+def tokenizer_content_digest(content: str) -> str:
+    """`tokenizer_digest` of the text of a tokenizer.json."""
+    parts = json.loads(content)
     return digest_json({name: part for name, part in parts.items() if name not in ("truncation", "padding")})
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls, tokenizer_digest
+from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls, tokenizer_content_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
@@ -60,9 +60,7 @@ class Base:
 
     def tokenizer_digest(self) -> str:
         """See `encoders.card.tokenizer_digest`."""
-        with tempfile.TemporaryDirectory() as folder:
-            copy_tokenizer(self, Path(folder))
-            return tokenizer_digest(Path(folder) / TOKENIZER_FILE)
+        return tokenizer_content_digest(self.tokenizer_json)
 
     def max_tokens(self, asked: int | None) -> int:
         """The longest input: what was asked for, else 256 or what the base allows if that is less.

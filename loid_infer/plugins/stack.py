@@ -25,6 +25,7 @@ class Stack:
     chain: tuple[PluginFolder, ...]  # these and all they rest on, in digest order
     tensors: dict[str, Array]
     base_digest: str  # of the plain base
+    tokenizer: str  # digest of the base's
     digest: str  # of `tensors`
 
     def described(self) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def stack_plugins(
     """
     digest = weights_digest(dict(tensors))
     if not names:
-        return Stack((), (), dict(tensors), digest, digest)
+        return Stack((), (), dict(tensors), digest, tokenizer, digest)
     chain = open_chain(workspace, names, base_name, digest)
     for plugin in chain:
         if plugin.manifest.get("tokenizer") != tokenizer:
@@ -59,4 +60,4 @@ def stack_plugins(
                 mend="Give --base the base with that tokenizer.",
             )
     folded = fold(tensors, [plugin.delta() for plugin in chain])
-    return Stack(tuple(names), chain, folded, digest, weights_digest(folded))
+    return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded))

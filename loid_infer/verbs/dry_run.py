@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from loid_infer.encoders.joint import OneOf, columns
-from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.proof import measure
 from loid_infer.errors import NotEncoded
-from loid_infer.graphs.joint import join_graphs
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import open_store
 from loid_infer.types import SILENT, Digests, Ints, Progress
-from loid_infer.verbs.passes import Job, Pass, groups, passes, prepare
+from loid_infer.verbs.passes import How, Job, Pass, groups, passes, prepare
 
 _SAMPLE_ROWS = 2000  # texts tokenized to estimate the cost
 
@@ -58,7 +56,8 @@ def dry_run(
     progress: Progress = SILENT,
 ) -> DryRun:
     """What `encode` with the same arguments would do; stores nothing. Raises what it raises."""
-    return _dry_run(domain, [encoder], runtime, precision, device, n_threads, Workspace.of(workspace), progress)[0]
+    how = How(runtime, device, n_threads, progress)
+    return _dry_run(domain, [encoder], precision, Workspace.of(workspace), how)[0]
 
 
 def dry_run_all(
@@ -73,32 +72,21 @@ def dry_run_all(
     progress: Progress = SILENT,
 ) -> DryRuns:
     """What `encode_all` with the same arguments would do; stores nothing. Raises what it raises."""
-    place = Workspace.of(workspace)
-    return DryRuns(tuple(_dry_run(domain, encoders, runtime, precision, device, n_threads, place, progress)))
+    how = How(runtime, device, n_threads, progress)
+    return DryRuns(tuple(_dry_run(domain, list(encoders), precision, Workspace.of(workspace), how)))
 
 
 def _dry_run(
-    domain: str,
-    encoders: Sequence[str | None],
-    runtime: str,
-    precision: str | None,
-    device: str,
-    n_threads: int | None,
-    workspace: Workspace,
-    progress: Progress,
+    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[DryRun]:
-    check_options(runtime, device)
-    jobs = prepare(domain, encoders, runtime, precision, workspace, progress)
+    jobs = prepare(domain, encoders, precision, workspace, how)
     told: dict[str, DryRun] = {}
     for group in groups(jobs):
         for part in passes(group, [_missing(job) for job in group]):
             n_tokens, seconds = 0.0, 0.0
             if len(part.rows):
                 n_tokens = len(part.rows) * _mean_tokens(part)
-                opened = open_runtime(
-                    *part.encoders, runtime=runtime, device=device, n_threads=n_threads, progress=progress,
-                    join=join_graphs,
-                )  # fmt: skip
+                opened = how.open(part)
                 first = part.encoders[0]
                 probes, timing = first.probes(), time.perf_counter()
                 measure(OneOf(opened, columns(0, first.card.hidden_dim)), probes)

@@ -17,15 +17,13 @@ import numpy as np
 
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.joint import columns
-from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
-from loid_infer.graphs.joint import join_graphs
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
 from loid_infer.verbs.dry_run import DryRun, DryRuns, dry_run, dry_run_all
-from loid_infer.verbs.passes import Job, Pass, groups, passes, prepare
+from loid_infer.verbs.passes import How, Job, Pass, groups, passes, prepare
 
 __all__ = ["DryRun", "DryRuns", "EncodeResult", "Encodings", "StageSeconds", "dry_run", "dry_run_all", "encode",
            "encode_all"]  # fmt: skip
@@ -107,7 +105,7 @@ def encode(
         RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
-    how = _How(runtime, device, n_threads, progress)
+    how = How(runtime, device, n_threads, progress)
     return _encode(domain, [encoder], precision, Workspace.of(workspace), how)[0]
 
 
@@ -134,18 +132,8 @@ def encode_all(
         BadSetting: an encoder is named twice, or none is.
         Others: see `encode`. What passes before it stored stays.
     """
-    how = _How(runtime, device, n_threads, progress)
+    how = How(runtime, device, n_threads, progress)
     return Encodings(tuple(_encode(domain, list(encoders), precision, Workspace.of(workspace), how)))
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    """How to compute, and whom to tell."""
-
-    runtime: str
-    device: str
-    n_threads: int | None
-    progress: Progress
 
 
 @dataclass(slots=True)
@@ -161,10 +149,9 @@ class _Run:
 
 
 def _encode(
-    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: _How
+    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[EncodeResult]:
-    check_options(how.runtime, how.device)
-    jobs = prepare(domain, encoders, how.runtime, precision, workspace, how.progress)
+    jobs = prepare(domain, encoders, precision, workspace, how)
     done: dict[str, EncodeResult] = {}
     for group in groups(jobs):
         start = time.perf_counter()
@@ -185,13 +172,10 @@ def _encode(
     return [done[job.encoder.name] for job in jobs]
 
 
-def _run(part: Pass, writers: Sequence[StoreWriter], how: _How) -> _Run:
+def _run(part: Pass, writers: Sequence[StoreWriter], how: How) -> _Run:
     start, run = time.perf_counter(), _Run(commit_s=[0.0] * len(writers))
     if len(part.rows):
-        opened = open_runtime(
-            *part.encoders, runtime=how.runtime, device=how.device, n_threads=how.n_threads, progress=how.progress,
-            join=join_graphs,
-        )  # fmt: skip
+        opened = how.open(part)
         run.setup_s = time.perf_counter() - start
         run.runtime, run.detail = opened.name, opened.detail
         tokenizer, job = part.encoders[0].tokenizer(), part.jobs[0]

@@ -1,5 +1,5 @@
 """Which encoders of a command run in one pass over the texts, and over which of them: what `encode` does and a dry run
-tells. Reads the table once; opens no store and no runtime."""
+tells. Reads the table once; opens no store."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.joint import Step, n_bytes, n_shared_layers, shape, steps
+from loid_infer.encoders.opening import check_options, open_runtime
+from loid_infer.encoders.protocol import Runtime
 from loid_infer.errors import BadSetting
-from loid_infer.graphs.joint import MAX_BYTES
+from loid_infer.graphs.joint import MAX_BYTES, join_graphs
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Workspace
 from loid_infer.types import Card, Digests, Ints, Progress
@@ -61,20 +63,33 @@ class Pass:
         return tuple(other.encoder.name for other in self.jobs if other is not job)
 
 
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a command computes, and whom it tells."""
+
+    runtime: str
+    device: str
+    n_threads: int | None
+    progress: Progress
+
+    def open(self, part: Pass) -> Runtime:
+        """The runtime of a pass, proven for each of its encoders; see `open_runtime`."""
+        return open_runtime(
+            *part.encoders, runtime=self.runtime, device=self.device, n_threads=self.n_threads,
+            progress=self.progress, join=join_graphs,
+        )  # fmt: skip
+
+
 def prepare(
-    domain: str,
-    encoders: Sequence[str | None],
-    runtime: str,
-    precision: str | None,
-    workspace: Workspace,
-    progress: Progress,
+    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[Job]:
     """A job for each of `encoders`, in their order.
 
     Raises:
-        BadSetting: an encoder is named twice, or none is.
+        BadSetting: an encoder is named twice, or none is, or there is no such runtime or device.
         BadTable, BadName, BadArtifact, ParityError, RuntimeMissing, NoSpace: see `open_table`, `resolve_or_export`.
     """
+    check_options(how.runtime, how.device)
     twice = sorted({str(name) for name in encoders if encoders.count(name) > 1})
     if twice or not encoders:
         raise BadSetting(
@@ -84,15 +99,15 @@ def prepare(
             mend="Give each name once.",
         )
     corpus = open_table(workspace.table(domain), domain)
-    resolved = [resolve_or_export(workspace, name, domain, precision, progress) for name in encoders]
+    resolved = [resolve_or_export(workspace, name, domain, precision, how.progress) for name in encoders]
     started = time.perf_counter()
-    digests = corpus.digests(progress)
+    digests = corpus.digests(how.progress)
     unique = first_rows(digests)
     table_s = time.perf_counter() - started
     jobs = []
     for encoder, export_s in resolved:
         # What the fake runtime computes is no encoder's vector: it gets a card, and so a store, of its own.
-        card = replace(encoder.card, precision="fake") if runtime == "fake" else encoder.card
+        card = replace(encoder.card, precision="fake") if how.runtime == "fake" else encoder.card
         folder = workspace.store(fingerprint(card))
         jobs.append(Job(domain, corpus, encoder, card, folder, export_s, table_s, digests, unique))
     return jobs

@@ -163,7 +163,7 @@ class _Job:
             "method": "train",
             "base": {"name": self.source.name, "digest": self.beneath.base_digest},
             "parent_digest": self.beneath.digest,
-            "tokenizer": self.source.tokenizer_digest(),
+            "tokenizer": self.beneath.tokenizer,
             "on": sorted(plugin.digest for plugin in self.beneath.chain),
             "parents": [],
             "holds": [],
@@ -210,7 +210,7 @@ def _train(
     from loid_infer.plugins.train import Data, rating_model, train
 
     settings, ratings = job.settings, sets["train"].ratings
-    card = make_card(job.source.config, weights=job.beneath.digest, tokenizer=job.source.tokenizer_digest(),
+    card = make_card(job.source.config, weights=job.beneath.digest, tokenizer=job.beneath.tokenizer,
                      max_tokens=settings.max_tokens, precision=settings.precision, store_dtype="",
                      store_format=0)  # fmt: skip
     frozen = {key: torch.from_numpy(part) for key, part in job.beneath.tensors.items()}

@@ -23,6 +23,7 @@ from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from loid_infer.verbs import encode as verbs
+from loid_infer.verbs import passes as planning
 from tests.conftest import toy_texts, write_reviews
 
 
@@ -235,13 +236,13 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
 
 def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(50))
-    real = verbs.open_runtime
+    real = planning.open_runtime
 
     def replacing(*arguments, **options):
         table(workspace, toy_texts(50, seed=1))
         return real(*arguments, **options)
 
-    monkeypatch.setattr(verbs, "open_runtime", replacing)
+    monkeypatch.setattr(planning, "open_runtime", replacing)
     with pytest.raises(BadTable, match="replaced while"):
         encode("toys", workspace=workspace)
     monkeypatch.undo()
@@ -252,13 +253,13 @@ def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     table(workspace, toy_texts(50))
-    real = verbs.open_runtime
+    real = planning.open_runtime
 
     def replacing(*arguments, **options):
         export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(verbs, "open_runtime", replacing)
+    monkeypatch.setattr(planning, "open_runtime", replacing)
     with pytest.raises(BadArtifact, match="exported anew"):
         encode("toys", workspace=workspace)
 

@@ -180,8 +180,8 @@ def test_wrong_names_are_refused(workspace: Workspace, names: list[str], said: s
 
 def test_outputs_that_are_swapped_are_caught(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(5))
-    real = verbs.join_graphs
-    monkeypatch.setattr(verbs, "join_graphs", lambda graphs: real(graphs[::-1]))
+    real = planning.join_graphs
+    monkeypatch.setattr(planning, "join_graphs", lambda graphs: real(graphs[::-1]))
     for runtime in ("openvino", "onnxruntime"):
         with pytest.raises(ParityError, match=r"computes other vectors.*one --encoder at a time"):
             encode_all("toys", encoders=["plain", "top"], runtime=runtime, workspace=workspace)
@@ -192,8 +192,8 @@ def test_outputs_that_are_swapped_are_caught(workspace: Workspace, monkeypatch) 
 
 def test_only_one_output_that_is_wrong_is_caught(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(5))
-    real = verbs.join_graphs
-    monkeypatch.setattr(verbs, "join_graphs", lambda graphs: real([graphs[0], graphs[1], graphs[1]]))
+    real = planning.join_graphs
+    monkeypatch.setattr(planning, "join_graphs", lambda graphs: real([graphs[0], graphs[1], graphs[1]]))
     with pytest.raises(ParityError, match="whole"):
         encode_all("toys", encoders=["plain", "top", "whole"], runtime="openvino", workspace=workspace)
     assert kept(workspace) == {"plain": 0, "top": 0, "whole": 0}
@@ -221,13 +221,13 @@ def test_a_runtime_that_gives_one_vector_for_all_is_refused(workspace: Workspace
 
 def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, family: Path, monkeypatch) -> None:
     table(workspace, toy_texts(20))
-    real = verbs.open_runtime
+    real = planning.open_runtime
 
     def replacing(*arguments, **options) -> object:
         export("top", base=str(family / "bases" / "whole"), precision="fp32", max_tokens=32, workspace=workspace)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(verbs, "open_runtime", replacing)
+    monkeypatch.setattr(planning, "open_runtime", replacing)
     with pytest.raises((BadArtifact, ParityError)) as error:
         encode_all("toys", encoders=["plain", "top"], workspace=workspace)
     assert "exported anew" in str(error.value)
