@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
 # The rivals' packages are only for this; a comparison without one of them says so.
 bench: setup

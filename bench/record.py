@@ -75,6 +75,8 @@ def table(rows: list[dict]) -> str:
 
 def said(value: object) -> str:
     """A value as a table shows it."""
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -24,7 +24,7 @@ def test_a_matrix_for_programs_and_one_for_people(toy_base: Path, tmp_path: Path
     assert head == ["toys", "books"]
     assert first == ["toys", f"{one:.4g}", f"{between:.4g}"]
     assert second == ["books", f"{between:.4g}", f"{two:.4g}"]
-    assert as_json(loid(*command, "--pooling", "cls", "--seed", "1", "--json"))["pooling"] == "cls"
+    assert "pooling" in people.stdout and "mean" in people.stdout
     lone = loid("plugin", "similarity", "toys", "-w", str(tmp_path))
     assert (lone.returncode, lone.stdout) == (2, "")
     assert "expected two domains or more, got 1" in lone.stderr
