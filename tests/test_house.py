@@ -24,6 +24,7 @@ MODULE_LEVEL_CALLS = {
         "struct.Struct",
         "HeadSettings",
         "TrainSettings",
+        "Html",
     ),  # values that never change
     *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int64", "pa.float32"),
     *("_Silent", "typer.Option", "typer.Argument", "', '.join", "','.join"),

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from loid_infer.cli import cache, encoders, heads, machine, plugins, similarity, tables
+from loid_infer.cli import cache, encoders, evaluation, heads, machine, plugins, report, similarity, tables
 from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
 from loid_infer.errors import LoidError
 
@@ -30,6 +30,9 @@ def build() -> typer.Typer:
         encoders.encode,
         heads.fit,
         heads.score,
+        evaluation.evaluate,
+        report.report,
+        heads.similar,
         machine.doctor,
     ):
         app.command()(command)

@@ -1,16 +1,27 @@
-"""Commands that train and use heads: fit, score."""
+"""Commands that work on stored vectors: fit, score, similar."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from textwrap import shorten
+from typing import Annotated, Any
 
 import typer
 
 from loid_infer.cli.options import (
+    DeviceOption,
     DomainOption,
+    DropoutOption,
     EncoderOption,
+    EpochsOption,
+    HeadsOption,
     JsonOption,
+    KOption,
+    LamOption,
+    MarginOption,
+    PresetOption,
+    ProtocolOption,
     QuietOption,
     SeedOption,
     SplitOption,
@@ -24,19 +35,16 @@ from loid_infer.cli.terminal import People, show
 def fit(
     domain: DomainOption,
     encoder: EncoderOption = None,
-    preset: Annotated[str, typer.Option(help="default | paper")] = "default",
-    protocol: Annotated[
-        str, typer.Option(help="strict: never shows the target review | paper: does, as the paper")
-    ] = "strict",
+    preset: PresetOption = "default",
+    protocol: ProtocolOption = "strict",
     name: Annotated[str | None, typer.Option(help="Of the head; the domain's by default.", show_default=False)] = None,
-    k: Annotated[int, typer.Option(help="Reviews drawn of a user and of an item.", min=1)] = 5,
-    lam: Annotated[float, typer.Option(help="Weight of the triplet loss.", min=0)] = 0.2,
-    margin: Annotated[
-        float | None, typer.Option(help="Of the triplet loss; the preset's by default.", show_default=False)
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="At most; the preset's by default.", min=1, show_default=False)
-    ] = None,
+    k: KOption = 5,
+    lam: LamOption = 0.2,
+    margin: MarginOption = None,
+    epochs: EpochsOption = None,
+    n_heads: HeadsOption = None,
+    dropout: DropoutOption = None,
+    device: DeviceOption = "auto",
     split: SplitOption = "random",
     split_seed: SplitSeedOption = None,
     seed: SeedOption = 0,
@@ -61,6 +69,9 @@ def fit(
             lam=lam,
             margin=margin,
             epochs=epochs,
+            n_heads=n_heads,
+            dropout=dropout,
+            device=device,
             split=split,
             split_seed=split_seed,
             seed=seed,
@@ -102,3 +113,43 @@ def score(
         verb(pairs, domain=domain, head=head, out=out, workspace=place(workspace), progress=People(quiet=quiet)),
         as_json=json,
     )
+
+
+def similar(
+    domain: DomainOption,
+    item: Annotated[str | None, typer.Option(help="What is like this item?", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="Who writes like this user?", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="Which reviews are like this text?", show_default=False)] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(help="Look among items | users | reviews; what is asked about by default.", show_default=False),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
+    encoder: EncoderOption = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the nearest items, users or reviews of a domain by their vectors.
+
+    Example: loid-infer similar --domain video_games --text "the controls are terrible" -n 5
+    """
+    from loid_infer.verbs.similar import similar as verb
+
+    result = verb(
+        domain, item=item, user=user, text=text, of=of, n=n, encoder=encoder, workspace=place(workspace),
+        progress=People(quiet=quiet),
+    )  # fmt: skip
+    if json:
+        show(result, as_json=True)
+        return
+    found = asdict(result)
+    found["neighbors"] = [_row(near) for near in found["neighbors"]]
+    show(found, as_json=False)
+
+
+def _row(near: dict[str, Any]) -> dict[str, Any]:
+    if near["text"] is None:
+        return {name: near[name] for name in ("id", "score", "n_reviews")}
+    text = shorten(near["text"], 120, placeholder=" ..")
+    return {"row": near["id"], **{name: near[name] for name in ("score", "rating", "item_id")}, "text": text}

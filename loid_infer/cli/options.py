@@ -39,6 +39,18 @@ MaxTokensOption = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="random | time")]
 SplitSeedOption = Annotated[int | None, typer.Option(help="Of the split; --seed by default.", show_default=False)]
+PresetOption = Annotated[str, typer.Option(help="default | paper")]
+ProtocolOption = Annotated[str, typer.Option(help="strict: never shows the target review | paper: does, as the paper")]
+KOption = Annotated[int, typer.Option("--k", help="Reviews drawn of a user and of an item.", min=1)]
+LamOption = Annotated[float, typer.Option("--lam", help="Weight of the triplet loss.", min=0)]
+MarginOption = Annotated[
+    float | None, typer.Option(help="Of the triplet loss; the preset's by default.", show_default=False)
+]
+EpochsOption = Annotated[int | None, typer.Option(help="At most; the preset's by default.", min=1, show_default=False)]
+HeadsOption = Annotated[
+    int | None, typer.Option("--n-heads", help="Of attention; the preset's by default.", min=1, show_default=False)
+]
+DropoutOption = Annotated[float | None, typer.Option(help="The preset's by default.", min=0, show_default=False)]
 DeviceOption = Annotated[str, typer.Option(help="auto | cpu | cuda")]
 
 

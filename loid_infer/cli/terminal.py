@@ -104,7 +104,7 @@ def show(result: Any, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(fields, default=_plain, allow_nan=False) + "\n")
         sys.stdout.flush()
         return
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     lists = {name: value for name, value in fields.items() if _is_rows(value)}
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in fields.items():

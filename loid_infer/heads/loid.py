@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from loid_infer.errors import BadSetting
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.kernels.attention import absorbed, projected
 from loid_infer.kernels.triplet import negatives, triplet
@@ -37,7 +38,7 @@ class Exchange(nn.Module):
 
     def __init__(self, settings: HeadSettings, width: int, token_dim: int) -> None:
         super().__init__()
-        self.n_heads, self.residual = settings.n_heads, settings.residual
+        self.n_heads, self.residual, self.attention = settings.n_heads, settings.residual, settings.attention
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(token_dim, width, bias=False)
         self.value = nn.Linear(token_dim, width, bias=False)
@@ -49,7 +50,7 @@ class Exchange(nn.Module):
     def forward(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """`[n, width]` from ID embeddings `[n, width]` and tokens `[n, k, token_dim]` where `mask [n, k]`."""
         key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
-        return self._finish(ids, absorbed(self._heads(self.query(ids)), tokens, mask, key, value, self._slot(mask)))
+        return self._finish(ids, absorbed(self._queries(ids), tokens, mask, key, value, self._slot(mask)))
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[m, width]` each of tokens `[m, token_dim]`."""
@@ -57,8 +58,11 @@ class Exchange(nn.Module):
 
     def attend(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """The same as `forward` from projected tokens `[n, k, width]`."""
-        query = self._heads(self.query(ids))
-        return self._finish(ids, projected(query, self._heads(keys), self._heads(values), mask, self._slot(mask)))
+        slot = self._slot(mask)
+        return self._finish(ids, projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
+
+    def _queries(self, ids: Tensor) -> Tensor:
+        return self._heads(self.query(ids) if self.attention else torch.zeros_like(ids))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.n_heads, -1)
@@ -78,8 +82,17 @@ class LoidNet(nn.Module):
     """ID embeddings, both exchanges, and the MLP of eq. 9 (with a linear part beside it in `default`)."""
 
     def __init__(self, settings: HeadSettings, n_users: int, n_items: int, vector_dim: int, token_dim: int) -> None:
+        """Random weights.
+
+        Raises:
+            BadSetting: the number of attention heads does not divide the width.
+        """
         super().__init__()
-        width = settings.width or vector_dim
+        width, self.with_ids = settings.width or vector_dim, settings.ids
+        if width % settings.n_heads:
+            raise BadSetting("attention heads must share its width evenly", where="--n-heads",
+                             expected=f"a divisor of {width}", got=str(settings.n_heads),
+                             mend="Leave --n-heads out for 4.")  # fmt: skip
         self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # last: unknown
         self.of_user, self.of_item = Exchange(settings, width, token_dim), Exchange(settings, width, token_dim)
         n_inputs = 2 * width + (N_BIAS_FEATURES if settings.with_biases else 0)
@@ -95,11 +108,18 @@ class LoidNet(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
+    def embeddings(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """`p_u` and `p_i`, `[n, width]` each, of codes `[n]`; everyone is unknown to a head without IDs."""
+        if not self.with_ids:
+            users = torch.full_like(users, self.users.num_embeddings - 1)
+            items = torch.full_like(items, self.items.num_embeddings - 1)
+        return self.users(users), self.items(items)
+
     def exchange(
         self, users: Tensor, items: Tensor, of_user: tuple[Tensor, Tensor], of_item: tuple[Tensor, Tensor]
     ) -> Exchanged:
         """Eq. 7 for codes `[n]` and both histories as (tokens `[n, k, token_dim]`, mask `[n, k]`)."""
-        p_user, p_item = self.users(users), self.items(items)
+        p_user, p_item = self.embeddings(users, items)
         return Exchanged(self.of_item(p_user, *of_item), self.of_user(p_item, *of_user), p_user, p_item)
 
     def rate(self, v_user: Tensor, v_item: Tensor, biases: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class LoidPredictor:
         below = foundation.below(user_bias, item_bias, text)
         if not with_network:
             return below, 0.0
-        p_user, p_item = net.users(_codes(pairs.users, net.users)), net.items(_codes(pairs.items, net.items))
+        p_user, p_item = net.embeddings(_codes(pairs.users, net.users), _codes(pairs.items, net.items))
         v_user, v_item = self._item.attend(p_user, of_item), self._user.attend(p_item, of_user)
         biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float()
         return below, net.rate(v_user, v_item, biases).double().numpy()

@@ -32,6 +32,8 @@ class HeadSettings:
     with_biases: bool  # global mean, user and item biases and the ridge readout below the network
     history_ratings: bool  # a history's reviews come with the ratings they gave
     residual: bool  # LayerNorm(p + attention) in place of attention alone
+    ids: bool  # users and items have embeddings and biases of their own
+    attention: bool  # IDs weigh the reviews of a history; without, all weigh the same
     unit_triplet: bool  # normalize both sides of the triplet loss
     averaging: float  # decay of the running mean of the weights; 0: none
 
@@ -39,20 +41,28 @@ class HeadSettings:
 _DEFAULT = HeadSettings(
     preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=12, patience=4, batch=512,
     learning_rate=3e-4, weight_decay=1.0, dropout=0.3, unknown_share=0.1, width=64, n_heads=4, with_biases=True,
-    history_ratings=True, residual=True, unit_triplet=True, averaging=0.99,
+    history_ratings=True, residual=True, ids=True, attention=True, unit_triplet=True, averaging=0.99,
 )  # fmt: skip
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
 _PAPER = HeadSettings(
     preset="paper", protocol="strict", k=5, max_history=5, lam=0.2, margin=1.0, epochs=5, patience=0, batch=4,
     learning_rate=1e-5, weight_decay=0.0, dropout=0.5, unknown_share=0.0, width=0, n_heads=4, with_biases=False,
-    history_ratings=False, residual=False, unit_triplet=False, averaging=0.0,
+    history_ratings=False, residual=False, ids=True, attention=True, unit_triplet=False, averaging=0.0,
 )  # fmt: skip
 
 
 def head_settings(
-    preset: str, protocol: str, *, k: int = 5, lam: float = 0.2, margin: float | None = None, epochs: int | None = None
+    preset: str,
+    protocol: str,
+    *,
+    k: int = 5,
+    lam: float = 0.2,
+    margin: float | None = None,
+    epochs: int | None = None,
+    n_heads: int | None = None,
+    dropout: float | None = None,
 ) -> HeadSettings:
-    """The settings of `preset` under `protocol`, with what the user chose.
+    """The settings of `preset` under `protocol`, with what the user chose; None is the preset's.
 
     Under the paper's protocol a history is k reviews in prediction too, and comes without ratings: among them is the
     very rating to be predicted.
@@ -65,13 +75,16 @@ def head_settings(
     if protocol not in PROTOCOLS:
         raise BadSetting("unknown protocol", where="--protocol", expected=" or ".join(PROTOCOLS), got=repr(protocol))
     chosen = _DEFAULT if preset == "default" else _PAPER
-    margin = chosen.margin if margin is None else margin
-    epochs = chosen.epochs if epochs is None else epochs
-    for option, value, low, high in (("--k", k, 1, 1000), ("--lam", lam, 0, 100), ("--margin", margin, 0, 1e6),
-                                     ("--epochs", epochs, 1, 10_000)):  # fmt: skip
+    chosen = replace(
+        chosen, protocol=protocol, k=k, lam=lam, margin=chosen.margin if margin is None else margin,
+        epochs=chosen.epochs if epochs is None else epochs, n_heads=chosen.n_heads if n_heads is None else n_heads,
+        dropout=chosen.dropout if dropout is None else dropout,
+    )  # fmt: skip
+    for option, value, low, high in (("--k", k, 1, 1000), ("--lam", lam, 0, 100), ("--margin", chosen.margin, 0, 1e6),
+                                     ("--epochs", chosen.epochs, 1, 10_000), ("--dropout", chosen.dropout, 0, 0.99),
+                                     ("--n-heads", chosen.n_heads, 1, 1024)):  # fmt: skip
         if not low <= value <= high:
             raise BadSetting("a number outside its range", where=option, expected=f"{low} to {high}", got=str(value))
-    chosen = replace(chosen, protocol=protocol, k=k, lam=lam, margin=margin, epochs=epochs)
     if chosen.max_history < k or preset == "paper":
         chosen = replace(chosen, max_history=k)
     if protocol == "paper":

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loid_infer.artifact import new_folder, read_manifest
+from loid_infer.checkpoint import History
 from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
@@ -29,6 +30,7 @@ from loid_infer.types import NO_TIME, Array, Bools, Digests, Floats, Interaction
 
 KIND = "head"
 FORMAT = 1
+CURVE_FILE = "curve.json"
 _FILE = "head.safetensors"
 _ARRAYS = ("user_bias", "item_bias", "bias_spread", "on_user", "on_item", "on_biases")
 
@@ -71,10 +73,13 @@ class SavedHead:
                          _seen(items, reviews.items[self.train], n_items), texts)  # fmt: skip
 
 
-def save_head(folder: Path, head: LoidHead, interactions: Interactions, train: Bools, manifest: dict[str, Any]) -> None:
+def save_head(
+    folder: Path, head: LoidHead, interactions: Interactions, train: Bools, history: History, manifest: dict[str, Any]
+) -> None:
     """Write the head to `folder`, whole or not at all.
 
     Args:
+        history: of its training, kept for inspection.
         manifest: what the caller has to say (domain, encoder, metrics, ..); kind, format and settings are added.
 
     Raises:
@@ -113,6 +118,7 @@ def save_head(folder: Path, head: LoidHead, interactions: Interactions, train: B
     with new_folder(folder, manifest) as temporary:
         # Clones: safetensors refuses tensors that share memory, as those of an absent foundation may.
         save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary / _FILE)
+        (temporary / CURVE_FILE).write_text(history.to_json() + "\n")
 
 
 def load_head(folder: Path, mend: str) -> SavedHead:

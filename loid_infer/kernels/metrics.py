@@ -12,15 +12,17 @@ import numpy as np
 
 from loid_infer.types import Floats
 
+_NORMAL = 1_000  # degrees of freedom from which Student's t is the normal distribution, to three digits
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The mean difference of two models over the same splits, with its 95 % interval."""
+    """The mean difference of two models on the same test pairs, with its 95 % interval."""
 
     mean: float
     low: float
     high: float
-    n: int  # splits
+    n: int  # splits, or test pairs
 
 
 def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
@@ -55,6 +57,15 @@ def paired(differences: Floats, test_share: float) -> Paired:
         return Paired(mean, -math.inf, math.inf, n)
     variance = float(np.var(differences.astype(np.float64), ddof=1))
     half = student_975(n - 1) * math.sqrt(variance * (1 / n + test_share))
+    return Paired(mean, mean - half, mean + half, n)
+
+
+def paired_rows(differences: Floats) -> Paired:
+    """Student's t interval of `differences [n]`, one a test pair: how far chance among the pairs alone may reach."""
+    n, mean = len(differences), float(np.mean(differences, dtype=np.float64))
+    if n < 2:
+        return Paired(mean, -math.inf, math.inf, n)
+    half = student_975(min(n - 1, _NORMAL)) * math.sqrt(float(np.var(differences.astype(np.float64), ddof=1)) / n)
     return Paired(mean, mean - half, mean + half, n)
 
 

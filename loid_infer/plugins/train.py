@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loid_infer.checkpoint import Checkpoint, History, Snapshot
 from loid_infer.errors import BadSetting
 from loid_infer.kernels import metrics
 from loid_infer.plugins.adapted import RatingModel, module_name
-from loid_infer.plugins.checkpoint import Checkpoint, History, Snapshot
 from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.reference import fresh_factors
 from loid_infer.plugins.settings import TARGETS, TrainSettings

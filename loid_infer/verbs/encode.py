@@ -2,22 +2,26 @@
 
 A text is computed once, whatever kills the run: what a store holds is decided by digest before a token is made, and a
 chunk's vectors and index are committed together. The verb ties corpus, engine and stores; it computes nothing itself.
+What a run took is kept in `reports/`, for people: nothing is ever decided by it.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from loid_infer.artifact import new_file
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.joint import columns
 from loid_infer.encoders.pipeline import Stages, encode_stream
+from loid_infer.errors import NoSpace
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
 from loid_infer.store.writer import StoreWriter
@@ -168,7 +172,9 @@ def _encode(
                 run = _run(part, [writers[job.folder] for job in part.jobs], how)
                 run.seconds += found_s
                 run.setup_s += planned_s
-                done |= {job.encoder.name: _result(job, part, i, run) for i, job in enumerate(part.jobs)}
+                made = [_result(job, part, i, run) for i, job in enumerate(part.jobs)]
+                _keep(made, workspace, how.progress)  # now: a later pass may be stopped
+                done |= {result.encoder: result for result in made}
     return [done[job.encoder.name] for job in jobs]
 
 
@@ -242,6 +248,19 @@ def _result(job: Job, part: Pass, i: int, run: _Run) -> EncodeResult:
         n_shared_layers=part.n_shared_layers[i],
         store=str(job.folder),
     )
+
+
+def _keep(results: Sequence[EncodeResult], place: Workspace, progress: Progress) -> None:
+    """Write what was measured to `reports/`, for `report`. What computed nothing measured nothing."""
+    for result in results:
+        if not result.n_encoded:
+            continue
+        path = place.reports / f"{result.domain}.{result.encoder}.encoding.json"
+        try:
+            with new_file(path) as temporary:
+                temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
+            progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")
 
 
 def _peak_rss_bytes() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from loid_infer.data.splits import refuse_leak
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import DEFAULT_ENCODER, Workspace
-from loid_infer.types import Progress
+from loid_infer.types import Progress, Split
 from loid_infer.verbs.export import PRECISIONS, export
 
 
@@ -28,6 +29,19 @@ def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> En
             + (", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."),
         )
     return open_folder(path, name)
+
+
+def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
+    """What `resolve` gives, none of whose plugins saw the test reviews of `split` of `domain`.
+
+    Raises:
+        BadSetting: one did.
+        BadArtifact, ParityError: see `resolve`.
+    """
+    found = resolve(workspace, encoder, domain)
+    for plugin in found.manifest.get("plugins", []):
+        refuse_leak(plugin["trained_on"], domain, split, f"plugin {plugin['name']!r} of encoder {found.name!r}")
+    return found
 
 
 def resolve_or_export(

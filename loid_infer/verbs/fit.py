@@ -10,14 +10,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loid_infer.artifact import MANIFEST, versions
+from loid_infer.artifact import MANIFEST, digest_json, versions
+from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.reviews import open_table
-from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadSetting
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadSettings, head_settings
 from loid_infer.heads.protocol import Head
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
@@ -25,7 +26,9 @@ from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace, slug
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Bools, Floats, Interactions, Progress, Split
-from loid_infer.verbs.encoder import resolve
+from loid_infer.verbs.encoder import resolve_honest
+
+_PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,18 @@ def fit(
     lam: float = 0.2,
     margin: float | None = None,
     epochs: int | None = None,
+    n_heads: int | None = None,
+    dropout: float | None = None,
     split: str = "random",
     split_seed: int | None = None,
     seed: int = 0,
+    device: str = "auto",
+    checkpoint_s: float = 30.0,
     progress: Progress = SILENT,
 ) -> FitResult:
     """Train the head of `domain` and write it to `exports/heads/<name>/`.
+
+    A run that was killed goes on from its last checkpoint when the same is asked for again.
 
     Args:
         name: of the head; the domain's, and `<domain>-paper` under the paper's protocol, if not given.
@@ -96,49 +105,75 @@ def fit(
         lam: weight of the triplet loss (LoID eq. 10).
         margin: of the triplet loss (eq. 8); the preset's if not given.
         split_seed: `seed` if not given.
+        device: auto | cpu | cuda; only the network's training moves there.
+        checkpoint_s: seconds between checkpoints, which are written after an epoch.
 
     Raises:
         BadName, BadSetting: a name or option outside its range, or a plugin that has seen the test reviews.
         BadTable: the domain has no table.
         BadArtifact: there is no such encoder.
         NotEncoded: texts of the domain lack vectors.
+        RuntimeMissing: the device is not there.
+        NoSpace: the disk is full or the folder not writable.
     """
     start = time.perf_counter()
     place = Workspace.of(workspace)
-    settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs)
+    settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads,
+                             dropout=dropout)  # fmt: skip
     name = slug(name or (f"{domain}-paper" if protocol == "paper" else domain), "head")
     _check_seeds(seed, split_seed)
     _keep_others(place.head(name), domain)
-    interactions = open_table(place.table(domain), domain).interactions(progress)
+    on_device, interactions = torch_device(device), open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    found = _honest_encoder(place, encoder, domain, parts)
-    store, encode = place.store(found.fingerprint), f"loid-infer encode --domain {domain} --encoder {found.name}"
-    vectors = stored_vectors(store, found.card, found.fingerprint, interactions.digests, f"Run: {encode}")
-    fitted = fit_head(interactions, parts, vectors, settings, seed, progress)
+    job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), place.head(name), on_device)
+    checkpoint, vectors = job.checkpoint(settings, seed, checkpoint_s), job.vectors(place)
+    fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
     if protocol == "paper":
-        progress.say("paper protocol: histories hold the very review that states the rating; its errors are no results")
-    errors = _errors(fitted, interactions, parts)
-    result = FitResult(
-        domain=domain, head=name, path=str(place.head(name)), encoder=found.name, fingerprint=found.fingerprint,
-        preset=preset, protocol=protocol, split=parts.kind, split_seed=parts.seed, split_digest=parts.digest,
-        n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
-        network_share=fitted.head.share, epochs=fitted.epochs, best_epoch=fitted.best_epoch,
-        samples_per_s=fitted.samples_per_s, seconds=time.perf_counter() - start, seed=seed,
-        train_mse=errors.train_mse, val_mse=errors.val_mse, test_mse=errors.test_mse, test_mae=errors.test_mae,
-        warm_test_mse=errors.warm_test_mse, cold_test_mse=errors.cold_test_mse, n_cold_test=errors.n_cold_test,
-        bias_train_mse=errors.bias_train_mse, baselines=errors.baselines,
-    )  # fmt: skip
-    manifest = _manifest(result, found)
-    save_head(place.head(name), fitted.head, interactions, parts.train, manifest)
+        progress.say(_PAPER)
+    result = _result(job, fitted, start)
+    save_head(job.folder, fitted.head, interactions, parts.train, fitted.trained.history, _manifest(job, result))
+    checkpoint.remove()
     return result
 
 
-def _honest_encoder(place: Workspace, encoder: str | None, domain: str, parts: Split) -> EncoderFolder:
-    """The encoder, none of whose plugins saw the domain's test reviews."""
-    found = resolve(place, encoder, domain)
-    for plugin in found.manifest.get("plugins", []):
-        refuse_leak(plugin["trained_on"], domain, parts, f"plugin {plugin['name']!r} of encoder {found.name!r}")
-    return found
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What a head is fitted on, and where it goes."""
+
+    domain: str
+    interactions: Interactions
+    parts: Split
+    encoder: EncoderFolder
+    folder: Path
+    device: str
+
+    def vectors(self, place: Workspace) -> Floats:
+        """Those of all texts `[n_texts, d]`, as stored."""
+        encoder, mend = self.encoder, f"Run: loid-infer encode --domain {self.domain} --encoder {self.encoder.name}"
+        store = place.store(encoder.fingerprint)
+        return stored_vectors(store, encoder.card, encoder.fingerprint, self.interactions.digests, mend)
+
+    def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
+        """Of the run that everything which decides the weights names."""
+        run = digest_json([asdict(settings), seed, self.parts.digest, self.interactions.digest,
+                           self.encoder.fingerprint, self.device, versions("torch")])  # fmt: skip
+        # Named by the run, so that a fit with other settings takes nothing from one that was killed.
+        return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
+
+
+def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
+    parts, folder, encoder = job.parts, job.folder, job.encoder
+    errors, trained, head = _errors(fitted, job.interactions, parts), fitted.trained, fitted.head
+    return FitResult(
+        domain=job.domain, head=folder.name, path=str(folder), encoder=encoder.name, fingerprint=encoder.fingerprint,
+        preset=head.settings.preset, protocol=head.settings.protocol, split=parts.kind, split_seed=parts.seed,
+        split_digest=parts.digest, n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()),
+        n_test=int(parts.test.sum()), network_share=head.share, epochs=len(trained.history.losses),
+        best_epoch=trained.best_epoch, samples_per_s=trained.samples_per_s, seconds=time.perf_counter() - start,
+        seed=head.seed, train_mse=errors.train_mse, val_mse=errors.val_mse, test_mse=errors.test_mse,
+        test_mae=errors.test_mae, warm_test_mse=errors.warm_test_mse, cold_test_mse=errors.cold_test_mse,
+        n_cold_test=errors.n_cold_test, bias_train_mse=errors.bias_train_mse, baselines=errors.baselines,
+    )  # fmt: skip
 
 
 def _check_seeds(seed: int, split_seed: int | None) -> None:
@@ -203,8 +238,9 @@ def _errors(fitted: Fitted, interactions: Interactions, parts: Split) -> _Errors
     )
 
 
-def _manifest(result: FitResult, encoder: EncoderFolder) -> dict[str, object]:
+def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
     # Times are left out: the same fit gives the same bytes.
     timed = ("samples_per_s", "seconds", "path")
     said = {name: value for name, value in asdict(result).items() if name not in timed}
-    return said | {"card": asdict(encoder.card), "versions": versions("torch", "numpy", "safetensors"), "device": "cpu"}
+    return said | {"card": asdict(job.encoder.card), "versions": versions("torch", "numpy", "safetensors"),
+                   "device": job.device}  # fmt: skip

@@ -1,15 +1,16 @@
 """`plugin similarity`: how alike the reviews of domains are to the plain base, LoID's table 2.
 
 Tells which source domains may help a target before any plugin is trained. The verb draws texts and compares vectors; it
-knows no plugin, and keeps nothing but the picture.
+knows no plugin, and keeps nothing but the matrix and its picture.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Floats, Progress
 
-PICTURE = "similarity.png"
+RECORD, PICTURE = "similarity.json", "similarity.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class SimilarityResult:
     base: str
     max_tokens: int
     seed: int
-    path: str  # of the heat map
+    path: str  # of the heat map; the matrix lies beside it, in RECORD
     seconds: float
 
 
@@ -62,7 +63,7 @@ def plugin_similarity(
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> SimilarityResult:
-    """Compare domains by the mean cosine over all `n_texts` x `n_texts` pairs of reviews, and draw `reports/`'s map.
+    """Compare domains by the mean cosine over all `n_texts` x `n_texts` pairs of reviews; matrix and map to `reports/`.
 
     Texts are drawn among the different texts of a domain that are not blank. The diagonal compares two draws that share
     no text: pairs of a text with itself would raise it and say nothing. A draw depends on the seed and the domain's
@@ -78,7 +79,7 @@ def plugin_similarity(
             or another option outside its range.
         BadTable, BadName: a domain has no table, or its name is none.
         BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
-        NoSpace: the picture cannot be written.
+        NoSpace: matrix or picture cannot be written.
     """
     start = time.perf_counter()
     place = Workspace.of(workspace)
@@ -98,8 +99,16 @@ def plugin_similarity(
         domains=tuple(domains), matrix=tuple(map(tuple, matrix.tolist())), pooling=pooling, n_texts=n_texts,
         base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
     )  # fmt: skip
+    _record(result)
     _picture(result)
     return replace(result, seconds=time.perf_counter() - start)
+
+
+def _record(result: SimilarityResult) -> None:
+    # No seconds and no path: the same texts give the same bytes anywhere.
+    said = {name: value for name, value in asdict(result).items() if name not in ("path", "seconds")}
+    with new_file(Path(result.path).with_name(RECORD)) as temporary:
+        temporary.write_text(json.dumps(said, indent=1) + "\n")
 
 
 def _picture(result: SimilarityResult) -> None:

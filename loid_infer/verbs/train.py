@@ -30,8 +30,8 @@ from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspa
 from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
 
 if TYPE_CHECKING:
+    from loid_infer.checkpoint import Checkpoint
     from loid_infer.plugins.adapted import RatingModel
-    from loid_infer.plugins.checkpoint import Checkpoint
     from loid_infer.plugins.examples import Examples
     from loid_infer.plugins.train import Trained
 
@@ -104,7 +104,7 @@ def plugin_train(
         RuntimeMissing: the device is not there.
         NoSpace: the disk is full or the folder not writable.
     """
-    from loid_infer.plugins.checkpoint import Checkpoint
+    from loid_infer.checkpoint import Checkpoint
     from loid_infer.plugins.train import clipped_mse
 
     start = time.perf_counter()

@@ -21,6 +21,7 @@ COMMANDS = [
     "encode",
     "fit",
     "score",
+    "report",
     "doctor",
     "plugin similarity",
     "cache info",

@@ -24,10 +24,15 @@ def parts(data):
     return split(data, "random", 0)
 
 
+def save(folder, data, fitted):
+    head = replace(fitted.head, share=0.5)  # so that the network counts
+    save_head(folder, head, data, parts(data).train, fitted.trained.history, {"domain": "d"})
+
+
 @pytest.fixture
 def saved(fit, tmp_path):
     data, _, fitted = fit
-    save_head(tmp_path / "h", replace(fitted.head, share=0.5), data, parts(data).train, {"domain": "d"})
+    save(tmp_path / "h", data, fitted)
     return tmp_path / "h"
 
 
@@ -55,8 +60,8 @@ def test_the_head_keeps_no_rating_outside_the_training_part(fit, saved):
 def test_the_same_fit_writes_the_same_bytes(fit, saved, tmp_path):
     data, vectors, fitted = fit
     again = fit_head(data, parts(data), vectors, fitted.head.settings, 0, SILENT)
-    save_head(tmp_path / "again", replace(again.head, share=0.5), data, parts(data).train, {"domain": "d"})
-    for name in ("head.safetensors", "manifest.json"):
+    save(tmp_path / "again", data, again)
+    for name in ("head.safetensors", "manifest.json", "curve.json"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 

@@ -7,12 +7,13 @@ import torch
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.splits import split
 from loid_infer.errors import BadSetting
+from loid_infer.heads.foundation import _kept_share
 from loid_infer.heads.presets import head_settings
 from loid_infer.heads.tokens import tokens_of
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.types import SILENT, Interactions
-from tests.heads.worlds import interactions, stating, telling
+from tests.heads.worlds import interactions, stating, symmetric, telling
 
 
 def fitted(world, preset="default", protocol="strict", kind="random", seed=0, **options) -> tuple[Fitted, Interactions]:
@@ -139,8 +140,43 @@ def test_the_paper_preset_trains_without_biases():
 @pytest.mark.parametrize(
     ("options", "where"),
     [({"preset": "best"}, "--preset"), ({"protocol": "lax"}, "--protocol"), ({"k": 0}, "--k"), ({"lam": -1.0}, "--lam"),
-     ({"epochs": 0}, "--epochs"), ({"margin": -0.1}, "--margin")],
+     ({"epochs": 0}, "--epochs"), ({"margin": -0.1}, "--margin"), ({"n_heads": 0}, "--n-heads"),
+     ({"dropout": 1.0}, "--dropout")],
 )  # fmt: skip
 def test_options_outside_their_range(options, where):
     with pytest.raises(BadSetting, match=where):
         head_settings(**({"preset": "default", "protocol": "strict"} | options))
+
+
+def test_users_and_items_may_change_places():
+    data, vectors = symmetric()
+    parts = split(data, "random", 0)
+    swapped = replace(data, users=data.items, items=data.users, user_ids=data.item_ids, item_ids=data.user_ids)
+    predicted, errors = [], []
+    for one in (data, swapped):
+        fitted = fit_head(one, parts, vectors, head_settings("default", "strict"), 0, SILENT)
+        predicted.append(fitted.predictor.predict(pairs_of(one, parts, parts.test)))
+        errors.append(metrics.mse(predicted[-1], data.ratings[parts.test]))
+    assert np.corrcoef(predicted)[0, 1] > 0.98
+    assert errors[0] == pytest.approx(errors[1], rel=0.03)
+    assert max(errors) < 0.75 * data.ratings[parts.test].var()
+
+
+def test_attention_heads_and_dropout_may_be_chosen():
+    one, data = fitted(telling(), n_heads=1, dropout=0.0, epochs=1)
+    four, _ = fitted(telling(), epochs=1)
+    assert one.head.net.of_user.n_heads == 1 and one.head.net.hidden[0].p == 0.0
+    pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
+    assert not np.array_equal(one.predictor.parts(pairs)[1], four.predictor.parts(pairs)[1])
+    with pytest.raises(BadSetting, match=r"--n-heads.*divisor of 64"):
+        fitted(telling(), n_heads=3, epochs=1)
+
+
+def test_how_much_of_a_readout_is_kept():
+    rng = np.random.default_rng(0)
+    readout = rng.normal(0, 1, 2_000)
+    noise = rng.normal(0, 1, 2_000)
+    assert _kept_share(readout, readout + noise) == pytest.approx(0.95, abs=0.04)  # the pairs say so
+    assert _kept_share(0.01 * readout[:50], noise[:50]) == pytest.approx(0.6, abs=0.01)  # they say nothing
+    assert _kept_share(readout, -readout + noise) == 0.0
+    assert _kept_share(readout, 2 * readout + noise) == 1.0

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from loid_infer.checkpoint import Checkpoint
 from loid_infer.encoders.card import make_card
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.plugins.adapted import RatingModel, module_name
-from loid_infer.plugins.checkpoint import Checkpoint
 from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.settings import TARGETS, TrainSettings
 from loid_infer.plugins.train import Data, clipped_mse, rating_model, train

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -402,3 +402,36 @@ def test_results_go_through_json(workspace: Workspace) -> None:
         "store",
     }
     assert fields["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}
+
+
+def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Workspace) -> None:
+    table(workspace, toy_texts(30))
+    result = encode("toys", runtime="fake", workspace=workspace)
+    path = workspace.reports / "toys.base.encoding.json"
+    record = json.loads(path.read_text())
+    assert record == json.loads(json.dumps(asdict(result)))
+    assert record["n_encoded"] == 30 and record["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}
+    kept = path.read_bytes()
+    assert encode("toys", runtime="fake", workspace=workspace).n_encoded == 0
+    assert path.read_bytes() == kept
+    table(workspace, toy_texts(31))
+    encode("toys", runtime="fake", workspace=workspace)
+    assert json.loads(path.read_text())["n_encoded"] < 30
+
+
+def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> None:
+    said: list[str] = []
+
+    class Listening:
+        def say(self, line: str) -> None:
+            said.append(line)
+
+        def __getattr__(self, name: str):
+            return getattr(SILENT, name)
+
+    table(workspace, toy_texts(20))
+    workspace.reports.write_text("in the way")
+    result = encode("toys", runtime="fake", workspace=workspace, progress=Listening())
+    assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
+    (line,) = [line for line in said if "not kept" in line]
+    assert "every vector is stored" in line and "folder cannot be created" in line

@@ -25,7 +25,7 @@ def made(tmp_path_factory) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def resolved(monkeypatch):
-    monkeypatch.setattr(verb, "resolve", lambda workspace, encoder, domain: ENCODER)
+    monkeypatch.setattr(verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
 
 
 def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
@@ -147,3 +147,43 @@ def test_another_domains_head_is_not_replaced(made):
 def test_a_seed_out_of_range_is_named(made, seed):
     with pytest.raises(BadSetting, match=r"--seed: not a seed"):
         verb.fit("toys", workspace=made, seed=seed)
+
+
+def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(made, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    said = []
+
+    class Dying:
+        def __init__(self, left):
+            self.left = left
+
+        def task(self, name, total, unit):
+            return self
+
+        def say(self, line):
+            said.append(line)
+
+        def advance(self, n):
+            self.left -= n
+            if self.left < 0:
+                raise Killed
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            pass
+
+    n_train = verb.fit("toys", workspace=made, epochs=4, name="whole").n_train
+    with pytest.raises(Killed):
+        verb.fit("toys", workspace=made, epochs=4, name="killed", checkpoint_s=0, progress=Dying(int(2.5 * n_train)))
+    left = list(made.head("killed").parent.glob(".killed.*"))
+    assert len(left) == 1
+    verb.fit("toys", workspace=made, epochs=4, name="killed", seed=1, progress=Dying(10**9))
+    assert said == [] and left[0].exists()  # another seed is another run
+    verb.fit("toys", workspace=made, epochs=4, name="killed", progress=Dying(10**9))
+    assert len(said) == 1 and said[0] in ("going on after epoch 1", "going on after epoch 2") and not left[0].exists()
+    bytes_of = [(made.head(name) / "head.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert bytes_of[0] == bytes_of[1]

@@ -1,5 +1,6 @@
 """`plugin_similarity` compares what it says it compares, and nothing but seed and texts decides the result."""
 
+import json
 from itertools import product
 
 import numpy as np
@@ -160,7 +161,21 @@ def test_the_picture_is_a_png_whose_bytes_are_the_same_again(compare, ws) -> Non
     assert (ws.reports / "similarity.png").read_bytes() == picture
     compare(seed=1)
     assert (ws.reports / "similarity.png").read_bytes() != picture
-    assert [path.name for path in ws.reports.iterdir()] == ["similarity.png"]
+    assert sorted(path.name for path in ws.reports.iterdir()) == ["similarity.json", "similarity.png"]
+
+
+def test_the_matrix_is_kept_beside_its_picture(compare, ws) -> None:
+    result = compare()
+    record = json.loads((ws.reports / "similarity.json").read_text())
+    assert record == {
+        "domains": DOMAINS,
+        "matrix": [list(row) for row in result.matrix],
+        "pooling": "mean",
+        "n_texts": N,
+        "base": result.base,
+        "max_tokens": MAX_TOKENS,
+        "seed": 0,
+    }
 
 
 def test_mistakes_are_told(compare, ws) -> None:

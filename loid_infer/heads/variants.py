@@ -1,0 +1,95 @@
+"""What a head is compared with besides the baselines: itself with one thing changed, and a reader of the target's text.
+
+This file knows settings and vectors; it knows no split seed, no store and no table of results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loid_infer.heads.presets import HeadSettings
+from loid_infer.kernels import metrics
+from loid_infer.types import Floats, Interactions, Ints, Split
+
+KS = (1, 3, 5, 10)
+LAMS = (0.0, 0.2, 0.3, 0.5)
+_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # times the number of dimensions, over standardized vectors
+_STEP = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A head that differs from another in one thing."""
+
+    name: str
+    settings: HeadSettings
+    vectors: str = "stored"  # stored | zeroed | shuffled among the texts
+
+
+def variants(settings: HeadSettings) -> list[Variant]:
+    """`settings` with one thing changed at a time; what would change nothing is left out."""
+    changed = [
+        Variant("vectors zeroed", settings, "zeroed"),
+        Variant("vectors shuffled", settings, "shuffled"),
+        Variant("no IDs", replace(settings, ids=False, lam=0.0)),
+        Variant("mean of vectors for attention", replace(settings, attention=False)),
+        Variant("no residual", replace(settings, residual=False)),
+        Variant("no ratings in histories", replace(settings, history_ratings=False)),
+    ]
+    changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", replace(settings, lam=lam)) for lam in LAMS]
+    changed += [Variant(f"k = {k}", with_k(settings, k)) for k in KS]
+    return [variant for variant in changed if variant.settings != settings or variant.vectors != "stored"]
+
+
+def with_k(settings: HeadSettings, k: int) -> HeadSettings:
+    """`settings` with histories of `k` reviews in training, and in prediction where that is what they are."""
+    drawn_alike = settings.max_history == settings.k
+    return replace(settings, k=k, max_history=k if drawn_alike else max(k, settings.max_history))
+
+
+def vectors_of(variant: Variant, vectors: Floats, seed: int) -> Floats:
+    """What `variant` is given for the `vectors [n_texts, d]` of a domain."""
+    if variant.vectors == "zeroed":
+        return np.zeros_like(vectors)
+    if variant.vectors == "shuffled":
+        return vectors[np.random.default_rng(seed).permutation(len(vectors))]
+    return vectors
+
+
+def own_text(interactions: Interactions, split: Split, vectors: Floats) -> Floats:
+    """Ratings `[n_test]` of a ridge regression on the vector of the very review that states the rating.
+
+    No recommender can do this, since nobody has written the review that is to be predicted: it is what the text tells,
+    not what is known beforehand. The penalty has the least validation MSE.
+    """
+    d = vectors.shape[1]
+    texts, ratings = interactions.texts, interactions.ratings.astype(np.float64)
+    train = np.flatnonzero(split.train)
+    mean, spread = _moments(vectors, texts[train])
+
+    def features(rows: Ints) -> Floats:
+        return np.hstack([(vectors[texts[rows]].astype(np.float64) - mean) / spread, np.ones((len(rows), 1))])
+
+    left, right = np.zeros((d + 1, d + 1)), np.zeros(d + 1)
+    for start in range(0, len(train), _STEP):
+        part = features(train[start : start + _STEP])
+        left += part.T @ part
+        right += part.T @ ratings[train[start : start + _STEP]]
+    penalty = np.append(np.full(d, float(d)), 1e-6)
+    solutions = np.stack([np.linalg.solve(left + np.diag(factor * penalty), right) for factor in _PENALTIES], 1)
+    valid = np.flatnonzero(split.valid)
+    found = features(valid) @ solutions
+    errors = [metrics.mse(metrics.clipped(column, interactions.rating_range), ratings[valid]) for column in found.T]
+    rated: Floats = features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))]
+    return rated
+
+
+def _moments(vectors: Floats, texts: Ints) -> tuple[Floats, Floats]:
+    total, squares = np.zeros((2, vectors.shape[1]))
+    for start in range(0, len(texts), _STEP):
+        part = vectors[texts[start : start + _STEP]].astype(np.float64)
+        total, squares = total + part.sum(0), squares + np.square(part).sum(0)
+    mean = total / len(texts)
+    return mean, np.sqrt(np.maximum(squares / len(texts) - mean**2, 1e-12))

@@ -1,0 +1,220 @@
+"""`evaluate`: a domain's head over several splits, beside baselines and itself with one thing changed, pair by pair.
+
+Whether a difference is more than chance is said by intervals over the same splits. This file fits and counts; what is
+varied is `heads.variants`' business, and nothing here sees a text.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from loid_infer.artifact import new_file, versions
+from loid_infer.data.reviews import open_table
+from loid_infer.data.splits import split as split_of
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.errors import BadSetting, NoSpace
+from loid_infer.heads.comparison import (
+    BASELINES,
+    HEAD,
+    Bin,
+    Bucket,
+    Measured,
+    ModelErrors,
+    Run,
+    averaged,
+    buckets,
+    calibration,
+    measured,
+    summary,
+)
+from loid_infer.heads.presets import HeadSettings, head_settings
+from loid_infer.heads.protocol import Head
+from loid_infer.heads.training import Fitted, fit_head, pairs_of
+from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
+from loid_infer.settings import Place, Workspace, make_folder
+from loid_infer.store.reader import open_store, stored_vectors
+from loid_infer.types import SILENT, Floats, Interactions, Progress, Split, Task
+from loid_infer.verbs.encoder import resolve_honest
+
+OWN_TEXT = "reads the target's own text (impossible)"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """How good a head is, and how sure that is. Errors are of clipped predictions, in float64."""
+
+    domain: str
+    encoders: tuple[str, ...]
+    preset: str
+    protocol: str
+    split: str
+    split_seed: int  # the first
+    n_seeds: int
+    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
+    runs: tuple[Run, ...]
+    summary: tuple[ModelErrors, ...]
+    buckets: tuple[Bucket, ...]
+    calibration: tuple[Bin, ...]
+    path: str  # of all this as JSON
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inside:
+    """What is the same on every split."""
+
+    domain: str
+    data: Interactions
+    place: Workspace
+    settings: HeadSettings
+    others: Sequence[Variant]
+
+    def encoder(self, name: str | None, part: Split) -> EncoderFolder:
+        """The encoder for a split, all of whose vectors are there: better now than after hours."""
+        found = resolve_honest(self.place, name and name.replace("{seed}", str(part.seed)), self.domain, part)
+        with open_store(self.place.store(found.fingerprint), found.card, found.fingerprint, self.mend(found)) as store:
+            store.rows_of(self.data.digests, self.mend(found))
+        return found
+
+    def mend(self, encoder: EncoderFolder) -> str:
+        """The command that makes vectors that are missing."""
+        return f"Run: loid-infer encode --domain {self.domain} --encoder {encoder.name}"
+
+
+def evaluate(
+    domain: str,
+    *,
+    encoders: Sequence[str] = (),
+    preset: str = "default",
+    protocol: str = "strict",
+    seeds: int = 5,
+    ablate: bool = False,
+    k: int = 5,
+    lam: float = 0.2,
+    margin: float | None = None,
+    epochs: int | None = None,
+    n_heads: int | None = None,
+    dropout: float | None = None,
+    split: str = "random",
+    split_seed: int = 0,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> EvaluateResult:
+    """Fit and test heads on `seeds` splits from `split_seed` on; the same pairs for every model.
+
+    Under the paper's protocol the strict head is fitted beside it. By time there is one split, and a seed only starts
+    the head elsewhere.
+
+    Args:
+        encoders: to compare; the first is `head`'s. `{seed}` in a name stands for the split's seed, since a plugin
+            trained on this domain must know the split it is tested on. The domain's own encoder, or `base`, if empty.
+        ablate: also fit the first encoder's head with one thing changed at a time.
+
+    Raises:
+        BadSetting: an option outside its range, or an encoder that has seen test reviews.
+        BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: as `fit`.
+    """
+    start, place = time.perf_counter(), Workspace.of(workspace)
+    names: list[str | None] = [*encoders] or [None]
+    if not 1 <= seeds <= 1000:
+        raise BadSetting("a number outside its range", where="--seeds", expected="1 to 1000", got=str(seeds))
+    settings, strict = (
+        head_settings(preset, kind, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads, dropout=dropout)
+        for kind in (protocol, "strict")
+    )
+    others = [Variant("head, strict protocol", strict)] if protocol == "paper" else []
+    others += variants(settings) if ablate else []
+    inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
+    firsts = [split_seed] * seeds if split == "time" else range(split_seed, split_seed + seeds)
+    parts = [split_of(inside.data, split, first) for first in firsts]
+    opened = [[inside.encoder(name, part) for name in names] for part in parts]
+    make_folder(place.reports)
+    with progress.task("evaluate", seeds * (len(names) + len(others)), "heads") as task:
+        found = [_split_runs(inside, parts[i], opened[i], split_seed + i, task) for i in range(seeds)]
+    shown, over = ([averaged(found)], parts[:1]) if split == "time" else (found, parts)
+    result = EvaluateResult(
+        domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=preset,
+        protocol=protocol, split=split, split_seed=split_seed, n_seeds=seeds, interval=_interval(split, seeds),
+        runs=tuple(one.run for row in found for one in row), buckets=tuple(buckets(shown, over, inside.data)),
+        summary=tuple(_as_asked(found, parts[0], split, opened[0], names)), seconds=time.perf_counter() - start,
+        calibration=tuple(calibration(shown, over, inside.data)), path=str(_file(place, domain, split, protocol)),
+    )  # fmt: skip
+    _keep(result, progress)
+    return result
+
+
+def _file(place: Workspace, domain: str, split: str, protocol: str) -> Path:
+    """Each protocol and kind of split has a file of its own; a later run of the same replaces it."""
+    marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "", "evaluation.json")
+    return place.reports / ".".join((domain, *filter(None, marks)))
+
+
+def _as_asked(
+    found: Sequence[Sequence[Measured]], part: Split, split: str, opened: Sequence[EncoderFolder],
+    names: Sequence[str | None],
+) -> Iterator[ModelErrors]:  # fmt: skip
+    """Each encoder under the name that was asked for: with `{seed}` it is another one on every split."""
+    asked = {folder.name: name or folder.name for folder, name in zip(opened, names, strict=True)}
+    for one in summary(found, part, by_rows=split == "time"):
+        yield replace(one, encoder=one.encoder and asked[one.encoder])
+
+
+def _interval(split: str, seeds: int) -> str | None:
+    if split == "time":
+        return "the test pairs of the one split"
+    return "splits, corrected for their overlap" if seeds > 1 else None
+
+
+def _keep(result: EvaluateResult, progress: Progress) -> None:
+    try:
+        with new_file(Path(result.path)) as temporary:
+            record = asdict(result) | {"versions": versions("torch", "numpy")}
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    except NoSpace as error:  # what took so long to find is still given back
+        progress.say(f"not kept for `loid-infer report`. {error}")
+
+
+def _split_runs(
+    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], seed: int, task: Task
+) -> list[Measured]:
+    """All models on one split: baselines, then the head of each encoder, then the first one's variants."""
+    found = []
+    for one in _each_run(inside, parts, encoders, seed):
+        found.append(one)
+        task.advance(one.run.network_share is not None)
+    return found
+
+
+def _each_run(inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], seed: int) -> Iterator[Measured]:
+    data = inside.data
+    test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
+
+    def run(model: str, encoder: EncoderFolder, fitted: Fitted, seconds: float) -> Measured:
+        head = fitted.predictor
+        return measured(data, parts, seed, model, head.predict(test), encoder=encoder.name, before=head.predict(train),
+                        network_share=fitted.head.share, seconds=seconds)  # fmt: skip
+
+    for number, encoder in enumerate(encoders):
+        store = inside.place.store(encoder.fingerprint)
+        vectors = stored_vectors(store, encoder.card, encoder.fingerprint, data.digests, inside.mend(encoder))
+        fitted, seconds = _fitted(inside, parts, vectors, inside.settings, seed)
+        if number == 0:
+            found = fitted.baselines
+            models: tuple[Head, ...] = (found.mean, found.bias, found.factors)
+            for name, model in zip(BASELINES, models, strict=True):
+                yield measured(data, parts, seed, name, model.predict(test), before=model.predict(train))
+        yield run(HEAD, encoder, fitted, seconds)
+        yield measured(data, parts, seed, OWN_TEXT, own_text(data, parts, vectors), encoder=encoder.name)
+        for other in inside.others if number == 0 else ():
+            fitted, seconds = _fitted(inside, parts, vectors_of(other, vectors, seed), other.settings, seed)
+            yield run(other.name, encoder, fitted, seconds)
+
+
+def _fitted(inside: _Inside, parts: Split, vectors: Floats, settings: HeadSettings, seed: int) -> tuple[Fitted, float]:
+    start = time.perf_counter()
+    fitted = fit_head(inside.data, parts, vectors, settings, seed, SILENT)
+    return fitted, time.perf_counter() - start

@@ -1,0 +1,252 @@
+"""`similar`: the items, users or reviews of a domain nearest to one of them, or to a text.
+
+An item (a user) stands where the mean of its reviews' vectors does. The index is kept beside the heads, bound to the
+fingerprint of the store and the digest of the table, and made anew when either is another. This file computes no
+vector itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.artifact import new_folder, read_manifest, versions
+from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.opening import open_runtime
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.neighbors import Index, build, directions
+from loid_infer.settings import Place, Workspace
+from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
+from loid_infer.verbs.encoder import resolve
+
+KINDS = ("items", "users", "reviews")
+_KIND, _FORMAT = "index", 1
+_FILE, _CENTER = "index.faiss", "center.safetensors"
+_STEP = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """One that is near."""
+
+    id: str  # of an item or user; of a review, the row in the domain's table
+    score: float  # cosine of the directions from the domain's center, -1..1
+    n_reviews: int  # that its vector is the mean of; of a review, how many have that very text
+    user_id: str | None = None  # of a review, as what follows
+    item_id: str | None = None
+    rating: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarResult:
+    """What is near, nearest first."""
+
+    domain: str
+    encoder: str
+    fingerprint: str
+    of: str  # items | users | reviews
+    query: str
+    neighbors: tuple[Neighbor, ...]
+    n_indexed: int
+    index: str  # exact | inverted lists
+    recall: float  # of the index against exact search, measured when it was built
+    path: str
+    seconds: float
+
+
+def similar(
+    domain: str,
+    *,
+    item: str | None = None,
+    user: str | None = None,
+    text: str | None = None,
+    of: str | None = None,
+    n: int = 10,
+    encoder: str | None = None,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> SimilarResult:
+    """The `n` nearest to an item, a user or a text of `domain`; the one that is asked about is not among them.
+
+    Reviews of blank text count nowhere, and reviews with the very same text are one.
+
+    Args:
+        item: exactly one of `item`, `user` and `text` is given.
+        of: what to look among: `items`, `users` or `reviews`; what the query is, and `reviews` for a text.
+
+    Raises:
+        BadSetting: not exactly one query, an unknown id or kind, or one without a review of text.
+        BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
+        RuntimeMissing, ParityError: a text cannot be encoded here; see `open_runtime`.
+    """
+    start = time.perf_counter()
+    queries = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
+    asked = [(option, kind, value) for option, kind, value in queries if value is not None]
+    if len(asked) != 1:
+        raise BadSetting("no telling what is asked about", expected="one of --item, --user and --text",
+                         got=" and ".join(f"--{option}" for option, _, _ in asked) or "none",
+                         mend="Give exactly one.")  # fmt: skip
+    (_, source, query), of = asked[0], of or asked[0][1]
+    if of not in KINDS:
+        raise BadSetting(f"there are no {of!r} to look among", where="--of", expected=" | ".join(KINDS), got=repr(of),
+                         mend="Leave --of out for more of what is asked about.")  # fmt: skip
+    if n < 1:
+        raise BadSetting(
+            "too few neighbors", where="-n", expected="at least 1", got=str(n), mend="Leave it out for 10."
+        )
+    place = Workspace.of(workspace)
+    table = open_table(place.table(domain), domain)
+    found = resolve(place, encoder, domain)
+    data = table.interactions(progress)
+    encode = f"Run: loid-infer encode --domain {domain} --encoder {found.name}"
+    with open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store:
+        vectors = _Vectors(data, store, encode)
+        folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
+        index, center, codes = _index(folder, of, table, found, vectors, progress)
+        vector = _encoded(query, found, progress) if source == "reviews" else vectors.of_one(source, query, domain)
+    if not index.n:
+        raise BadSetting("there is nothing to look among", where=domain, expected="reviews with text", got="blank ones",
+                         mend="Ingest reviews with text.")  # fmt: skip
+    numbers, scores = index.search(directions(vector[None], center)[0], n + 1)
+    near = [(int(codes[number]), float(score)) for number, score in zip(numbers, scores, strict=True)]
+    own = vectors.code(source, query) if source == of != "reviews" else -1
+    near = [(code, score) for code, score in near if code != own][:n]
+    return SimilarResult(domain, found.name, found.fingerprint, of, query, _neighbors(of, near, data, table), index.n,
+                         index.kind, index.recall, str(folder), time.perf_counter() - start)  # fmt: skip
+
+
+class _Vectors:
+    """The vectors of a domain's texts, and the means over items and users."""
+
+    def __init__(self, data: Interactions, store: StoreReader, mend: str) -> None:
+        self.data, self._store, self._mend = data, store, mend
+        self.filled = ~data.empty[data.texts]  # [n], reviews of some text
+
+    def of_texts(self, texts: Ints) -> Floats:
+        """`[m, d]`, as stored, of text codes `[m]`."""
+        digests = self.data.digests[texts]
+        return self._store.gather(self._store.rows_of(digests, self._mend), digests)
+
+    def code(self, kind: str, name: str) -> int:
+        """The code of an item's or user's id; -1 if the domain has none."""
+        ids = _ids(kind, self.data)
+        at = int(np.searchsorted(np.asarray(ids, object), name))
+        return at if at < len(ids) and ids[at] == name else -1
+
+    def of_one(self, kind: str, name: str, domain: str) -> Floats:
+        """The mean `[d]` over the reviews of an item or user."""
+        code, option = self.code(kind, name), f"--{kind.removesuffix('s')}"
+        rows = np.flatnonzero((_groups(kind, self.data) == code) & self.filled) if code >= 0 else np.zeros(0, np.int64)
+        if not len(rows):
+            what = f"the domain has no such {kind.removesuffix('s')}" if code < 0 else "none of its reviews has text"
+            raise BadSetting(what, where=f"{option} {name}", expected=f"an id of {domain}'s table", got=repr(name),
+                             mend=f"Look into data/{domain}.parquet for the ids there are.")  # fmt: skip
+        mean: Floats = self.of_texts(self.data.texts[rows]).astype(np.float64).mean(0)
+        return mean
+
+    def means(self, kind: str) -> tuple[Floats, Ints]:
+        """Means `[m, d]` float32 over the reviews of each item or user that has text, and their codes `[m]`."""
+        rows = np.flatnonzero(self.filled)
+        groups = _groups(kind, self.data)[rows]
+        order = np.argsort(groups, kind="stable")
+        codes, starts = np.unique(groups[order], return_index=True)
+        sums = np.zeros((len(codes), self._store.environment.card.hidden_dim), np.float32)
+        for start in range(0, len(rows), _STEP):
+            part = self.of_texts(self.data.texts[rows[order[start : start + _STEP]]]).astype(np.float32)
+            first = int(np.searchsorted(starts, start, side="right")) - 1
+            last = int(np.searchsorted(starts, start + len(part)))
+            bounds = np.maximum(starts[first:last] - start, 0)
+            sums[first:last] += np.add.reduceat(part, bounds, axis=0)
+        sums /= np.diff(np.append(starts, len(rows)))[:, None]
+        return sums, codes
+
+
+def _index(
+    folder: Path, of: str, table: ReviewTable, encoder: EncoderFolder, vectors: _Vectors, progress: Progress
+) -> tuple[Index, Floats, Ints]:
+    """The index in `folder`, the center `[d]` it is seen from and the code of each vector `[n]`; built where there is
+    none of this table and these vectors."""
+    from safetensors.numpy import load_file, save_file
+
+    bound = {"format": _FORMAT, "table": table.digest, "fingerprint": encoder.fingerprint, "of": of}
+    try:
+        manifest = read_manifest(folder, _KIND, "")
+        if {name: manifest.get(name) for name in bound} == bound:
+            tensors = load_file(folder / _CENTER)
+            index = Index.load(folder / _FILE, manifest["index"], manifest["recall"])
+            return index, tensors["center"], tensors["codes"]
+    except BadArtifact:
+        pass  # absent or damaged: it is only a copy of what the store says
+    progress.say(f"building the index of {of}: there is none of this table and encoder yet")
+    if of == "reviews":
+        codes = np.unique(vectors.data.texts[vectors.filled])
+        matrix = vectors.of_texts(codes)
+    else:
+        matrix, codes = vectors.means(of)
+    center = _mean(matrix)
+    index = build(matrix, center)
+    manifest = {
+        **bound, "kind": _KIND, "domain": table.domain, "encoder": encoder.name, "index": index.kind,
+        "recall": index.recall, "n": index.n, "versions": versions("faiss-cpu", "faiss-gpu", "numpy"),
+    }  # fmt: skip
+    with new_folder(folder, manifest) as temporary:
+        index.save(temporary / _FILE)
+        save_file({"center": center, "codes": codes}, temporary / _CENTER)
+    return index, center, codes
+
+
+def _mean(matrix: Floats) -> Floats:
+    total = np.zeros(matrix.shape[1])
+    for start in range(0, len(matrix), _STEP):
+        total += matrix[start : start + _STEP].sum(0, dtype=np.float64)
+    return (total / max(len(matrix), 1)).astype(np.float32)
+
+
+def _encoded(text: str, encoder: EncoderFolder, progress: Progress) -> Floats:
+    """The vector `[d]` of a text of the caller's."""
+    try:
+        if not text.encode().strip():
+            raise BadSetting(
+                "a blank text is near nothing", where="--text", expected="some words", mend="Say something."
+            )
+    except UnicodeEncodeError as error:
+        raise BadSetting("not a text", where="--text", expected="UTF-8", got=ascii(text), mend="Mend it.") from error
+    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress)
+    tokens = encoder.tokenizer()([text])
+    batches = token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, encoder.card.max_tokens)
+    ((_, vectors),) = runtime.run(batches)
+    vector: Floats = vectors[0]
+    return vector
+
+
+def _neighbors(
+    of: str, near: Sequence[tuple[int, float]], data: Interactions, table: ReviewTable
+) -> tuple[Neighbor, ...]:
+    if of != "reviews":
+        counts = np.bincount(_groups(of, data)[~data.empty[data.texts]], minlength=len(_ids(of, data)))
+        return tuple(Neighbor(_ids(of, data)[code], score, int(counts[code])) for code, score in near)
+    rows = {code: np.flatnonzero(data.texts == code) for code, _ in near}
+    firsts = sorted(int(found[0]) for found in rows.values())
+    texts = {int(row): text for numbers, part in table.texts(np.array(firsts, np.int64))
+             for row, text in zip(numbers, part, strict=True)}  # fmt: skip
+    return tuple(
+        Neighbor(str(row), score, len(rows[code]), data.user_ids[data.users[row]], data.item_ids[data.items[row]],
+                 float(data.ratings[row]), texts[row])
+        for code, score in near for row in [int(rows[code][0])]
+    )  # fmt: skip
+
+
+def _groups(kind: str, data: Interactions) -> Ints:
+    return data.items if kind == "items" else data.users
+
+
+def _ids(kind: str, data: Interactions) -> Sequence[str]:
+    return data.item_ids if kind == "items" else data.user_ids

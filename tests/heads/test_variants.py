@@ -1,0 +1,70 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from loid_infer.data.splits import split
+from loid_infer.heads.presets import head_settings
+from loid_infer.heads.training import fit_head, pairs_of
+from loid_infer.heads.variants import own_text, variants, vectors_of
+from loid_infer.kernels import metrics
+from loid_infer.types import SILENT
+from tests.heads.worlds import stating, telling
+
+
+@pytest.mark.parametrize(("preset", "protocol"), [("default", "strict"), ("default", "paper"), ("paper", "strict")])
+def test_a_variant_differs_in_what_its_name_says(preset, protocol):
+    settings = head_settings(preset, protocol)
+    found = variants(settings)
+    assert len({variant.name for variant in found}) == len(found) >= 10
+    for variant in found:
+        changed = {name for name, value in asdict(variant.settings).items() if value != asdict(settings)[name]}
+        assert changed or variant.vectors != "stored"
+        assert changed <= {"ids", "lam"} or len(changed - {"max_history"}) == 1
+    names = [variant.name for variant in found]
+    assert "k = 5" not in names and "lam = 0.2" not in names  # what the head itself has
+    assert "no triplet" in names
+
+
+def test_zeroed_and_shuffled_vectors():
+    settings = head_settings("default", "strict")
+    by_name = {variant.name: variant for variant in variants(settings)}
+    vectors = np.arange(12, dtype=np.float16).reshape(6, 2)
+    assert not vectors_of(by_name["vectors zeroed"], vectors, 0).any()
+    shuffled = vectors_of(by_name["vectors shuffled"], vectors, 0)
+    assert sorted(shuffled.tolist()) == vectors.tolist() != shuffled.tolist()
+    assert vectors_of(by_name["no IDs"], vectors, 0) is vectors
+
+
+def test_the_reader_of_the_targets_text_reads_it():
+    data, vectors = stating()
+    part = split(data, "random", 0)
+    predicted = own_text(data, part, vectors)
+    ratings = data.ratings[part.test].astype(np.float64)
+    assert metrics.mse(metrics.clipped(predicted, data.rating_range), ratings) < 0.1 * ratings.var()
+
+
+def test_a_head_without_ids_knows_a_pair_by_its_histories_alone():
+    """Two users without reviews of their own are one to it, though the other head tells them apart."""
+    data, vectors = telling()
+    part = split(data, "random", 0)
+    by_name = {variant.name: variant for variant in variants(head_settings("default", "strict", epochs=2))}
+    fitted = fit_head(data, part, vectors, by_name["no IDs"].settings, 0, SILENT)
+    pairs = pairs_of(data, part, part.test)
+    once = fitted.predictor.predict(pairs)
+    assert not fitted.head.foundation.user_bias.any() and not fitted.head.foundation.item_bias.any()
+    fitted.head.net.users.weight.data[:-1] += 1
+    fitted.head.net.items.weight.data[:-1] += 1
+    np.testing.assert_array_equal(fitted.predictor.predict(pairs), once)
+
+
+def test_without_attention_all_reviews_of_a_history_weigh_the_same():
+    data, vectors = telling()
+    part = split(data, "random", 0)
+    by_name = {variant.name: variant for variant in variants(head_settings("default", "strict", epochs=1))}
+    fitted = fit_head(data, part, vectors, by_name["mean of vectors for attention"].settings, 0, SILENT)
+    pairs = pairs_of(data, part, part.test)
+    once = fitted.predictor.parts(pairs)[1]
+    fitted.head.net.of_user.key.weight.data.normal_()
+    fitted.head.net.of_item.query.weight.data.normal_()
+    np.testing.assert_array_equal(fitted.predictor.parts(pairs)[1], once)

@@ -1,0 +1,105 @@
+"""A workspace of made-up files, as the verbs write them, for the page that shows them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loid_infer.settings import Workspace
+
+BASE = {"name": "tiny-bert", "digest": "b" * 64}
+FINGERPRINT = "f" * 32
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def errors(model: str, mse: float, bias: tuple, head: tuple, encoder: str | None = None) -> dict[str, Any]:
+    names = ("against_bias", "against_bias_low", "against_bias_high")
+    others = ("against_head", "against_head_low", "against_head_high")
+    against = dict(zip(names, bias, strict=True)) | dict(zip(others, head, strict=True))
+    return {"model": model, "encoder": encoder, "mse": mse, "mae": 0.6} | against
+
+
+def evaluation(domain: str = "toys", **changes: Any) -> dict[str, Any]:
+    """The head is better than the biases, and zeroed vectors are worse than the head."""
+    rows = [
+        errors("global mean", 0.8311, (0.0711, 0.05, 0.09), (0.1011, 0.08, 0.12)),
+        errors("bias", 0.76, (0.0, 0.0, 0.0), (0.03, 0.01, 0.05)),
+        errors("mf", 0.7777, (0.0177, -0.01, 0.04), (0.0477, 0.01, 0.09)),
+        errors("head", 0.7301, (-0.0299, -0.0412, -0.0186), (0.0, 0.0, 0.0), "base"),
+        errors("reads the target's own text (impossible)", 0.4, (-0.36, -0.4, -0.3), (-0.33, -0.4, -0.3), "base"),
+        errors("vectors zeroed", 0.7444, (-0.0156, -0.03, 0.0), (0.0143, 0.0021, 0.0265), "base"),
+    ]
+    runs = [{"seed": seed, "model": row["model"], "encoder": row["encoder"], "n_test": 1234,
+             "mse": row["mse"] + seed / 1000, "mae": 0.6, "train_mse": None,
+             "network_share": 0.87 if row["model"] == "head" else None, "seconds": 1.0}
+            for seed in (0, 1) for row in rows]  # fmt: skip
+    kinds = [("history", "0", 11), ("history", "more", 4321), ("rating", "1", 17), ("rating", "5", 999)]
+    found = [{"by": by, "bucket": name, "n_test": n, "global_mean": 1.5, "bias": 1.2, "mf": 1.1, "head": 1.0}
+             for by, name, n in kinds]  # fmt: skip
+    bins = [{"predicted": 3 + i / 10, "rated": 3.1 + i / 11, "n_test": 100} for i in range(10)]
+    return {"domain": domain, "encoders": ["base"], "preset": "default", "protocol": "strict", "split": "random",
+            "n_seeds": 2, "interval": "splits, corrected for their overlap", "runs": runs, "summary": rows,
+            "buckets": found, "calibration": bins, "path": "/somewhere/else", "seconds": 5.0, **changes}  # fmt: skip
+
+
+def encoding(domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:
+    return {"domain": domain, "encoder": encoder, "fingerprint": FINGERPRINT, "runtime": "openvino",
+            "runtime_detail": "CPU, 2 streams", "precision": "bf16", "max_tokens": 256, "n_rows": 1000, "n_unique": 990,
+            "n_hits": 0, "n_encoded": 990, "n_truncated": 12, "n_tokens": 98_765, "padding": 0.031, "seconds": 4.0,
+            "export_s": 0.0, "setup_s": 1.5, "tokens_per_s": 24_691.25, "texts_per_s": 247.5, "peak_rss_bytes": 2**29,
+            "stages": {"read_s": 0.1, "tokenize_s": 0.5, "forward_s": 3.8, "commit_s": 0.2}, "joined": [],
+            "n_shared_layers": 0, "store": "/somewhere/cache", **changes}  # fmt: skip
+
+
+def head(name: str = "toys", domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:
+    baselines = {"global_mean": 0.83, "bias": 0.7654, "mf": 0.77}
+    return {"kind": "head", "head": name, "domain": domain, "encoder": encoder, "fingerprint": FINGERPRINT,
+            "preset": "default", "protocol": "strict", "split": "random", "split_seed": 3, "n_train": 800,
+            "n_test": 100, "test_mse": 0.7321, "test_mae": 0.61, "baselines": baselines, "network_share": 0.91,
+            "epochs": 12, "best_epoch": 9, "files": {}, **changes}  # fmt: skip
+
+
+def encoder(name: str = "base", plugins: tuple[tuple[str, str], ...] = (), **changes: Any) -> dict[str, Any]:
+    measured = {"cos_min": 0.999984, "cos_mean": 0.999991, "max_abs": 0.0078, "n_texts": 64}
+    return {"kind": "encoder", "name": name, "fingerprint": FINGERPRINT, "base": BASE,
+            "plugins": [{"name": one, "digest": digest, "method": "train"} for one, digest in plugins],
+            "card": {"n_layers": 6, "hidden_dim": 384, "max_tokens": 256, "precision": "bf16", "store_dtype": "fp16"},
+            "precision_reason": "native", "parity": {**measured, "passed": True, "gate": "cosine >= 0.9999",
+            "runtime": "openvino", "runtimes": {"openvino": measured, "torch": measured | {"cos_min": 0.9998}}},
+            **changes}  # fmt: skip
+
+
+def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), **changes: Any) -> dict[str, Any]:
+    trained = method == "train"
+    return {"kind": "plugin", "name": name, "digest": digest, "method": method, "base": BASE, "on": list(on),
+            "parents": [{"name": one, "digest": other} for one, other in parents], "holds": [],
+            "trained_on": [{"domain": name, "split": "random"}], "settings": {"rank": 32 if trained else None},
+            "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
+            **changes}  # fmt: skip
+
+
+CURVE = {"losses": [1.0 / (1 + i) for i in range(60)], "eval_steps": [30, 60], "eval_mse": [0.4, 0.3456]}
+SIMILARITY = {"domains": ["toys", "books"], "matrix": [[0.351, 0.273], [0.273, 0.316]], "pooling": "mean",
+              "n_texts": 60, "base": "tiny-bert", "max_tokens": 256, "seed": 0}  # fmt: skip
+
+
+def full(root: Path) -> Workspace:
+    """A workspace in which everything was measured."""
+    place = Workspace(root)
+    write(place.reports / "toys.evaluation.json", evaluation())
+    write(place.reports / "toys.base.encoding.json", encoding())
+    write(place.reports / "similarity.json", SIMILARITY)
+    write(place.head("toys") / "manifest.json", head())
+    write(place.head("toys") / "curve.json", CURVE | {"losses": [0.9, 0.8]})
+    write(place.encoder("base") / "manifest.json", encoder())
+    write(place.encoder("mixed") / "manifest.json", encoder("mixed", (("one", "1" * 64), ("two", "2" * 64))))
+    write(place.plugin("one") / "manifest.json", plugin("one", "1" * 64))
+    write(place.plugin("two") / "manifest.json", plugin("two", "2" * 64, on=["1" * 64]))
+    merged = plugin("sum", "3" * 64, method="ties", parents=(("one", "1" * 64), ("two", "2" * 64)))
+    write(place.plugin("sum") / "manifest.json", merged)
+    for name in ("one", "two"):
+        write(place.plugin(name) / "curve.json", CURVE)
+    return place

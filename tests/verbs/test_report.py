@@ -1,0 +1,259 @@
+"""The page says what the files say, escapes what is in them, loads nothing, and is the same every time."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from loid_infer import ingest, report
+from loid_infer.errors import BadName, BadTable
+from loid_infer.settings import Workspace
+from loid_infer.verbs import evaluate as evaluate_verb
+from tests.conftest import toy_texts, write_reviews
+from tests.pages.records import encoding, evaluation, full, head, plugin, write
+from tests.verbs.recommender import ENCODER, make_domain
+
+EVIL = '"><script>alert(1)</script>&\ud800\x00'
+_VOID = {"meta", "br"}
+
+
+class Balance(HTMLParser):
+    """Tags that are opened and not closed, or the other way round; what the page names; what it shows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.shown: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data) -> None:
+        if self.open and self.open[-1] != "style":
+            self.shown.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.shown))
+
+
+def page_of(place: Workspace, domain: str | None = None) -> Balance:
+    read = Balance(Path(report(domain, workspace=place).path).read_bytes().decode())
+    assert (read.open, read.wrong) == ([], [])
+    return read
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    """Everything was measured, of one domain with a table."""
+    made = full(tmp_path / "ws")
+    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(40))], "toys", workspace=made)
+    return made
+
+
+def test_figures_of_the_files_are_on_the_page(place) -> None:
+    result = report(workspace=place)
+    assert result.path == str(place.reports / "report.html")
+    assert (result.domains, result.n_heads, result.n_encoders, result.n_plugins) == (("toys",), 1, 2, 3)
+    assert result.left_out == result.not_measured == ()
+    assert result.n_bytes == (place.reports / "report.html").stat().st_size
+    text = page_of(place).text
+    for said in (
+        *("40 reviews", "0.7301", "0.7600", "−0.0299", "−0.0412 to −0.0186"),  # the head against the biases
+        *("vectors zeroed", "+0.0143", "+0.0021 to +0.0265", "4,321", "0.87"),  # ablation, buckets, runs
+        *("24,691", " 248 990 98,765", "3.1%", "512", "3.80 s", "95%", "CPU, 2 streams"),  # encoding
+        *("0.9999840", "0.9998000", "cosine >= 0.9999", "misses its gate"),  # parity
+        *("0.7321", "0.7654", "9 of 12", "random, seed 3", "best 0.3456"),  # heads, curves
+        *("0.5678", "0.63", "tiny-bert", "plugin, ties", "0.351", "0.273", "60 x 60"),  # plugins, lineage, similarity
+    ):
+        assert said in text, said
+    assert "Better than the biases alone: the interval excludes zero." in text
+    assert "Not measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.02, 0.01, "The interval includes zero: no difference"),
+        (0.01, 0.02, "Worse than the biases alone: the interval excludes zero."),
+        (None, None, "One split gives no interval"),
+    ],
+)
+def test_the_verdict_says_what_the_interval_allows(place, low, high, said) -> None:
+    found = evaluation()
+    found["summary"][3] |= {"against_bias_low": low, "against_bias_high": high}
+    write(place.reports / "toys.evaluation.json", found)
+    assert said in page_of(place).text
+
+
+def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) -> None:
+    found = evaluation(protocol="paper")
+    found["summary"].append(found["summary"][3] | {"model": "head, strict protocol", "mse": 0.7512})
+    (place.reports / "toys.evaluation.json").unlink(missing_ok=True)
+    write(place.reports / "toys.paper.evaluation.json", found)
+    text = page_of(place).text
+    assert "are no results" in text and "head, paper protocol" in text
+    assert "0.7512 test MSE, strict head" in text
+    assert "reads the target's own text (impossible)" in text and "no recommender can do that" in text
+
+
+def test_one_domain_has_a_page_of_its_own(place) -> None:
+    write(place.reports / "books.evaluation.json", evaluation("books"))
+    write(place.head("books") / "manifest.json", head("books", "books", "base", test_mse=0.1239))
+    write(place.plugin("far") / "manifest.json", plugin("far", "8" * 64))
+    result = report("toys", workspace=place)
+    assert result.path == str(place.reports / "toys.report.html")
+    text = page_of(place, "toys").text
+    assert "0.7321" in text and "0.1239" not in text and "plugin, trained far" not in text
+    both = page_of(place).text
+    assert "0.7321" in both and "0.1239" in both and "plugin, trained far" in both
+
+
+def test_what_is_missing_is_named_with_its_command(place) -> None:
+    for path in (*place.reports.iterdir(), place.head("toys") / "curve.json"):
+        path.unlink()
+    result = report(workspace=place)
+    text = page_of(place).text
+    commands = [one.command for one in result.not_measured]
+    assert commands == [
+        "loid-infer encode --domain toys", "loid-infer evaluate --domain toys --ablate",
+        "loid-infer fit --domain toys --encoder base --name toys --split-seed 3",
+        "loid-infer plugin similarity toys OTHER",
+    ]  # fmt: skip
+    assert all(command in text for command in commands)
+    bare = Workspace(place.root.parent / "bare")
+    ingest([write_reviews(place.root.parent / "b.jsonl", toy_texts(20))], "bare", workspace=bare)
+    commands = [one.command for one in report(workspace=bare).not_measured]
+    for command in ("loid-infer export", "loid-infer fit --domain bare", "loid-infer plugin train --domain bare"):
+        assert command in commands
+    found = evaluation()
+    found["summary"] = found["summary"][:-1]
+    write(place.reports / "toys.evaluation.json", found)
+    assert "loid-infer evaluate --domain toys --seeds 2 --ablate --encoder base" in page_of(place).text
+
+
+def test_text_of_the_files_cannot_become_markup(place) -> None:
+    found = evaluation(encoders=[EVIL], preset=EVIL, interval=EVIL)
+    found["summary"][-1]["model"] = found["buckets"][0]["bucket"] = found["runs"][0]["model"] = EVIL
+    write(place.reports / "toys.evaluation.json", found)
+    write(place.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL, joined=[EVIL]))
+    write(place.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
+    one = plugin("one", "1" * 64, trained_on=[{"domain": EVIL}], base={"name": EVIL, "digest": EVIL})
+    write(place.plugin("one") / "manifest.json", one)
+    write(place.reports / "similarity.json", {"domains": [EVIL], "matrix": [[1.0]], "pooling": EVIL, "n_texts": 1,
+                                              "base": EVIL, "max_tokens": 3, "seed": 0})  # fmt: skip
+    write(place.reports / 'a"><script>.evaluation.json', "{")
+    read = page_of(place)
+    assert "script" not in read.tags
+    assert '"><script>alert(1)</script>&' in read.text
+    assert any("cannot be read" in problem for problem in report(workspace=place).left_out)
+
+
+def test_the_page_loads_nothing(place) -> None:
+    read = page_of(place)
+    page = (place.reports / "report.html").read_text()
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert not read.tags & {"script", "link", "img", "iframe", "object", "base", "use"}
+    assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "src", "xlink:href"))
+    assert not any(name.startswith("on") for name, _ in read.attributes)
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for name, value in read.attributes if name == "href"} <= set(ids)
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in read.attributes
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_same_files_give_the_same_bytes_anywhere(place, tmp_path) -> None:
+    first = Path(report(workspace=place).path).read_bytes()
+    assert Path(report(workspace=place).path).read_bytes() == first
+    moved = Workspace(place.root.rename(tmp_path / "moved"))
+    assert Path(report(workspace=moved).path).read_bytes() == first
+    assert str(tmp_path).encode() not in first
+
+
+def test_a_damaged_file_is_left_out_and_named(place) -> None:
+    write(place.reports / "toys.evaluation.json", '{"domain": "toys", "encoders')
+    write(place.reports / "toys.base.encoding.json", encoding(seconds="quick"))
+    write(place.reports / "other.base.encoding.json", encoding())
+    write(place.head("toys") / "curve.json", {"losses": [1.0], "eval_steps": [1, 2], "eval_mse": [1.0]})
+    write(place.encoder("base") / "manifest.json", "[]")
+    write(place.plugin("one") / "manifest.json", {"kind": "plugin", "name": "one"})
+    write(place.reports / "similarity.json", {"domains": ["a"], "matrix": []})
+    place.table("toys").write_bytes(b"no parquet")
+    result = report(workspace=place)
+    said = "\n".join(result.left_out)
+    for name, why in (
+        ("reports/toys.evaluation.json", "cannot be read"),
+        ("reports/toys.base.encoding.json", "encoding.seconds"),
+        ("reports/other.base.encoding.json", "not the one its name says"),
+        ("exports/heads/toys/curve.json", "do not match"),
+        ("exports/encoders/base", "another kind"),
+        ("exports/plugins/one", "manifest"),
+        ("reports/similarity.json", "similarity.pooling"),
+        ("data/toys.parquet", "cannot be read"),
+    ):
+        assert re.search(f"{re.escape(name)}: .*{why}", said), (name, said)
+    text = page_of(place).text
+    assert all(" ".join(problem.split()) in text for problem in result.left_out)
+
+
+def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
+    nothing = {"losses": [float("nan")], "eval_steps": [], "eval_mse": []}
+    write(place.head("toys") / "curve.json", json.dumps(nothing))
+    write(place.plugin("one") / "curve.json", {"losses": [0.0] * 5, "eval_steps": [0], "eval_mse": [0.0]})
+    write(place.reports / "toys.base.encoding.json", encoding(seconds=0.0, tokens_per_s=0.0))
+    found = evaluation(calibration=[{"predicted": 3.0, "rated": 3.0, "n_test": 0}], runs=[])
+    for row in found["summary"]:
+        row |= {"against_bias": 0.0, "against_bias_low": None, "against_bias_high": None, "against_head": 0.0}
+    for row in found["buckets"]:
+        row |= {"global_mean": 0.0, "bias": 0.0, "mf": 0.0, "head": 0.0}
+    write(place.reports / "toys.evaluation.json", found)
+    assert report(workspace=place).left_out == ()
+    page_of(place)
+
+
+def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
+    place = Workspace(tmp_path)
+    make_domain(place, "toys")
+    monkeypatch.setattr(evaluate_verb, "resolve_honest", lambda *_: ENCODER)
+    result = evaluate_verb.evaluate("toys", seeds=1, epochs=1, workspace=place)
+    assert report(workspace=place).left_out == ()
+    text = page_of(place).text
+    assert all(f"{model.mse:.4f}" in text and model.model in text for model in result.summary)
+
+
+def test_user_errors(place, tmp_path) -> None:
+    with pytest.raises(BadTable, match="no domain 'none'"):
+        report("none", workspace=place)
+    with pytest.raises(BadName):
+        report("../toys", workspace=place)
+    with pytest.raises(BadTable, match="nothing to report on"):
+        report(workspace=tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_every_way_of_testing_is_shown_and_the_strict_one_on_random_splits_first(place) -> None:
+    by_time = evaluation(split="time", interval="the test pairs of the one split")
+    by_time["summary"][3]["mse"] = 0.8765
+    write(place.reports / "toys.time.evaluation.json", by_time)
+    paper = evaluation(protocol="paper")
+    write(place.reports / "toys.paper.evaluation.json", paper)
+    text = page_of(place).text
+    assert text.index("0.8765") < text.index("are no results")
+    assert "Split by time" in text and "Random splits" in text
+    write(place.reports / "toys.time.paper.evaluation.json", by_time)  # not what its name says
+    assert "toys.time.paper.evaluation.json" in page_of(place).text

@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pytest
+
+from loid_infer import encode, export, ingest
+from loid_infer.errors import BadSetting, BadTable, NotEncoded
+from loid_infer.settings import Workspace
+from loid_infer.store.reader import stored_vectors
+from loid_infer.verbs import similar as verb
+from tests.conftest import toy_texts, write_reviews
+from tests.verbs.recommender import CARD, ENCODER, interactions, make_domain
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("ws"))
+    make_domain(workspace, "toys")
+    return workspace
+
+
+@pytest.fixture
+def similar(monkeypatch):
+    monkeypatch.setattr(verb, "resolve", lambda workspace, encoder, domain: ENCODER)
+    return verb.similar
+
+
+def slow(workspace: Workspace, kind: str) -> tuple[list[str], np.ndarray]:
+    """Ids and unit vectors of items or users, one by one."""
+    data = interactions(workspace, "toys")
+    vectors = stored_vectors(workspace.store(ENCODER.fingerprint), CARD, ENCODER.fingerprint, data.digests, "")
+    codes, names = (data.items, data.item_ids) if kind == "items" else (data.users, data.user_ids)
+    found = [code for code in range(len(names)) if (codes == code).any()]
+    means = np.stack([vectors[data.texts[codes == code]].astype(np.float64).mean(0) for code in found])
+    means -= means.mean(0)
+    return [names[code] for code in found], means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["items", "users"])
+@pytest.mark.parametrize("step", [1 << 16, 7])
+def test_neighbors_are_those_of_a_slow_search(made, similar, monkeypatch, kind, step, tmp_path):
+    monkeypatch.setattr(verb, "_STEP", step)
+    if step == 7:  # built again, in pieces that cut through the reviews of an item
+        (made.root / "exports" / "indexes" / f"toys.made-up.{kind}" / "manifest.json").unlink(missing_ok=True)
+    names, directions = slow(made, kind)
+    asked = 3
+    result = similar("toys", **{kind.removesuffix("s"): names[asked]}, n=5, workspace=made)
+    cosines = directions @ directions[asked]
+    cosines[asked] = -2
+    expected = np.argsort(-cosines)[:5]
+    assert [near.id for near in result.neighbors] == [names[number] for number in expected]
+    np.testing.assert_allclose([near.score for near in result.neighbors], cosines[expected], atol=2e-3)
+    assert (result.of, result.index, result.recall, result.n_indexed) == (kind, "exact", 1.0, len(names))
+    data = interactions(made, "toys")
+    codes = data.items if kind == "items" else data.users
+    ids = data.item_ids if kind == "items" else data.user_ids
+    assert result.neighbors[0].n_reviews == (codes == ids.index(result.neighbors[0].id)).sum()
+
+
+def test_the_items_a_user_writes_like(made, similar):
+    user = interactions(made, "toys").user_ids[0]
+    result = similar("toys", user=user, of="items", n=3, workspace=made)
+    assert result.of == "items" and all(near.id.startswith("toys-") for near in result.neighbors)
+    assert len(similar("toys", user=user, of="items", n=10**6, workspace=made).neighbors) == result.n_indexed
+
+
+def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, similar, monkeypatch):
+    workspace = Workspace(tmp_path)
+    make_domain(workspace, "toys")
+    item = interactions(workspace, "toys").item_ids[0]
+    built = []
+    real = verb.build
+    monkeypatch.setattr(verb, "build", lambda *arguments: built.append(1) or real(*arguments))
+    first = similar("toys", item=item, workspace=workspace)
+    assert similar("toys", item=item, workspace=workspace).neighbors == first.neighbors
+    assert len(built) == 1
+    file = tmp_path / "exports" / "indexes" / "toys.made-up.items" / "index.faiss"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])  # damaged
+    assert similar("toys", item=item, workspace=workspace).neighbors == first.neighbors
+    assert len(built) == 2 and file.read_bytes() == whole
+    manifest = json.loads((file.parent / "manifest.json").read_text())
+    assert manifest["fingerprint"] == ENCODER.fingerprint
+    source = tmp_path / "toys.csv"
+    source.write_text("".join(source.read_text().splitlines(keepends=True)[:-1]))
+    ingest([source], "toys", workspace=workspace)  # one review less
+    similar("toys", item=item, workspace=workspace)
+    assert len(built) == 3
+    similar("toys", item=item, workspace=workspace)
+    assert len(built) == 3
+    manifest = json.loads((file.parent / "manifest.json").read_text())
+    (file.parent / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "f" * 32}))
+    similar("toys", item=item, workspace=workspace)  # an encoder of that name was exported anew
+    assert len(built) == 4
+
+
+def test_user_errors(made, similar):
+    data = interactions(made, "toys")
+    for options, said in (
+        ({}, "none"),
+        ({"item": data.item_ids[0], "text": "x"}, "--item and --text"),
+        ({"item": "nothing"}, "no such item"),
+        ({"user": ""}, "no such user"),
+        ({"text": "  "}, "blank"),
+        ({"text": "gu\udcff"}, "not a text"),
+        ({"item": data.item_ids[0], "of": "stores"}, "items | users | reviews"),
+        ({"item": data.item_ids[0], "n": 0}, "at least 1"),
+    ):
+        with pytest.raises(BadSetting, match=said.replace("|", r"\|")):
+            similar("toys", **options, workspace=made)
+    with pytest.raises(BadTable):
+        similar("films", item="x", workspace=made)
+
+
+def test_missing_vectors_are_counted(tmp_path, similar):
+    workspace = Workspace(tmp_path)
+    make_domain(workspace, "toys")
+    item = interactions(workspace, "toys").item_ids[0]
+    for file in workspace.store(ENCODER.fingerprint).iterdir():
+        file.unlink()
+    with pytest.raises(NotEncoded, match="loid-infer encode --domain toys"):
+        similar("toys", item=item, workspace=workspace)
+
+
+def test_a_text_is_near_itself_and_blank_or_equal_reviews_are_not_counted(toy_base, tmp_path):
+    workspace = Workspace(tmp_path)
+    texts = ["", "  ", *toy_texts(30), toy_texts(30)[4]]
+    ingest([write_reviews(tmp_path / "toys.jsonl", texts)], "toys", workspace=workspace)
+    export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
+    encode("toys", workspace=workspace)
+    result = verb.similar("toys", text=texts[6], n=3, workspace=workspace)
+    first = result.neighbors[0]
+    assert (first.text, first.id) == (texts[6], "6")
+    assert first.n_reviews == texts.count(texts[6]) >= 2
+    assert first.score == pytest.approx(1, abs=1e-3)
+    assert result.n_indexed == len({text for text in texts if text.strip()})
+    scores = [near.score for near in result.neighbors]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_domain_of_blank_reviews_has_nothing_to_look_among(toy_base, tmp_path):
+    workspace = Workspace(tmp_path)
+    ingest([write_reviews(tmp_path / "toys.jsonl", ["", " "])], "toys", workspace=workspace)
+    export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
+    encode("toys", workspace=workspace)
+    with pytest.raises(BadSetting, match="nothing to look among"):
+        verb.similar("toys", text="guitar", workspace=workspace)
+    with pytest.raises(BadSetting, match="none of its reviews has text"):
+        verb.similar("toys", item="i0", workspace=workspace)
