@@ -71,14 +71,18 @@ def evaluate(
 
 def _tables(result: EvaluateResult) -> dict[str, Any]:
     """What people want to see of it; the rest is in the file it names."""
-    models = [
-        {
-            "model": model.model, "encoder": model.encoder or "", "MSE": f"{model.mse:.4f}", "MAE": f"{model.mae:.4f}",
-            "against bias": _interval(model.against_bias, model.against_bias_low, model.against_bias_high),
-            "against head": _interval(model.against_head, model.against_head_low, model.against_head_high),
-        }
-        for model in result.summary
-    ]  # fmt: skip
+    from loid_infer.verbs.evaluate import NO_VARIANTS
+
+    models = []
+    for model in result.summary:
+        varied = model.model not in NO_VARIANTS
+        found = (
+            (model.against_head, model.against_head_low, model.against_head_high) if varied
+            else (model.against_bias, model.against_bias_low, model.against_bias_high)
+        )  # fmt: skip
+        mean, low, high = ("" if value is None else f"{value:+.4f}" for value in found)
+        models.append({"model": model.model, "encoder": model.encoder or "", "MSE": f"{model.mse:.4f}",
+                       "difference": mean, "from": "head" if varied else "bias", "low": low, "high": high})  # fmt: skip
     buckets = [
         {"by": one.by, "bucket": one.bucket, "pairs": one.n_test, "bias": f"{one.bias:.4f}", "head": f"{one.head:.4f}"}
         for one in result.buckets
@@ -89,7 +93,3 @@ def _tables(result: EvaluateResult) -> dict[str, Any]:
         "split": f"{result.split}, seeds {result.split_seed} to {last}", "95 % intervals over": result.interval,
         "path": result.path, "seconds": result.seconds, "test MSE": models, "by fewest reviews, and by rating": buckets,
     }  # fmt: skip
-
-
-def _interval(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if low is not None and high is not None else "")

@@ -40,7 +40,8 @@ from loid_infer.store.reader import open_store, stored_vectors
 from loid_infer.types import SILENT, Floats, Interactions, Progress, Split, Task
 from loid_infer.verbs.encoder import resolve_honest
 
-OWN_TEXT = "reads the target's own text (impossible)"
+OWN_TEXT, STRICT = "reads the target's own text (impossible)", "head, strict protocol"
+NO_VARIANTS = (*BASELINES, HEAD, OWN_TEXT, STRICT)  # what is not the head with one thing changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def evaluate(
         head_settings(preset, kind, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads, dropout=dropout)
         for kind in (protocol, "strict")
     )
-    others = [Variant("head, strict protocol", strict)] if protocol == "paper" else []
+    others = [Variant(STRICT, strict)] if protocol == "paper" else []
     others += variants(settings) if ablate else []
     inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
     firsts = [split_seed] * seeds if split == "time" else range(split_seed, split_seed + seeds)

@@ -1,0 +1,50 @@
+"""What `evaluate` and `similar` print, for people and for programs; no process is started."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from loid_infer.cli.evaluation import _tables
+from loid_infer.cli.heads import _row
+from loid_infer.cli.terminal import show
+from loid_infer.settings import Workspace
+from loid_infer.verbs import evaluate as verb
+from tests.verbs.recommender import ENCODER, make_domain
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("ws"))
+    make_domain(workspace, "toys")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "resolve_honest", lambda *asked: ENCODER)
+        return verb.evaluate("toys", seeds=2, epochs=1, ablate=True, workspace=workspace)
+
+
+def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
+    show(_tables(result), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if line.startswith("head ")).split()
+    found = {errors.model: errors for errors in result.summary}
+    assert head[2:4] == [f"{found['head'].mse:.4f}", f"{found['head'].against_bias:+.4f}"] and head[4] == "bias"
+    zeroed = next(line for line in lines if line.startswith("vectors zeroed")).split()
+    assert zeroed[4:6] == [f"{found['vectors zeroed'].against_head:+.4f}", "head"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result, capsys):
+    without = replace(result.summary[0], against_bias_low=None, against_bias_high=None)
+    show(replace(result, summary=(without,), interval=None), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["interval"] is None and found["summary"][0]["against_bias_low"] is None
+    show(_tables(replace(result, summary=(without,), interval=None)), as_json=False)
+    assert "inf" not in capsys.readouterr().out
+
+
+def test_texts_of_reviews_are_printed_as_they_are(capsys):
+    near = {"id": "7", "score": 0.5, "n_reviews": 1, "user_id": "u", "item_id": "i", "rating": 4.0,
+            "text": "a good [red]guitar[/b]"}  # fmt: skip
+    show({"neighbors": [_row(near)]}, as_json=False)
+    assert "[red]guitar[/b]" in capsys.readouterr().out
+    assert _row(near | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}
