@@ -71,7 +71,7 @@ def evaluate(
 
 def _tables(result: EvaluateResult) -> dict[str, Any]:
     """What people want to see of it; the rest is in the file it names."""
-    from loid_infer.verbs.evaluate import NO_VARIANTS
+    from loid_infer.heads.comparison import NO_VARIANTS
 
     models = []
     for model in result.summary:

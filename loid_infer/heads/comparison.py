@@ -16,6 +16,8 @@ from loid_infer.types import Bools, Floats, Interactions, Ints, Split
 
 HEAD = "head"
 BASELINES = ("global mean", "bias", "mf")
+OWN_TEXT, STRICT = "reads the target's own text (impossible)", "head, strict protocol"
+NO_VARIANTS = (*BASELINES, HEAD, OWN_TEXT, STRICT)  # what is not the head with one thing changed
 _HISTORY = ((0, 0, "0"), (1, 2, "1-2"), (3, 5, "3-5"), (6, None, "more"))
 _N_BINS = 10
 

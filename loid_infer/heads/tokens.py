@@ -73,12 +73,7 @@ def token_scale(
     texts = np.unique(interactions.texts[train])
     if len(texts) > _MAX_SAMPLE:
         texts = np.sort(np.random.default_rng(seed).choice(texts, _MAX_SAMPLE, replace=False))
-    total, squares = np.zeros(d), np.zeros(d)
-    for start in range(0, len(texts), _STEP):
-        part = vectors[texts[start : start + _STEP]].astype(np.float64)
-        total, squares = total + part.sum(0), squares + np.square(part).sum(0)
-    center = total / len(texts)
-    spread = np.sqrt(np.maximum(squares / len(texts) - center**2, 0))
+    center, spread = moments(vectors, texts)
     # A dimension that hardly moves stays small instead of being blown up to noise.
     spread = np.maximum(spread, 0.05 * np.sqrt(np.mean(spread**2)) + 1e-6)
     levels = np.zeros((N_LEVELS, 0))
@@ -86,6 +81,16 @@ def token_scale(
         share = np.bincount(_levels(interactions)[train], minlength=N_LEVELS) / max(int(train.sum()), 1)
         levels = (np.eye(N_LEVELS) - share) * np.sqrt(d)
     return TokenScale(*(torch.from_numpy(part.astype(np.float32)) for part in (center, 1 / spread, levels)))
+
+
+def moments(vectors: Floats, texts: Ints) -> tuple[Floats, Floats]:
+    """Mean and standard deviation `[d]` float64 of the rows `texts [m]` of `vectors [n_texts, d]`, piece by piece."""
+    total, squares = np.zeros((2, vectors.shape[1]))
+    for start in range(0, len(texts), _STEP):
+        part = vectors[texts[start : start + _STEP]].astype(np.float64)
+        total, squares = total + part.sum(0), squares + np.square(part).sum(0)
+    mean = total / len(texts)
+    return mean, np.sqrt(np.maximum(squares / len(texts) - mean**2, 0))
 
 
 def _levels(interactions: Interactions) -> Ints:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loid_infer.heads.presets import HeadSettings
+from loid_infer.heads.tokens import moments
 from loid_infer.kernels import metrics
 from loid_infer.types import Floats, Interactions, Ints, Split
 
@@ -67,7 +68,8 @@ def own_text(interactions: Interactions, split: Split, vectors: Floats) -> Float
     d = vectors.shape[1]
     texts, ratings = interactions.texts, interactions.ratings.astype(np.float64)
     train = np.flatnonzero(split.train)
-    mean, spread = _moments(vectors, texts[train])
+    mean, spread = moments(vectors, texts[train])
+    spread = np.maximum(spread, 1e-6)
 
     def features(rows: Ints) -> Floats:
         return np.hstack([(vectors[texts[rows]].astype(np.float64) - mean) / spread, np.ones((len(rows), 1))])
@@ -84,12 +86,3 @@ def own_text(interactions: Interactions, split: Split, vectors: Floats) -> Float
     errors = [metrics.mse(metrics.clipped(column, interactions.rating_range), ratings[valid]) for column in found.T]
     rated: Floats = features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))]
     return rated
-
-
-def _moments(vectors: Floats, texts: Ints) -> tuple[Floats, Floats]:
-    total, squares = np.zeros((2, vectors.shape[1]))
-    for start in range(0, len(texts), _STEP):
-        part = vectors[texts[start : start + _STEP]].astype(np.float64)
-        total, squares = total + part.sum(0), squares + np.square(part).sum(0)
-    mean = total / len(texts)
-    return mean, np.sqrt(np.maximum(squares / len(texts) - mean**2, 1e-12))

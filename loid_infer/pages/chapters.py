@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loid_infer.heads.comparison import BASELINES, HEAD, ModelErrors
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, ModelErrors
 from loid_infer.pages import wording
 from loid_infer.pages.glance import paper_tag, tags
 from loid_infer.pages.intervals import Difference, differences
@@ -12,7 +12,7 @@ from loid_infer.pages.markup import NOTHING, Content, Html, element, joined, tab
 from loid_infer.pages.missing import Missing, missing_list
 from loid_infer.pages.plot import Point, figure, legend
 from loid_infer.pages.points import SERIES, Errors, buckets, calibration, learning_curve
-from loid_infer.pages.records import IMPOSSIBLE, Evaluation, Findings, HeadRecord, History, PluginRecord
+from loid_infer.pages.records import Evaluation, Findings, HeadRecord, History, PluginRecord
 
 _BUCKETS = (("history", "Error by length of history", "reviews", wording.BY_HISTORY),
             ("rating", "Error by rating", "rating", wording.BY_RATING))  # fmt: skip
@@ -54,7 +54,7 @@ def _evaluation(found: Evaluation) -> Iterator[Html]:
 
 def _accuracy(found: Evaluation) -> Html:
     def row(model: ModelErrors) -> Difference:
-        odd = IMPOSSIBLE in model.model
+        odd = model.model == OWN_TEXT
         return Difference(
             _named(found, model), model.mse, model.against_bias, model.against_bias_low, model.against_bias_high,
             _parts(found, model, BASELINES[1]), color="blue" if HEAD in model.model else "green", odd=odd,

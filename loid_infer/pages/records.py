@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loid_infer.heads.comparison import BASELINES, HEAD, Bin, Bucket, ModelErrors, Run
-
-IMPOSSIBLE, STRICT = "impossible", "strict protocol"  # how `evaluate` marks what is no variant of the head
+from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, STRICT, Bin, Bucket, ModelErrors, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,12 @@ class Evaluation:
     @property
     def models(self) -> tuple[ModelErrors, ...]:
         """Baselines, heads, and what is beside them to compare with."""
-        return tuple(model for model in self.summary if not _is_variant(model.model))
+        return tuple(model for model in self.summary if model.model in NO_VARIANTS)
 
     @property
     def variants(self) -> tuple[ModelErrors, ...]:
         """The first encoder's head with one thing changed."""
-        return tuple(model for model in self.summary if _is_variant(model.model))
+        return tuple(model for model in self.summary if model.model not in NO_VARIANTS)
 
     @property
     def head(self) -> ModelErrors | None:
@@ -74,16 +72,12 @@ class Evaluation:
         """The head whose error is a result: one that never saw the review to be predicted."""
         if self.protocol != "paper":
             return self.head
-        return next((model for model in self.summary if STRICT in model.model), None)
+        return next((model for model in self.summary if model.model == STRICT), None)
 
     @property
     def bias(self) -> ModelErrors | None:
         """The baseline everything is compared with."""
         return next((model for model in self.summary if model.model == BASELINES[1]), None)
-
-
-def _is_variant(model: str) -> bool:
-    return model not in (*BASELINES, HEAD) and IMPOSSIBLE not in model and STRICT not in model
 
 
 @dataclass(frozen=True, slots=True)

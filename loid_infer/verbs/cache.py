@@ -15,7 +15,7 @@ from loid_infer.store.environment import DATA_FILE, read_card
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
 from loid_infer.types import SILENT, Floats, Ints, Progress
-from loid_infer.verbs.encoder import resolve
+from loid_infer.verbs.encoder import encode_command, resolve
 
 _SUFFIXES = {".parquet": "parquet", ".safetensors": "safetensors"}
 
@@ -146,7 +146,7 @@ def cache_export(
         )
     table = open_table(place.table(domain), domain)
     found = resolve(place, encoder, domain)
-    encode = f"Run: loid-infer encode --domain {domain} --encoder {found.name}"
+    encode = encode_command(found.name, domain)
     digests = table.digests(progress)
     with (
         open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store,

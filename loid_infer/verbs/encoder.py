@@ -6,7 +6,8 @@ from loid_infer.data.splits import refuse_leak
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import DEFAULT_ENCODER, Workspace
-from loid_infer.types import Progress, Split
+from loid_infer.store.reader import open_store, stored_vectors
+from loid_infer.types import Digests, Floats, Progress, Split
 from loid_infer.verbs.export import PRECISIONS, export
 
 
@@ -42,6 +43,32 @@ def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split
     for plugin in found.manifest.get("plugins", []):
         refuse_leak(plugin["trained_on"], domain, split, f"plugin {plugin['name']!r} of encoder {found.name!r}")
     return found
+
+
+def encode_command(encoder: str, domain: str) -> str:
+    """What mends vectors that are missing."""
+    return f"Run: loid-infer encode --domain {domain} --encoder {encoder}"
+
+
+def encoded(workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests) -> Floats:
+    """The vectors `[n, d]`, as stored, of a domain's texts with `digests [n, 16]`.
+
+    Raises:
+        NotEncoded, BadStore: some are not there, or damaged.
+    """
+    store, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
+    return stored_vectors(store, encoder.card, encoder.fingerprint, digests, command)
+
+
+def check_encoded(workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests) -> None:
+    """See that `encoded` would find every vector, without reading one.
+
+    Raises:
+        NotEncoded, BadStore: see `encoded`.
+    """
+    folder, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
+    with open_store(folder, encoder.card, encoder.fingerprint, command) as store:
+        store.rows_of(digests, command)
 
 
 def resolve_or_export(

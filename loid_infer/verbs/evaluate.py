@@ -20,6 +20,8 @@ from loid_infer.errors import BadSetting, NoSpace
 from loid_infer.heads.comparison import (
     BASELINES,
     HEAD,
+    OWN_TEXT,
+    STRICT,
     Bin,
     Bucket,
     Measured,
@@ -36,12 +38,8 @@ from loid_infer.heads.protocol import Head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.settings import Place, Workspace, make_folder
-from loid_infer.store.reader import open_store, stored_vectors
 from loid_infer.types import SILENT, Floats, Interactions, Progress, Split, Task
-from loid_infer.verbs.encoder import resolve_honest
-
-OWN_TEXT, STRICT = "reads the target's own text (impossible)", "head, strict protocol"
-NO_VARIANTS = (*BASELINES, HEAD, OWN_TEXT, STRICT)  # what is not the head with one thing changed
+from loid_infer.verbs.encoder import check_encoded, encoded, resolve_honest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +71,6 @@ class _Inside:
     place: Workspace
     settings: HeadSettings
     others: Sequence[Variant]
-
-    def encoder(self, name: str | None, part: Split) -> EncoderFolder:
-        """The encoder for a split, all of whose vectors are there: better now than after hours."""
-        found = resolve_honest(self.place, name and name.replace("{seed}", str(part.seed)), self.domain, part)
-        with open_store(self.place.store(found.fingerprint), found.card, found.fingerprint, self.mend(found)) as store:
-            store.rows_of(self.data.digests, self.mend(found))
-        return found
-
-    def mend(self, encoder: EncoderFolder) -> str:
-        """The command that makes vectors that are missing."""
-        return f"Run: loid-infer encode --domain {self.domain} --encoder {encoder.name}"
 
 
 def evaluate(
@@ -132,7 +119,7 @@ def evaluate(
     inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
     firsts = [split_seed] * seeds if split == "time" else range(split_seed, split_seed + seeds)
     parts = [split_of(inside.data, split, first) for first in firsts]
-    opened = [[inside.encoder(name, part) for name in names] for part in parts]
+    opened = _encoders(inside, names, parts)
     make_folder(place.reports)
     with progress.task("evaluate", seeds * (len(names) + len(others)), "heads") as task:
         found = [_split_runs(inside, parts[i], opened[i], split_seed + i, task) for i in range(seeds)]
@@ -179,6 +166,15 @@ def _keep(result: EvaluateResult, progress: Progress) -> None:
         progress.say(f"not kept for `loid-infer report`. {error}")
 
 
+def _encoders(inside: _Inside, names: Sequence[str | None], parts: Sequence[Split]) -> list[list[EncoderFolder]]:
+    """Those of each split, all of whose vectors are there: better told now than after hours."""
+    opened = [[resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
+               for name in names] for part in parts]  # fmt: skip
+    for encoder in {one.fingerprint: one for row in opened for one in row}.values():
+        check_encoded(inside.place, encoder, inside.domain, inside.data.digests)
+    return opened
+
+
 def _split_runs(
     inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], seed: int, task: Task
 ) -> list[Measured]:
@@ -200,8 +196,7 @@ def _each_run(inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], 
                         network_share=fitted.head.share, seconds=seconds)  # fmt: skip
 
     for number, encoder in enumerate(encoders):
-        store = inside.place.store(encoder.fingerprint)
-        vectors = stored_vectors(store, encoder.card, encoder.fingerprint, data.digests, inside.mend(encoder))
+        vectors = encoded(inside.place, encoder, inside.domain, data.digests)
         fitted, seconds = _fitted(inside, parts, vectors, inside.settings, seed)
         if number == 0:
             found = fitted.baselines

@@ -24,9 +24,8 @@ from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace, slug
-from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Bools, Floats, Interactions, Progress, Split
-from loid_infer.verbs.encoder import resolve_honest
+from loid_infer.verbs.encoder import encoded, resolve_honest
 
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
 
@@ -116,8 +115,7 @@ def fit(
         RuntimeMissing: the device is not there.
         NoSpace: the disk is full or the folder not writable.
     """
-    start = time.perf_counter()
-    place = Workspace.of(workspace)
+    start, place = time.perf_counter(), Workspace.of(workspace)
     settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads,
                              dropout=dropout)  # fmt: skip
     name = slug(name or (f"{domain}-paper" if protocol == "paper" else domain), "head")
@@ -126,7 +124,8 @@ def fit(
     on_device, interactions = torch_device(device), open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), place.head(name), on_device)
-    checkpoint, vectors = job.checkpoint(settings, seed, checkpoint_s), job.vectors(place)
+    checkpoint = job.checkpoint(settings, seed, checkpoint_s)
+    vectors = encoded(place, job.encoder, domain, interactions.digests)
     fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
     if protocol == "paper":
         progress.say(_PAPER)
@@ -146,12 +145,6 @@ class _Job:
     encoder: EncoderFolder
     folder: Path
     device: str
-
-    def vectors(self, place: Workspace) -> Floats:
-        """Those of all texts `[n_texts, d]`, as stored."""
-        encoder, mend = self.encoder, f"Run: loid-infer encode --domain {self.domain} --encoder {self.encoder.name}"
-        store = place.store(encoder.fingerprint)
-        return stored_vectors(store, encoder.card, encoder.fingerprint, self.interactions.digests, mend)
 
     def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
         """Of the run that everything which decides the weights names."""

@@ -21,6 +21,7 @@ from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Card, Floats, Ints, Progress
+from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
 
@@ -200,7 +201,7 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
         raise BadArtifact("the head's card is not the one of its fingerprint", where=str(folder), expected=recorded,
                           got=fingerprint(card), mend=mend)  # fmt: skip
     texts, digests = saved.training_digests()
-    encode = f"Run: loid-infer encode --domain {manifest['domain']} --encoder {manifest['encoder']}"
+    encode = encode_command(manifest["encoder"], manifest["domain"])
     found = stored_vectors(workspace.store(recorded), card, recorded, digests, encode)
     vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
     vectors[texts] = found

@@ -24,7 +24,7 @@ from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
-from loid_infer.verbs.encoder import resolve
+from loid_infer.verbs.encoder import encode_command, resolve
 
 KINDS = ("items", "users", "reviews")
 _KIND, _FORMAT = "index", 1
@@ -106,7 +106,7 @@ def similar(
     table = open_table(place.table(domain), domain)
     found = resolve(place, encoder, domain)
     data = table.interactions(progress)
-    encode = f"Run: loid-infer encode --domain {domain} --encoder {found.name}"
+    encode = encode_command(found.name, domain)
     with open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
         folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"

@@ -22,13 +22,13 @@ class Dying:
     """Progress that dies after so many pairs of training; its own task and context."""
 
     def __init__(self, n_pairs: int) -> None:
-        self.left = n_pairs
+        self.left, self.said = n_pairs, []
 
     def task(self, name: str, total: int | None, unit: str) -> "Dying":
         return self
 
     def say(self, line: str) -> None:
-        self.said = line
+        self.said.append(line)
 
     def advance(self, n: int) -> None:
         self.left -= n
@@ -65,7 +65,7 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(tmp_path, 
         fit(checkpoint, Dying(int(2.5 * n_train)), settings)
     dying = Dying(10**9)
     rest = fit(Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0), dying, settings)
-    assert dying.said == "going on after epoch 2"
+    assert dying.said == ["going on after epoch 2"]
     assert rest.trained.history == whole.trained.history
     assert rest.head.share == whole.head.share and rest.trained.best_epoch == whole.trained.best_epoch
     for name, tensor in weights(whole).items():

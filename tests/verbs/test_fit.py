@@ -13,6 +13,7 @@ from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import fit as verb
+from tests.heads.test_descent import Dying, Killed
 from tests.verbs.recommender import ENCODER, interactions, make_domain
 
 
@@ -149,41 +150,19 @@ def test_a_seed_out_of_range_is_named(made, seed):
         verb.fit("toys", workspace=made, seed=seed)
 
 
-def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(made, monkeypatch):
-    class Killed(Exception):
-        pass
-
-    said = []
-
-    class Dying:
-        def __init__(self, left):
-            self.left = left
-
-        def task(self, name, total, unit):
-            return self
-
-        def say(self, line):
-            said.append(line)
-
-        def advance(self, n):
-            self.left -= n
-            if self.left < 0:
-                raise Killed
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc):
-            pass
-
+def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(made):
     n_train = verb.fit("toys", workspace=made, epochs=4, name="whole").n_train
     with pytest.raises(Killed):
         verb.fit("toys", workspace=made, epochs=4, name="killed", checkpoint_s=0, progress=Dying(int(2.5 * n_train)))
     left = list(made.head("killed").parent.glob(".killed.*"))
     assert len(left) == 1
-    verb.fit("toys", workspace=made, epochs=4, name="killed", seed=1, progress=Dying(10**9))
-    assert said == [] and left[0].exists()  # another seed is another run
-    verb.fit("toys", workspace=made, epochs=4, name="killed", progress=Dying(10**9))
-    assert len(said) == 1 and said[0] in ("going on after epoch 1", "going on after epoch 2") and not left[0].exists()
+    verb.fit("toys", workspace=made, epochs=4, name="killed", seed=1, progress=(other := Dying(10**9)))
+    assert other.said == [] and left[0].exists()  # another seed is another run
+    verb.fit("toys", workspace=made, epochs=4, name="killed", progress=(rest := Dying(10**9)))
+    assert (
+        len(rest.said) == 1
+        and rest.said[0] in ("going on after epoch 1", "going on after epoch 2")
+        and not left[0].exists()
+    )
     bytes_of = [(made.head(name) / "head.safetensors").read_bytes() for name in ("whole", "killed")]
     assert bytes_of[0] == bytes_of[1]
