@@ -57,30 +57,44 @@ class SampleWorld:
 
     def expected(self) -> Floats:
         """`E[r | u, i]`, `[n]`: what the best predictor that never sees the review itself would say."""
-        return self._moments()[0]
+        return rating_moments(self.levels)[0]
 
     def attainable_mse(self) -> float:
         """Mean variance of the rating given its user and item: no predictor without the review itself does better."""
-        first, second = self._moments()
+        first, second = rating_moments(self.levels)
         return float((second - first**2).mean())
 
     def texts(self) -> Iterator[tuple[slice, list[str]]]:
         """The texts in order, piece by piece: (rows, texts). The same at every call."""
         nouns = aspects_of(self.domain)
         said = [[sentences(nouns[aspect], level) for level in range(N_LEVELS)] for aspect in self.aspects]
+        for rows, contents in self._contents():
+            yield rows, _texts(contents, (self.ratings[rows] - 1).tolist(), said)
+
+    def opinions(self) -> tuple[Ints, Ints]:
+        """What the texts say: aspects in the order they are named (-1: no more) and opinions on them, 0 (worst) to 4.
+
+        Both `[n, MAX_MENTIONS]`. A sentence that states the rating may follow.
+        """
+        contents = [part for _, part in self._contents()]
+        return np.concatenate([part.aspects for part in contents]), np.concatenate([part.degrees for part in contents])
+
+    def _contents(self) -> Iterator[tuple[slice, _Contents]]:
         for start in range(0, self.n, _CHUNK_ROWS):
             rows = slice(start, min(start + _CHUNK_ROWS, self.n))
-            yield rows, _texts(self, rows, said, _generator(self.seed, self.domain, f"texts {start}"))
+            yield rows, _contents(self, rows, _generator(self.seed, self.domain, f"texts {start}"))
 
-    def _moments(self) -> tuple[Floats, Floats]:
-        # With r = 1 + sum over c of [latent > c + 1/2], c = 1..4: E r and E r^2 are sums of normal tails.
-        first, second = np.ones(self.n), np.ones(self.n)
-        for cut in range(1, N_LEVELS):
-            z = (self.levels - cut - 0.5) / (NOISE_STD * math.sqrt(2))
-            tail = np.fromiter((0.5 * (1 + math.erf(value)) for value in z.tolist()), np.float64, self.n)
-            first += tail
-            second += (2 * cut + 1) * tail
-        return first, second
+
+def rating_moments(levels: Floats) -> tuple[Floats, Floats]:
+    """`E r` and `E r^2`, `[n]` each, of ratings whose mean before noise, rounding and clipping is `levels [n]`."""
+    # With r = 1 + sum over c of [latent > c + 1/2], c = 1..4, both are sums of normal tails.
+    first, second = np.ones(len(levels)), np.ones(len(levels))
+    for cut in range(1, N_LEVELS):
+        z = (levels - cut - 0.5) / (NOISE_STD * math.sqrt(2))
+        tail = np.fromiter((0.5 * (1 + math.erf(value)) for value in z.tolist()), np.float64, len(z))
+        first += tail
+        second += (2 * cut + 1) * tail
+    return first, second
 
 
 def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
@@ -140,31 +154,52 @@ def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.G
     return pairs[:n] // n_items, pairs[:n] % n_items
 
 
-def _texts(world: SampleWorld, rows: slice, said: list[list[list[str]]], draw: np.random.Generator) -> list[str]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Contents:
+    """What was drawn of some texts; which sentence says it is drawn too."""
+
+    aspects: Ints  # [n, MAX_MENTIONS], -1: no more
+    degrees: Ints  # [n, MAX_MENTIONS]
+    variants: Ints  # [n, MAX_MENTIONS]
+    fillers: list[list[int]]
+    ends: Ints  # [n]
+    kinds: Floats  # [n, 2]: of text, and of ending
+
+
+def _contents(world: SampleWorld, rows: slice, draw: np.random.Generator) -> _Contents:
     users, items, n = world.users[rows], world.items[rows], rows.stop - rows.start
     k = len(world.aspects)
     # Aspects in the order of a draw without replacement by taste (Gumbel trick): what a user cares for is told first.
     order = np.argsort(-(np.log(world.tastes[users] + 1e-12) + draw.gumbel(size=(n, k))), axis=1)[:, :MAX_MENTIONS]
     felt = world.qualities[items] + draw.normal(0, OPINION_NOISE_STD, (n, k))
-    opinions = np.take_along_axis(np.digitize(felt, OPINION_CUTS), order, axis=1).tolist()
-    n_mentions = draw.integers(1, MAX_MENTIONS + 1, n).tolist()
-    variants = draw.integers(0, len(said[0][0]), (n, MAX_MENTIONS)).tolist()
+    degrees = np.take_along_axis(np.digitize(felt, OPINION_CUTS), order, axis=1)
+    n_mentions = draw.integers(1, MAX_MENTIONS + 1, n)
+    n_variants = len(sentences(aspects_of(world.domain)[world.aspects[0]], 0))
+    variants = draw.integers(0, n_variants, (n, MAX_MENTIONS))
     n_fillers = np.where(draw.random(n) < LONG_SHARE, draw.integers(15, 60, n), draw.geometric(0.45, n) - 1)
     fillers = iter(draw.integers(0, len(FILLERS), int(n_fillers.sum())).tolist())
-    ends = draw.integers(0, 12, n).tolist()
-    kinds = draw.random((n, 2))
-    whole = kinds[:, 0] >= EMPTY_SHARE + SHORT_SHARE
+    ends, kinds = draw.integers(0, 12, n), draw.random((n, 2))
+    n_mentions[kinds[:, 0] < EMPTY_SHARE + SHORT_SHARE] = 0
+    aspects = np.where(np.arange(MAX_MENTIONS) < n_mentions[:, None], order, -1)
+    return _Contents(aspects, degrees, variants, [[next(fillers) for _ in range(m)] for m in n_fillers], ends, kinds)
+
+
+def _texts(contents: _Contents, ratings: list[int], said: list[list[list[str]]]) -> list[str]:
+    """The texts of reviews that gave `ratings` (0 to 4)."""
     texts = []
-    for row, (mentioned, degrees, rating) in enumerate(
-        zip(order.tolist(), opinions, (world.ratings[rows] - 1).tolist(), strict=True)
-    ):
-        parts = [FILLERS[next(fillers)] for _ in range(n_fillers[row])]
-        if whole[row]:
-            picks = zip(mentioned[: n_mentions[row]], degrees, variants[row], strict=False)
-            parts[1:1] = [said[aspect][degree][variant] for aspect, degree, variant in picks]
-            if kinds[row, 1] < OVERALL_SHARE:
+    kinds, ends = contents.kinds.tolist(), contents.ends.tolist()
+    named = zip(contents.aspects.tolist(), contents.degrees.tolist(), contents.variants.tolist(), strict=True)
+    for row, ((aspects, degrees, variants), rating) in enumerate(zip(named, ratings, strict=True)):
+        kind, ending = kinds[row]
+        if kind < EMPTY_SHARE:
+            texts.append("")
+        elif kind < EMPTY_SHARE + SHORT_SHARE:
+            texts.append(SHORT[rating][ends[row] % 3])
+        else:
+            parts = [FILLERS[filler] for filler in contents.fillers[row]]
+            picks = zip(aspects, degrees, variants, strict=True)
+            parts[1:1] = [said[aspect][degree][variant] for aspect, degree, variant in picks if aspect >= 0]
+            if ending < OVERALL_SHARE:
                 parts.append(OVERALL[rating][ends[row] % 4])
             texts.append(" ".join(parts))
-        else:
-            texts.append("" if kinds[row, 0] < EMPTY_SHARE else SHORT[rating][ends[row] % 3])
     return texts

@@ -133,7 +133,7 @@ class _Run:
         of_user, of_item = (reviews[0], reviews[1]), (reviews[2], reviews[3])
         settings = self.data.settings
         exchanged = self.net.exchange(users, items, of_user, of_item)
-        squared = (self.net.rate(exchanged.v_user, exchanged.v_item, biases) - targets).square().mean()
+        squared = (self.net.rate(exchanged, biases) - targets).square().mean()
         loss = squared
         if settings.lam:
             loss = loss + settings.lam * triplet_loss(exchanged, users, items, draws, settings)

@@ -103,9 +103,9 @@ class LoidPredictor:
         if not with_network:
             return below, 0.0
         p_user, p_item = net.embeddings(_codes(pairs.users, net.users), _codes(pairs.items, net.items))
-        v_user, v_item = self._item.attend(p_user, of_item), self._user.attend(p_item, of_user)
+        found = self._item.attend(p_user, of_item), self._user.attend(p_item, of_user)
         biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float()
-        return below, net.rate(v_user, v_item, biases).double().numpy()
+        return below, net.rate(net.exchanged(p_user, p_item, *found), biases).double().numpy()
 
 
 def _side(exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats) -> _Side:

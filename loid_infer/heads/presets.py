@@ -32,6 +32,7 @@ class HeadSettings:
     with_biases: bool  # global mean, user and item biases and the ridge readout below the network
     history_ratings: bool  # a history's reviews come with the ratings they gave
     residual: bool  # LayerNorm(p + attention) in place of attention alone
+    product: bool  # the product of what both histories say is read beside them
     ids: bool  # users and items have embeddings and biases of their own
     attention: bool  # IDs weigh the reviews of a history; without, all weigh the same
     unit_triplet: bool  # normalize both sides of the triplet loss
@@ -39,15 +40,15 @@ class HeadSettings:
 
 
 _DEFAULT = HeadSettings(
-    preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=12, patience=4, batch=512,
+    preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=40, patience=5, batch=512,
     learning_rate=3e-4, weight_decay=1.0, dropout=0.3, unknown_share=0.1, width=64, n_heads=4, with_biases=True,
-    history_ratings=True, residual=True, ids=True, attention=True, unit_triplet=True, averaging=0.99,
+    history_ratings=True, residual=True, product=True, ids=True, attention=True, unit_triplet=True, averaging=0.99,
 )  # fmt: skip
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
 _PAPER = HeadSettings(
     preset="paper", protocol="strict", k=5, max_history=5, lam=0.2, margin=1.0, epochs=5, patience=0, batch=4,
     learning_rate=1e-5, weight_decay=0.0, dropout=0.5, unknown_share=0.0, width=0, n_heads=4, with_biases=False,
-    history_ratings=False, residual=False, ids=True, attention=True, unit_triplet=False, averaging=0.0,
+    history_ratings=False, residual=False, product=False, ids=True, attention=True, unit_triplet=False, averaging=0.0,
 )  # fmt: skip
 
 

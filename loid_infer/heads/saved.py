@@ -29,7 +29,7 @@ from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.types import NO_TIME, Array, Bools, Digests, Floats, Interactions, Ints
 
 KIND = "head"
-FORMAT = 1
+FORMAT = 2
 CURVE_FILE = "curve.json"
 _FILE = "head.safetensors"
 _ARRAYS = ("user_bias", "item_bias", "bias_spread", "on_user", "on_item", "on_biases")

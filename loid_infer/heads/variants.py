@@ -37,6 +37,7 @@ def variants(settings: HeadSettings) -> list[Variant]:
         Variant("no IDs", replace(settings, ids=False, lam=0.0)),
         Variant("mean of vectors for attention", replace(settings, attention=False)),
         Variant("no residual", replace(settings, residual=False)),
+        Variant("no product", replace(settings, product=False)),
         Variant("no ratings in histories", replace(settings, history_ratings=False)),
     ]
     changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", replace(settings, lam=lam)) for lam in LAMS]

@@ -101,7 +101,7 @@ def test_predictions_equal_the_networks_own_forward_pass():
         exchanged = head.net.exchange(
             *codes, looked_up(histories.by_user, of_user), looked_up(histories.by_item, of_item)
         )
-        expected = head.net.rate(exchanged.v_user, exchanged.v_item, torch.from_numpy(biases).float())
+        expected = head.net.rate(exchanged, torch.from_numpy(biases).float())
     np.testing.assert_allclose(fit.predictor.parts(pairs)[1], expected.numpy(), atol=1e-5)
 
 

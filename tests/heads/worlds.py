@@ -56,7 +56,7 @@ def telling(seed: int = 0) -> tuple[Interactions, Floats]:
 def symmetric(seed: int = 0) -> tuple[Interactions, Floats]:
     """As many users as items, of like leanings, and texts that tell both: nothing sets the two sides apart."""
     rng = np.random.default_rng(seed)
-    users, items = np.divmod(rng.choice(300 * 300, 2_400, replace=False), 300)
+    users, items = np.divmod(rng.choice(300 * 300, 6_000, replace=False), 300)
     leaning, quality = rng.normal(0, 0.6, (2, 300))
     ratings = np.clip(np.rint(3 + leaning[users] + quality[items] + rng.normal(0, 0.7, len(users))), 1, 5)
     vectors = rng.normal(0, 1, (len(users), 16))

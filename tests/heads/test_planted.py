@@ -1,0 +1,62 @@
+"""The head finds the structure that `sample` plants, from all it may see and from each part of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.planted import DOMAIN, N_REVIEWS, contents, expected_mse, optimum
+from loid_infer.data.sample import draw_world
+from loid_infer.data.splits import split
+from loid_infer.heads.presets import head_settings
+from loid_infer.heads.training import fit_head, pairs_of
+from loid_infer.kernels.metrics import clipped
+from loid_infer.types import SILENT
+from tests.heads import worlds
+
+WHOLE = head_settings("default", "strict")
+
+
+@pytest.fixture(scope="module")
+def planted():
+    world = draw_world(DOMAIN, N_REVIEWS, 0)
+    data = worlds.interactions(world.users, world.items, world.ratings)
+    return world, data, split(data, "random", 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "ratings"),
+    [
+        (WHOLE, True, True),
+        (WHOLE, False, True),
+        (replace(WHOLE, ids=False, lam=0.0, history_ratings=False), True, False),
+    ],
+    ids=["all", "without texts", "without ids and ratings"],
+)
+def test_the_error_is_near_the_least_that_can_be_reached(planted, settings, texts, ratings):
+    world, data, parts = planted
+    best = optimum(world, parts.train, parts.test, texts=texts, ratings=ratings, n_sweeps=300)
+    fitted = fit_head(data, parts, contents(world) * texts, settings, 0, SILENT)
+    pairs = pairs_of(data, parts, parts.test)
+    least, error, biases = (
+        expected_mse(world, parts.test, clipped(part, data.rating_range))
+        for part in (best, fitted.predictor.predict(pairs), fitted.baselines.bias.predict(pairs))
+    )
+    assert 0.99 < error / least < 1.15
+    assert error < (0.94 if texts else 1.01) * biases
+
+
+def test_the_optimum_lies_between_the_truth_and_what_ratings_tell(planted):
+    world, _, parts = planted
+    rows = parts.test
+    both, rated = (optimum(world, parts.train, rows, texts=texts, n_sweeps=80) for texts in (True, False))
+    predicted = (world.expected()[rows], both, rated, world.ratings[parts.train].mean())
+    errors = [expected_mse(world, rows, part) for part in predicted]
+    assert errors[0] < 0.9 * errors[1] < 0.8 * errors[2] < 0.7 * errors[3]
+
+
+def test_the_expected_error_is_that_of_drawn_ratings(planted):
+    world, _, _ = planted
+    guess = np.full(world.n, 3.7)
+    drawn = np.mean((guess - world.ratings) ** 2)
+    assert expected_mse(world, np.ones(world.n, bool), guess) == pytest.approx(drawn, rel=0.02)
