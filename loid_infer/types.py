@@ -5,7 +5,7 @@ This file knows no file format, no runtime and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -22,19 +22,19 @@ Digests: TypeAlias = NDArray[np.uint8]  # [n, 16], one 128-bit digest a row
 DIGEST_BYTES = 16
 
 
-class Corpus(Protocol):
-    """Ordered texts. Row i is text i; texts may repeat. The encoder side sees reviews, item titles or histories
-    through this and nothing else."""
+class Vectors(Protocol):
+    """`[n, d]` vectors, float16 or float32, of which parts are read: an array, or a store that stays on disk."""
 
     @property
-    def n_rows(self) -> int:
-        """How many texts there are."""
+    def shape(self) -> tuple[int, ...]:
+        """`(n, d)`."""
 
-    def digests(self, progress: Progress) -> Digests:
-        """The digest of every text, `[n_rows, 16]`, in order, without holding the texts."""
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
 
-    def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
-        """The texts of the ascending row numbers `rows [m]`, in pieces of bounded size: (row numbers, texts)."""
+    def __getitem__(self, which: Any, /) -> Floats:
+        """The vectors of the numbers `which [..]`, `[.., d]`."""
 
 
 @dataclass(frozen=True, slots=True)

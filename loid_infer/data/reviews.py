@@ -1,6 +1,6 @@
 """Reads the canonical table of a domain: as a corpus of texts, and as interactions.
 
-This file knows no source format, no encoder and no store; the encoder side sees a `Corpus` and nothing more.
+This file knows no source format, no encoder and no store; the encoder side sees digests and texts and nothing more.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReviewTable:
-    """The reviews of one domain; a `Corpus`. Made by `open_table`. Nothing is read before it is asked for."""
+    """The reviews of one domain. Made by `open_table`. Nothing is read before it is asked for."""
 
     path: Path
     domain: str

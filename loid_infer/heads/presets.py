@@ -25,6 +25,7 @@ class HeadSettings:
     batch: int
     learning_rate: float
     weight_decay: float
+    id_weight_decay: float  # of ID embeddings; seven ratings a user are soon learnt by heart
     dropout: float
     unknown_share: float  # of training pairs whose user (item) is made unknown
     width: int  # of ID embeddings and of attention; 0: that of the vectors
@@ -40,15 +41,17 @@ class HeadSettings:
 
 
 _DEFAULT = HeadSettings(
-    preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=40, patience=5, batch=512,
-    learning_rate=3e-4, weight_decay=1.0, dropout=0.3, unknown_share=0.1, width=64, n_heads=4, with_biases=True,
-    history_ratings=True, residual=True, product=True, ids=True, attention=True, unit_triplet=True, averaging=0.99,
+    preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=40, patience=8, batch=512,
+    learning_rate=3e-4, weight_decay=1.0, id_weight_decay=5.0, dropout=0.3, unknown_share=0.1, width=64, n_heads=4,
+    with_biases=True, history_ratings=True, residual=True, product=True, ids=True, attention=True, unit_triplet=True,
+    averaging=0.99,
 )  # fmt: skip
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
 _PAPER = HeadSettings(
     preset="paper", protocol="strict", k=5, max_history=5, lam=0.2, margin=1.0, epochs=5, patience=0, batch=4,
-    learning_rate=1e-5, weight_decay=0.0, dropout=0.5, unknown_share=0.0, width=0, n_heads=4, with_biases=False,
-    history_ratings=False, residual=False, product=False, ids=True, attention=True, unit_triplet=False, averaging=0.0,
+    learning_rate=1e-5, weight_decay=0.0, id_weight_decay=0.0, dropout=0.5, unknown_share=0.0, width=0, n_heads=4,
+    with_biases=False, history_ratings=False, residual=False, product=False, ids=True, attention=True,
+    unit_triplet=False, averaging=0.0,
 )  # fmt: skip
 
 

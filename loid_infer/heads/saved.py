@@ -26,7 +26,7 @@ from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.model import LoidHead, LoidPredictor
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import TokenScale, tokens_of
-from loid_infer.types import NO_TIME, Array, Bools, Digests, Floats, Interactions, Ints
+from loid_infer.types import NO_TIME, Array, Bools, Digests, Interactions, Ints, Vectors
 
 KIND = "head"
 FORMAT = 2
@@ -51,7 +51,7 @@ class SavedHead:
         texts = texts[~self.reviews.empty[texts]]
         return texts, self.reviews.digests[texts]
 
-    def predictor(self, vectors: Floats) -> LoidPredictor:
+    def predictor(self, vectors: Vectors) -> LoidPredictor:
         """What scores pairs, from the vectors `[n_texts, d]` of all texts (those without a digest above may be zero).
 
         Histories hold training reviews only and never the pair's own, whatever protocol the head was fitted under.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loid_infer.heads.presets import HeadSettings
-from loid_infer.types import Bools, Floats, Interactions, Ints
+from loid_infer.types import Bools, Floats, Interactions, Ints, Vectors
 
 N_LEVELS = 5
 _MAX_SAMPLE = 100_000  # training texts that mean and scale are taken from
@@ -37,31 +37,30 @@ class TokenScale:
 class Tokens:
     """Reviews of one table as tokens, made when asked for; vectors stay in their stored dtype until then."""
 
-    vectors: Tensor  # [n_texts, d], float16 or float32
-    texts: Tensor  # [n], code of each review's text
+    vectors: Vectors  # [n_texts, d]
+    texts: Ints  # [n], code of each review's text
     levels: Tensor  # [n], each review's rating in N_LEVELS steps
     scale: TokenScale
 
     def take(self, reviews: Ints) -> Tensor:
         """Tokens `[.., token_dim]` float32 of review numbers `[..]`."""
-        flat = torch.from_numpy(np.ascontiguousarray(reviews).reshape(-1))
+        flat = np.ascontiguousarray(reviews).reshape(-1)
         tokens = torch.empty((len(flat), self.scale.token_dim))
         text = tokens[:, : self.vectors.shape[1]]
-        text.copy_(self.vectors.index_select(0, self.texts[flat]))
+        text.copy_(torch.from_numpy(self.vectors[self.texts[flat]]))
         text.sub_(self.scale.center).mul_(self.scale.scale)
         if self.scale.levels.shape[1]:
-            tokens[:, self.vectors.shape[1] :] = self.scale.levels.index_select(0, self.levels[flat])
+            tokens[:, self.vectors.shape[1] :] = self.scale.levels.index_select(0, self.levels[torch.from_numpy(flat)])
         return tokens.view(*reviews.shape, -1)
 
 
-def tokens_of(interactions: Interactions, vectors: Floats, scale: TokenScale) -> Tokens:
+def tokens_of(interactions: Interactions, vectors: Vectors, scale: TokenScale) -> Tokens:
     """The reviews of `interactions` with the vectors `[n_texts, d]` of its texts."""
-    return Tokens(torch.from_numpy(vectors), torch.from_numpy(interactions.texts.astype(np.int64)),
-                  torch.from_numpy(_levels(interactions)), scale)  # fmt: skip
+    return Tokens(vectors, interactions.texts, torch.from_numpy(_levels(interactions)), scale)
 
 
 def token_scale(
-    interactions: Interactions, train: Bools, vectors: Floats, settings: HeadSettings, seed: int
+    interactions: Interactions, train: Bools, vectors: Vectors, settings: HeadSettings, seed: int
 ) -> TokenScale:
     """Mean and spread of the training texts, where the preset standardizes at all.
 
@@ -83,7 +82,7 @@ def token_scale(
     return TokenScale(*(torch.from_numpy(part.astype(np.float32)) for part in (center, 1 / spread, levels)))
 
 
-def moments(vectors: Floats, texts: Ints) -> tuple[Floats, Floats]:
+def moments(vectors: Vectors, texts: Ints) -> tuple[Floats, Floats]:
     """Mean and standard deviation `[d]` float64 of the rows `texts [m]` of `vectors [n_texts, d]`, piece by piece."""
     total, squares = np.zeros((2, vectors.shape[1]))
     for start in range(0, len(texts), _STEP):

@@ -19,7 +19,7 @@ from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.model import LoidHead, LoidPredictor
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import token_scale, tokens_of
-from loid_infer.types import Bools, Floats, Interactions, Progress, Split
+from loid_infer.types import Bools, Floats, Interactions, Progress, Split, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Fitted:
 def fit_head(
     interactions: Interactions,
     split: Split,
-    vectors: Floats,
+    vectors: Vectors,
     settings: HeadSettings,
     seed: int,
     progress: Progress,

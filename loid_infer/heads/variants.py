@@ -6,13 +6,14 @@ This file knows settings and vectors; it knows no split seed, no store and no ta
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import moments
 from loid_infer.kernels import metrics
-from loid_infer.types import Floats, Interactions, Ints, Split
+from loid_infer.types import Floats, Interactions, Ints, Split, Vectors
 
 KS = (1, 3, 5, 10)
 LAMS = (0.0, 0.2, 0.3, 0.5)
@@ -51,16 +52,35 @@ def with_k(settings: HeadSettings, k: int) -> HeadSettings:
     return replace(settings, k=k, max_history=k if drawn_alike else max(k, settings.max_history))
 
 
-def vectors_of(variant: Variant, vectors: Floats, seed: int) -> Floats:
+@dataclass(frozen=True, slots=True)
+class _Shuffled:
+    """Vectors given to other texts than their own, none of them copied."""
+
+    vectors: Vectors
+    places: Ints  # [n]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.vectors.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.vectors.dtype
+
+    def __getitem__(self, which: Any) -> Floats:
+        return self.vectors[self.places[which]]
+
+
+def vectors_of(variant: Variant, vectors: Vectors, seed: int) -> Vectors:
     """What `variant` is given for the `vectors [n_texts, d]` of a domain."""
     if variant.vectors == "zeroed":
-        return np.zeros_like(vectors)
+        return np.zeros(vectors.shape, vectors.dtype)
     if variant.vectors == "shuffled":
-        return vectors[np.random.default_rng(seed).permutation(len(vectors))]
+        return _Shuffled(vectors, np.random.default_rng(seed).permutation(vectors.shape[0]))
     return vectors
 
 
-def own_text(interactions: Interactions, split: Split, vectors: Floats) -> Floats:
+def own_text(interactions: Interactions, split: Split, vectors: Vectors) -> Floats:
     """Ratings `[n_test]` of a ridge regression on the vector of the very review that states the rating.
 
     No recommender can do this, since nobody has written the review that is to be predicted: it is what the text tells,

@@ -67,6 +67,7 @@ class Environment:
             NoSpace: the folder cannot be written to.
         """
         self.folder, self.card, self.fingerprint, self._pid = folder, card, fingerprint, os.getpid()
+        self._n_reading = 0  # transactions open now
         if card.format != FORMAT:
             raise BadStore(
                 "a card of another store format",
@@ -139,10 +140,16 @@ class Environment:
             try:
                 txn = self.lmdb.begin(buffers=True)
             except lmdb.MapResizedError:  # another process grew the map
+                if self._n_reading:
+                    raise RuntimeError("the map cannot move under an open view; a bug of the caller") from None
                 self.lmdb.set_mapsize(0)
                 txn = self.lmdb.begin(buffers=True)
-            with txn:
-                yield txn
+            self._n_reading += 1
+            try:
+                with txn:
+                    yield txn
+            finally:
+                self._n_reading -= 1
 
     def write(self, change: Any) -> None:
         """Run `change(txn)` in one synced transaction; when the map is full, grow it and run it again.

@@ -7,6 +7,7 @@ one that was asked for. This file knows digests and rows, not texts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.records import DTYPES, Chunk, unpack
+from loid_infer.store.view import StoredVectors
 from loid_infer.types import DIGEST_BYTES, Array, Card, Digests, Floats, Ints
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
@@ -84,7 +86,15 @@ class StoreReader:
         return rows
 
     def gather(self, rows: Ints, digests: Digests) -> Floats:
-        """The vectors `[n, dim]` of `rows [n]`, in the stored dtype.
+        """The vectors `[n, dim]` of `rows [n]` in memory; see `view`."""
+        with self.view(rows, digests) as vectors:
+            return vectors[:]
+
+    @contextmanager
+    def view(self, rows: Ints, digests: Digests) -> Iterator[StoredVectors]:
+        """The vectors `[n, dim]` of `rows [n]`, in the stored dtype, inside the block only.
+
+        Meanwhile the store may grow; what later commits replace is not reused before the block ends.
 
         Args:
             digests: `[n, 16]`, what the caller believes the rows to be; compared with what is stored beside them.
@@ -92,29 +102,41 @@ class StoreReader:
         Raises:
             BadStore: a chunk is damaged, or a row belongs to another text or to none.
         """
-        vectors: Array = np.empty((len(rows), self.environment.card.hidden_dim), self.dtype.dtype)
+        dim, dtype = self.environment.card.hidden_dim, self.dtype.dtype
+        addresses: Ints = np.empty(len(rows), np.int64)
+        with self.environment.read() as txn:
+            for chunk, local, places in self._found(txn, rows, digests):
+                start = chunk.vectors.__array_interface__["data"][0]
+                addresses[places] = start + local * (dim * dtype.itemsize)
+            vectors = StoredVectors(addresses, dim, dtype)
+            try:
+                yield vectors
+            finally:
+                vectors.close()
+
+    def _found(self, txn: object, rows: Ints, digests: Digests) -> Iterator[tuple[Chunk, Ints, Ints]]:
+        """Chunk by chunk what holds `rows [n]`: the chunk, the rows within it, and their places in `rows`."""
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         if len(wanted) and wanted[0] < 0:
             raise _row_error(self.environment.folder, int(wanted[0]), "no chunk holds it")
         starts = self._chunk_starts(int(wanted[-1])) if len(wanted) else self._starts
         at = 0
-        with self.environment.read() as txn:
-            while at < len(wanted):
-                before = int(np.searchsorted(starts, wanted[at], side="right")) - 1
-                if before < 0:
-                    raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
-                start = int(starts[before])
-                chunk = self._chunk(memoryview(txn.get(_key(start), b"", db=self.environment.chunks)), start)
-                end = int(np.searchsorted(wanted, start + len(chunk.vectors)))
-                if end == at:
-                    raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
-                local, places = wanted[at:end] - start, order[at:end]
-                if not np.array_equal(chunk.digests[local], digests[places]):
-                    raise _row_error(self.environment.folder, int(wanted[at]), "the index points to another text")
-                vectors[places] = chunk.vectors[local]
-                at = end
-        return vectors
+        while at < len(wanted):
+            before = int(np.searchsorted(starts, wanted[at], side="right")) - 1
+            if before < 0:
+                raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
+            start = int(starts[before])
+            record = memoryview(txn.get(_key(start), b"", db=self.environment.chunks))  # type: ignore[attr-defined]
+            chunk = self._chunk(record, start)
+            end = int(np.searchsorted(wanted, start + len(chunk.vectors)))
+            if end == at:
+                raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
+            local, places = wanted[at:end] - start, order[at:end]
+            if not np.array_equal(chunk.digests[local], digests[places]):
+                raise _row_error(self.environment.folder, int(wanted[at]), "the index points to another text")
+            yield chunk, local, places
+            at = end
 
     def chunk_keys(self) -> list[int]:
         """First rows of all chunks, ascending."""
@@ -191,9 +213,17 @@ def open_store(folder: Path, card: Card, fingerprint: str, mend: str = _ENCODE) 
 
 
 def stored_vectors(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Floats:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, stored dtype; see `open_store`, `rows_of`."""
-    with open_store(folder, card, fingerprint, mend) as store:
-        return store.gather(store.rows_of(digests, mend), digests)
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in memory; see `open_store`, `rows_of`, `view`."""
+    with view_of(folder, card, fingerprint, digests, mend) as vectors:
+        return vectors[:]
+
+
+@contextmanager
+def view_of(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Iterator[StoredVectors]:
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the file; see `open_store`, `rows_of`, `view`."""
+    with ExitStack() as opened:
+        store = opened.enter_context(open_store(folder, card, fingerprint, mend))
+        yield opened.enter_context(store.view(store.rows_of(digests, mend), digests))
 
 
 def next_row(txn: object, environment: Environment) -> int:

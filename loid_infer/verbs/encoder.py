@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from loid_infer.data.splits import refuse_leak
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import DEFAULT_ENCODER, Workspace
-from loid_infer.store.reader import open_store, stored_vectors
-from loid_infer.types import Digests, Floats, Progress, Split
+from loid_infer.store.reader import view_of
+from loid_infer.types import Digests, Progress, Split, Vectors
 from loid_infer.verbs.export import PRECISIONS, export
 
 
@@ -50,25 +52,16 @@ def encode_command(encoder: str, domain: str) -> str:
     return f"Run: loid-infer encode --domain {domain} --encoder {encoder}"
 
 
-def encoded(workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests) -> Floats:
-    """The vectors `[n, d]`, as stored, of a domain's texts with `digests [n, 16]`.
+def encoded(
+    workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests
+) -> AbstractContextManager[Vectors]:
+    """The vectors `[n, d]`, as stored, of a domain's texts with `digests [n, 16]`; they stay in the store's file.
 
     Raises:
         NotEncoded, BadStore: some are not there, or damaged.
     """
     store, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
-    return stored_vectors(store, encoder.card, encoder.fingerprint, digests, command)
-
-
-def check_encoded(workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests) -> None:
-    """See that `encoded` would find every vector, without reading one.
-
-    Raises:
-        NotEncoded, BadStore: see `encoded`.
-    """
-    folder, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
-    with open_store(folder, encoder.card, encoder.fingerprint, command) as store:
-        store.rows_of(digests, command)
+    return view_of(store, encoder.card, encoder.fingerprint, digests, command)
 
 
 def resolve_or_export(

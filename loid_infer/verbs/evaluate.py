@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -38,8 +39,8 @@ from loid_infer.heads.protocol import Head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.settings import Place, Workspace, make_folder
-from loid_infer.types import SILENT, Floats, Interactions, Progress, Split, Task
-from loid_infer.verbs.encoder import check_encoded, encoded, resolve_honest
+from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
+from loid_infer.verbs.encoder import encoded, resolve_honest
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,9 @@ def evaluate(
     parts = [split_of(inside.data, split, first) for first in firsts]
     opened = _encoders(inside, names, parts)
     make_folder(place.reports)
-    with progress.task("evaluate", seeds * (len(names) + len(others)), "heads") as task:
-        found = [_split_runs(inside, parts[i], opened[i], split_seed + i, task) for i in range(seeds)]
+    n_fits = seeds * (len(names) + len(others))
+    with _stored(inside, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
+        found = [_split_runs(inside, parts[i], opened[i], vectors, split_seed + i, task) for i in range(seeds)]
     shown, over = ([averaged(found)], parts[:1]) if split == "time" else (found, parts)
     result = EvaluateResult(
         domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=preset,
@@ -167,26 +169,36 @@ def _keep(result: EvaluateResult, progress: Progress) -> None:
 
 
 def _encoders(inside: _Inside, names: Sequence[str | None], parts: Sequence[Split]) -> list[list[EncoderFolder]]:
-    """Those of each split, all of whose vectors are there: better told now than after hours."""
-    opened = [[resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
+    """Those of each split."""
+    return [[resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
                for name in names] for part in parts]  # fmt: skip
-    for encoder in {one.fingerprint: one for row in opened for one in row}.values():
-        check_encoded(inside.place, encoder, inside.domain, inside.data.digests)
-    return opened
+
+
+@contextmanager
+def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Mapping[str, Vectors]]:
+    """The vectors of every encoder by its fingerprint. All are opened before the first fit: better told now than after
+    hours that some are missing."""
+    needed = {one.fingerprint: one for row in opened for one in row}
+    with ExitStack() as stores:
+        yield {key: stores.enter_context(encoded(inside.place, one, inside.domain, inside.data.digests))
+               for key, one in needed.items()}  # fmt: skip
 
 
 def _split_runs(
-    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], seed: int, task: Task
-) -> list[Measured]:
+    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], vectors: Mapping[str, Vectors], seed: int,
+    task: Task,
+) -> list[Measured]:  # fmt: skip
     """All models on one split: baselines, then the head of each encoder, then the first one's variants."""
     found = []
-    for one in _each_run(inside, parts, encoders, seed):
+    for one in _each_run(inside, parts, encoders, vectors, seed):
         found.append(one)
         task.advance(one.run.network_share is not None)
     return found
 
 
-def _each_run(inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], seed: int) -> Iterator[Measured]:
+def _each_run(
+    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], stored: Mapping[str, Vectors], seed: int
+) -> Iterator[Measured]:
     data = inside.data
     test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
 
@@ -196,7 +208,7 @@ def _each_run(inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], 
                         network_share=fitted.head.share, seconds=seconds)  # fmt: skip
 
     for number, encoder in enumerate(encoders):
-        vectors = encoded(inside.place, encoder, inside.domain, data.digests)
+        vectors = stored[encoder.fingerprint]
         fitted, seconds = _fitted(inside, parts, vectors, inside.settings, seed)
         if number == 0:
             found = fitted.baselines
@@ -210,7 +222,7 @@ def _each_run(inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], 
             yield run(other.name, encoder, fitted, seconds)
 
 
-def _fitted(inside: _Inside, parts: Split, vectors: Floats, settings: HeadSettings, seed: int) -> tuple[Fitted, float]:
+def _fitted(inside: _Inside, parts: Split, vectors: Vectors, settings: HeadSettings, seed: int) -> tuple[Fitted, float]:
     start = time.perf_counter()
     fitted = fit_head(inside.data, parts, vectors, settings, seed, SILENT)
     return fitted, time.perf_counter() - start

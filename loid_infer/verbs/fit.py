@@ -125,8 +125,8 @@ def fit(
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), place.head(name), on_device)
     checkpoint = job.checkpoint(settings, seed, checkpoint_s)
-    vectors = encoded(place, job.encoder, domain, interactions.digests)
-    fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
+    with encoded(place, job.encoder, domain, interactions.digests) as vectors:
+        fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
     if protocol == "paper":
         progress.say(_PAPER)
     result = _result(job, fitted, start)

@@ -31,7 +31,7 @@ def test_zeroed_and_shuffled_vectors():
     by_name = {variant.name: variant for variant in variants(settings)}
     vectors = np.arange(12, dtype=np.float16).reshape(6, 2)
     assert not vectors_of(by_name["vectors zeroed"], vectors, 0).any()
-    shuffled = vectors_of(by_name["vectors shuffled"], vectors, 0)
+    shuffled = vectors_of(by_name["vectors shuffled"], vectors, 0)[:]
     assert sorted(shuffled.tolist()) == vectors.tolist() != shuffled.tolist()
     assert vectors_of(by_name["no IDs"], vectors, 0) is vectors
 

@@ -73,6 +73,48 @@ def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.gather(found, digests[order]), vectors[order])
 
 
+@pytest.mark.parametrize("dim", [24, 7, 1])
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -> None:
+    card = replace(CARD, hidden_dim=dim, store_dtype=dtype)
+    digests = rows(1_500)[0]
+    vectors = np.random.default_rng(1).normal(size=(1_500, dim)).astype("<f2" if dtype == "fp16" else "<f4")
+    with StoreWriter(tmp_path, card, fingerprint(card)) as writer:
+        for at, end in ((0, 1_024), (1_024, 1_025), (1_025, 1_500)):
+            writer.append((digests[at:end], vectors[at:end]))
+    order = np.random.default_rng(2).permutation(1_500)
+    with open_store(tmp_path, card, fingerprint(card)) as store:
+        with store.view(store.lookup(digests[order]), digests[order]) as view:
+            expected = vectors[order]
+            assert view.shape == expected.shape and view.dtype == expected.dtype and len(view) == 1_500
+            for which in (7, -1, slice(3, 900, 7), order, order.reshape(30, 50), np.zeros(0, int), expected[:, 0] > 0):
+                assert np.array_equal(view[which], expected[which])
+            mine = view[:3]
+        with pytest.raises(IndexError):
+            view[:3]
+    assert np.array_equal(mine, expected[:3])  # what was given are copies
+
+
+def test_a_view_of_nothing(tmp_path: Path) -> None:
+    filled(tmp_path, [5])
+    with reader(tmp_path) as store, store.view(np.zeros(0, int), np.zeros((0, 16), np.uint8)) as view:
+        assert view[:].shape == (0, DIM)
+
+
+def test_a_view_stays_right_while_another_process_makes_the_store_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
+    digests, vectors = filled(tmp_path, [300])
+    with reader(tmp_path) as store:
+        with store.view(store.lookup(digests), digests) as view:
+            in_another_process(append_many, tmp_path)
+            assert np.array_equal(view[:], vectors)
+            with pytest.raises(RuntimeError, match="cannot move"):
+                store.lookup(digests)
+        assert (store.lookup(digests) >= 0).all()
+
+
 def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8])
     strangers, _ = rows(4, seed=9)
@@ -147,11 +189,15 @@ def test_a_reader_follows_a_map_that_another_process_grew(tmp_path: Path, monkey
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     filled(tmp_path, [10])
     store = reader(tmp_path)
-    process = multiprocessing.get_context("spawn").Process(target=append_many, args=(tmp_path,))
+    in_another_process(append_many, tmp_path)
+    assert store.size().n_rows == 10 + 30 * 200
+
+
+def in_another_process(task, folder: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=task, args=(folder,))
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert store.size().n_rows == 10 + 30 * 200
 
 
 def append_many(folder: Path) -> None:
