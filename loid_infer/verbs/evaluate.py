@@ -118,8 +118,7 @@ def evaluate(
     others = [Variant(STRICT, strict)] if protocol == "paper" else []
     others += variants(settings) if ablate else []
     inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
-    firsts = [split_seed] * seeds if split == "time" else range(split_seed, split_seed + seeds)
-    parts = [split_of(inside.data, split, first) for first in firsts]
+    parts = [split_of(inside.data, split, split_seed + i * (split != "time")) for i in range(seeds)]
     opened = _encoders(inside, names, parts)
     make_folder(place.reports)
     n_fits = seeds * (len(names) + len(others))
