@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import loid, median, real_reviews, save, work_folder
+from bench.record import against, loid, median, real_reviews, save, work_folder
 
 DOMAINS = ("musical_instruments", "digital_music")
 ABLATED = DOMAINS[0]
@@ -27,11 +27,12 @@ def main(n_seeds: int = 10, n_pairs: int = 1_000_000) -> None:
         loid("encode", "-d", domain, "-w", str(workspace))
         ablate = ("--ablate",) if domain == ABLATED else ()
         found = loid("evaluate", "-d", domain, "--seeds", str(n_seeds), *ablate, "-w", str(workspace))
+        on_splits = {"domain": domain, "split": "random"}
         n_models = next(i for i, row in enumerate(found["summary"]) if "impossible" in row["model"]) + 1
-        rows += [_against(domain, "random", row, "bias") for row in found["summary"][:n_models]]
-        ablations += [_against(domain, "random", row, "head") for row in found["summary"][n_models:]]
+        rows += [on_splits | against(row, "bias") for row in found["summary"][:n_models]]
+        ablations += [on_splits | against(row, "head") for row in found["summary"][n_models:]]
         by_time = loid("evaluate", "-d", domain, "--seeds", "3", "--split", "time", "-w", str(workspace))
-        rows += [_against(domain, "time", row, "bias") for row in by_time["summary"][:n_models]]
+        rows += [on_splits | {"split": "time"} | against(row, "bias") for row in by_time["summary"][:n_models]]
     save(
         "How good are the ratings without peeking?",
         "heads",
@@ -52,12 +53,6 @@ def main(n_seeds: int = 10, n_pairs: int = 1_000_000) -> None:
     _fit_speed(workspace)
     _score_speed(workspace, n_pairs)
     shutil.rmtree(workspace)
-
-
-def _against(domain: str, split: str, row: dict, other: str) -> dict:
-    mean, low, high = (row[f"against_{other}{end}"] for end in ("", "_low", "_high"))
-    return {"domain": domain, "split": split, "model": row["model"], "mse": row["mse"], "mae": row["mae"],
-            "difference": round(mean, 4) + 0.0, "interval": f"{low:+.4f} to {high:+.4f}"}  # fmt: skip
 
 
 def _fit_speed(workspace: Path) -> None:

@@ -235,9 +235,10 @@ def main(n_seeds: int = 3) -> None:
     save(
         "Does the head find what is planted?", "planted", rows,
         f"Test MSE in expectation over the noise of ratings, {N_REVIEWS} reviews of `sample`'s `{DOMAIN}`, strict "
-        f"protocol, mean of split seeds 0 to {n_seeds - 1}. `optimum`: posterior mean given the same training reviews "
-        "and everything about how they were drawn. `all_texts_say`: vectors are the aspects and opinions a text was "
-        "made of. `frozen_encoder`: vectors of all-MiniLM-L6-v2.",
+        f"protocol, mean of split seeds 0 to {n_seeds - 1}. `optimum`: posterior mean given the training reviews (a "
+        "head is also tuned on validation) and everything about how they were drawn. `all_texts_say`: vectors are the "
+        "aspects and opinions a text was made of. `frozen_encoder`: vectors of all-MiniLM-L6-v2, which also see the "
+        "sentence in which a third of the texts states its rating.",
     )  # fmt: skip
     shutil.rmtree(workspace)
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import loid, real_reviews, save, work_folder
+from bench.record import against, loid, real_reviews, save, work_folder
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
 TRAINING = ("--epochs", "2", "--evals", "8")
@@ -26,17 +26,18 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
         if not (place / "data" / f"{domain}.parquet").exists():
             loid("ingest", str(real_reviews(domain)), "-d", domain, "-w", str(place))
     loid("encode", "-d", TARGET, "-w", str(place))
-    _plugin(place, SOURCE, f"{SOURCE}-0", 0)
+    train(place, SOURCE, f"{SOURCE}-0", 0)
     for seed in range(n_seeds):
         for name, options in KINDS.values():
-            _encoder(place, name.format(seed=seed), seed, options)
+            encoder(place, TARGET, name.format(seed=seed), seed, options)
     asked = [option for name, _ in KINDS.values() for option in ("-e", name)]
     common = ("-d", TARGET, "--seeds", str(n_seeds), "-w", str(place))
     strict = loid("evaluate", *common, "-e", "base", *asked)
     labels = {"base": "frozen base", **{name: label for label, (name, _) in KINDS.items()}}
     save(
         "What do plugins add to a head?", "plugged",
-        [_row(labels[row["encoder"]], row, "head") for row in strict["summary"] if row["model"] == "head"],
+        [against(row | {"model": labels[row["encoder"]]}, "head") for row in strict["summary"]
+         if row["model"] == "head"],
         f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins of "
         "all six linear maps, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
         "from the head of the frozen base, with its corrected 95 % interval.",
@@ -44,7 +45,7 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
     seen = loid("evaluate", *common, "-e", OWN, "--protocol", "paper")
     save(
         "What does it change that the paper's histories may hold the review to be rated?", "paper",
-        [_row(row["model"], row, "head") for row in seen["summary"]],
+        [against(row, "head") for row in seen["summary"]],
         f"Test MSE on Musical Instruments with its own plugin (rank 32), split seeds 0 to {n_seeds - 1}. `head` draws "
         "histories as the paper does, with the target's review among them; `difference` is from that, with its "
         "corrected 95 % interval.",
@@ -57,11 +58,10 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
 def _ranks(place: Path) -> None:
     rows = []
     for rank, name in RANKS.items():
-        _encoder(place, name, 0, ("--rank", str(rank)))
-        metrics = json.loads((place / "exports" / "plugins" / name / "manifest.json").read_text())["metrics"]
+        encoder(place, TARGET, name, 0, ("--rank", str(rank)))
         found = loid("evaluate", "-d", TARGET, "--seeds", "1", "-e", name, "-w", str(place))["summary"]
         head = next(row["mse"] for row in found if row["model"] == "head")
-        rows.append({"rank": rank, "text_mse": metrics["test_mse"], "head_mse": head})
+        rows.append({"rank": rank, "text_mse": text_mse(place, name), "head_mse": head})
     save(
         "What does the rank of a plugin change?", "rank", rows,
         "Musical Instruments, split seed 0. `text_mse`: of reading a test rating off its own text; `head_mse`: of the "
@@ -69,23 +69,24 @@ def _ranks(place: Path) -> None:
     )  # fmt: skip
 
 
-def _row(label: str, row: dict, other: str) -> dict:
-    mean, low, high = (row[f"against_{other}{end}"] for end in ("", "_low", "_high"))
-    return {"model": label, "mse": row["mse"], "mae": row["mae"], "difference": round(mean, 4) + 0.0,
-            "interval": f"{low:+.4f} to {high:+.4f}"}  # fmt: skip
-
-
-def _plugin(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...] = ()) -> None:
+def train(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...] = ()) -> None:
+    """The plugin, trained on split `seed`, unless it is there."""
     if not (place / "exports" / "plugins" / name).exists():
         loid("plugin", "train", "-d", domain, "--name", name, "--split-seed", str(seed), *TRAINING, *options,
              "-w", str(place))  # fmt: skip
 
 
-def _encoder(place: Path, name: str, seed: int, options: tuple[str, ...]) -> None:
-    _plugin(place, TARGET, name, seed, options)
+def encoder(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...]) -> None:
+    """The plugin, its encoder and the domain's vectors, as far as they are not there."""
+    train(place, domain, name, seed, options)
     if not (place / "exports" / "encoders" / name).exists():
         loid("export", "--plugin", name, "--name", name, "-w", str(place))
-    loid("encode", "-d", TARGET, "-e", name, "-w", str(place))
+    loid("encode", "-d", domain, "-e", name, "-w", str(place))
+
+
+def text_mse(place: Path, name: str) -> float:
+    """Of the plugin: what it misses of a test rating by reading its own text."""
+    return json.loads((place / "exports" / "plugins" / name / "manifest.json").read_text())["metrics"]["test_mse"]
 
 
 if __name__ == "__main__":

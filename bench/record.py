@@ -95,6 +95,14 @@ def loid(*arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def against(row: dict, other: str) -> dict:
+    """A row of `evaluate`'s summary: its errors, and the difference from the `bias` or the first `head`."""
+    mean, low, high = (row[f"against_{other}{end}"] for end in ("", "_low", "_high"))
+    interval = "-" if low is None else f"{low:+.4f} to {high:+.4f}"
+    return {"model": row["model"], "mse": row["mse"], "mae": row["mae"], "difference": round(mean, 4) + 0.0,
+            "interval": interval}  # fmt: skip
+
+
 def median(values: list[float]) -> float:
     """The middle value, and never a mean that one noisy run can pull."""
     return statistics.median(values)

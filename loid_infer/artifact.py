@@ -6,6 +6,7 @@ This file knows files and bytes; what a manifest says is its writer's business.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import importlib.metadata
@@ -95,7 +96,7 @@ def new_file(path: Path) -> Iterator[Path]:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
-    _sweep(path)
+    sweep(path)
     with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
@@ -120,7 +121,8 @@ def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
-    _sweep(path)
+    path = path.resolve()  # a link to another disk is left in its place
+    sweep(path)
     with writing(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
@@ -134,7 +136,7 @@ def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
                 _sync(file)
             temporary.chmod(0o777 & ~mask)
             _sync(temporary)
-            _replace_folder(temporary, path)
+            replace_folder(temporary, path)
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -178,24 +180,45 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
     return manifest
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove what runs that were killed at least a day ago left beside `path`."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    lefts = [*path.parent.glob(f".{path.name}.*.partial")]
+    if path.exists():  # else what was moved aside may be all there is
+        lefts += path.parent.glob(f".{path.name}.*.old")
+    for left in lefts:
         with contextlib.suppress(FileNotFoundError):  # its own run may finish meanwhile
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
-def _replace_folder(new: Path, path: Path) -> None:
-    # A folder cannot be renamed over one that is not empty: move the old aside first, so that a crash between the two
-    # renames leaves either artifact whole under one of the names.
-    if path.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-        path.replace(aside)
+def replace_folder(new: Path, path: Path) -> None:
+    """Let `new` take the place of the folder `path`, if there is one, and remove that.
+
+    Where the system can exchange two names at once (Linux) there is no moment without a folder of that name; elsewhere
+    the old one is moved aside first, so that a crash leaves either whole under one of the names.
+    """
+    if not path.exists():
         new.replace(path)
-        shutil.rmtree(aside)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    if _exchange(new, path):
+        new.replace(aside)
     else:
-        new.replace(path)
+        path.replace(aside)
+        try:
+            new.replace(path)
+        except BaseException:
+            aside.replace(path)
+            raise
+    _sync(path.parent)
+    shutil.rmtree(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def _sync(path: Path) -> None:

@@ -57,6 +57,10 @@ class Workspace:
         """The canonical table of a domain."""
         return self.root / "data" / f"{slug(domain, 'domain')}.parquet"
 
+    def domains(self) -> list[str]:
+        """The domains that have a table."""
+        return sorted(path.stem for path in (self.root / "data").glob("[!.]*.parquet"))
+
     def encoder(self, name: str) -> Path:
         """The folder of an exported encoder."""
         return self.root / "exports" / "encoders" / slug(name, "encoder")

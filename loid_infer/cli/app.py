@@ -48,7 +48,7 @@ def build() -> typer.Typer:
         additions.command(name)(of_plugins)
     app.add_typer(additions, name="plugin")
     stores = typer.Typer(no_args_is_help=True, help="Look at the stored vectors, check them, hand them out.")
-    for of_stores in (cache.info, cache.verify, cache.export):
+    for of_stores in (cache.info, cache.verify, cache.salvage, cache.compact, cache.gc, cache.export):
         stores.command()(of_stores)
     app.add_typer(stores, name="cache")
     return app

@@ -24,7 +24,7 @@ import lmdb
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded
 from loid_infer.store.pages import check_length
-from loid_infer.store.records import FORMAT
+from loid_infer.store.records import FORMAT, MEND
 from loid_infer.types import Card
 
 CARD_FILE = "card.json"
@@ -186,11 +186,7 @@ class Environment:
             lmdb.PanicError,
             lmdb.VersionMismatchError,
         ) as error:
-            raise BadStore(
-                f"LMDB cannot read the store: {error}",
-                where=str(self.folder),
-                mend="Move that folder aside and run `loid-infer encode` again.",
-            ) from error
+            raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), mend=MEND) from error
         except lmdb.Error as error:
             # A write that the disk took only in part is reported as an input/output error, without a class of its own.
             if not str(error).endswith((os.strerror(errno.EIO), os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))):

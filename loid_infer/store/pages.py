@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 from loid_infer.errors import BadStore
+from loid_infer.store.records import MEND
 
 # A meta page: a 16-byte page header, then magic, version, address, map size, two databases of 48 bytes of which the
 # first begins with the page size, then the last page in use and the number of the commit.
@@ -45,5 +46,5 @@ def _short(data: Path, expected: int) -> BadStore:
         where=str(data),
         expected=f"{expected:,} bytes",
         got=f"{data.stat().st_size:,}",
-        mend="Move that folder aside and run `loid-infer encode` again.",
+        mend=MEND,
     )

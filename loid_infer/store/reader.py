@@ -15,7 +15,7 @@ import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.records import DTYPES, Chunk, unpack
+from loid_infer.store.records import DTYPES, MEND, Chunk, unpack
 from loid_infer.store.view import StoredVectors
 from loid_infer.types import DIGEST_BYTES, Array, Card, Digests, Floats, Ints
 
@@ -251,9 +251,4 @@ def _entries(keys: bytearray, rows: bytearray) -> tuple[Digests, Ints]:
 
 
 def _row_error(folder: Path, row: int, what: str) -> BadStore:
-    return BadStore(
-        what,
-        where=f"{folder}, row {row}",
-        mend="Look at the damage with `loid-infer cache verify`; move the store's folder aside and run "
-        "`loid-infer encode` again to make it anew.",
-    )
+    return BadStore(what, where=f"{folder}, row {row}", mend=MEND)

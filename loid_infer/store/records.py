@@ -23,7 +23,8 @@ from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
 FORMAT = 1
 DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
 
-_MAGIC = b"LOIDCHNK"
+MAGIC = b"LOIDCHNK"
+MEND = "Run `loid-infer cache salvage`: it keeps what is sound. `loid-infer encode` then computes the rest."
 _HEADER = struct.Struct("<8sQIIIIQ16s8x")
 _DTYPE_CODES = {"fp16": 1, "fp32": 2}
 _CHECKED_FROM = 16  # magic and the checksum itself
@@ -36,6 +37,11 @@ class Chunk:
     first_row: int
     digests: Digests  # [rows, 16]
     vectors: Floats  # [rows, dim], stored dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the record."""
+        return _HEADER.size + self.digests.nbytes + self.vectors.nbytes
 
 
 def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) -> bytearray:
@@ -53,8 +59,8 @@ def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) ->
     body[_HEADER.size : _HEADER.size + digests.nbytes] = np.ascontiguousarray(digests).reshape(-1).data
     body[_HEADER.size + digests.nbytes :] = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).data
     fields = (FORMAT, rows, dim, _DTYPE_CODES[dtype], first_row, bytes.fromhex(fingerprint))
-    _HEADER.pack_into(record, 0, _MAGIC, 0, *fields)
-    _HEADER.pack_into(record, 0, _MAGIC, xxhash.xxh3_64_intdigest(body[_CHECKED_FROM:]), *fields)
+    _HEADER.pack_into(record, 0, MAGIC, 0, *fields)
+    _HEADER.pack_into(record, 0, MAGIC, xxhash.xxh3_64_intdigest(body[_CHECKED_FROM:]), *fields)
     return record
 
 
@@ -73,8 +79,8 @@ def unpack(record: memoryview, fingerprint: str, *, first_row: int, check: bool,
     if len(record) < _HEADER.size:
         raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(record)} bytes")
     magic, checksum, version, rows, dim, code, found_row, found_print = _HEADER.unpack_from(record)
-    if magic != _MAGIC:
-        raise _damaged("not a chunk record", where, repr(_MAGIC), repr(magic))
+    if magic != MAGIC:
+        raise _damaged("not a chunk record", where, repr(MAGIC), repr(magic))
     if version != FORMAT:
         raise _damaged("a chunk of another format", where, str(FORMAT), str(version))
     dtype = next((DTYPES[name] for name, known in _DTYPE_CODES.items() if known == code), None)
@@ -95,12 +101,20 @@ def unpack(record: memoryview, fingerprint: str, *, first_row: int, check: bool,
     return Chunk(first_row, digests, vectors)
 
 
+def unpack_at(content: memoryview, start: int, fingerprint: str, where: str) -> Chunk:
+    """The chunk that begins at byte `start` of `content`, its checksum computed; it tells itself how long it is.
+
+    Raises:
+        BadStore: see `unpack`.
+    """
+    head = content[start : start + _HEADER.size]
+    if len(head) < _HEADER.size:
+        raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(head)} bytes")
+    _, _, _, rows, dim, code, first_row, _ = _HEADER.unpack(head)
+    dtype = next((DTYPES[name] for name, known in _DTYPE_CODES.items() if known == code), DTYPES["fp32"])
+    end = start + _HEADER.size + rows * (DIGEST_BYTES + dim * dtype.itemsize)
+    return unpack(content[start:end], fingerprint, first_row=first_row, check=True, where=where)
+
+
 def _damaged(what: str, where: str, expected: str, got: str) -> BadStore:
-    return BadStore(
-        what,
-        where=where,
-        expected=expected,
-        got=got,
-        mend="Look at the damage with `loid-infer cache verify`; move the store's folder aside and run "
-        "`loid-infer encode` again to make it anew.",
-    )
+    return BadStore(what, where=where, expected=expected, got=got, mend=MEND)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loid_infer.artifact import writing
-from loid_infer.errors import StoreBusy
+from loid_infer.errors import NotEncoded, StoreBusy
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
@@ -37,7 +39,7 @@ class StoreWriter:
             BadStore: it is damaged or another card's.
             NoSpace: the folder cannot be written to.
         """
-        self._lock = _lock(make_folder(folder) / _LOCK_FILE)
+        self._lock = _lock(make_folder(folder))
         try:
             self._environment = Environment(folder, card, fingerprint, write=True)
         except BaseException:
@@ -84,21 +86,44 @@ class StoreWriter:
         self.close()
 
 
-def _lock(path: Path) -> int:
-    """An exclusive lock that the system releases when the process ends, however it ends."""
-    with writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every writer out of the store in `folder`, inside the block.
+
+    Raises:
+        NotEncoded: there is no such folder.
+        StoreBusy: another process writes to it.
+        NoSpace: the folder cannot be written to.
+    """
+    if not folder.is_dir():
+        raise NotEncoded("there is no store", where=str(folder), mend="Run: loid-infer encode --domain D")
+    descriptor = _lock(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        yield
+    finally:
         os.close(descriptor)
-        raise StoreBusy(
-            "another run is writing to this store",
-            where=str(path.parent),
-            got=holder,
-            mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
-        ) from None
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor with the store's exclusive lock; the system releases it when it is closed, or the process ends."""
+    path = folder / _LOCK_FILE
+    while True:
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise StoreBusy(
+                "another run is writing to this store",
+                where=str(folder),
+                got=holder,
+                mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
+            ) from None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)  # the store was written anew meanwhile, and this is the old one's lock
     try:
         with writing(path):
             os.ftruncate(descriptor, 0)

@@ -13,9 +13,11 @@ from loid_infer.errors import BadSetting, BadStore
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, read_card
 from loid_infer.store.reader import StoreReader, open_store
-from loid_infer.store.verify import verify
+from loid_infer.store.verify import StoreCheck, verify
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command, resolve
+from loid_infer.verbs.reencode import Reencoded
+from loid_infer.verbs.reencode import reencode as recomputed
 
 _SUFFIXES = {".parquet": "parquet", ".safetensors": "safetensors"}
 
@@ -53,6 +55,8 @@ class CacheCheck:
     n_chunks: int
     n_rows: int
     n_bad: int
+    n_reencoded: int
+    cos_min: float | None  # of stored vectors and those computed anew
     problems: tuple[str, ...]
 
 
@@ -75,9 +79,9 @@ def cache_info(*, workspace: Place = None) -> CacheInfo:
         BadStore: a store cannot be opened, or lies under another card's name.
     """
     place = Workspace.of(workspace)
-    names = _encoders_by_fingerprint(place)
+    names = encoders_by_fingerprint(place)
     stores = []
-    for folder in _store_folders(place):
+    for folder in store_folders(place):
         with _open(folder) as store:
             size, card = store.size(), store.environment.card
         stores.append(
@@ -98,25 +102,52 @@ def cache_info(*, workspace: Place = None) -> CacheInfo:
     )
 
 
-def cache_verify(*, encoder: str | None = None, workspace: Place = None, progress: Progress = SILENT) -> CacheCheck:
+def cache_verify(
+    *,
+    encoder: str | None = None,
+    reencode: int = 0,
+    seed: int = 0,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> CacheCheck:
     """Check every checksum and index entry, of all stores or of one encoder's.
+
+    Args:
+        reencode: so many random texts of each store are also computed anew, and compared.
 
     Raises:
         BadStore: a store cannot be opened at all.
         BadArtifact: there is no such encoder.
+        RuntimeMissing, ParityError, BadTable: what `reencode` takes is not there.
     """
     place = Workspace.of(workspace)
-    folders = _store_folders(place) if encoder is None else [place.store(resolve(place, encoder, None).fingerprint)]
-    checks = []
+    folders = store_folders(place) if encoder is None else [folder_of(place, encoder)]
+    checks: list[StoreCheck] = []
+    again: list[Reencoded] = []
+    names = encoders_by_fingerprint(place)
     for folder in folders:
         with _open(folder) as store:
             checks.append(verify(store, progress))
+            if reencode and checks[-1].n_bad:
+                progress.say(f"{folder.name} is damaged: none of its texts is computed anew")
+            elif reencode and folder.name in names:
+                found = resolve(place, encoder or names[folder.name][0], None)
+                again.append(recomputed(place, found, place.domains(), store, reencode, seed, progress))
+            elif reencode:
+                progress.say(f"no encoder here has the fingerprint {folder.name}: none of its texts is computed anew")
+    cosines = [one.cos_min for one in again if one.cos_min is not None]
     return CacheCheck(
         len(checks),
         sum(check.n_chunks for check in checks),
         sum(check.n_rows for check in checks),
-        sum(check.n_bad for check in checks),
-        tuple(line for check in checks for line in check.problems),
+        sum(check.n_bad for check in checks) + sum(one.n_bad for one in again),
+        sum(one.n_texts for one in again),
+        min(cosines, default=None),
+        tuple(
+            line
+            for problems in (*(check.problems for check in checks), *(one.problems for one in again))
+            for line in problems
+        ),
     )
 
 
@@ -162,7 +193,8 @@ def cache_export(
     return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(target))
 
 
-def _store_folders(workspace: Workspace) -> list[Path]:
+def store_folders(workspace: Workspace) -> list[Path]:
+    """The folders of all stores of the workspace."""
     return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
 
 
@@ -179,7 +211,17 @@ def _open(folder: Path) -> StoreReader:
     return open_store(folder, card, folder.name)
 
 
-def _encoders_by_fingerprint(workspace: Workspace) -> dict[str, list[str]]:
+def folder_of(workspace: Workspace, encoder: str) -> Path:
+    """The folder of an encoder's store.
+
+    Raises:
+        BadArtifact, ParityError: see `resolve`.
+    """
+    return workspace.store(resolve(workspace, encoder, None).fingerprint)
+
+
+def encoders_by_fingerprint(workspace: Workspace) -> dict[str, list[str]]:
+    """Names of the workspace's encoders by their fingerprint."""
     import json
 
     names: dict[str, list[str]] = {}

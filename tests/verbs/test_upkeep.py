@@ -1,0 +1,156 @@
+"""Stores are mended, made smaller and cleared of what nothing uses; nothing else is lost."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer import cache_compact, cache_gc, cache_info, cache_salvage, cache_verify, encode, export, fit, score
+from loid_infer.errors import BadArtifact, BadSetting, BadStore
+from loid_infer.settings import Workspace
+from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
+from loid_infer.store.reader import open_store
+from loid_infer.store.writer import StoreWriter
+from tests.conftest import toy_texts
+from tests.verbs.test_encode import stored, table
+
+
+@pytest.fixture
+def two_domains(workspace: Workspace) -> Workspace:
+    table(workspace, toy_texts(1_400))
+    table(workspace, toy_texts(300, seed=1), "games")
+    for domain in ("toys", "games"):
+        encode(domain, workspace=workspace)
+    return workspace
+
+
+def the_store(workspace: Workspace) -> Path:
+    (store,) = cache_info(workspace=workspace).stores
+    return workspace.store(store.fingerprint)
+
+
+def damage(store: Path, which: int) -> None:
+    """Flip a byte in the vectors of the chunk number `which`."""
+    content = bytearray((store / DATA_FILE).read_bytes())
+    records = [at for at in range(16, len(content), 4096) if content[at : at + 8] == b"LOIDCHNK"]
+    rows = int.from_bytes(content[records[which] + 20 : records[which] + 24], "little")
+    content[records[which] + 64 + rows * 16 + 5] ^= 1
+    (store / DATA_FILE).write_bytes(content)
+
+
+def test_what_was_damaged_is_named_and_encoded_again_and_nothing_else(two_domains: Workspace) -> None:
+    before = {domain: stored(two_domains, domain) for domain in ("toys", "games")}
+    store = the_store(two_domains)
+    damage(store, 0)
+    assert cache_verify(workspace=two_domains).n_bad
+    done = cache_salvage(workspace=two_domains)
+    assert cache_verify(workspace=two_domains).n_bad == 0
+    assert done.n_dropped > 0
+    unfinished = {one.domain: one for one in done.stores[0].unfinished}
+    assert unfinished["toys"].n_missing > 0 and "encode --domain toys --encoder base" in unfinished["toys"].command
+    again = encode("toys", workspace=two_domains)
+    assert again.n_encoded == unfinished["toys"].n_missing
+    encode("games", workspace=two_domains)
+    for domain, vectors in before.items():
+        assert np.abs(stored(two_domains, domain) - vectors).max() < 2e-3
+
+
+def test_a_store_that_lost_its_card_gets_it_from_the_encoder(two_domains: Workspace) -> None:
+    store = the_store(two_domains)
+    card = (store / CARD_FILE).read_bytes()
+    (store / CARD_FILE).unlink()
+    assert cache_salvage(encoder="base", workspace=two_domains).n_dropped == 0
+    assert (store / CARD_FILE).read_bytes() == card
+    (store / CARD_FILE).write_text("{")
+    assert cache_salvage(workspace=two_domains).n_dropped == 0
+    assert (store / CARD_FILE).read_bytes() == card
+
+
+def test_a_store_nobody_knows_is_left_alone(two_domains: Workspace) -> None:
+    store = the_store(two_domains)
+    before = (store / DATA_FILE).read_bytes()
+    (store / CARD_FILE).unlink()
+    for folder in (two_domains.root / "exports" / "encoders").iterdir():
+        (folder / "manifest.json").unlink()
+    with pytest.raises(BadStore, match="nobody knows"):
+        cache_salvage(workspace=two_domains)
+    assert (store / DATA_FILE).read_bytes() == before
+
+
+def test_compacting_changes_no_vector(two_domains: Workspace) -> None:
+    before = stored(two_domains)
+    done = cache_compact(workspace=two_domains)
+    assert done.n_stores == 1 and done.n_dropped == 0
+    assert done.bytes_freed == done.stores[0].bytes_before - done.stores[0].bytes_after > 0
+    assert np.array_equal(stored(two_domains), before)
+    assert encode("toys", workspace=two_domains).n_encoded == 0
+
+
+def test_rows_of_a_domain_that_is_gone_are_dropped_and_no_others(two_domains: Workspace) -> None:
+    before = stored(two_domains, "games")
+    two_domains.table("toys").unlink()
+    planned = cache_gc(dry_run=True, workspace=two_domains)
+    assert planned.n_rows > 1_000 and cache_info(workspace=two_domains).n_rows > 1_400
+    done = cache_gc(workspace=two_domains)
+    assert (done.n_rows, done.n_stores) == (planned.n_rows, 0)
+    assert done.bytes_freed > 0
+    assert np.array_equal(stored(two_domains, "games"), before)
+    assert cache_gc(workspace=two_domains).n_rows == 0
+
+
+def test_what_a_head_looks_at_stays_when_its_table_is_gone(two_domains: Workspace) -> None:
+    fit("toys", epochs=1, workspace=two_domains)
+    pairs = two_domains.root / "pairs.csv"
+    pairs.write_text("user_id,item_id\nu1,i1\nu2,i3\n")
+    before = Path(score(pairs, domain="toys", workspace=two_domains).out).read_text()
+    two_domains.table("toys").unlink()
+    done = cache_gc(workspace=two_domains)
+    assert 0 < done.n_rows < 700  # texts of the validation and test parts
+    assert Path(score(pairs, domain="toys", workspace=two_domains).out).read_text() == before
+
+
+def test_a_store_nothing_refers_to_is_removed(two_domains: Workspace, toy_base: Path) -> None:
+    export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
+    other = encode("games", encoder="other", workspace=two_domains)
+    assert cache_gc(workspace=two_domains).n_stores == 0
+    fit("games", encoder="other", epochs=1, workspace=two_domains)
+    (two_domains.encoder("other") / "manifest.json").unlink()
+    assert cache_gc(workspace=two_domains).n_stores == 0  # a head looks at it
+    (two_domains.head("games") / "manifest.json").unlink()
+    planned = cache_gc(dry_run=True, workspace=two_domains)
+    assert planned.n_stores == 1 and Path(other.store).exists()
+    assert cache_gc(workspace=two_domains).n_stores == 1
+    assert not Path(other.store).exists() and the_store(two_domains).exists()
+
+
+def test_nothing_goes_where_nobody_can_tell(two_domains: Workspace) -> None:
+    (two_domains.encoder("base") / "manifest.json").write_text("{")
+    with pytest.raises(BadArtifact, match="nothing is removed"):
+        cache_gc(workspace=two_domains)
+    for domain in ("toys", "games"):
+        two_domains.table(domain).unlink()
+    (two_domains.encoder("base") / "manifest.json").unlink()
+    with pytest.raises(BadSetting, match="no domain has a table"):
+        cache_gc(workspace=two_domains)
+    assert cache_info(workspace=two_domains).n_rows > 1_400
+
+
+def test_texts_computed_anew_tell_a_store_of_another_model(two_domains: Workspace) -> None:
+    done = cache_verify(reencode=100, workspace=two_domains)
+    assert (done.n_bad, done.n_reencoded) == (0, 100)
+    assert done.cos_min is not None and done.cos_min > 0.9999
+    # The vectors of another model, in a store that says it is this one's: every checksum is right.
+    store = the_store(two_domains)
+    card = read_card(store)
+    with open_store(store, card, store.name) as reader:
+        chunks = [(chunk.digests.copy(), chunk.vectors[:, ::-1].copy()) for chunk in reader.scan()]
+    shutil.rmtree(store)
+    with StoreWriter(store, card, store.name) as writer:
+        for chunk in chunks:
+            writer.append(chunk)
+    assert cache_verify(workspace=two_domains).n_bad == 0
+    done = cache_verify(encoder="base", reencode=10, workspace=two_domains)
+    assert done.n_bad == done.n_reencoded == 10
+    assert done.cos_min < 0.9 and "another vector" in done.problems[0]
+    assert cache_verify(reencode=10_000, seed=1, workspace=two_domains).n_reencoded == 1_700
