@@ -26,6 +26,7 @@ _VERBS = {
     "similar": "similar",
     "cache_compact": "upkeep",
     "cache_gc": "upkeep",
+    "cache_import": "imports",
     "cache_info": "cache",
     "cache_salvage": "upkeep",
     "cache_verify": "cache",

@@ -50,6 +50,7 @@ def build() -> typer.Typer:
     stores = typer.Typer(no_args_is_help=True, help="Look at the stored vectors, check them, hand them out.")
     for of_stores in (cache.info, cache.verify, cache.salvage, cache.compact, cache.gc, cache.export):
         stores.command()(of_stores)
+    stores.command("import")(cache.import_)
     app.add_typer(stores, name="cache")
     return app
 

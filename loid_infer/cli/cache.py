@@ -1,4 +1,4 @@
-"""Commands on stored vectors: cache info, verify, salvage, compact, gc, export."""
+"""Commands on stored vectors: cache info, verify, salvage, compact, gc, export, import."""
 
 from __future__ import annotations
 
@@ -110,3 +110,18 @@ def export(
     from loid_infer.verbs.cache import cache_export as verb
 
     show(verb(domain, out, encoder=encoder, workspace=place(workspace), progress=People(quiet=quiet)), as_json=json)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A .safetensors bundle, or a store's folder.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take in vectors computed elsewhere with an encoder of this workspace.
+
+    Example: loid-infer cache import shard-2/cache/0c9260bec55319947e73876fb90c5a26
+    """
+    from loid_infer.verbs.imports import cache_import as verb
+
+    show(verb(source, workspace=place(workspace), progress=People(quiet=quiet)), as_json=json)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loid_infer.data.reviews import open_table
-from loid_infer.data.vectors import export_vectors
+from loid_infer.data.vectors import Described, export_vectors
 from loid_infer.encoders.card import fingerprint
 from loid_infer.errors import BadSetting, BadStore
 from loid_infer.settings import Place, Workspace
-from loid_infer.store.environment import DATA_FILE, read_card
+from loid_infer.store.environment import DATA_FILE, card_bytes, read_card
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
 from loid_infer.types import SILENT, Floats, Ints, Progress
@@ -189,7 +189,8 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        export_vectors(table, vectors, found.card.hidden_dim, target, _SUFFIXES[target.suffix])
+        described = Described(digests, card_bytes(found.card).decode())
+        export_vectors(table, vectors, found.card.hidden_dim, target, _SUFFIXES[target.suffix], described)
     return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(target))
 
 

@@ -26,7 +26,13 @@ COMMANDS = [
     "plugin similarity",
     "cache info",
     "cache verify",
+    "cache salvage",
+    "cache compact",
+    "cache gc",
     "cache export",
+    "cache import",
+    "evaluate",
+    "similar",
     "plugin train",
     "plugin merge",
     "plugin import",
@@ -97,6 +103,11 @@ def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
     out = workspace.root / "v.safetensors"
     assert as_json(loid("cache", "export", str(out), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
     assert out.stat().st_size > 40 * 32 * 4
+    assert as_json(loid("cache", "import", str(out), "-w", root, "--json"))["n_new"] == 0
+    assert as_json(loid("cache", "verify", "--reencode", "5", "-w", root, "--json"))["n_reencoded"] == 5
+    assert as_json(loid("cache", "salvage", "-w", root, "--json"))["n_dropped"] == 0
+    assert as_json(loid("cache", "compact", "-w", root, "--json"))["stores"][0]["n_rows"] == 40
+    assert as_json(loid("cache", "gc", "--dry-run", "-w", root, "--json"))["n_rows"] == 0
     people = loid("cache", "info", "-w", root)
     assert "base" in people.stdout
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from loid_infer.artifact import new_file
 from loid_infer.data.canonical import METADATA_KEY, SCHEMA, ReviewBatch, filter_table, table_writer
 from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table, text_digest
-from loid_infer.data.vectors import export_vectors
-from loid_infer.errors import BadSetting, BadTable, NoSpace
+from loid_infer.data.vectors import Bundle, Described, export_vectors
+from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace
 from loid_infer.types import NO_TIME, SILENT
 
 WORDS = ["", " \t", "\u3000", "Great!", "zwölf Töne 🎸", "a", "a\0", "x" * 5000]
@@ -187,13 +187,21 @@ def test_what_is_no_canonical_table_is_refused(tmp_path, table):
     assert empty.interactions(SILENT).n == empty.digests(SILENT).shape[0] == 0
 
 
+DESCRIBED = Described(np.arange(160_000).astype(np.uint8).reshape(10_000, 16), "{}")
+
+
 def vectors_of(rows):
     return np.stack([rows, rows * 2, rows % 7], axis=1).astype(np.float16)
 
 
 def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
     calls = []
-    export_vectors(table, lambda r: (calls.append(len(r)), vectors_of(r))[1], 3, tmp_path / "v.parquet", "parquet")
+
+    def counted(rows):
+        calls.append(len(rows))
+        return vectors_of(rows)
+
+    export_vectors(table, counted, 3, tmp_path / "v.parquet", "parquet", DESCRIBED)
     assert max(calls) < 10_000
     got = pq.read_table(tmp_path / "v.parquet")
     assert got.schema.names == ["user_id", "item_id", "row", "vector"]
@@ -203,10 +211,37 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
     assert got.column("item_id").to_pylist() == [row[1] for row in rows]
     expected = vectors_of(np.arange(10_000)).astype(np.float32)
     assert np.array_equal(np.array(got.column("vector").to_pylist(), np.float32), expected)
-    export_vectors(table, vectors_of, 3, tmp_path / "v.safetensors", "safetensors")
+    export_vectors(table, vectors_of, 3, tmp_path / "v.safetensors", "safetensors", DESCRIBED)
     with safe_open(tmp_path / "v.safetensors", "numpy") as file:
         assert np.array_equal(file.get_tensor("vectors"), expected)
-        assert file.metadata() == {"domain": "toys", "table_digest": table.digest}
+        assert np.array_equal(file.get_tensor("digests"), DESCRIBED.digests)
+        told = file.metadata()
+    assert (told["domain"], told["table_digest"], told["card"]) == ("toys", table.digest, "{}")
+    with Bundle(tmp_path / "v.safetensors") as bundle:
+        assert np.array_equal(bundle.vectors(9_000, 20_000), expected[9_000:])
+        assert (bundle.dim, bundle.card) == (3, "{}")
+
+
+def test_no_byte_of_a_bundle_may_change(tmp_path, table):
+    out = tmp_path / "v.safetensors"
+    export_vectors(table, vectors_of, 3, out, "safetensors", DESCRIBED)
+    content = out.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    places = [0, 7, 8, *range(header - 60, header, 7), *range(header, len(content), 7_919), len(content) - 1]
+    for at in places:
+        changed = content[:at] + bytes([content[at] ^ 0x11]) + content[at + 1 :]
+        out.write_bytes(changed)
+        try:
+            with Bundle(out) as bundle:  # a change of what nothing depends on, such as white space
+                assert at < header and np.array_equal(bundle.vectors(0, 10_000), vectors_of(np.arange(10_000)))
+        except BadArtifact:
+            pass
+    for n in (0, 5, 100, header, len(content) - 1):
+        out.write_bytes(content[:n])
+        with pytest.raises(BadArtifact, match="not a bundle"):
+            Bundle(out)
+    with pytest.raises(BadArtifact, match="not a bundle"):
+        Bundle(tmp_path / "absent.safetensors")
 
 
 def test_an_export_that_fails_leaves_the_old_file(tmp_path, table):
@@ -217,11 +252,11 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path, table):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(NoSpace, match="No space left"):
-        export_vectors(table, refuse, 3, out, "parquet")
+        export_vectors(table, refuse, 3, out, "parquet", DESCRIBED)
     with pytest.raises(ValueError, match=r"expected vectors of shape \(8192, 4\)"):
-        export_vectors(table, vectors_of, 4, out, "safetensors")
+        export_vectors(table, vectors_of, 4, out, "safetensors", DESCRIBED)
     with pytest.raises(BadSetting, match=r"expected parquet or safetensors, got 'npz'"):
-        export_vectors(table, vectors_of, 3, out, "npz")
+        export_vectors(table, vectors_of, 3, out, "npz", DESCRIBED)
     assert out.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toys.parquet", "v.parquet"]
 

@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loid_infer import cache_compact, cache_gc, cache_info, cache_salvage, cache_verify, encode, export, fit, score
+from loid_infer import (
+    cache_compact,
+    cache_export,
+    cache_gc,
+    cache_import,
+    cache_info,
+    cache_salvage,
+    cache_verify,
+    encode,
+    export,
+    fit,
+    score,
+)
 from loid_infer.errors import BadArtifact, BadSetting, BadStore
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
@@ -154,3 +166,50 @@ def test_texts_computed_anew_tell_a_store_of_another_model(two_domains: Workspac
     assert done.n_bad == done.n_reencoded == 10
     assert done.cos_min < 0.9 and "another vector" in done.problems[0]
     assert cache_verify(reencode=10_000, seed=1, workspace=two_domains).n_reencoded == 1_700
+
+
+def test_shards_are_joined_in_any_order(workspace: Workspace, tmp_path: Path) -> None:
+    texts = toy_texts(500)
+    table(workspace, texts)
+    shards = []
+    for number, part in enumerate((texts[:300], texts[200:500], texts[100:150])):
+        shard = Workspace(tmp_path / f"shard-{number}")
+        shutil.copytree(workspace.root / "exports", shard.root / "exports")
+        table(shard, part)
+        done = encode("toys", workspace=shard)
+        bundle = tmp_path / f"shard-{number}.safetensors"
+        cache_export("toys", bundle, workspace=shard)
+        shards.append((bundle, Path(done.store)))
+    found = []
+    for order in ((0, 1, 2), (2, 1, 0)):
+        for kind in (0, 1):  # bundles, then stores
+            shutil.rmtree(workspace.cache, ignore_errors=True)
+            taken = [cache_import(shards[number][kind], workspace=workspace) for number in order]
+            assert sum(one.n_new for one in taken) == 500
+            assert cache_import(shards[0][kind], workspace=workspace).n_new == 0
+            assert cache_verify(workspace=workspace).n_bad == 0
+            assert encode("toys", workspace=workspace).n_encoded == 0
+            found.append(stored(workspace))
+    for other in found[1:]:  # the same text in two shards may differ in its last bits
+        assert np.abs(other - found[0]).max() < 2e-3
+
+
+def test_only_whole_vectors_of_a_known_encoder_come_in(two_domains: Workspace, tmp_path: Path, toy_base: Path) -> None:
+    foreign = Workspace(tmp_path / "foreign")
+    export("base", base=str(toy_base), max_tokens=16, precision="fp32", workspace=foreign)
+    table(foreign, toy_texts(20))
+    done = encode("toys", workspace=foreign)
+    bundle = tmp_path / "foreign.safetensors"
+    cache_export("toys", bundle, workspace=foreign)
+    for source in (bundle, Path(done.store)):
+        with pytest.raises(BadArtifact, match="not in this workspace"):
+            cache_import(source, workspace=two_domains)
+    ours = tmp_path / "ours"
+    shutil.copytree(the_store(two_domains), ours)
+    damage(ours, 0)
+    with pytest.raises(BadStore, match="checksum"):
+        cache_import(ours, workspace=two_domains)
+    for wrong in (tmp_path / "absent", two_domains.table("toys")):
+        with pytest.raises(BadArtifact, match="not a bundle"):
+            cache_import(wrong, workspace=two_domains)
+    assert cache_verify(workspace=two_domains).n_bad == 0

@@ -1,0 +1,112 @@
+"""`cache import`: vectors computed elsewhere come into this workspace's store, each text once.
+
+Several machines may each encode a part and their stores or bundles be joined here, in any order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.data.vectors import Bundle
+from loid_infer.encoders.card import fingerprint
+from loid_infer.errors import BadArtifact, BadStore
+from loid_infer.kernels.unique import first_rows
+from loid_infer.settings import Place, Workspace
+from loid_infer.store.committer import Committer
+from loid_infer.store.environment import DATA_FILE, read_card
+from loid_infer.store.reader import open_store
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import DIGEST_BYTES, SILENT, Array, Card, Digests, Floats, Progress
+from loid_infer.verbs.cache import encoders_by_fingerprint
+
+_STEP = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class CacheImport:
+    """What came in."""
+
+    source: str
+    fingerprint: str
+    encoder: str
+    n_texts: int  # different ones in the source
+    n_new: int  # that the store did not have
+    store: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    card: Card
+    digests: Digests  # [n, 16]
+    vectors: Callable[[int, int], Floats]  # rows from, to -> [m, d]
+
+
+def cache_import(
+    source: str | os.PathLike[str], *, workspace: Place = None, progress: Progress = SILENT
+) -> CacheImport:
+    """Take in a store's folder, copied from elsewhere, or a bundle that `cache export` wrote as .safetensors.
+
+    All of it is checked before anything is stored. A text that is stored already keeps its vector.
+
+    Raises:
+        BadArtifact: neither of both, altered, or vectors of an encoder that is not in this workspace.
+        BadStore: the store that is to be taken in, or the one here, is damaged.
+        StoreBusy, NoSpace: the store here cannot be written to; what was committed stays, and the command goes on.
+        ParityError: a vector is not finite.
+    """
+    place, path = Workspace.of(workspace), Path(source)
+    with _opened(path) as found:
+        ours = fingerprint(found.card)
+        names = encoders_by_fingerprint(place).get(ours)
+        if not names:
+            raise BadArtifact("vectors of an encoder that is not in this workspace", where=str(path), got=ours,
+                              expected="the fingerprint of one of exports/encoders",
+                              mend="Export that encoder here first, or copy its folder.")  # fmt: skip
+        unique = first_rows(found.digests)
+        with StoreWriter(place.store(ours), found.card, ours) as writer:
+            new = unique[writer.reader.lookup(found.digests[unique]) < 0]
+            wanted: Array = np.zeros(len(found.digests), np.bool_)
+            wanted[new] = True
+            with progress.task("import", len(new), "texts") as task, Committer(writer, found.card.hidden_dim) as behind:
+                for start in range(0, len(wanted), _STEP):
+                    rows = np.flatnonzero(wanted[start : start + _STEP])
+                    if len(rows):
+                        vectors = found.vectors(start, min(start + _STEP, len(wanted)))
+                        behind.add(found.digests[start + rows], vectors[rows])
+                        task.advance(len(rows))
+    return CacheImport(str(path), ours, names[0], len(unique), len(new), str(place.store(ours)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Source]:
+    folder = path.parent if path.name == DATA_FILE else path
+    if folder.is_dir():
+        card = read_card(folder)
+        with open_store(folder, card, fingerprint(card)) as store:
+            parts = [np.zeros((0, DIGEST_BYTES), np.uint8)]
+            for chunk in store.scan():
+                if isinstance(chunk, BadStore):
+                    raise chunk
+                parts.append(chunk.digests.copy())
+            digests = np.concatenate(parts)
+            with store.view(store.rows_of(digests, ""), digests) as vectors:
+                yield _Source(card, digests, lambda start, end: vectors[start:end])
+    else:
+        with Bundle(path) as bundle:
+            try:
+                card = Card(**json.loads(bundle.card))
+            except (ValueError, TypeError) as error:
+                raise BadArtifact(f"the bundle's card cannot be read: {error}", where=str(path),
+                                  mend="Export it again with this version.") from error  # fmt: skip
+            if card.hidden_dim != bundle.dim:
+                raise BadArtifact("the vectors are not as wide as their card says", where=str(path),
+                                  expected=str(card.hidden_dim), got=str(bundle.dim),
+                                  mend="Export it again.")  # fmt: skip
+            yield _Source(card, bundle.digests, bundle.vectors)
