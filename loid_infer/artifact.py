@@ -96,7 +96,7 @@ def new_file(path: Path) -> Iterator[Path]:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
-    sweep(path)
+    _sweep(path)
     with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
@@ -120,23 +120,34 @@ def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
+    with replacing(path) as temporary:
+        yield temporary
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        manifest["files"] = {str(file.relative_to(temporary)): digest_file(file) for file in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        mask = _umask()
+        for file in (*files, temporary / MANIFEST):
+            file.chmod(0o666 & ~mask)
+            _sync(file)
+        temporary.chmod(0o777 & ~mask)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder that takes the place of `path` when the block ends well and vanishes when it does not.
+
+    Raises:
+        NoSpace: the disk is full or the folder not writable.
+    """
     make_folder(path.parent)
     path = path.resolve()  # a link to another disk is left in its place
-    sweep(path)
+    _sweep(path)
     with writing(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
             yield temporary
-            files = sorted(file for file in temporary.rglob("*") if file.is_file())
-            manifest["files"] = {str(file.relative_to(temporary)): digest_file(file) for file in files}
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-            mask = _umask()
-            for file in (*files, temporary / MANIFEST):
-                file.chmod(0o666 & ~mask)
-                _sync(file)
-            temporary.chmod(0o777 & ~mask)
             _sync(temporary)
-            replace_folder(temporary, path)
+            _replace_folder(temporary, path)
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -180,7 +191,7 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
     return manifest
 
 
-def sweep(path: Path) -> None:
+def _sweep(path: Path) -> None:
     """Remove what runs that were killed at least a day ago left beside `path`."""
     lefts = [*path.parent.glob(f".{path.name}.*.partial")]
     if path.exists():  # else what was moved aside may be all there is
@@ -191,7 +202,7 @@ def sweep(path: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
-def replace_folder(new: Path, path: Path) -> None:
+def _replace_folder(new: Path, path: Path) -> None:
     """Let `new` take the place of the folder `path`, if there is one, and remove that.
 
     Where the system can exchange two names at once (Linux) there is no moment without a folder of that name; elsewhere

@@ -58,8 +58,9 @@ class Workspace:
         return self.root / "data" / f"{slug(domain, 'domain')}.parquet"
 
     def domains(self) -> list[str]:
-        """The domains that have a table."""
-        return sorted(path.stem for path in (self.root / "data").glob("[!.]*.parquet"))
+        """The domains that have a table; files whose names are none are not ours."""
+        stems = (path.stem for path in (self.root / "data").glob("*.parquet"))
+        return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
 
     def encoder(self, name: str) -> Path:
         """The folder of an exported encoder."""

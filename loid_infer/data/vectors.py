@@ -128,7 +128,6 @@ class Bundle:
         Raises:
             BadArtifact: not such a file, or not as it was exported.
         """
-        self.path = path
         try:
             self._file = cast(Any, safe_open(path, "np"))
             metadata = self._file.metadata() or {}

@@ -87,10 +87,10 @@ class _Run:
         self.net, self.data = net.to(data.device), data
         self.average = copy.deepcopy(net) if data.settings.averaging else net
         self.best = copy.deepcopy(net)
-        ids = {id(net.users.weight), id(net.items.weight)}
-        decays = {True: data.settings.id_weight_decay, False: data.settings.weight_decay}
-        groups = [{"params": [part for part in net.parameters() if (id(part) in ids) is of_id], "weight_decay": decay}
-                  for of_id, decay in decays.items()]  # fmt: skip
+        ids = [net.users.weight, net.items.weight]
+        others = [part for part in net.parameters() if all(part is not one for one in ids)]
+        groups = [{"params": ids, "weight_decay": data.settings.id_weight_decay},
+                  {"params": others, "weight_decay": data.settings.weight_decay}]  # fmt: skip
         self.optimizer = torch.optim.AdamW(groups, lr=data.settings.learning_rate, fused=True)
         self.history = History([], [], [])
         self.share, self.step, self.seconds = 1.0, 0, 0.0

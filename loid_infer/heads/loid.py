@@ -27,7 +27,7 @@ class Exchanged:
     v_item: Tensor
     p_user: Tensor
     p_item: Tensor
-    product: Tensor  # [n, width] of what was found in both histories, without the IDs' own trace; [n, 0] in `paper`
+    product: Tensor  # [n, width] of what was found in both histories, before the residual; [n, 0] in `paper`
 
 
 class Exchange(nn.Module):

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from loid_infer.artifact import read_manifest
 from loid_infer.data.reviews import open_table
-from loid_infer.errors import BadArtifact, BadName, LoidError
+from loid_infer.errors import BadArtifact, LoidError
 from loid_infer.pages.records import (
     EncoderRecord,
     EncodingRecord,
@@ -115,16 +115,15 @@ def _load(path: Path) -> object:
 
 
 def _tables(desk: _Desk) -> Iterator[tuple[str, TableRecord]]:
-    for path in sorted((desk.place.root / "data").glob("*.parquet")):
+    for domain in desk.place.domains():
+        path = desk.place.table(domain)
         try:
-            table = open_table(path, slug(path.stem, "domain"))
-        except BadName:
-            continue  # nothing of ours
+            table = open_table(path, domain)
         except LoidError as error:
             desk.skip(path, error)
             continue
         facts = table.facts
-        yield path.stem, TableRecord(facts.n_rows, facts.n_users, facts.n_items, facts.synthetic)
+        yield domain, TableRecord(facts.n_rows, facts.n_users, facts.n_items, facts.synthetic)
 
 
 def _reports(desk: _Desk, kind: type[R], ending: str) -> Iterator[R]:

@@ -156,6 +156,17 @@ class StoreReader:
                 except BadStore as error:
                     yield error
 
+    def chunks(self) -> Iterator[Chunk]:
+        """What `scan` finds.
+
+        Raises:
+            BadStore: at the first chunk that is damaged.
+        """
+        for chunk in self.scan():
+            if isinstance(chunk, BadStore):
+                raise chunk
+            yield chunk
+
     def index_entries(self) -> Iterator[tuple[Digests, Ints]]:
         """The index in pieces: digests `[n, 16]` and rows `[n]`."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.index) as cursor:

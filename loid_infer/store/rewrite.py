@@ -7,23 +7,23 @@ they have open. This file knows digests and rows; which of them are worth keepin
 from __future__ import annotations
 
 import mmap
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loid_infer.artifact import replace_folder, sweep, writing
+from loid_infer.artifact import replacing
 from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.reader import StoreReader
-from loid_infer.store.records import MAGIC, Chunk, pack, unpack_at
-from loid_infer.store.writer import CHUNK_ROWS
+from loid_infer.store.records import MAGIC, Chunk, unpack_at
+from loid_infer.store.writer import CHUNK_ROWS, put_chunks
 from loid_infer.types import DIGEST_BYTES, Array, Bools, Card, Digests, Floats, Progress
 
 _CHUNKS_A_COMMIT = 64
@@ -58,9 +58,7 @@ def compact(
         task = held.enter_context(progress.task("compact", n_before, "rows"))
 
         def kept() -> Iterator[tuple[Digests, Floats]]:
-            for chunk in store.scan():
-                if isinstance(chunk, BadStore):
-                    raise chunk
+            for chunk in store.chunks():
                 rows = slice(None) if keep is None else keep(chunk.digests)
                 task.advance(len(chunk.digests))
                 yield chunk.digests[rows], chunk.vectors[rows]
@@ -113,50 +111,27 @@ def _sound_chunks(data: Path, fingerprint: str, progress: Progress) -> Sequence[
 def _replaced(
     folder: Path, card: Card, fingerprint: str, parts: Iterator[tuple[Digests, Floats]], n_before: int
 ) -> Rewritten:
-    folder = folder.resolve()  # a link to another disk is left in its place
     before = (folder / DATA_FILE).stat().st_size
-    sweep(folder)
-    with writing(folder):
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    with replacing(folder) as new:
+        environment = Environment(new, card, fingerprint, write=True)
         try:
-            environment = Environment(new, card, fingerprint, write=True)
-            try:
-                digests = _write_chunks(environment, parts)
-                _write_index(environment, digests)
-            finally:
-                environment.close()
-            new.chmod(folder.stat().st_mode & 0o777)
-            after = (new / DATA_FILE).stat().st_size
-            replace_folder(new, folder)
+            digests = _write_chunks(environment, parts)
+            _write_index(environment, digests)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            environment.close()
+        new.chmod(folder.stat().st_mode & 0o777)
+    after = (folder / DATA_FILE).stat().st_size
     return Rewritten(len(digests), n_before - len(digests), before, after)
 
 
 def _write_chunks(environment: Environment, parts: Iterator[tuple[Digests, Floats]]) -> Digests:
     """Write the rows in full chunks; their digests `[n, 16]` in order."""
     written: list[Digests] = [np.zeros((0, DIGEST_BYTES), np.uint8)]
-    waiting: list[tuple[Digests, Floats]] = []
-    first = 0
-
-    def commit() -> None:
-        def change(txn: Any) -> None:
-            row = first
-            for digests, vectors in waiting:
-                record = pack(row, digests, vectors, environment.fingerprint)
-                txn.put(row.to_bytes(8, "big"), record, db=environment.chunks, append=True)
-                row += len(digests)
-
-        environment.write(change)
-
-    for digests, vectors in _full_chunks(parts):
-        waiting.append((digests, vectors))
-        written.append(digests)
-        if len(waiting) == _CHUNKS_A_COMMIT:
-            commit()
-            first += sum(len(part) for part, _ in waiting)
-            waiting.clear()
-    commit()
+    chunks, first = _full_chunks(parts), 0
+    while batch := list(islice(chunks, _CHUNKS_A_COMMIT)):
+        environment.write(partial(put_chunks, environment=environment, first=first, chunks=batch))
+        written += [digests for digests, _ in batch]
+        first += sum(len(digests) for digests, _ in batch)
     return np.concatenate(written)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,7 @@ class StoreWriter:
                 _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
             if added != len(keys):
                 raise ValueError(f"{len(keys) - added} of {len(keys)} texts are in the store already")
-            for part, vectors in chunks:
-                record = pack(first, part, vectors, environment.fingerprint)
-                txn.put(first.to_bytes(8, "big"), record, db=environment.chunks, append=True)
-                first += len(part)
+            put_chunks(txn, environment, first, chunks)
 
         environment.write(change)
 
@@ -84,6 +81,14 @@ class StoreWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[tuple[Digests, Floats]]) -> None:
+    """Put the records of `chunks`, whose rows are numbered from `first` on, behind those that are there."""
+    for digests, vectors in chunks:
+        record = pack(first, digests, vectors, environment.fingerprint)
+        txn.put(first.to_bytes(8, "big"), record, db=environment.chunks, append=True)
+        first += len(digests)
 
 
 @contextmanager

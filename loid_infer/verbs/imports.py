@@ -16,7 +16,7 @@ import numpy as np
 
 from loid_infer.data.vectors import Bundle
 from loid_infer.encoders.card import fingerprint
-from loid_infer.errors import BadArtifact, BadStore
+from loid_infer.errors import BadArtifact
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
@@ -90,14 +90,13 @@ def _opened(path: Path) -> Iterator[_Source]:
     if folder.is_dir():
         card = read_card(folder)
         with open_store(folder, card, fingerprint(card)) as store:
-            parts = [np.zeros((0, DIGEST_BYTES), np.uint8)]
-            for chunk in store.scan():
-                if isinstance(chunk, BadStore):
-                    raise chunk
-                parts.append(chunk.digests.copy())
-            digests = np.concatenate(parts)
-            with store.view(store.rows_of(digests, ""), digests) as vectors:
-                yield _Source(card, digests, lambda start, end: vectors[start:end])
+            digests, rows = [np.zeros((0, DIGEST_BYTES), np.uint8)], [np.zeros(0, np.int64)]
+            for chunk in store.chunks():
+                digests.append(chunk.digests.copy())
+                rows.append(chunk.first_row + np.arange(len(chunk.digests)))
+            every = np.concatenate(digests)
+            with store.view(np.concatenate(rows), every) as vectors:
+                yield _Source(card, every, lambda start, end: vectors[start:end])
     else:
         with Bundle(path) as bundle:
             try:

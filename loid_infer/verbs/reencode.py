@@ -48,9 +48,8 @@ def reencode(
         BadTable, BadStore: a table or the store cannot be read.
     """
     rng, cos_min = np.random.default_rng(seed), _COS_MIN.get(encoder.card.precision, _COS_MIN_FLOAT)
-    cosines: list[Floats] = [np.zeros(0)]
+    cosines: list[Floats] = []
     problems: list[str] = []
-    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress)
     tables = [open_table(place.table(domain), domain) for domain in domains]
     digests = [table.digests(progress) for table in tables]
     rows = [store.lookup(part) for part in digests]
@@ -62,13 +61,16 @@ def reencode(
     chosen = first[rng.choice(len(first), min(n, len(first)), replace=False)]
     if not len(chosen):
         progress.say(f"no table here has a text of this store: nothing of {encoder.name!r} is computed anew")
+        return Reencoded(0, 0, None, ())
+    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress)
+    tokenizer = encoder.tokenizer()
     with progress.task("re-encode", len(chosen), "texts") as task:
         for i, table in enumerate(tables):
             wanted = np.sort(within[chosen[of_table[chosen] == i]])
             stored = store.gather(rows[i][wanted], digests[i][wanted])
             again: Floats = np.empty(stored.shape, np.float32)
             texts = table.checked_texts(wanted, digests[i])
-            with closing(encode_stream(texts, encoder.tokenizer(), runtime, Stages())) as finished:
+            with closing(encode_stream(texts, tokenizer, runtime, Stages())) as finished:
                 for slots, vectors in finished:
                     again[np.searchsorted(wanted, slots)] = vectors
                     task.advance(len(slots))
@@ -77,5 +79,4 @@ def reencode(
             problems += [f"row {row}: {encoder.name!r} gives another vector (cosine {cosine:.4f})"
                          for row, cosine in zip(rows[i][wanted], found, strict=True) if cosine < cos_min]  # fmt: skip
     every = np.concatenate(cosines)
-    lowest = float(every.min()) if len(every) else None
-    return Reencoded(len(every), len(problems), lowest, tuple(problems[:_MAX_NAMED]))
+    return Reencoded(len(every), len(problems), float(every.min()), tuple(problems[:_MAX_NAMED]))

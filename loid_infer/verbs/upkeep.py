@@ -17,6 +17,7 @@ from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import open_folder
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.heads.saved import load_head
+from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
 from loid_infer.store.reader import open_store
@@ -181,8 +182,8 @@ def _unfinished(place: Workspace, folder: Path, card: Card, dropped: bool, progr
     names = encoders_by_fingerprint(place).get(folder.name, ["ENCODER"])
     with open_store(folder, card, folder.name) as store:
         for domain in place.domains():
-            digests = np.unique(_keys(open_table(place.table(domain), domain).digests(progress)))
-            rows = store.lookup(digests.view(np.uint8).reshape(-1, DIGEST_BYTES))
+            digests = open_table(place.table(domain), domain).digests(progress)
+            rows = store.lookup(digests[first_rows(digests)])
             n_missing = int((rows < 0).sum())
             if n_missing and (dropped or n_missing < len(rows)):
                 yield Unfinished(domain, len(rows), n_missing, encode_command(names[0], domain))
@@ -204,10 +205,10 @@ def _used(place: Workspace, progress: Progress) -> Array:
     if not domains:
         raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
                          mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
-    parts = [np.unique(_keys(open_table(place.table(domain), domain).digests(progress))) for domain in domains]
+    parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
     heads = sorted(path.parent for path in (place.root / "exports" / "heads").glob(f"[!.]*/{MANIFEST}"))
-    parts += [_keys(load_head(folder, "Fit it again, or move it away.").training_digests()[1]) for folder in heads]
-    used: Array = np.unique(np.concatenate(parts))
+    parts += [load_head(folder, "Fit it again, or move it away.").training_digests()[1] for folder in heads]
+    used: Array = np.unique(_keys(np.concatenate(parts)))
     return used
 
 
@@ -227,9 +228,7 @@ def _within(digests: Digests, used: Array) -> Bools:
 def _count_unused(folder: Path, card: Card, used: Array, progress: Progress) -> tuple[int, int]:
     n_rows = n_unused = 0
     with open_store(folder, card, folder.name) as store, progress.task("gc", store.size().n_rows, "rows") as task:
-        for chunk in store.scan():
-            if isinstance(chunk, BadStore):
-                raise chunk
+        for chunk in store.chunks():
             n_rows += len(chunk.digests)
             n_unused += int((~_within(chunk.digests, used)).sum())
             task.advance(len(chunk.digests))

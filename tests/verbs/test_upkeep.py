@@ -90,6 +90,13 @@ def test_a_store_nobody_knows_is_left_alone(two_domains: Workspace) -> None:
     assert (store / DATA_FILE).read_bytes() == before
 
 
+def test_a_file_beside_the_tables_is_nothing_of_ours(two_domains: Workspace) -> None:
+    (two_domains.root / "data" / "My notes.parquet").write_bytes(b"no table")
+    assert cache_salvage(workspace=two_domains).n_dropped == 0
+    assert cache_gc(workspace=two_domains).n_rows == 0
+    assert cache_verify(reencode=5, workspace=two_domains).n_reencoded == 5
+
+
 def test_compacting_changes_no_vector(two_domains: Workspace) -> None:
     before = stored(two_domains)
     done = cache_compact(workspace=two_domains)
