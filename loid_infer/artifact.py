@@ -53,7 +53,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into an error that says so.
+    """Turn a full or failing disk or a missing permission into an error that says so.
 
     Raises:
         NoSpace: the system refused to write under `path`.
@@ -65,7 +65,7 @@ def writing(path: Path) -> Iterator[None]:
         if code is None:
             raise
         full = code in (errno.ENOSPC, errno.EDQUOT)
-        act = "Free some space" if full else "Make the folder writable"
+        act = "Free some space" if full else "Look after that disk" if code == errno.EIO else "Make the folder writable"
         raise NoSpace(
             f"cannot write: {os.strerror(code)}",
             where=str(path),
@@ -76,7 +76,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def _refusal(error: Exception) -> int | None:
     """Why the system refused to write, if that is what `error` says; libraries in Rust say it in their text only."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
     if isinstance(error, OSError):
         return error.errno if error.errno in codes else None
     return next((code for code in codes if f"(os error {code})" in str(error)), None)

@@ -196,3 +196,11 @@ def toy_texts(n: int, seed: int = 0) -> list[str]:
 
     rng = random.Random(seed)
     return [f"{' '.join(rng.choices(WORDS, k=rng.randint(1, 60)))} {i}" for i in range(n)]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what the proofs counted."""
+    lines = [line for report in terminalreporter.stats.get("passed", ()) for kind, line in report.user_properties
+             if kind == "proof"]  # fmt: skip
+    for line in sorted(lines):
+        terminalreporter.write_line(line)

@@ -17,7 +17,9 @@ from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
 
 _MAX_CHUNK_S = 5.0
-_DEPTH = 16  # chunks waiting for the disk before the encoder waits too
+# Chunks waiting for the disk before the encoder waits too. All of them go into one transaction, which copies the index
+# pages it changes: more is faster and leaves a larger file.
+_DEPTH = 8
 
 
 class Committer:

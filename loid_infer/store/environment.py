@@ -13,8 +13,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import lmdb
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded
-from loid_infer.store.pages import check_length
+from loid_infer.store.pages import Moved, check_length, check_tree, never_made
 from loid_infer.store.records import FORMAT, MEND
 from loid_infer.types import Card
 
 CARD_FILE = "card.json"
 DATA_FILE = "data.mdb"
+Change = Callable[[Any], Any]  # what is done in a write transaction
+
 _MAP_STEP = 1 << 30
 _MAX_READERS = 1024
 
@@ -77,11 +79,13 @@ class Environment:
                 mend="Export the encoder again with this version.",
             )
         data = folder / DATA_FILE
-        n_bytes = data.stat().st_size if data.is_file() else 0
-        if not write and not n_bytes:
-            raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder))
-        if n_bytes:
+        if not never_made(data):
             check_length(data)
+        elif not write:
+            raise _nothing_stored(folder)
+        else:
+            data.unlink(missing_ok=True)
+        n_bytes = data.stat().st_size if data.is_file() else 0
         with ExitStack() as undo, self._faults():
             # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
             self.lmdb = lmdb.open(
@@ -95,16 +99,26 @@ class Environment:
             )
             undo.callback(self.lmdb.close)
             self.lmdb.reader_check()
+            self._check_tree()
             self.chunks, self.index, self.meta = self._databases(write)
             self._check_card(write)
             undo.pop_all()
+
+    def _check_tree(self) -> None:
+        moved = True
+        while moved:
+            with self.read() as txn:  # what it reads is not reused before it ends
+                try:
+                    check_tree(self.folder / DATA_FILE, txn.id())
+                    moved = False
+                except Moved:
+                    continue
 
     def _databases(self, write: bool) -> tuple[Any, Any, Any]:
         try:
             chunks, index, meta = (self.lmdb.open_db(name, create=write) for name in (b"chunks", b"index", b"meta"))
         except lmdb.NotFoundError as error:
-            # The writer died between creating the file and its first commit: nothing was ever stored.
-            raise NotEncoded("the store is empty", where=str(self.folder)) from error
+            raise _nothing_stored(self.folder) from error  # the writer died before its first commit
         return chunks, index, meta
 
     def _check_card(self, write: bool) -> None:
@@ -112,14 +126,16 @@ class Environment:
         with self.read() as txn:
             view = txn.get(b"card", db=self.meta)
             found = None if view is None else bytes(view)
-        if found is None and write:
+        if found is None:
+            if not write:
+                raise _nothing_stored(self.folder)  # the writer died between two commits, before that of the card
             self.write(lambda txn: txn.put(b"card", expected, db=self.meta))
         elif found != expected:
             raise BadStore(
                 "the store belongs to another encoder",
                 where=str(self.folder),
                 expected=f"the card of {self.fingerprint}",
-                got=_differing(expected, found or b"{}"),
+                got=_differing(expected, found),
                 mend="Move that folder away and run `loid-infer encode` again.",
             )
         path = self.folder / CARD_FILE
@@ -140,9 +156,7 @@ class Environment:
             try:
                 txn = self.lmdb.begin(buffers=True)
             except lmdb.MapResizedError:  # another process grew the map
-                if self._n_reading:
-                    raise RuntimeError("the map cannot move under an open view; a bug of the caller") from None
-                self.lmdb.set_mapsize(0)
+                self._resize(0)
                 txn = self.lmdb.begin(buffers=True)
             self._n_reading += 1
             try:
@@ -151,34 +165,39 @@ class Environment:
             finally:
                 self._n_reading -= 1
 
-    def write(self, change: Any) -> None:
+    def write(self, change: Change) -> None:
         """Run `change(txn)` in one synced transaction; when the map is full, grow it and run it again.
 
         Raises:
             NoSpace: the disk is full. What was committed before stays.
         """
-        while True:
-            with self._faults():
+        with suppress(_Committed), self._faults(change):
+            while True:
                 try:
                     with self.lmdb.begin(write=True) as txn:
                         change(txn)
                     return
                 except lmdb.MapFullError:
-                    self.lmdb.set_mapsize(_grown(self.lmdb.info()["map_size"]))
+                    self._resize(_grown(self.lmdb.info()["map_size"]))
                 except lmdb.MapResizedError:
-                    self.lmdb.set_mapsize(0)
+                    self._resize(0)
+
+    def _resize(self, n_bytes: int) -> None:
+        if self._n_reading:
+            raise RuntimeError("the map cannot move under an open view; a bug of the caller")
+        self.lmdb.set_mapsize(n_bytes)
 
     def close(self) -> None:
         """Close the environment; views into it become invalid."""
         self.lmdb.close()
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """LMDB's errors as ours."""
+    def _faults(self, change: Change | None = None) -> Iterator[None]:
+        """LMDB's errors as ours. Where `change` did not fit on the disk, the error says how much is missing."""
         try:
             yield
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.LockError, PermissionError) as error:
-            raise self._refused(error) from error
+            raise self._refused(error, change) from error
         except (
             lmdb.CorruptedError,
             lmdb.InvalidError,
@@ -188,20 +207,68 @@ class Environment:
         ) as error:
             raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), mend=MEND) from error
         except lmdb.Error as error:
-            # A write that the disk took only in part is reported as an input/output error, without a class of its own.
-            if not str(error).endswith((os.strerror(errno.EIO), os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))):
+            if not _of_disk(error):
                 raise
-            raise self._refused(error) from error
+            raise self._refused(error, change) from error
 
-    def _refused(self, error: Exception) -> NoSpace:
-        free = shutil.disk_usage(self.folder).free
+    def _refused(self, error: Exception, change: Change | None) -> NoSpace:
+        free, missing = shutil.disk_usage(self.folder).free, 0
+        if change is not None and not self._n_reading:
+            with suppress(lmdb.Error):  # after a failing disk LMDB may refuse to go on
+                held = (self.folder / DATA_FILE).stat().st_blocks * 512
+                missing = self._file_bytes_for(change) - held - free
+        full = missing > 0 or isinstance(error, lmdb.DiskError)
+        act = "Free some space" if full else "Look after that disk" if _of_disk(error) else "Make the folder writable"
         return NoSpace(
-            f"the store cannot be written: {error}",
+            "the disk is full" if full else f"the store cannot be written: {error}",
             where=str(self.folder),
+            expected=f"{missing:,} bytes more for the next chunks" if missing > 0 else "",
             got=f"{free:,} bytes free on that disk",
-            mend="Free some space or make the folder writable, then run the same command again: it goes on after "
-            "the last committed chunk.",
+            mend=f"{act}, then run the same command again: it goes on after the last committed chunk.",
         )
+
+    def _file_bytes_for(self, change: Change) -> int:
+        """How long the file must be for `change`: a page less than the smallest map it fits into, of which LMDB leaves
+        the last page free.
+
+        Raises:
+            _Committed: there is room by now, and it was used.
+        """
+        page = self.lmdb.stat()["psize"]
+        least = most = self.lmdb.info()["last_pgno"] + 1  # pages
+        while not self._fits(change, most * page):
+            least, most = most + 1, 2 * most
+        while least < most:
+            middle = (least + most) // 2
+            least, most = (least, middle) if self._fits(change, middle * page) else (middle + 1, most)
+        self._resize(_grown(most * page))
+        return (most - 1) * page
+
+    def _fits(self, change: Change, n_bytes: int) -> bool:
+        self._resize(n_bytes)
+        try:
+            with self.lmdb.begin(write=True) as txn:
+                change(txn)
+        except lmdb.MapFullError:
+            return False
+        except lmdb.Error as error:
+            if not _of_disk(error):
+                raise
+            return True  # it was the disk that refused it
+        raise _Committed
+
+
+def _nothing_stored(folder: Path) -> NotEncoded:
+    return NotEncoded("no vectors of this encoder are stored yet", where=str(folder))
+
+
+class _Committed(Exception):
+    pass
+
+
+def _of_disk(error: Exception) -> bool:
+    # A write that the disk took only in part is reported as an input/output error, without a class of its own.
+    return str(error).endswith((os.strerror(errno.EIO), os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)))
 
 
 def _grown(size: int) -> int:

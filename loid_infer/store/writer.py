@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 
 from loid_infer.artifact import writing
-from loid_infer.errors import NotEncoded, StoreBusy
+from loid_infer.errors import BadStore, NotEncoded, StoreBusy
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
-from loid_infer.store.records import pack
+from loid_infer.store.records import MEND, pack
 from loid_infer.types import DIGEST_BYTES, Card, Digests, Floats
 
 CHUNK_ROWS = 1024
 _LOCK_FILE = "writer.lock"
+
+
+class _StoredAlready(ValueError):
+    pass
 
 
 class StoreWriter:
@@ -53,6 +57,7 @@ class StoreWriter:
 
         Raises:
             NoSpace: the disk is full; none of these chunks is stored and all earlier ones are.
+            BadStore: the index has a text that a lookup does not find; nothing is changed.
             ValueError: a digest is already stored or comes twice; a bug of the caller.
         """
         environment = self._environment
@@ -66,10 +71,15 @@ class StoreWriter:
             with txn.cursor(db=environment.index) as cursor:
                 _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
             if added != len(keys):
-                raise ValueError(f"{len(keys) - added} of {len(keys)} texts are in the store already")
+                raise _StoredAlready(f"{len(keys) - added} of {len(keys)} texts are in the store already")
             put_chunks(txn, environment, first, chunks)
 
-        environment.write(change)
+        try:
+            environment.write(change)
+        except _StoredAlready as error:
+            if (self.reader.lookup(digests) >= 0).any() or len(set(keys)) < len(keys):
+                raise
+            raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), mend=MEND) from error
 
     def close(self) -> None:
         """Close the store and let the next writer in."""

@@ -1,0 +1,146 @@
+"""Whatever byte of a store's file is damaged, and wherever it is cut: it is noticed or does no harm.
+
+Cases run in a process of their own, whose death would be a failure too: LMDB follows what it reads.
+"""
+
+import json
+import multiprocessing
+import random
+import shutil
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer.errors import BadStore, NotEncoded
+from loid_infer.store.environment import DATA_FILE
+from loid_infer.store.rewrite import salvage
+from loid_infer.store.verify import verify
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT
+from tests.proofs.conftest import slow
+from tests.store.test_store import CARD, PRINT, reader, rows
+
+PAGE = 4096
+COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]  # chunks of each; the index gets three levels
+
+
+def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    digests, vectors = rows(sum(map(sum, COMMITS)))
+    at = 0
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        for commit in COMMITS:
+            ends = at + np.cumsum(commit)
+            writer.append(
+                *((digests[end - n : end], vectors[end - n : end]) for n, end in zip(commit, ends, strict=True))
+            )
+            at = int(ends[-1])
+    return digests, vectors
+
+
+def flips(content: bytes, n: int, rng: random.Random) -> list[int]:
+    """Bytes to damage, of every kind of place there is: each byte of the meta pages and of every page's header (a
+    sample of them when `n` is small), the offsets and nodes of tree pages, headers and bodies of records."""
+    meta = [*range(152), *range(PAGE, PAGE + 152)]
+    heads, insides, records = [], [], []
+    page = 2
+    while page < len(content) // PAGE:
+        start = page * PAGE
+        flags = int.from_bytes(content[start + 10 : start + 12], "little")
+        heads += range(start, start + 16)
+        if flags == 4:  # a record over several pages
+            records += range(start + 16, start + 80)
+            n_pages = max(1, int.from_bytes(content[start + 12 : start + 16], "little"))
+            insides += rng.sample(range(start + 80, start + n_pages * PAGE), 4)
+            page += n_pages
+        else:
+            lower = int.from_bytes(content[start + 12 : start + 14], "little")
+            insides += [start + rng.randrange(16, max(17, min(lower, PAGE))) for _ in range(8)]
+            insides += [start + rng.randrange(PAGE) for _ in range(16)]
+            page += 1
+    parts = [meta, heads, records, insides]
+    return [at for part in parts for at in rng.sample(part, min(len(part), n // len(parts)))]
+
+
+def lengths(size: int, n: int, rng: random.Random) -> list[int]:
+    return [0, 1, 15, 151, 152, PAGE, PAGE + 151, 2 * PAGE, size - 1, *(rng.randrange(size) for _ in range(n))]
+
+
+def served(folder: Path, digests: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Which of the texts the store gives a vector for; every one it gives must be right."""
+    with reader(folder) as store:
+        found = store.lookup(digests)
+        given = np.zeros(len(digests), bool)
+        for part in np.array_split(np.flatnonzero(found >= 0), 40):
+            with suppress(BadStore):
+                assert np.array_equal(store.gather(found[part], digests[part]), vectors[part]), "a wrong vector"
+                given[part] = True
+    return given
+
+
+def outcome(folder: Path, spare: Path, digests: np.ndarray, vectors: np.ndarray) -> str:
+    try:
+        given = served(folder, digests, vectors)
+        with reader(folder) as store:
+            check = verify(store, SILENT)
+    except (BadStore, NotEncoded) as error:
+        assert isinstance(error, BadStore) or not (folder / DATA_FILE).stat().st_size
+        kind = "refused when opened"
+    else:
+        kind = "found by verify" if check.n_bad else "harmless" if given.all() else "a commit lost"
+        if kind == "a commit lost":
+            boundaries = np.cumsum([sum(commit) for commit in COMMITS])
+            assert given[: given.sum()].all(), "neither noticed nor whole"
+            assert given.sum() in boundaries
+    shutil.copy(folder / DATA_FILE, spare / DATA_FILE)
+    if kind == "refused when opened":
+        assert salvage(spare, CARD, PRINT, SILENT).n_rows == served(spare, digests, vectors).sum()
+    else:
+        with suppress(BadStore), StoreWriter(spare, CARD, PRINT) as writer:
+            missing = np.flatnonzero(writer.reader.lookup(digests) < 0)
+            more = rows(50, seed=9)
+            for new in ((digests[missing], vectors[missing]), more):
+                if len(new[0]):
+                    writer.append(new)
+        with suppress(BadStore):
+            served(spare, digests, vectors)
+    return kind
+
+
+def run_cases(root: Path, seed: int, n_flips: int, n_cuts: int) -> None:
+    store, spare, rng = root / "store", root / "spare", random.Random(seed)
+    digests, vectors = made(store)
+    shutil.copytree(store, spare)
+    whole = (store / DATA_FILE).read_bytes()
+    cases = [("flip", at) for at in flips(whole, n_flips, rng)]
+    cases += [("cut", n) for n in lengths(len(whole), n_cuts, rng)]
+    with (root / "outcomes").open("w", buffering=1) as told:
+        for kind, at in cases:
+            told.write(json.dumps([kind, at]) + "\n")  # before: if this kills the process, the last line says what did
+            with (store / DATA_FILE).open("r+b") as file:
+                if kind == "cut":
+                    file.truncate(at)
+                else:
+                    file.seek(at)
+                    file.write(bytes([whole[at] ^ rng.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])]))
+            told.write(json.dumps(outcome(store, spare, digests, vectors)) + "\n")
+            with (store / DATA_FILE).open("r+b") as file:
+                if kind == "cut":
+                    file.write(whole)
+                else:
+                    file.seek(at)
+                    file.write(whole[at : at + 1])
+
+
+@pytest.mark.parametrize("n", [120, slow(2_600)])
+def test_damage_is_noticed_or_harmless(tmp_path, counted, n):
+    process = multiprocessing.get_context("spawn").Process(target=run_cases, args=(tmp_path, n, n, n // 4))
+    process.start()
+    process.join()
+    lines = [json.loads(line) for line in (tmp_path / "outcomes").read_text().splitlines()]
+    assert process.exitcode == 0, lines[-1]
+    kinds, outcomes = Counter(kind for kind, _ in lines[::2]), Counter(lines[1::2])
+    assert outcomes["refused when opened"] > 0 < outcomes["found by verify"]
+    counted(f"damage: {kinds['flip']} flips, {kinds['cut']} truncations: {dict(outcomes)}, none served a wrong vector")

@@ -1,0 +1,115 @@
+"""A full disk: what was committed stays, and the error's number of missing bytes is the one that is missing."""
+
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer import encode, ingest
+from loid_infer.errors import NoSpace
+from loid_infer.settings import Workspace
+from loid_infer.store.verify import verify
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT
+from tests.conftest import toy_texts, write_reviews
+from tests.proofs.conftest import slow
+from tests.store.test_store import CARD, PRINT, reader, rows
+
+PAGE = 4096
+COMMIT = 4 * 1024
+
+
+class Disk:
+    """A file system in memory, as large as it is told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def resize(self, n_bytes: int, *options: str) -> None:
+        given = ",".join([f"size={n_bytes}", *options])
+        subprocess.run(["mount", "-t", "tmpfs", "-o", given, "tmpfs", self.path], check=True, capture_output=True)
+
+    def grow(self, n_bytes: int) -> None:
+        self.resize(shutil.disk_usage(self.path).total + n_bytes, "remount")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    made = Disk(tmp_path / "disk")
+    made.path.mkdir()
+    try:
+        made.resize(1 << 20)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small disk of its own can be mounted by root on Linux only")
+    subprocess.run(["umount", made.path], check=True)
+    yield made
+    with suppress(subprocess.CalledProcessError):
+        subprocess.run(["umount", made.path], check=True, capture_output=True)
+
+
+def append(folder, digests, vectors, at):
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        for start in range(at, len(digests), COMMIT):
+            ends = range(start, min(start + COMMIT, len(digests)), 1024)
+            writer.append(*((digests[a : a + 1024], vectors[a : a + 1024]) for a in ends))
+
+
+def missing_bytes(error: NoSpace) -> int:
+    found = re.search(r"the disk is full \(expected ([\d,]+) bytes more", str(error))
+    assert found, error
+    return int(found[1].replace(",", ""))
+
+
+def committed(folder, digests, vectors) -> int:
+    with reader(folder) as store:
+        assert verify(store, SILENT).n_bad == 0
+        n = store.size().n_rows
+        assert n % COMMIT == 0 or n == len(digests)
+        assert np.array_equal(store.gather(store.lookup(digests[:n]), digests[:n]), vectors[:n])
+    return n
+
+
+@pytest.mark.parametrize("n_sizes", [3, slow(60)])
+def test_exactly_the_missing_bytes_help(disk, counted, n_sizes):
+    digests, vectors = rows(40_000)
+    for size in np.linspace(400_000, 3_000_000, n_sizes).astype(int).tolist():
+        disk.resize(size)
+        folder, n_before = disk.path / "store", 0
+        for _ in range(2):  # full, enlarged by what it says, and full again
+            with pytest.raises(NoSpace) as caught:
+                append(folder, digests, vectors, n_before)
+            n_now = committed(folder, digests, vectors)
+            assert n_now >= n_before
+            disk.grow(missing_bytes(caught.value) - PAGE)
+            with pytest.raises(NoSpace) as caught:
+                append(folder, digests, vectors, n_now)
+            assert missing_bytes(caught.value) == PAGE
+            assert committed(folder, digests, vectors) == n_now
+            disk.grow(PAGE)
+            with suppress(NoSpace):
+                append(folder, digests, vectors, n_now)
+            n_before = committed(folder, digests, vectors)
+            assert n_before == n_now + COMMIT
+        disk.grow(16 << 20)
+        append(folder, digests, vectors, n_before)
+        assert committed(folder, digests, vectors) == len(digests)
+        subprocess.run(["umount", disk.path], check=True)
+    counted(f"full disk: {n_sizes} sizes, twice each: a page less than it says is too little, what it says is enough")
+
+
+def test_encode_goes_on_when_there_is_room(disk, workspace, tmp_path):
+    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(3_000))], "toys", workspace=workspace)
+    whole = encode("toys", runtime="fake", workspace=workspace)
+    disk.resize(300_000)
+    there = Workspace(tmp_path / "there")
+    shutil.copytree(workspace.root, there.root, ignore=shutil.ignore_patterns("cache"))
+    there.cache.symlink_to(disk.path)
+    with pytest.raises(NoSpace, match="the disk is full") as caught:
+        encode("toys", runtime="fake", workspace=there)
+    disk.grow(missing_bytes(caught.value) + (4 << 20))
+    again = encode("toys", runtime="fake", workspace=there)
+    assert (again.n_hits + again.n_encoded, again.fingerprint) == (whole.n_unique, whole.fingerprint)

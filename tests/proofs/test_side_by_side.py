@@ -1,0 +1,134 @@
+"""Processes beside each other: the map grows under open readers, no writer is held up, and nobody sees half of it."""
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer.errors import StoreBusy
+from loid_infer.store import environment
+from loid_infer.store.reader import open_store
+from loid_infer.store.verify import verify
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT
+from tests.proofs.conftest import slow
+from tests.store.test_store import CARD, DIM, PRINT, reader
+
+SPAWN = multiprocessing.get_context("spawn")
+COMMIT, MAP_STEP = 256, 1 << 17
+
+
+def part(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The n-th commit: digests, and vectors that follow from them."""
+    digests = np.random.default_rng(n).integers(0, 256, (COMMIT, 16), np.uint8)
+    return digests, np.tile(digests.astype(np.float16), (1, 2))[:, :DIM]
+
+
+def read_on(folder: Path, seconds: float, opened: Event, told) -> None:
+    """Look at the store again and again: whole commits only, never fewer than before, every vector right."""
+    rng, before, n_looks, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
+    end = time.monotonic() + seconds
+    with open_store(folder, CARD, PRINT) as store:
+        opened.set()
+        while time.monotonic() < end:
+            start = time.monotonic()
+            n = store.size().n_rows
+            assert n % COMMIT == 0 and n >= before
+            digests, vectors = part(int(rng.integers(n // COMMIT)))
+            assert np.array_equal(store.gather(store.lookup(digests), digests), vectors)
+            assert (store.lookup(part(1_000_000)[0]) == -1).all()
+            longest = max(longest, time.monotonic() - start)
+            before, n_looks = n, n_looks + 1
+    told.put((n_looks, before, longest))
+
+
+def grow(folder: Path, n_from: int, n_to: int, pause: float) -> None:
+    environment._MAP_STEP = MAP_STEP
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        for n in range(n_from, n_to):
+            writer.append(part(n))
+            time.sleep(pause)
+
+
+def hold(folder: Path, opened: Event) -> None:
+    with reader(folder) as store, store.environment.read():
+        opened.set()
+        time.sleep(60)
+
+
+def hold_for_writing(folder: Path, opened: Event) -> None:
+    with StoreWriter(folder, CARD, PRINT):
+        opened.set()
+        time.sleep(60)
+
+
+def begun(target, *arguments):
+    process = SPAWN.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def ended(process) -> None:
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize(("n_readers", "seconds"), [(3, 4.0), slow(32, 60.0)])
+def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seconds):
+    grow(tmp_path, 0, 2, 0.0)
+    told, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]
+    readers = [begun(read_on, tmp_path, seconds, event, told) for event in started]
+    assert all(event.wait(60) for event in started)
+    n_commits, start = 2, time.monotonic()
+    while time.monotonic() - start < seconds - 1:  # a writer of its own each time, as a job that is run again and again
+        ended(begun(grow, tmp_path, n_commits, n_commits + 50, 0.002))
+        n_commits += 50
+    looks = [told.get(timeout=60) for _ in readers]
+    for process in readers:
+        ended(process)
+    assert max(n for _, n, _ in looks) > 2 * COMMIT
+    n_steps = (tmp_path / "data.mdb").stat().st_size // MAP_STEP
+    with reader(tmp_path) as store:
+        check = verify(store, SILENT)
+        assert (check.n_bad, check.n_rows) == (0, n_commits * COMMIT)
+    n_looks, longest = sum(n for n, *_ in looks), max(s for *_, s in looks)
+    counted(f"side by side: {n_readers} readers looked {n_looks:,} times (the longest look {longest:.2f} s) while "
+            f"{n_commits:,} commits let the file grow by {n_steps:,} steps of the map")  # fmt: skip
+
+
+def test_of_two_writers_one_is_told_who_the_other_is(tmp_path):
+    grow(tmp_path, 0, 1, 0.0)
+    opened = SPAWN.Event()
+    first = begun(hold_for_writing, tmp_path, opened)
+    assert opened.wait(60)
+    with pytest.raises(StoreBusy, match=f"process {first.pid} on "):
+        StoreWriter(tmp_path, CARD, PRINT)
+    first.kill()
+    first.join()
+    StoreWriter(tmp_path, CARD, PRINT).close()  # and a dead one's lock is nobody's
+
+
+def test_a_reader_killed_in_a_transaction_does_not_make_the_file_grow(tmp_path):
+    def written(n_from: int) -> int:
+        with StoreWriter(tmp_path, CARD, PRINT) as writer:  # small commits copy the same index pages again and again
+            for n in range(n_from, n_from + 300):
+                digests, vectors = part(n)
+                writer.append((digests[:16], vectors[:16]))
+        return (tmp_path / "data.mdb").stat().st_size
+
+    sizes = [written(0)]
+    for n in range(1, 4):
+        opened = SPAWN.Event()
+        holder = begun(hold, tmp_path, opened)
+        assert opened.wait(60)
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
+        sizes.append(written(300 * n))
+    growth = np.diff(sizes)
+    payload = 300 * 16 * (DIM * 2 + 16 + 24)
+    assert (growth < 2 * payload + 64 * 4096).all(), sizes
