@@ -170,16 +170,25 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
     except FileNotFoundError:
         got = "a folder without manifest.json" if folder.exists() else "nothing"
         raise BadArtifact(f"there is no finished {kind} here", where=str(folder), got=got, mend=mend) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         got = repr(manifest.get("kind")) if isinstance(manifest, dict) else type(manifest).__name__
         raise BadArtifact("another kind of artifact", where=str(path), expected=repr(kind), got=got, mend=mend)
-    for name, digest in manifest.get("files", {}).items() if check_files else ():
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise BadArtifact("the manifest lists no files", where=str(path), got=repr(files)[:80], mend=mend)
+    for name, digest in files.items() if check_files else ():
         file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
+        try:
+            inside = file.resolve().is_relative_to(folder.resolve())
+            got = digest_file(file) if inside and file.is_file() else "no file"
+        except (OSError, ValueError) as error:  # a name that is none
+            raise BadArtifact(
+                f"a file cannot be read: {error}", where=str(path), got=repr(name)[:80], mend=mend
+            ) from error
+        if not inside:
             raise BadArtifact("the manifest names a file outside its folder", where=str(path), got=name, mend=mend)
-        got = digest_file(file) if file.is_file() else "no file"
         if got != digest:
             raise BadArtifact(
                 "a file is not the one the manifest was written for",

@@ -18,6 +18,11 @@ DEFAULT_ENCODER = "base"
 DEFAULT_MAX_TOKENS = 256
 SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
 
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "glusterfs", "9p", "afs", "ceph", "gpfs", "beegfs"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph"}
+)
+
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
 
 
@@ -101,6 +106,19 @@ def machine_memory() -> Path:
 
 
 Place: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
+
+
+def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str, bool]:
+    """The kind of file system that `path` is or will be on, empty where the system does not tell, and whether other
+    machines may write to it too."""
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return "", False
+    whole = path.resolve()
+    found = [(fields[1], fields[2]) for fields in lines if whole.is_relative_to(fields[1].replace("\\040", " "))]
+    kind = max(found, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    return kind, kind in _NETWORK_FILE_SYSTEMS
 
 
 def make_folder(folder: Path) -> Path:

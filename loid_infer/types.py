@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -99,6 +99,21 @@ class Card:
     quantized_graph: str  # digest of the quantized graph, empty unless int8
     store_dtype: str  # fp16 | fp32
     format: int  # of the store's records
+
+    @staticmethod
+    def of(parts: object) -> Card:
+        """The card with these fields, as JSON gave them.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another kind.
+        """
+        kinds = {part.name: {"str": str, "int": int, "float": float}[str(part.type)] for part in fields(Card)}
+        if not isinstance(parts, dict) or parts.keys() != kinds.keys():
+            raise ValueError(f"a card has the fields {', '.join(kinds)}")
+        for name, kind in kinds.items():
+            if type(parts[name]) is not kind or (kind is int and parts[name] < 1):
+                raise ValueError(f"the card's {name} is {parts[name]!r:.80}")
+        return Card(**parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
             schema, stored = file.schema_arrow, file.metadata.metadata or {}
             n_rows = file.metadata.num_rows
             group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadTable(f"the table cannot be read: {_first_line(error)}", where=str(path), mend=mend) from error
     got = ", ".join(schema.names)
     if METADATA_KEY not in stored:
@@ -170,7 +170,7 @@ class ReviewTable:
             options = {"read_dictionary": list(read_dictionary), "page_checksum_verification": True}
             with pq.ParquetFile(self.path, **options) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             mend = f"Run: loid-infer ingest SRC --domain {self.domain}"
             raise BadTable(f"the table is damaged: {_first_line(error)}", where=str(self.path), mend=mend) from error
 

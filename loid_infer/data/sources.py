@@ -172,7 +172,11 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(lines, delimiter=source.delimiter, strict=True)
         try:
-            header = next((row for row in reader if row), [])
+            try:
+                header = next((row for row in reader if row), [])
+            except csv.Error as error:
+                raise BadTable(f"the header is not {source.format.upper()}: {error}", where=str(source.path),
+                               mend="Name the format with --format, or mend the first line.") from error  # fmt: skip
             user, item, rating, text, time = _places(source, header)
             while True:
                 number = reader.line_num + 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from loid_infer.artifact import read_manifest
-from loid_infer.encoders.card import TOKENIZER_FILE, fingerprint
+from loid_infer.encoders.card import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, ParityError
 from loid_infer.types import Array, Card, Floats, Ints
@@ -34,12 +35,20 @@ class Probes:
         save_file({name: np.ascontiguousarray(part) for name, part in asdict(self).items()}, path)
 
     @staticmethod
-    def load(path: Path) -> Probes:
-        """Read what `save` wrote."""
+    def load(path: Path, dim: int) -> Probes:
+        """Read what `save` wrote of an encoder of width `dim`.
+
+        Raises:
+            SafetensorError, KeyError, ValueError: it is something else.
+        """
         from safetensors.numpy import load_file
 
         parts: dict[str, Array] = load_file(path)
-        return Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
+        found = Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
+        n = len(found.lengths)
+        if n == 0 or found.cls.shape != (n, dim) or found.flat_ids.shape != (int(found.lengths.sum()),):
+            raise ValueError("they do not fit together")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,17 @@ class EncoderFolder:
         return self.path / GRAPH_FILE
 
     def probes(self) -> Probes:
-        """The parity probes."""
-        return Probes.load(self.path / PROBES_FILE)
+        """The parity probes.
+
+        Raises:
+            BadArtifact: the file does not hold them.
+        """
+        try:
+            return Probes.load(self.path / PROBES_FILE, self.card.hidden_dim)
+        except (KeyError, ValueError, SafetensorError) as error:
+            mend = f"Run `loid-infer export --name {self.name}` to make it anew."
+            where = str(self.path / PROBES_FILE)
+            raise BadArtifact(f"the parity probes cannot be read: {error}", where=where, mend=mend) from error
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, at the card's number of tokens."""
@@ -79,15 +97,13 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
     mend = f"Run `loid-infer export --name {name}` to make it anew."
     manifest = read_manifest(path, KIND, mend)
     try:
-        card = Card(**manifest["card"])
+        card = Card.of(manifest["card"])
         passed, found = manifest["parity"]["passed"], manifest["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise BadArtifact(
-            f"the manifest lacks a field: {error}",
-            where=str(path),
-            mend=mend,
-            expected=", ".join(field.name for field in fields(Card)),
-        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
+    unnamed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE} - manifest["files"].keys()
+    if unnamed:
+        raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
     if passed is not True:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
     if fingerprint(card) != found:

@@ -15,10 +15,10 @@ from typing import TypeAlias
 
 from loid_infer.encoders.card import WEIGHTS_FILE, weights_digest
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.protocol import Graph, Runtime
 from loid_infer.types import Array, Card, Floats, Ints, TokenBatch
 
-Join: TypeAlias = Callable[[Sequence[Path]], bytes]  # graphs -> one graph, its output theirs side by side
+Join: TypeAlias = Callable[[Sequence[Path]], Graph]  # graphs -> one graph, its output theirs side by side
 
 
 def shape(card: Card) -> Card:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 
-from loid_infer.encoders.protocol import Graph
+from loid_infer.encoders.protocol import Graph, refused, where_of
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -23,6 +23,7 @@ class OnnxRuntime:
         """Load `graph`, whose own precision (fp32 | int8) is the one it is computed in.
 
         Raises:
+            BadArtifact: it cannot be loaded.
             RuntimeMissing: the session runs on another provider than the one asked for.
         """
         import onnxruntime
@@ -33,11 +34,14 @@ class OnnxRuntime:
         # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
         options.enable_cpu_mem_arena = False
         content = graph if isinstance(graph, bytes) else str(graph)
-        self._session = onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
+        except Exception as error:
+            raise refused(self.name, graph, error) from error
         if self._session.get_providers() != [_PROVIDER]:
             raise RuntimeMissing(
                 "onnxruntime took another provider",
-                where="joined graphs" if isinstance(graph, bytes) else str(graph),
+                where=where_of(graph),
                 expected=_PROVIDER,
                 got=", ".join(self._session.get_providers()),
                 mend="See `loid-infer doctor`.",

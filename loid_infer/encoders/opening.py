@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from loid_infer.artifact import versions
 from loid_infer.encoders.card import WEIGHTS_FILE
 from loid_infer.encoders.folder import EncoderFolder, Probes
@@ -17,7 +19,7 @@ from loid_infer.encoders.processor import installed, model, n_usable_threads
 from loid_infer.encoders.proof import Parity, gate, measure
 from loid_infer.encoders.protocol import Graph, Runtime
 from loid_infer.encoders.streams import fastest_streams
-from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
+from loid_infer.errors import BadArtifact, BadSetting, ParityError, RuntimeMissing
 from loid_infer.settings import machine_memory
 from loid_infer.types import Progress
 
@@ -46,7 +48,7 @@ def open_runtime(
         runtime: one of RUNTIMES; `auto` decides.
         device: one of DEVICES; `auto` takes CUDA where torch sees a card.
         n_threads: processors to use, None for all that this process may use.
-        join: makes one graph of the graphs of several encoders.
+        join: checks the encoders' graphs and makes one of several; without it a graph is trusted.
 
     Raises:
         BadSetting: no such runtime or device.
@@ -132,10 +134,9 @@ def _open(
 
 
 def _graph(encoders: Sequence[EncoderFolder], join: Join | None) -> Graph:
-    if len(encoders) == 1:
-        return encoders[0].graph
-    assert join is not None  # whoever opens several says how their graphs become one
-    return join([encoder.graph for encoder in encoders])
+    graphs = [encoder.graph for encoder in encoders]
+    assert join is not None or len(graphs) == 1  # whoever opens several says how their graphs become one
+    return graphs[0] if join is None else join(graphs)
 
 
 def _torch(encoders: Sequence[EncoderFolder], place: str, n_threads: int) -> Runtime:
@@ -143,7 +144,14 @@ def _torch(encoders: Sequence[EncoderFolder], place: str, n_threads: int) -> Run
 
     from loid_infer.encoders.torch import ClsBert, JointBert, TorchRuntime
 
-    berts = [ClsBert(encoder.card, load_file(encoder.path / WEIGHTS_FILE)) for encoder in encoders]
+    berts = []
+    for encoder in encoders:
+        path = encoder.path / WEIGHTS_FILE
+        try:
+            berts.append(ClsBert(encoder.card, load_file(path)))
+        except (KeyError, RuntimeError, SafetensorError) as error:
+            mend = f"Run `loid-infer export --name {encoder.name}` to make it anew."
+            raise BadArtifact(f"the weights do not fit the card: {error}", where=str(path), mend=mend) from error
     keys = [[step.key for step in steps(encoder)] for encoder in encoders] if len(encoders) > 1 else []
     return TorchRuntime(JointBert(berts, keys) if keys else berts[0], encoders[0].card.precision, place, n_threads)
 

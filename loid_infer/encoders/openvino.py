@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 from loid_infer.encoders.processor import has_bf16
-from loid_infer.encoders.protocol import Graph
+from loid_infer.encoders.protocol import Graph, refused, where_of
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -29,6 +29,7 @@ class OpenVino:
         """Compile `graph` for `precision` (fp32 | bf16 | int8).
 
         Raises:
+            BadArtifact: it cannot be compiled.
             RuntimeMissing: the plugin took another precision.
         """
         import openvino
@@ -41,15 +42,18 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": str(n_threads),
         }
         core = openvino.Core()
-        content = core.read_model(model=graph) if isinstance(graph, bytes) else str(graph)
-        self._model = core.compile_model(content, "CPU", options)
+        try:
+            content = core.read_model(model=graph) if isinstance(graph, bytes) else str(graph)
+            self._model = core.compile_model(content, "CPU", options)
+        except RuntimeError as error:
+            raise refused(self.name, graph, error) from error
         # One request more than streams: the next batch waits inside the plugin, not outside.
         self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
         taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if taken != hint:
             raise RuntimeMissing(
                 "OpenVINO took another precision",
-                where="joined graphs" if isinstance(graph, bytes) else str(graph),
+                where=where_of(graph),
                 expected=hint,
                 got=taken,
                 mend="See `loid-infer doctor`.",

@@ -10,6 +10,7 @@ import numpy as np
 from loid_infer.encoders.folder import Probes
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
+from loid_infer.errors import ParityError
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array, TokenBatch
 
@@ -47,7 +48,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
     """Run the probes, once sorted by length and some of them mixed, and compare.
 
     Raises:
-        ValueError: the runtime gives vectors of another shape than the reference; a bug or a foreign graph.
+        ParityError: the runtime gives vectors of another shape than the reference.
     """
     worst: Array = np.ones(len(probes.lengths))
     seen: Array = np.zeros(len(worst), np.bool_)
@@ -55,7 +56,12 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
     for slots, vectors in runtime.run(_batches(probes)):
         expected = probes.cls[slots]
         if vectors.shape != expected.shape:
-            raise ValueError(f"{runtime.name} gave vectors of shape {vectors.shape}, expected {expected.shape}")
+            raise ParityError(
+                f"{runtime.name} gives vectors of another shape than the encoder's",
+                expected=str(expected.shape),
+                got=str(vectors.shape),
+                mend="Export the encoder again.",
+            )
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)
         seen[slots] = True

@@ -9,9 +9,22 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from loid_infer.errors import BadArtifact
 from loid_infer.types import Floats, Ints, TokenBatch
 
 Graph: TypeAlias = Path | bytes  # an ONNX file, or the content of one that is in no file
+
+
+def where_of(graph: Graph) -> str:
+    """The place of `graph`, for messages."""
+    return "joined graphs" if isinstance(graph, bytes) else str(graph)
+
+
+def refused(runtime: str, graph: Graph, error: Exception) -> BadArtifact:
+    """What to raise where a runtime cannot load `graph`."""
+    reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
+    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=where_of(graph),
+                       mend="Export the encoder again.")  # fmt: skip
 
 
 class Runtime(Protocol):

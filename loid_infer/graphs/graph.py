@@ -56,16 +56,25 @@ def write_graph(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_graph(path: Path) -> None:
-    """Refuse a graph that reaches outside its file or its own operators.
+    """Refuse a graph that reaches outside its file or beyond ONNX's own operators.
 
     Raises:
-        BadArtifact: external data, an operator of another domain, or other inputs and outputs than ours.
+        BadArtifact: no ONNX file, external data, a subgraph, an operator of another domain, or other inputs and outputs
+            than ours.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
-    model = onnx.load(str(path), load_external_data=False)
     mend = "Export the encoder again."
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), mend=mend) from error
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if any(part.HasField("g") or part.graphs or part.HasField("sparse_tensor") for part in attributes):
+        raise BadArtifact("the graph has graphs inside", where=str(path), mend=mend)
+    tensors = [*model.graph.initializer, *(tensor for part in attributes for tensor in (part.t, *part.tensors))]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise BadArtifact("the graph keeps tensors outside its file", where=str(path), mend=mend)
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign or model.functions:

@@ -12,9 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from loid_infer.errors import BadArtifact
+from loid_infer.graphs.graph import check_graph
 
 # Protobuf's own limit is 2^31 - 1 bytes; nodes and names need a little beside the constants.
 MAX_BYTES = 2**31 - 2**26
+
+
+def one_graph(graphs: Sequence[Path]) -> Path | bytes:
+    """`graphs` as one, each of which may reach neither outside its file nor beyond ONNX's operators.
+
+    Raises:
+        BadArtifact, ValueError: see `check_graph`, `join_graphs`.
+    """
+    for path in graphs:
+        check_graph(path)
+    return join_graphs(graphs) if len(graphs) > 1 else graphs[0]
 
 
 def join_graphs(graphs: Sequence[Path]) -> bytes:

@@ -143,7 +143,7 @@ def _config(path: Path) -> dict[str, Any]:
         numbers = [float(n) for n in (config["r"], config["lora_alpha"], *patterns[0].values(), *patterns[1].values())]
         for pattern in (*patterns[0], *patterns[1]):
             re.compile(pattern)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
         raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), mend=_MEND) from error
     wanted: dict[str, tuple[Any, ...]] = {"peft_type": ("LORA",), "bias": ("none", None)}
     wanted["init_lora_weights"] = _PLAIN_STARTS

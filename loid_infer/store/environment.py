@@ -22,7 +22,7 @@ from typing import Any
 import lmdb
 
 from loid_infer.artifact import new_file
-from loid_infer.errors import BadStore, NoSpace, NotEncoded
+from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
 from loid_infer.store.pages import Moved, check_length, check_tree, never_made
 from loid_infer.store.records import FORMAT, MEND
 from loid_infer.types import Card
@@ -48,8 +48,8 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / CARD_FILE
     try:
-        return Card(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return Card.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadStore(
             f"the store's card cannot be read: {error}",
             where=str(path),
@@ -65,6 +65,7 @@ class Environment:
 
         Raises:
             NotEncoded: there is no store and `write` is false.
+            StoreBusy: it is open in this process already.
             BadStore: the folder holds another card's store, or LMDB cannot read it.
             NoSpace: the folder cannot be written to.
         """
@@ -207,6 +208,9 @@ class Environment:
         ) as error:
             raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), mend=MEND) from error
         except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                raise StoreBusy("this process has the store open already", where=str(self.folder),
+                                mend="Use it where it is open, or from another process.") from error  # fmt: skip
             if not _of_disk(error):
                 raise
             raise self._refused(error, change) from error

@@ -21,10 +21,12 @@ from loid_infer.errors import BadStore, NotEncoded, StoreBusy
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
-from loid_infer.store.records import MEND, pack
+from loid_infer.store.records import DTYPES, MEND, pack
 from loid_infer.types import DIGEST_BYTES, Card, Digests, Floats
 
 CHUNK_ROWS = 1024
+_INDEX_BYTES = 60  # of a text, in pages that random digests fill by two thirds
+_COPIES = 1.1  # pages that a commit has copied wait for another one to be used again
 _LOCK_FILE = "writer.lock"
 
 
@@ -91,6 +93,11 @@ class StoreWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def stored_bytes(card: Card) -> int:
+    """About how many bytes of the file a text takes, as written."""
+    return int(_COPIES * (card.hidden_dim * DTYPES[card.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
 
 
 def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[tuple[Digests, Floats]]) -> None:

@@ -15,22 +15,9 @@ from pathlib import Path
 
 from loid_infer.encoders.opening import PREFERENCE
 from loid_infer.encoders.processor import features, has_bf16, installed, n_usable_threads
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Place, Workspace, file_system
 
 _SUPPORTED = ((3, 11), (3, 14))
-_NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "fuse.sshfs",
-    "lustre",
-    "glusterfs",
-    "9p",
-    "afs",
-    "ceph",
-}
 _LOW_DISK_BYTES = 2 << 30
 _SHOWN = (
     "loid-infer",
@@ -149,13 +136,12 @@ def _bundle(_: Path) -> Check:
 
 
 def _file_system(place: Path) -> Check:
-    kind = _file_system_of(place.resolve())
-    bad = kind in _NETWORK_FILE_SYSTEMS
+    kind, bad = file_system(place)
     return Check(
         "file system",
         not bad,
         f"{place.resolve()} is on {kind or 'an unknown file system'}"
-        + ("; LMDB's locks do not hold there" if bad else ""),
+        + ("; locks hold on one machine only there" if bad else ""),
         "Put the workspace on a local disk: -w DIR" if bad else "",
     )
 
@@ -176,12 +162,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _file_system_of(path: Path) -> str:
-    try:
-        lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return ""
-    mounts = [(fields[1], fields[2]) for fields in lines if path.is_relative_to(fields[1])]
-    return max(mounts, key=lambda mount: len(mount[0]), default=("", ""))[1]

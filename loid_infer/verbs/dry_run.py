@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loid_infer.data.reviews import open_table
 from loid_infer.encoders.joint import OneOf, columns
 from loid_infer.encoders.proof import measure
-from loid_infer.errors import NotEncoded
+from loid_infer.errors import BadTable, NotEncoded
+from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import open_store
 from loid_infer.types import SILENT, Digests, Ints, Progress
@@ -30,6 +32,7 @@ class DryRun:
     n_unique: int
     n_hits: int
     n_new: int
+    n_orphaned: int | None  # rows of the store whose text no domain's table has; None where a table cannot be read
     n_tokens: int
     seconds: float
     joined: tuple[str, ...]
@@ -80,6 +83,7 @@ def _dry_run(
     domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[DryRun]:
     jobs = prepare(domain, encoders, precision, workspace, how)
+    known = _every_text(workspace, how.progress)
     told: dict[str, DryRun] = {}
     for group in groups(jobs):
         for part in passes(group, [_missing(job) for job in group]):
@@ -92,11 +96,11 @@ def _dry_run(
                 measure(OneOf(opened, columns(0, first.card.hidden_dim)), probes)
                 seconds = n_tokens * (time.perf_counter() - timing) / float(probes.lengths.sum())
             for i, job in enumerate(part.jobs):
-                told[job.encoder.name] = _told(job, part, i, round(n_tokens), seconds)
+                told[job.encoder.name] = _told(job, part, i, round(n_tokens), seconds, known)
     return [told[job.encoder.name] for job in jobs]
 
 
-def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float) -> DryRun:
+def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float, known: Digests | None) -> DryRun:
     return DryRun(
         domain=job.domain,
         encoder=job.encoder.name,
@@ -105,12 +109,32 @@ def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float) -> DryRun
         n_unique=len(job.unique),
         n_hits=len(job.unique) - len(part.missing[i]),
         n_new=len(part.missing[i]),
+        n_orphaned=None if known is None else _n_orphaned(job, known),
         n_tokens=n_tokens,
         seconds=seconds,
         joined=part.joined(job),
         n_shared_layers=part.n_shared_layers[i],
         store=str(job.folder),
     )
+
+
+def _every_text(workspace: Workspace, progress: Progress) -> Digests | None:
+    """The digests `[n, 16]` of the different texts of all domains."""
+    try:
+        tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
+        digests = np.concatenate([table.digests(progress) for table in tables])
+    except BadTable as error:
+        progress.say(f"what no domain uses is not counted. {error}")
+        return None
+    return digests[first_rows(digests)]
+
+
+def _n_orphaned(job: Job, known: Digests) -> int:
+    try:
+        with open_store(job.folder, job.card, job.folder.name) as store:
+            return store.size().n_rows - int(np.count_nonzero(store.lookup(known) >= 0))
+    except NotEncoded:
+        return 0
 
 
 def _missing(job: Job) -> Ints:

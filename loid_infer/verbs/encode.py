@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -22,9 +23,9 @@ from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.joint import columns
 from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.errors import NoSpace
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Place, Workspace, file_system
 from loid_infer.store.committer import Committer
-from loid_infer.store.writer import StoreWriter
+from loid_infer.store.writer import StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
 from loid_infer.verbs.dry_run import DryRun, DryRuns, dry_run, dry_run_all
 from loid_infer.verbs.passes import How, Job, Pass, groups, passes, prepare
@@ -156,6 +157,10 @@ def _encode(
     domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[EncodeResult]:
     jobs = prepare(domain, encoders, precision, workspace, how)
+    kind, is_network = file_system(workspace.cache)
+    if is_network:
+        how.progress.say(f"{workspace.cache} is on {kind}: let one machine only write to it, or join shards with "
+                         "`loid-infer cache import`")  # fmt: skip
     done: dict[str, EncodeResult] = {}
     for group in groups(jobs):
         start = time.perf_counter()
@@ -164,6 +169,8 @@ def _encode(
                 job.folder: stack.enter_context(StoreWriter(job.folder, job.card, job.folder.name)) for job in group
             }
             missing = [job.missing(writers[job.folder].reader.lookup) for job in group]
+            for job, rows in zip(group, missing, strict=True):
+                _announce(job, rows, how.progress)
             found_s = group[0].table_s + time.perf_counter() - start
             start = time.perf_counter()
             planned = passes(group, missing)
@@ -176,6 +183,15 @@ def _encode(
                 _keep(made, workspace, how.progress)  # now: a later pass may be stopped
                 done |= {result.encoder: result for result in made}
     return [done[job.encoder.name] for job in jobs]
+
+
+def _announce(job: Job, rows: Ints, progress: Progress) -> None:
+    n, n_new = len(job.unique), len(rows)
+    progress.say(f"{job.domain} with {job.encoder.name}: {n:,} texts, {n - n_new:,} stored, {n_new:,} new")
+    n_bytes, free = n_new * stored_bytes(job.card), shutil.disk_usage(job.folder).free
+    if n_bytes > free:
+        progress.say(f"they take about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: it "
+                     "may stop on the way, and goes on from there when there is room")  # fmt: skip
 
 
 def _run(part: Pass, writers: Sequence[StoreWriter], how: How) -> _Run:

@@ -100,8 +100,8 @@ def _opened(path: Path) -> Iterator[_Source]:
     else:
         with Bundle(path) as bundle:
             try:
-                card = Card(**json.loads(bundle.card))
-            except (ValueError, TypeError) as error:
+                card = Card.of(json.loads(bundle.card))
+            except (ValueError, RecursionError) as error:
                 raise BadArtifact(f"the bundle's card cannot be read: {error}", where=str(path),
                                   mend="Export it again with this version.") from error  # fmt: skip
             if card.hidden_dim != bundle.dim:

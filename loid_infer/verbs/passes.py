@@ -17,7 +17,7 @@ from loid_infer.encoders.joint import Step, n_bytes, n_shared_layers, shape, ste
 from loid_infer.encoders.opening import check_options, open_runtime
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.errors import BadSetting
-from loid_infer.graphs.joint import MAX_BYTES, join_graphs
+from loid_infer.graphs.joint import MAX_BYTES, one_graph
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Workspace
 from loid_infer.types import Card, Digests, Ints, Progress
@@ -76,7 +76,7 @@ class How:
         """The runtime of a pass, proven for each of its encoders; see `open_runtime`."""
         return open_runtime(
             *part.encoders, runtime=self.runtime, device=self.device, n_threads=self.n_threads,
-            progress=self.progress, join=join_graphs,
+            progress=self.progress, join=one_graph,
         )  # fmt: skip
 
 

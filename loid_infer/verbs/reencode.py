@@ -15,6 +15,7 @@ from loid_infer.data.reviews import open_table
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
+from loid_infer.graphs.joint import one_graph
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from loid_infer.store.reader import StoreReader
@@ -62,7 +63,8 @@ def reencode(
     if not len(chosen):
         progress.say(f"no table here has a text of this store: nothing of {encoder.name!r} is computed anew")
         return Reencoded(0, 0, None, ())
-    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress)
+    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress,
+                           join=one_graph)  # fmt: skip
     tokenizer = encoder.tokenizer()
     with progress.task("re-encode", len(chosen), "texts") as task:
         for i, table in enumerate(tables):

@@ -194,7 +194,7 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
     """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
     manifest = saved.manifest
     try:
-        card, recorded = Card(**manifest["card"]), manifest["fingerprint"]
+        card, recorded = Card.of(manifest["card"]), manifest["fingerprint"]
     except (KeyError, TypeError) as error:
         raise BadArtifact(f"the head's manifest lacks a field: {error}", where=str(folder), mend=mend) from error
     if fingerprint(card) != recorded:

@@ -20,6 +20,7 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
 from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.graphs.joint import one_graph
 from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import StoreReader, open_store
@@ -219,7 +220,8 @@ def _encoded(text: str, encoder: EncoderFolder, progress: Progress) -> Floats:
             )
     except UnicodeEncodeError as error:
         raise BadSetting("not a text", where="--text", expected="UTF-8", got=ascii(text), mend="Mend it.") from error
-    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress)
+    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress,
+                           join=one_graph)  # fmt: skip
     tokens = encoder.tokenizer()([text])
     batches = token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, encoder.card.max_tokens)
     ((_, vectors),) = runtime.run(batches)

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loid_infer import encode, ingest
 from loid_infer.errors import NoSpace
-from loid_infer.settings import Workspace
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
-from tests.conftest import toy_texts, write_reviews
 from tests.proofs.conftest import slow
 from tests.store.test_store import CARD, PRINT, reader, rows
 
@@ -99,17 +96,3 @@ def test_exactly_the_missing_bytes_help(disk, counted, n_sizes):
         assert committed(folder, digests, vectors) == len(digests)
         subprocess.run(["umount", disk.path], check=True)
     counted(f"full disk: {n_sizes} sizes, twice each: a page less than it says is too little, what it says is enough")
-
-
-def test_encode_goes_on_when_there_is_room(disk, workspace, tmp_path):
-    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(3_000))], "toys", workspace=workspace)
-    whole = encode("toys", runtime="fake", workspace=workspace)
-    disk.resize(300_000)
-    there = Workspace(tmp_path / "there")
-    shutil.copytree(workspace.root, there.root, ignore=shutil.ignore_patterns("cache"))
-    there.cache.symlink_to(disk.path)
-    with pytest.raises(NoSpace, match="the disk is full") as caught:
-        encode("toys", runtime="fake", workspace=there)
-    disk.grow(missing_bytes(caught.value) + (4 << 20))
-    again = encode("toys", runtime="fake", workspace=there)
-    assert (again.n_hits + again.n_encoded, again.fingerprint) == (whole.n_unique, whole.fingerprint)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer.settings import Workspace
+from loid_infer.settings import Workspace, file_system
 from loid_infer.verbs import doctor as module
 
 
@@ -18,7 +18,7 @@ def test_both_onnxruntime_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_network_file_system_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "_file_system_of", lambda _: "nfs4")
+    monkeypatch.setattr(module, "file_system", lambda _: ("nfs4", True))
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["file system"].ok
     assert "local disk" in checks["file system"].mend
@@ -35,3 +35,14 @@ def test_a_workspace_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
     assert {check.name: check.ok for check in module.doctor(workspace=Workspace(tmp_path / "no" / "where")).checks}[
         "disk"
     ]
+
+
+def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    shared = tmp_path / "shared disk"
+    name = str(shared).replace(" ", "\\040")
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/b {name} nfs4 rw 0 0\ntmpfs {name}/local tmpfs rw 0 0\n")
+    assert file_system(shared / "not" / "there", mounts) == ("nfs4", True)
+    assert file_system(shared / "local" / "x", mounts) == ("tmpfs", False)
+    assert file_system(tmp_path, mounts) == ("ext4", False)
+    assert file_system(tmp_path, tmp_path / "absent") == ("", False)

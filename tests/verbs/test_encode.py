@@ -139,6 +139,28 @@ def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
 
 
+def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspace: Workspace, monkeypatch) -> None:
+    table(workspace, toy_texts(40))
+    encode("toys", workspace=workspace)
+    table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
+    told = verbs.dry_run("toys", workspace=workspace)
+    assert (told.n_unique, told.n_hits, told.n_new, told.n_orphaned) == (37, 30, 7, 10)
+    lines: list[str] = []
+    monkeypatch.setattr(verbs, "file_system", lambda _: ("nfs4", True))
+    monkeypatch.setattr(verbs, "stored_bytes", lambda _: 2**60)
+
+    class Said(type(SILENT)):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    done = encode("toys", workspace=workspace, progress=Said())
+    assert (done.n_hits, done.n_encoded) == (30, 7)
+    for line in ("is on nfs4: let one machine only", "toys with base: 37 texts, 30 stored, 7 new", "GiB are free"):
+        assert any(line in said for said in lines), lines
+    (workspace.root / "data" / "other.parquet").write_bytes(b"no table")
+    assert verbs.dry_run("toys", workspace=workspace).n_orphaned is None
+
+
 RUN = """
 import sys, time
 from pathlib import Path

@@ -180,8 +180,8 @@ def test_wrong_names_are_refused(workspace: Workspace, names: list[str], said: s
 
 def test_outputs_that_are_swapped_are_caught(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(5))
-    real = planning.join_graphs
-    monkeypatch.setattr(planning, "join_graphs", lambda graphs: real(graphs[::-1]))
+    real = planning.one_graph
+    monkeypatch.setattr(planning, "one_graph", lambda graphs: real(graphs[::-1]))
     for runtime in ("openvino", "onnxruntime"):
         with pytest.raises(ParityError, match=r"computes other vectors.*one --encoder at a time"):
             encode_all("toys", encoders=["plain", "top"], runtime=runtime, workspace=workspace)
@@ -192,8 +192,8 @@ def test_outputs_that_are_swapped_are_caught(workspace: Workspace, monkeypatch) 
 
 def test_only_one_output_that_is_wrong_is_caught(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(5))
-    real = planning.join_graphs
-    monkeypatch.setattr(planning, "join_graphs", lambda graphs: real([graphs[0], graphs[1], graphs[1]]))
+    real = planning.one_graph
+    monkeypatch.setattr(planning, "one_graph", lambda graphs: real([graphs[0], graphs[1], graphs[1]]))
     with pytest.raises(ParityError, match="whole"):
         encode_all("toys", encoders=["plain", "top", "whole"], runtime="openvino", workspace=workspace)
     assert kept(workspace) == {"plain": 0, "top": 0, "whole": 0}

@@ -1,0 +1,278 @@
+"""Whatever is in a file that we read, the answer is a result or a message: no traceback, no hang."""
+
+import contextlib
+import gzip
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loid_infer import encode, fit, ingest
+from loid_infer.data.reviews import open_table
+from loid_infer.data.vectors import Bundle
+from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.folder import open_folder
+from loid_infer.errors import BadStore, LoidError
+from loid_infer.heads.saved import load_head
+from loid_infer.plugins.adapter import read_adapter
+from loid_infer.plugins.folder import PluginFolder, read_plugin
+from loid_infer.settings import Workspace
+from loid_infer.store.environment import card_bytes, read_card
+from loid_infer.store.records import pack, unpack, unpack_at
+from loid_infer.types import SILENT, Card
+from loid_infer.verbs.cache import cache_export
+from tests.conftest import toy_texts, write_reviews
+from tests.plugins.making import put, random_delta
+from tests.proofs.conftest import slow
+from tests.store.test_store import CARD, PRINT, rows
+
+NASTY = [
+    *(b"\x00", b"\xff\xfe", b"NaN", b"1e999", b"-1", b"9" * 40, b'"', b"{", b"}", b"null", b"[]", b'{"a":1}', b"true"),
+    *(b"[" * 3_000, b'{"a":' * 3_000, b"../../etc/passwd", b"\r\n", b"\\ud800", b"\xf0\x9f\x98\x80", b",", b"\t"),
+]
+EDIT = st.tuples(st.sampled_from(["flip", "cut", "insert", "drop", "repeat", "number"]), st.floats(0, 1),
+                 st.integers(0, 255), st.one_of(st.sampled_from(NASTY), st.binary(max_size=8)))  # fmt: skip
+VALUE = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("../../x")),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+def mutated(content: bytes, edits) -> bytes:
+    for kind, where, number, nasty in edits:
+        at = int(where * max(len(content) - 1, 0))
+        if kind == "flip" and content:
+            content = content[:at] + bytes([content[at] ^ (number or 1)]) + content[at + 1 :]
+        elif kind == "cut":
+            content = content[:at]
+        elif kind == "insert":
+            content = content[:at] + nasty + content[at:]
+        elif kind == "drop":
+            content = content[:at] + content[at + 1 + number :]
+        elif kind == "repeat":
+            content = content[:at] + content[at : at + 1 + number] * 2 + content[at + 1 + number :]
+        elif kind == "number":
+            content = content[:at] + bytes([number]) * 8 + content[at + 8 :]
+    return content
+
+
+def replaced(whole: dict, path: list[int], value: object) -> dict:
+    """A JSON object of which one field, somewhere inside, has another value, or is gone when that is "gone"."""
+    copy = json.loads(json.dumps(whole))
+    part = copy
+    for i, step in enumerate(path):
+        names = sorted(part) if isinstance(part, dict) else range(len(part))
+        name = [*names][step % len(names)]
+        last = i == len(path) - 1 or not isinstance(part[name], dict | list) or not part[name]
+        if last:
+            if value == "gone":
+                del part[name]
+            else:
+                part[name] = value
+            return copy
+        part = part[name]
+    return copy
+
+
+def bytes_fuzzed(base: bytes, n: int, read: Callable[[bytes], object]) -> Counter:
+    """Mutations of `base`, `n` of them, given to `read`: how many it read and how many it refused."""
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=n, deadline=timedelta(seconds=20), database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(EDIT, max_size=5))
+    def each(edits) -> None:
+        tried(outcomes, lambda: read(mutated(base, edits)))
+
+    each()
+    return outcomes
+
+
+def json_fuzzed(base: dict, n: int, read: Callable[[bytes], object]) -> Counter:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=n, deadline=timedelta(seconds=20), database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.one_of(VALUE, st.just("gone")))
+    def each(path, value) -> None:
+        tried(outcomes, lambda: read(json.dumps(replaced(base, path, value)).encode()))
+
+    each()
+    return outcomes
+
+
+def tried(outcomes: Counter, read: Callable[[], object]) -> None:
+    try:
+        read()
+        outcomes["read"] += 1
+    except LoidError as error:
+        assert error.mend, error
+        outcomes["refused"] += 1
+
+
+def said(name: str, outcomes: Counter) -> str:
+    assert outcomes["refused"] > 0 < outcomes["read"]
+    return f"fuzzing: {name}: {sum(outcomes.values()):,} inputs ({dict(outcomes)}), none with a traceback"
+
+
+@pytest.mark.parametrize("n", [200, slow(45_000)])
+def test_records(counted, n):
+    base = bytes(pack(7, *rows(3), PRINT))
+
+    def read(content: bytes) -> None:
+        view = memoryview(content)
+        with contextlib.suppress(BadStore):
+            unpack(view, PRINT, first_row=7, check=False, where="here")
+        unpack_at(view, 0, PRINT, "here")
+
+    counted(said("record headers", bytes_fuzzed(base, n, read)))
+
+
+@pytest.mark.parametrize("n", [200, slow(16_000)])
+def test_cards(tmp_path, counted, n):
+    def read(content: bytes) -> None:
+        (tmp_path / "card.json").write_bytes(content)
+        fingerprint(read_card(tmp_path))
+
+    outcomes = bytes_fuzzed(card_bytes(CARD), n // 2, read)
+    counted(said("cards", outcomes + json_fuzzed(json.loads(card_bytes(CARD)), n // 2, read)))
+
+
+@pytest.fixture(scope="module")
+def made(exported, tmp_path_factory):
+    """A workspace with everything that has a manifest, and a bundle."""
+    workspace = Workspace(tmp_path_factory.mktemp("made"))
+    shutil.copytree(exported / "exports", workspace.root / "exports")
+    texts = toy_texts(120)
+    ingest([write_reviews(workspace.root / "toys.jsonl", texts)], "toys", workspace=workspace)
+    encode("toys", runtime="torch", workspace=workspace)
+    fit("toys", epochs=1, workspace=workspace)
+    cache_export("toys", workspace.root / "bundle.safetensors", workspace=workspace)
+    put(workspace, "plugin", random_delta(0))
+    return workspace
+
+
+@pytest.mark.parametrize("n", [150, slow(16_000)])
+def test_bundles(made, tmp_path, counted, n):
+    path = tmp_path / "bundle.safetensors"
+    whole = (made.root / "bundle.safetensors").read_bytes()
+    n_header = int.from_bytes(whole[:8], "little")
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        with Bundle(path) as bundle, contextlib.suppress(ValueError, RecursionError):
+            Card.of(json.loads(bundle.card))
+
+    def header(content: bytes) -> None:
+        read(len(content).to_bytes(8, "little") + content + whole[8 + n_header :])
+
+    outcomes = bytes_fuzzed(whole[: 8 + n_header + 3_000], n // 3, read)  # cut short: mostly refused
+    outcomes += bytes_fuzzed(whole, n // 3, read) + json_fuzzed(json.loads(whole[8 : 8 + n_header]), n // 3, header)
+    counted(said("bundles", outcomes))
+
+
+def used(plugin: PluginFolder) -> None:
+    _ = plugin.method, plugin.base_name, plugin.base_digest, plugin.on, plugin.holds, plugin.trained_on, plugin.delta()
+
+
+KINDS = {
+    "encoders/base": lambda folder: (open_folder(folder, "base").probes(), open_folder(folder, "base").tokenizer()),
+    "heads/toys": lambda folder: load_head(folder, "Fit it again."),
+    "plugins/plugin": lambda folder: used(read_plugin(folder, "Train it again.")),
+}
+
+
+@pytest.mark.parametrize("n", [60, slow(6_000)])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_manifests(made, tmp_path, counted, kind, n):
+    folder = tmp_path / "copy"
+    shutil.copytree(made.root / "exports" / kind, folder)
+    whole = (folder / "manifest.json").read_bytes()
+
+    def read(content: bytes) -> None:
+        (folder / "manifest.json").write_bytes(content)
+        KINDS[kind](folder)
+
+    outcomes = bytes_fuzzed(whole, n // 2, read) + json_fuzzed(json.loads(whole), n // 2, read)
+    counted(said(f"manifests of {kind}", outcomes))
+
+
+@pytest.mark.parametrize("n", [60, slow(4_000)])
+def test_adapters(made, tmp_path, counted, n):
+    folder = tmp_path / "copy"
+    shutil.copytree(made.root / "exports/plugins/plugin", folder)
+    config, tensors = ((folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors"))
+
+    def read_config(content: bytes) -> None:
+        (folder / "adapter_config.json").write_bytes(content)
+        read_adapter(folder)
+
+    def read_tensors(content: bytes) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        read_adapter(folder)
+
+    outcomes = json_fuzzed(json.loads(config), n // 2, read_config) + bytes_fuzzed(config, n // 4, read_config)
+    (folder / "adapter_config.json").write_bytes(config)
+    counted(said("adapters", outcomes + bytes_fuzzed(tensors, n // 4, read_tensors)))
+
+
+RECORDS = [
+    {"user_id": f"u{i % 3}", "item_id": f"i{i}", "rating": 1 + i % 5, "text": f"it is {i} \u00e9", "timestamp": i}
+    for i in range(12)
+]
+LINES = [",".join(RECORDS[0]), *(",".join(map(str, record.values())) for record in RECORDS)]
+
+
+def as_parquet(folder: Path) -> bytes:
+    path = folder / "made.parquet"
+    pq.write_table(pa.Table.from_pylist(RECORDS), path)
+    return path.read_bytes()
+
+
+SOURCES = {
+    "jsonl": lambda _: "\n".join(map(json.dumps, RECORDS)).encode(),
+    "jsonl.gz": lambda _: gzip.compress("\n".join(map(json.dumps, RECORDS)).encode(), mtime=0),
+    "csv": lambda _: "\n".join(LINES).encode(),
+    "parquet": as_parquet,
+}
+
+
+@pytest.mark.parametrize("n", [50, slow(2_000)])
+@pytest.mark.parametrize("kind", sorted(SOURCES))
+def test_ingest(tmp_path, counted, kind, n):
+    whole, path, workspace = SOURCES[kind](tmp_path), tmp_path / f"reviews.{kind}", Workspace(tmp_path / "ws")
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        with contextlib.suppress(LoidError):
+            ingest([path], "toys", workspace=workspace)
+        ingest([path], "toys", on_bad="skip", workspace=workspace)
+        table = open_table(workspace.table("toys"), "toys")
+        assert len(table.digests(SILENT)) == table.n_rows
+
+    counted(said(f"ingest of {kind}", bytes_fuzzed(whole, n, read)))
+
+
+@pytest.mark.parametrize("n", [30, slow(2_000)])
+def test_tables(tmp_path, counted, n):
+    workspace = Workspace(tmp_path)
+    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(40))], "toys", workspace=workspace)
+    path = workspace.table("toys")
+    whole = path.read_bytes()
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        table = open_table(path, "toys")
+        digests = table.digests(SILENT)
+        for _ in table.checked_texts(np.arange(table.n_rows), digests):
+            pass
+
+    counted(said("tables", bytes_fuzzed(whole, n, read)))

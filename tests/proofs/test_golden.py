@@ -1,0 +1,88 @@
+"""Stores and bundles of format 1, as the first version wrote them, are readable for ever.
+
+`python -m tests.proofs.test_golden` made the stores. Never run it again for format 1: a new format gets a folder of its
+own, and these stay.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from loid_infer.data.vectors import Bundle
+from loid_infer.encoders.card import fingerprint
+from loid_infer.store.environment import read_card
+from loid_infer.store.reader import open_store
+from loid_infer.store.rewrite import compact, salvage
+from loid_infer.store.verify import verify
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import SILENT
+from tests.store.test_store import CARD
+
+GOLDEN = Path(__file__).parent / "golden" / "format-1"
+SIZES = {"fp16": [40, 1, 3, 100], "fp32": [7, 60], "compact": [30, 30]}
+
+
+@pytest.fixture(params=sorted(SIZES))
+def golden(request, tmp_path):
+    shutil.copytree(GOLDEN / request.param, tmp_path / "store", ignore=shutil.ignore_patterns("*.safetensors"))
+    expected = load_file(GOLDEN / request.param / "expected.safetensors")
+    return tmp_path / "store", expected["digests"], expected["vectors"]
+
+
+def test_a_golden_store_gives_what_was_put_in(golden):
+    folder, digests, vectors = golden
+    card = read_card(folder)
+    with open_store(folder, card, fingerprint(card)) as store:
+        assert verify(store, SILENT).n_bad == 0
+        found = store.gather(store.lookup(digests), digests)
+        assert found.dtype == vectors.dtype and np.array_equal(found, vectors)
+
+
+@pytest.mark.parametrize(
+    "rewritten", [lambda *given: compact(*given, None, SILENT), lambda *given: salvage(*given, SILENT)]
+)
+def test_a_golden_store_goes_on(golden, rewritten):
+    folder, digests, vectors = golden
+    card = read_card(folder)
+    with StoreWriter(folder, card, fingerprint(card)) as writer:
+        writer.append((digests ^ 255, -vectors))
+    compact(folder, card, fingerprint(card), None, SILENT)
+    assert salvage(folder, card, fingerprint(card), SILENT).n_dropped == 0
+    with open_store(folder, card, fingerprint(card)) as store:
+        both = np.concatenate([digests, digests ^ 255])
+        assert np.array_equal(store.gather(store.lookup(both), both), np.concatenate([vectors, -vectors]))
+        assert verify(store, SILENT).n_bad == 0
+
+
+def test_a_golden_bundle_gives_what_was_put_in():
+    expected = load_file(GOLDEN / "expected.safetensors")
+    with Bundle(GOLDEN / "bundle.safetensors") as bundle:
+        assert bundle.domain == "toys" and '"hidden_dim": 32' in bundle.card
+        assert np.array_equal(bundle.digests, expected["digests"])
+        assert np.array_equal(bundle.vectors(0, 100), expected["vectors"])
+
+
+def make() -> None:
+    for seed, (name, sizes) in enumerate(SIZES.items()):
+        rng = np.random.default_rng(seed)
+        card = replace(CARD, store_dtype="fp32" if name == "fp32" else "fp16")
+        digests = rng.integers(0, 256, (sum(sizes), 16), np.uint8)
+        vectors = rng.normal(size=(sum(sizes), card.hidden_dim)).astype("<f4" if name == "fp32" else "<f2")
+        at = 0
+        with StoreWriter(GOLDEN / name, card, fingerprint(card)) as writer:
+            for n in sizes:
+                writer.append((digests[at : at + n], vectors[at : at + n]))
+                at += n
+        if name == "compact":
+            compact(GOLDEN / name, card, fingerprint(card), None, SILENT)
+        for left in ("lock.mdb", "writer.lock"):
+            (GOLDEN / name / left).unlink(missing_ok=True)
+        save_file({"digests": digests, "vectors": vectors}, GOLDEN / name / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    make()
