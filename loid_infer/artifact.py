@@ -200,15 +200,28 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
     return manifest
 
 
+def abandoned(folder: Path) -> list[Path]:
+    """What runs that were killed at least a day ago left in `folder`: temporary files and folders, by name."""
+    lefts = [*folder.glob(".*.partial")]
+    # What was moved aside may be all there is of it.
+    lefts += [left for left in folder.glob(".*.old") if (folder / _meant(left)).exists()]
+    return [left for left in sorted(lefts) if time.time() - left.lstat().st_mtime > _ABANDONED_S]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder that may be gone already."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _meant(temporary: Path) -> str:
+    return temporary.name[1:].rsplit(".", 2)[0]
+
+
 def _sweep(path: Path) -> None:
-    """Remove what runs that were killed at least a day ago left beside `path`."""
-    lefts = [*path.parent.glob(f".{path.name}.*.partial")]
-    if path.exists():  # else what was moved aside may be all there is
-        lefts += path.parent.glob(f".{path.name}.*.old")
-    for left in lefts:
-        with contextlib.suppress(FileNotFoundError):  # its own run may finish meanwhile
-            if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+    for left in abandoned(path.parent):
+        if _meant(left) == path.name:
+            remove(left)
 
 
 def _replace_folder(new: Path, path: Path) -> None:

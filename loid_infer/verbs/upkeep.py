@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loid_infer.artifact import MANIFEST, writing
+from loid_infer.artifact import MANIFEST, abandoned, remove, writing
 from loid_infer.data.reviews import open_table
 from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import open_folder
@@ -67,7 +67,8 @@ class CacheSweep:
     dry_run: bool
     n_stores: int  # removed whole: no encoder and no head has their fingerprint
     n_rows: int  # dropped from the others: no domain's table has their texts
-    bytes_freed: int  # of whole stores; what dropped rows free is known after the store was written anew
+    n_leftovers: int  # unfinished exports and stores of runs that were killed at least a day ago
+    bytes_freed: int  # of those and of whole stores; what dropped rows free is known after the store was written anew
     stores: tuple[StoreChange, ...]
 
 
@@ -105,7 +106,8 @@ def cache_compact(*, encoder: str | None = None, workspace: Place = None, progre
 
 
 def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progress = SILENT) -> CacheSweep:
-    """Remove stores that no encoder and no head refers to, and rows of texts that neither a table nor a head has.
+    """Remove stores that no encoder and no head refers to, rows of texts that neither a table nor a head has, and what
+    killed runs left unfinished. A finished export has a name, by which anybody may ask for it: it is never removed.
 
     Every store is held while that is found out, so nothing is dropped that a run beside this one has just stored. What
     must be read is read before anything is removed.
@@ -139,8 +141,15 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
                 with writing(folder):
                     shutil.rmtree(folder.resolve())
                     folder.unlink(missing_ok=True)  # what is left of a link
+        folders = [place.cache, *(place.root / "exports" / kind for kind in ("encoders", "heads", "plugins"))]
+        leftovers = [left for folder in folders for left in abandoned(folder)]
+        for left in leftovers:
+            freed += sum(file.stat().st_size for file in (left, *left.rglob("*")) if file.is_file())
+            if not dry_run:
+                remove(left)
     freed += sum(change.bytes_before - change.bytes_after for change in changes)
-    return CacheSweep(dry_run, len(gone), sum(change.n_dropped for change in changes), freed, tuple(changes))
+    n_dropped = sum(change.n_dropped for change in changes)
+    return CacheSweep(dry_run, len(gone), n_dropped, len(leftovers), freed, tuple(changes))
 
 
 def _folders(place: Workspace, encoder: str | None) -> Sequence[Path]:

@@ -61,9 +61,28 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     def output(model) -> None:
         model.graph.output[0].name = "logits"
 
-    for change, message in ((outside, "outside its file"), (operator, r"com\.example"), (output, "logits")):
+    def constant_outside(model) -> None:
+        tensor = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="../../secret")
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["secret"], value=tensor))
+
+    def inside(model) -> None:
+        part = onnx.helper.make_graph([], "part", [], [])
+        model.graph.node.insert(0, onnx.helper.make_node("If", ["c"], ["x"], then_branch=part, else_branch=part))
+
+    def function(model) -> None:
+        model.functions.add(name="f", domain="")
+
+    changes = [(outside, "outside its file"), (constant_outside, "outside its file"), (operator, r"com\.example")]
+    changes += [(function, "not ONNX's own"), (inside, "graphs inside"), (output, "logits")]
+    for change, message in changes:
         with pytest.raises(BadArtifact, match=message):
             check_graph(rewritten(graph, tmp_path / "changed.onnx", change))
+    content = graph.read_bytes()
+    for n in (1, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut.onnx").write_bytes(content[:n])
+        with pytest.raises(BadArtifact):
+            check_graph(tmp_path / "cut.onnx")
 
 
 def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base: Path) -> None:

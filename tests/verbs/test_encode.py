@@ -1,5 +1,6 @@
 """Encoding end to end on the toy encoder: each text once, whatever happens to the run."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -137,6 +138,50 @@ def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
     assert told.n_tokens == done.n_tokens, "40 texts are all in the sample"
     again = verbs.dry_run("toys", workspace=workspace)
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
+
+
+def forged(folder: Path, name: str, content: bytes) -> None:
+    """Another file in an encoder's folder, with a manifest that says it belongs there."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    import onnx
+    from safetensors.numpy import load_file, save
+
+    table(workspace, toy_texts(5))
+    folder = workspace.encoder("base")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].domain = "com.example"
+    tensors = load_file(folder / "model.safetensors")
+    narrow = {name: tensor[:7].copy() for name, tensor in tensors.items()}
+    probes = load_file(folder / "parity.safetensors")
+    hostile = [
+        ("model.onnx", model.SerializeToString(), ("openvino", "onnxruntime")),
+        ("model.onnx", (folder / "model.onnx").read_bytes()[:-100], ("openvino", "onnxruntime")),
+        ("model.safetensors", save(narrow), ("torch",)),
+        ("model.safetensors", save(tensors)[:-10], ("torch",)),
+        ("parity.safetensors", save({**probes, "cls": probes["cls"][:, :3].copy()}), ("torch",)),
+        ("parity.safetensors", b"", ("torch",)),
+        ("tokenizer.json", b"[" * 10_000, ("torch",)),
+    ]
+    for name, content, runtimes in hostile:
+        before = (folder / name).read_bytes(), (folder / "manifest.json").read_bytes()
+        forged(folder, name, content)
+        for runtime in runtimes:
+            with pytest.raises(BadArtifact) as caught:
+                encode("toys", runtime=runtime, workspace=workspace)
+            assert caught.value.mend
+        (folder / name).write_bytes(before[0])
+        (folder / "manifest.json").write_bytes(before[1])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["model.onnx"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadArtifact, match=r"lacks a file \(expected model\.onnx\)"):
+        encode("toys", workspace=workspace)
 
 
 def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspace: Workspace, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Stores are mended, made smaller and cleared of what nothing uses; nothing else is lost."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,22 @@ def test_what_a_head_looks_at_stays_when_its_table_is_gone(two_domains: Workspac
     done = cache_gc(workspace=two_domains)
     assert 0 < done.n_rows < 700  # texts of the validation and test parts
     assert Path(score(pairs, domain="toys", workspace=two_domains).out).read_text() == before
+
+
+def test_what_killed_runs_left_is_removed_after_a_day(two_domains: Workspace) -> None:
+    base = two_domains.encoder("base")
+    lefts = [base.parent / ".base.x1.partial", base.parent / ".base.x2.old", two_domains.cache / ".f.x3.partial"]
+    kept = [base.parent / ".lost.x4.old", base.parent / ".new.x5.partial"]  # all there is of it; still being made
+    for left in (*lefts, *kept):
+        left.mkdir()
+        (left / "part").write_bytes(bytes(1_000))
+        if left.name != ".new.x5.partial":
+            os.utime(left, (0, 0))
+    planned = cache_gc(dry_run=True, workspace=two_domains)
+    assert (planned.n_leftovers, planned.bytes_freed) == (3, 3_000) and all(left.exists() for left in lefts)
+    assert cache_gc(workspace=two_domains).n_leftovers == 3
+    assert not any(left.exists() for left in lefts) and all(left.exists() for left in kept)
+    assert base.exists()
 
 
 def test_a_store_nothing_refers_to_is_removed(two_domains: Workspace, toy_base: Path) -> None:
