@@ -31,12 +31,14 @@ STEP, N_ASKED = 8_192, 1_000_000
 
 # In a process of its own, so that nothing else is in its memory.
 OPEN = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from bench.store import CARD, PRINT, open_store
 start = time.perf_counter()
 open_store(Path(sys.argv[1]), CARD, PRINT)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+seconds = time.perf_counter() - start
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(seconds, int(peak.split()[1]) / 1024)
 """
 
 
@@ -46,8 +48,8 @@ def main(*sizes: int) -> None:
         "What does the store cost?", "store", rows,
         "Vectors of 384 x float16 under random digests; sizes are of the file, index and digests included, relative to "
         "the vectors alone. Committed in transactions of at most 8 chunks of 1,024, each synced; `lookup_s` is for "
-        f"{N_ASKED:,} digests in random order; `open_mib` is the whole process's memory after opening. The file was in "
-        "the system's page cache where there was room for it. One run each, in this order.",
+        f"{N_ASKED:,} digests in random order; `open_mib` is the peak of a whole process that imports and opens (Linux "
+        "only). The file was in the system's page cache where there was room for it. One run each, in this order.",
     )  # fmt: skip
 
 

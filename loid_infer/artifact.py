@@ -205,13 +205,20 @@ def abandoned(folder: Path) -> list[Path]:
     lefts = [*folder.glob(".*.partial")]
     # What was moved aside may be all there is of it.
     lefts += [left for left in folder.glob(".*.old") if (folder / _meant(left)).exists()]
-    return [left for left in sorted(lefts) if time.time() - left.lstat().st_mtime > _ABANDONED_S]
+    return [left for left in sorted(lefts) if _is_abandoned(left)]
 
 
 def remove(path: Path) -> None:
     """Remove a file or folder that may be gone already."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    try:
+        return time.time() - temporary.lstat().st_mtime > _ABANDONED_S
+    except FileNotFoundError:  # its own run finished
+        return False
 
 
 def _meant(temporary: Path) -> str:

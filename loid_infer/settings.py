@@ -117,7 +117,8 @@ def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str, b
         return "", False
     whole = path.resolve()
     found = [(fields[1], fields[2]) for fields in lines if whole.is_relative_to(fields[1].replace("\\040", " "))]
-    kind = max(found, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    # Of two mounts in one place the last is what is seen.
+    kind = max(reversed(found), key=lambda mount: len(mount[0]), default=("", ""))[1]
     return kind, kind in _NETWORK_FILE_SYSTEMS
 
 

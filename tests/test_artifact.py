@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer.artifact import new_file, new_folder, read_manifest
+from loid_infer.artifact import abandoned, new_file, new_folder, read_manifest
 from loid_infer.errors import BadArtifact
 
 
@@ -55,3 +55,19 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
     with pytest.raises(BadArtifact, match="outside its folder"):
         read_manifest(tmp_path / "a", "thing", "mend")
+
+
+def test_a_temporary_that_vanishes_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".other.x.partial").touch()
+    real = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path.suffix == ".partial":
+            path.unlink(missing_ok=True)  # its own run finished just now
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert abandoned(tmp_path) == []
+    with new_file(tmp_path / "mine") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "mine").read_text() == "x"

@@ -59,8 +59,8 @@ def check_graph(path: Path) -> None:
     """Refuse a graph that reaches outside its file or beyond ONNX's own operators.
 
     Raises:
-        BadArtifact: no ONNX file, external data, a subgraph, an operator of another domain, or other inputs and outputs
-            than ours.
+        BadArtifact: no ONNX file, external data, a subgraph, a sparse tensor, an operator of another domain, or other
+            inputs and outputs than ours.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -71,8 +71,11 @@ def check_graph(path: Path) -> None:
     except (DecodeError, OSError) as error:
         raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), mend=mend) from error
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
-    if any(part.HasField("g") or part.graphs or part.HasField("sparse_tensor") for part in attributes):
+    if any(part.HasField("g") or part.graphs for part in attributes):
         raise BadArtifact("the graph has graphs inside", where=str(path), mend=mend)
+    sparse = [part for part in attributes if part.HasField("sparse_tensor") or part.sparse_tensors]
+    if sparse or model.graph.sparse_initializer:
+        raise BadArtifact("the graph has sparse tensors", where=str(path), mend=mend)
     tensors = [*model.graph.initializer, *(tensor for part in attributes for tensor in (part.t, *part.tensors))]
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise BadArtifact("the graph keeps tensors outside its file", where=str(path), mend=mend)

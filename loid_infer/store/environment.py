@@ -23,7 +23,8 @@ import lmdb
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
-from loid_infer.store.pages import Moved, check_length, check_tree, never_made
+from loid_infer.store.metas import check_length, never_made
+from loid_infer.store.pages import Moved, check_tree
 from loid_infer.store.records import FORMAT, MEND
 from loid_infer.types import Card
 
@@ -33,6 +34,8 @@ Change = Callable[[Any], Any]  # what is done in a write transaction
 
 _MAP_STEP = 1 << 30
 _MAX_READERS = 1024
+_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+_NEARLY_FULL = 1 << 20
 
 
 def card_bytes(card: Card) -> bytes:
@@ -106,14 +109,17 @@ class Environment:
             undo.pop_all()
 
     def _check_tree(self) -> None:
-        moved = True
-        while moved:
+        data, before = self.folder / DATA_FILE, -1
+        while True:
             with self.read() as txn:  # what it reads is not reused before it ends
+                commit = txn.id()
                 try:
-                    check_tree(self.folder / DATA_FILE, txn.id())
-                    moved = False
-                except Moved:
-                    continue
+                    return check_tree(data, commit)
+                except Moved:  # a writer made two commits meanwhile
+                    if commit == before:
+                        what = "the file was replaced while another process has it open"
+                        raise BadStore(what, where=str(data), mend=f"Stop that process. {MEND}") from None
+            before = commit
 
     def _databases(self, write: bool) -> tuple[Any, Any, Any]:
         try:
@@ -201,6 +207,7 @@ class Environment:
             raise self._refused(error, change) from error
         except (
             lmdb.CorruptedError,
+            lmdb.IncompatibleError,
             lmdb.InvalidError,
             lmdb.PageNotFoundError,
             lmdb.PanicError,
@@ -211,18 +218,20 @@ class Environment:
             if "already open in this process" in str(error):
                 raise StoreBusy("this process has the store open already", where=str(self.folder),
                                 mend="Use it where it is open, or from another process.") from error  # fmt: skip
-            if not _of_disk(error):
+            if not _says(error, *_DISK):
                 raise
             raise self._refused(error, change) from error
 
     def _refused(self, error: Exception, change: Change | None) -> NoSpace:
         free, missing = shutil.disk_usage(self.folder).free, 0
-        if change is not None and not self._n_reading:
+        # A write that the disk took only in part is an input/output error to LMDB, as is a disk that fails.
+        full = isinstance(error, lmdb.DiskError) or (_says(error, errno.EIO) and free < _NEARLY_FULL)
+        if full and change is not None and not self._n_reading:
             with suppress(lmdb.Error):  # after a failing disk LMDB may refuse to go on
                 held = (self.folder / DATA_FILE).stat().st_blocks * 512
                 missing = self._file_bytes_for(change) - held - free
-        full = missing > 0 or isinstance(error, lmdb.DiskError)
-        act = "Free some space" if full else "Look after that disk" if _of_disk(error) else "Make the folder writable"
+        act = "Free some space" if full or _says(error, errno.EDQUOT) else "Make the folder writable"
+        act = "Look after that disk" if _says(error, errno.EIO) and not full else act
         return NoSpace(
             "the disk is full" if full else f"the store cannot be written: {error}",
             where=str(self.folder),
@@ -256,7 +265,7 @@ class Environment:
         except lmdb.MapFullError:
             return False
         except lmdb.Error as error:
-            if not _of_disk(error):
+            if not _says(error, *_DISK):
                 raise
             return True  # it was the disk that refused it
         raise _Committed
@@ -270,9 +279,9 @@ class _Committed(Exception):
     pass
 
 
-def _of_disk(error: Exception) -> bool:
-    # A write that the disk took only in part is reported as an input/output error, without a class of its own.
-    return str(error).endswith((os.strerror(errno.EIO), os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)))
+def _says(error: Exception, *codes: int) -> bool:
+    # Most errors of the system have no class of their own in LMDB.
+    return str(error).endswith(tuple(map(os.strerror, codes)))
 
 
 def _grown(size: int) -> int:

@@ -1,9 +1,8 @@
-"""What LMDB does not check itself: that its file is whole and that its tree leads where it should.
+"""The trees of LMDB's file, walked before LMDB follows them.
 
-LMDB maps the file and trusts every page number, offset and size in it, so one flipped bit is a segmentation fault or a
-bus error that no exception catches. Here the meta pages are checked before the file is mapped, and every page of the
-tree of one commit before LMDB follows it. Records have checksums of their own and are not looked into. This file knows
-LMDB's format 1; of what a store keeps in it, only how long the keys are.
+LMDB trusts every page number, offset and size it finds, so one flipped bit is a segmentation fault that no exception
+catches. Here each page of a commit's trees is checked first. Records have checksums of their own and are not looked
+into. This file knows LMDB's format 1; of what a store keeps in it, only the trees' names and the length of their keys.
 """
 
 from __future__ import annotations
@@ -11,42 +10,28 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from loid_infer.errors import BadStore
-from loid_infer.store.records import MEND
+from loid_infer.store.metas import INTEGER_KEY, TREE, Meta, bad, metas, opened
 from loid_infer.types import DIGEST_BYTES, Array, Ints
 
-# A meta page: a page header, then magic, version, address, map size, two trees, last page in use, number of the commit.
-_META = struct.Struct("<16xII8x8x48s48sQQ")
-_TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, branch pages, leaf pages, overflow pages, entries, root
-_MAGIC, _VERSION = 0xBEEFC0DE, 1
 _HEADER_BYTES, _NODE_BYTES, _FIRST_PAGE = 16, 8, 2
-_BRANCH, _LEAF = 1, 2  # flags of a page
+_RUN = struct.Struct("<Q2xHI")  # the header of a run of pages that one value fills
+_BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
 _BIG, _SUBTREE = 1, 2  # flags of a node
-_INTEGER_KEY = 8  # the one flag of the tree of free pages
 _NO_ROOT = (1 << 64) - 1
 _TREES = {b"chunks": 8, b"index": DIGEST_BYTES, b"meta": 0}  # name -> bytes of a key; 0 is any
+_FREE = "the list of free pages"
 _INDEX_BYTES = 8  # of a value in the index
 _BLOCK_PAGES = 512
-_TRIES = 20
 
 
 class Moved(Exception):
     """The commit that was to be checked is no longer the newest or the one before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Meta:
-    page_bytes: int
-    free: bytes  # records of trees
-    main: bytes
-    last_page: int
-    commit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,60 +53,28 @@ class _Nodes:
         return flat[key:value].tobytes(), flat[value:end].tobytes()
 
 
-def never_made(data: Path) -> bool:
-    """Whether there is no file, or one whose writer ended before both of its meta pages were down."""
-    if not data.is_file() or not data.stat().st_size:
-        return True
-    with _opened(data) as descriptor:
-        try:
-            first = _meta(os.pread(descriptor, _META.size, 0), data)
-        except BadStore:
-            return False
-        return not first.commit and os.fstat(descriptor).st_size < 2 * first.page_bytes
-
-
-def check_length(data: Path) -> None:
-    """Refuse a file whose meta pages are not LMDB's own, or that is shorter than its newest commit says.
-
-    Raises:
-        BadStore: it is.
-    """
-    with _opened(data) as descriptor:
-        for left in reversed(range(_TRIES)):  # a writer may put a meta page down while it is read
-            try:
-                newest = max(_metas(descriptor, data), key=lambda meta: meta.commit)
-                break
-            except BadStore:
-                if not left:
-                    raise
-        # The length is read after the meta pages: a writer puts pages down before the meta page that speaks of them.
-        expected, got = (newest.last_page + 1) * newest.page_bytes, os.fstat(descriptor).st_size
-        if got < expected:
-            raise _short(data, expected, got)
-
-
 def check_tree(data: Path, commit: int) -> None:
-    """Walk every page that `commit` can reach, and its list of free pages. The caller has it open in a transaction, so
-    that nothing of it is reused meanwhile. Takes 8 bytes of memory a page.
+    """Walk every page of the trees that `commit` can reach, and its list of free pages. The caller has it open in a
+    transaction, so that nothing of it is reused meanwhile. Takes 4 bytes of memory a page of the file.
 
     Raises:
         BadStore: a page, an offset, a size or a count is not what it must be, or a page belongs to two.
-        Moved: two commits have been made since; begin anew.
+        Moved: the file has newer commits only.
     """
-    with _opened(data) as descriptor:
-        meta = next((meta for meta in _metas(descriptor, data) if meta.commit == commit), None)
+    with opened(data) as descriptor:
+        meta = next((meta for meta in metas(descriptor, data) if meta.commit == commit), None)
         if meta is None:
             raise Moved
         walk = _Walk(descriptor, data, meta)
-        for nodes in walk.leaves(meta.main, "the tree of trees", 0, _SUBTREE):
+        for nodes in walk.leaves(meta.main, "the tree of trees", 0, must=_SUBTREE):
             for i in range(len(nodes.starts)):
                 name, record = nodes.bytes_of(i)
-                if name not in _TREES or len(record) != _TREE.size:
+                if name not in _TREES or len(record) != TREE.size:
                     raise walk.bad(f"it knows a tree {name!r}", ", ".join(map(repr, _TREES)))
-                for values in walk.leaves(record, name.decode(), _TREES[name], 0 if name == b"index" else _BIG):
+                for values in walk.leaves(record, name.decode(), _TREES[name], may=0 if name == b"index" else _BIG):
                     if name == b"index" and (values.n_value != _INDEX_BYTES).any():
                         raise walk.bad("an index entry is not a row", f"{_INDEX_BYTES} bytes")
-        for nodes in walk.leaves(meta.free, "the list of free pages", 8, _BIG):
+        for nodes in walk.leaves(meta.free, _FREE, 8, may=_BIG):
             walk.free(nodes)
         walk.check_claims()
 
@@ -129,22 +82,22 @@ def check_tree(data: Path, commit: int) -> None:
 class _Walk:
     """A walk over the trees of one commit, which claims every page once."""
 
-    def __init__(self, descriptor: int, data: Path, meta: _Meta) -> None:
+    def __init__(self, descriptor: int, data: Path, meta: Meta) -> None:
         self._descriptor, self._data, self._meta = descriptor, data, meta
         self._claims: Array = np.zeros(meta.last_page + 2, np.int32)  # +1 where a claimed run begins, -1 behind it
 
     def bad(self, what: str, expected: str) -> BadStore:
-        return _bad(self._data, what, expected)
+        return bad(self._data, what, expected)
 
-    def leaves(self, record: bytes, name: str, n_key: int, allowed: int) -> Iterator[_Nodes]:
+    def leaves(self, record: bytes, name: str, n_key: int, *, must: int = 0, may: int = 0) -> Iterator[_Nodes]:
         """The leaf pages of a tree in blocks, sound as far as its `record` and their own fields tell.
 
         Args:
             n_key: bytes of every key; 0 is any.
-            allowed: flags a node may have.
+            must, may: flags that every node has, and that some have.
         """
-        _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = _TREE.unpack(record)
-        if flags != (_INTEGER_KEY if record == self._meta.free else 0):
+        _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = TREE.unpack(record)
+        if flags != (INTEGER_KEY if name == _FREE else 0):
             raise self.bad(f"{name} has unknown flags", "a tree of plain keys")
         if root == _NO_ROOT:
             if depth or n_entries:
@@ -162,12 +115,14 @@ class _Walk:
                 if kind == _BRANCH:
                     children.append(child)
                     continue
-                if (nodes.flags & ~allowed).any():
-                    raise self.bad(f"{name} has a node with unknown flags", str(allowed))
+                if (nodes.flags & ~may != must).any():
+                    raise self.bad(f"{name} has a node with unknown flags", f"{must} or {must | may}")
                 big = nodes.flags & _BIG > 0
                 pages = (nodes.n_value[big] + _HEADER_BYTES - 1) // self._meta.page_bytes + 1
                 at = (nodes.starts + _NODE_BYTES + nodes.n_key)[big]
                 firsts = nodes.pages.reshape(-1)[at[:, None] + np.arange(8)].view("<i8").ravel()
+                if name == _FREE:
+                    pages = self._run_lengths(firsts, pages)
                 self._claim(firsts, pages, name)
                 counts["overflow"] += int(pages.sum())
                 counts["entries"] += len(nodes.starts)
@@ -190,22 +145,38 @@ class _Walk:
             listed = np.array(pages[:n] if 0 <= n <= len(pages) else [0], np.int64)
             if int.from_bytes(key, "little") > self._meta.commit or (np.diff(listed) >= 0).any():
                 raise self.bad("a list of free pages is out of order", "descending pages of an earlier commit")
-            self._claim(listed, np.ones_like(listed), "the list of free pages")
+            self._claim(listed, np.ones_like(listed), _FREE)
+
+    def _run_lengths(self, firsts: Ints, least: Ints) -> Ints:
+        """How many pages the runs of a free list's values have `[n]`. LMDB may shrink such a value and keep its run,
+        and frees as many pages as the run says: so here, and here only, its header counts."""
+        self._refuse_outside(firsts, least, _FREE)
+        found = []
+        for first, pages in zip(firsts.tolist(), least.tolist(), strict=True):
+            header = os.pread(self._descriptor, _HEADER_BYTES, first * self._meta.page_bytes)
+            number, flags, n_pages = _RUN.unpack(header.ljust(_HEADER_BYTES, b"\0"))
+            if (number, flags) != (first, _OVERFLOW) or n_pages < pages:
+                raise self.bad(f"page {first} is none of {_FREE}", "a run of pages")
+            found.append(n_pages)
+        return np.array(found, np.int64)
 
     def check_claims(self) -> None:
         """Refuse a page that belongs to two."""
-        claims = np.cumsum(self._claims)
+        claims = np.cumsum(self._claims, out=self._claims)
         if (claims > 1).any():
             raise self.bad(f"page {int(np.argmax(claims > 1))} belongs to two", "each page in one place")
 
     def _claim(self, firsts: Ints, n_pages: Ints, name: str) -> None:
+        self._refuse_outside(firsts, n_pages, name)
+        np.add.at(self._claims, firsts, 1)
+        np.add.at(self._claims, firsts + n_pages, -1)
+
+    def _refuse_outside(self, firsts: Ints, n_pages: Ints, name: str) -> None:
         last = self._meta.last_page
         # Compared without adding up, so that no number can wrap around.
         outside = (firsts < _FIRST_PAGE) | (firsts > last) | (n_pages > last + 1 - np.minimum(firsts, last))
         if outside.any():
             raise self.bad(f"{name} points to page {int(firsts[outside][0])}", f"pages {_FIRST_PAGE} to {last}")
-        np.add.at(self._claims, firsts, 1)
-        np.add.at(self._claims, firsts + n_pages, -1)
 
     def _read(self, numbers: Ints) -> Iterator[tuple[Array, Ints]]:
         """The pages with these `numbers [n]`, ascending, in blocks `[m, page_bytes]`, with their numbers `[m]`."""
@@ -247,45 +218,3 @@ class _Walk:
         if not inside.all():
             raise self.bad(f"page {int(numbers[page[~inside][0]])} of {name} has a damaged node", "nodes in the page")
         return _Nodes(pages, starts, n_keys, n_value, third), child
-
-
-@contextmanager
-def _opened(data: Path) -> Iterator[int]:
-    descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _metas(descriptor: int, data: Path) -> list[_Meta]:
-    first = _meta(os.pread(descriptor, _META.size, 0), data)
-    second = _meta(os.pread(descriptor, _META.size, first.page_bytes), data)
-    commits = (first.commit, second.commit)
-    # They are written in turn, the even commits to the first; a new file has two of number 0.
-    if second.page_bytes != first.page_bytes or commits[0] % 2 or (commits[1] % 2 == 0 and any(commits)):
-        raise _bad(data, "its meta pages do not fit together", "even and odd commits in turn")
-    if abs(commits[0] - commits[1]) > 1:
-        raise _bad(data, f"its newest commits are {commits[0]} and {commits[1]}", "one after the other")
-    return [first, second]
-
-
-def _meta(page: bytes, data: Path) -> _Meta:
-    if len(page) < _META.size:
-        raise _short(data, _META.size, len(page))
-    magic, version, free, main, last_page, commit = _META.unpack(page)
-    page_bytes, flags, *_ = _TREE.unpack(free)
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise _bad(data, "it is no LMDB file of format 1", f"{_MAGIC:x}, {_VERSION}, got {magic:x}, {version}")
-    if flags != _INTEGER_KEY or page_bytes not in (1 << i for i in range(9, 17)) or last_page >= 1 << 47:
-        raise _bad(data, "a meta page is damaged", "a page size, flags and a number of pages of LMDB")
-    return _Meta(page_bytes, free, main, last_page, commit)
-
-
-def _bad(data: Path, what: str, expected: str) -> BadStore:
-    return BadStore(f"the file is damaged: {what}", where=str(data), expected=expected, mend=MEND)
-
-
-def _short(data: Path, expected: int, got: int) -> BadStore:
-    return BadStore("the file is shorter than its own pages", where=str(data), expected=f"{expected:,} bytes",
-                    got=f"{got:,}", mend=MEND)  # fmt: skip

@@ -195,13 +195,13 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
     manifest = saved.manifest
     try:
         card, recorded = Card.of(manifest["card"]), manifest["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise BadArtifact(f"the head's manifest lacks a field: {error}", where=str(folder), mend=mend) from error
+        encode = encode_command(manifest["encoder"], manifest["domain"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadArtifact(f"the head's manifest cannot be read: {error}", where=str(folder), mend=mend) from error
     if fingerprint(card) != recorded:
         raise BadArtifact("the head's card is not the one of its fingerprint", where=str(folder), expected=recorded,
                           got=fingerprint(card), mend=mend)  # fmt: skip
     texts, digests = saved.training_digests()
-    encode = encode_command(manifest["encoder"], manifest["domain"])
     found = stored_vectors(workspace.store(recorded), card, recorded, digests, encode)
     vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
     vectors[texts] = found

@@ -73,7 +73,11 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     def function(model) -> None:
         model.functions.add(name="f", domain="")
 
-    changes = [(outside, "outside its file"), (constant_outside, "outside its file"), (operator, r"com\.example")]
+    def sparse(model) -> None:
+        model.graph.sparse_initializer.add().values.data_location = onnx.TensorProto.EXTERNAL
+
+    changes = [(sparse, "sparse tensors")]
+    changes += [(outside, "outside its file"), (constant_outside, "outside its file"), (operator, r"com\.example")]
     changes += [(function, "not ONNX's own"), (inside, "graphs inside"), (output, "logits")]
     for change, message in changes:
         with pytest.raises(BadArtifact, match=message):

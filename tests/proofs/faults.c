@@ -58,11 +58,8 @@ ssize_t pwrite(int fd, const void *data, size_t n, off_t where) {
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t where) {
   GUARDED(REAL(pwrite64)(fd, data, n, where), REAL(pwrite64)(fd, data, n / 2, where))
 }
-ssize_t pwritev(int fd, const struct iovec *parts, int n, off_t where) {
-  GUARDED(REAL(pwritev)(fd, parts, n, where), REAL(pwrite)(fd, parts[0].iov_base, parts[0].iov_len / 2, where))
-}
-ssize_t pwritev64(int fd, const struct iovec *parts, int n, off64_t where) {
-  GUARDED(REAL(pwritev64)(fd, parts, n, where), REAL(pwrite64)(fd, parts[0].iov_base, parts[0].iov_len / 2, where))
+ssize_t writev(int fd, const struct iovec *parts, int n) { /* LMDB's pages, several at once */
+  GUARDED(REAL(writev)(fd, parts, n), REAL(write)(fd, parts[0].iov_base, parts[0].iov_len / 2))
 }
 int fsync(int fd) { GUARDED(REAL(fsync)(fd), 0) }
 int fdatasync(int fd) { GUARDED(REAL(fdatasync)(fd), 0) }

@@ -21,8 +21,8 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import Bundle
 from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import open_folder
-from loid_infer.errors import BadStore, LoidError
-from loid_infer.heads.saved import load_head
+from loid_infer.errors import BadStore, LoidError, NotEncoded
+from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.folder import PluginFolder, read_plugin
 from loid_infer.settings import Workspace
@@ -30,6 +30,7 @@ from loid_infer.store.environment import card_bytes, read_card
 from loid_infer.store.records import pack, unpack, unpack_at
 from loid_infer.types import SILENT, Card
 from loid_infer.verbs.cache import cache_export
+from loid_infer.verbs.score import _vectors
 from tests.conftest import toy_texts, write_reviews
 from tests.plugins.making import put, random_delta
 from tests.proofs.conftest import slow
@@ -179,13 +180,18 @@ def test_bundles(made, tmp_path, counted, n):
     counted(said("bundles", outcomes))
 
 
+def scored(head: SavedHead, folder: Path) -> None:
+    with contextlib.suppress(NotEncoded):  # there is no store in that workspace
+        _vectors(Workspace(folder), head, folder, "Fit it again.")
+
+
 def used(plugin: PluginFolder) -> None:
     _ = plugin.method, plugin.base_name, plugin.base_digest, plugin.on, plugin.holds, plugin.trained_on, plugin.delta()
 
 
 KINDS = {
     "encoders/base": lambda folder: (open_folder(folder, "base").probes(), open_folder(folder, "base").tokenizer()),
-    "heads/toys": lambda folder: load_head(folder, "Fit it again."),
+    "heads/toys": lambda folder: scored(load_head(folder, "Fit it again."), folder),
     "plugins/plugin": lambda folder: used(read_plugin(folder, "Train it again.")),
 }
 

@@ -42,10 +42,7 @@ def test_a_golden_store_gives_what_was_put_in(golden):
         assert found.dtype == vectors.dtype and np.array_equal(found, vectors)
 
 
-@pytest.mark.parametrize(
-    "rewritten", [lambda *given: compact(*given, None, SILENT), lambda *given: salvage(*given, SILENT)]
-)
-def test_a_golden_store_goes_on(golden, rewritten):
+def test_a_golden_store_goes_on(golden):
     folder, digests, vectors = golden
     card = read_card(folder)
     with StoreWriter(folder, card, fingerprint(card)) as writer:

@@ -128,7 +128,7 @@ class Stores(RuleBasedStateMachine):
     def open(self) -> None:
         """A reader that stays open while others write, and sees what they commit."""
         OTHER[0].send(str(self.root / "store"))
-        self.is_open = True
+        self.is_open, self.at_open = True, set(self.held)
         self.did("open")
 
     @rule()
@@ -161,6 +161,7 @@ class Stores(RuleBasedStateMachine):
             OTHER[0].send(digests)
             found, seen = OTHER[0].recv()
             assert np.array_equal(seen, vectors[found])
+            assert all(there or bytes(digest) not in self.at_open for there, digest in zip(found, digests, strict=True))
 
 
 @pytest.mark.parametrize("n_runs", [6, slow(150)])

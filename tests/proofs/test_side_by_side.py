@@ -31,6 +31,7 @@ def part(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def read_on(folder: Path, seconds: float, opened: Event, told) -> None:
     """Look at the store again and again: whole commits only, never fewer than before, every vector right."""
+    environment._MAP_STEP = MAP_STEP
     rng, before, n_looks, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
     end = time.monotonic() + seconds
     with open_store(folder, CARD, PRINT) as store:
@@ -59,6 +60,22 @@ def hold(folder: Path, opened: Event) -> None:
     with reader(folder) as store, store.environment.read():
         opened.set()
         time.sleep(60)
+
+
+def commit_slowly(folder: Path, begun: Event, seconds: float) -> None:
+    with StoreWriter(folder, CARD, PRINT) as writer:
+        real = writer.reader.environment.write
+
+        def slow(change) -> None:
+            def changed(txn) -> None:
+                change(txn)
+                begun.set()
+                time.sleep(seconds)
+
+            real(changed)
+
+        writer.reader.environment.write = slow
+        writer.append(part(1))
 
 
 def hold_for_writing(folder: Path, opened: Event) -> None:
@@ -99,6 +116,20 @@ def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seco
     n_looks, longest = sum(n for n, *_ in looks), max(s for *_, s in looks)
     counted(f"side by side: {n_readers} readers looked {n_looks:,} times (the longest look {longest:.2f} s) while "
             f"{n_commits:,} commits let the file grow by {n_steps:,} steps of the map")  # fmt: skip
+
+
+def test_a_reader_does_not_wait_for_a_commit_nor_see_it_before_it_is_made(tmp_path):
+    grow(tmp_path, 0, 1, 0.0)
+    inside = SPAWN.Event()
+    writer = begun(commit_slowly, tmp_path, inside, 4.0)
+    assert inside.wait(60)
+    start = time.monotonic()
+    with reader(tmp_path) as store:
+        assert verify(store, SILENT).n_rows == COMMIT
+        assert (store.lookup(part(1)[0]) == -1).all()
+        assert time.monotonic() - start < 2 and writer.is_alive()
+        ended(writer)
+        assert (store.lookup(part(1)[0]) >= 0).all()
 
 
 def test_of_two_writers_one_is_told_who_the_other_is(tmp_path):

@@ -15,7 +15,7 @@ from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import CARD_FILE, Environment, read_card
-from loid_infer.store.pages import check_length
+from loid_infer.store.metas import check_length
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter

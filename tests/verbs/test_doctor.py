@@ -41,7 +41,8 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     shared = tmp_path / "shared disk"
     name = str(shared).replace(" ", "\\040")
-    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/b {name} nfs4 rw 0 0\ntmpfs {name}/local tmpfs rw 0 0\n")
+    lines = ["/dev/a / ext4 rw 0 0", f"auto {name} autofs rw 0 0", f"server:/b {name} nfs4 rw 0 0"]
+    mounts.write_text("\n".join([*lines, f"tmpfs {name}/local tmpfs rw 0 0"]) + "\n")
     assert file_system(shared / "not" / "there", mounts) == ("nfs4", True)
     assert file_system(shared / "local" / "x", mounts) == ("tmpfs", False)
     assert file_system(tmp_path, mounts) == ("ext4", False)
