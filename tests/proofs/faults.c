@@ -63,5 +63,5 @@ ssize_t writev(int fd, const struct iovec *parts, int n) { /* LMDB's pages, seve
 }
 int fsync(int fd) { GUARDED(REAL(fsync)(fd), 0) }
 int fdatasync(int fd) { GUARDED(REAL(fdatasync)(fd), 0) }
-int ftruncate(int fd, off_t n) { GUARDED(REAL(ftruncate)(fd, n), 0) }
-int ftruncate64(int fd, off64_t n) { GUARDED(REAL(ftruncate64)(fd, n), 0) }
+int ftruncate(int fd, off_t n) { GUARDED(REAL(ftruncate)(fd, n), REAL(ftruncate)(fd, n)) }
+int ftruncate64(int fd, off64_t n) { GUARDED(REAL(ftruncate64)(fd, n), REAL(ftruncate64)(fd, n)) }

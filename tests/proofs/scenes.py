@@ -120,6 +120,7 @@ def forked(act: Callable[[], object], kill_after: float | None = None) -> int:
         try:
             code = NOT_REACHED if act() is False else FINISHED
         except LoidError as error:
+            print(error, file=sys.stderr)
             code = REFUSED if error.mend else CRASHED
         except BaseException:  # noqa: BLE001 - told by the exit code
             traceback.print_exc()
@@ -143,7 +144,7 @@ def faults(root: Path, library: str, every: int) -> str:
                     continue
                 scene.reset(full=full)
                 code = forked(partial(scene.faulted, shim, name, n, kind, error))
-                place = f"{name}: write {n} of {n_writes} {way} with {errorcode[error]}"
+                place = f"{name}: write {n} of {n_writes} {way} with {errorcode[error]}: exit {code}"
                 if code == NOT_REACHED:  # what is committed together depends on the moment
                     assert name == "encode", place
                     counts["fewer writes than counted"] += 1
