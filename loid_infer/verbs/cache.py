@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import Described, export_vectors
 from loid_infer.encoders.card import fingerprint
-from loid_infer.errors import BadSetting, BadStore
+from loid_infer.errors import BadSetting, BadStore, NotEncoded
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, card_bytes, read_card
 from loid_infer.store.reader import StoreReader, open_store
@@ -110,13 +111,12 @@ def cache_verify(
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> CacheCheck:
-    """Check every checksum and index entry, of all stores or of one encoder's.
+    """Check every checksum and index entry, of all stores or of one encoder's. A store that cannot be opened is bad.
 
     Args:
         reencode: so many random texts of each store are also computed anew, and compared.
 
     Raises:
-        BadStore: a store cannot be opened at all.
         BadArtifact: there is no such encoder.
         RuntimeMissing, ParityError, BadTable: what `reencode` takes is not there.
     """
@@ -126,7 +126,15 @@ def cache_verify(
     again: list[Reencoded] = []
     names = encoders_by_fingerprint(place)
     for folder in folders:
-        with _open(folder) as store:
+        with ExitStack() as opened:
+            try:
+                store = opened.enter_context(_open(folder))
+            except BadStore as error:  # no reason not to look at the others
+                checks.append(StoreCheck(0, 0, 1, (str(error),)))
+                continue
+            except NotEncoded:  # a run died before its first commit
+                checks.append(StoreCheck(0, 0, 0, ()))
+                continue
             checks.append(verify(store, progress))
             if reencode and checks[-1].n_bad:
                 progress.say(f"{folder.name} is damaged: none of its texts is computed anew")

@@ -237,3 +237,19 @@ def test_only_whole_vectors_of_a_known_encoder_come_in(two_domains: Workspace, t
         with pytest.raises(BadArtifact, match="not a bundle"):
             cache_import(wrong, workspace=two_domains)
     assert cache_verify(workspace=two_domains).n_bad == 0
+
+
+def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: Workspace, toy_base: Path) -> None:
+    export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
+    other = Path(encode("games", encoder="other", workspace=two_domains).store)
+    whole = cache_verify(workspace=two_domains)
+    content = (other / DATA_FILE).read_bytes()
+    (other / DATA_FILE).write_bytes(content[:20_000])
+    found = cache_verify(workspace=two_domains)
+    assert (found.n_stores, found.n_bad, found.n_rows) == (2, 1, whole.n_rows - 300)
+    assert "shorter than its own pages" in found.problems[0] and "cache salvage" in found.problems[0]
+    (other / DATA_FILE).write_bytes(b"")
+    assert cache_verify(workspace=two_domains).n_bad == 0
+    (other / DATA_FILE).write_bytes(content)
+    (other / CARD_FILE).write_text("{")
+    assert "card cannot be read" in cache_verify(workspace=two_domains).problems[0]
