@@ -175,7 +175,7 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         got = repr(manifest.get("kind")) if isinstance(manifest, dict) else type(manifest).__name__
         raise BadArtifact("another kind of artifact", where=str(path), expected=repr(kind), got=got, mend=mend)
-    files = manifest.get("files")
+    files = manifest.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise BadArtifact("the manifest lists no files", where=str(path), got=repr(files)[:80], mend=mend)
     for name, digest in files.items() if check_files else ():

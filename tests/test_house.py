@@ -3,6 +3,8 @@
 import ast
 import re
 import statistics
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -138,3 +140,11 @@ def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
     patterns = (ROOT / ".gitignore").read_text().split()
     assert "/data/" in patterns
     assert "data/" not in patterns
+
+
+@pytest.mark.parametrize(
+    "verb", ["ingest", "encode", "cache", "upkeep", "imports", "export", "plugins", "report", "doctor"]
+)
+def test_what_needs_no_torch_does_not_wait_for_it(verb: str) -> None:
+    code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -101,7 +101,7 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         passed, found = manifest["parity"]["passed"], manifest["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
-    unnamed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE} - manifest["files"].keys()
+    unnamed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE} - manifest.get("files", {}).keys()
     if unnamed:
         raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
     if passed is not True:

@@ -16,7 +16,6 @@ from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.heads.presets import head_settings
-from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, Task
@@ -91,6 +90,8 @@ class Calibration:
         return gate
 
     def _error(self, vectors: Floats, seed: int, task: Task) -> float:
+        from loid_infer.heads.training import fit_head, pairs_of  # torch: a second that no other command should pay
+
         parts = split_of(self.interactions, "random", seed)
         fitted = fit_head(self.interactions, parts, vectors, head_settings("default", "strict"), seed, SILENT)
         predicted = fitted.predictor.predict(pairs_of(self.interactions, parts, parts.test))

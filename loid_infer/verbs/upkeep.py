@@ -16,7 +16,6 @@ from loid_infer.data.reviews import open_table
 from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import open_folder
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
-from loid_infer.heads.saved import load_head
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
@@ -216,6 +215,9 @@ def _used(place: Workspace, progress: Progress) -> Array:
                          mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
     parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
     heads = sorted(path.parent for path in (place.root / "exports" / "heads").glob(f"[!.]*/{MANIFEST}"))
+    if heads:
+        from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
+
     parts += [load_head(folder, "Fit it again, or move it away.").training_digests()[1] for folder in heads]
     used: Array = np.unique(_keys(np.concatenate(parts)))
     return used
