@@ -120,7 +120,7 @@ class StoreReader:
         wanted = rows[order]
         if len(wanted) and wanted[0] < 0:
             raise _row_error(self.environment.folder, int(wanted[0]), "no chunk holds it")
-        starts = self._chunk_starts(int(wanted[-1])) if len(wanted) else self._starts
+        starts = self._chunk_starts(txn, int(wanted[-1])) if len(wanted) else self._starts
         at = 0
         while at < len(wanted):
             before = int(np.searchsorted(starts, wanted[at], side="right")) - 1
@@ -140,7 +140,11 @@ class StoreReader:
 
     def chunk_keys(self) -> list[int]:
         """First rows of all chunks, ascending."""
-        with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
+        with self.environment.read() as txn:
+            return self._chunk_keys(txn)
+
+    def _chunk_keys(self, txn: object) -> list[int]:
+        with txn.cursor(db=self.environment.chunks) as cursor:  # type: ignore[attr-defined]
             return [int.from_bytes(bytes(key), "big") for key in cursor.iternext(keys=True, values=False)]
 
     def scan(self) -> Iterator[Chunk | BadStore]:
@@ -189,10 +193,10 @@ class StoreReader:
             n_rows = next_row(txn, environment)
         return StoreSize(n_chunks, n_rows, n_index, (environment.folder / DATA_FILE).stat().st_size)
 
-    def _chunk_starts(self, last: int) -> Array:
+    def _chunk_starts(self, txn: object, last: int) -> Array:
         # Chunks are appended and never move, so the known starts stay right; read anew when a row lies beyond them.
         if not len(self._starts) or last >= self._starts[-1]:
-            self._starts = np.array(self.chunk_keys(), np.int64)
+            self._starts = np.array(self._chunk_keys(txn), np.int64)
             if not len(self._starts):
                 raise _row_error(self.environment.folder, last, "the store is empty")
         return self._starts

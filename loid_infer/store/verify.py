@@ -9,7 +9,7 @@ import numpy as np
 
 from loid_infer.errors import BadStore
 from loid_infer.store.reader import StoreReader
-from loid_infer.types import DIGEST_BYTES, Bools, Digests, Progress
+from loid_infer.types import DIGEST_BYTES, Bools, Digests, Ints, Progress
 
 _MAX_NAMED = 20
 _STEP = 1 << 20
@@ -32,15 +32,20 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
     n_bad = len(problems)
     whole = not problems  # behind a damaged last chunk nobody knows where the rows end
     found = np.zeros(len(beside), np.bool_)
+    behind: list[tuple[Digests, Ints]] = []  # entries of rows that were not there when the check began
+    strangers: list[Digests] = []
     for digests, rows in store.index_entries():
         inside = (rows >= 0) & (rows < len(beside))
-        wrong = (rows < 0) | (rows >= _end(store)) if whole else rows < 0
+        behind.append((digests[rows >= len(beside)], rows[rows >= len(beside)]))
+        wrong = rows < 0
         wrong[inside] = (beside[rows[inside]] != digests[inside]).any(axis=1) & sound[rows[inside]]
         found[rows[inside & ~wrong]] = True
-        n_bad += int(wrong.sum())
-        problems += [
-            f"the index entry {bytes(digest).hex()} points to another text" for digest in digests[wrong][:_MAX_NAMED]
-        ]
+        strangers.append(digests[wrong])
+    end = _end(store)  # by now there may be more rows
+    strangers += [digests[rows >= end] for digests, rows in behind if whole]
+    for digests in strangers:
+        n_bad += len(digests)
+        problems += [f"the index entry {bytes(digest).hex()} points to another text" for digest in digests[:_MAX_NAMED]]
     lost = int((~found & sound).sum())
     if lost:
         problems.append(f"{lost} rows have no index entry")

@@ -115,6 +115,35 @@ def test_a_view_stays_right_while_another_process_makes_the_store_grow(
         assert (store.lookup(digests) >= 0).all()
 
 
+def test_the_map_may_grow_while_vectors_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
+    digests, vectors = filled(tmp_path, [300])
+    with reader(tmp_path) as store:
+        rows_there, real = store.lookup(digests), store._found
+
+        def found(*given):  # inside the transaction, before anything is known of the chunks
+            in_another_process(append_many, tmp_path)
+            yield from real(*given)
+
+        monkeypatch.setattr(store, "_found", found)
+        assert np.array_equal(store.gather(rows_there, digests), vectors)
+
+
+def test_verify_does_not_mind_a_map_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
+    filled(tmp_path, [300])
+    with reader(tmp_path) as store:
+        real = store.index_entries
+
+        def entries():
+            for part in real():
+                in_another_process(append_many, tmp_path)
+                yield part
+
+        monkeypatch.setattr(store, "index_entries", entries)
+        assert verify(store, SILENT).n_bad == 0
+
+
 def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8])
     strangers, _ = rows(4, seed=9)
