@@ -35,11 +35,11 @@ def played(scene: str, workspace, *arguments: object, n_texts: int, preload: Pat
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("every", [17, slow(1)])
+@pytest.mark.parametrize("every", [29, slow(1)])
 def test_every_write_may_fail(workspace, library, counted, every):
     counted(played("faults", workspace, library, every, n_texts=300, preload=library))
 
 
-@pytest.mark.parametrize(("rounds", "runtime"), [(6, "fake"), slow(220, "fake"), slow(20, "auto")])
+@pytest.mark.parametrize(("rounds", "runtime"), [(4, "fake"), slow(220, "fake"), slow(20, "auto")])
 def test_every_moment_may_be_the_last(workspace, counted, rounds, runtime):
     counted(played("kills", workspace, rounds, runtime, n_texts=3_000))
