@@ -83,10 +83,12 @@ def _dry_run(
     domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
 ) -> list[DryRun]:
     jobs = prepare(domain, encoders, precision, workspace, how)
-    known = _every_text(workspace, how.progress)
+    known = _every_text(workspace, jobs[0], how.progress)
     told: dict[str, DryRun] = {}
     for group in groups(jobs):
-        for part in passes(group, [_missing(job) for job in group]):
+        seen = [_look(job, known) for job in group]
+        n_orphaned = {job.encoder.name: n for job, (_, n) in zip(group, seen, strict=True)}
+        for part in passes(group, [missing for missing, _ in seen]):
             n_tokens, seconds = 0.0, 0.0
             if len(part.rows):
                 n_tokens = len(part.rows) * _mean_tokens(part)
@@ -96,11 +98,11 @@ def _dry_run(
                 measure(OneOf(opened, columns(0, first.card.hidden_dim)), probes)
                 seconds = n_tokens * (time.perf_counter() - timing) / float(probes.lengths.sum())
             for i, job in enumerate(part.jobs):
-                told[job.encoder.name] = _told(job, part, i, round(n_tokens), seconds, known)
+                told[job.encoder.name] = _told(job, part, i, round(n_tokens), seconds, n_orphaned[job.encoder.name])
     return [told[job.encoder.name] for job in jobs]
 
 
-def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float, known: Digests | None) -> DryRun:
+def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float, n_orphaned: int | None) -> DryRun:
     return DryRun(
         domain=job.domain,
         encoder=job.encoder.name,
@@ -109,7 +111,7 @@ def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float, known: Di
         n_unique=len(job.unique),
         n_hits=len(job.unique) - len(part.missing[i]),
         n_new=len(part.missing[i]),
-        n_orphaned=None if known is None else _n_orphaned(job, known),
+        n_orphaned=n_orphaned,
         n_tokens=n_tokens,
         seconds=seconds,
         joined=part.joined(job),
@@ -118,34 +120,26 @@ def _told(job: Job, part: Pass, i: int, n_tokens: int, seconds: float, known: Di
     )
 
 
-def _every_text(workspace: Workspace, progress: Progress) -> Digests | None:
-    """The digests `[n, 16]` of the different texts of all domains."""
+def _every_text(workspace: Workspace, job: Job, progress: Progress) -> Digests | None:
+    """The digests `[n, 16]` of the different texts of all domains, of which that of `job` is read already."""
+    others = [domain for domain in workspace.domains() if domain != job.domain]
     try:
-        tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
-        digests = np.concatenate([table.digests(progress) for table in tables])
+        tables = [open_table(workspace.table(domain), domain) for domain in others]
+        digests = np.concatenate([job.digests, *(table.digests(progress) for table in tables)])
     except BadTable as error:
         progress.say(f"what no domain uses is not counted. {error}")
         return None
     return digests[first_rows(digests)]
 
 
-def _n_orphaned(job: Job, known: Digests) -> int:
+def _look(job: Job, known: Digests | None) -> tuple[Ints, int | None]:
+    """The rows whose texts the store lacks, and how many of its own are none of the `known` ones."""
     try:
         with open_store(job.folder, job.card, job.folder.name) as store:
-            return store.size().n_rows - int(np.count_nonzero(store.lookup(known) >= 0))
+            n_known = None if known is None else int(np.count_nonzero(store.lookup(known) >= 0))
+            return job.missing(store.lookup), None if n_known is None else store.size().n_rows - n_known
     except NotEncoded:
-        return 0
-
-
-def _missing(job: Job) -> Ints:
-    def lookup(digests: Digests) -> Ints:
-        try:
-            with open_store(job.folder, job.card, job.folder.name) as store:
-                return store.lookup(digests)
-        except NotEncoded:
-            return np.full(len(digests), -1)
-
-    return job.missing(lookup)
+        return job.unique, None if known is None else 0
 
 
 def _mean_tokens(part: Pass) -> float:

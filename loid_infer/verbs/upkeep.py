@@ -218,7 +218,7 @@ def _used(place: Workspace, progress: Progress) -> Array:
     if heads:
         from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
 
-    parts += [load_head(folder, "Fit it again, or move it away.").training_digests()[1] for folder in heads]
+        parts += [load_head(folder, "Fit it again, or move it away.").training_digests()[1] for folder in heads]
     used: Array = np.unique(_keys(np.concatenate(parts)))
     return used
 
