@@ -70,3 +70,7 @@ class RuntimeMissing(LoidError):
 
 class NoSpace(LoidError):
     """The disk is full, or the folder cannot be written to."""
+
+
+class NoMemory(LoidError):
+    """A device has too little memory for the smallest piece of work."""

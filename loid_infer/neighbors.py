@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints
 
 EXACT = "exact"
@@ -53,16 +54,12 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Write it in FAISS's own format; `load` needs the two words beside it as well."""
-        import faiss
-
-        faiss.write_index(self.found, str(path))
+        _faiss().write_index(self.found, str(path))
 
     @staticmethod
     def load(path: Path, kind: str, recall: float) -> Index:
         """Read what `save` wrote."""
-        import faiss
-
-        return Index(kind, recall, faiss.read_index(str(path)))
+        return Index(kind, recall, _faiss().read_index(str(path)))
 
 
 def directions(vectors: Floats, center: Floats) -> Floats:
@@ -79,8 +76,7 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     `4 sqrt(n)` lists as many are searched as it takes to reach a recall of 0.98, which is measured against the exact
     search. Learning the lists' centers runs on a GPU where FAISS sees one.
     """
-    import faiss
-
+    faiss = _faiss()
     n, d = vectors.shape
     if n <= exact_rows:
         flat = faiss.IndexFlatIP(d)
@@ -109,8 +105,7 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
 
 def _exact(asked: Floats, vectors: Floats, center: Floats) -> Ints:
     """Numbers `[m, 10]` of the nearest of all `vectors`, which are compared block by block."""
-    import faiss
-
+    faiss = _faiss()
     heap = faiss.ResultHeap(len(asked), _DEPTH, keep_max=True)
     for start in range(0, len(vectors), _STEP):
         block = directions(vectors[start : start + _STEP], center)
@@ -119,3 +114,12 @@ def _exact(asked: Floats, vectors: Floats, center: Floats) -> Ints:
     heap.finalize()
     truth: Ints = heap.I
     return truth
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a card."
+        raise RuntimeMissing(f"FAISS cannot be imported: {error}", mend=mend) from error
+    return faiss

@@ -95,7 +95,7 @@ class Card:
     max_tokens: int  # with [CLS] and [SEP]
     truncation_side: str
     pooling: str
-    precision: str  # fp32 | bf16 | int8 | fake
+    precision: str  # fp32 | bf16 | fp16 | int8 | fake
     quantized_graph: str  # digest of the quantized graph, empty unless int8
     store_dtype: str  # fp16 | fp32
     format: int  # of the store's records

@@ -142,11 +142,11 @@ def exported_int8(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
     """A workspace whose encoder `small` is the toy in int8, calibrated on its domain `toys`, and that export's result.
     Copy it before writing to it."""
     from loid_infer import export, ingest
-    from loid_infer.encoders.opening import PREFERENCE
+    from loid_infer.encoders.loading import PREFERENCE
     from loid_infer.encoders.processor import installed
     from loid_infer.settings import Workspace
 
-    if not any(installed(name) for name in PREFERENCE["int8"]):
+    if not any(installed(name) for name in PREFERENCE["cpu"]["int8"]):
         pytest.skip("no runtime that computes int8 is installed")
     workspace = Workspace(tmp_path_factory.mktemp("exported_int8"))
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(200))

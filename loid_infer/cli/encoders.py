@@ -36,12 +36,15 @@ def export(
             show_default=False,
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16 | int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16 | fp16 | int8")] = "auto",
     calibrate_on: Annotated[
         str | None, typer.Option(help="For int8: the domain whose reviews set the scales.", show_default=False)
     ] = None,
     store: Annotated[str, typer.Option(help="Dtype of stored vectors: fp16 | fp32")] = "fp16",
     max_tokens: MaxTokensOption = None,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Prepare TensorRT engines too; tells what is missing for them.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -61,6 +64,7 @@ def export(
             calibrate_on=calibrate_on,
             store=store,
             max_tokens=max_tokens,
+            tensorrt=tensorrt,
             workspace=place(workspace),
             progress=People(quiet=quiet),
         ),
@@ -79,9 +83,9 @@ def encode(
             show_default=False,
         ),
     ] = None,
-    runtime: Annotated[str, typer.Option(help="auto | torch | onnxruntime | openvino | fake")] = "auto",
+    runtime: Annotated[str, typer.Option(help="auto | torch | onnxruntime | openvino | tensorrt | fake")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="What the encoder must have: fp32 | bf16 | int8", show_default=False)
+        str | None, typer.Option(help="What the encoder must have: fp32 | bf16 | fp16 | int8", show_default=False)
     ] = None,
     device: DeviceOption = "auto",
     threads: Annotated[

@@ -99,6 +99,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="Parquet or CSV; PAIRS.scores.parquet by default.", show_default=False)
     ] = None,
+    device: DeviceOption = "cpu",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -109,10 +110,11 @@ def score(
     """
     from loid_infer.verbs.score import score as verb
 
-    show(
-        verb(pairs, domain=domain, head=head, out=out, workspace=place(workspace), progress=People(quiet=quiet)),
-        as_json=json,
-    )
+    result = verb(
+        pairs, domain=domain, head=head, out=out, device=device, workspace=place(workspace),
+        progress=People(quiet=quiet),
+    )  # fmt: skip
+    show(result, as_json=json)
 
 
 def similar(
@@ -126,6 +128,7 @@ def similar(
     ] = None,
     n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
     encoder: EncoderOption = None,
+    device: DeviceOption = "auto",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -137,7 +140,7 @@ def similar(
     from loid_infer.verbs.similar import similar as verb
 
     result = verb(
-        domain, item=item, user=user, text=text, of=of, n=n, encoder=encoder, workspace=place(workspace),
+        domain, item=item, user=user, text=text, of=of, n=n, encoder=encoder, device=device, workspace=place(workspace),
         progress=People(quiet=quiet),
     )  # fmt: skip
     if json:

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable
 
 import numpy as np
 
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.types import Floats, Ints, TokenBatch
 
 _POSITION = np.uint64(0x9E3779B97F4A7C15)
@@ -20,6 +21,7 @@ class FakeRuntime:
     """Hashes ids into vectors of small whole numbers over 64; given several widths, a vector of each side by side."""
 
     name = "fake"
+    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
     detail = "no model: hashed ids"
 
     def __init__(self, *dims: int) -> None:

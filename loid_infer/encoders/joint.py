@@ -71,6 +71,7 @@ class OneOf:
 
     def __init__(self, joint: Runtime, part: slice) -> None:
         self.name, self.detail = joint.name, joint.detail
+        self.max_batch_tokens, self.pads = joint.max_batch_tokens, joint.pads
         self._joint, self._part = joint, part
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:

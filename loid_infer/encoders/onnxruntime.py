@@ -1,55 +1,147 @@
-"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in.
+"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in, or on a card.
 
-The provider is named, and checked after loading.
+The provider is named, and checked after loading: onnxruntime itself takes the CPU in silence where a library of the
+card's is missing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from loid_infer.encoders.budget import Budget, DeviceFull
 from loid_infer.encoders.protocol import Graph, refused, where_of
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
-_PROVIDER = "CPUExecutionProvider"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+CARD_BATCH_TOKENS = 32_768  # of a batch on a card, while it has memory for it
+_FULL = ("failed to allocate memory", "out of memory", "alloc_failed")
 
 
 class OnnxRuntime:
-    """One session; its threads work on one batch at a time."""
+    """One session, one batch at a time."""
 
     name = "onnxruntime"
+    pads = True
 
-    def __init__(self, graph: Graph, precision: str, n_threads: int) -> None:
-        """Load `graph`, whose own precision (fp32 | int8) is the one it is computed in.
+    def __init__(self, graph: Graph, precision: str, place: str, n_threads: int, budget: Budget | None = None) -> None:
+        """Load `graph`, which holds float32, or int8 beside it.
+
+        Args:
+            precision: fp32, or int8 where the graph is; on a card also fp16 or bf16: products are computed in TF32
+                then, whose inputs have the bits of fp16 and more than those of bf16. With fp32 they never are.
+            place: cpu | cuda.
+            budget: of a batch with its padding; for a card.
 
         Raises:
             BadArtifact: it cannot be loaded.
             RuntimeMissing: the session runs on another provider than the one asked for.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = n_threads
-        options.log_severity_level = 3
-        # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
-        options.enable_cpu_mem_arena = False
-        content = graph if isinstance(graph, bytes) else str(graph)
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
-        except Exception as error:
-            raise refused(self.name, graph, error) from error
-        if self._session.get_providers() != [_PROVIDER]:
-            raise RuntimeMissing(
-                "onnxruntime took another provider",
-                where=where_of(graph),
-                expected=_PROVIDER,
-                got=", ".join(self._session.get_providers()),
-                mend="See `loid-infer doctor`.",
-            )
-        self.detail = f"CPU, {n_threads} threads, {precision}"
+        self._place, self._budget = place, budget or Budget(sys.maxsize)
+        self.max_batch_tokens = budget.max_tokens if budget else MAX_BATCH_TOKENS
+        options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
+        self._session = open_session(graph, place, options if place == "cuda" else {}, n_threads)
+        where, computed = (f"CPU, {n_threads} threads", "fp32") if place == "cpu" else ("CUDA", "TF32")
+        self.detail = f"{where}, {precision}" + (f" with {computed}" if precision in ("fp16", "bf16") else "")
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
-            feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            yield batch.slots, self._session.run(["cls"], feed)[0]
+            yield from self._budget.fit(Padded(batch), self._forward)
+
+    def _forward(self, work: Padded) -> tuple[Ints, Floats]:
+        return work.batch.slots, forward(self._session, work.batch, self._place)
+
+
+def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads: int) -> Any:
+    """A session of `graph` on one of PROVIDERS; see `OnnxRuntime`. TensorRT leaves to CUDA what it cannot compute."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = n_threads
+    settings.log_severity_level = 3
+    # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
+    settings.enable_cpu_mem_arena = False
+    asked = PROVIDERS[provider]
+    if asked not in onnxruntime.get_available_providers():
+        raise RuntimeMissing(
+            "this onnxruntime is not built for a card",
+            where=where_of(graph),
+            expected=asked,
+            got=", ".join(onnxruntime.get_available_providers()),
+            mend="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
+        )
+    if provider != "cpu":
+        with redirect_stdout(sys.stderr):  # it prints, and stdout is data
+            onnxruntime.preload_dlls()  # CUDA and cuDNN, out of the packages that torch brings along
+    wanted: list[Any] = [(asked, options)]
+    if provider == "tensorrt":
+        wanted.append(PROVIDERS["cuda"])
+    content = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        session = onnxruntime.InferenceSession(content, settings, providers=wanted)
+    except Exception as error:
+        raise refused("onnxruntime", graph, error) from error
+    if session.get_providers()[0] != asked:
+        raise RuntimeMissing(
+            "onnxruntime took another provider",
+            where=where_of(graph),
+            expected=asked,
+            got=", ".join(session.get_providers()),
+            mend="See `loid-infer doctor`.",
+        )
+    return session
+
+
+def forward(session: Any, batch: TokenBatch, place: str) -> Floats:
+    """The vectors `[n, d]` of a batch, its ids and vectors bound to the memory of `place` (cpu | cuda).
+
+    Raises:
+        DeviceFull: there was too little of it.
+    """
+    import onnxruntime
+
+    bound = session.io_binding()
+    try:
+        for name, ids in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask)):
+            bound.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, place, 0))
+        bound.bind_output("cls", place)
+        session.run_with_iobinding(bound)
+        vectors: Floats = bound.copy_outputs_to_cpu()[0]
+    except Exception as error:
+        if place != "cpu" and any(sign in str(error).lower() for sign in _FULL):
+            raise DeviceFull from error
+        raise
+    return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """A batch as a card counts it."""
+
+    batch: TokenBatch
+
+    @property
+    def n_texts(self) -> int:
+        """Rows."""
+        return len(self.batch.slots)
+
+    @property
+    def n_tokens(self) -> int:
+        """With padding."""
+        return int(self.batch.input_ids.size)
+
+    def halves(self) -> tuple[Padded, Padded]:
+        """The upper and the lower rows."""
+        return self._rows(slice(None, self.n_texts // 2)), self._rows(slice(self.n_texts // 2, None))
+
+    def _rows(self, rows: slice) -> Padded:
+        ids, mask = (np.ascontiguousarray(part[rows]) for part in (self.batch.input_ids, self.batch.attention_mask))
+        return Padded(TokenBatch(self.batch.slots[rows], ids, mask, int(mask.sum())))

@@ -11,6 +11,7 @@ from typing import Any
 
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.protocol import Graph, refused, where_of
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -24,9 +25,10 @@ class OpenVino:
     """A compiled model, whose threads are dealt out to streams; each stream computes a batch of its own."""
 
     name = "openvino"
+    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
 
     def __init__(self, graph: Graph, precision: str, n_threads: int, n_streams: int) -> None:
-        """Compile `graph` for `precision` (fp32 | bf16 | int8).
+        """Compile `graph` for `precision` (fp32 | bf16 | fp16 | int8).
 
         Raises:
             BadArtifact: it cannot be compiled.
@@ -59,7 +61,7 @@ class OpenVino:
                 mend="See `loid-infer doctor`.",
             )
         self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}" + (
-            f" with {hint}" if precision == "int8" else ""
+            f" with {hint}" if precision in ("int8", "fp16") else ""
         )
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, Schedule
+from loid_infer.encoders.schedule import Schedule
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -53,29 +53,24 @@ class _Window:
 
 
 def encode_stream(
-    pieces: Iterator[tuple[Ints, Sequence[str]]],
-    tokenizer: Tokenizer,
-    runtime: Runtime,
-    stages: Stages,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, runtime: Runtime, stages: Stages
 ) -> Generator[tuple[Ints, Floats]]:
     """The slots `[n]` and float32 vectors `[n, d]` of every text, in no particular order.
 
     Args:
         pieces: (slots, texts), read in a thread of its own.
         stages: filled in while this runs.
-        max_batch_tokens: see `Schedule`.
     """
     waited = 0.0
 
     def counted(found: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
         for batch in found:
-            stages.n_computed += batch.input_ids.size
+            stages.n_computed += batch.input_ids.size if runtime.pads else batch.n_tokens
             yield batch
 
     def batches() -> Generator[TokenBatch]:
         nonlocal waited
-        schedule = Schedule(max_batch_tokens, tokenizer.max_tokens)
+        schedule = Schedule(runtime.max_batch_tokens, tokenizer.max_tokens)
         windows = ahead(_windows(pieces, tokenizer, stages), depth=1)
         try:
             while True:

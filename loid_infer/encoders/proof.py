@@ -15,7 +15,8 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array, TokenBatch
 
 # The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
-GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "int8": ("cos_mean", 0.998)}
+GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "fp16": ("cos_min", 0.9999),
+         "int8": ("cos_mean", 0.998)}  # fmt: skip
 _N_MIXED = 8
 
 

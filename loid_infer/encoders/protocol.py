@@ -33,14 +33,23 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """torch | onnxruntime | openvino | fake."""
+        """torch | onnxruntime | openvino | tensorrt | fake."""
 
     @property
     def detail(self) -> str:
         """Device, threads, streams and precision, for people."""
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of a batch, padding included, that it computes fastest; it takes any number."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether it computes padding."""
+
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
-        """For each batch its slots `[n]` and the float32 CLS vectors `[n, d]`, in any order.
+        """The slots `[n]` of one or several batches and their CLS vectors `[n, d]`, in float32 or, where it says so in
+        `detail`, float16; in any order.
 
         Batches are pulled as the runtime has room for them, so several may be under way at once. Closing the generator
         waits for those and drops them.

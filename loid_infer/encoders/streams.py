@@ -6,17 +6,14 @@ number of streams and run.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from loid_infer.artifact import new_file
+from loid_infer.encoders.machine import recall, remember
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.errors import NoSpace
 from loid_infer.types import TokenBatch
 
 _ROWS, _WIDTH = 16, 128  # of a batch to measure with: a usual length, unless the encoder admits less
@@ -37,25 +34,14 @@ def fastest_streams(key: str, n_threads: int, max_tokens: int, make: Callable[[i
     """
     if n_threads == 1:
         return 1
-    answers = _read(memory)
-    known = answers.get(key, {}).get("n_streams")
+    known = recall(key, memory).get("n_streams")
     if known in choices(n_threads):
         return int(known)
     width = min(_WIDTH, max_tokens)
     found = {n: _tokens_per_s(make(n), n_threads, width) for n in choices(n_threads)}
     best = max(found, key=lambda n: found[n])
-    answers[key] = {"n_streams": best, "tokens_per_s": {str(n): round(rate) for n, rate in found.items()}}
-    with contextlib.suppress(NoSpace), new_file(memory) as temporary:
-        temporary.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n")
+    remember(key, {"n_streams": best, "tokens_per_s": {str(n): round(rate) for n, rate in found.items()}}, memory)
     return best
-
-
-def _read(memory: Path) -> dict[str, dict[str, object]]:
-    try:
-        answers = json.loads(memory.read_text())
-        return {key: dict(answer) for key, answer in answers.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
 
 
 def _tokens_per_s(runtime: Runtime, n_threads: int, width: int) -> float:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.types import Card, Floats, Ints, TokenBatch
+
+if TYPE_CHECKING:
+    from loid_infer.encoders.packed import PackedBert
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -97,26 +102,29 @@ class ClsBert(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1 token, 0 padding), int64 -> CLS `[n, width]`."""
-        hidden = self.embed(input_ids)
-        bias = self.bias(attention_mask, hidden)
+        hidden, bias = self.embed(input_ids, attention_mask), self.context(input_ids, attention_mask)
         for layer in self.layers:
             hidden = layer(hidden, bias)
-        return hidden[:, 0]
+        return self.cls(hidden)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """`input_ids [n, tokens]` -> what the first layer gets, `[n, tokens, width]`."""
+    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `forward` -> what the first layer gets, `[n, tokens, width]`."""
         hidden: Tensor = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]])
         return hidden
 
-    def bias(self, attention_mask: Tensor, hidden: Tensor) -> Tensor:
-        """`attention_mask [n, tokens]` -> what is added to scores, `[n, 1, 1, tokens]` in the dtype of `hidden`."""
-        return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * _MASKED
+    def context(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `forward` -> what every layer gets beside: what is added to scores, `[n, 1, 1, tokens]`."""
+        return (1.0 - attention_mask[:, None, None, :].to(self.positions.dtype)) * _MASKED
+
+    def cls(self, hidden: Tensor) -> Tensor:
+        """What the last layer gave -> `[n, width]`."""
+        return hidden[:, 0]
 
 
 class JointBert(nn.Module):
     """Several encoders of one shape side by side; steps that are equal are computed, and kept in memory, once."""
 
-    def __init__(self, berts: Sequence[ClsBert], keys: Sequence[Sequence[str]]) -> None:
+    def __init__(self, berts: Sequence[ClsBert | PackedBert], keys: Sequence[Sequence[str]]) -> None:
         """Join `berts`.
 
         Args:
@@ -129,21 +137,20 @@ class JointBert(nn.Module):
             for i, key in enumerate(path[1:]):
                 bert.layers[i] = kept.setdefault(key, bert.layers[i])
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See `ClsBert.forward`; `[n, sum of widths]`."""
+    def forward(self, *inputs: Any) -> Tensor:
+        """What one of them gets -> `[n, sum of widths]`."""
         done: dict[str, Tensor] = {}
         found = []
         for bert, (stem, *path) in zip(self.berts, self.keys, strict=True):
-            assert isinstance(bert, ClsBert)
+            joined: Any = bert
             if stem not in done:
-                done[stem] = bert.embed(input_ids)
-            hidden = done[stem]
-            bias = bert.bias(attention_mask, hidden)
-            for key, layer in zip(path, bert.layers, strict=True):
+                done[stem] = joined.embed(*inputs)
+            hidden, context = done[stem], joined.context(*inputs)
+            for key, layer in zip(path, joined.layers, strict=True):
                 if key not in done:
-                    done[key] = layer(hidden, bias)
+                    done[key] = layer(hidden, context)
                 hidden = done[key]
-            found.append(hidden[:, 0])
+            found.append(joined.cls(hidden))
         return torch.cat(found, dim=1)
 
 
@@ -167,6 +174,7 @@ class TorchRuntime:
     """The module on one device, one batch at a time; bf16 through autocast: LayerNorm and softmax stay in float32."""
 
     name = "torch"
+    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
 
     def __init__(self, module: ClsBert | JointBert, precision: str, device: str, n_threads: int) -> None:
         self._device = torch.device(device)

@@ -56,11 +56,11 @@ class _Side:
             end = int(np.searchsorted(counts[order], bound, side="right"))
             if end > start:
                 rows = order[start:end]
-                here = torch.from_numpy(_packed(places[rows], bound))
+                here = torch.from_numpy(_packed(places[rows], bound)).to(ids.device)
                 at = here.clamp(min=0).flatten()
                 shape = (len(rows), bound, -1)
                 keys, values = (part.index_select(0, at).view(shape) for part in (self.keys, self.values))
-                index = torch.from_numpy(rows)
+                index = torch.from_numpy(rows).to(ids.device)
                 found[index] = self.exchange.attend(ids[index], keys, values, here >= 0)
             start = end
         return found
@@ -72,12 +72,17 @@ class LoidPredictor:
     A pair's history is all there is up to `max_history` reviews, else a draw fixed by (seed, pair).
     """
 
-    def __init__(self, head: LoidHead, histories: Histories, tokens: Tokens) -> None:
-        self.head, self.histories = head, histories
-        head.net.eval()
+    def __init__(self, head: LoidHead, histories: Histories, tokens: Tokens, device: str = "cpu") -> None:
+        """Project the histories.
+
+        Args:
+            device: cpu | cuda, where the network computes; the head's own moves there.
+        """
+        self.head, self.histories, self._device = head, histories, device
+        net = head.net.eval().to(device)
         with torch.inference_mode():
-            self._user = _side(head.net.of_user, histories.by_user, tokens, head.foundation.on_user)
-            self._item = _side(head.net.of_item, histories.by_item, tokens, head.foundation.on_item)
+            self._user = _side(net.of_user, histories.by_user, tokens, head.foundation.on_user, device)
+            self._item = _side(net.of_item, histories.by_item, tokens, head.foundation.on_item, device)
 
     def predict(self, pairs: CodePairs) -> Floats:
         """See `heads.protocol.Head`."""
@@ -102,22 +107,23 @@ class LoidPredictor:
         below = foundation.below(user_bias, item_bias, text)
         if not with_network:
             return below, 0.0
-        p_user, p_item = net.embeddings(_codes(pairs.users, net.users), _codes(pairs.items, net.items))
+        codes = _codes(pairs.users, net.users), _codes(pairs.items, net.items)
+        p_user, p_item = net.embeddings(*(part.to(self._device) for part in codes))
         found = self._item.attend(p_user, of_item), self._user.attend(p_item, of_user)
-        biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float()
-        return below, net.rate(net.exchanged(p_user, p_item, *found), biases).double().numpy()
+        biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float().to(self._device)
+        return below, net.rate(net.exchanged(p_user, p_item, *found), biases).double().cpu().numpy()
 
 
-def _side(exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats) -> _Side:
+def _side(exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats, device: str) -> _Side:
     m = len(lists.reviews)
     width = exchange.key.out_features
-    keys, values = torch.zeros(max(m, 1), width), torch.zeros(max(m, 1), width)
+    keys, values = (torch.zeros(max(m, 1), width, device=device) for _ in range(2))
     readout = torch.zeros(m + 1)  # the last is what place -1 finds
     on_token = torch.from_numpy(weights).float()
     for start in range(0, m, _STEP):
         rows = slice(start, start + _STEP)
         part = tokens.take(lists.reviews[rows])
-        keys[rows], values[rows] = exchange.project(part)
+        keys[rows], values[rows] = exchange.project(part.to(device))
         readout[:m][rows] = part @ on_token
     return _Side(exchange, keys, values, readout.double().numpy())
 

@@ -51,13 +51,16 @@ class SavedHead:
         texts = texts[~self.reviews.empty[texts]]
         return texts, self.reviews.digests[texts]
 
-    def predictor(self, vectors: Vectors) -> LoidPredictor:
+    def predictor(self, vectors: Vectors, device: str = "cpu") -> LoidPredictor:
         """What scores pairs, from the vectors `[n_texts, d]` of all texts (those without a digest above may be zero).
 
         Histories hold training reviews only and never the pair's own, whatever protocol the head was fitted under.
+
+        Args:
+            device: cpu | cuda, where the network computes.
         """
         drawn = histories(self.reviews, self.train, strict=True, by_time=False)
-        return LoidPredictor(self.head, drawn, tokens_of(self.reviews, vectors, self.head.scale))
+        return LoidPredictor(self.head, drawn, tokens_of(self.reviews, vectors, self.head.scale), device)
 
     def code_pairs(self, users: Ints, items: Ints) -> CodePairs:
         """Codes `[n]` (-1: not in the table) as pairs: those without training reviews become unknown, and a pair of the

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loid_infer.encoders.opening import PREFERENCE
+from loid_infer.encoders import gpu
+from loid_infer.encoders.loading import PREFERENCE
 from loid_infer.encoders.processor import features, has_bf16, installed, n_usable_threads
 from loid_infer.settings import Place, Workspace, file_system
 
@@ -33,6 +34,8 @@ _SHOWN = (
     "numpy",
     "peft",
     "optimum-onnx",
+    "faiss-cpu",
+    "faiss-gpu",
 )
 
 
@@ -62,7 +65,27 @@ def doctor(*, workspace: Place = None) -> Diagnosis:
         _processor,
         _runtime,
         _gpu,
-        _two_onnxruntimes,
+        _on_card(
+            "torch on a card",
+            "--device cuda of encode, fit, score and plugin train",
+            gpu.torch_lacks,
+            "Install a CUDA build of torch: https://pytorch.org/get-started",
+        ),
+        _on_card(
+            "onnxruntime on a card",
+            "encode --runtime onnxruntime --device cuda",
+            gpu.onnxruntime_lacks,
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'",
+        ),
+        _on_card("TensorRT", "encode --runtime tensorrt", gpu.tensorrt_lacks, "pip install 'loid-infer[gpu,tensorrt]'"),
+        _on_card(
+            "FAISS on a card",
+            "building an index for similar",
+            gpu.faiss_lacks,
+            "pip uninstall -y faiss-cpu faiss-gpu, then pip install 'loid-infer[gpu]'",
+        ),
+        _one_wheel("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
+        _one_wheel("faiss", "faiss-cpu", "faiss-gpu"),
         _bundle,
         _file_system,
         _disk,
@@ -93,8 +116,10 @@ def _processor(_: Path) -> Check:
 
 
 def _runtime(_: Path) -> Check:
+    if not gpu.torch_lacks():
+        return Check("runtime", True, "auto takes torch on the card, but for int8; proven at first use", "")
     precision = "bf16" if has_bf16() else "fp32"
-    able = [name for name in PREFERENCE[precision] if installed(name)]
+    able = [name for name in PREFERENCE["cpu"][precision] if installed(name)]
     native = "the processor has native bf16" if has_bf16() else "no native bf16"
     if able[:1] == ["torch"] or not able:
         return Check(
@@ -109,20 +134,35 @@ def _runtime(_: Path) -> Check:
 
 
 def _gpu(_: Path) -> Check:
-    driver = Path("/proc/driver/nvidia/version").exists()
-    return Check(
-        "gpu", True, "NVIDIA driver found; --device cuda runs through torch" if driver else "no NVIDIA driver", ""
-    )
+    version = gpu.driver()
+    found = ", ".join(gpu.cards()) or "no card it names"
+    return Check("gpu", True, f"NVIDIA driver {version}: {found}" if version else "no NVIDIA driver", "")
 
 
-def _two_onnxruntimes(_: Path) -> Check:
-    both = bool(_version("onnxruntime") and _version("onnxruntime-gpu"))
-    return Check(
-        "onnxruntime",
-        not both,
-        "both wheels are installed; the last one written wins" if both else "at most one wheel is installed",
-        "pip uninstall -y onnxruntime onnxruntime-gpu, then install one extra: cpu or gpu" if both else "",
-    )
+def _on_card(name: str, use: str, lacks: Callable[[], str], mend: str) -> Callable[[Path], Check]:
+    """Whether `use` is possible; a fault only where there is a card."""
+
+    def look(_: Path) -> Check:
+        missing = lacks()
+        fault = bool(missing and gpu.driver())
+        return Check(name, not fault, f"{use}: {f'no, {missing}' if missing else 'yes'}", mend if fault else "")
+
+    return look
+
+
+def _one_wheel(module: str, *wheels: str) -> Callable[[Path], Check]:
+    """That not both wheels of a module are there."""
+
+    def look(_: Path) -> Check:
+        both = all(map(_version, wheels))
+        return Check(
+            module,
+            not both,
+            "both wheels are installed; the last one written wins" if both else "at most one wheel is installed",
+            f"pip uninstall -y {' '.join(wheels)}, then install one extra: cpu or gpu" if both else "",
+        )
+
+    return look
 
 
 def _bundle(_: Path) -> Check:

@@ -100,7 +100,7 @@ def encode(
 
     Args:
         encoder: name of an export; by default the domain's own, else `base`, which is exported on first use.
-        runtime: auto | torch | onnxruntime | openvino | fake. `auto` takes the fastest that is proven.
+        runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that is proven.
         precision: what the encoder must have; see `resolve_or_export`.
         device: auto | cpu | cuda.
         n_threads: processors to use; all that this process may use by default.

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from loid_infer.artifact import new_folder, versions
 from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, fingerprint, make_card, tokenizer_digest
-from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
-from loid_infer.encoders.opening import measure_runtimes
+from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder, open_folder
+from loid_infer.encoders.gpu import tensorrt_lacks
+from loid_infer.encoders.onnxruntime import CARD_BATCH_TOKENS
+from loid_infer.encoders.opening import measure_runtimes, open_runtime, torch_device
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.proof import gate
+from loid_infer.encoders.tensorrt import Profile, profiles
 from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.errors import BadSetting, ParityError
+from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
 from loid_infer.graphs.quantize import Quantization
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
@@ -30,8 +33,9 @@ from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
 if TYPE_CHECKING:
     from loid_infer.graphs.bases import Base
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 STORE_DTYPES = ("fp16", "fp32")
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,15 @@ class Int8Report:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorRtReport:
+    """What TensorRT's engines are built for, and whether they are."""
+
+    profiles: tuple[Profile, ...]
+    ready: bool
+    missing: str  # why not; empty if they are
+
+
+@dataclass(frozen=True, slots=True)
 class ExportResult:
     """A finished export."""
 
@@ -67,6 +80,7 @@ class ExportResult:
     max_tokens: int
     parity: ParityReport
     int8: Int8Report | None  # of an int8 export
+    tensorrt: TensorRtReport | None  # where it was asked for
     seconds: float
 
 
@@ -79,6 +93,7 @@ def export(
     calibrate_on: str | None = None,
     store: str = "fp16",
     max_tokens: int | None = None,
+    tensorrt: bool = False,
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -88,11 +103,12 @@ def export(
         name: of the encoder; the last plugin's if not given, else `base`.
         base: `default`, a folder with a Hugging Face BERT, or a hub name.
         plugins: what is added to it, each with all that it was trained on; folded once, in float32.
-        precision: fp32, bf16, int8, or auto: bf16 where the processor has it natively and parity passes, else fp32.
+        precision: fp32, bf16, fp16, int8, or auto: fp16 where there is a card, bf16 where the processor has it
+            natively, and fp32 elsewhere or where parity fails.
         calibrate_on: for int8, the domain whose reviews decide the scales and on which a head must not notice.
         store: dtype of the stored vectors, fp16 or fp32.
-        max_tokens: longest input, with [CLS] and [SEP]; longer texts are cut on the right. By default 256, or what the
-            base allows if that is less.
+        max_tokens: longest input, with [CLS] and [SEP]; longer texts are cut on the right. By default 256 at most.
+        tensorrt: also settle the shapes that TensorRT's engines are built for, and build them where it can run.
 
     Raises:
         BadSetting: an option outside its range, int8 without enough texts to calibrate on, or a plugin that is there
@@ -104,31 +120,28 @@ def export(
     """
     from loid_infer.graphs.bases import load_base
 
-    start = time.perf_counter()
+    start, place = time.perf_counter(), Workspace.of(workspace)
     _check("precision", precision, PRECISIONS)
     _check("store", store, STORE_DTYPES)
     name = name or (plugins[-1] if plugins else DEFAULT_ENCODER)
-    place = Workspace.of(workspace)
     path = place.encoder(name)
     calibration = open_calibration(place, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source, stack = _stacked(load_base(base), place, plugins)
     max_tokens = source.max_tokens(max_tokens)
     origin = {"base": {"name": source.name, "digest": stack.base_digest}, "plugins": stack.described()}
-    packages = versions("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime")
-    manifest: dict[str, Any] = {"kind": KIND, "name": name, "versions": packages, **origin}
+    manifest: dict[str, Any] = {"kind": KIND, "name": name, "versions": versions(*_PACKAGES), **origin}
     with new_folder(path, manifest) as folder:
         card = _fill(folder, source, stack.digest, max_tokens, store)
         float32 = EncoderFolder(name, folder, card, fingerprint(card), {})
         proven = (_quantize(float32, source.tensors, calibration, progress) if calibration else
                   _prove(float32, precision, progress))  # fmt: skip
-        digest = fingerprint(proven.card)
-        manifest |= asdict(proven) | {"fingerprint": digest}
-    best = ParityReport(*(proven.parity[field] for field in ParityReport.__slots__))
+        manifest |= asdict(proven) | {"fingerprint": fingerprint(proven.card)}
     return ExportResult(
-        encoder=name, path=str(path), plugins=tuple(plugin.name for plugin in stack.chain), fingerprint=digest,
-        precision=proven.card.precision, precision_reason=proven.precision_reason, max_tokens=max_tokens, parity=best,
-        int8=proven.int8, seconds=time.perf_counter() - start,
+        encoder=name, path=str(path), plugins=tuple(plugin.name for plugin in stack.chain),
+        fingerprint=manifest["fingerprint"], precision=proven.card.precision, precision_reason=proven.precision_reason,
+        max_tokens=max_tokens, parity=proven.best(), int8=proven.int8,
+        tensorrt=_prepared(place, name, progress) if tensorrt else None, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
@@ -140,6 +153,10 @@ class _Proven:
     precision_reason: str
     parity: dict[str, Any]
     int8: Int8Report | None = None
+
+    def best(self) -> ParityReport:
+        """Of the runtime that `auto` takes."""
+        return ParityReport(*(self.parity[field] for field in ParityReport.__slots__))
 
 
 def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
@@ -182,19 +199,42 @@ def _fill(folder: Path, source: Base, weights: str, max_tokens: int, store: str)
 
 
 def _prove(float32: EncoderFolder, precision: str, progress: Progress) -> _Proven:
-    """The precision asked for; for `auto` bf16 if that is native and passes, else fp32."""
+    """The precision asked for; for `auto` the one that is native here if it passes, else fp32."""
     graph = _report(float32, progress)  # always: the graph must be right in float32 before any precision is
-    if precision == "fp32" or (precision == "auto" and not has_bf16()):
-        return _Proven(float32.card, "asked for" if precision == "fp32" else "the processor has no native bf16", graph)
-    card = replace(float32.card, precision="bf16")
-    reason = "asked for" if precision == "bf16" else "native on this processor"
+    wanted, reason = (precision, "asked for") if precision != "auto" else _native()
+    if wanted == "fp32":
+        return _Proven(float32.card, reason, graph)
+    card = replace(float32.card, precision=wanted)
     try:
         return _Proven(card, reason, _report(replace(float32, card=card, fingerprint=fingerprint(card)), progress))
     except ParityError as error:
-        if precision == "bf16":
+        if precision != "auto":
             raise
         progress.say(f"{error} Taking fp32.")
-        return _Proven(float32.card, f"bf16 missed its gate: {error.got}", graph)
+        return _Proven(float32.card, f"{wanted} missed its gate: {error.got}", graph)
+
+
+def _native() -> tuple[str, str]:
+    """What this machine computes fastest in, and why."""
+    if torch_device("auto") == "cuda":
+        return "fp16", "native on this card, and nearer to float32 than bf16"
+    return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
+
+
+def _prepared(place: Workspace, name: str, progress: Progress) -> TensorRtReport:
+    """The profiles of a finished export; its engines are built by opening it, which proves them too."""
+    encoder = open_folder(place.encoder(name), name)
+    shapes = profiles(encoder.card.max_tokens, CARD_BATCH_TOKENS)
+    widths = ", ".join(str(shape.max_tokens) for shape in shapes)
+    progress.say(f"TensorRT: {len(shapes)} engines, for texts of up to {widths} tokens")
+    missing = tensorrt_lacks()
+    if not missing:
+        try:
+            open_runtime(encoder, runtime="tensorrt", device="cuda", n_threads=None, progress=progress)
+        except (RuntimeMissing, ParityError) as error:
+            missing = str(error)
+    progress.say(f"TensorRT cannot run here: {missing}" if missing else "TensorRT's engines are built and proven")
+    return TensorRtReport(shapes, not missing, missing)
 
 
 def _quantize(float32: EncoderFolder, tensors: Any, calibration: Calibration, progress: Progress) -> _Proven:

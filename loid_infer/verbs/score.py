@@ -15,6 +15,7 @@ import numpy as np
 
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.opening import check_options, torch_device
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
@@ -50,6 +51,7 @@ def score(
     domain: str | None = None,
     head: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> ScoreResult:
@@ -61,17 +63,20 @@ def score(
         domain: of all rows; else the file's column `domain` says it row by row, else the only head there is.
         head: the head for all rows; the domain's, if not given.
         out: `<pairs>.scores.parquet` (`.csv` for CSV) beside the input, if not given.
+        device: auto | cpu | cuda, where the network computes. On the CPU scores are the same on every machine.
 
     Raises:
         BadTable: the pairs cannot be read.
-        BadSetting: no telling which head is meant.
+        BadSetting: no telling which head is meant, or no such device.
+        RuntimeMissing: the device is not there.
         BadArtifact: a head is absent or damaged.
         NotEncoded, BadStore: the store lacks vectors the head looks at.
     """
     start = time.perf_counter()
-    place, source = Workspace.of(workspace), read_pairs(Path(pairs))
+    check_options("auto", device)
+    on_device, place, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
     target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
-    run = _Run(place, _only_head(place, source, domain, head), head, domain)
+    run = _Run(place, on_device, _only_head(place, source, domain, head), head, domain)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
@@ -92,13 +97,13 @@ def score(
 class _Opened:
     """A head that is ready to score."""
 
-    def __init__(self, workspace: Workspace, name: str, domain: str) -> None:
+    def __init__(self, workspace: Workspace, name: str, domain: str, device: str) -> None:
         folder = workspace.head(name)
         mend = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, mend)
         self.name, self.domain = name, str(self.saved.manifest["domain"])
         self.is_paper = self.saved.manifest["protocol"] == "paper"
-        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend))
+        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend), device)
         self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
 
@@ -113,6 +118,7 @@ class _Run:
     """The heads opened so far, and the sums over all batches."""
 
     workspace: Workspace
+    device: str
     only: str | None  # the head of all rows; None: the column decides
     head: str | None
     domain: str | None
@@ -155,7 +161,7 @@ class _Run:
 
     def _open(self, name: str) -> _Opened:
         if name not in self.opened:
-            opened = _Opened(self.workspace, name, self.domain or name)
+            opened = _Opened(self.workspace, name, self.domain or name, self.device)
             expected = self.domain or (None if self.only else name)  # the column names domains
             if expected is not None and opened.domain != expected:
                 raise BadSetting("the head is another domain's", where=f"--head {name}", expected=expected,

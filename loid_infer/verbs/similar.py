@@ -72,6 +72,7 @@ def similar(
     of: str | None = None,
     n: int = 10,
     encoder: str | None = None,
+    device: str = "auto",
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> SimilarResult:
@@ -82,6 +83,7 @@ def similar(
     Args:
         item: exactly one of `item`, `user` and `text` is given.
         of: what to look among: `items`, `users` or `reviews`; what the query is, and `reviews` for a text.
+        device: auto | cpu | cuda, where a text is encoded.
 
     Raises:
         BadSetting: not exactly one query, an unknown id or kind, or one without a review of text.
@@ -100,9 +102,7 @@ def similar(
         raise BadSetting(f"there are no {of!r} to look among", where="--of", expected=" | ".join(KINDS), got=repr(of),
                          mend="Leave --of out for more of what is asked about.")  # fmt: skip
     if n < 1:
-        raise BadSetting(
-            "too few neighbors", where="-n", expected="at least 1", got=str(n), mend="Leave it out for 10."
-        )
+        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n), mend="Leave it out.")
     place = Workspace.of(workspace)
     table = open_table(place.table(domain), domain)
     found = resolve(place, encoder, domain)
@@ -112,7 +112,8 @@ def similar(
         vectors = _Vectors(data, store, encode)
         folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
         index, center, codes = _index(folder, of, table, found, vectors, progress)
-        vector = _encoded(query, found, progress) if source == "reviews" else vectors.of_one(source, query, domain)
+        is_text = source == "reviews"
+        vector = _encoded(query, found, device, progress) if is_text else vectors.of_one(source, query, domain)
     if not index.n:
         raise BadSetting("there is nothing to look among", where=domain, expected="reviews with text", got="blank ones",
                          mend="Ingest reviews with text.")  # fmt: skip
@@ -211,7 +212,7 @@ def _mean(matrix: Floats) -> Floats:
     return (total / max(len(matrix), 1)).astype(np.float32)
 
 
-def _encoded(text: str, encoder: EncoderFolder, progress: Progress) -> Floats:
+def _encoded(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
     """The vector `[d]` of a text of the caller's."""
     try:
         if not text.encode().strip():
@@ -220,7 +221,7 @@ def _encoded(text: str, encoder: EncoderFolder, progress: Progress) -> Floats:
             )
     except UnicodeEncodeError as error:
         raise BadSetting("not a text", where="--text", expected="UTF-8", got=ascii(text), mend="Mend it.") from error
-    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress,
+    runtime = open_runtime(encoder, runtime="auto", device=device, n_threads=None, progress=progress,
                            join=one_graph)  # fmt: skip
     tokens = encoder.tokenizer()([text])
     batches = token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, encoder.card.max_tokens)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from loid_infer import export
+from loid_infer.encoders import gpu
+from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.joint import OneOf, columns
-from loid_infer.encoders.opening import PREFERENCE, _open
+from loid_infer.encoders.loading import PREFERENCE, load, module_of
 from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
@@ -20,9 +22,31 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import TokenBatch
 from tests.conftest import make_variant, toy_texts
 
-CASES = [("fake", "fp32"), *((name, precision) for precision, names in PREFERENCE.items() for name in names)]
+# The packed module is what a card computes; on the CPU it keeps the same promises.
+CASES = [
+    ("cpu", "fake", "fp32"),
+    *(("cpu", "packed", precision) for precision in ("fp32", "fp16", "bf16")),
+    *((place, name, precision) for place in PREFERENCE for precision in PREFERENCE[place]
+      for name in PREFERENCE[place][precision]),
+]  # fmt: skip
 # One encoder's part of a runtime that computes two side by side keeps the same promises.
-JOINT = [("joint", *case) for case in CASES if case[1] != "int8"]
+JOINT = [("joint", *case) for case in CASES if case[2] != "int8"]
+LACKS = {"torch": gpu.torch_lacks, "onnxruntime": gpu.onnxruntime_lacks, "tensorrt": gpu.tensorrt_lacks}
+
+
+def opened(place: str, name: str, parts: list[EncoderFolder]) -> Runtime:
+    """A runtime without the proof, or a skip that says what is missing."""
+    if place == "cuda" and LACKS[name]():
+        pytest.skip(f"{name} computes on no card here: {LACKS[name]()}")
+    if name == "packed":
+        from loid_infer.encoders.cuda import PackedRuntime
+
+        return PackedRuntime(module_of(parts), parts[0].card.precision, "cpu", Budget(500), half=False)
+    if not installed(name):
+        pytest.skip(f"{name} is not installed")
+    if (place, parts[0].card.precision) == ("cpu", "bf16") and not has_bf16():
+        pytest.skip("this processor has no native bf16")
+    return load(name, parts, place, 2, join_graphs if parts[1:] else None)
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +72,17 @@ def other(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> EncoderFo
 @pytest.fixture(scope="module", params=[*CASES, *JOINT], ids="-".join)
 def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Runtime, float]:
     """A runtime, and the cosine that its precision promises."""
-    *joint, name, precision = request.param
+    *joint, place, name, precision = request.param
     dim = encoder.card.hidden_dim
     if name == "fake":
         return OneOf(FakeRuntime(dim, dim), columns(1, dim)) if joint else FakeRuntime(dim), 1.0
-    if not installed(name):
-        pytest.skip(f"{name} is not installed")
-    if precision == "bf16" and not has_bf16():
-        pytest.skip("this processor has no native bf16")
     if precision == "int8":
-        return _open(name, [request.getfixturevalue("encoder_int8")], "cpu", 2), 0.99
+        return opened(place, name, [request.getfixturevalue("encoder_int8")]), 0.99
     both = [request.getfixturevalue("other"), encoder] if joint else [encoder]
-    parts = [replace(part, card=replace(part.card, precision=precision)) for part in both]
-    opened = _open(name, parts, "cpu", 2, join_graphs)
-    opened = OneOf(opened, columns(1, dim)) if joint else opened
+    made = opened(place, name, [replace(part, card=replace(part.card, precision=precision)) for part in both])
+    made = OneOf(made, columns(1, dim)) if joint else made
     # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
-    return opened, {"fp32": 0.99999, "bf16": 0.995}[precision]
+    return made, {"fp32": 0.99999, "bf16": 0.995, "fp16": 0.9999}[precision]
 
 
 def batches(encoder: EncoderFolder, texts: list[str], budget: int) -> list[TokenBatch]:
@@ -74,7 +93,7 @@ def batches(encoder: EncoderFolder, texts: list[str], budget: int) -> list[Token
 def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
     found: dict[int, np.ndarray] = {}
     for slots, rows in runtime.run(iter(parts)):
-        assert rows.dtype == np.float32
+        assert rows.dtype in (np.float32, np.float16)
         assert len(slots) == len(rows)
         for slot, row in zip(slots, rows, strict=True):
             assert int(slot) not in found
@@ -83,35 +102,35 @@ def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
 
 
 def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    opened, _ = runtime
+    made, _ = runtime
     texts = ["", "a", *toy_texts(60), "👍"]
-    together = vectors(opened, batches(encoder, texts, 400), len(texts))
-    alone = vectors(opened, batches(encoder, texts, 1), len(texts))
+    together = vectors(made, batches(encoder, texts, 400), len(texts))
+    alone = vectors(made, batches(encoder, texts, 1), len(texts))
     assert row_cosines(together, alone).min() >= 0.9999
 
 
 def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    opened, promised = runtime
+    made, promised = runtime
     tokens = encoder.tokenizer()(["great guitar", "the plot was bad"])
     starts = np.cumsum(tokens.lengths) - tokens.lengths
     batch, wide = (padded(np.arange(2), tokens.flat_ids, starts, tokens.lengths, width) for width in (6, 15))
-    np.testing.assert_array_less(promised - 1e-9, row_cosines(vectors(opened, [batch], 2), vectors(opened, [wide], 2)))
+    np.testing.assert_array_less(promised - 1e-9, row_cosines(vectors(made, [batch], 2), vectors(made, [wide], 2)))
 
 
 def test_running_twice_and_running_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    opened, _ = runtime
+    made, _ = runtime
     parts = batches(encoder, toy_texts(30), 200)
-    np.testing.assert_allclose(vectors(opened, parts, 30), vectors(opened, parts, 30), atol=1e-6)
-    assert list(opened.run(iter([]))) == []
+    np.testing.assert_allclose(vectors(made, parts, 30), vectors(made, parts, 30), atol=1e-6)
+    assert list(made.run(iter([]))) == []
 
 
 def test_an_abandoned_run_leaves_the_runtime_usable(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    opened, _ = runtime
+    made, _ = runtime
     parts = batches(encoder, toy_texts(30), 100)
-    run = opened.run(iter(parts))
+    run = made.run(iter(parts))
     next(run)
     run.close()
-    assert vectors(opened, parts, 30).shape == (30, encoder.card.hidden_dim)
+    assert vectors(made, parts, 30).shape == (30, encoder.card.hidden_dim)
 
 
 def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
@@ -124,33 +143,31 @@ def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float
 
 
 def test_vectors_are_those_of_the_reference(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    opened, promised = runtime
-    if opened.name == "fake":
-        assert not measure(opened, encoder.probes()).passes("fp32"), "fake vectors must never pass for real ones"
+    made, promised = runtime
+    if made.name == "fake":
+        assert not measure(made, encoder.probes()).passes("fp32"), "fake vectors must never pass for real ones"
     else:
-        assert measure(opened, encoder.probes()).cos_min >= promised
+        assert measure(made, encoder.probes()).cos_min >= promised
 
 
 def test_names_and_details(runtime: tuple[Runtime, float]) -> None:
-    assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino"}
+    assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino", "tensorrt"}
     assert runtime[0].detail
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch", "packed"])
 def test_side_by_side_gives_what_each_gives_alone(
     name: str, precision: str, encoder: EncoderFolder, other: EncoderFolder
 ) -> None:
-    if name not in PREFERENCE[precision] or not installed(name):
-        pytest.skip(f"{name} does not compute {precision} here")
-    if precision == "bf16" and not has_bf16():
-        pytest.skip("this processor has no native bf16")
+    if name != "packed" and name not in PREFERENCE["cpu"][precision]:
+        pytest.skip(f"{name} does not compute {precision}")
     parts = [replace(part, card=replace(part.card, precision=precision)) for part in (encoder, other, encoder)]
     texts = ["", "a", *toy_texts(60), "👍"]
     asked = batches(encoder, texts, 400)
-    joint = vectors(_open(name, parts, "cpu", 2, join_graphs), asked, len(texts))
+    joint = vectors(opened("cpu", name, parts), asked, len(texts))
     assert joint.shape == (len(texts), 3 * encoder.card.hidden_dim)
     for i, part in enumerate(parts):
-        alone = vectors(_open(name, [part], "cpu", 2), asked, len(texts))
+        alone = vectors(opened("cpu", name, [part]), asked, len(texts))
         found = joint[:, columns(i, encoder.card.hidden_dim)]
-        assert row_cosines(found, alone).min() >= {"fp32": 0.99999, "bf16": 0.9999}[precision]
+        assert row_cosines(found, alone).min() >= {"fp32": 0.99999, "bf16": 0.9999, "fp16": 0.9999}[precision]

@@ -20,7 +20,9 @@ def test_every_text_comes_out_once_whatever_the_pieces(
     texts = toy_texts(700)
     tokenizer, stages = Tokenizer(toy_base / "tokenizer.json", 32), Stages()
     pieces = ((np.arange(at, min(at + piece, 700)), texts[at : at + piece]) for at in range(0, 700, piece))
-    slots, vectors = zip(*encode_stream(pieces, tokenizer, FakeRuntime(8), stages, 256), strict=True)
+    runtime = FakeRuntime(8)
+    runtime.max_batch_tokens = 256
+    slots, vectors = zip(*encode_stream(pieces, tokenizer, runtime, stages), strict=True)
     order = np.argsort(np.concatenate(slots))
     assert np.concatenate(slots)[order].tolist() == list(range(700))
     alone = [

@@ -47,3 +47,19 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     assert file_system(shared / "local" / "x", mounts) == ("tmpfs", False)
     assert file_system(tmp_path, mounts) == ("ext4", False)
     assert file_system(tmp_path, tmp_path / "absent") == ("", False)
+
+
+def test_where_there_is_a_card_what_cannot_use_it_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for lacks in ("torch_lacks", "onnxruntime_lacks", "tensorrt_lacks", "faiss_lacks"):
+        monkeypatch.setattr(module.gpu, lacks, lambda: "it is not installed")
+    names = ("torch on a card", "onnxruntime on a card", "TensorRT", "FAISS on a card")
+    for driver, fault in (("", False), ("580.1", True)):
+        monkeypatch.setattr(module.gpu, "driver", lambda driver=driver: driver)
+        checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
+        assert {checks[name].ok for name in names} == {not fault}
+        assert all(bool(checks[name].mend) == fault for name in names)
+        assert all("no, it is not installed" in checks[name].detail for name in names)
+    monkeypatch.setattr(module.gpu, "torch_lacks", lambda: "")
+    checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
+    assert checks["torch on a card"].detail.endswith("yes")
+    assert "torch on the card" in checks["runtime"].detail

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from loid_infer import cache_export, encode, export, ingest
-from loid_infer.encoders import pipeline
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import open_folder
 from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace, ParityError, RuntimeMissing, StoreBusy
@@ -92,7 +91,7 @@ def test_a_text_is_encoded_once_and_a_second_run_encodes_nothing(workspace: Work
 
 
 def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not(
-    workspace: Workspace, toy_base: Path, tmp_path: Path, monkeypatch
+    workspace: Workspace, toy_base: Path, tmp_path: Path
 ) -> None:
     table(workspace, toy_texts(20))
     first = encode("toys", workspace=workspace)
@@ -102,7 +101,6 @@ def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not
         other = encode("toys", encoder=name, workspace=workspace)
         assert (other.fingerprint != first.fingerprint, other.n_encoded) == (True, 20)
     moved = Workspace(Path(shutil.move(workspace.root, tmp_path / "elsewhere")))
-    monkeypatch.setattr(pipeline, "MAX_BATCH_TOKENS", 64)
     for runtime in ("auto", "torch", "onnxruntime", "openvino"):
         again = encode("toys", runtime=runtime, workspace=moved)
         assert (again.fingerprint, again.n_hits, again.n_encoded) == (first.fingerprint, 20, 0)

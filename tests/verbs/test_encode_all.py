@@ -15,7 +15,7 @@ import pytest
 
 from loid_infer import encode, encode_all, export
 from loid_infer.data.reviews import ReviewTable
-from loid_infer.encoders import opening
+from loid_infer.encoders import loading
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.joint import Step
@@ -201,7 +201,7 @@ def test_only_one_output_that_is_wrong_is_caught(workspace: Workspace, monkeypat
 
 def test_layers_taken_for_equal_that_are_not_are_caught(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(5))
-    monkeypatch.setattr(opening, "steps", lambda encoder: [Step(str(i), 1) for i in range(4)])
+    monkeypatch.setattr(loading, "steps", lambda encoder: [Step(str(i), 1) for i in range(4)])
     with pytest.raises(ParityError, match="torch computes other vectors"):
         encode_all("toys", encoders=["plain", "top"], runtime="torch", workspace=workspace)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from loid_infer import export, ingest
 from loid_infer.artifact import digest_file
 from loid_infer.data.reviews import open_table, text_digest
-from loid_infer.encoders import opening, proof
+from loid_infer.encoders import loading, opening, proof
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.proof import Parity
@@ -61,7 +61,7 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"precision": "int3"}, "auto | fp32 | bf16 | int8"),
+        ({"precision": "int3"}, "auto | fp32 | bf16 | fp16 | int8"),
         ({"precision": "int8"}, "--calibrate-on DOMAIN"),
         ({"precision": "bf16", "calibrate_on": "toys"}, "only int8 is calibrated"),
         ({"store": "fp8"}, "fp16 | fp32"),
@@ -186,7 +186,7 @@ def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     assert made.int8.head.n_seeds == 5
     assert folder.manifest["int8"]["head"]["mse_int8"] == made.int8.head.mse_int8
     assert set(folder.manifest["parity"]["runtimes"]) == {
-        name for name in opening.PREFERENCE["int8"] if installed(name)
+        name for name in loading.PREFERENCE["cpu"]["int8"] if installed(name)
     }
 
 
@@ -277,3 +277,43 @@ def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, mon
     texts = {tuple(text_digest(text)): row for rows, found in calibration.table.texts(np.sort(calibration.rows))
              for row, text in zip(rows.tolist(), found, strict=True)}  # fmt: skip
     assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
+
+
+def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path, tmp_path: Path) -> None:
+    from loid_infer.encoders.gpu import tensorrt_lacks
+
+    result = export(base=str(toy_base), precision="fp16", max_tokens=64, tensorrt=True, workspace=Workspace(tmp_path))
+    assert result.tensorrt is not None
+    assert [shape.max_tokens for shape in result.tensorrt.profiles] == [32, 64]
+    assert result.tensorrt.ready == (not result.tensorrt.missing)
+    if tensorrt_lacks():
+        assert result.tensorrt.missing == tensorrt_lacks()
+
+
+def test_where_there_is_a_card_auto_is_what_it_computes_best(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    """The card is the CPU, with the card's runtime."""
+    from loid_infer.encoders.budget import Budget
+    from loid_infer.encoders.cuda import PackedRuntime
+
+    real = loading.load
+
+    def load(name, encoders, place, n_threads, join=None):
+        if place == "cpu":
+            return real(name, encoders, place, n_threads, join)
+        assert name == "torch"
+        return PackedRuntime(loading.module_of(encoders), encoders[0].card.precision, "cpu", Budget(4096), half=True)
+
+    monkeypatch.setattr(opening, "load", load)
+    for module in (opening, export_module):
+        monkeypatch.setattr(module, "torch_device", lambda device: "cpu" if device == "cpu" else "cuda")
+    result = export(base=str(toy_base), max_tokens=32, workspace=Workspace(tmp_path))
+    assert (result.precision, "card" in result.precision_reason) == ("fp16", True)
+    parity = json.loads((Path(result.path) / "manifest.json").read_text())["parity"]
+    assert parity["runtime"] == "torch on cuda"
+    encoder = open_folder(Path(result.path), "base")
+    for device, name in (("auto", "torch"), ("cpu", "openvino")):
+        opened = opening.open_runtime(encoder, runtime="auto", device=device, n_threads=1, progress=SILENT)
+        assert opened.name == name or not installed(name)
+    assert opening.open_runtime(encoder, runtime="openvino", device="auto", n_threads=1, progress=SILENT).name == (
+        "openvino"
+    )

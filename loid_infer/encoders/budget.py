@@ -1,0 +1,71 @@
+"""How many tokens a device is given at once: half as many whenever it ran out of memory, and remembered.
+
+The file knows neither devices nor models: whoever computes says `DeviceFull`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self, TypeVar
+
+from loid_infer.errors import NoMemory
+
+R = TypeVar("R")
+
+
+class DeviceFull(Exception):
+    """The device has not enough memory for this piece of work."""
+
+
+class Work(Protocol):
+    """Texts to be computed at once, which can be fewer."""
+
+    @property
+    def n_texts(self) -> int:
+        """How many."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Their tokens, as the device counts them."""
+
+    def halves(self) -> tuple[Self, Self]:
+        """The same in two pieces, neither of them empty; asked of two texts or more."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Budget:
+    """The most tokens at once; a single text may exceed it."""
+
+    def __init__(self, max_tokens: int, remember: Callable[[int], None] = lambda max_tokens: None) -> None:
+        """Begin with `max_tokens`; `remember` is told of every smaller number that did."""
+        self.max_tokens, self._remember = max_tokens, remember
+
+    def fit(self, work: W, compute: Callable[[W], R]) -> Iterator[R]:
+        """What `compute` makes of `work`, in as many pieces as the budget and the device's memory ask for.
+
+        Raises:
+            NoMemory: there is too little for a single text.
+        """
+        if work.n_texts > 1 and work.n_tokens > self.max_tokens:
+            for half in work.halves():
+                yield from self.fit(half, compute)
+            return
+        try:
+            made = [compute(work)]
+        except DeviceFull as error:
+            if work.n_texts == 1:
+                raise NoMemory(
+                    "the device has not enough memory for a single text",
+                    got=f"{work.n_tokens} tokens",
+                    mend="Use --device cpu, or free the device's memory.",
+                ) from error
+            made = []
+        if made:
+            yield from made
+            return
+        # Out of the handler, where the error would keep what the failed attempt had allocated.
+        self.max_tokens = min(self.max_tokens, work.n_tokens) // 2
+        yield from self.fit(work, compute)
+        self._remember(self.max_tokens)

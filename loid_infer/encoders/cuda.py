@@ -1,0 +1,146 @@
+"""The torch runtime on a card: packs of many texts, computed while the host prepares the next ones.
+
+Batches are collected into packs, which are bounded by tokens: a card that runs out of memory gets packs of half the
+size from then on, also in the next run. Nothing waits for the card but whoever takes a finished pack. The file knows
+packs and memory; not the model's steps, which `packed` has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loid_infer.encoders.budget import Budget, DeviceFull
+from loid_infer.encoders.packed import Pack, attention_for, packed
+from loid_infer.encoders.torch import ClsBert, JointBert
+from loid_infer.types import Floats, Ints, TokenBatch
+
+MAX_PACK_TOKENS = 65_536  # of a pack, while the card has memory for it
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_UNDER_WAY = 2  # packs queued on the card while the next one is prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Texts one after another, in main memory."""
+
+    slots: Ints  # [n]
+    ids: Ints  # [tokens]
+    positions: Ints  # [tokens]
+    lengths: Ints  # [n]
+
+    @property
+    def n_texts(self) -> int:
+        return len(self.slots)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+    def halves(self) -> tuple[_Texts, _Texts]:
+        ends = np.cumsum(self.lengths)
+        n = int(np.clip(np.searchsorted(ends, ends[-1] // 2, side="right"), 1, len(ends) - 1))
+        at = int(ends[n - 1])
+        return (
+            _Texts(self.slots[:n], self.ids[:at], self.positions[:at], self.lengths[:n]),
+            _Texts(self.slots[n:], self.ids[at:], self.positions[at:], self.lengths[n:]),
+        )
+
+
+class PackedRuntime:
+    """The module with several packs under way; LayerNorm and softmax compute in float32.
+
+    It runs on any device of torch; what it is for is CUDA.
+    """
+
+    name = "torch"
+    max_batch_tokens, pads = 8192, False  # batches are put together again, without padding
+
+    def __init__(self, module: ClsBert | JointBert, precision: str, device: str, budget: Budget, *, half: bool) -> None:
+        """Bring `module` to `device`.
+
+        Args:
+            precision: one of DTYPES.
+            budget: of a pack.
+            half: whether vectors come back in float16, as a store of that dtype takes them; else in float32.
+        """
+        self._device, dtype = torch.device(device), DTYPES[precision]
+        attention = attention_for(self._device, dtype)
+        self._module = packed(module, attention, dtype).to(self._device)
+        self._given = torch.float16 if half else torch.float32
+        self._is_cuda = self._device.type == "cuda"
+        self._budget = budget
+        name = torch.cuda.get_device_name(self._device) if self._is_cuda else device
+        self.detail = f"{name}, {precision}, packs of {budget.max_tokens:,} tokens, {attention.__name__}"
+
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
+        """See `Runtime.run`; several batches come back as one."""
+        under_way: deque[_Flight] = deque()
+        for texts in self._packs(batches):
+            for flight in self._budget.fit(texts, self._launch):
+                under_way.append(flight)
+                while len(under_way) > _UNDER_WAY:
+                    yield under_way.popleft().landed()
+        while under_way:
+            yield under_way.popleft().landed()
+
+    def _packs(self, batches: Iterable[TokenBatch]) -> Iterator[_Texts]:
+        held: list[TokenBatch] = []
+        n_tokens = 0
+        for batch in batches:
+            if held and n_tokens + batch.n_tokens > self._budget.max_tokens:
+                yield _texts(held)
+                held, n_tokens = [], 0
+            held.append(batch)
+            n_tokens += batch.n_tokens
+        if held:
+            yield _texts(held)
+
+    def _launch(self, texts: _Texts) -> _Flight:
+        starts = np.concatenate([[0], np.cumsum(texts.lengths)]).astype(np.int32)
+        ids, positions, starts_there = map(self._sent, (texts.ids, texts.positions, starts))
+        try:
+            with torch.inference_mode():
+                found = self._module(Pack(ids, positions, starts_there, int(texts.lengths.max()))).to(self._given)
+                back = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._is_cuda)
+                back.copy_(found, non_blocking=True)
+        except torch.OutOfMemoryError as error:
+            raise DeviceFull from error
+        event = torch.cuda.Event() if self._is_cuda else None
+        if event is not None:
+            event.record()
+        return _Flight(texts.slots, back, event)
+
+    def _sent(self, array: Ints) -> Tensor:
+        there = torch.from_numpy(array)
+        return there.pin_memory().to(self._device, non_blocking=True) if self._is_cuda else there
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A pack that is being computed, or is by now."""
+
+    slots: Ints
+    back: Tensor  # [n, d]
+    event: torch.cuda.Event | None
+
+    def landed(self) -> tuple[Ints, Floats]:
+        """Its slots and vectors, when it is finished."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.slots, self.back.numpy()
+
+
+def _texts(batches: Sequence[TokenBatch]) -> _Texts:
+    masks = [batch.attention_mask.astype(np.bool_) for batch in batches]
+    return _Texts(
+        np.concatenate([batch.slots for batch in batches]),
+        np.concatenate([batch.input_ids[mask] for batch, mask in zip(batches, masks, strict=True)]).astype(np.int32),
+        np.concatenate([np.nonzero(mask)[1] for mask in masks]).astype(np.int32),
+        np.concatenate([mask.sum(axis=1) for mask in masks]),
+    )

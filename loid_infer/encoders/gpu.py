@@ -1,0 +1,105 @@
+"""What this machine has of NVIDIA's, and what each runtime lacks to use it. Reads files; imports and opens nothing.
+
+What it tells is for people and for choosing: whether a runtime really runs on a card shows when it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from ctypes.util import find_library
+from pathlib import Path
+
+_DRIVER = "/proc/driver/nvidia"
+_LIBRARIES = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
+    try:
+        said = Path(_DRIVER, "version").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"\d+\.\d+(\.\d+)?", said)
+    return found[0] if found else "unknown"
+
+
+def cards() -> list[str]:
+    """The cards' names, as the driver tells them."""
+    said = [path.read_text() for path in sorted(Path(_DRIVER).glob("gpus/*/information"))]
+    return [line.split(":", 1)[1].strip() for text in said for line in text.splitlines() if line.startswith("Model:")]
+
+
+def torch_lacks() -> str:
+    """Why torch computes on no card; empty where it can."""
+    return _no_driver() or ("" if _torch_cuda() else "this torch is built for the CPU only")
+
+
+def onnxruntime_lacks() -> str:
+    """Why onnxruntime computes on no card; empty where it can."""
+    return _no_driver() or _no_library("cuda")
+
+
+def tensorrt_lacks() -> str:
+    """Why nothing is computed by TensorRT; empty where it can be."""
+    lacks = onnxruntime_lacks() or _no_library("tensorrt")
+    if lacks or tensorrt_libraries():
+        return lacks
+    return f"TensorRT is not installed: libnvinfer.so.{_tensorrt_major()} or its ONNX parser is not found"
+
+
+def faiss_lacks() -> str:
+    """Why FAISS builds no index on a card; empty where it can."""
+    names = {name for name in map(_name, importlib.metadata.distributions()) if name.startswith("faiss-gpu")}
+    return _no_driver() or ("" if names else "faiss-cpu is installed, not faiss-gpu")
+
+
+def tensorrt_libraries() -> tuple[str, ...]:
+    """TensorRT and its ONNX parser, of the version that onnxruntime was built against, out of TensorRT's own package or
+    the system's folders; nothing where one is missing. To be opened in this order, before onnxruntime looks for them.
+    """
+    major = _tensorrt_major()
+    package = importlib.util.find_spec("tensorrt_libs")
+    folders = [Path(folder) for folder in (package.submodule_search_locations or [])] if package else []
+    found = []
+    for name in ("nvinfer", "nvonnxparser"):
+        file = f"lib{name}.so.{major}"
+        packaged = next((str(folder / file) for folder in folders if (folder / file).exists()), "")
+        found.append(packaged or find_library(name) or "")
+    return tuple(found) if all(path.endswith(f".so.{major}") for path in found) else ()
+
+
+def _tensorrt_major() -> str:
+    """The major version that onnxruntime's library names; its file is a few megabytes."""
+    path = _library("tensorrt")
+    found = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path else None
+    return found[1].decode() if found else "10"
+
+
+def _no_driver() -> str:
+    return "" if driver() else "there is no NVIDIA driver"
+
+
+def _no_library(provider: str) -> str:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed"
+    return "" if _library(provider) else f"this onnxruntime is built without {_LIBRARIES[provider]}"
+
+
+def _library(provider: str) -> Path | None:
+    spec = importlib.util.find_spec("onnxruntime")
+    path = Path(spec.origin).parent / "capi" / _LIBRARIES[provider] if spec and spec.origin else None
+    return path if path and path.is_file() else None
+
+
+def _torch_cuda() -> str:
+    """The CUDA version that torch was built for, out of its own file: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    path = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
+    found = re.search(r"^cuda.*= '([\d.]+)'", path.read_text(), re.MULTILINE) if path and path.is_file() else None
+    return found[1] if found else ""
+
+
+def _name(distribution: importlib.metadata.Distribution) -> str:
+    return (distribution.metadata["Name"] or "").lower()

@@ -1,0 +1,159 @@
+"""The TensorRT runtime: the same model.onnx through onnxruntime, as engines that are built for this very card.
+
+An engine holds for a range of widths and is slow to build, so there are few, one an octave of widths, built when first
+needed and kept. An engine is machine code: it lies in a folder of the user's own, under the digest of the graph it was
+built from, never in a workspace and never taken from one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import stat
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loid_infer.artifact import digest_file
+from loid_infer.encoders.budget import Budget
+from loid_infer.encoders.gpu import tensorrt_lacks, tensorrt_libraries
+from loid_infer.encoders.onnxruntime import Padded, forward, open_session
+from loid_infer.encoders.protocol import Graph, where_of
+from loid_infer.errors import BadArtifact, RuntimeMissing
+from loid_infer.types import Floats, Ints, TokenBatch
+
+MIN_TOKENS = 16
+_INPUTS = ("input_ids", "attention_mask")
+_PRIVATE = stat.S_IRWXG | stat.S_IRWXO
+_FLAGS = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The shapes that one engine takes: any number of rows up to `max_rows`, of `min_tokens` to `max_tokens`."""
+
+    min_tokens: int
+    max_tokens: int
+    best_rows: int  # at `max_tokens`: what it is tuned for
+    max_rows: int
+
+    def options(self) -> dict[str, str]:
+        """As onnxruntime wants them."""
+        shapes = {
+            "min": (1, self.min_tokens),
+            "opt": (self.best_rows, self.max_tokens),
+            "max": (self.max_rows, self.max_tokens),
+        }
+        return {
+            f"trt_profile_{which}_shapes": ",".join(f"{name}:{rows}x{tokens}" for name in _INPUTS)
+            for which, (rows, tokens) in shapes.items()
+        }
+
+
+def profiles(max_tokens: int, max_batch_tokens: int) -> tuple[Profile, ...]:
+    """One an octave of widths up to `max_tokens`, for batches of up to `max_batch_tokens` with padding.
+
+    The lowest begins at MIN_TOKENS: an engine keeps memory for its most rows of its most tokens.
+    """
+    found: list[Profile] = []
+    low, high = MIN_TOKENS, 2 * MIN_TOKENS
+    while not found or low <= max_tokens:
+        top = max(low, min(high, max_tokens))
+        found.append(Profile(low, top, max(1, max_batch_tokens // top), max(1, max_batch_tokens // low)))
+        low, high = high + 1, high * 2
+    return tuple(found)
+
+
+def widened(batch: TokenBatch) -> TokenBatch:
+    """`batch`, padded to MIN_TOKENS where it is narrower."""
+    more = ((0, 0), (0, max(0, MIN_TOKENS - batch.input_ids.shape[1])))
+    ids, mask = (np.pad(part, more) for part in (batch.input_ids, batch.attention_mask))
+    return TokenBatch(batch.slots, ids, mask, batch.n_tokens)
+
+
+class TensorRt:
+    """One session a profile; each opened when a batch of its widths comes."""
+
+    name = "tensorrt"
+    pads = True
+
+    def __init__(self, graph: Graph, precision: str, max_tokens: int, card: str, memory: Path, budget: Budget) -> None:
+        """Look for TensorRT, and for a private folder to keep engines in.
+
+        Args:
+            precision: fp16 | bf16; LayerNorm is computed in float32 all the same.
+            max_tokens: the encoder's.
+            card: its name, which engines are kept under.
+            memory: the folder whose `tensorrt` holds engines.
+            budget: of a batch with its padding.
+
+        Raises:
+            RuntimeMissing: TensorRT cannot run here.
+            BadArtifact: others may write to the folder.
+        """
+        lacks = tensorrt_lacks()
+        if lacks:
+            raise RuntimeMissing(
+                f"TensorRT cannot run here: {lacks}", where=where_of(graph),
+                mend="See `loid-infer doctor`, or let --runtime auto choose.",
+            )  # fmt: skip
+        library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
+        self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
+        self._profiles = profiles(max_tokens, budget.max_tokens)
+        self._sessions: dict[Profile, Any] = {}
+        digest = hashlib.sha256(graph).hexdigest() if isinstance(graph, bytes) else digest_file(graph)
+        version = library.getInferLibVersion()
+        self._folder = private_folder(
+            memory / "tensorrt", f"{digest[:32]}-{version}-{card.replace(' ', '_')}-{precision}"
+        )
+        self._options = {
+            **_FLAGS[precision],
+            "trt_layer_norm_fp32_fallback": "1",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(self._folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(self._folder),
+        }
+        self.detail = f"TensorRT {version} on {card}, {precision}, {len(self._profiles)} engines"
+
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
+        """See `Runtime.run`."""
+        for batch in batches:
+            yield from self._budget.fit(Padded(widened(batch)), self._forward)
+
+    def _forward(self, work: Padded) -> tuple[Ints, Floats]:
+        width = work.batch.input_ids.shape[1]
+        profile = next(profile for profile in self._profiles if width <= profile.max_tokens)
+        if profile not in self._sessions:
+            prefix = {"trt_engine_cache_prefix": f"tokens{profile.max_tokens}x{profile.max_rows}"}
+            options = {**self._options, **prefix, **profile.options()}
+            self._sessions[profile] = open_session(self._graph, "tensorrt", options, n_threads=1)
+        return work.batch.slots, forward(self._sessions[profile], work.batch, "cuda")
+
+
+def private_folder(*parts: Path | str) -> Path:
+    """A folder that nobody but this user can write to or read, made if it is not there.
+
+    Raises:
+        BadArtifact: it is there and others can.
+    """
+    folder = Path(*parts)
+    for path in (folder.parent, folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _PRIVATE:
+            raise BadArtifact(
+                "engines are machine code, and others may write to their folder",
+                where=str(path),
+                expected="a folder of yours with mode 700",
+                got=f"mode {stat.S_IMODE(found.st_mode):o} of user {found.st_uid}",
+                mend=f"Run `rm -r {path}`; engines are built anew.",
+            )
+    return folder

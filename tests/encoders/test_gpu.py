@@ -1,0 +1,67 @@
+"""What is told of cards, on made-up machines."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from loid_infer.encoders import gpu
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with a driver and packages that are empty folders; fill them."""
+    card = tmp_path / "nvidia" / "gpus" / "0000:01:00.0"
+    card.mkdir(parents=True)
+    (tmp_path / "nvidia" / "version").write_text("NVRM version: NVIDIA UNIX Open Kernel Module  580.159.04  Release\n")
+    (card / "information").write_text("Model: \t\t NVIDIA H200\nIRQ: 16\n")
+    monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "nvidia")
+
+    def find(name: str):
+        folder = tmp_path / name
+        found = SimpleNamespace(origin=str(folder / "__init__.py"), submodule_search_locations=[str(folder)])
+        return found if folder.is_dir() else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.setattr(gpu, "find_library", lambda _: None)
+    return tmp_path
+
+
+def test_the_driver_and_its_cards_are_told(machine: Path) -> None:
+    assert (gpu.driver(), gpu.cards()) == ("580.159.04", ["NVIDIA H200"])
+
+
+def test_without_a_driver_nothing_runs_on_a_card(machine: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "_DRIVER", machine / "absent")
+    for lacks in (gpu.torch_lacks, gpu.onnxruntime_lacks, gpu.tensorrt_lacks, gpu.faiss_lacks):
+        assert lacks() == "there is no NVIDIA driver"
+    assert gpu.cards() == []
+
+
+@pytest.mark.parametrize(("line", "lacks"), [
+    ("cuda: Optional[str] = '13.0'", ""), ("cuda: str | None = None", "this torch is built for the CPU only"),
+])  # fmt: skip
+def test_what_torch_was_built_for_is_read_and_not_imported(machine: Path, line: str, lacks: str) -> None:
+    (machine / "torch").mkdir()
+    (machine / "torch" / "version.py").write_text(f"__version__ = '2.11.0'\ndebug = False\n{line}\nhip = None\n")
+    assert gpu.torch_lacks() == lacks
+
+
+def test_each_missing_piece_of_tensorrt_is_named(machine: Path) -> None:
+    assert gpu.tensorrt_lacks() == "onnxruntime is not installed"
+    folder = machine / "onnxruntime" / "capi"
+    folder.mkdir(parents=True)
+    assert gpu.onnxruntime_lacks() == "this onnxruntime is built without libonnxruntime_providers_cuda.so"
+    (folder / "libonnxruntime_providers_cuda.so").touch()
+    assert gpu.onnxruntime_lacks() == ""
+    assert gpu.tensorrt_lacks() == "this onnxruntime is built without libonnxruntime_providers_tensorrt.so"
+    (folder / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF..libnvinfer.so.12\0libc.so.6")
+    assert gpu.tensorrt_lacks().startswith("TensorRT is not installed: libnvinfer.so.12")
+    (machine / "tensorrt_libs").mkdir()
+    (machine / "tensorrt_libs" / "libnvinfer.so.12").touch()
+    (machine / "tensorrt_libs" / "libnvonnxparser.so.11").touch()
+    assert gpu.tensorrt_lacks().startswith("TensorRT is not installed"), "the parser is another version's"
+    (machine / "tensorrt_libs" / "libnvonnxparser.so.12").touch()
+    assert gpu.tensorrt_lacks() == ""
+    assert [Path(path).name for path in gpu.tensorrt_libraries()] == ["libnvinfer.so.12", "libnvonnxparser.so.12"]

@@ -1,0 +1,167 @@
+"""The packed module against the padded one, and a device that runs out of memory: all of it on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loid_infer.encoders import cuda
+from loid_infer.encoders.budget import Budget, DeviceFull
+from loid_infer.encoders.cuda import PackedRuntime
+from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.loading import module_of
+from loid_infer.encoders.machine import recall, remember
+from loid_infer.encoders.packed import Pack, attention_for, packed, padded
+from loid_infer.encoders.schedule import token_batches
+from loid_infer.errors import NoMemory
+from loid_infer.types import TokenBatch
+from tests.conftest import toy_texts
+
+
+@pytest.fixture(scope="module")
+def encoder(exported: Path) -> EncoderFolder:
+    return open_folder(exported / "exports/encoders/base", "base")
+
+
+def pack(lengths: list[int], seed: int = 0) -> Pack:
+    ids = torch.randint(5, 80, (sum(lengths),), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
+    positions = torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths])
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    return Pack(ids, positions, starts, max(lengths))
+
+
+@pytest.mark.parametrize("lengths", [[1], [9], [3, 1, 12, 7], [32] * 5, [1] * 20])
+def test_the_packed_module_gives_what_the_padded_one_gives(encoder: EncoderFolder, lengths: list[int]) -> None:
+    module, one = module_of([encoder]), pack(lengths)
+    ids, mask = (torch.zeros(len(lengths), max(lengths), dtype=torch.int64) for _ in range(2))
+    for i, (start, length) in enumerate(zip(one.starts.tolist(), lengths, strict=False)):
+        ids[i, :length], mask[i, :length] = one.ids[start : start + length], 1
+    np.testing.assert_allclose(packed(module, padded, torch.float32)(one), module(ids, mask), atol=2e-5)
+
+
+def test_attention_is_the_formula_within_each_text_and_never_beyond() -> None:
+    noise = torch.Generator().manual_seed(0)
+    lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
+    query, key, value = (torch.randn(11, 2, 8, generator=noise) for _ in range(3))
+    found = padded(query, key, value, starts, starts, 6, 6)
+    first = torch.arange(4, dtype=torch.int32)
+    for_first = padded(query[starts[:-1]], key, value, first, starts, 1, 6)
+    for i, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=False)):
+        part = slice(start, start + length)
+        for head in range(2):
+            scores = query[part, head] @ key[part, head].T / 8**0.5
+            expected = torch.softmax(scores, dim=1) @ value[part, head]
+            np.testing.assert_allclose(found[part, head], expected, atol=1e-5)
+            np.testing.assert_allclose(for_first[i, head], expected[0], atol=1e-5)
+
+
+def test_of_bf16_only_products_are(encoder: EncoderFolder) -> None:
+    made = packed(module_of([encoder]), padded, torch.bfloat16)
+    kinds = {name.rsplit(".", 2)[-2]: part.dtype for name, part in made.named_parameters() if "." in name}
+    narrow = {name for name, dtype in kinds.items() if dtype == torch.bfloat16}
+    assert narrow == {"fused", "query", "output", "expand", "contract"}
+    assert {dtype for name, dtype in kinds.items() if name not in narrow} == {torch.float32}
+    assert made.positions.dtype == torch.float32
+
+
+def test_flash_attention_is_for_16_bits_on_a_card_only() -> None:
+    assert attention_for(torch.device("cpu"), torch.float16) is padded
+    assert attention_for(torch.device("cuda"), torch.float32) is padded
+
+
+def batches(encoder: EncoderFolder, n: int) -> list[TokenBatch]:
+    tokens = encoder.tokenizer()(toy_texts(n))
+    return list(token_batches(np.arange(n), tokens.flat_ids, tokens.lengths, 200, encoder.card.max_tokens))
+
+
+def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
+    slots, vectors = zip(*runtime.run(parts), strict=True)
+    order = np.argsort(np.concatenate(slots))
+    assert np.concatenate(slots)[order].tolist() == list(range(len(order)))
+    return np.concatenate(vectors)[order]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
+    sizes = []
+    real = packed
+
+    def watched(module, attention, dtype):
+        made = real(module, attention, dtype)
+        made.register_forward_hook(lambda _, given, __: sizes.append(len(given[0].ids)))
+        return made
+
+    monkeypatch.setattr(cuda, "packed", watched)
+    parts = batches(encoder, 200)
+    n_tokens = sum(part.n_tokens for part in parts)
+    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(700), half=half)
+    vectors = in_order(runtime, parts)
+    assert vectors.dtype == (np.float16 if half else np.float32)
+    assert sum(sizes) == n_tokens, "no token twice, and no padding"
+    assert max(sizes) <= 700
+    assert len(sizes) <= n_tokens // 500 + 1, "packs are full, to within a batch"
+
+
+def test_out_of_memory_halves_the_packs_and_is_remembered(encoder: EncoderFolder, monkeypatch) -> None:
+    parts, module = batches(encoder, 120), module_of([encoder])
+    expected = in_order(PackedRuntime(module, "fp32", "cpu", Budget(100_000), half=False), parts)
+    told: list[int] = []
+    budget = Budget(100_000, told.append)
+    runtime = PackedRuntime(module, "fp32", "cpu", budget, half=False)
+    tried = with_memory_for(300, runtime, monkeypatch)
+    np.testing.assert_allclose(in_order(runtime, parts), expected, atol=1e-5)
+    assert 150 <= budget.max_tokens <= 300
+    assert min(told) == told[0] == budget.max_tokens, "the first word is that of the size that did"
+    assert sum(n > 300 for n in tried) == np.ceil(np.log2(tried[0] / 300)), "no size is tried twice"
+
+
+def with_memory_for(n_tokens: int, runtime: PackedRuntime, monkeypatch) -> list[int]:
+    """Let `runtime` run out of memory above `n_tokens`. The sizes it will have tried."""
+    real, tried = runtime._module, []
+
+    def module(given: Pack) -> torch.Tensor:
+        tried.append(len(given.ids))
+        if len(given.ids) > n_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(given)
+
+    monkeypatch.setattr(runtime, "_module", module)
+    return tried
+
+
+def test_a_single_text_that_does_not_fit_is_an_error_and_nothing_is_remembered(
+    encoder: EncoderFolder, monkeypatch
+) -> None:
+    told: list[int] = []
+    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(1000, told.append), half=False)
+    with_memory_for(2, runtime, monkeypatch)
+    with pytest.raises(NoMemory, match="not enough memory for a single text"):
+        list(runtime.run(batches(encoder, 20)))
+    assert told == []
+
+
+def test_what_is_no_lack_of_memory_is_not_tried_again() -> None:
+    class Piece:
+        n_texts, n_tokens = 4, 40
+
+        def halves(self):
+            raise AssertionError("it is not divided")
+
+    tried = []
+
+    def broken(piece: Piece) -> None:
+        tried.append(piece)
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(Budget(100).fit(Piece(), broken))
+    assert len(tried) == 1
+    assert not issubclass(RuntimeError, DeviceFull)
+
+
+def test_what_a_machine_remembers_is_kept_beside_the_rest(tmp_path: Path) -> None:
+    memory = tmp_path / "machine.json"
+    remember("a", {"max_tokens": 4}, memory)
+    remember("b", {"n_streams": 2}, memory)
+    assert (recall("a", memory), recall("b", memory), recall("c", memory)) == ({"max_tokens": 4}, {"n_streams": 2}, {})

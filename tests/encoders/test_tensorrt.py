@@ -1,0 +1,115 @@
+"""What can be known of TensorRT without a card: shapes, folders, what onnxruntime is asked for and gives back."""
+
+import ctypes
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from loid_infer.encoders import tensorrt
+from loid_infer.encoders.budget import Budget
+from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.onnxruntime import forward, open_session
+from loid_infer.encoders.schedule import padded_lengths, token_batches
+from loid_infer.encoders.tensorrt import MIN_TOKENS, TensorRt, private_folder, profiles
+from loid_infer.errors import BadArtifact, RuntimeMissing
+from tests.conftest import toy_texts
+
+
+@pytest.fixture(scope="module")
+def encoder(exported: Path) -> EncoderFolder:
+    return open_folder(exported / "exports/encoders/base", "base")
+
+
+@pytest.mark.parametrize("max_tokens", [8, 32, 100, 256, 512])
+@pytest.mark.parametrize("budget", [512, 32_768])
+def test_every_batch_within_the_budget_fits_one_profile(max_tokens: int, budget: int) -> None:
+    shapes = profiles(max_tokens, budget)
+    for length in range(1, max_tokens + 1):
+        width = max(MIN_TOKENS, min(int(padded_lengths(np.array([length]))[0]), max_tokens))
+        (profile,) = [shape for shape in shapes if shape.min_tokens <= width <= shape.max_tokens]
+        assert profile.best_rows <= max(1, budget // width) <= profile.max_rows
+        assert profile.max_rows * profile.max_tokens <= 2 * max(budget, profile.max_tokens)
+
+
+def test_an_engine_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    folder = private_folder(tmp_path / "engines", "a")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert private_folder(tmp_path / "engines", "a") == folder
+    folder.chmod(0o770)
+    with pytest.raises(BadArtifact, match=r"others may write.*got mode 770.*rm -r"):
+        private_folder(tmp_path / "engines", "a")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "engines" / "b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadArtifact, match="others may write"):
+        private_folder(tmp_path / "engines", "b")
+
+
+def test_without_tensorrt_it_says_what_is_missing(encoder: EncoderFolder, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tensorrt, "tensorrt_lacks", lambda: "TensorRT is not installed: libnvinfer.so.10")
+    with pytest.raises(RuntimeMissing, match=r"cannot run here: TensorRT is not installed: libnvinfer\.so\.10.*doctor"):
+        TensorRt(encoder.graph, "fp16", 32, "Toy card", tmp_path, Budget(512))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """What is asked of onnxruntime; the CPU computes in TensorRT's place, within the shapes it was asked for."""
+    found: list[dict[str, str]] = []
+
+    def session(graph, provider, options, n_threads):
+        assert provider == "tensorrt"
+        found.append(options)
+        most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))["input_ids"]
+        least = dict(part.split(":") for part in options["trt_profile_min_shapes"].split(","))["attention_mask"]
+        return SimpleNamespace(real=open_session(graph, "cpu", {}, 1), rows=int(most.split("x")[0]),
+                               most=int(most.split("x")[1]), least=int(least.split("x")[1]))  # fmt: skip
+
+    def compute(session, batch, place):
+        n, width = batch.input_ids.shape
+        assert n <= session.rows
+        assert session.least <= width <= session.most
+        assert place == "cuda"
+        return forward(session.real, batch, "cpu")
+
+    monkeypatch.setattr(tensorrt, "tensorrt_lacks", lambda: "")
+    monkeypatch.setattr(tensorrt, "tensorrt_libraries", lambda: ("one", "two"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: SimpleNamespace(getInferLibVersion=lambda: 101600))
+    monkeypatch.setattr(tensorrt, "open_session", session)
+    monkeypatch.setattr(tensorrt, "forward", compute)
+    return found
+
+
+def test_engines_are_made_when_needed_and_give_every_vector(
+    encoder: EncoderFolder, tmp_path: Path, asked: list[dict[str, str]]
+) -> None:
+    texts = ["", "a", *toy_texts(80), "guitar " * 40]
+    tokens = encoder.tokenizer()(texts)
+    runtime = TensorRt(encoder.graph, "fp16", 32, "Toy card", tmp_path, Budget(256))
+    assert asked == []
+    parts = list(token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, 256, 32))
+    slots, vectors = zip(*runtime.run(parts), strict=True)
+    order = np.argsort(np.concatenate(slots))
+    assert np.concatenate(slots)[order].tolist() == list(range(len(texts)))
+    reference = [forward(open_session(encoder.graph, "cpu", {}, 1), part, "cpu") for part in parts]
+    expected = np.concatenate(reference)[np.argsort(np.concatenate([part.slots for part in parts]))]
+    np.testing.assert_allclose(np.concatenate(vectors)[order], expected, atol=1e-5)
+    (options,) = asked
+    assert (options["trt_fp16_enable"], options["trt_layer_norm_fp32_fallback"]) == ("1", "1")
+    assert "trt_bf16_enable" not in options
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.parent == tmp_path / "tensorrt"
+    assert folder.name.endswith("-101600-Toy_card-fp16")
+
+
+def test_engines_of_another_graph_precision_or_card_lie_elsewhere(
+    encoder: EncoderFolder, tmp_path: Path, asked: list[dict[str, str]]
+) -> None:
+    folders = set()
+    graph = encoder.graph.read_bytes()
+    for content, precision, card in ((graph, "fp16", "A"), (graph, "bf16", "A"), (graph, "fp16", "B"),
+                                     (graph + b"\n", "fp16", "A"), (encoder.graph, "fp16", "A")):  # fmt: skip
+        runtime = TensorRt(content, precision, 32, card, tmp_path, Budget(256))
+        folders.add(runtime._folder)
+    assert len(folders) == 4, "the same graph in a file and in memory is one"
