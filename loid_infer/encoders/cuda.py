@@ -59,7 +59,7 @@ class PackedRuntime:
     """
 
     name = "torch"
-    max_batch_tokens, pads = 8192, False  # batches are put together again, without padding
+    max_batch_tokens, pads, n_tokenizers = 8192, False, 4  # batches are put together again, without padding
 
     def __init__(self, module: ClsBert | JointBert, precision: str, device: str, budget: Budget, *, half: bool) -> None:
         """Bring `module` to `device`.

@@ -21,7 +21,7 @@ class FakeRuntime:
     """Hashes ids into vectors of small whole numbers over 64; given several widths, a vector of each side by side."""
 
     name = "fake"
-    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
+    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
     detail = "no model: hashed ids"
 
     def __init__(self, *dims: int) -> None:

@@ -72,6 +72,7 @@ class OneOf:
     def __init__(self, joint: Runtime, part: slice) -> None:
         self.name, self.detail = joint.name, joint.detail
         self.max_batch_tokens, self.pads = joint.max_batch_tokens, joint.pads
+        self.n_tokenizers = joint.n_tokenizers
         self._joint, self._part = joint, part
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:

@@ -45,7 +45,7 @@ class OnnxRuntime:
             RuntimeMissing: the session runs on another provider than the one asked for.
         """
         self._place, self._budget = place, budget or Budget(sys.maxsize)
-        self.max_batch_tokens = budget.max_tokens if budget else MAX_BATCH_TOKENS
+        self.max_batch_tokens, self.n_tokenizers = (budget.max_tokens, 4) if budget else (MAX_BATCH_TOKENS, 1)
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, place, options if place == "cuda" else {}, n_threads)
         where, computed = (f"CPU, {n_threads} threads", "fp32") if place == "cpu" else ("CUDA", "TF32")

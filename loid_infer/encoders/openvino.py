@@ -25,7 +25,7 @@ class OpenVino:
     """A compiled model, whose threads are dealt out to streams; each stream computes a batch of its own."""
 
     name = "openvino"
-    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
+    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
     def __init__(self, graph: Graph, precision: str, n_threads: int, n_streams: int) -> None:
         """Compile `graph` for `precision` (fp32 | bf16 | fp16 | int8).

@@ -8,7 +8,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 # The first window is small so that the runtime starts at once; each next one doubles, for less padding.
 _FIRST_WINDOW = 512
 _LAST_WINDOW = 16_384
+_PIECE = 512  # texts that a thread tokenizes at a time
 _WINDOW_TOKENS = 2_000_000
 
 
@@ -71,7 +74,7 @@ def encode_stream(
     def batches() -> Generator[TokenBatch]:
         nonlocal waited
         schedule = Schedule(runtime.max_batch_tokens, tokenizer.max_tokens)
-        windows = ahead(_windows(pieces, tokenizer, stages), depth=1)
+        windows = ahead(_windows(pieces, tokenizer, stages, runtime.n_tokenizers), depth=1)
         try:
             while True:
                 start = time.perf_counter()
@@ -99,26 +102,60 @@ def encode_stream(
         source.close()
 
 
-def _windows(pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages) -> Iterator[_Window]:
+def _windows(
+    pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages, n_tokenizers: int
+) -> Iterator[_Window]:
     size = _FIRST_WINDOW
     held: list[_Window] = []
-    for slots, texts in _timed(pieces, stages):
-        at = 0
-        while at < len(texts):
-            part = slice(at, at + size)
-            at += size
-            start = time.perf_counter()
-            tokens = tokenizer(texts[part])
-            stages.tokenize_s += time.perf_counter() - start
-            stages.n_tokens += len(tokens.flat_ids)
-            stages.n_truncated += tokens.n_truncated
-            held.append(_Window(slots[part], tokens.flat_ids, tokens.lengths))
-            if sum(len(window.slots) for window in held) >= size or _n_tokens(held) >= _WINDOW_TOKENS:
-                yield _joined(held)
-                held = []
-                size = min(size * 2, _LAST_WINDOW)
+    for window in _tokenized(_timed(pieces, stages), tokenizer, stages, n_tokenizers):
+        held.append(window)
+        if sum(len(window.slots) for window in held) >= size or _n_tokens(held) >= _WINDOW_TOKENS:
+            yield _joined(held)
+            held = []
+            size = min(size * 2, _LAST_WINDOW)
     if held:
         yield _joined(held)
+
+
+def _tokenized(
+    pieces: Iterable[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages, n_tokenizers: int
+) -> Iterator[_Window]:
+    """Pieces of `_PIECE` texts, tokenized by several threads, in order."""
+    idle: queue.SimpleQueue[Tokenizer] = queue.SimpleQueue()
+    for _ in range(n_tokenizers):
+        idle.put(tokenizer if n_tokenizers == 1 else tokenizer.another())
+
+    def work(slots: Ints, texts: Sequence[str]) -> tuple[_Window, int, float]:
+        mine, start = idle.get(), time.perf_counter()
+        try:
+            tokens = mine(texts)
+        finally:
+            idle.put(mine)
+        window = _Window(slots, tokens.flat_ids, tokens.lengths)
+        return window, tokens.n_truncated, time.perf_counter() - start
+
+    with ThreadPoolExecutor(n_tokenizers, "tokenize") as pool:
+        waiting: deque[Future[tuple[_Window, int, float]]] = deque()
+        try:
+            for slots, texts in pieces:
+                for at in range(0, len(texts), _PIECE):
+                    part = slice(at, at + _PIECE)
+                    waiting.append(pool.submit(work, slots[part], texts[part]))
+                    if len(waiting) > n_tokenizers:
+                        yield _counted(waiting.popleft().result(), stages)
+            while waiting:
+                yield _counted(waiting.popleft().result(), stages)
+        finally:
+            for rest in waiting:
+                rest.cancel()
+
+
+def _counted(done: tuple[_Window, int, float], stages: Stages) -> _Window:
+    window, n_truncated, seconds = done
+    stages.tokenize_s += seconds
+    stages.n_tokens += len(window.flat_ids)
+    stages.n_truncated += n_truncated
+    return window
 
 
 def _n_tokens(windows: list[_Window]) -> int:

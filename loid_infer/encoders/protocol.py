@@ -47,6 +47,10 @@ class Runtime(Protocol):
     def pads(self) -> bool:
         """Whether it computes padding."""
 
+    @property
+    def n_tokenizers(self) -> int:
+        """Threads that should make tokens for it: one beside a processor's runtime, several beside a card."""
+
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """The slots `[n]` of one or several batches and their CLS vectors `[n, d]`, in float32 or, where it says so in
         `detail`, float16; in any order.

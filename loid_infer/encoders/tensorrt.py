@@ -80,7 +80,7 @@ class TensorRt:
     """One session a profile; each opened when a batch of its widths comes."""
 
     name = "tensorrt"
-    pads = True
+    pads, n_tokenizers = True, 4
 
     def __init__(self, graph: Graph, precision: str, max_tokens: int, card: str, memory: Path, budget: Budget) -> None:
         """Look for TensorRT, and for a private folder to keep engines in.

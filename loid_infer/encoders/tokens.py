@@ -6,8 +6,8 @@ no model and no batch.
 
 from __future__ import annotations
 
+import copy
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from loid_infer.encoders.words import Words
 from loid_infer.errors import BadArtifact
-from loid_infer.types import Ints
+from loid_infer.types import Bools, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,67 +51,54 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first", direction="right")
         self._words = _words_of(self._tokenizer, max_tokens)
+        self._usual = b"\t\n\r" + bytes(range(32, 127))
+        self._added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        self._marks = {token[:1] for token in self._added}
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Ids of `texts`, equal to the Rust tokenizer's."""
-        words = self._words
-        plain = [words is not None and words.cover(text) for text in texts]
-        others = [text for text, known in zip(texts, plain, strict=True) if not known]
-        encodings = iter(self._tokenizer.encode_batch_fast(others))
-        ids: list[list[int]] = []
-        n_truncated = 0
-        for text, known in zip(texts, plain, strict=True):
-            if words is not None and known:
-                found, cut = words.ids(text)
-            else:
-                encoding = next(encodings)
-                found, cut = encoding.ids, bool(encoding.overflowing)
-            ids.append(found)
-            n_truncated += cut
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
-        return Tokens(flat, lengths, n_truncated)
+        """Ids of `texts`, equal to the Rust tokenizer's. For one thread."""
+        plain = self._plain(texts)
+        if self._words is not None and plain.all():
+            return Tokens(*self._words.ids(texts))
+        encodings = self._tokenizer.encode_batch_fast([texts[i] for i in np.flatnonzero(~plain).tolist()])
+        theirs = Tokens(
+            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32),
+            np.fromiter((len(encoding.ids) for encoding in encodings), np.int64, len(encodings)),
+            sum(bool(encoding.overflowing) for encoding in encodings),
+        )
+        if self._words is None:
+            return theirs
+        ours = Tokens(*self._words.ids([texts[i] for i in np.flatnonzero(plain).tolist()]))
+        lengths = np.empty(len(texts), np.int64)
+        lengths[plain], lengths[~plain] = ours.lengths, theirs.lengths
+        of_plain = np.repeat(plain, lengths)
+        flat = np.empty(len(of_plain), np.int32)
+        flat[of_plain], flat[~of_plain] = ours.flat_ids, theirs.flat_ids
+        return Tokens(flat, lengths, ours.n_truncated + theirs.n_truncated)
+
+    def another(self) -> Tokenizer:
+        """One that gives the same, for another thread."""
+        other = copy.copy(self)
+        other._words = _words_of(self._tokenizer, self.max_tokens)
+        return other
+
+    def _plain(self, texts: Sequence[str]) -> Bools:
+        """Of which texts the rules of `words` are all there is to it: no other script, no control mark, no [MASK] and
+        the like."""
+        if self._words is None:
+            return np.zeros(len(texts), np.bool_)
+        plain = np.fromiter((text.isascii() and not self._has_added(text) for text in texts), np.bool_, len(texts))
+        together = "\n".join([text for text, known in zip(texts, plain, strict=True) if known])
+        if together.encode().translate(None, self._usual):  # what is left is odd: look for the texts it is in
+            plain &= np.fromiter((text.isascii() and not text.encode().translate(None, self._usual) for text in texts),
+                                 np.bool_, len(texts))  # fmt: skip
+        return plain
+
+    def _has_added(self, text: str) -> bool:
+        return any(mark in text for mark in self._marks) and any(token in text for token in self._added)
 
 
-_PLAIN = re.compile(r"[\t\n\r -~]*")
-_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")
-_MAX_WORDS = 250_000  # remembered at once, about 50 MB
-
-
-class _Words(dict[str, tuple[int, ...]]):
-    """The ids of every word met so far: a text is one regular expression and a lookup a word, at a fifth of the cost.
-
-    For printable ASCII BERT's rules come to this: lower the case, take each run of letters and digits and each
-    punctuation mark alone; a word's ids do not depend on its neighbors. Whatever else is written goes to the Rust
-    tokenizer, and so does every word when it is first met.
-    """
-
-    def __init__(self, tokenizer: Any, frame: tuple[int, int], max_tokens: int, *, lower: bool) -> None:
-        self._tokenizer, self._max_tokens, self._lower = tokenizer, max_tokens, lower
-        self._first, self._last = frame
-        self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-
-    def cover(self, text: str) -> bool:
-        """Whether these rules are all there is to `text`: no other script, no control mark, no [MASK] and the like."""
-        return _PLAIN.fullmatch(text) is not None and not any(token in text for token in self._added)
-
-    def ids(self, text: str) -> tuple[list[int], bool]:
-        """The ids of a covered text, and whether it was cut."""
-        words = _WORD.findall(text.lower() if self._lower else text)
-        ids = [self._first, *chain.from_iterable(map(self.__getitem__, words))]
-        cut = len(ids) >= self._max_tokens
-        del ids[self._max_tokens - 1 :]
-        ids.append(self._last)
-        return ids, cut
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        if len(self) >= _MAX_WORDS:
-            self.clear()
-        found = self[word] = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        return found
-
-
-def _words_of(tokenizer: Any, max_tokens: int) -> _Words | None:
+def _words_of(tokenizer: Any, max_tokens: int) -> Words | None:
     """The words of a tokenizer that splits texts by BERT's rules; None for any other."""
     parts = json.loads(tokenizer.to_str())
     kinds = [(parts[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
@@ -122,4 +110,8 @@ def _words_of(tokenizer: Any, max_tokens: int) -> _Words | None:
         return None
     if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
         return None  # they would be looked for in lowered text
-    return _Words(tokenizer, (frame[0], frame[1]), max_tokens, lower=parts["normalizer"]["lowercase"])
+
+    def ask(words: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(words, add_special_tokens=False)]
+
+    return Words(ask, (frame[0], frame[1]), max_tokens, lower=parts["normalizer"]["lowercase"])

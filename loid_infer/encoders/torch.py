@@ -174,7 +174,7 @@ class TorchRuntime:
     """The module on one device, one batch at a time; bf16 through autocast: LayerNorm and softmax stay in float32."""
 
     name = "torch"
-    max_batch_tokens, pads = MAX_BATCH_TOKENS, True
+    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
     def __init__(self, module: ClsBert | JointBert, precision: str, device: str, n_threads: int) -> None:
         self._device = torch.device(device)

@@ -12,16 +12,19 @@ from loid_infer.encoders.tokens import Tokenizer
 from tests.conftest import toy_texts
 
 
-@pytest.mark.parametrize(("piece", "first_window"), [(7, 5), (1000, 16), (300, 512), (1, 512)])
+@pytest.mark.parametrize(("piece", "first_window", "n_tokenizers"), [
+    (7, 5, 1), (1000, 16, 1), (300, 512, 1), (1, 512, 1), (7, 5, 4), (1000, 16, 3), (1, 512, 2),
+])  # fmt: skip
 def test_every_text_comes_out_once_whatever_the_pieces(
-    toy_base: Path, monkeypatch, piece: int, first_window: int
+    toy_base: Path, monkeypatch, piece: int, first_window: int, n_tokenizers: int
 ) -> None:
     monkeypatch.setattr(pipeline, "_FIRST_WINDOW", first_window)
+    monkeypatch.setattr(pipeline, "_PIECE", 50)
     texts = toy_texts(700)
     tokenizer, stages = Tokenizer(toy_base / "tokenizer.json", 32), Stages()
     pieces = ((np.arange(at, min(at + piece, 700)), texts[at : at + piece]) for at in range(0, 700, piece))
     runtime = FakeRuntime(8)
-    runtime.max_batch_tokens = 256
+    runtime.max_batch_tokens, runtime.n_tokenizers = 256, n_tokenizers
     slots, vectors = zip(*encode_stream(pieces, tokenizer, runtime, stages), strict=True)
     order = np.argsort(np.concatenate(slots))
     assert np.concatenate(slots)[order].tolist() == list(range(700))
@@ -53,4 +56,24 @@ def test_ahead_keeps_order_raises_and_stops_its_thread() -> None:
     next(endless)
     endless.close()
     time.sleep(0.2)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("n_tokenizers", [1, 3])
+def test_an_abandoned_stream_leaves_no_thread_and_errors_of_the_source_come_through(
+    toy_base: Path, n_tokenizers: int
+) -> None:
+    def pieces():
+        for _ in range(40):
+            yield np.arange(100), toy_texts(100)
+        raise OSError("lost the file")
+
+    tokenizer, runtime, before = Tokenizer(toy_base / "tokenizer.json", 32), FakeRuntime(8), threading.active_count()
+    runtime.n_tokenizers = n_tokenizers
+    stream = encode_stream(pieces(), tokenizer, runtime, Stages())
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+    with pytest.raises(OSError, match="lost the file"):
+        list(encode_stream(pieces(), tokenizer, runtime, Stages()))
     assert threading.active_count() == before

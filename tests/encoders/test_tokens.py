@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loid_infer.encoders import words
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact
 
@@ -35,27 +36,63 @@ PIECES = [
 ]
 
 
+TEXTS = st.lists(st.lists(st.sampled_from(PIECES) | st.characters(max_codepoint=200), max_size=40).map("".join))
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(PIECES) | st.characters(max_codepoint=200), max_size=40).map("".join)))
-def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: list[str]) -> None:
+@given(TEXTS, st.sampled_from([3, 5, 20, 512]))
+def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: list[str], max_tokens: int) -> None:
+    agree(Tokenizer(toy_base / "tokenizer.json", max_tokens), toy_base, texts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TEXTS, max_size=4))
+def test_so_they_are_in_a_small_table_and_in_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
+    """Words meet in the table, wait for one another's places and are forgotten."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, small in (("_PLACE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
+            patch.setattr(words, name, small)
+        tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
+        for texts in batches:
+            agree(tokenizer, toy_base, texts)
+
+
+def agree(tokenizer: Tokenizer, toy_base: Path, texts: list[str]) -> None:
     import tokenizers
 
     rust = tokenizers.Tokenizer.from_file(str(toy_base / "tokenizer.json"))
     rust.no_padding()
-    rust.enable_truncation(20)
+    rust.enable_truncation(tokenizer.max_tokens)
     expected = rust.encode_batch(texts)
-    found = Tokenizer(toy_base / "tokenizer.json", 20)(texts)
+    found = tokenizer(texts)
     assert found.flat_ids.tolist() == [i for encoding in expected for i in encoding.ids]
     assert found.lengths.tolist() == [len(encoding.ids) for encoding in expected]
     assert found.n_truncated == sum(bool(encoding.overflowing) for encoding in expected)
+    assert (found.flat_ids.dtype, found.lengths.dtype) == (np.int32, np.int64)
+
+
+def test_words_whose_keys_begin_alike_are_told_apart(toy_base: Path) -> None:
+    """Keys are 8 and 8 bytes; longer words have none."""
+    tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
+    texts = [("ab" * 20)[:n] + end for n in range(1, 40) for end in ("", "a", "b", "A", "9", " a")]
+    agree(tokenizer, toy_base, texts)
+    agree(tokenizer, toy_base, texts[::-1])
+
+
+def test_another_one_for_another_thread_gives_the_same_and_shares_no_words(toy_base: Path) -> None:
+    one = Tokenizer(toy_base / "tokenizer.json", 20)
+    other = one.another()
+    texts = ["Great guitar, 10/10!", "naïve", "the plot was " * 30]
+    assert one(texts).flat_ids.tolist() == other(texts).flat_ids.tolist()
+    assert one._words is not other._words
+    assert one._words is not None
+    assert len(one._words) > 0
 
 
 def test_a_plain_text_is_looked_up_and_any_other_is_not(toy_base: Path) -> None:
-    words = Tokenizer(toy_base / "tokenizer.json", 20)._words
-    assert words is not None
-    assert [words.cover(text) for text in ("", "Great\tguitar, 10/10!", "naïve", "a\x00b", "the [MASK] is")] == [
-        True, True, False, False, False,
-    ]  # fmt: skip
+    texts = ["", "Great\tguitar, 10/10!", "naïve", "a\x00b", "the [MASK] is", "[a] list", "a\x7f"]
+    plain = Tokenizer(toy_base / "tokenizer.json", 20)._plain(texts)
+    assert plain.tolist() == [True, True, False, False, False, True, False]
 
 
 @pytest.mark.parametrize("change", [
@@ -72,15 +109,14 @@ def test_a_tokenizer_of_other_rules_is_left_alone(toy_base: Path, tmp_path: Path
 
 
 def test_words_are_forgotten_when_there_are_too_many(toy_base: Path, monkeypatch) -> None:
-    from loid_infer.encoders import tokens as module
-
-    monkeypatch.setattr(module, "_MAX_WORDS", 3)
+    monkeypatch.setattr(words, "_MAX_WORDS", 3)
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
     texts = ["great guitar case cable plot", "the great guitar"]
     first = tokenizer(texts).flat_ids.tolist()
     assert tokenizer._words is not None
-    assert len(tokenizer._words) <= 3
-    assert tokenizer(texts).flat_ids.tolist() == first
+    assert len(tokenizer._words) == 6
+    assert tokenizer(texts[1:]).flat_ids.tolist() == first[-5:]
+    assert len(tokenizer._words) == 3
 
 
 def test_no_texts_are_no_tokens(toy_base: Path) -> None:
