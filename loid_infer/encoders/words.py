@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -126,17 +127,15 @@ class Words:
         for i in np.flatnonzero(found.lengths > _KEY_BYTES).tolist():
             word = found.word(i)
             if word not in self._long:
-                self._long[word] = self._learn([word])[0]
+                self._long[word] = int(self._learn([word])[0])
             entries[i] = self._long[word]
         new = np.flatnonzero(entries < 0)
         if len(new):
-            keys, first, which = np.unique(
-                np.stack([low[new], high[new]], 1), axis=0, return_index=True, return_inverse=True
-            )
+            keys = np.stack([low[new], high[new]], 1)
+            keys, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
             learnt = self._learn([found.word(i) for i in new[first].tolist()])
-            for (its_low, its_high), entry in zip(keys.tolist(), learnt, strict=True):
-                self._keep(its_low, its_high, entry)
-            entries[new] = np.array(learnt)[which.ravel()]
+            self._keep(keys[:, 0], keys[:, 1], learnt)
+            entries[new] = learnt[which.ravel()]
         return entries
 
     def _table_entries(self, low: Array, high: Array) -> Ints:
@@ -154,21 +153,26 @@ class Words:
             waiting = waiting[(there >= 0) & ~same]
         return entries
 
-    def _keep(self, low: int, high: int, entry: int) -> None:
-        place = int(_place(np.array([low], np.uint64), np.array([high], np.uint64))[0])
-        while self._places[place] >= 0:
-            place = (place + 1) % len(self._places)
-        self._places[place], self._lows[place], self._highs[place] = entry, low, high
+    def _keep(self, low: Array, high: Array, entries: Ints) -> None:
+        places, waiting = _place(low, high), np.arange(len(low))
+        while len(waiting):
+            _, first = np.unique(places[waiting], return_index=True)  # of those who want the same place
+            settled = waiting[first]
+            settled = settled[self._places[places[settled]] < 0]
+            here = places[settled]
+            self._places[here], self._lows[here], self._highs[here] = entries[settled], low[settled], high[settled]
+            waiting = np.setdiff1d(waiting, settled, assume_unique=True)
+            places[waiting] = (places[waiting] + 1) % len(self._places)
 
-    def _learn(self, words: list[bytes]) -> list[int]:
-        """New entries for `words`."""
+    def _learn(self, words: list[bytes]) -> Ints:
+        """New entries for `words`, `[n]`."""
         ids = self._ask([word.decode() for word in words])
-        counts = np.array([len(part) for part in ids], np.int64)
+        counts = np.fromiter(map(len, ids), np.int64, len(ids))
         first = len(self._ids) + np.cumsum(counts) - counts
         self._firsts, self._counts = np.append(self._firsts, first), np.append(self._counts, counts)
-        self._ids = np.append(self._ids, np.array([i for part in ids for i in part], np.int32))
+        self._ids = np.append(self._ids, np.fromiter(chain.from_iterable(ids), np.int32))
         self._n += len(words)
-        return list(range(self._n - len(words), self._n))
+        return np.arange(self._n - len(words), self._n)
 
     def _forget(self) -> None:
         self._n, self._long = 0, {}
