@@ -27,7 +27,7 @@ _ROUNDS = 3
 
 def main() -> None:
     workspace = work_folder("forward")
-    bert = _random_bert(workspace / "bert-base-shape")
+    bert = random_bert(workspace / "bert-base-shape")
     rows = []
     for shape, base in (("MiniLM-L6", "default"), ("BERT-base", str(bert))):
         for precision in ("fp32", "bf16") if has_bf16() else ("fp32",):
@@ -105,7 +105,7 @@ def tokens_per_s(runtime: Runtime, width: int, n_batches: int) -> float:
     return n_batches * ids.size / (time.perf_counter() - start)
 
 
-def _random_bert(folder):
+def random_bert(folder):
     """BERT-base's shape with random weights and the bundled tokenizer: no hub is needed for its speed."""
     import torch
     import transformers

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from loid_infer.artifact import versions
+from loid_infer.encoders import gpu
 from loid_infer.encoders.processor import features, model, n_usable_threads
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ def machine() -> dict:
         "features": sorted(features() & known),
         "memory_gib": round(memory / 2**20, 1),
         "system": f"{platform.system()} {platform.release()}",
+        **({"cards": gpu.cards(), "driver": gpu.driver()} if gpu.driver() else {}),
     }
 
 

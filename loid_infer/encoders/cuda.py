@@ -61,17 +61,28 @@ class PackedRuntime:
     name = "torch"
     max_batch_tokens, pads, n_tokenizers = 8192, False, 4  # batches are put together again, without padding
 
-    def __init__(self, module: ClsBert | JointBert, precision: str, device: str, budget: Budget, *, half: bool) -> None:
+    def __init__(
+        self,
+        module: ClsBert | JointBert,
+        precision: str,
+        device: str,
+        budget: Budget,
+        *,
+        half: bool,
+        compiled: bool = False,
+    ) -> None:
         """Bring `module` to `device`.
 
         Args:
             precision: one of DTYPES.
             budget: of a pack.
             half: whether vectors come back in float16, as a store of that dtype takes them; else in float32.
+            compiled: whether torch.compile fuses what it can, which takes it a minute when the first packs come.
         """
         self._device, dtype = torch.device(device), DTYPES[precision]
         attention = attention_for(self._device, dtype)
-        self._module = packed(module, attention, dtype).to(self._device)
+        brought = packed(module, attention, dtype).to(self._device)
+        self._module = torch.compile(brought, dynamic=True) if compiled else brought
         self._given = torch.float16 if half else torch.float32
         self._is_cuda = self._device.type == "cuda"
         self._budget = budget
