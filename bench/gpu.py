@@ -155,7 +155,7 @@ def rivals(setting: Setting) -> None:
                 print(json.dumps(rows[-1]), flush=True)
     setting.finish("rivals", "Texts to vectors: how far from sentence-transformers on the same card?", rows,
                    f"{len(texts):,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
-                   "sentence-transformers with its own pooling, SDPA and the fastest of batches of 128, 512 and 1,024.")  # fmt: skip
+                   "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024.")  # fmt: skip
 
 
 def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterator[dict]:

@@ -55,9 +55,9 @@ def test_vectors_are_those_of_plain_transformers(encoded, tmp_path) -> None:
     assert row_cosines(found, np.stack(expected)).min() >= 0.9999
 
 
-def test_the_head_is_better_than_its_biases_over_five_splits(encoded) -> None:
+def test_the_head_is_better_than_its_biases_over_three_splits(encoded) -> None:
     workspace, _ = encoded
-    fits = [fit(DOMAIN, seed=seed, workspace=workspace) for seed in range(5)]
+    fits = [fit(DOMAIN, seed=seed, workspace=workspace) for seed in range(3)]
     assert np.mean([found.test_mse - found.baselines.bias for found in fits]) < 0
     assert np.mean([found.baselines.bias - found.baselines.global_mean for found in fits]) < -0.03
 

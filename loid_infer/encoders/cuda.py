@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loid_infer.encoders.budget import Budget, DeviceFull
 from loid_infer.encoders.packed import Pack, attention_for, packed
-from loid_infer.encoders.torch import ClsBert, JointBert
+from loid_infer.encoders.torch import ClsBert, ClsLayer, JointBert
 from loid_infer.types import Floats, Ints, TokenBatch
 
 MAX_PACK_TOKENS = 65_536  # of a pack, while the card has memory for it
@@ -80,7 +80,8 @@ class PackedRuntime:
             compiled: whether torch.compile fuses what it can, which takes it a minute when the first packs come.
         """
         self._device, dtype = torch.device(device), DTYPES[precision]
-        attention = attention_for(self._device, dtype)
+        first = next(part for part in module.modules() if isinstance(part, ClsLayer))
+        attention = attention_for(self._device, dtype, first.query.out_features // first.n_heads)
         brought = packed(module, attention, dtype).to(self._device)
         self._module = torch.compile(brought, dynamic=True) if compiled else brought
         self._given = torch.float16 if half else torch.float32

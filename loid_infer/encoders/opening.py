@@ -53,7 +53,7 @@ def open_runtime(
         opened = load(runtime, encoders, place, n_threads, join)
         _prove(opened, encoders)
         return opened
-    reasons = []
+    reasons = [] if PREFERENCE[place][encoders[0].card.precision] else [f"none computes it on {place}"]
     for name in PREFERENCE[place][encoders[0].card.precision]:
         if not installed(name):
             reasons.append(f"{name} is not installed")

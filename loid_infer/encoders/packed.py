@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from loid_infer.encoders.torch import ClsBert, ClsLayer, JointBert
 
+_MAX_FLASH_DIM = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Pack:
@@ -34,9 +36,11 @@ class Pack:
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
 
 
-def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
-    """Flash attention over packed tokens (Dao 2023) where torch has it for this device and dtype, else `padded`."""
-    if device.type != "cuda" or dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
+def attention_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Attention:
+    """Flash attention over packed tokens (Dao 2023) where torch has it for this device, dtype and width of a head, else
+    `padded`."""
+    narrow = dtype != torch.float32 and head_dim % 8 == 0 and head_dim <= _MAX_FLASH_DIM
+    if device.type != "cuda" or not narrow or torch.cuda.get_device_capability(device) < (8, 0):
         return padded
     try:
         from torch.nn.attention.varlen import varlen_attn

@@ -25,8 +25,7 @@ def test_train_stack_and_export(toy_base: Path, tmp_path: Path) -> None:
     listed = as_json(loid("plugin", "list", "-w", root, "--json"))["plugins"]
     assert [(plugin["name"], plugin["on"]) for plugin in listed] == [("films", []), ("games", ["films"])]
     assert as_json(loid("plugin", "show", "games", "-w", root, "--json"))["digest"] == games["digest"]
-    for wrong, said in ((("--rank", "99"), "--rank"), (("--on", "books"), "no plugin 'books'")):
-        refused = loid("plugin", "train", "--domain", "games", *common, *wrong)
-        assert refused.returncode == 2
-        assert said in refused.stderr
-        assert "Traceback" not in refused.stderr
+    refused = loid("plugin", "train", "--domain", "games", *common, "--on", "books")
+    assert refused.returncode == 2
+    assert "no plugin 'books'" in refused.stderr
+    assert "Traceback" not in refused.stderr

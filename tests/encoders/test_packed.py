@@ -65,9 +65,16 @@ def test_of_bf16_only_products_are(encoder: EncoderFolder) -> None:
     assert made.positions.dtype == torch.float32
 
 
-def test_flash_attention_is_for_16_bits_on_a_card_only() -> None:
-    assert attention_for(torch.device("cpu"), torch.float16) is padded
-    assert attention_for(torch.device("cuda"), torch.float32) is padded
+def test_flash_attention_is_for_16_bits_on_a_card_and_for_heads_it_knows(monkeypatch) -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    card = torch.device("cuda")
+    assert attention_for(card, torch.float16, 64) is varlen.varlen_attn
+    assert attention_for(torch.device("cpu"), torch.float16, 64) is padded
+    assert attention_for(card, torch.float32, 64) is padded
+    assert attention_for(card, torch.float16, 20) is padded
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert attention_for(card, torch.float16, 64) is padded
 
 
 def batches(encoder: EncoderFolder, n: int) -> list[TokenBatch]:
