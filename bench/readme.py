@@ -19,13 +19,16 @@ def rendered(text: str) -> str:
 
 
 def _block(name: str) -> str:
+    if name.startswith("gpu_") and not (RESULTS / f"{name}.json").exists():
+        return "\nNot measured yet: no card was at hand.\n\n"
     record = json.loads((RESULTS / f"{name}.json").read_text())
     if name == "walk":
         shown = (f"$ {row['command']}\n{row['prints']}" for row in record["rows"])
         return "\n```console\n{}\n```\n\n".format("\n".join(shown))
     machine = record["machine"]
     features = ", ".join(machine["features"])
-    made = f"{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
+    cards = "".join(f"{card}, " for card in machine.get("cards", []))
+    made = f"{cards}{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
     return f"\n{table(record['rows'])}\n\n<sub>{record['notes']} {made}; `bench/results/{name}.json`.</sub>\n\n"
 
 
