@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch.nn import functional
 
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.types import Card, Floats, Ints, TokenBatch
-
-if TYPE_CHECKING:
-    from loid_infer.encoders.packed import PackedBert
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -124,18 +121,20 @@ class ClsBert(nn.Module):
 class JointBert(nn.Module):
     """Several encoders of one shape side by side; steps that are equal are computed, and kept in memory, once."""
 
-    def __init__(self, berts: Sequence[ClsBert | PackedBert], keys: Sequence[Sequence[str]]) -> None:
+    def __init__(self, berts: Sequence[nn.Module], keys: Sequence[Sequence[str]]) -> None:
         """Join `berts`.
 
         Args:
+            berts: modules with the steps of a `ClsBert`: `embed`, `context`, `layers` and `cls`.
             keys: of each one's embeddings and layers. Equal keys: equal weights there and in all steps before.
         """
         super().__init__()
         self.berts, self.keys = nn.ModuleList(berts), keys
         kept: dict[str, nn.Module] = {}
         for bert, path in zip(berts, keys, strict=True):
+            layers: Any = bert.layers
             for i, key in enumerate(path[1:]):
-                bert.layers[i] = kept.setdefault(key, bert.layers[i])
+                layers[i] = kept.setdefault(key, layers[i])
 
     def forward(self, *inputs: Any) -> Tensor:
         """What one of them gets -> `[n, sum of widths]`."""
