@@ -102,7 +102,7 @@ def _torch(encoders: Sequence[EncoderFolder], place: str, n_threads: int) -> Run
 
     module, precision = module_of(encoders), encoders[0].card.precision
     if place == "cpu":
-        return TorchRuntime(module, precision, place, n_threads)
+        return TorchRuntime(module, precision, n_threads)
     half = all(encoder.card.store_dtype == "fp16" for encoder in encoders)
     return PackedRuntime(module, precision, place, _budget("torch", encoders, MAX_PACK_TOKENS), half=half)
 

@@ -1,4 +1,4 @@
-"""The torch runtime, the reference: BERT up to CLS as one module, which the ONNX graph is traced from too.
+"""The torch runtime of the CPU, the reference: BERT up to CLS as one module, which the ONNX graph is traced from too.
 
 In the last layer only CLS is asked for, so every product with a weight runs on one token there: the weights of keys and
 values meet the query and the weighted sum instead of each token. This is exact. The file knows tensor names of a
@@ -170,18 +170,15 @@ def _fill(part: nn.Linear | nn.LayerNorm, tensors: Mapping[str, Tensor], name: s
 
 
 class TorchRuntime:
-    """The module on one device, one batch at a time; bf16 through autocast: LayerNorm and softmax stay in float32."""
+    """The module on the CPU, one batch at a time; bf16 through autocast: LayerNorm and softmax stay in float32."""
 
     name = "torch"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
-    def __init__(self, module: ClsBert | JointBert, precision: str, device: str, n_threads: int) -> None:
-        self._device = torch.device(device)
-        self._module = module.to(self._device)
+    def __init__(self, module: ClsBert | JointBert, precision: str, n_threads: int) -> None:
+        self._module, self._n_threads = module, n_threads
         self._bf16 = precision == "bf16"
-        self._n_threads = n_threads
-        threads = f", {n_threads} threads" if self._device.type == "cpu" else ""
-        self.detail = f"{device}{threads}, {precision}"
+        self.detail = f"CPU, {n_threads} threads, {precision}" + (" with fp32" if precision == "fp16" else "")
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
@@ -194,8 +191,7 @@ class TorchRuntime:
             torch.set_num_threads(before)
 
     def _forward(self, batch: TokenBatch) -> Floats:
-        ids, mask = (torch.from_numpy(part).to(self._device) for part in (batch.input_ids, batch.attention_mask))
-        autocast = torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext()
-        with torch.inference_mode(), autocast:
-            vectors: Floats = self._module(ids, mask).float().cpu().numpy()
+        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16) if self._bf16 else nullcontext():
+            vectors: Floats = self._module(ids, mask).float().numpy()
         return np.ascontiguousarray(vectors)

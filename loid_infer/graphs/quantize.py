@@ -170,7 +170,7 @@ def _reference(encoder: EncoderFolder, module: ClsBert, texts: list[str]) -> Pro
     cls = np.empty((len(texts), encoder.card.hidden_dim), np.float32)
     longest = encoder.card.max_tokens
     batches = token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, longest)
-    for slots, vectors in TorchRuntime(module, "fp32", "cpu", n_usable_threads()).run(batches):
+    for slots, vectors in TorchRuntime(module, "fp32", n_usable_threads()).run(batches):
         cls[slots] = vectors
     return Probes(tokens.flat_ids, tokens.lengths, cls)
 
