@@ -12,11 +12,13 @@ import argparse
 import gzip
 import json
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.forward import flops_a_token, random_bert
 from bench.record import median, real_reviews, save, table, work_folder
@@ -30,7 +32,6 @@ from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import token_batches
-from loid_infer.errors import LoidError
 from loid_infer.settings import Workspace
 from loid_infer.types import TokenBatch
 
@@ -67,34 +68,59 @@ def main() -> None:
     asked = parser.parse_args()
     if set(asked.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(set(asked.parts) - set(PARTS)))}")
-    if asked.device == "cuda" and gpu.torch_lacks():
-        raise SystemExit(f"torch computes on no card here: {gpu.torch_lacks()}. Add --device cpu to see it run.")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"torch sees no card: {gpu.torch_lacks() or 'see doctor'}. Add --device cpu to see it run.")
     sizes = (40_000, (100_000, 500_000, 2_000_000), 40_000, 5) if asked.device == "cuda" else (12, (50, 80), 40, 1)
     setting = Setting(asked.device, work_folder("gpu"), *sizes)
     random_bert(setting.workspace / "bert-base-shape")
-    for part in asked.parts or PARTS:
-        print(f"\n== {part}", flush=True)
-        {"forward": forward, "choices": choices, "encode": encoded, "rivals": rivals}[part](setting)
+    broken = [part for part in asked.parts or PARTS if not _measured(part, setting)]
+    if broken:
+        raise SystemExit(f"not all of it ran: {', '.join(broken)}; see above")
 
 
-def forward(setting: Setting) -> None:
+def _measured(part: str, setting: Setting) -> bool:
+    """Measure a part and save what there is of it; whether that is all."""
+    print(f"\n== {part}", flush=True)
+    measure_part, question, notes = {
+        "forward": (forward, "How fast is the forward pass on a card?",
+                    (f"Ids in main memory -> vectors in main memory, {setting.n_forward:,} texts, medians of "
+                    f"{setting.rounds}; real tokens, the FLOPs that CLS needs, parity over 64 probes.")),
+        "choices": (choices, "How many tokens should a pack have, and does torch.compile pay?",
+                    (f"The real mix of lengths, up to {MAX_TOKENS}; medians of {setting.rounds}. `first_s`: the first "
+                    "pass, with all that is compiled then.")),
+        "encode": (encoded, "How fast do texts come into a store through a card?",
+                   (f"`loid-infer encode`, texts of up to {MAX_TOKENS} tokens, {_source()}. Stages overlap; "
+                   "`tokenize_s` adds up threads.")),
+        "rivals": (rivals, "Texts to vectors: how far from sentence-transformers on the same card?",
+                   (f"{setting.n_rivals:,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
+                   "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024.")),
+    }[part]  # fmt: skip
+    rows: list[dict] = []
+    try:
+        for row in measure_part(setting):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    except Exception:  # noqa: BLE001 - a card is lent by the minute: what is measured is kept, and the next part runs
+        traceback.print_exc()
+        return False
+    finally:
+        if rows:
+            setting.finish(part, question, rows, notes)
+    return True
+
+
+def forward(setting: Setting) -> Iterator[dict]:
     """Every shape, precision and runtime, on the real mix of lengths and on texts of one length."""
-    rows = []
-    for shape, encoder in encoders(setting):
-        for precision in ("fp16", "bf16"):
-            for name in ("torch", "tensorrt", "onnxruntime"):
+    for name in ("torch", "onnxruntime", "tensorrt"):  # the last builds engines for minutes
+        for shape, encoder in encoders(setting):
+            for precision in ("fp16", "bf16"):
                 card = replace(encoder.card, precision=precision, max_tokens=max(WIDTHS))
                 for row in _forward_rows(setting, replace(encoder, card=card), name):
-                    rows.append({"encoder": shape, "precision": precision, "runtime": name, **row})
-                    print(json.dumps(rows[-1]), flush=True)
-    setting.finish("forward", "How fast is the forward pass on a card?", rows,
-                   f"Ids in main memory -> vectors in main memory, {setting.n_forward:,} texts, medians of "
-                   f"{setting.rounds}; real tokens, the FLOPs that CLS needs, parity over 64 probes.")  # fmt: skip
+                    yield {"encoder": shape, "precision": precision, "runtime": name, **row}
 
 
-def choices(setting: Setting) -> None:
+def choices(setting: Setting) -> Iterator[dict]:
     """How many tokens a pack should have, and whether torch.compile pays."""
-    rows = []
     sizes = (16_384, 32_768, 65_536, 131_072) if setting.device == "cuda" else (4096,)
     for shape, encoder in encoders(setting):
         for precision in ("fp16", "bf16"):
@@ -102,17 +128,12 @@ def choices(setting: Setting) -> None:
                 runtime = packed_runtime(setting, encoder, precision, tokens, compiled=compiled)
                 parts = batches(lengths_of(setting, "mix"), runtime.max_batch_tokens)
                 speed, seconds = tokens_per_s(runtime, parts, setting.rounds)
-                rows.append({"encoder": shape, "precision": precision, "compiled": "yes" if compiled else "no",
-                             "pack_tokens": tokens, "tokens_per_s": speed, "first_s": seconds})  # fmt: skip
-                print(json.dumps(rows[-1]), flush=True)
-    setting.finish("choices", "How many tokens should a pack have, and does torch.compile pay?", rows,
-                   f"The real mix of lengths, up to {MAX_TOKENS}; medians of {setting.rounds}. `first_s`: the first "
-                   "pass, with all that is compiled then.")  # fmt: skip
+                yield {"encoder": shape, "precision": precision, "compiled": "yes" if compiled else "no",
+                             "pack_tokens": tokens, "tokens_per_s": speed, "first_s": seconds}  # fmt: skip
 
 
-def encoded(setting: Setting) -> None:
+def encoded(setting: Setting) -> Iterator[dict]:
     """Texts into a store, more and more of them."""
-    rows = []
     workspace = Workspace(setting.workspace)
     for n in setting.n_encode:
         write_table(setting, n)
@@ -121,27 +142,22 @@ def encoded(setting: Setting) -> None:
                 name = f"{shape.lower()}-{precision}"
                 if not workspace.encoder(name).exists():
                     export(name, base=base, precision=precision, max_tokens=MAX_TOKENS, workspace=workspace)
-                _reset_peak(setting.device)
+                _emptied(setting.device)
                 found = encode(f"texts-{n}", encoder=name, device=setting.device, workspace=workspace)
-                rows.append({"encoder": shape, "precision": precision, "texts": found.n_encoded,
+                yield {"encoder": shape, "precision": precision, "texts": found.n_encoded,
                              "tokens_per_s": found.tokens_per_s, "texts_per_s": found.texts_per_s,
                              "seconds": found.seconds, "setup_s": found.setup_s, "read_s": found.stages.read_s,
                              "tokenize_s": found.stages.tokenize_s, "forward_s": found.stages.forward_s,
                              "commit_s": found.stages.commit_s, "peak_rss_gib": found.peak_rss_bytes / 2**30,
-                             "peak_card_gib": _peak_gib(setting.device)})  # fmt: skip
-                print(json.dumps(rows[-1]), flush=True)
+                             "card_gib": _card_gib(setting.device)}  # fmt: skip
                 for stored in workspace.cache.glob("*/data.mdb"):
                     stored.unlink()
                     stored.with_name("lock.mdb").unlink(missing_ok=True)
                     stored.with_name("card.json").unlink(missing_ok=True)
-    setting.finish("encode", "How fast do texts come into a store through a card?", rows,
-                   f"`loid-infer encode`, texts of up to {MAX_TOKENS} tokens, {_source()}. Stages overlap; "
-                   "`tokenize_s` adds up threads.")  # fmt: skip
 
 
-def rivals(setting: Setting) -> None:
+def rivals(setting: Setting) -> Iterator[dict]:
     """Texts to vectors in main memory: ours, and sentence-transformers with the batch size that suits it best."""
-    rows = []
     texts = list(texts_of(setting.n_rivals))
     for (shape, encoder), (_, base) in zip(encoders(setting), bases(setting), strict=True):
         n_tokens = int(np.sum(encoder.tokenizer()(texts).lengths))
@@ -150,34 +166,30 @@ def rivals(setting: Setting) -> None:
             ours = median([_ours(encoder, runtime, texts) for _ in range(setting.rounds + 1)][1:])
             theirs, size = _sentence_transformers(setting, base, precision, texts)
             for label, seconds, batch in (("loid-infer", ours, "-"), ("sentence-transformers", theirs, str(size))):
-                rows.append({"encoder": shape, "precision": precision, "library": label, "batch": batch,
-                             "tokens_per_s": n_tokens / seconds, "times": theirs / seconds})  # fmt: skip
-                print(json.dumps(rows[-1]), flush=True)
-    setting.finish("rivals", "Texts to vectors: how far from sentence-transformers on the same card?", rows,
-                   f"{len(texts):,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
-                   "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024.")  # fmt: skip
+                yield {"encoder": shape, "precision": precision, "library": label, "batch": batch,
+                             "tokens_per_s": n_tokens / seconds, "times": theirs / seconds}  # fmt: skip
 
 
 def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterator[dict]:
     """A row a kind of length, or one that says why there is none."""
     row = {"tokens": "-", "tokens_per_s": None, "tflop_per_s": None, "of_rate": None, "cos_min": None,
-           "peak_gib": None, "not_run": "-"}  # fmt: skip
+           "card_gib": None, "not_run": "-"}  # fmt: skip
     try:
         runtime: Runtime = (packed_runtime(setting, encoder, encoder.card.precision, MAX_PACK_TOKENS)
                             if name == "torch" else load(name, [encoder], setting.device, 1))  # fmt: skip
         cos_min = measure(runtime, encoder.probes()).cos_min
-    except LoidError as error:
-        yield row | {"not_run": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next runtime is measured
+        yield row | {"not_run": f"{type(error).__name__}: {error}"[:300]}
         return
     rate = matrix_rate(setting.device)
     for length in ("mix", *WIDTHS):
         lengths = lengths_of(setting, length)
-        _reset_peak(setting.device)
+        _emptied(setting.device)
         speed, _ = tokens_per_s(runtime, batches(lengths, runtime.max_batch_tokens), setting.rounds)
         needed = sum(flops_a_token(encoder.card, int(n)) * n for n in lengths) / lengths.sum()
         yield row | {"tokens": str(length), "tokens_per_s": speed, "tflop_per_s": speed * needed / 1e12,
                      "of_rate": speed * needed / rate, "cos_min": cos_min,
-                     "peak_gib": _peak_gib(setting.device)}  # fmt: skip
+                     "card_gib": _card_gib(setting.device)}  # fmt: skip
 
 
 def packed_runtime(
@@ -214,8 +226,6 @@ def lengths_of(setting: Setting, length: object):
 
 def matrix_rate(device: str) -> float:
     """FLOP/s of torch on a bf16 product of random numbers."""
-    import torch
-
     n = 8192 if device == "cuda" else 1024
     left, right = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -286,7 +296,6 @@ def _ours(encoder: EncoderFolder, runtime: Runtime, texts: list[str]) -> float:
 
 def _sentence_transformers(setting: Setting, base: str, precision: str, texts: list[str]) -> tuple[float, int]:
     """Seconds, and the batch size they were reached with."""
-    import torch
     from sentence_transformers import SentenceTransformer
 
     from loid_infer.graphs.bases import find_base
@@ -306,20 +315,17 @@ def _sentence_transformers(setting: Setting, base: str, precision: str, texts: l
     return found[best], best
 
 
-def _reset_peak(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_gib(device: str) -> float | None:
+def _card_gib(device: str) -> float | None:
+    """What is taken of the card's memory, by whatever library."""
     if device != "cuda":
         return None
-    import torch
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**30
 
-    return torch.cuda.max_memory_allocated() / 2**30
+
+def _emptied(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

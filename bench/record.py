@@ -23,6 +23,8 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
     "openvino",
     "sentence-transformers",
     "lmdb",

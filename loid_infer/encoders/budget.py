@@ -13,8 +13,22 @@ from loid_infer.errors import NoMemory
 R = TypeVar("R")
 
 
+_FULL = ("out of memory", "failed to allocate memory", "alloc_failed")
+
+
 class DeviceFull(Exception):
     """The device has not enough memory for this piece of work."""
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a library's `error` says that a card's memory is full; each says it in several ways."""
+    return any(sign in str(error).lower() for sign in _FULL)
+
+
+def no_memory(what: str, got: str = "") -> NoMemory:
+    """What to raise where there is too little for `what`, and no less of it is possible."""
+    return NoMemory(f"the card has not enough memory for {what}", got=got,
+                    mend="Use --device cpu, or free the card's memory.")  # fmt: skip
 
 
 class Work(Protocol):
@@ -56,11 +70,7 @@ class Budget:
             made = [compute(work)]
         except DeviceFull as error:
             if work.n_texts == 1:
-                raise NoMemory(
-                    "the device has not enough memory for a single text",
-                    got=f"{work.n_tokens} tokens",
-                    mend="Use --device cpu, or free the device's memory.",
-                ) from error
+                raise no_memory("a single text", f"{work.n_tokens} tokens") from error
             made = []
         if made:
             yield from made

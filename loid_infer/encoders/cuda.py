@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loid_infer.encoders.budget import Budget, DeviceFull
-from loid_infer.encoders.packed import Pack, attention_for, packed
+from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
+from loid_infer.encoders.packed import Pack, attention_for, packed, padded
 from loid_infer.encoders.torch import ClsBert, ClsLayer, JointBert
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -33,6 +33,7 @@ class _Texts:
     ids: Ints  # [tokens]
     positions: Ints  # [tokens]
     lengths: Ints  # [n]
+    pads: bool  # whether padding counts
 
     @property
     def n_texts(self) -> int:
@@ -40,15 +41,15 @@ class _Texts:
 
     @property
     def n_tokens(self) -> int:
-        return len(self.ids)
+        return self.n_texts * int(self.lengths.max()) if self.pads else len(self.ids)
 
     def halves(self) -> tuple[_Texts, _Texts]:
         ends = np.cumsum(self.lengths)
         n = int(np.clip(np.searchsorted(ends, ends[-1] // 2, side="right"), 1, len(ends) - 1))
         at = int(ends[n - 1])
         return (
-            _Texts(self.slots[:n], self.ids[:at], self.positions[:at], self.lengths[:n]),
-            _Texts(self.slots[n:], self.ids[at:], self.positions[at:], self.lengths[n:]),
+            _Texts(self.slots[:n], self.ids[:at], self.positions[:at], self.lengths[:n], self.pads),
+            _Texts(self.slots[n:], self.ids[at:], self.positions[at:], self.lengths[n:], self.pads),
         )
 
 
@@ -59,7 +60,7 @@ class PackedRuntime:
     """
 
     name = "torch"
-    max_batch_tokens, pads, n_tokenizers = 8192, False, 4  # batches are put together again, without padding
+    max_batch_tokens, n_tokenizers = 8192, 4  # batches are put together again
 
     def __init__(
         self,
@@ -82,8 +83,14 @@ class PackedRuntime:
         self._device, dtype = torch.device(device), DTYPES[precision]
         first = next(part for part in module.modules() if isinstance(part, ClsLayer))
         attention = attention_for(self._device, dtype, first.query.out_features // first.n_heads)
-        brought = packed(module, attention, dtype).to(self._device)
+        try:
+            brought = packed(module, attention, dtype).to(self._device)
+        except RuntimeError as error:
+            if is_full(error):
+                raise no_memory("the encoder's weights") from error
+            raise
         self._module = torch.compile(brought, dynamic=True) if compiled else brought
+        self.pads = attention is padded
         self._given = torch.float16 if half else torch.float32
         self._is_cuda = self._device.type == "cuda"
         self._budget = budget
@@ -103,26 +110,32 @@ class PackedRuntime:
 
     def _packs(self, batches: Iterable[TokenBatch]) -> Iterator[_Texts]:
         held: list[TokenBatch] = []
-        n_tokens = 0
         for batch in batches:
-            if held and n_tokens + batch.n_tokens > self._budget.max_tokens:
-                yield _texts(held)
-                held, n_tokens = [], 0
+            if held and self._size([*held, batch]) > self._budget.max_tokens:
+                yield _texts(held, self.pads)
+                held = []
             held.append(batch)
-            n_tokens += batch.n_tokens
         if held:
-            yield _texts(held)
+            yield _texts(held, self.pads)
+
+    def _size(self, batches: Sequence[TokenBatch]) -> int:
+        if not self.pads:
+            return sum(batch.n_tokens for batch in batches)
+        widest = max(int(batch.input_ids.shape[1]) for batch in batches)
+        return widest * sum(len(batch.slots) for batch in batches)
 
     def _launch(self, texts: _Texts) -> _Flight:
         starts = np.concatenate([[0], np.cumsum(texts.lengths)]).astype(np.int32)
-        ids, positions, starts_there = map(self._sent, (texts.ids, texts.positions, starts))
         try:
             with torch.inference_mode():
+                ids, positions, starts_there = map(self._sent, (texts.ids, texts.positions, starts))
                 found = self._module(Pack(ids, positions, starts_there, int(texts.lengths.max()))).to(self._given)
                 back = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._is_cuda)
                 back.copy_(found, non_blocking=True)
-        except torch.OutOfMemoryError as error:
-            raise DeviceFull from error
+        except RuntimeError as error:
+            if is_full(error):
+                raise DeviceFull from error
+            raise
         event = torch.cuda.Event() if self._is_cuda else None
         if event is not None:
             event.record()
@@ -148,11 +161,12 @@ class _Flight:
         return self.slots, self.back.numpy()
 
 
-def _texts(batches: Sequence[TokenBatch]) -> _Texts:
+def _texts(batches: Sequence[TokenBatch], pads: bool) -> _Texts:
     masks = [batch.attention_mask.astype(np.bool_) for batch in batches]
     return _Texts(
         np.concatenate([batch.slots for batch in batches]),
         np.concatenate([batch.input_ids[mask] for batch, mask in zip(batches, masks, strict=True)]).astype(np.int32),
         np.concatenate([np.nonzero(mask)[1] for mask in masks]).astype(np.int32),
         np.concatenate([mask.sum(axis=1) for mask in masks]),
+        pads,
     )

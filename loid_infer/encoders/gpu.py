@@ -12,6 +12,7 @@ from ctypes.util import find_library
 from pathlib import Path
 
 _DRIVER = "/proc/driver/nvidia"
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 _LIBRARIES = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
 
 
@@ -19,8 +20,8 @@ def driver() -> str:
     """The version of NVIDIA's driver; empty where there is none."""
     try:
         said = Path(_DRIVER, "version").read_text()
-    except OSError:
-        return ""
+    except OSError:  # in a container or under WSL only the devices may be there
+        return "unknown" if any(Path(device).exists() for device in _DEVICES) else ""
     found = re.search(r"\d+\.\d+(\.\d+)?", said)
     return found[0] if found else "unknown"
 
@@ -37,8 +38,12 @@ def torch_lacks() -> str:
 
 
 def onnxruntime_lacks() -> str:
-    """Why onnxruntime computes on no card; empty where it can."""
-    return _no_driver() or _no_library("cuda")
+    """Why onnxruntime computes on no card; empty where it can. torch tells it which card there is."""
+    lacks = torch_lacks() or _no_library("cuda")
+    theirs, ours = _onnxruntime_cuda(), _torch_cuda().split(".")[0]
+    if lacks or theirs in ("", ours):
+        return lacks
+    return f"this onnxruntime is built for CUDA {theirs}, this torch for CUDA {ours}"
 
 
 def tensorrt_lacks() -> str:
@@ -91,6 +96,14 @@ def _library(provider: str) -> Path | None:
     spec = importlib.util.find_spec("onnxruntime")
     path = Path(spec.origin).parent / "capi" / _LIBRARIES[provider] if spec and spec.origin else None
     return path if path and path.is_file() else None
+
+
+def _onnxruntime_cuda() -> str:
+    """The major version of CUDA that onnxruntime was built for; empty where it does not say."""
+    path = _library("cuda")
+    told = path.with_name("build_and_package_info.py") if path else None
+    found = re.search(r"cuda_version\s*=\s*['\"](\d+)", told.read_text()) if told and told.is_file() else None
+    return found[1] if found else ""
 
 
 def _torch_cuda() -> str:

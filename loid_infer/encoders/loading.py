@@ -56,7 +56,7 @@ def load(name: str, encoders: Sequence[EncoderFolder], place: str, n_threads: in
         raise RuntimeMissing(
             f"the runtime {name} is not installed",
             where=encoder.name,
-            mend="Install it with `pip install 'loid-infer[cpu]'`, or let --runtime auto choose.",
+            mend=f"pip install 'loid-infer[{'cpu' if place == 'cpu' else 'gpu'}]', or let --runtime auto choose.",
         )
     if name not in PREFERENCE[place][precision]:
         other = "cuda" if place == "cpu" else "cpu"
@@ -66,8 +66,8 @@ def load(name: str, encoders: Sequence[EncoderFolder], place: str, n_threads: in
             else f"{name} does not compute {precision}",
             where=encoder.name,
             expected=f"--device {other}" if elsewhere else " or ".join(PREFERENCE[place][precision]),
-            got=f"--device {place}" if elsewhere else "",
-            mend="Let --runtime auto choose, or `loid-infer export --precision fp32` another encoder.",
+            got=_PLACES[place] if elsewhere else "",
+            mend="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
         )  # fmt: skip
     if name == "torch":
         return _torch(encoders, place, n_threads)

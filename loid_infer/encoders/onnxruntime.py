@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loid_infer.encoders.budget import Budget, DeviceFull
+from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
 from loid_infer.encoders.protocol import Graph, refused, where_of
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
@@ -22,7 +22,6 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 CARD_BATCH_TOKENS = 32_768  # of a batch on a card, while it has memory for it
-_FULL = ("failed to allocate memory", "out of memory", "alloc_failed")
 
 
 class OnnxRuntime:
@@ -78,16 +77,18 @@ def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads
             got=", ".join(onnxruntime.get_available_providers()),
             mend="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
         )
-    if provider != "cpu":
-        with redirect_stdout(sys.stderr):  # it prints, and stdout is data
-            onnxruntime.preload_dlls()  # CUDA and cuDNN, out of the packages that torch brings along
     wanted: list[Any] = [(asked, options)]
     if provider == "tensorrt":
         wanted.append(PROVIDERS["cuda"])
     content = graph if isinstance(graph, bytes) else str(graph)
     try:
-        session = onnxruntime.InferenceSession(content, settings, providers=wanted)
+        with redirect_stdout(sys.stderr):  # it prints, and stdout is data
+            if provider != "cpu":
+                onnxruntime.preload_dlls()  # CUDA and cuDNN, out of the packages that torch brings along
+            session = onnxruntime.InferenceSession(content, settings, providers=wanted, enable_fallback=0)
     except Exception as error:
+        if is_full(error):
+            raise no_memory("the encoder's weights") from error
         raise refused("onnxruntime", graph, error) from error
     if session.get_providers()[0] != asked:
         raise RuntimeMissing(
@@ -116,7 +117,7 @@ def forward(session: Any, batch: TokenBatch, place: str) -> Floats:
         session.run_with_iobinding(bound)
         vectors: Floats = bound.copy_outputs_to_cpu()[0]
     except Exception as error:
-        if place != "cpu" and any(sign in str(error).lower() for sign in _FULL):
+        if place != "cpu" and is_full(error):
             raise DeviceFull from error
         raise
     return vectors

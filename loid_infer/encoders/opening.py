@@ -15,7 +15,7 @@ from loid_infer.encoders.loading import PREFERENCE, load
 from loid_infer.encoders.processor import installed, n_usable_threads
 from loid_infer.encoders.proof import Parity, gate, measure
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
+from loid_infer.errors import BadSetting, NoMemory, ParityError, RuntimeMissing
 from loid_infer.types import Progress
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt", "fake")
@@ -42,6 +42,7 @@ def open_runtime(
     Raises:
         BadSetting: no such runtime or device.
         RuntimeMissing: what was asked for cannot run here, or with this precision.
+        NoMemory: a card has too little memory for it.
         ParityError: the vectors are not those of the encoder; nothing was stored.
     """
     check_options(runtime, device)
@@ -61,7 +62,7 @@ def open_runtime(
         try:
             opened = load(name, encoders, place, n_threads, join)
             _prove(opened, encoders)
-        except (RuntimeMissing, ParityError) as error:
+        except (RuntimeMissing, ParityError, NoMemory) as error:
             reasons.append(str(error))
             continue
         why = "; ".join([*reasons, "fastest that is proven here"])
@@ -87,10 +88,15 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
     names = [name for name in able if installed(name)]
     if not names:
         raise _no_runtime(encoder, f"{' and '.join(able)} are not installed")
-    if "torch" in PREFERENCE["cuda"][encoder.card.precision] and torch_device("auto") == "cuda":
+    on_card = "torch" in PREFERENCE["cuda"][encoder.card.precision] and torch_device("auto") == "cuda"
+    if on_card:
         yield "torch on cuda", measure(load("torch", [encoder], "cuda", n_usable_threads()), probes)
     for name in names:
-        yield name, measure(load(name, [encoder], "cpu", n_usable_threads()), probes)
+        try:
+            yield name, measure(load(name, [encoder], "cpu", n_usable_threads()), probes)
+        except RuntimeMissing:  # a processor that cannot, beside a card that can
+            if not on_card:
+                raise
 
 
 def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
@@ -160,6 +166,4 @@ def check_options(runtime: str, device: str) -> None:
     """
     for option, value, known in (("runtime", runtime, RUNTIMES), ("device", device, DEVICES)):
         if value not in known:
-            raise BadSetting(
-                f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer encode --help`."
-            )
+            raise BadSetting(f"there is no {option} {value!r}", expected=" | ".join(known), mend="Give one of these.")

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class TensorRt:
         """Look for TensorRT, and for a private folder to keep engines in.
 
         Args:
-            precision: fp16 | bf16; LayerNorm is computed in float32 all the same.
+            precision: fp16 | bf16; LayerNorm, one operator in the graph, is computed in float32 all the same.
             max_tokens: the encoder's.
             card: its name, which engines are kept under.
             memory: the folder whose `tensorrt` holds engines.
@@ -102,18 +103,21 @@ class TensorRt:
                 f"TensorRT cannot run here: {lacks}", where=where_of(graph),
                 mend="See `loid-infer doctor`, or let --runtime auto choose.",
             )  # fmt: skip
-        library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
+        try:
+            library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
+        except OSError as error:
+            raise RuntimeMissing(f"TensorRT's library cannot be opened: {error}", where=where_of(graph),
+                                 mend="See `loid-infer doctor`.") from error  # fmt: skip
         self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
         self._profiles = profiles(max_tokens, budget.max_tokens)
         self._sessions: dict[Profile, Any] = {}
         digest = hashlib.sha256(graph).hexdigest() if isinstance(graph, bytes) else digest_file(graph)
         version = library.getInferLibVersion()
         self._folder = private_folder(
-            memory / "tensorrt", f"{digest[:32]}-{version}-{card.replace(' ', '_')}-{precision}"
+            memory / "tensorrt", f"{digest[:32]}-{version}-{re.sub(r'[^A-Za-z0-9.-]', '_', card)}-{precision}"
         )
         self._options = {
             **_FLAGS[precision],
-            "trt_layer_norm_fp32_fallback": "1",
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(self._folder),
             "trt_timing_cache_enable": "1",
@@ -129,11 +133,21 @@ class TensorRt:
     def _forward(self, work: Padded) -> tuple[Ints, Floats]:
         width = work.batch.input_ids.shape[1]
         profile = next(profile for profile in self._profiles if width <= profile.max_tokens)
-        if profile not in self._sessions:
-            prefix = {"trt_engine_cache_prefix": f"tokens{profile.max_tokens}x{profile.max_rows}"}
-            options = {**self._options, **prefix, **profile.options()}
-            self._sessions[profile] = open_session(self._graph, "tensorrt", options, n_threads=1)
-        return work.batch.slots, forward(self._sessions[profile], work.batch, "cuda")
+        if profile in self._sessions:
+            return work.batch.slots, forward(self._sessions[profile], work.batch, "cuda")
+        prefix = f"tokens{profile.max_tokens}x{profile.max_rows}"
+        options = {**self._options, "trt_engine_cache_prefix": prefix, **profile.options()}
+        try:
+            session = open_session(self._graph, "tensorrt", options, n_threads=1)
+        except BadArtifact as error:
+            raise RuntimeMissing(f"TensorRT cannot build an engine: {error.what}", where=error.where,
+                                 mend="Let --runtime auto choose.") from error  # fmt: skip
+        vectors = forward(session, work.batch, "cuda")
+        if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime gives CUDA whatever TensorRT does not take
+            raise RuntimeMissing("TensorRT took no part of the graph", where=where_of(self._graph),
+                                 mend="Let --runtime auto choose.")  # fmt: skip
+        self._sessions[profile] = session
+        return work.batch.slots, vectors
 
 
 def private_folder(*parts: Path | str) -> Path:

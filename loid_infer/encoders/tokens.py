@@ -110,8 +110,11 @@ def _words_of(tokenizer: Any, max_tokens: int) -> Words | None:
         return None
     if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
         return None  # they would be looked for in lowered text
+    lower = parts["normalizer"]["lowercase"]
+    if lower and any(token.content.isalnum() for token in tokenizer.get_added_tokens_decoder().values()):
+        return None  # a word that is only lowered would be taken for one of them
 
     def ask(words: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(words, add_special_tokens=False)]
 
-    return Words(ask, (frame[0], frame[1]), max_tokens, lower=parts["normalizer"]["lowercase"])
+    return Words(ask, (frame[0], frame[1]), max_tokens, lower=lower)

@@ -21,6 +21,7 @@ _BLOCK_CHARS = 1 << 18  # looked at together: what stays in a processor's cache
 _MAX_WORDS = 250_000  # remembered at once; the table has twice as many places
 _PLACE_BITS = 19
 _KEY_BYTES = 16  # longer words are kept in a dict
+_MAX_BYTES = 100  # and longer ones than that not at all: they would be memory without bound
 _LOW, _HIGH = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd, of well mixed bits
 
 
@@ -124,18 +125,22 @@ class Words:
             self._forget()
         low, high = _keys(found)
         entries = self._table_entries(low, high)
-        for i in np.flatnonzero(found.lengths > _KEY_BYTES).tolist():
-            word = found.word(i)
-            if word not in self._long:
-                self._long[word] = int(self._learn([word])[0])
-            entries[i] = self._long[word]
-        new = np.flatnonzero(entries < 0)
-        if len(new):
-            keys = np.stack([low[new], high[new]], 1)
-            keys, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-            learnt = self._learn([found.word(i) for i in new[first].tolist()])
-            self._keep(keys[:, 0], keys[:, 1], learnt)
-            entries[new] = learnt[which.ravel()]
+        long = np.flatnonzero(found.lengths > _KEY_BYTES).tolist()
+        named = {i: found.word(i) for i in long}
+        entries[long] = [self._long.get(word, -1) for word in named.values()]
+        new_long = list(dict.fromkeys(word for i, word in named.items() if entries[i] < 0))
+        new = np.flatnonzero((entries < 0) & (found.lengths <= _KEY_BYTES))
+        if not len(new) and not new_long:
+            return entries
+        keys = np.stack([low[new], high[new]], 1)
+        keys, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        learnt = self._learn([*(found.word(i) for i in new[first].tolist()), *new_long])
+        self._keep(keys[:, 0], keys[:, 1], learnt[: len(keys)])
+        entries[new] = learnt[which.ravel()]
+        of_long = dict(zip(new_long, learnt[len(keys) :].tolist(), strict=True))
+        self._long |= {word: entry for word, entry in of_long.items() if len(word) <= _MAX_BYTES}
+        for i, word in named.items():
+            entries[i] = of_long.get(word, entries[i])
         return entries
 
     def _table_entries(self, low: Array, high: Array) -> Ints:

@@ -20,6 +20,8 @@ from loid_infer.settings import Place, Workspace, file_system
 
 _SUPPORTED = ((3, 11), (3, 14))
 _LOW_DISK_BYTES = 2 << 30
+_GPU = "pip uninstall -y onnxruntime faiss-cpu, then pip install 'loid-infer[gpu]'"
+_TENSORRT = "pip install 'loid-infer[gpu,tensorrt]'"
 _SHOWN = (
     "loid-infer",
     "torch",
@@ -41,7 +43,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding; `mend` is empty when all is well."""
+    """One finding; `mend` is empty when there is nothing to do about it."""
 
     name: str
     ok: bool
@@ -65,25 +67,12 @@ def doctor(*, workspace: Place = None) -> Diagnosis:
         _processor,
         _runtime,
         _gpu,
-        _on_card(
-            "torch on a card",
-            "--device cuda of encode, fit, score and plugin train",
-            gpu.torch_lacks,
-            "Install a CUDA build of torch: https://pytorch.org/get-started",
+        _torch_on_card,
+        _beside_torch(
+            "onnxruntime on a card", "encode --runtime onnxruntime --device cuda", gpu.onnxruntime_lacks, _GPU
         ),
-        _on_card(
-            "onnxruntime on a card",
-            "encode --runtime onnxruntime --device cuda",
-            gpu.onnxruntime_lacks,
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'",
-        ),
-        _on_card("TensorRT", "encode --runtime tensorrt", gpu.tensorrt_lacks, "pip install 'loid-infer[gpu,tensorrt]'"),
-        _on_card(
-            "FAISS on a card",
-            "building an index for similar",
-            gpu.faiss_lacks,
-            "pip uninstall -y faiss-cpu faiss-gpu, then pip install 'loid-infer[gpu]'",
-        ),
+        _beside_torch("TensorRT", "encode --runtime tensorrt", gpu.tensorrt_lacks, _TENSORRT),
+        _beside_torch("FAISS on a card", "building an index for similar", gpu.faiss_lacks, _GPU),
         _one_wheel("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
         _one_wheel("faiss", "faiss-cpu", "faiss-gpu"),
         _bundle,
@@ -139,13 +128,20 @@ def _gpu(_: Path) -> Check:
     return Check("gpu", True, f"NVIDIA driver {version}: {found}" if version else "no NVIDIA driver", "")
 
 
-def _on_card(name: str, use: str, lacks: Callable[[], str], mend: str) -> Callable[[Path], Check]:
-    """Whether `use` is possible; a fault only where there is a card."""
+def _torch_on_card(_: Path) -> Check:
+    missing, use = gpu.torch_lacks(), "--device cuda of encode, fit, score and plugin train"
+    fault = bool(missing and gpu.driver())
+    mend = "Install a CUDA build of torch: https://pytorch.org/get-started" if fault else ""
+    return Check("torch on a card", not fault, f"{use}: {f'no, {missing}' if missing else 'yes'}", mend)
+
+
+def _beside_torch(name: str, use: str, lacks: Callable[[], str], how: str) -> Callable[[Path], Check]:
+    """What a card can be used for as well; no fault where it is not."""
 
     def look(_: Path) -> Check:
         missing = lacks()
-        fault = bool(missing and gpu.driver())
-        return Check(name, not fault, f"{use}: {f'no, {missing}' if missing else 'yes'}", mend if fault else "")
+        told = how if missing and gpu.driver() else ""
+        return Check(name, True, f"{use}: {f'no, {missing}' if missing else 'yes'}", told)
 
     return look
 

@@ -16,13 +16,14 @@ from loid_infer.artifact import new_folder, versions
 from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, fingerprint, make_card, tokenizer_digest
 from loid_infer.encoders.folder import GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder, open_folder
 from loid_infer.encoders.gpu import tensorrt_lacks
+from loid_infer.encoders.loading import PREFERENCE
 from loid_infer.encoders.onnxruntime import CARD_BATCH_TOKENS
 from loid_infer.encoders.opening import measure_runtimes, open_runtime, torch_device
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.proof import gate
 from loid_infer.encoders.tensorrt import Profile, profiles
 from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.errors import BadSetting, ParityError, RuntimeMissing
+from loid_infer.errors import BadSetting, LoidError, ParityError
 from loid_infer.graphs.quantize import Quantization
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 STORE_DTYPES = ("fp16", "fp32")
-_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime")
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +228,13 @@ def _prepared(place: Workspace, name: str, progress: Progress) -> TensorRtReport
     shapes = profiles(encoder.card.max_tokens, CARD_BATCH_TOKENS)
     widths = ", ".join(str(shape.max_tokens) for shape in shapes)
     progress.say(f"TensorRT: {len(shapes)} engines, for texts of up to {widths} tokens")
-    missing = tensorrt_lacks()
+    able = [precision for precision, names in PREFERENCE["cuda"].items() if "tensorrt" in names]
+    missing = "" if encoder.card.precision in able else f"it computes {' and '.join(able)} (--precision)"
+    missing = missing or tensorrt_lacks()
     if not missing:
         try:
             open_runtime(encoder, runtime="tensorrt", device="cuda", n_threads=None, progress=progress)
-        except (RuntimeMissing, ParityError) as error:
+        except LoidError as error:  # the export itself is finished
             missing = str(error)
     progress.say(f"TensorRT cannot run here: {missing}" if missing else "TensorRT's engines are built and proven")
     return TensorRtReport(shapes, not missing, missing)

@@ -102,11 +102,12 @@ def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
 
 
 def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, _ = runtime
+    made, promised = runtime
     texts = ["", "a", *toy_texts(60), "👍"]
     together = vectors(made, batches(encoder, texts, 400), len(texts))
     alone = vectors(made, batches(encoder, texts, 1), len(texts))
-    assert row_cosines(together, alone).min() >= 0.9999
+    # On a card the rows of a product decide how it is summed; of the toy in bf16 that shows as much as bf16 does.
+    assert row_cosines(together, alone).min() >= (0.9999 if made.n_tokenizers == 1 else min(0.9999, promised))
 
 
 def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:

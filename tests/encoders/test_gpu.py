@@ -34,9 +34,12 @@ def test_the_driver_and_its_cards_are_told(machine: Path) -> None:
 
 def test_without_a_driver_nothing_runs_on_a_card(machine: Path, monkeypatch) -> None:
     monkeypatch.setattr(gpu, "_DRIVER", machine / "absent")
+    monkeypatch.setattr(gpu, "_DEVICES", (str(machine / "device"),))
     for lacks in (gpu.torch_lacks, gpu.onnxruntime_lacks, gpu.tensorrt_lacks, gpu.faiss_lacks):
         assert lacks() == "there is no NVIDIA driver"
     assert gpu.cards() == []
+    (machine / "device").touch()
+    assert gpu.driver() == "unknown", "a container may show no more than the device"
 
 
 @pytest.mark.parametrize(("line", "lacks"), [
@@ -49,12 +52,18 @@ def test_what_torch_was_built_for_is_read_and_not_imported(machine: Path, line: 
 
 
 def test_each_missing_piece_of_tensorrt_is_named(machine: Path) -> None:
+    assert gpu.tensorrt_lacks() == "this torch is built for the CPU only", "torch tells which card there is"
+    (machine / "torch").mkdir()
+    (machine / "torch" / "version.py").write_text("cuda: str = '12.8'\n")
     assert gpu.tensorrt_lacks() == "onnxruntime is not installed"
     folder = machine / "onnxruntime" / "capi"
     folder.mkdir(parents=True)
     assert gpu.onnxruntime_lacks() == "this onnxruntime is built without libonnxruntime_providers_cuda.so"
     (folder / "libonnxruntime_providers_cuda.so").touch()
     assert gpu.onnxruntime_lacks() == ""
+    (folder / "build_and_package_info.py").write_text("package_name = 'onnxruntime-gpu'\ncuda_version = '13.0'\n")
+    assert gpu.onnxruntime_lacks() == "this onnxruntime is built for CUDA 13, this torch for CUDA 12"
+    (folder / "build_and_package_info.py").write_text("cuda_version = '12.6'\n")
     assert gpu.tensorrt_lacks() == "this onnxruntime is built without libonnxruntime_providers_tensorrt.so"
     (folder / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF..libnvinfer.so.12\0libc.so.6")
     assert gpu.tensorrt_lacks().startswith("TensorRT is not installed: libnvinfer.so.12")

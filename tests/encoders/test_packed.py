@@ -1,5 +1,6 @@
 """The packed module against the padded one, and a device that runs out of memory: all of it on the CPU."""
 
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from loid_infer.encoders import cuda
-from loid_infer.encoders.budget import Budget, DeviceFull
+from loid_infer.encoders.budget import Budget, is_full
 from loid_infer.encoders.cuda import PackedRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.loading import module_of
@@ -93,6 +94,7 @@ def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
 def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
     sizes = []
     real = packed
+    monkeypatch.setattr(cuda, "attention_for", lambda *_: wraps(padded)(partial(padded)))  # as one that packs
 
     def watched(module, attention, dtype):
         made = real(module, attention, dtype)
@@ -107,6 +109,7 @@ def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bo
     assert vectors.dtype == (np.float16 if half else np.float32)
     assert sum(sizes) == n_tokens, "no token twice, and no padding"
     assert max(sizes) <= 700
+    assert not runtime.pads
     assert len(sizes) <= n_tokens // 500 + 1, "packs are full, to within a batch"
 
 
@@ -121,6 +124,41 @@ def test_out_of_memory_halves_the_packs_and_is_remembered(encoder: EncoderFolder
     assert 150 <= budget.max_tokens <= 300
     assert min(told) == told[0] == budget.max_tokens, "the first word is that of the size that did"
     assert sum(n > 300 for n in tried) == np.ceil(np.log2(tried[0] / 300)), "no size is tried twice"
+
+
+def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFolder, monkeypatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(300), half=False)
+    real = runtime._module
+
+    def module(given: Pack) -> torch.Tensor:
+        shapes.append((len(given.starts) - 1, given.longest))
+        return real(given)
+
+    monkeypatch.setattr(runtime, "_module", module)
+    in_order(runtime, batches(encoder, 120))
+    assert runtime.pads
+    assert max(n * longest for n, longest in shapes) <= 300
+
+
+@pytest.mark.parametrize(("said", "full"), [
+    ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+    ("CUDA error: out of memory", True),
+    ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1", True),
+    ("CUDA error: an illegal memory access was encountered", False),
+])  # fmt: skip
+def test_every_way_to_say_that_memory_is_full(said: str, full: bool) -> None:
+    assert is_full(RuntimeError(said)) == full
+
+
+def test_weights_that_do_not_fit_are_an_error(encoder: EncoderFolder, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cuda, "packed", full)
+    with pytest.raises(NoMemory, match="not enough memory for the encoder's weights"):
+        PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(100), half=False)
 
 
 def with_memory_for(n_tokens: int, runtime: PackedRuntime, monkeypatch) -> list[int]:
@@ -164,7 +202,6 @@ def test_what_is_no_lack_of_memory_is_not_tried_again() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         list(Budget(100).fit(Piece(), broken))
     assert len(tried) == 1
-    assert not issubclass(RuntimeError, DeviceFull)
 
 
 def test_what_a_machine_remembers_is_kept_beside_the_rest(tmp_path: Path) -> None:

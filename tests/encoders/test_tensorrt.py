@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loid_infer.encoders import tensorrt
-from loid_infer.encoders.budget import Budget
+from loid_infer.encoders.budget import Budget, DeviceFull
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.onnxruntime import forward, open_session
 from loid_infer.encoders.schedule import padded_lengths, token_batches
@@ -54,15 +54,18 @@ def test_without_tensorrt_it_says_what_is_missing(encoder: EncoderFolder, tmp_pa
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """What is asked of onnxruntime; the CPU computes in TensorRT's place, within the shapes it was asked for."""
     found: list[dict[str, str]] = []
+    made = getattr(request, "param", True)  # whether an engine is
 
     def session(graph, provider, options, n_threads):
         assert provider == "tensorrt"
         found.append(options)
         most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))["input_ids"]
         least = dict(part.split(":") for part in options["trt_profile_min_shapes"].split(","))["attention_mask"]
+        if made:
+            Path(options["trt_engine_cache_path"], options["trt_engine_cache_prefix"] + "_1_0_fp16.engine").touch()
         return SimpleNamespace(real=open_session(graph, "cpu", {}, 1), rows=int(most.split("x")[0]),
                                most=int(most.split("x")[1]), least=int(least.split("x")[1]))  # fmt: skip
 
@@ -96,7 +99,7 @@ def test_engines_are_made_when_needed_and_give_every_vector(
     expected = np.concatenate(reference)[np.argsort(np.concatenate([part.slots for part in parts]))]
     np.testing.assert_allclose(np.concatenate(vectors)[order], expected, atol=1e-5)
     (options,) = asked
-    assert (options["trt_fp16_enable"], options["trt_layer_norm_fp32_fallback"]) == ("1", "1")
+    assert options["trt_fp16_enable"] == "1"
     assert "trt_bf16_enable" not in options
     folder = Path(options["trt_engine_cache_path"])
     assert folder.parent == tmp_path / "tensorrt"
@@ -113,3 +116,57 @@ def test_engines_of_another_graph_precision_or_card_lie_elsewhere(
         runtime = TensorRt(content, precision, 32, card, tmp_path, Budget(256))
         folders.add(runtime._folder)
     assert len(folders) == 4, "the same graph in a file and in memory is one"
+
+
+@pytest.mark.parametrize("asked", [False], indirect=True)
+def test_a_graph_that_tensorrt_leaves_to_cuda_is_refused(encoder: EncoderFolder, tmp_path: Path, asked) -> None:
+    runtime = TensorRt(encoder.graph, "fp16", 32, "A/B card", tmp_path, Budget(256))
+    tokens = encoder.tokenizer()(["great guitar"])
+    with pytest.raises(RuntimeMissing, match="TensorRT took no part of the graph"):
+        list(runtime.run(token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, 256, 32)))
+    assert len(asked) == 1
+
+
+def test_layer_norm_is_one_operator_in_the_graph(encoder: EncoderFolder) -> None:
+    """TensorRT computes that in float32; made of powers and means it would be in half precision."""
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(encoder.graph).graph.node]
+    assert kinds.count("LayerNormalization") == 2 * encoder.card.n_layers + 1
+    assert not {"Pow", "ReduceMean"} & set(kinds)
+
+
+def test_another_provider_than_the_one_asked_for_is_refused(encoder: EncoderFolder, monkeypatch) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(RuntimeMissing, match=r"not built for a card.*expected CUDAExecutionProvider.*\[gpu\]"):
+            open_session(encoder.graph, "cuda", {}, 1)
+    silent = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("three lines"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: silent)
+    with pytest.raises(RuntimeMissing, match=r"took another provider.*expected CUDA.*got CPU.*doctor"):
+        open_session(encoder.graph, "cuda", {}, 1)
+
+
+def test_a_full_card_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, monkeypatch) -> None:
+    from loid_infer.encoders import onnxruntime as module
+
+    tokens = encoder.tokenizer()(toy_texts(40))
+    parts = list(token_batches(np.arange(40), tokens.flat_ids, tokens.lengths, 400, 32))
+    runtime = module.OnnxRuntime(encoder.graph, "fp32", "cpu", 1, Budget(400))
+    expected = np.concatenate([vectors for _, vectors in runtime.run(parts)])
+    real, sizes = module.forward, []
+
+    def small(session, batch, place):
+        sizes.append(batch.input_ids.size)
+        if batch.input_ids.size > 150:
+            raise DeviceFull
+        return real(session, batch, place)
+
+    monkeypatch.setattr(module, "forward", small)
+    slots, vectors = zip(*runtime.run(parts), strict=True)
+    np.testing.assert_allclose(np.concatenate(vectors), expected, atol=1e-5)
+    assert sorted(np.concatenate(slots)) == list(range(40))
+    assert max(sizes[3:]) <= 200

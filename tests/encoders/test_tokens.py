@@ -79,6 +79,29 @@ def test_words_whose_keys_begin_alike_are_told_apart(toy_base: Path) -> None:
     agree(tokenizer, toy_base, texts[::-1])
 
 
+def test_many_long_words_are_asked_for_together_and_the_longest_not_kept(toy_base: Path) -> None:
+    tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
+    assert tokenizer._words is not None
+    asked, real = [], tokenizer._words._ask
+    tokenizer._words._ask = lambda words: (asked.append(len(words)), real(words))[1]
+    texts = [" ".join(f"longerthansixteen{i}x{j}" for j in range(20)) + " " + "z" * 101 for i in range(100)]
+    agree(tokenizer, toy_base, texts)
+    assert asked == [2001], "each once, all at once"
+    agree(tokenizer, toy_base, texts)
+    assert asked == [2001, 1], "the endless word is asked for again"
+
+
+def test_a_tokenizer_with_a_token_of_letters_is_left_alone(toy_base: Path, tmp_path: Path) -> None:
+    import tokenizers
+
+    rust = tokenizers.Tokenizer.from_file(str(toy_base / "tokenizer.json"))
+    rust.add_special_tokens(["usertag"])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 20)
+    assert tokenizer._words is None
+    agree(tokenizer, tmp_path, ["UserTag likes it", "xUSERTAGy", "usertag"])
+
+
 def test_another_one_for_another_thread_gives_the_same_and_shares_no_words(toy_base: Path) -> None:
     one = Tokenizer(toy_base / "tokenizer.json", 20)
     other = one.another()
