@@ -32,6 +32,7 @@ from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.settings import Workspace
 from loid_infer.types import TokenBatch
 
@@ -160,10 +161,11 @@ def rivals(setting: Setting) -> Iterator[dict]:
     """Texts to vectors in main memory: ours, and sentence-transformers with the batch size that suits it best."""
     texts = list(texts_of(setting.n_rivals))
     for (shape, encoder), (_, base) in zip(encoders(setting), bases(setting), strict=True):
-        n_tokens = int(np.sum(encoder.tokenizer()(texts).lengths))
+        tokenizer = encoder.tokenizer()
+        n_tokens = int(np.sum(tokenizer(texts).lengths))
         for precision in ("fp16", "bf16"):
             runtime = packed_runtime(setting, encoder, precision, MAX_PACK_TOKENS)
-            ours = median([_ours(encoder, runtime, texts) for _ in range(setting.rounds + 1)][1:])
+            ours = median([_ours(tokenizer, runtime, texts) for _ in range(setting.rounds + 1)][1:])
             theirs, size = _sentence_transformers(setting, base, precision, texts)
             for label, seconds, batch in (("loid-infer", ours, "-"), ("sentence-transformers", theirs, str(size))):
                 yield {"encoder": shape, "precision": precision, "library": label, "batch": batch,
@@ -287,9 +289,9 @@ def _source() -> str:
     return "real reviews" if real_reviews() else "random words"
 
 
-def _ours(encoder: EncoderFolder, runtime: Runtime, texts: list[str]) -> float:
+def _ours(tokenizer: Tokenizer, runtime: Runtime, texts: list[str]) -> float:
     start = time.perf_counter()
-    for _ in encode_stream(iter([(np.arange(len(texts)), texts)]), encoder.tokenizer(), runtime, Stages()):
+    for _ in encode_stream(iter([(np.arange(len(texts)), texts)]), tokenizer, runtime, Stages()):
         pass
     return time.perf_counter() - start
 

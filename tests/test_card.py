@@ -8,7 +8,7 @@ import pytest
 
 from loid_infer import cache_export, encode, export, fit, plugin_train, score
 from loid_infer.encoders import gpu
-from loid_infer.errors import RuntimeMissing
+from loid_infer.errors import BadSetting, RuntimeMissing
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from tests.verbs.test_train import FAST, write_domain
@@ -86,3 +86,13 @@ def test_without_a_card_cuda_is_refused_and_nothing_is_done(
         }[command]()
     left = [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.relative_to(tmp_path).parts]
     assert left == [path for path in before if "cache" not in path.relative_to(tmp_path).parts]
+
+
+def test_a_device_that_does_not_exist_is_refused_by_whatever_trains_or_scores(toy_base: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_domain(workspace, "games", n=30)
+    for run in (lambda: fit("games", device="tpu", workspace=workspace),
+                lambda: score(tmp_path / "pairs.csv", domain="games", device="tpu", workspace=workspace),
+                lambda: plugin_train("games", base=str(toy_base), device="tpu", workspace=workspace)):  # fmt: skip
+        with pytest.raises(BadSetting, match=r"no device 'tpu'.*auto \| cpu \| cuda"):
+            run()

@@ -12,7 +12,6 @@ from loid_infer.errors import NoMemory
 
 R = TypeVar("R")
 
-
 _FULL = ("out of memory", "failed to allocate memory", "alloc_failed")
 
 
@@ -67,13 +66,12 @@ class Budget:
                 yield from self.fit(half, compute)
             return
         try:
-            made = [compute(work)]
+            made = compute(work)
         except DeviceFull as error:
             if work.n_texts == 1:
                 raise no_memory("a single text", f"{work.n_tokens} tokens") from error
-            made = []
-        if made:
-            yield from made
+        else:
+            yield made
             return
         # Out of the handler, where the error would keep what the failed attempt had allocated.
         self.max_tokens = min(self.max_tokens, work.n_tokens) // 2

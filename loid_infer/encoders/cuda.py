@@ -17,6 +17,7 @@ from torch import Tensor
 
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
 from loid_infer.encoders.packed import Pack, attention_for, packed, padded
+from loid_infer.encoders.protocol import CARD_TOKENIZERS
 from loid_infer.encoders.torch import ClsBert, ClsLayer, JointBert
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -60,7 +61,7 @@ class PackedRuntime:
     """
 
     name = "torch"
-    max_batch_tokens, n_tokenizers = 8192, 4  # batches are put together again
+    max_batch_tokens, n_tokenizers = 8192, CARD_TOKENIZERS  # batches are put together again
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ import re
 from ctypes.util import find_library
 from pathlib import Path
 
+from loid_infer.encoders.processor import installed
+
 _DRIVER = "/proc/driver/nvidia"
 _DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 _LIBRARIES = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
@@ -56,8 +58,7 @@ def tensorrt_lacks() -> str:
 
 def faiss_lacks() -> str:
     """Why FAISS builds no index on a card; empty where it can."""
-    names = {name for name in map(_name, importlib.metadata.distributions()) if name.startswith("faiss-gpu")}
-    return _no_driver() or ("" if names else "faiss-cpu is installed, not faiss-gpu")
+    return _no_driver() or _no_faiss()
 
 
 def tensorrt_libraries() -> tuple[str, ...]:
@@ -87,32 +88,36 @@ def _no_driver() -> str:
 
 
 def _no_library(provider: str) -> str:
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not installed("onnxruntime"):
         return "onnxruntime is not installed"
     return "" if _library(provider) else f"this onnxruntime is built without {_LIBRARIES[provider]}"
 
 
 def _library(provider: str) -> Path | None:
-    spec = importlib.util.find_spec("onnxruntime")
-    path = Path(spec.origin).parent / "capi" / _LIBRARIES[provider] if spec and spec.origin else None
-    return path if path and path.is_file() else None
+    return _file("onnxruntime", "capi", _LIBRARIES[provider])
 
 
 def _onnxruntime_cuda() -> str:
     """The major version of CUDA that onnxruntime was built for; empty where it does not say."""
-    path = _library("cuda")
-    told = path.with_name("build_and_package_info.py") if path else None
-    found = re.search(r"cuda_version\s*=\s*['\"](\d+)", told.read_text()) if told and told.is_file() else None
+    told = _file("onnxruntime", "capi", "build_and_package_info.py")
+    found = re.search(r"cuda_version\s*=\s*['\"](\d+)", told.read_text()) if told else None
     return found[1] if found else ""
 
 
 def _torch_cuda() -> str:
     """The CUDA version that torch was built for, out of its own file: importing torch takes seconds."""
-    spec = importlib.util.find_spec("torch")
-    path = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
-    found = re.search(r"^cuda.*= '([\d.]+)'", path.read_text(), re.MULTILINE) if path and path.is_file() else None
+    told = _file("torch", "version.py")
+    found = re.search(r"^cuda.*= '([\d.]+)'", told.read_text(), re.MULTILINE) if told else None
     return found[1] if found else ""
 
 
-def _name(distribution: importlib.metadata.Distribution) -> str:
-    return (distribution.metadata["Name"] or "").lower()
+def _file(package: str, *parts: str) -> Path | None:
+    """A file of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).with_name(parts[0]).joinpath(*parts[1:]) if spec and spec.origin else None
+    return path if path and path.is_file() else None
+
+
+def _no_faiss() -> str:
+    names = ((found.metadata["Name"] or "").lower() for found in importlib.metadata.distributions())
+    return "" if any(name.startswith("faiss-gpu") for name in names) else "faiss-cpu is installed, not faiss-gpu"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
-from loid_infer.encoders.protocol import Graph, refused, where_of
+from loid_infer.encoders.protocol import CARD_TOKENIZERS, Graph, refused, where_of
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
@@ -44,7 +44,9 @@ class OnnxRuntime:
             RuntimeMissing: the session runs on another provider than the one asked for.
         """
         self._place, self._budget = place, budget or Budget(sys.maxsize)
-        self.max_batch_tokens, self.n_tokenizers = (budget.max_tokens, 4) if budget else (MAX_BATCH_TOKENS, 1)
+        self.max_batch_tokens, self.n_tokenizers = (
+            (budget.max_tokens, CARD_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
+        )
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, place, options if place == "cuda" else {}, n_threads)
         where, computed = (f"CPU, {n_threads} threads", "fp32") if place == "cpu" else ("CUDA", "TF32")

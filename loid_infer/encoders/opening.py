@@ -143,8 +143,10 @@ def torch_device(device: str) -> str:
     """`cpu` or `cuda`; for `auto` the second where torch has it.
 
     Raises:
+        BadSetting: there is no such device.
         RuntimeMissing: CUDA was asked for and is not there.
     """
+    check_options("auto", device)
     if device == "cpu" or (device == "auto" and not driver()):
         return "cpu"
     import torch

@@ -7,7 +7,6 @@ the rest for CLS, which is exact. The file knows the modules of `torch`; not bat
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -104,11 +103,11 @@ class PackedLayer(nn.Module):
 
 
 class PackedBert(nn.Module):
-    """A `ClsBert` over packed tokens, with weights of its own."""
+    """A `ClsBert` over packed tokens."""
 
     def __init__(self, bert: ClsBert, attention: Attention) -> None:
+        """Take over the parts of `bert`."""
         super().__init__()
-        bert = copy.deepcopy(bert)
         self.words, self.positions, self.norm = bert.words, bert.positions, bert.norm
         layers = [PackedLayer(layer, attention) for layer in bert.layers if isinstance(layer, ClsLayer)]
         self.layers = nn.ModuleList(layers)
@@ -136,7 +135,7 @@ class PackedBert(nn.Module):
 
 
 def packed(module: ClsBert | JointBert, attention: Attention, dtype: torch.dtype) -> PackedBert | JointBert:
-    """`module`, over packed tokens and in `dtype`; it is left as it is.
+    """`module`, whose parts are taken over, over packed tokens and in `dtype`.
 
     Of bfloat16, whose 8 bits are too few for what is added up over layers, only products are: embeddings, sums and
     LayerNorm stay in float32.

@@ -58,7 +58,7 @@ class _Window:
 def encode_stream(
     pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, runtime: Runtime, stages: Stages
 ) -> Generator[tuple[Ints, Floats]]:
-    """The slots `[n]` and float32 vectors `[n, d]` of every text, in no particular order.
+    """The slots `[n]` and vectors `[n, d]` of every text, in no particular order and in the runtime's dtype.
 
     Args:
         pieces: (slots, texts), read in a thread of its own.

@@ -12,6 +12,8 @@ from typing import Protocol, TypeAlias
 from loid_infer.errors import BadArtifact
 from loid_infer.types import Floats, Ints, TokenBatch
 
+CARD_TOKENIZERS = 4  # threads that make tokens for a card; beside a processor's runtime one is enough
+
 Graph: TypeAlias = Path | bytes  # an ONNX file, or the content of one that is in no file
 
 

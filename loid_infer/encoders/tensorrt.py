@@ -24,7 +24,7 @@ from loid_infer.artifact import digest_file
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.gpu import tensorrt_lacks, tensorrt_libraries
 from loid_infer.encoders.onnxruntime import Padded, forward, open_session
-from loid_infer.encoders.protocol import Graph, where_of
+from loid_infer.encoders.protocol import CARD_TOKENIZERS, Graph, where_of
 from loid_infer.errors import BadArtifact, RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
@@ -81,7 +81,7 @@ class TensorRt:
     """One session a profile; each opened when a batch of its widths comes."""
 
     name = "tensorrt"
-    pads, n_tokenizers = True, 4
+    pads, n_tokenizers = True, CARD_TOKENIZERS
 
     def __init__(self, graph: Graph, precision: str, max_tokens: int, card: str, memory: Path, budget: Budget) -> None:
         """Look for TensorRT, and for a private folder to keep engines in.
@@ -157,8 +157,8 @@ def private_folder(*parts: Path | str) -> Path:
         BadArtifact: it is there and others can.
     """
     folder = Path(*parts)
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for path in (folder.parent, folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         found = path.lstat()

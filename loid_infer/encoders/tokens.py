@@ -61,9 +61,10 @@ class Tokenizer:
         if self._words is not None and plain.all():
             return Tokens(*self._words.ids(texts))
         encodings = self._tokenizer.encode_batch_fast([texts[i] for i in np.flatnonzero(~plain).tolist()])
+        ids = [encoding.ids for encoding in encodings]  # a list that is made anew whenever it is asked for
         theirs = Tokens(
-            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32),
-            np.fromiter((len(encoding.ids) for encoding in encodings), np.int64, len(encodings)),
+            np.fromiter(chain.from_iterable(ids), np.int32),
+            np.fromiter(map(len, ids), np.int64, len(ids)),
             sum(bool(encoding.overflowing) for encoding in encodings),
         )
         if self._words is None:
@@ -79,7 +80,7 @@ class Tokenizer:
     def another(self) -> Tokenizer:
         """One that gives the same, for another thread."""
         other = copy.copy(self)
-        other._words = _words_of(self._tokenizer, self.max_tokens)
+        other._words = self._words.another() if self._words is not None else None
         return other
 
     def _plain(self, texts: Sequence[str]) -> Bools:
@@ -89,10 +90,13 @@ class Tokenizer:
             return np.zeros(len(texts), np.bool_)
         plain = np.fromiter((text.isascii() and not self._has_added(text) for text in texts), np.bool_, len(texts))
         together = "\n".join([text for text, known in zip(texts, plain, strict=True) if known])
-        if together.encode().translate(None, self._usual):  # what is left is odd: look for the texts it is in
-            plain &= np.fromiter((text.isascii() and not text.encode().translate(None, self._usual) for text in texts),
-                                 np.bool_, len(texts))  # fmt: skip
+        if self._is_odd(together):  # look for the texts it is in
+            for i in np.flatnonzero(plain).tolist():
+                plain[i] = not self._is_odd(texts[i])
         return plain
+
+    def _is_odd(self, text: str) -> bool:
+        return bool(text.encode().translate(None, self._usual))
 
     def _has_added(self, text: str) -> bool:
         return any(mark in text for mark in self._marks) and any(token in text for token in self._added)
@@ -108,11 +112,10 @@ def _words_of(tokenizer: Any, max_tokens: int) -> Words | None:
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     if len(frame) != 2 or framed != [frame[0], *bare, frame[1]]:
         return None
-    if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
-        return None  # they would be looked for in lowered text
     lower = parts["normalizer"]["lowercase"]
-    if lower and any(token.content.isalnum() for token in tokenizer.get_added_tokens_decoder().values()):
-        return None  # a word that is only lowered would be taken for one of them
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.normalized or (lower and token.content.isalnum()):
+            return None  # it would be looked for in lowered text, or a word that is only lowered be taken for it
 
     def ask(words: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(words, add_special_tokens=False)]

@@ -8,6 +8,7 @@ knows the ids of a new one is asked once. The file knows no tokenizer and no mod
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -71,6 +72,12 @@ class Words:
     def __len__(self) -> int:
         """Words known."""
         return self._n
+
+    def another(self) -> Words:
+        """One that knows no word yet, for another thread."""
+        other = copy.copy(self)
+        other._forget()
+        return other
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints, int]:
         """The ids of plain texts one after another, int32, how many each has `[n]`, and how many texts were cut."""

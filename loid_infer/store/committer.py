@@ -36,7 +36,7 @@ class Committer:
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
 
     def add(self, digests: Digests, vectors: Floats) -> None:
-        """Take finished `vectors [n, dim]` float32 of the texts with `digests [n, 16]`.
+        """Take finished `vectors [n, dim]`, float32 or float16, of the texts with `digests [n, 16]`.
 
         Raises:
             ParityError: a vector is of another width, or not finite in the stored dtype. None of these is committed.
@@ -45,7 +45,7 @@ class Committer:
         if self._failure is not None:
             raise self._failure
         with np.errstate(over="ignore"):
-            stored = vectors.astype(self._dtype)
+            stored = vectors.astype(self._dtype, copy=False)  # copied below
         if stored.shape != (len(digests), self._vectors.shape[1]):
             raise ParityError(
                 "the runtime gave vectors of another shape",

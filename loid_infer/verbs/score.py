@@ -15,7 +15,7 @@ import numpy as np
 
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.encoders.card import fingerprint
-from loid_infer.encoders.opening import check_options, torch_device
+from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
@@ -73,7 +73,6 @@ def score(
         NotEncoded, BadStore: the store lacks vectors the head looks at.
     """
     start = time.perf_counter()
-    check_options("auto", device)
     on_device, place, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
     target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
     run = _Run(place, on_device, _only_head(place, source, domain, head), head, domain)
