@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOID := $(BIN)/loid-infer
 
-.PHONY: setup demo test lint bench soak clean
+# Environments of their own over that one, for what cannot stand beside today's transformers.
+OLD := .venv-4.57
+RIVALS := .venv-rivals
+
+.PHONY: setup demo test test-4.57 lint bench soak clean
 
 setup: $(READY)
 
@@ -16,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt torch
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[cpu,optimum,dev,bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[cpu,dev,bench]'
 	@touch $@
 
 demo: setup
@@ -30,14 +34,26 @@ lint: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
+	$(MAKE) test-4.57
+
+# transformers 4.57 reads and exports every family too, and optimum opens an export.
+test-4.57: $(OLD)/.ready
+	$(OLD)/bin/python -m pytest -n 2 --dist worksteal tests/graphs/test_bases.py tests/graphs/test_families.py tests/graphs/test_optimum.py
 
 # The rivals' packages are only for this; a comparison without one of them says so.
-bench: setup
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[rivals]' || true
+bench: $(RIVALS)/.ready
 	$(BIN)/python -m bench
+
+$(OLD)/.ready: $(READY) tests/transformers-4.57.txt
+	@sh tests/overlay.sh $(VENV) $(OLD) tests/transformers-4.57.txt
+	@touch $@
+
+$(RIVALS)/.ready: $(READY) bench/rivals/requirements.txt
+	@sh tests/overlay.sh $(VENV) $(RIVALS) bench/rivals/requirements.txt || true
+	@touch $@
 
 soak: setup
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) data exports/[!R]* cache/[!R]* reports build *.egg-info
+	rm -rf $(VENV) $(OLD) $(RIVALS) data exports/[!R]* cache/[!R]* reports build *.egg-info

@@ -19,7 +19,7 @@ from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.settings import Workspace
-from loid_infer.types import SILENT, Card, TokenBatch
+from loid_infer.types import SILENT, Spec, TokenBatch
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 _ROUNDS = 3
@@ -53,13 +53,13 @@ def _rows(shape: str, encoder: EncoderFolder) -> list[dict]:
     for width in WIDTHS:
         found, rates = [], []
         for _ in range(_ROUNDS):
-            rates.append(matrix_rate(encoder.card))
+            rates.append(matrix_rate(encoder.spec))
             found.append(tokens_per_s(runtime, width, 12 if shape == "MiniLM-L6" else 4))
-        speed, needed = median(found), flops_a_token(encoder.card, width)
+        speed, needed = median(found), flops_a_token(encoder.spec, width)
         rows.append(
             {
                 "encoder": shape,
-                "precision": encoder.card.precision,
+                "precision": encoder.spec.precision,
                 "runtime": runtime.name,
                 "tokens": width,
                 "tokens_per_s": speed,
@@ -71,21 +71,21 @@ def _rows(shape: str, encoder: EncoderFolder) -> list[dict]:
     return rows
 
 
-def flops_a_token(card: Card, width: int) -> float:
+def flops_a_token(spec: Spec, width: int) -> float:
     """Floating-point operations that one token of a text of `width` tokens needs, the text's own share included."""
-    d, inner, heads, layers = card.hidden_dim, card.feed_forward_dim, card.n_heads, card.n_layers
+    d, inner, heads, layers = spec.dim, spec.feed_forward_dim, spec.n_heads, spec.n_layers
     full = 2 * (4 * d * d + 2 * d * inner) + 4 * d * width  # products with weights; scores and their sums
     last_a_token = 4 * heads * d
     last_a_text = 2 * (4 * d * d + 2 * d * inner)  # query, key on the query, value on the sum, output, feed-forward
     return (layers - 1) * full + last_a_token + last_a_text / width
 
 
-def matrix_rate(card: Card) -> float:
-    """FLOP/s of torch, all threads, on a product of a layer's shape; bf16 unless the card says fp32."""
+def matrix_rate(spec: Spec) -> float:
+    """FLOP/s of torch, all threads, on a product of a layer's shape; bf16 unless the spec says fp32."""
     import torch
 
-    kind = torch.float32 if card.precision == "fp32" else torch.bfloat16
-    rows, d, inner = 4096, card.hidden_dim, card.feed_forward_dim
+    kind = torch.float32 if spec.precision == "fp32" else torch.bfloat16
+    rows, d, inner = 4096, spec.dim, spec.feed_forward_dim
     left, right = torch.ones(rows, d, dtype=kind), torch.ones(d, inner, dtype=kind)
     times = []
     for _ in range(12):

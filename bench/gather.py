@@ -13,12 +13,12 @@ import time
 import numpy as np
 
 from bench.record import median, save, work_folder
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
-from loid_infer.types import Card
+from loid_infer.types import Spec
 
-CARD = Card(
+CARD = Spec(
     weights="bench", architecture="bert", n_layers=6, n_heads=12, hidden_dim=384, feed_forward_dim=1536,
     activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="bench", max_tokens=256,
     truncation_side="right", pooling="cls", precision="fp32", quantized_graph="", store_dtype="fp16", format=1,

@@ -1,4 +1,4 @@
-"""How fast is a card? Forward alone, from texts into a store, and sentence-transformers on the same card.
+"""How fast is a GPU? Forward alone, from texts into a store, and sentence-transformers on the same GPU.
 
     python -m bench.gpu [PART ...]          PART: forward, choices, encode, rivals; all of them without one
     python -m bench.gpu --device cpu        the same steps on the CPU with a few texts, to see that they run
@@ -27,12 +27,13 @@ from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.cuda import MAX_PACK_TOKENS, PackedRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.encoders.loading import load, module_of
+from loid_infer.encoders.opening import load
 from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import token_batches
 from loid_infer.encoders.tokens import Tokenizer
+from loid_infer.encoders.torch import module_of
 from loid_infer.settings import Workspace
 from loid_infer.types import TokenBatch
 
@@ -70,7 +71,7 @@ def main() -> None:
     if set(asked.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(set(asked.parts) - set(PARTS)))}")
     if asked.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"torch sees no card: {gpu.torch_lacks() or 'see doctor'}. Add --device cpu to see it run.")
+        raise SystemExit(f"torch sees no GPU: {gpu.torch_lacks() or 'see doctor'}. Add --device cpu to see it run.")
     sizes = (40_000, (100_000, 500_000, 2_000_000), 40_000, 5) if asked.device == "cuda" else (12, (50, 80), 40, 1)
     setting = Setting(asked.device, work_folder("gpu"), *sizes)
     random_bert(setting.workspace / "bert-base-shape")
@@ -83,16 +84,16 @@ def _measured(part: str, setting: Setting) -> bool:
     """Measure a part and save what there is of it; whether that is all."""
     print(f"\n== {part}", flush=True)
     measure_part, question, notes = {
-        "forward": (forward, "How fast is the forward pass on a card?",
+        "forward": (forward, "How fast is the forward pass on a GPU?",
                     (f"Ids in main memory -> vectors in main memory, {setting.n_forward:,} texts, medians of "
                     f"{setting.rounds}; real tokens, the FLOPs that CLS needs, parity over 64 probes.")),
         "choices": (choices, "How many tokens should a pack have, and does torch.compile pay?",
                     (f"The real mix of lengths, up to {MAX_TOKENS}; medians of {setting.rounds}. `first_s`: the first "
                     "pass, with all that is compiled then.")),
-        "encode": (encoded, "How fast do texts come into a store through a card?",
+        "encode": (encoded, "How fast do texts come into a store through a GPU?",
                    (f"`loid-infer encode`, texts of up to {MAX_TOKENS} tokens, {_source()}. Stages overlap; "
                    "`tokenize_s` adds up threads.")),
-        "rivals": (rivals, "Texts to vectors: how far from sentence-transformers on the same card?",
+        "rivals": (rivals, "Texts to vectors: how far from sentence-transformers on the same GPU?",
                    (f"{setting.n_rivals:,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
                    "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024.")),
     }[part]  # fmt: skip
@@ -101,7 +102,7 @@ def _measured(part: str, setting: Setting) -> bool:
         for row in measure_part(setting):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    except Exception:  # noqa: BLE001 - a card is lent by the minute: what is measured is kept, and the next part runs
+    except Exception:  # noqa: BLE001 - a GPU may be there for minutes only: what is measured is kept, and the next part runs
         traceback.print_exc()
         return False
     finally:
@@ -115,8 +116,8 @@ def forward(setting: Setting) -> Iterator[dict]:
     for name in ("torch", "onnxruntime", "tensorrt"):  # the last builds engines for minutes
         for shape, encoder in encoders(setting):
             for precision in ("fp16", "bf16"):
-                card = replace(encoder.card, precision=precision, max_tokens=max(WIDTHS))
-                for row in _forward_rows(setting, replace(encoder, card=card), name):
+                spec = replace(encoder.spec, precision=precision, max_tokens=max(WIDTHS))
+                for row in _forward_rows(setting, replace(encoder, spec=spec), name):
                     yield {"encoder": shape, "precision": precision, "runtime": name, **row}
 
 
@@ -150,7 +151,7 @@ def encoded(setting: Setting) -> Iterator[dict]:
                              "seconds": found.seconds, "setup_s": found.setup_s, "read_s": found.stages.read_s,
                              "tokenize_s": found.stages.tokenize_s, "forward_s": found.stages.forward_s,
                              "commit_s": found.stages.commit_s, "peak_rss_gib": found.peak_rss_bytes / 2**30,
-                             "card_gib": _card_gib(setting.device)}  # fmt: skip
+                             "gpu_gib": _gpu_gib(setting.device)}  # fmt: skip
                 for stored in workspace.cache.glob("*/data.mdb"):
                     stored.unlink()
                     stored.with_name("lock.mdb").unlink(missing_ok=True)
@@ -175,10 +176,10 @@ def rivals(setting: Setting) -> Iterator[dict]:
 def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterator[dict]:
     """A row a kind of length, or one that says why there is none."""
     row = {"tokens": "-", "tokens_per_s": None, "tflop_per_s": None, "of_rate": None, "cos_min": None,
-           "card_gib": None, "not_run": "-"}  # fmt: skip
+           "gpu_gib": None, "not_run": "-"}  # fmt: skip
     try:
-        runtime: Runtime = (packed_runtime(setting, encoder, encoder.card.precision, MAX_PACK_TOKENS)
-                            if name == "torch" else load(name, [encoder], setting.device, 1))  # fmt: skip
+        runtime: Runtime = (packed_runtime(setting, encoder, encoder.spec.precision, MAX_PACK_TOKENS)
+                            if name == "torch" else load(name, encoder, setting.device, 1))  # fmt: skip
         cos_min = measure(runtime, encoder.probes()).cos_min
     except Exception as error:  # noqa: BLE001 - whatever it is, the next runtime is measured
         yield row | {"not_run": f"{type(error).__name__}: {error}"[:300]}
@@ -188,16 +189,16 @@ def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterat
         lengths = lengths_of(setting, length)
         _emptied(setting.device)
         speed, _ = tokens_per_s(runtime, batches(lengths, runtime.max_batch_tokens), setting.rounds)
-        needed = sum(flops_a_token(encoder.card, int(n)) * n for n in lengths) / lengths.sum()
+        needed = sum(flops_a_token(encoder.spec, int(n)) * n for n in lengths) / lengths.sum()
         yield row | {"tokens": str(length), "tokens_per_s": speed, "tflop_per_s": speed * needed / 1e12,
                      "of_rate": speed * needed / rate, "cos_min": cos_min,
-                     "card_gib": _card_gib(setting.device)}  # fmt: skip
+                     "gpu_gib": _gpu_gib(setting.device)}  # fmt: skip
 
 
 def packed_runtime(
     setting: Setting, encoder: EncoderFolder, precision: str, max_tokens: int, *, compiled: bool = False
 ) -> PackedRuntime:
-    return PackedRuntime(module_of([encoder]), precision, setting.device, Budget(max_tokens), half=True,
+    return PackedRuntime(module_of(encoder), precision, setting.device, Budget(max_tokens), half=True,
                          compiled=compiled)  # fmt: skip
 
 
@@ -317,8 +318,8 @@ def _sentence_transformers(setting: Setting, base: str, precision: str, texts: l
     return found[best], best
 
 
-def _card_gib(device: str) -> float | None:
-    """What is taken of the card's memory, by whatever library."""
+def _gpu_gib(device: str) -> float | None:
+    """What is taken of the GPU's memory, by whatever library."""
     if device != "cuda":
         return None
     free, total = torch.cuda.mem_get_info()

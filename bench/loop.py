@@ -75,22 +75,9 @@ def _texts(workspace: Path, n_pairs: int) -> list[list[str]]:
 
 
 def _engine(workspace: Path):
-    from loid_infer.encoders.folder import open_folder
-    from loid_infer.encoders.opening import open_runtime
-    from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
-    from loid_infer.types import SILENT
+    from loid_infer import Encoder
 
-    encoder = open_folder(workspace / "exports" / "encoders" / "base", "base")
-    runtime = open_runtime(encoder, runtime="auto", device="cpu", n_threads=None, progress=SILENT)
-    tokenizer = encoder.tokenizer()
-
-    def encode(texts: list[str]) -> None:
-        tokens = tokenizer(texts)
-        slots = np.arange(len(texts))
-        for _ in runtime.run(token_batches(slots, tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, 256)):
-            pass
-
-    return encode
+    return Encoder.open("base", workspace=workspace, device="cpu").encode
 
 
 def _transformers(workspace: Path):

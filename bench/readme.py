@@ -7,6 +7,7 @@ python -m bench.readme --check    exit 1 if the README differs from the results
 import json
 import re
 import sys
+from pathlib import Path
 
 from bench.record import RESULTS, ROOT, table
 
@@ -20,16 +21,21 @@ def rendered(text: str) -> str:
 
 def _block(name: str) -> str:
     if name.startswith("gpu_") and not (RESULTS / f"{name}.json").exists():
-        return "\nNot measured yet: no card was at hand.\n\n"
-    record = json.loads((RESULTS / f"{name}.json").read_text())
-    if name == "walk":
+        return "\nNot measured yet: no GPU was at hand.\n\n"
+    paths = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}.*.json"))]  # one a processor
+    return "".join(_record(path) for path in paths) + "\n"
+
+
+def _record(path: Path) -> str:
+    record = json.loads(path.read_text())
+    if path.stem == "walk":
         shown = (f"$ {row['command']}\n{row['prints']}" for row in record["rows"])
-        return "\n```console\n{}\n```\n\n".format("\n".join(shown))
+        return "\n```console\n{}\n```\n".format("\n".join(shown))
     machine = record["machine"]
     features = ", ".join(machine["features"])
-    cards = "".join(f"{card}, " for card in machine.get("cards", []))
-    made = f"{cards}{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
-    return f"\n{table(record['rows'])}\n\n<sub>{record['notes']} {made}; `bench/results/{name}.json`.</sub>\n\n"
+    gpus = "".join(f"{gpu}, " for gpu in machine.get("gpus", []))
+    made = f"{gpus}{machine['threads']} threads of {machine['processor']} ({features}), {record['date']}"
+    return f"\n{table(record['rows'])}\n\n<sub>{record['notes']} {made}; `bench/results/{path.name}`.</sub>\n"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What every benchmark needs: the machine's card, a table for people, a JSON file for the record."""
+"""What every benchmark needs: the machine, a table for people, a JSON file for the record."""
 
 import datetime
 import gzip
@@ -43,25 +43,33 @@ def machine() -> dict:
         "features": sorted(features() & known),
         "memory_gib": round(memory / 2**20, 1),
         "system": f"{platform.system()} {platform.release()}",
-        **({"cards": gpu.cards(), "driver": gpu.driver()} if gpu.driver() else {}),
+        **({"gpus": gpu.names(), "driver": gpu.driver()} if gpu.driver() else {}),
     }
 
 
 def save(question: str, file: str, rows: list[dict], notes: str) -> None:
-    """Print the table and one JSON line, and write bench/results/<file>.json."""
+    """Print the table and one JSON line, and write bench/results/<file>.json, or <file>.<processor>.json where the
+    former is another processor's."""
+    here = machine()
     record = {
         "question": question,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
         ).stdout.strip(),
-        "machine": machine(),
+        "machine": here,
         "versions": versions(*PACKAGES),
         "notes": notes,
         "rows": rows,
     }
+    path = RESULTS / f"{file}.json"
+    if path.exists() and json.loads(path.read_text())["machine"]["features"] != here["features"]:
+        vendor = (
+            "intel" if "Intel" in here["processor"] else "amd" if "AMD" in here["processor"] else platform.machine()
+        )
+        path = RESULTS / "{}.{}-{}.json".format(file, vendor, here["features"][-1])
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{file}.json").write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"\n{question}\n{table(rows)}\n{notes}")
     print(json.dumps(record))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.gather import CARD
 from bench.record import save, work_folder
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE
 from loid_infer.store.reader import open_store

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.record import loid, median, real_table, save
-from loid_infer.encoders import torch as reference
+from loid_infer.architectures import transformer
+from loid_infer.architectures.layer import EveryToken
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.openvino import OpenVino
 from loid_infer.encoders.pipeline import Stages, encode_stream
@@ -76,7 +77,7 @@ def main(n_reviews: int = 1500, repeats: int = 3) -> None:
 
 
 def _open(encoder: EncoderFolder, graph: Path, n_streams: int) -> Runtime:
-    return OpenVino(graph, encoder.card.precision, n_usable_threads(), n_streams)
+    return OpenVino(graph, encoder.spec.precision, n_usable_threads(), n_streams)
 
 
 def _stream(encoder: EncoderFolder, runtime: Runtime, texts: list[str]) -> None:
@@ -105,18 +106,17 @@ def _in_order(tokens: Tokens, *, by_length: bool, rows: int | None = None) -> It
 
 def _whole_last_layer(encoder: EncoderFolder, path: Path) -> Path:
     """The graph that computes the last layer for every token and drops all but CLS."""
-    from safetensors.torch import load_file
 
-    class Whole(reference.ClsBert):
-        def __init__(self, card, tensors) -> None:
-            super().__init__(card, tensors)
-            self.layers[-1].last = False
+    class Every:
+        @staticmethod
+        def of(positions, padding, mask, *, last):
+            return EveryToken.of(positions, padding)
 
-    usual, reference.ClsBert = reference.ClsBert, Whole
+    usual, transformer.OneToken = transformer.OneToken, Every
     try:
-        write_graph(encoder.card, load_file(encoder.path / "model.safetensors"), path)
+        write_graph(encoder.spec, encoder.tensors(), path)
     finally:
-        reference.ClsBert = usual
+        transformer.OneToken = usual
     return path
 
 

@@ -2,8 +2,9 @@
 
 After the paper LoID (arXiv 2404.00236).
 
-The verbs of the command line are functions here: `from loid_infer import encode, fit, score`. They are resolved on
-first use, so importing the package imports nothing heavy.
+The verbs of the command line are functions here: `from loid_infer import encode, fit, score`. `Encoder` turns texts
+into vectors, `encode_corpus` stores those of any `Texts`. All are resolved on first use, so importing the package
+imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,38 +14,40 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = {
-    "sample": "sample",
-    "ingest": "ingest",
-    "export": "export",
-    "encode": "encode",
-    "encode_all": "encode",
-    "fit": "fit",
-    "score": "score",
-    "evaluate": "evaluate",
-    "report": "report",
-    "similar": "similar",
-    "cache_compact": "upkeep",
-    "cache_gc": "upkeep",
-    "cache_import": "imports",
-    "cache_info": "cache",
-    "cache_salvage": "upkeep",
-    "cache_verify": "cache",
-    "cache_export": "cache",
-    "plugin_train": "train",
-    "plugin_merge": "plugins",
-    "plugin_import": "plugins",
-    "plugin_list": "plugins",
-    "plugin_show": "plugins",
-    "doctor": "doctor",
-    "plugin_similarity": "similarity",
+_PLACES = {
+    "Encoder": "encoder",
+    "Texts": "data.corpora",
+    "sample": "verbs.sample",
+    "ingest": "verbs.ingest",
+    "export": "verbs.export",
+    "encode": "verbs.encode",
+    "encode_corpus": "verbs.encode",
+    "fit": "verbs.fit",
+    "score": "verbs.score",
+    "evaluate": "verbs.evaluate",
+    "report": "verbs.report",
+    "similar": "verbs.similar",
+    "cache_compact": "verbs.upkeep",
+    "cache_gc": "verbs.upkeep",
+    "cache_import": "verbs.imports",
+    "cache_info": "verbs.cache",
+    "cache_salvage": "verbs.upkeep",
+    "cache_verify": "verbs.cache",
+    "cache_export": "verbs.cache",
+    "plugin_train": "verbs.train",
+    "plugin_merge": "verbs.plugins",
+    "plugin_import": "verbs.plugins",
+    "plugin_list": "verbs.plugins",
+    "plugin_show": "verbs.plugins",
+    "doctor": "verbs.doctor",
+    "plugin_similarity": "verbs.similarity",
 }
-__all__ = [*_VERBS]  # noqa: PLE0604
+__all__ = [*_PLACES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        return getattr(importlib.import_module(f"loid_infer.verbs.{_VERBS[name]}"), name)
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"loid_infer.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'loid_infer' has no attribute {name!r}")
 
 

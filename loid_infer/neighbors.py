@@ -120,6 +120,6 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a card."
+        mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
         raise RuntimeMissing(f"FAISS cannot be imported: {error}", mend=mend) from error
     return faiss

@@ -67,6 +67,11 @@ class Workspace:
         stems = (path.stem for path in (self.root / "data").glob("*.parquet"))
         return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
 
+    @property
+    def corpora(self) -> Path:
+        """The folder of the digests of corpora that are in no table, `NAME.digests` each."""
+        return self.root / "data" / "corpora"
+
     def encoder(self, name: str) -> Path:
         """The folder of an exported encoder."""
         return self.root / "exports" / "encoders" / slug(name, "encoder")

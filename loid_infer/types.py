@@ -5,9 +5,9 @@ This file knows no file format, no runtime and no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -75,14 +75,14 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Spec:
     """Everything that decides an encoder's output, and nothing else. Its digest is the fingerprint of a store.
 
     Not here on purpose: the text template (it is in the text's digest), batch size, device, threads, paths, and the
     runtime, which is proven against the parity probes instead.
     """
 
-    weights: str  # digest of the float32 tensors that reach CLS, sorted by name
+    weights: str  # digest of the float32 tensors that the vector depends on, sorted by name
     architecture: str  # model type
     n_layers: int
     n_heads: int
@@ -92,28 +92,60 @@ class Card:
     layer_norm_eps: float
     position_type: str
     tokenizer: str  # digest of tokenizer.json without truncation and padding
-    max_tokens: int  # with [CLS] and [SEP]
+    max_tokens: int  # with special tokens
     truncation_side: str
-    pooling: str
+    pooling: str  # cls | mean | last
     precision: str  # fp32 | bf16 | fp16 | int8 | fake
     quantized_graph: str  # digest of the quantized graph, empty unless int8
     store_dtype: str  # fp16 | fp32
     format: int  # of the store's records
+    # Only written where they differ from these, which are BERT's at CLS: what was stored before they were there keeps
+    # its fingerprint.
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else of the config decides, by the family
+    normalize: bool = False  # to unit length
+    dense: tuple[str, ...] = ()  # activations of the dense layers behind pooling
+    dense_dim: int = 0  # width of the vector where there are any
+    prompt: str = ""  # put before every text
+    empty_id: int = -1  # the token of a text that has none; -1: the tokenizer always gives one
+
+    @property
+    def dim(self) -> int:
+        """Width of the vector."""
+        return self.dense_dim or self.hidden_dim
+
+    def parts(self) -> dict[str, Any]:
+        """The fields as JSON values, without those that are as BERT's."""
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        found |= {"details": dict(self.details), "dense": list(self.dense)}
+        plain: dict[str, Any] = {
+            "details": {},
+            "normalize": False,
+            "dense": [],
+            "dense_dim": 0,
+            "prompt": "",
+            "empty_id": -1,
+        }
+        return {name: value for name, value in found.items() if name not in plain or value != plain[name]}
 
     @staticmethod
-    def of(parts: object) -> Card:
-        """The card with these fields, as JSON gave them.
+    def of(parts: object) -> Spec:
+        """The spec with these fields, as JSON gave them.
 
         Raises:
             ValueError: a field is missing, unknown or of another kind.
         """
-        kinds = {part.name: {"str": str, "int": int, "float": float}[str(part.type)] for part in fields(Card)}
-        if not isinstance(parts, dict) or parts.keys() != kinds.keys():
-            raise ValueError(f"a card has the fields {', '.join(kinds)}")
-        for name, kind in kinds.items():
-            if type(parts[name]) is not kind or (kind is int and parts[name] < 1):
-                raise ValueError(f"the card's {name} is {parts[name]!r:.80}")
-        return Card(**parts)
+        kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": list}
+        wanted = {part.name: kinds.get(str(part.type), dict) for part in fields(Spec)}
+        needed = {part.name for part in fields(Spec) if part.default is MISSING and part.default_factory is MISSING}
+        if not isinstance(parts, dict) or not needed <= parts.keys() <= wanted.keys():
+            raise ValueError(f"a spec has the fields {', '.join(wanted)}")
+        for name, value in parts.items():
+            kind = wanted[name]
+            positive = kind is int and name in needed
+            if type(value) is not kind or (positive and value < 1):
+                raise ValueError(f"the spec's {name} is {value!r:.80}")
+        lists = {"dense": tuple(map(str, parts["dense"]))} if "dense" in parts else {}
+        return Spec(**(parts | lists))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +156,24 @@ class TokenBatch:
     input_ids: Ints  # [n, max_len], int64
     attention_mask: Ints  # [n, max_len], int64, 1 for a token and 0 for padding
     n_tokens: int  # real tokens, the sum of the mask
+
+
+class Corpus(Protocol):
+    """Texts in an order: reviews of a domain, item titles, whatever is to be encoded. `data.corpora.Texts` is one."""
+
+    @property
+    def name(self) -> str:
+        """A slug."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of texts, equal ones counted each."""
+
+    def digests(self, progress: Progress) -> Digests:
+        """blake2b-128 of the UTF-8 bytes of every text, `[n_rows, 16]`, in order."""
+
+    def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
+        """The texts of the ascending row numbers `rows [m]`, in pieces."""
 
 
 class Task(Protocol):

@@ -103,24 +103,6 @@ def make_variant(base: Path, folder: Path, layers: set[int], *, seed: int) -> Pa
     return folder
 
 
-FAMILY = {"plain": set(), "top": {2}, "upper": {1, 2}, "whole": {0, 1, 2}}  # name -> layers that differ from `plain`
-
-
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose encoders FAMILY are a toy of three layers and its variants, in float32. Copy it before writing
-    to it."""
-    from loid_infer import export
-    from loid_infer.settings import Workspace
-
-    root = tmp_path_factory.mktemp("family")
-    base = make_toy_base(root / "toy", n_layers=3)
-    for seed, (name, layers) in enumerate(FAMILY.items()):
-        made = make_variant(base, root / "bases" / name, layers, seed=seed)
-        export(name, base=str(made), precision="fp32", max_tokens=32, workspace=Workspace(root))
-    return root
-
-
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_base(tmp_path_factory.mktemp("toy"))
@@ -142,11 +124,10 @@ def exported_int8(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
     """A workspace whose encoder `small` is the toy in int8, calibrated on its domain `toys`, and that export's result.
     Copy it before writing to it."""
     from loid_infer import export, ingest
-    from loid_infer.encoders.loading import PREFERENCE
-    from loid_infer.encoders.processor import installed
+    from loid_infer.encoders.opening import able
     from loid_infer.settings import Workspace
 
-    if not any(installed(name) for name in PREFERENCE["cpu"]["int8"]):
+    if not any(backend.installed for backend in able("cpu", "int8")):
         pytest.skip("no runtime that computes int8 is installed")
     workspace = Workspace(tmp_path_factory.mktemp("exported_int8"))
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(200))

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from loid_infer.cli import cache, encoders, evaluation, heads, machine, plugins, report, similarity, tables
+from loid_infer.cli import cache, encoders, heads, plugins, reports, tables
 from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
 from loid_infer.errors import LoidError
 
@@ -30,10 +30,10 @@ def build() -> typer.Typer:
         encoders.encode,
         heads.fit,
         heads.score,
-        evaluation.evaluate,
-        report.report,
+        heads.evaluate,
+        reports.report,
         heads.similar,
-        machine.doctor,
+        reports.doctor,
     ):
         app.command()(command)
     additions = typer.Typer(no_args_is_help=True, help="What an encoder learns from domains: train, merge, look.")
@@ -43,7 +43,7 @@ def build() -> typer.Typer:
         ("import", plugins.import_),
         ("list", plugins.list_),
         ("show", plugins.show_),
-        ("similarity", similarity.similarity),
+        ("similarity", plugins.similarity),
     ):
         additions.command(name)(of_plugins)
     app.add_typer(additions, name="plugin")

@@ -1,14 +1,15 @@
-"""Commands that work on stored vectors: fit, score, similar."""
+"""Commands that work on stored vectors: fit, evaluate, score, similar."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
     DeviceOption,
     DomainOption,
@@ -16,22 +17,21 @@ from loid_infer.cli.options import (
     EncoderOption,
     EpochsOption,
     HeadsOption,
-    JsonOption,
     KOption,
     LamOption,
     MarginOption,
     PresetOption,
     ProtocolOption,
-    QuietOption,
     SeedOption,
     SplitOption,
     SplitSeedOption,
-    WorkspaceOption,
-    place,
 )
-from loid_infer.cli.terminal import People, show
+
+if TYPE_CHECKING:
+    from loid_infer.verbs.evaluate import EvaluateResult
 
 
+@command("fit.fit")
 def fit(
     domain: DomainOption,
     encoder: EncoderOption = None,
@@ -48,40 +48,71 @@ def fit(
     split: SplitOption = "random",
     split_seed: SplitSeedOption = None,
     seed: SeedOption = 0,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Train the recommender head of a domain from its stored vectors.
 
     Example: loid-infer fit --domain video_games
     """
-    from loid_infer.verbs.fit import fit as verb
 
-    show(
-        verb(
-            domain,
-            encoder=encoder,
-            preset=preset,
-            protocol=protocol,
-            name=name,
-            k=k,
-            lam=lam,
-            margin=margin,
-            epochs=epochs,
-            n_heads=n_heads,
-            dropout=dropout,
-            device=device,
-            split=split,
-            split_seed=split_seed,
-            seed=seed,
-            workspace=place(workspace),
-            progress=People(quiet=quiet),
+
+def tables(result: EvaluateResult) -> dict[str, Any]:
+    """What people want to see of an evaluation; the rest is in the file it names."""
+    from loid_infer.heads.comparison import NO_VARIANTS
+
+    models = []
+    for model in result.summary:
+        varied = model.model not in NO_VARIANTS
+        found = (
+            (model.against_head, model.against_head_low, model.against_head_high) if varied
+            else (model.against_bias, model.against_bias_low, model.against_bias_high)
+        )  # fmt: skip
+        mean, low, high = ("" if value is None else f"{value:+.4f}" for value in found)
+        models.append({"model": model.model, "encoder": model.encoder or "", "MSE": f"{model.mse:.4f}",
+                       "difference": mean, "from": "head" if varied else "bias", "low": low, "high": high})  # fmt: skip
+    buckets = [
+        {"by": one.by, "bucket": one.bucket, "pairs": one.n_test, "bias": f"{one.bias:.4f}", "head": f"{one.head:.4f}"}
+        for one in result.buckets
+    ]
+    last = result.split_seed + result.n_seeds - 1
+    return {
+        "domain": result.domain, "preset": result.preset, "protocol": result.protocol,
+        "split": f"{result.split}, seeds {result.split_seed} to {last}", "95 % intervals over": result.interval,
+        "path": result.path, "seconds": result.seconds, "test MSE": models, "by fewest reviews, and by rating": buckets,
+    }  # fmt: skip
+
+
+@command("evaluate.evaluate", people=tables)
+def evaluate(
+    domain: DomainOption,
+    encoders: Annotated[
+        list[str],
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="Repeat to compare; {seed} stands for the split's seed. The domain's own or `base` by default.",
+            show_default=False,
         ),
-        as_json=json,
-    )
+    ] = [],  # noqa: B006 - typer makes a list of its own
+    seeds: Annotated[int, typer.Option(help="How many splits, by seed.", min=1)] = 5,
+    ablate: Annotated[bool, typer.Option("--ablate", help="Also with one thing changed at a time.")] = False,
+    preset: PresetOption = "default",
+    protocol: ProtocolOption = "strict",
+    k: KOption = 5,
+    lam: LamOption = 0.2,
+    margin: MarginOption = None,
+    epochs: EpochsOption = None,
+    n_heads: HeadsOption = None,
+    dropout: DropoutOption = None,
+    split: SplitOption = "random",
+    split_seed: Annotated[int, typer.Option("--split-seed", "--seed", help="The first.", min=0)] = 0,
+) -> None:
+    """Test a domain's head on several splits, beside baselines, with intervals.
+
+    Example: loid-infer evaluate --domain video_games --seeds 5 --ablate
+    """
 
 
+@command("score.score")
 def score(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet or CSV with user_id, item_id.")],
     domain: Annotated[
@@ -100,23 +131,27 @@ def score(
         Path | None, typer.Option(help="Parquet or CSV; PAIRS.scores.parquet by default.", show_default=False)
     ] = None,
     device: DeviceOption = "cpu",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Predict the rating of every pair, unknown users and items included.
 
     Example: loid-infer score ratings.parquet --domain video_games
     """
-    from loid_infer.verbs.score import score as verb
-
-    result = verb(
-        pairs, domain=domain, head=head, out=out, device=device, workspace=place(workspace),
-        progress=People(quiet=quiet),
-    )  # fmt: skip
-    show(result, as_json=json)
 
 
+def _rows(result: Any) -> dict[str, Any]:
+    found = asdict(result)
+    return found | {"neighbors": [row(near) for near in found["neighbors"]]}
+
+
+def row(near: dict[str, Any]) -> dict[str, Any]:
+    """What people want to see of a neighbor."""
+    if near["text"] is None:
+        return {name: near[name] for name in ("id", "score", "n_reviews")}
+    text = shorten(near["text"], 120, placeholder=" ..")
+    return {"row": near["id"], **{name: near[name] for name in ("score", "rating", "item_id")}, "text": text}
+
+
+@command("similar.similar", people=_rows)
 def similar(
     domain: DomainOption,
     item: Annotated[str | None, typer.Option(help="What is like this item?", show_default=False)] = None,
@@ -129,30 +164,8 @@ def similar(
     n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Find the nearest items, users or reviews of a domain by their vectors.
 
     Example: loid-infer similar --domain video_games --text "the controls are terrible" -n 5
     """
-    from loid_infer.verbs.similar import similar as verb
-
-    result = verb(
-        domain, item=item, user=user, text=text, of=of, n=n, encoder=encoder, device=device, workspace=place(workspace),
-        progress=People(quiet=quiet),
-    )  # fmt: skip
-    if json:
-        show(result, as_json=True)
-        return
-    found = asdict(result)
-    found["neighbors"] = [_row(near) for near in found["neighbors"]]
-    show(found, as_json=False)
-
-
-def _row(near: dict[str, Any]) -> dict[str, Any]:
-    if near["text"] is None:
-        return {name: near[name] for name in ("id", "score", "n_reviews")}
-    text = shorten(near["text"], 120, placeholder=" ..")
-    return {"row": near["id"], **{name: near[name] for name in ("score", "rating", "item_id")}, "text": text}

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loid_infer.settings import Workspace
-
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "-w",
-        "--workspace",
-        help="Folder that holds data/, exports/ and cache/; $LOID_WORKSPACE, else the current folder.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 DomainOption = Annotated[
     str, typer.Option("--domain", "-d", help="Product category, e.g. video_games.", show_default=False)
 ]
@@ -31,11 +17,18 @@ EncoderOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of everything random.")]
 BaseOption = Annotated[
-    str, typer.Option(help="A folder with a Hugging Face BERT, a hub name, or `default`: the bundled all-MiniLM-L6-v2.")
+    str,
+    typer.Option(
+        help="A folder of Hugging Face or sentence-transformers, a GGUF file, a hub name, or `default`: the bundled "
+        "all-MiniLM-L6-v2."
+    ),
 ]
 MaxTokensOption = Annotated[
     int | None,
-    typer.Option(help="Longest input, 256 by default; longer texts are cut on the right.", show_default=False),
+    typer.Option(
+        help="Longest input; by default as the base says, else 256. Longer texts are cut on the right.",
+        show_default=False,
+    ),
 ]
 SplitOption = Annotated[str, typer.Option(help="random | time")]
 SplitSeedOption = Annotated[int | None, typer.Option(help="Of the split; --seed by default.", show_default=False)]
@@ -52,8 +45,3 @@ HeadsOption = Annotated[
 ]
 DropoutOption = Annotated[float | None, typer.Option(help="The preset's by default.", min=0, show_default=False)]
 DeviceOption = Annotated[str, typer.Option(help="auto | cpu | cuda")]
-
-
-def place(workspace: Path | None) -> Workspace:
-    """The workspace that was given, else the default one."""
-    return Workspace.of(workspace)

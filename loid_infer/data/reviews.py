@@ -72,6 +72,11 @@ class ReviewTable:
     group_starts: Ints  # [n_groups + 1], first row of each row group, then n_rows
 
     @property
+    def name(self) -> str:
+        """The domain, as a `Corpus` says it."""
+        return self.domain
+
+    @property
     def n_rows(self) -> int:
         """Number of reviews."""
         return self.facts.n_rows
@@ -119,19 +124,6 @@ class ReviewTable:
                 column = column.take(pa.array(wanted - self.group_starts[number]))
                 for first, last in _pieces(string_parts(column)[0]):
                     yield wanted[first:last], column[first:last].to_pylist()
-
-    def checked_texts(self, rows: Ints, digests: Digests) -> Iterator[tuple[Ints, Sequence[str]]]:
-        """What `texts` gives, each text compared with its row of `digests [n_rows, 16]`.
-
-        Raises:
-            BadTable: the table was replaced since its digests were read.
-        """
-        for found, texts in self.texts(rows):
-            again = np.frombuffer(b"".join(map(text_digest, texts)), np.uint8).reshape(-1, DIGEST_BYTES)
-            if not np.array_equal(again, digests[found]):
-                what, mend = "the table was replaced while it was being read", "Run the same command again."
-                raise BadTable(what, where=str(self.path), mend=mend)
-            yield found, texts
 
     def interactions(self, progress: Progress) -> Interactions:
         """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
@@ -186,11 +178,6 @@ class ReviewTable:
                 blanks[start:end] = blank(column)
                 task.advance(len(column))
         return digests, blanks
-
-
-def text_digest(text: str) -> bytes:
-    """blake2b-128 of the UTF-8 bytes of one text, 16 bytes: the same that `ReviewTable.digests` gives."""
-    return blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def _hash_slices(offsets: Ints, content: memoryview) -> Digests:

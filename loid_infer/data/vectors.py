@@ -1,8 +1,8 @@
 """Hands vectors out of the store as files others read: parquet with the ids, or safetensors; and takes the latter in.
 
 A safetensors file is a bundle another workspace can import: beside the vectors lie the digests of their texts and, as
-metadata, the card of their encoder and a digest of all that. This file knows no store: it is given a function from row
-numbers to vectors, and a card is text to it.
+metadata, the spec of their encoder and a digest of all that. This file knows no store: it is given a function from row
+numbers to vectors, and a spec is text to it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Described:
     """What a bundle says of its vectors."""
 
     digests: Digests  # [n, 16], of the texts, in table order
-    card: str  # of the encoder, as JSON
+    spec: str  # of the encoder, as JSON
 
 
 def export_vectors(
@@ -43,7 +43,7 @@ def export_vectors(
 
     `parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `safetensors`: tensors `digests
     [n_rows, 16]` and `vectors [n_rows, dim]` whose row i is row i of the table, with the table's domain and digest, the
-    encoder's card and a digest of both tensors as metadata.
+    encoder's spec and a digest of both tensors as metadata.
 
     Args:
         vectors: row numbers `[m]` -> vectors `[m, dim]`.
@@ -101,7 +101,7 @@ def _write_safetensors(
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
     }
-    metadata = {"domain": table.domain, "table_digest": table.digest, "card": described.card, "content": "0" * 32}
+    metadata = {"domain": table.domain, "table_digest": table.digest, "card": described.spec, "content": "0" * 32}
     found = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
@@ -131,7 +131,7 @@ class Bundle:
         try:
             self._file = cast(Any, safe_open(path, "np"))
             metadata = self._file.metadata() or {}
-            self.card, self.domain = metadata["card"], metadata["domain"]
+            self.spec, self.domain = metadata["card"], metadata["domain"]
             self.digests: Digests = self._file.get_tensor("digests")
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()

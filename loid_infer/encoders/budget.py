@@ -20,14 +20,14 @@ class DeviceFull(Exception):
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a library's `error` says that a card's memory is full; each says it in several ways."""
+    """Whether a library's `error` says that a GPU's memory is full; each says it in several ways."""
     return any(sign in str(error).lower() for sign in _FULL)
 
 
 def no_memory(what: str, got: str = "") -> NoMemory:
     """What to raise where there is too little for `what`, and no less of it is possible."""
-    return NoMemory(f"the card has not enough memory for {what}", got=got,
-                    mend="Use --device cpu, or free the card's memory.")  # fmt: skip
+    return NoMemory(f"the GPU has not enough memory for {what}", got=got,
+                    mend="Use --device cpu, or free the GPU's memory.")  # fmt: skip
 
 
 class Work(Protocol):

@@ -1,8 +1,8 @@
-"""The torch runtime on a card: packs of many texts, computed while the host prepares the next ones.
+"""The torch runtime on a GPU: packs of many texts, computed while the host prepares the next ones.
 
-Batches are collected into packs, which are bounded by tokens: a card that runs out of memory gets packs of half the
-size from then on, also in the next run. Nothing waits for the card but whoever takes a finished pack. The file knows
-packs and memory; not the model's steps, which `packed` has.
+Batches are collected into packs, which are bounded by tokens: a GPU that runs out of memory gets packs of half the
+size from then on, also in the next run. Nothing waits for the GPU but whoever takes a finished pack. The file knows
+packs and memory; not the model's steps, which `architectures.packed` has.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loid_infer.architectures.packed import Pack, PackedTransformer
+from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
-from loid_infer.encoders.packed import Pack, attention_for, packed, padded
-from loid_infer.encoders.protocol import CARD_TOKENIZERS
-from loid_infer.encoders.torch import ClsBert, ClsLayer, JointBert
-from loid_infer.types import Floats, Ints, TokenBatch
+from loid_infer.encoders.machine import recall, remember, shape_key
+from loid_infer.encoders.protocol import GPU_TOKENIZERS
+from loid_infer.settings import machine_memory
+from loid_infer.types import Floats, Ints, Spec, TokenBatch
 
-MAX_PACK_TOKENS = 65_536  # of a pack, while the card has memory for it
+MAX_PACK_TOKENS = 65_536  # of a pack, while the GPU has memory for it
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_UNDER_WAY = 2  # packs queued on the card while the next one is prepared
+_UNDER_WAY = 2  # packs queued on the GPU while the next one is prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,10 @@ class PackedRuntime:
     """
 
     name = "torch"
-    max_batch_tokens, n_tokenizers = 8192, CARD_TOKENIZERS  # batches are put together again
+    max_batch_tokens, n_tokenizers = 8192, GPU_TOKENIZERS  # batches are put together again
 
     def __init__(
-        self,
-        module: ClsBert | JointBert,
-        precision: str,
-        device: str,
-        budget: Budget,
-        *,
-        half: bool,
-        compiled: bool = False,
+        self, module: Transformer, precision: str, device: str, budget: Budget, *, half: bool, compiled: bool = False
     ) -> None:
         """Bring `module` to `device`.
 
@@ -81,22 +76,22 @@ class PackedRuntime:
             half: whether vectors come back in float16, as a store of that dtype takes them; else in float32.
             compiled: whether torch.compile fuses what it can, which takes it a minute when the first packs come.
         """
-        self._device, dtype = torch.device(device), DTYPES[precision]
-        first = next(part for part in module.modules() if isinstance(part, ClsLayer))
-        attention = attention_for(self._device, dtype, first.query.out_features // first.n_heads)
+        self._device = torch.device(device)
         try:
-            brought = packed(module, attention, dtype).to(self._device)
+            brought = PackedTransformer(module, self._device, DTYPES[precision])
         except RuntimeError as error:
             if is_full(error):
                 raise no_memory("the encoder's weights") from error
             raise
         self._module = torch.compile(brought, dynamic=True) if compiled else brought
-        self.pads = attention is padded
+        self.pads = brought.pads
         self._given = torch.float16 if half else torch.float32
         self._is_cuda = self._device.type == "cuda"
         self._budget = budget
         name = torch.cuda.get_device_name(self._device) if self._is_cuda else device
-        self.detail = f"{name}, {precision}, packs of {budget.max_tokens:,} tokens, {attention.__name__}"
+        self.detail = f"{name}, {precision}, packs of {budget.max_tokens:,} tokens" + (
+            ", padded for attention" if self.pads else ", flash attention"
+        )
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`; several batches come back as one."""
@@ -171,3 +166,13 @@ def _texts(batches: Sequence[TokenBatch], pads: bool) -> _Texts:
         np.concatenate([mask.sum(axis=1) for mask in masks]),
         pads,
     )
+
+
+def gpu_budget(runtime: str, spec: Spec, max_tokens: int) -> Budget:
+    """`max_tokens`, or what this GPU had memory for when it was tried before."""
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+    key = f"{gpu.name}, {memory}, {runtime}, {spec.precision}, {shape_key(spec)}"
+    known = recall(key, machine_memory()).get("max_tokens")
+    fits = known if isinstance(known, int) and 0 < known < max_tokens else max_tokens
+    return Budget(fits, lambda smaller: remember(key, {"max_tokens": smaller}, machine_memory()))

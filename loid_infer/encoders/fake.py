@@ -1,6 +1,6 @@
 """A runtime without a model: vectors that are a fixed function of the ids, in whole numbers and so the same everywhere.
 
-For tests and for measuring the pipeline alone. Its vectors mean nothing, and its card says precision `fake`, so they
+For tests and for measuring the pipeline alone. Its vectors mean nothing, and its spec says precision `fake`, so they
 never share a store with real ones.
 """
 
@@ -18,15 +18,14 @@ _COLUMN = np.uint64(0xD1342543DE82EF95)
 
 
 class FakeRuntime:
-    """Hashes ids into vectors of small whole numbers over 64; given several widths, a vector of each side by side."""
+    """Hashes ids into vectors of small whole numbers over 64."""
 
     name = "fake"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
     detail = "no model: hashed ids"
 
-    def __init__(self, *dims: int) -> None:
-        numbers = np.concatenate([np.arange(1, dim + 1, dtype=np.uint64) for dim in dims])
-        self._columns = (numbers * _COLUMN) | np.uint64(1)
+    def __init__(self, dim: int) -> None:
+        self._columns = (np.arange(1, dim + 1, dtype=np.uint64) * _COLUMN) | np.uint64(1)
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

@@ -1,4 +1,4 @@
-"""An exported encoder on disk: its card, its proof of parity, its files. Opens no runtime and no store."""
+"""An exported encoder on disk: its spec, its proof of parity, its files. Opens no runtime and no store."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import numpy as np
 from safetensors import SafetensorError
 
 from loid_infer.artifact import read_manifest
-from loid_infer.encoders.card import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
+from loid_infer.encoders.spec import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, ParityError
-from loid_infer.types import Array, Card, Floats, Ints
+from loid_infer.types import Array, Floats, Ints, Spec
 
 GRAPH_FILE = "model.onnx"
 PROBES_FILE = "parity.safetensors"
+DENSE_FILE = "dense.safetensors"  # layers behind pooling, if there are any
 KIND = "encoder"
+SPEC_KEY = "card"  # what a manifest of format 1 calls the spec
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Texts as ids, and the CLS that plain transformers computed for them in float32."""
+    """Texts as ids, and the vectors that plain transformers computed for them in float32."""
 
     flat_ids: Ints  # one text after another
     lengths: Ints  # [n]
-    cls: Floats  # [n, d]
+    cls: Floats  # [n, d], whatever the pooling
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -57,13 +59,13 @@ class EncoderFolder:
 
     name: str
     path: Path
-    card: Card
+    spec: Spec
     fingerprint: str
     manifest: dict[str, Any]
 
     @property
     def graph(self) -> Path:
-        """The ONNX graph from ids to CLS."""
+        """The ONNX graph from ids to vectors."""
         return self.path / GRAPH_FILE
 
     def probes(self) -> Probes:
@@ -73,15 +75,33 @@ class EncoderFolder:
             BadArtifact: the file does not hold them.
         """
         try:
-            return Probes.load(self.path / PROBES_FILE, self.card.hidden_dim)
+            return Probes.load(self.path / PROBES_FILE, self.spec.dim)
         except (KeyError, ValueError, SafetensorError) as error:
-            mend = f"Run `loid-infer export --name {self.name}` to make it anew."
             where = str(self.path / PROBES_FILE)
-            raise BadArtifact(f"the parity probes cannot be read: {error}", where=where, mend=mend) from error
+            raise BadArtifact(
+                f"the parity probes cannot be read: {error}", where=where, mend=_again(self.name)
+            ) from error
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, at the card's number of tokens."""
-        return Tokenizer(self.path / TOKENIZER_FILE, self.card.max_tokens)
+        """The tokenizer, at the spec's number of tokens."""
+        return Tokenizer(self.path / TOKENIZER_FILE, self.spec.max_tokens, self.spec.prompt, self.spec.empty_id)
+
+    def tensors(self) -> dict[str, Any]:
+        """The float32 weights as torch tensors, dense layers among them.
+
+        Raises:
+            BadArtifact: a file cannot be read.
+        """
+        from safetensors.torch import load_file
+
+        found: dict[str, Any] = {}
+        for file in (WEIGHTS_FILE, *([DENSE_FILE] if self.spec.dense else [])):
+            try:
+                found |= load_file(self.path / file)
+            except (OSError, SafetensorError) as error:
+                raise BadArtifact(f"the weights cannot be read: {error}", where=str(self.path / file),
+                                  mend=_again(self.name)) from error  # fmt: skip
+        return found
 
 
 def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
@@ -94,32 +114,27 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         BadArtifact: there is none, or a file or field is not what was exported.
         ParityError: its parity report is not a passing one.
     """
-    mend = f"Run `loid-infer export --name {name}` to make it anew."
+    mend = _again(name)
     manifest = read_manifest(path, KIND, mend)
     try:
-        card = Card.of(manifest["card"])
+        spec = Spec.of(manifest[SPEC_KEY])
         passed, found = manifest["parity"]["passed"], manifest["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
-    unnamed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE} - manifest.get("files", {}).keys()
+    needed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *([DENSE_FILE] if spec.dense else [])}
+    unnamed = needed - manifest.get("files", {}).keys()
     if unnamed:
         raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
     if passed is not True:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
-    if fingerprint(card) != found:
-        raise BadArtifact(
-            "the card is not the one that was exported",
-            where=str(path),
-            expected=found,
-            got=fingerprint(card),
-            mend=mend,
-        )
+    if fingerprint(spec) != found:
+        raise BadArtifact("the spec is not the one that was exported", where=str(path), expected=found,
+                          got=fingerprint(spec), mend=mend)  # fmt: skip
     if expected and found != expected:
-        raise BadArtifact(
-            "the encoder was exported anew meanwhile",
-            where=str(path),
-            expected=expected,
-            got=found,
-            mend="Run the same command again.",
-        )
-    return EncoderFolder(name, path, card, found, manifest)
+        raise BadArtifact("the encoder was exported anew meanwhile", where=str(path), expected=expected, got=found,
+                          mend="Run the same command again.")  # fmt: skip
+    return EncoderFolder(name, path, spec, found, manifest)
+
+
+def _again(name: str) -> str:
+    return f"Run `loid-infer export --name {name}` to make it anew."

@@ -1,6 +1,6 @@
 """What this machine has of NVIDIA's, and what each runtime lacks to use it. Reads files; imports and opens nothing.
 
-What it tells is for people and for choosing: whether a runtime really runs on a card shows when it is opened.
+What it tells is for people and for choosing: whether a runtime really runs on a GPU shows when it is opened.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def driver() -> str:
     return found[0] if found else "unknown"
 
 
-def cards() -> list[str]:
-    """The cards' names, as the driver tells them."""
+def names() -> list[str]:
+    """The GPUs' names, as the driver tells them."""
     said = [path.read_text() for path in sorted(Path(_DRIVER).glob("gpus/*/information"))]
     return [line.split(":", 1)[1].strip() for text in said for line in text.splitlines() if line.startswith("Model:")]
 
 
 def torch_lacks() -> str:
-    """Why torch computes on no card; empty where it can."""
+    """Why torch computes on no GPU; empty where it can."""
     return _no_driver() or ("" if _torch_cuda() else "this torch is built for the CPU only")
 
 
 def onnxruntime_lacks() -> str:
-    """Why onnxruntime computes on no card; empty where it can. torch tells it which card there is."""
+    """Why onnxruntime computes on no GPU; empty where it can. torch tells it which GPU there is."""
     lacks = torch_lacks() or _no_library("cuda")
     theirs, ours = _onnxruntime_cuda(), _torch_cuda().split(".")[0]
     if lacks or theirs in ("", ours):
@@ -57,7 +57,7 @@ def tensorrt_lacks() -> str:
 
 
 def faiss_lacks() -> str:
-    """Why FAISS builds no index on a card; empty where it can."""
+    """Why FAISS builds no index on a GPU; empty where it can."""
     return _no_driver() or _no_faiss()
 
 

@@ -12,6 +12,13 @@ from typing import Any
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import NoSpace
+from loid_infer.types import Spec
+
+
+def shape_key(spec: Spec) -> str:
+    """What encoders must have in common for one measurement to hold for both."""
+    sizes = f"{spec.n_layers} x {spec.hidden_dim} x {spec.feed_forward_dim}"
+    return sizes if spec.architecture == "bert" else f"{spec.architecture} {sizes}"
 
 
 def recall(key: str, memory: Path) -> dict[str, Any]:

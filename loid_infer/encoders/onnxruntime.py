@@ -1,7 +1,7 @@
-"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in, or on a card.
+"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in, or on a GPU.
 
 The provider is named, and checked after loading: onnxruntime itself takes the CPU in silence where a library of the
-card's is missing.
+GPU's is missing.
 """
 
 from __future__ import annotations
@@ -10,18 +10,37 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
-from loid_infer.encoders.protocol import CARD_TOKENIZERS, Graph, refused, where_of
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.graph import checked, refused
+from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-CARD_BATCH_TOKENS = 32_768  # of a batch on a card, while it has memory for it
+GPU_BATCH_TOKENS = 32_768  # of a batch on a GPU, while it has memory for it
+
+
+def backend() -> Backend:
+    """onnxruntime. fp16 and bf16 are computed in float32 on a processor, and in TF32 on a GPU."""
+    precisions = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
+    return Backend("onnxruntime", "onnxruntime", precisions, gpu.onnxruntime_lacks, _open)
+
+
+def _open(encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
+    budget = None
+    if device == "cuda":
+        from loid_infer.encoders.cuda import gpu_budget
+
+        budget = gpu_budget("onnxruntime", encoder.spec, GPU_BATCH_TOKENS)
+    return OnnxRuntime(checked(encoder.graph), encoder.spec.precision, device, n_threads, budget)
 
 
 class OnnxRuntime:
@@ -30,14 +49,14 @@ class OnnxRuntime:
     name = "onnxruntime"
     pads = True
 
-    def __init__(self, graph: Graph, precision: str, place: str, n_threads: int, budget: Budget | None = None) -> None:
+    def __init__(self, graph: Path, precision: str, place: str, n_threads: int, budget: Budget | None = None) -> None:
         """Load `graph`, which holds float32, or int8 beside it.
 
         Args:
-            precision: fp32, or int8 where the graph is; on a card also fp16 or bf16: products are computed in TF32
+            precision: fp32, or int8 where the graph is; on a GPU also fp16 or bf16: products are computed in TF32
                 then, whose inputs have the bits of fp16 and more than those of bf16. With fp32 they never are.
             place: cpu | cuda.
-            budget: of a batch with its padding; for a card.
+            budget: of a batch with its padding; for a GPU.
 
         Raises:
             BadArtifact: it cannot be loaded.
@@ -45,7 +64,7 @@ class OnnxRuntime:
         """
         self._place, self._budget = place, budget or Budget(sys.maxsize)
         self.max_batch_tokens, self.n_tokenizers = (
-            (budget.max_tokens, CARD_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
+            (budget.max_tokens, GPU_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
         )
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, place, options if place == "cuda" else {}, n_threads)
@@ -61,7 +80,7 @@ class OnnxRuntime:
         return work.batch.slots, forward(self._session, work.batch, self._place)
 
 
-def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads: int) -> Any:
+def open_session(graph: Path, provider: str, options: dict[str, str], n_threads: int) -> Any:
     """A session of `graph` on one of PROVIDERS; see `OnnxRuntime`. TensorRT leaves to CUDA what it cannot compute."""
     import onnxruntime
 
@@ -73,8 +92,8 @@ def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads
     asked = PROVIDERS[provider]
     if asked not in onnxruntime.get_available_providers():
         raise RuntimeMissing(
-            "this onnxruntime is not built for a card",
-            where=where_of(graph),
+            "this onnxruntime is not built for a GPU",
+            where=str(graph),
             expected=asked,
             got=", ".join(onnxruntime.get_available_providers()),
             mend="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
@@ -82,12 +101,11 @@ def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads
     wanted: list[Any] = [(asked, options)]
     if provider == "tensorrt":
         wanted.append(PROVIDERS["cuda"])
-    content = graph if isinstance(graph, bytes) else str(graph)
     try:
         with redirect_stdout(sys.stderr):  # it prints, and stdout is data
             if provider != "cpu":
                 onnxruntime.preload_dlls()  # CUDA and cuDNN, out of the packages that torch brings along
-            session = onnxruntime.InferenceSession(content, settings, providers=wanted, enable_fallback=0)
+            session = onnxruntime.InferenceSession(str(graph), settings, providers=wanted, enable_fallback=0)
     except Exception as error:
         if is_full(error):
             raise no_memory("the encoder's weights") from error
@@ -95,7 +113,7 @@ def open_session(graph: Graph, provider: str, options: dict[str, str], n_threads
     if session.get_providers()[0] != asked:
         raise RuntimeMissing(
             "onnxruntime took another provider",
-            where=where_of(graph),
+            where=str(graph),
             expected=asked,
             got=", ".join(session.get_providers()),
             mend="See `loid-infer doctor`.",
@@ -127,7 +145,7 @@ def forward(session: Any, batch: TokenBatch, place: str) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A batch as a card counts it."""
+    """A batch as a GPU counts it."""
 
     batch: TokenBatch
 

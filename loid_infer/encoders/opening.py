@@ -1,79 +1,115 @@
 """The door to the runtimes: which one runs an encoder on this machine, proven before it is handed out.
 
-`auto` takes the first of the preference that is installed, able and proven, and says so. An explicit choice is
-obeyed or is an error.
+`auto` takes the first that is installed, able and proven, and says so. An explicit choice is obeyed or is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from loid_infer.encoders import onnxruntime, openvino, tensorrt, torch
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.gpu import driver
-from loid_infer.encoders.joint import Join, OneOf, columns
-from loid_infer.encoders.loading import PREFERENCE, load
-from loid_infer.encoders.processor import installed, n_usable_threads
+from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity, gate, measure
-from loid_infer.encoders.protocol import Runtime
+from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.errors import BadSetting, NoMemory, ParityError, RuntimeMissing
 from loid_infer.types import Progress
 
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt", "fake")
 DEVICES = ("auto", "cpu", "cuda")
+_PLACES = {"cpu": "the CPU", "cuda": "a GPU"}
+
+
+def backends() -> tuple[Backend, ...]:
+    """Every runtime, fastest on a CPU first; on a GPU it is the other way round."""
+    return openvino.backend(), onnxruntime.backend(), tensorrt.backend(), torch.backend()
+
+
+def able(device: str, precision: str) -> list[Backend]:
+    """The runtimes that compute this precision on cpu or cuda, installed or not, fastest first."""
+    found = [backend for backend in backends() if backend.computes(device, precision)]
+    return found if device == "cpu" else found[::-1]
+
+
+def runtimes() -> tuple[str, ...]:
+    """What may be asked for."""
+    return ("auto", *(backend.name for backend in backends()), "fake")
 
 
 def open_runtime(
-    *encoders: EncoderFolder,
-    runtime: str,
-    device: str,
-    n_threads: int | None,
-    progress: Progress,
-    join: Join | None = None,
+    encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
 ) -> Runtime:
-    """A runtime that computes each of `encoders`, proven on the parity probes of each.
+    """A runtime that computes `encoder`, proven on its parity probes.
 
     Args:
-        encoders: one, or several of one `joint.shape`, whose vectors come side by side in this order.
-        runtime: one of RUNTIMES; `auto` decides.
-        device: one of DEVICES; `auto` takes CUDA where torch sees a card.
+        runtime: one of `runtimes`; `auto` decides.
+        device: one of DEVICES; `auto` takes CUDA where torch sees a GPU.
         n_threads: processors to use, None for all that this process may use.
-        join: checks the encoders' graphs and makes one of several; without it a graph is trusted.
 
     Raises:
         BadSetting: no such runtime or device.
         RuntimeMissing: what was asked for cannot run here, or with this precision.
-        NoMemory: a card has too little memory for it.
+        NoMemory: a GPU has too little memory for it.
         ParityError: the vectors are not those of the encoder; nothing was stored.
     """
     check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
     if runtime == "fake":
-        return _fake(encoders)
-    place = _place(runtime, device, encoders[0].card.precision)
+        from loid_infer.encoders.fake import FakeRuntime
+
+        return FakeRuntime(encoder.spec.dim)
+    precision = encoder.spec.precision
+    place = _place(runtime, device, precision)
     if runtime != "auto":
-        opened = load(runtime, encoders, place, n_threads, join)
-        _prove(opened, encoders)
-        return opened
-    reasons = [] if PREFERENCE[place][encoders[0].card.precision] else [f"none computes it on {place}"]
-    for name in PREFERENCE[place][encoders[0].card.precision]:
-        if not installed(name):
-            reasons.append(f"{name} is not installed")
+        return _proven(load(runtime, encoder, place, n_threads), encoder)
+    reasons = [] if able(place, precision) else [f"none computes it on {place}"]
+    for backend in able(place, precision):
+        if not backend.installed:
+            reasons.append(f"{backend.name} is not installed")
             continue
         try:
-            opened = load(name, encoders, place, n_threads, join)
-            _prove(opened, encoders)
+            opened = _proven(backend.open(encoder, place, n_threads), encoder)
         except (RuntimeMissing, ParityError, NoMemory) as error:
             reasons.append(str(error))
             continue
         why = "; ".join([*reasons, "fastest that is proven here"])
-        progress.say(f"runtime: {name} ({opened.detail}): {why}")
+        progress.say(f"runtime: {backend.name} ({opened.detail}): {why}")
         return opened
-    raise _no_runtime(encoders[0], "; ".join(reasons))
+    raise _no_runtime(encoder, "; ".join(reasons))
+
+
+def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
+    """The runtime `name` of `encoder` on cpu or cuda, not proven.
+
+    Raises:
+        RuntimeMissing: it is not installed, or computes something else or elsewhere only.
+        BadArtifact: a file of the encoder cannot be loaded.
+    """
+    precision = encoder.spec.precision
+    backend = next(backend for backend in backends() if backend.name == name)
+    if not backend.installed:
+        raise RuntimeMissing(
+            f"the runtime {name} is not installed",
+            where=encoder.name,
+            mend=f"pip install 'loid-infer[{'cpu' if device == 'cpu' else 'gpu'}]', or let --runtime auto choose.",
+        )
+    if not backend.computes(device, precision):
+        other = "cuda" if device == "cpu" else "cpu"
+        elsewhere = backend.computes(other, precision)
+        raise RuntimeMissing(
+            f"{name} computes {precision} on {_PLACES[other]} only" if elsewhere
+            else f"{name} does not compute {precision}",
+            where=encoder.name,
+            expected=f"--device {other}" if elsewhere else " or ".join(one.name for one in able(device, precision)),
+            got=_PLACES[device] if elsewhere else "",
+            mend="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
+        )  # fmt: skip
+    return backend.open(encoder, device, n_threads)
 
 
 def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> Iterator[tuple[str, Parity]]:
     """The parity of every installed runtime that can compute the encoder's precision on the CPU, fastest first; before
-    them that of torch on a card, where there is one.
+    them that of torch on a GPU, where there is one.
 
     A runtime is opened when its turn comes, so whoever wants the fastest only pays for that one.
 
@@ -83,58 +119,47 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
     Raises:
         RuntimeMissing: there is none.
     """
-    probes = probes or encoder.probes()
-    able = PREFERENCE["cpu"][encoder.card.precision]
-    names = [name for name in able if installed(name)]
-    if not names:
-        raise _no_runtime(encoder, f"{' and '.join(able)} are not installed")
-    on_card = "torch" in PREFERENCE["cuda"][encoder.card.precision] and torch_device("auto") == "cuda"
-    if on_card:
-        yield "torch on cuda", measure(load("torch", [encoder], "cuda", n_usable_threads()), probes)
-    for name in names:
+    probes, precision = probes or encoder.probes(), encoder.spec.precision
+    here = [backend for backend in able("cpu", precision) if backend.installed]
+    if not here:
+        raise _no_runtime(encoder, f"{' and '.join(one.name for one in able('cpu', precision))} are not installed")
+    on_gpu = torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda"
+    if on_gpu:
+        yield "torch on cuda", measure(load("torch", encoder, "cuda", n_usable_threads()), probes)
+    for backend in here:
         try:
-            yield name, measure(load(name, [encoder], "cpu", n_usable_threads()), probes)
-        except RuntimeMissing:  # a processor that cannot, beside a card that can
-            if not on_card:
+            yield backend.name, measure(backend.open(encoder, "cpu", n_usable_threads()), probes)
+        except RuntimeMissing:  # a processor that cannot, beside a GPU that can
+            if not on_gpu:
                 raise
 
 
 def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
     return RuntimeMissing(
-        f"no runtime can compute {encoder.card.precision} here",
+        f"no runtime can compute {encoder.spec.precision} here",
         where=encoder.name,
         got=why,
         mend="Run `loid-infer doctor` to see what is missing.",
     )
 
 
-def _fake(encoders: Sequence[EncoderFolder]) -> Runtime:
-    from loid_infer.encoders.fake import FakeRuntime
-
-    return FakeRuntime(*(encoder.card.hidden_dim for encoder in encoders))
-
-
-def _prove(opened: Runtime, encoders: Sequence[EncoderFolder]) -> None:
-    for i, encoder in enumerate(encoders):
-        precision = encoder.card.precision
-        mine = OneOf(opened, columns(i, encoder.card.hidden_dim)) if len(encoders) > 1 else opened
-        parity = measure(mine, encoder.probes())
-        if not parity.passes(precision):
-            raise ParityError(
-                f"{opened.name} computes other vectors than the encoder's weights say",
-                where=encoder.name,
-                expected=f"{gate(precision)}, over {parity.n_texts} probes",
-                got=f"{parity.cosine(precision):.6f}",
-                mend="Choose another --runtime"
-                + (", or one --encoder at a time" if len(encoders) > 1 else "")
-                + "; nothing was stored.",
-            )
+def _proven(opened: Runtime, encoder: EncoderFolder) -> Runtime:
+    precision, parity = encoder.spec.precision, measure(opened, encoder.probes())
+    if parity.passes(precision):
+        return opened
+    raise ParityError(
+        f"{opened.name} computes other vectors than the encoder's weights say",
+        where=encoder.name,
+        expected=f"{gate(precision)}, over {parity.n_texts} probes",
+        got=f"{parity.cosine(precision):.6f}",
+        mend="Choose another --runtime; nothing was stored.",
+    )
 
 
 def _place(runtime: str, device: str, precision: str) -> str:
-    """Where to compute: with `auto` not on a card that the runtime, or every runtime, cannot compute this on."""
-    able = PREFERENCE["cuda"][precision]
-    if device == "auto" and (not able if runtime == "auto" else runtime not in able):
+    """Where to compute: with `auto` not on a GPU that the runtime, or every runtime, cannot compute this on."""
+    names = [backend.name for backend in able("cuda", precision)]
+    if device == "auto" and (not names if runtime == "auto" else runtime not in names):
         return "cpu"
     return torch_device(device)
 
@@ -149,9 +174,9 @@ def torch_device(device: str) -> str:
     check_options("auto", device)
     if device == "cpu" or (device == "auto" and not driver()):
         return "cpu"
-    import torch
+    from torch import cuda
 
-    if torch.cuda.is_available():
+    if cuda.is_available():
         return "cuda"
     if device == "auto":
         return "cpu"
@@ -166,6 +191,6 @@ def check_options(runtime: str, device: str) -> None:
     Raises:
         BadSetting: it does not.
     """
-    for option, value, known in (("runtime", runtime, RUNTIMES), ("device", device, DEVICES)):
+    for option, value, known in (("runtime", runtime, runtimes()), ("device", device, DEVICES)):
         if value not in known:
             raise BadSetting(f"there is no {option} {value!r}", expected=" | ".join(known), mend="Give one of these.")

@@ -7,13 +7,39 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Any
 
-from loid_infer.encoders.processor import has_bf16
-from loid_infer.encoders.protocol import Graph, refused, where_of
+from loid_infer.artifact import versions
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.graph import checked, refused
+from loid_infer.encoders.machine import shape_key
+from loid_infer.encoders.processor import has_bf16, model
+from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
+from loid_infer.encoders.streams import fastest_streams
 from loid_infer.errors import RuntimeMissing
+from loid_infer.settings import machine_memory
 from loid_infer.types import Floats, Ints, TokenBatch
+
+
+def backend() -> Backend:
+    """OpenVINO. On a processor fp16 is computed in float32, which is nearer to the weights than it promises."""
+    return Backend("openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, lambda: "it has none", _open)
+
+
+def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
+    graph, precision = checked(encoder.graph), encoder.spec.precision
+    version = versions("openvino").get("openvino")
+    key = f"{model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"
+    made: dict[int, Runtime] = {}
+
+    def make(n_streams: int) -> Runtime:
+        made[n_streams] = OpenVino(graph, precision, n_threads, n_streams)
+        return made[n_streams]
+
+    n_streams = fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory())
+    return made.get(n_streams) or make(n_streams)
 
 
 def _hint(precision: str) -> str:
@@ -27,7 +53,7 @@ class OpenVino:
     name = "openvino"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
-    def __init__(self, graph: Graph, precision: str, n_threads: int, n_streams: int) -> None:
+    def __init__(self, graph: Path, precision: str, n_threads: int, n_streams: int) -> None:
         """Compile `graph` for `precision` (fp32 | bf16 | fp16 | int8).
 
         Raises:
@@ -45,8 +71,7 @@ class OpenVino:
         }
         core = openvino.Core()
         try:
-            content = core.read_model(model=graph) if isinstance(graph, bytes) else str(graph)
-            self._model = core.compile_model(content, "CPU", options)
+            self._model = core.compile_model(str(graph), "CPU", options)
         except RuntimeError as error:
             raise refused(self.name, graph, error) from error
         # One request more than streams: the next batch waits inside the plugin, not outside.
@@ -55,7 +80,7 @@ class OpenVino:
         if taken != hint:
             raise RuntimeMissing(
                 "OpenVINO took another precision",
-                where=where_of(graph),
+                where=str(graph),
                 expected=hint,
                 got=taken,
                 mend="See `loid-infer doctor`.",

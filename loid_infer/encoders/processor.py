@@ -7,7 +7,6 @@ import os
 import platform
 from pathlib import Path
 
-PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "onnxruntime", "torch": "torch"}
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -39,6 +38,6 @@ def n_usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def installed(runtime: str) -> bool:
-    """Whether the package behind `runtime` is installed, without importing it."""
-    return importlib.util.find_spec(PACKAGES[runtime]) is not None
+def installed(package: str) -> bool:
+    """Whether `package` is installed, without importing it."""
+    return importlib.util.find_spec(package) is not None

@@ -1,37 +1,23 @@
-"""What every runtime is: a stream of token batches in, CLS vectors out.
+"""What every runtime is: a stream of token batches in, vectors out; and what makes one, a backend.
 
 A runtime knows ids and masks; not texts, tokenizers, stores or the order the caller wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from pathlib import Path
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
-from loid_infer.errors import BadArtifact
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.processor import installed
 from loid_infer.types import Floats, Ints, TokenBatch
 
-CARD_TOKENIZERS = 4  # threads that make tokens for a card; beside a processor's runtime one is enough
-
-Graph: TypeAlias = Path | bytes  # an ONNX file, or the content of one that is in no file
-
-
-def where_of(graph: Graph) -> str:
-    """The place of `graph`, for messages."""
-    return "joined graphs" if isinstance(graph, bytes) else str(graph)
-
-
-def refused(runtime: str, graph: Graph, error: Exception) -> BadArtifact:
-    """What to raise where a runtime cannot load `graph`."""
-    reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
-    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=where_of(graph),
-                       mend="Export the encoder again.")  # fmt: skip
+GPU_TOKENIZERS = 4  # threads that make tokens for a GPU; beside a processor's runtime one is enough
 
 
 class Runtime(Protocol):
-    """One way to compute an encoder's vectors, or those of several side by side: then d is the sum of their widths. A
-    vector depends on its own row of the batch only."""
+    """One way to compute an encoder's vectors. A vector depends on its own row of the batch only."""
 
     @property
     def name(self) -> str:
@@ -51,12 +37,32 @@ class Runtime(Protocol):
 
     @property
     def n_tokenizers(self) -> int:
-        """Threads that should make tokens for it: one beside a processor's runtime, several beside a card."""
+        """Threads that should make tokens for it: one beside a processor's runtime, several beside a GPU."""
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
-        """The slots `[n]` of one or several batches and their CLS vectors `[n, d]`, in float32 or, where it says so in
+        """The slots `[n]` of one or several batches and their vectors `[n, d]`, in float32 or, where it says so in
         `detail`, float16; in any order.
 
         Batches are pulled as the runtime has room for them, so several may be under way at once. Closing the generator
         waits for those and drops them.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """How a runtime is made."""
+
+    name: str
+    package: str  # that must be installed
+    precisions: Mapping[str, tuple[str, ...]]  # that it computes, by device: cpu | cuda
+    gpu_lacks: Callable[[], str]  # why it computes on no GPU here; empty where it can
+    open: Callable[[EncoderFolder, str, int], Runtime]  # (encoder, device, threads)
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is there; it is not imported."""
+        return installed(self.package)
+
+    def computes(self, device: str, precision: str) -> bool:
+        """Whether it has this precision on that device."""
+        return precision in self.precisions.get(device, ())

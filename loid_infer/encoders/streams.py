@@ -1,6 +1,6 @@
 """How many batches should be under way at once on this machine? Measured once, and remembered for the machine.
 
-The answer changes no vector, so it is in no card. This file knows a runtime only as something that can be made with a
+The answer changes no vector, so it is in no spec. This file knows a runtime only as something that can be made with a
 number of streams and run.
 """
 

@@ -1,4 +1,4 @@
-"""The TensorRT runtime: the same model.onnx through onnxruntime, as engines that are built for this very card.
+"""The TensorRT runtime: the same model.onnx through onnxruntime, as engines that are built for this very GPU.
 
 An engine holds for a range of widths and is slow to build, so there are few, one an octave of widths, built when first
 needed and kept. An engine is machine code: it lies in a folder of the user's own, under the digest of the graph it was
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import re
 import stat
@@ -22,16 +21,34 @@ import numpy as np
 
 from loid_infer.artifact import digest_file
 from loid_infer.encoders.budget import Budget
+from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.gpu import tensorrt_lacks, tensorrt_libraries
-from loid_infer.encoders.onnxruntime import Padded, forward, open_session
-from loid_infer.encoders.protocol import CARD_TOKENIZERS, Graph, where_of
+from loid_infer.encoders.graph import checked
+from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS, Padded, forward, open_session
+from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.errors import BadArtifact, RuntimeMissing
+from loid_infer.settings import machine_memory
 from loid_infer.types import Floats, Ints, TokenBatch
 
 MIN_TOKENS = 16
 _INPUTS = ("input_ids", "attention_mask")
 _PRIVATE = stat.S_IRWXG | stat.S_IRWXO
 _FLAGS = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
+
+
+def backend() -> Backend:
+    """TensorRT, through onnxruntime. Norms are computed in float32."""
+    return Backend("tensorrt", "onnxruntime", {"cuda": ("bf16", "fp16")}, tensorrt_lacks, _open)
+
+
+def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
+    import torch
+
+    from loid_infer.encoders.cuda import gpu_budget
+
+    spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
+    name, memory = torch.cuda.get_device_name(), machine_memory().parent
+    return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory, budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +98,15 @@ class TensorRt:
     """One session a profile; each opened when a batch of its widths comes."""
 
     name = "tensorrt"
-    pads, n_tokenizers = True, CARD_TOKENIZERS
+    pads, n_tokenizers = True, GPU_TOKENIZERS
 
-    def __init__(self, graph: Graph, precision: str, max_tokens: int, card: str, memory: Path, budget: Budget) -> None:
+    def __init__(self, graph: Path, precision: str, max_tokens: int, gpu: str, memory: Path, budget: Budget) -> None:
         """Look for TensorRT, and for a private folder to keep engines in.
 
         Args:
             precision: fp16 | bf16; LayerNorm, one operator in the graph, is computed in float32 all the same.
             max_tokens: the encoder's.
-            card: its name, which engines are kept under.
+            gpu: its name, which engines are kept under.
             memory: the folder whose `tensorrt` holds engines.
             budget: of a batch with its padding.
 
@@ -100,21 +117,21 @@ class TensorRt:
         lacks = tensorrt_lacks()
         if lacks:
             raise RuntimeMissing(
-                f"TensorRT cannot run here: {lacks}", where=where_of(graph),
+                f"TensorRT cannot run here: {lacks}", where=str(graph),
                 mend="See `loid-infer doctor`, or let --runtime auto choose.",
             )  # fmt: skip
         try:
             library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
         except OSError as error:
-            raise RuntimeMissing(f"TensorRT's library cannot be opened: {error}", where=where_of(graph),
+            raise RuntimeMissing(f"TensorRT's library cannot be opened: {error}", where=str(graph),
                                  mend="See `loid-infer doctor`.") from error  # fmt: skip
         self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
         self._profiles = profiles(max_tokens, budget.max_tokens)
         self._sessions: dict[Profile, Any] = {}
-        digest = hashlib.sha256(graph).hexdigest() if isinstance(graph, bytes) else digest_file(graph)
+        digest = digest_file(graph)
         version = library.getInferLibVersion()
         self._folder = private_folder(
-            memory / "tensorrt", f"{digest[:32]}-{version}-{re.sub(r'[^A-Za-z0-9.-]', '_', card)}-{precision}"
+            memory / "tensorrt", f"{digest[:32]}-{version}-{re.sub(r'[^A-Za-z0-9.-]', '_', gpu)}-{precision}"
         )
         self._options = {
             **_FLAGS[precision],
@@ -123,7 +140,7 @@ class TensorRt:
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(self._folder),
         }
-        self.detail = f"TensorRT {version} on {card}, {precision}, {len(self._profiles)} engines"
+        self.detail = f"TensorRT {version} on {gpu}, {precision}, {len(self._profiles)} engines"
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
@@ -144,7 +161,7 @@ class TensorRt:
                                  mend="Let --runtime auto choose.") from error  # fmt: skip
         vectors = forward(session, work.batch, "cuda")
         if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime gives CUDA whatever TensorRT does not take
-            raise RuntimeMissing("TensorRT took no part of the graph", where=where_of(self._graph),
+            raise RuntimeMissing("TensorRT took no part of the graph", where=str(self._graph),
                                  mend="Let --runtime auto choose.")  # fmt: skip
         self._sessions[profile] = session
         return work.batch.slots, vectors

@@ -26,22 +26,26 @@ class Tokens:
     """Ids of some texts, one text after another."""
 
     flat_ids: Ints  # [sum(lengths)], int32
-    lengths: Ints  # [n], int64, with [CLS] and [SEP]
+    lengths: Ints  # [n], int64, with special tokens; at least 1
     n_truncated: int
 
 
 class Tokenizer:
     """The tokenizer of an encoder, at its own number of tokens."""
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    def __init__(self, path: Path, max_tokens: int, prompt: str = "", empty_id: int = -1) -> None:
         """Read a tokenizer.json.
+
+        Args:
+            prompt: put before every text.
+            empty_id: the token of a text that has none; -1 where there is always one.
 
         Raises:
             BadArtifact: the file is not one.
         """
         import tokenizers
 
-        self.max_tokens = max_tokens
+        self.max_tokens, self._prompt, self._empty_id = max_tokens, prompt, empty_id
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
@@ -57,11 +61,12 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Ids of `texts`, equal to the Rust tokenizer's. For one thread."""
+        texts = [self._prompt + text for text in texts] if self._prompt else texts
         plain = self._plain(texts)
         if self._words is not None and plain.all():
             return Tokens(*self._words.ids(texts))
         encodings = self._tokenizer.encode_batch_fast([texts[i] for i in np.flatnonzero(~plain).tolist()])
-        ids = [encoding.ids for encoding in encodings]  # a list that is made anew whenever it is asked for
+        ids = [encoding.ids or [self._empty_id] for encoding in encodings]  # a list is made whenever it is asked for
         theirs = Tokens(
             np.fromiter(chain.from_iterable(ids), np.int32),
             np.fromiter(map(len, ids), np.int64, len(ids)),
@@ -76,6 +81,24 @@ class Tokenizer:
         flat = np.empty(len(of_plain), np.int32)
         flat[of_plain], flat[~of_plain] = ours.flat_ids, theirs.flat_ids
         return Tokens(flat, lengths, ours.n_truncated + theirs.n_truncated)
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids that stand before and behind those of every text."""
+        whole = self._tokenizer.encode("a").ids
+        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return whole[:at], whole[at + len(bare) :]
+
+    @property
+    def highest_id(self) -> int:
+        """The largest id that it can give."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name, if it has one."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
 
     def another(self) -> Tokenizer:
         """One that gives the same, for another thread."""

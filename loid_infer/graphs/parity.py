@@ -1,21 +1,29 @@
-"""The float32 reference an export is held against: probe texts and the CLS that plain transformers gives for them.
+"""The float32 reference an export is held against: probe texts and the vectors that plain transformers gives for them.
 
 Knows transformers' module through `Base` only; not the graph, not which runtime will be compared.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from loid_infer.encoders.folder import Probes
+from loid_infer.encoders.proof import GATES, gate
 from loid_infer.encoders.tokens import Tokenizer
+from loid_infer.encoders.torch import exact_products
 from loid_infer.errors import ParityError
-from loid_infer.graphs.bases import Base, reference_ids
+from loid_infer.graphs.bases import Base
+from loid_infer.graphs.hugging import reference_ids
+from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array
 
 N_PROBES = 64
+_N_MIXED = 8  # of them, that are also looked at in one batch
 _SUBJECTS = (
     "the strings",
     "this pedal",
@@ -79,13 +87,15 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
     """The probes of `base`, whose module computes each text alone in float32, without padding.
 
     Raises:
-        ParityError: our tokenizer gives other ids than transformers' for a probe.
+        ParityError: our tokenizer gives other ids than transformers' for a probe, the token that is pooled is not the
+            one it should be, or transformers' module gives a text in a batch another vector than alone.
     """
     texts = probe_texts()
     tokens = tokenizer(texts)
     ours = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
-    for text, mine, theirs in zip(texts, ours, reference_ids(folder, texts, max_tokens), strict=True):
-        if mine.tolist() != theirs:
+    prompted = [base.reading.prompt + text for text in texts]
+    for text, mine, theirs in zip(texts, ours, reference_ids(folder, prompted, max_tokens), strict=True):
+        if mine.tolist() != (theirs or [base.empty_id]):
             raise ParityError(
                 "the tokenizer gives other ids than transformers'",
                 where=repr(text[:60]),
@@ -93,14 +103,79 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
                 got=str(mine[:12].tolist()),
                 mend="Give --base a folder whose tokenizer.json belongs to its model.",
             )
-    return Probes(tokens.flat_ids, tokens.lengths, np.stack([_cls(base, ids) for ids in ours]))
+    _check_pooled_token(base, tokenizer, ours)
+    with exact_products():
+        vectors = np.concatenate([reference_vectors(base, [ids]) for ids in ours])
+        _check_batches(base, ours, vectors)
+    return Probes(tokens.flat_ids, tokens.lengths, vectors)
 
 
-def _cls(base: Base, ids: Array) -> Array:
+def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -> Array:
+    """What transformers gives for a batch of ids, padded on one side, and read as the base is: `[n, d]`."""
     import torch
+    from torch.nn import functional
 
+    from loid_infer.architectures.transformer import DENSE_ACTIVATIONS
+
+    width = max(map(len, texts))
+    ids, mask = torch.zeros(2, len(texts), width, dtype=torch.int64)
+    ids += base.config.get("pad_token_id") or 0
+    for row, text in enumerate(texts):
+        part = slice(len(text)) if side == "right" else slice(width - len(text), width)
+        ids[row, part], mask[row, part] = torch.from_numpy(text.astype(np.int64)), 1
+    told = {}
+    if side == "left" and base.family.numbers_padding:
+        told = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     with torch.inference_mode():
-        batch = torch.from_numpy(ids.astype(np.int64))[None]
-        output = base.model(input_ids=batch, attention_mask=torch.ones_like(batch))
-        vector: Array = output.last_hidden_state[0, 0].numpy()
-    return vector
+        hidden = base.model(input_ids=ids, attention_mask=mask, **told).last_hidden_state
+        rows = [hidden[row][mask[row].bool()] for row in range(len(texts))]  # whatever the side, the text's own tokens
+        which = {"cls": slice(1), "last": slice(-1, None), "mean": slice(None)}[base.reading.pooling]
+        pooled = torch.stack([row[which].mean(0) for row in rows])
+        for dense in base.reading.dense:
+            bias = None if dense.bias is None else torch.from_numpy(dense.bias)
+            pooled = DENSE_ACTIVATIONS[dense.activation](
+                functional.linear(pooled, torch.from_numpy(dense.weight), bias)
+            )
+        vectors: Array = (functional.normalize(pooled, dim=-1) if base.reading.normalize else pooled).numpy()
+    return vectors
+
+
+def _check_batches(base: Base, texts: Sequence[Array], alone: Array) -> None:
+    """See that transformers gives the shortest and the longest texts the same vectors in a batch, padded on either
+    side."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    mixed = [*order[: _N_MIXED // 2], *order[-_N_MIXED // 2 :]]
+    knows = "position_ids" in inspect.signature(base.model.forward).parameters
+    for side in ("right", "left") if knows or not base.family.numbers_padding else ("right",):
+        together = reference_vectors(base, [texts[i] for i in mixed], side)
+        least = float(row_cosines(together, alone[mixed]).min())
+        if not least >= GATES["fp32"][1]:
+            raise ParityError(
+                "transformers' own module gives a text in a batch another vector than alone",
+                where=f"{base.name}, padded on the {side}",
+                expected=gate("fp32"),
+                got=f"{least:.6f}",
+                mend="Try another release of transformers; nothing was written.",
+            )
+
+
+def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]) -> None:
+    """See that the token which is pooled is the one that the folder declares for it."""
+    pooling, path = base.reading.pooling, base.place / "tokenizer_config.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if pooling == "cls":
+        if not tokenizer.frame[0]:
+            raise ParityError("texts begin with no special token that CLS could be read off", where=base.name,
+                              expected="--pooling mean or last", got="--pooling cls",
+                              mend="Give one of these.")  # fmt: skip
+        declared, at = told.get("cls_token") or (told.get("bos_token") if told.get("add_bos_token") else None), 0
+    else:
+        declared, at = told.get("eos_token") if told.get("add_eos_token") else None, -1
+    name = declared.get("content") if isinstance(declared, dict) else declared
+    wanted = tokenizer.id_of(name) if name else None
+    if pooling == "mean" or wanted is None or all(text[at] == wanted for text in texts):
+        return
+    raise ParityError("the tokenizer does not give the token that is pooled", where=base.name,
+                      expected=f"{name} ({wanted}) {'first' if at == 0 else 'last'}",
+                      got=str(sorted({int(text[at]) for text in texts})[:5]),
+                      mend="Give --base a folder whose tokenizer.json adds it.")  # fmt: skip

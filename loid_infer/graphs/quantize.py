@@ -3,37 +3,38 @@
 Activations get one scale and zero point a product (uint8), weights one scale an output channel (int8). Before that,
 SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, eq. 4) moves part of the spread between channels from activations to
 weights. Every scale is fixed here, so a vector cannot depend on its neighbors. Knows the float graph that `graph.py`
-writes and ClsBert's names; not which texts are asked about, nor what the vectors are for.
+writes and a layer's parts; not which texts are asked about, nor what the vectors are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from loid_infer.artifact import digest_file
-from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.opening import measure_runtimes
-from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity, gate
-from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import ParityError
+from loid_infer.graphs.graph import load_graph, save_graph
 from loid_infer.types import Array, Floats
 
 if TYPE_CHECKING:
-    from loid_infer.encoders.torch import ClsBert
+    from loid_infer.architectures.transformer import Transformer
+
+Vectors: TypeAlias = Callable[[Sequence[str]], Floats]  # texts -> [n, d]
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)  # 0: all of the spread stays with the activations, 1: all of it moves
 _HELD_OUT = 4  # every fourth text is measured on, not calibrated on
 _KEPT_TOKENS = 32  # of each batch, to tell which products lose most
 _TINY = 1e-5
-_INPUTS = (("query", "key", "value"), ("output",), ("expand",), ("contract",))  # products that share an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,17 @@ class _Shared:
     sample: Floats  # [m, in]
 
 
-def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> tuple[EncoderFolder, Quantization]:
+def quantize(
+    encoder: EncoderFolder, module: Transformer, exact: Vectors, texts: Sequence[str]
+) -> tuple[EncoderFolder, Quantization]:
     """Put an int8 graph in the place of the float one of `encoder`, an export that is not finished yet.
 
     Each alpha is tried, and measured by the fastest runtime; where the best one misses the gate, the products that lose
     most go back to floating point, as many as it takes.
 
     Args:
-        module: the encoder's weights; it computes the float32 reference.
+        module: the encoder's, whose inputs of products are watched.
+        exact: what computes the float32 reference by running `module`.
         texts: of the domain the encoder is meant for.
 
     Returns:
@@ -77,18 +81,16 @@ def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> t
         ParityError: no choice meets the int8 gate. The float graph is in its place then.
         RuntimeMissing: no installed runtime computes int8.
     """
-    import onnx
-
     held = np.arange(len(texts)) % _HELD_OUT == 0
-    inputs = _observe(encoder, module, [text for text, out in zip(texts, held, strict=True) if not out])
-    probes = _reference(encoder, module, [text for text, out in zip(texts, held, strict=True) if out])
-    floats = encoder.graph.read_bytes()
+    inputs = _observe(module, exact, [text for text, out in zip(texts, held, strict=True) if not out])
+    held_out = [text for text, out in zip(texts, held, strict=True) if out]
+    tokens = encoder.tokenizer()(held_out)
+    probes, floats = Probes(tokens.flat_ids, tokens.lengths, exact(held_out)), load_graph(encoder.graph)
 
     def tried(alpha: float, kept: frozenset[str]) -> tuple[EncoderFolder, Parity]:
-        model = _quantized(onnx.load_from_string(floats), [x for x in inputs if x.names[0] not in kept], alpha)
-        _write(model, encoder.graph)
-        card = replace(encoder.card, precision="int8", quantized_graph=digest_file(encoder.graph))
-        int8 = replace(encoder, card=card, fingerprint=fingerprint(card))
+        save_graph(_quantized(floats, [x for x in inputs if x.names[0] not in kept], alpha), encoder.graph)
+        spec = replace(encoder.spec, precision="int8", quantized_graph=digest_file(encoder.graph))
+        int8 = replace(encoder, spec=spec, fingerprint=fingerprint(spec))
         return int8, next(measure_runtimes(int8, probes))[1]
 
     alpha = max(ALPHAS, key=lambda alpha: tried(alpha, frozenset())[1].cos_mean)
@@ -101,7 +103,7 @@ def quantize(encoder: EncoderFolder, module: ClsBert, texts: Sequence[str]) -> t
             n_products = sum(len(x.names) for x in inputs) - len(names)
             return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean,
                                       int((~held).sum()), int(held.sum()))  # fmt: skip
-    _write(onnx.load_from_string(floats), encoder.graph)
+    save_graph(floats, encoder.graph)
     raise ParityError(
         "int8 loses too much on texts of the calibration domain",
         where=encoder.name,
@@ -120,7 +122,7 @@ def _doubling(n: int) -> Iterator[int]:
         step *= 2
 
 
-def _observe(encoder: EncoderFolder, module: ClsBert, texts: list[str]) -> list[_Shared]:
+def _observe(module: Any, exact: Vectors, texts: list[str]) -> list[_Shared]:
     """Range of every channel, and some tokens, of the input of each product that runs on all tokens."""
     import torch
 
@@ -142,37 +144,22 @@ def _observe(encoder: EncoderFolder, module: ClsBert, texts: list[str]) -> list[
 
         return see
 
-    layers = list(module.layers)[:-1]  # the last one runs on one token a text: nothing to gain there
+    # A last layer that runs on one token a text has nothing to gain.
+    layers = list(module.layers) if module.pooling == "mean" else list(module.layers)[:-1]
+    groups = {f"layers.{i}.{parts[0]}": [(f"layers.{i}.{part}", getattr(layer, part)) for part in parts]
+              for i, layer in enumerate(layers) for parts in layer.groups()}  # fmt: skip
     with ExitStack() as hooks:
         hooks.callback(module.register_forward_pre_hook(remember_mask).remove)
-        for i, layer in enumerate(layers):
-            for first, *_ in _INPUTS:
-                part: Any = getattr(layer, first)
-                hooks.callback(part.register_forward_pre_hook(watch(f"layers.{i}.{first}")).remove)
-        _reference(encoder, module, texts)
+        for name, group in groups.items():
+            hooks.callback(group[0][1].register_forward_pre_hook(watch(name)).remove)
+        exact(texts)
     return [
         _Shared(
-            tuple(f"layers.{i}.{part}" for part in parts),
-            tuple(getattr(layer, part).weight.numpy().T for part in parts),
-            low[f"layers.{i}.{parts[0]}"],
-            high[f"layers.{i}.{parts[0]}"],
-            np.concatenate(sample[f"layers.{i}.{parts[0]}"]),
+            tuple(part for part, _ in group), tuple(linear.weight.numpy().T for _, linear in group),
+            low[name], high[name], np.concatenate(sample[name]),
         )
-        for i, layer in enumerate(layers)
-        for parts in _INPUTS
-    ]
-
-
-def _reference(encoder: EncoderFolder, module: ClsBert, texts: list[str]) -> Probes:
-    from loid_infer.encoders.torch import TorchRuntime
-
-    tokens = encoder.tokenizer()(texts)
-    cls = np.empty((len(texts), encoder.card.hidden_dim), np.float32)
-    longest = encoder.card.max_tokens
-    batches = token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, longest)
-    for slots, vectors in TorchRuntime(module, "fp32", n_usable_threads()).run(batches):
-        cls[slots] = vectors
-    return Probes(tokens.flat_ids, tokens.lengths, cls)
+        for name, group in groups.items()
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,16 +201,17 @@ def _lost(shared: _Shared, alpha: float) -> float:
 
 
 def _quantized(model: Any, inputs: list[_Shared], alpha: float) -> Any:
-    """`model` with quantize/dequantize pairs before the products of `inputs`, in the form that runtimes fuse."""
+    """A copy of `model` with quantize/dequantize pairs before products of `inputs`, in the form that runtimes fuse."""
     from onnx import helper, numpy_helper
 
+    model = copy.deepcopy(model)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    products = [
-        (node, constants[node.input[1]])
+    products = {
+        _content(numpy_helper.to_array(constants[node.input[1]])): node
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in constants
-    ]
+    }
     before: dict[str, list[Any]] = {}
     made: list[Any] = []
 
@@ -234,7 +222,7 @@ def _quantized(model: Any, inputs: list[_Shared], alpha: float) -> Any:
     for shared in inputs:
         found, x = _scales(shared, alpha), shared.names[0]
         for name, weight, (quantized, scale) in zip(shared.names, shared.weights, found.weights, strict=True):
-            node = next(node for node, tensor in products if _same(tensor, weight))
+            node = products[_content(weight)]
             steps = before.setdefault(node.name, [])
             if name == x:
                 steps.append(
@@ -257,14 +245,6 @@ def _quantized(model: Any, inputs: list[_Shared], alpha: float) -> Any:
     return model
 
 
-def _same(tensor: Any, weight: Floats) -> bool:
-    from onnx import numpy_helper
-
-    return tuple(tensor.dims) == weight.shape and np.array_equal(numpy_helper.to_array(tensor), weight)
-
-
-def _write(model: Any, path: Path) -> None:
-    """Into a new file that takes the old one's place: a runtime may still have that one mapped."""
-    fresh = path.with_suffix(".fresh")
-    fresh.write_bytes(model.SerializeToString(deterministic=True))
-    fresh.replace(path)
+def _content(weight: Array) -> tuple[tuple[int, ...], bytes]:
+    """What tells a weight from every other."""
+    return weight.shape, hashlib.sha256(np.ascontiguousarray(weight).data).digest()

@@ -82,8 +82,7 @@ def _stages(runs: Sequence[EncodingRecord]) -> Html:
 
 
 def _run(run: EncodingRecord) -> Html:
-    together = f"; one pass with {', '.join(run.joined)}" if run.joined else ""
-    detail = f"{run.runtime}: {run.runtime_detail}{together}"
+    detail = f"{run.runtime}: {run.runtime_detail}"
     return joined([f"{run.domain} · {run.encoder}", element("br"), element("small", detail)])
 
 

@@ -149,7 +149,7 @@ class ProofRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class CardRecord:
+class SpecRecord:
     """What an encoder is."""
 
     n_layers: int
@@ -167,7 +167,7 @@ class EncoderRecord:
     fingerprint: str
     base: BaseRecord
     plugins: tuple[PluginName, ...]
-    card: CardRecord
+    card: SpecRecord
     precision_reason: str
     parity: ProofRecord
 
@@ -248,7 +248,6 @@ class EncodingRecord:
     tokens_per_s: float
     peak_rss_bytes: int
     stages: StageRecord
-    joined: tuple[str, ...]
 
     @property
     def file_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A frozen encoder with LoRA beside its linear maps, and the regressor that reads ratings off its CLS.
+"""A frozen encoder with LoRA beside its linear maps, and the regressor that predicts ratings from its vector.
 
 LoRA: Hu et al. 2021, `h = W x + s B A x`; the regressor is LoID's equation 3. Gradients are torch's own. This
 file knows neither peft nor how a training run goes.
@@ -6,20 +6,21 @@ file knows neither peft nor how a training run goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loid_infer.encoders.torch import LAYER_NAMES, ClsBert
-from loid_infer.plugins.settings import TARGETS
-from loid_infer.types import Card
+from loid_infer.architectures.family import TARGETS, family_of
+from loid_infer.architectures.transformer import Transformer
+from loid_infer.types import Spec
 
 
-def module_name(layer: int, target: str) -> str:
-    """Path of a linear map in a Hugging Face BertModel, e.g. `encoder.layer.0.attention.self.query`."""
-    return f"encoder.layer.{layer}.{LAYER_NAMES[TARGETS[target]]}"
+def module_names(spec: Spec, layer: int, targets: Sequence[str] = tuple(TARGETS)) -> dict[str, str]:
+    """Paths of the linear maps `targets` of a layer in the transformers module, by the layer's part."""
+    names = family_of(spec.architecture).targets(spec)
+    return {TARGETS[target]: name.format(layer) for target, name in names.items() if target in targets}
 
 
 class AdaptedLinear(nn.Module):
@@ -53,11 +54,11 @@ class AdaptedLinear(nn.Module):
 
 
 class RatingModel(nn.Module):
-    """Token ids -> rating: the adapted encoder and a perceptron with one hidden layer on its CLS (LoID eq. 3)."""
+    """Token ids -> rating: the adapted encoder and a perceptron with one hidden layer on its vector (LoID eq. 3)."""
 
     def __init__(
         self,
-        card: Card,
+        spec: Spec,
         frozen: Mapping[str, Tensor],
         factors: Mapping[str, tuple[Tensor, Tensor]],
         scale: float,
@@ -67,7 +68,7 @@ class RatingModel(nn.Module):
         """Build it; the regressor's start is drawn from torch's global generator.
 
         Args:
-            frozen: state of the BertModel beneath, float32: base and plugins folded.
+            frozen: state of the transformers module beneath, float32: base and plugins folded.
             factors: `(A [r, d_in], B [d_out, r])` by module name.
             scale: of every product B A.
             dtype: of the frozen part and of what flows through it.
@@ -75,30 +76,29 @@ class RatingModel(nn.Module):
         """
         super().__init__()
         self.center, self.spread = ratings[0], max(ratings[1], 1e-3)
-        self.bert = ClsBert(card, frozen).to(dtype)
-        for i, layer in enumerate(self.bert.layers):
-            for target, part in TARGETS.items():
-                pair = factors.get(module_name(i, target))
-                if pair is not None:
-                    setattr(layer, part, AdaptedLinear(getattr(layer, part), *pair, scale))
-        self.hidden = nn.Linear(card.hidden_dim, card.hidden_dim)
-        self.rating = nn.Linear(card.hidden_dim, 1)
+        self.spec = spec
+        self.encoder = Transformer(spec, frozen).to(dtype)
+        for i, layer in enumerate(self.encoder.layers):
+            for part, name in module_names(spec, i).items():
+                if name in factors:
+                    setattr(layer, part, AdaptedLinear(getattr(layer, part), *factors[name], scale))
+        self.hidden = nn.Linear(spec.dim, spec.dim)
+        self.rating = nn.Linear(spec.dim, 1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`[n, tokens]` twice -> `[n]`, float32."""
-        cls = self.bert(input_ids, attention_mask).float()
-        found: Tensor = self.rating(functional.gelu(self.hidden(cls)))[:, 0]
+        vectors = self.encoder(input_ids, attention_mask).float()
+        found: Tensor = self.rating(functional.gelu(self.hidden(vectors)))[:, 0]
         return self.center + self.spread * found
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name, in a fixed order: factors as `<module>.a` and `.b`, then the regressor."""
         found: dict[str, nn.Parameter] = {}
-        for i, layer in enumerate(self.bert.layers):
-            for target, part in TARGETS.items():
+        for i, layer in enumerate(self.encoder.layers):
+            for part, name in module_names(self.spec, i).items():
                 linear = getattr(layer, part)
                 if isinstance(linear, AdaptedLinear):
-                    found[f"{module_name(i, target)}.a"] = linear.a
-                    found[f"{module_name(i, target)}.b"] = linear.b
+                    found |= {f"{name}.a": linear.a, f"{name}.b": linear.b}
         for name in ("hidden", "rating"):
             for kind, parameter in getattr(self, name).named_parameters():
                 found[f"{name}.{kind}"] = parameter

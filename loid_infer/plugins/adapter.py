@@ -29,7 +29,7 @@ _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.we
 # changes the function in a way we do not know: DoRA, biases, further modules, tokens, parameters, whatever comes next.
 _UNDERSTOOD = frozenset({
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"),
-    *("fan_in_fan_out",),  # peft itself sets it to false on torch.nn.Linear, and a BERT has no other kind
+    *("fan_in_fan_out",),  # peft itself sets it to false on torch.nn.Linear, and no family has another kind
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"),
     *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
@@ -37,7 +37,7 @@ _UNDERSTOOD = frozenset({
 })  # fmt: skip
 # Starts that leave the base as it was; PiSSA, OLoRA, LoftQ and their kin subtract the start from it.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-_MEND = "Give a plain LoRA adapter of a BERT's linear maps, saved with peft's save_pretrained."
+_MEND = "Give a plain LoRA adapter of an encoder's linear maps, saved with peft's save_pretrained."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +89,11 @@ def _tidy(alpha: float) -> float:
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-14) else alpha
 
 
-def read_adapter(folder: Path) -> dict[str, LowRank]:
+def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
     """The delta of a peft folder, by the tensor's name in AutoModel.state_dict().
+
+    Args:
+        prefix: what modules begin with where the adapter was trained on a model with a task head, e.g. `bert.`.
 
     Scales follow peft: `alpha / r`, for rsLoRA `alpha / sqrt(r)` (Kalajdzievski 2023), each module with its own rank
     and alpha where `rank_pattern` or `alpha_pattern` match it.
@@ -109,7 +112,7 @@ def read_adapter(folder: Path) -> dict[str, LowRank]:
         factors.setdefault(found["module"], {})[found["factor"]] = tensor
     delta: dict[str, LowRank] = {}
     for module, pair in factors.items():
-        name = f"{module.removeprefix('bert.')}.weight"
+        name = f"{module.removeprefix(prefix)}.weight"
         rank = config["rank_pattern"].get(_pattern(config["rank_pattern"], module), config["r"])
         alpha = config["alpha_pattern"].get(_pattern(config["alpha_pattern"], module), config["lora_alpha"])
         b, a = pair.get("B"), pair.get("A")

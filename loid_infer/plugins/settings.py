@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from loid_infer.errors import BadSetting
 from loid_infer.settings import DEFAULT_MAX_TOKENS
 
-# What users call the linear maps of a BERT layer -> what ClsLayer calls them.
-TARGETS = {
-    "query": "query",
-    "key": "key",
-    "value": "value",
-    "attention_output": "output",
-    "intermediate": "expand",
-    "output": "contract",
-}
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -26,8 +18,8 @@ class TrainSettings:
 
     rank: int = 32
     alpha: float | None = None  # the product B A is scaled by alpha / rank; None: by one
-    targets: tuple[str, ...] = tuple(TARGETS)
-    layers: int | None = None  # how many of the top layers; all if None. What is below is shared between encoders
+    targets: tuple[str, ...] = ()  # linear maps of a layer, by the names of `architectures.family.TARGETS`; (): all
+    layers: int | None = None  # how many of the top layers; all if None
     epochs: int = 3
     learning_rate: float = 1e-3
     warmup: float = 0.06  # share of the run in which the rate rises
@@ -46,8 +38,8 @@ class TrainSettings:
         """Of the product B A."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
-    def check(self, n_layers: int, width: int) -> None:
-        """See that they fit a base of this many layers, of this width.
+    def check(self, n_layers: int, width: int, targets: Collection[str]) -> None:
+        """See that they fit a base of this many layers, of this width, whose layers have these linear maps.
 
         Raises:
             BadSetting: one does not; the option is named.
@@ -63,10 +55,10 @@ class TrainSettings:
             if not 0 < number < math.inf:
                 raise BadSetting(f"{option} must be positive", where=f"--{option}", got=str(number),
                                  mend="Leave it out for the default.")  # fmt: skip
-        unknown = sorted(set(self.targets) - set(TARGETS))
-        if unknown or not self.targets:
-            raise BadSetting("no such linear map of a layer", where="--targets", expected=", ".join(TARGETS),
-                             got=", ".join(unknown) or "none", mend="Name some of these.")  # fmt: skip
+        unknown = sorted(set(self.targets) - set(targets))
+        if unknown:
+            raise BadSetting("no such linear map of a layer", where="--targets", expected=", ".join(targets),
+                             got=", ".join(unknown), mend="Name some of these.")  # fmt: skip
         if self.precision not in PRECISIONS:
             raise BadSetting("no such precision to train in", where="--precision",
                              expected=" | ".join(PRECISIONS), got=self.precision,

@@ -5,11 +5,11 @@ What `export` writes and what a new plugin is trained on. Knows no file of a bas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loid_infer.encoders.card import weights_digest
+from loid_infer.encoders.spec import weights_digest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
@@ -35,18 +35,20 @@ class Stack:
 
 
 def stack_plugins(
-    workspace: Workspace, names: Sequence[str], base_name: str, tokenizer: str, tensors: Mapping[str, Array]
-) -> Stack:
+    workspace: Workspace, names: Sequence[str], base_name: str, tokenizer: str, tensors: Mapping[str, Array],
+    uses: Callable[[str], bool],
+) -> Stack:  # fmt: skip
     """The plugins `names`, with all that they rest on, folded into a base's float32 `tensors`.
 
     Args:
         tokenizer: the digest of the base's.
+        uses: of a tensor's name, whether a vector depends on it.
 
     Raises:
         BadSetting: a plugin was trained with another tokenizer.
         BadName, BadSetting, BadArtifact: see `open_chain` and `fold`.
     """
-    digest = weights_digest(dict(tensors))
+    digest = weights_digest(tensors, uses)
     if not names:
         return Stack((), (), dict(tensors), digest, tokenizer, digest)
     chain = open_chain(workspace, names, base_name, digest)
@@ -60,4 +62,4 @@ def stack_plugins(
                 mend="Give --base the base with that tokenizer.",
             )
     folded = fold(tensors, [plugin.delta() for plugin in chain])
-    return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded))
+    return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded, uses))

@@ -1,4 +1,4 @@
-"""The source task: LoRA and a regressor learn ratings from CLS by mean squared error (LoID eq. 3 and 4).
+"""The source task: LoRA and a regressor learn ratings from a text's vector by mean squared error (LoID eq. 3 and 4).
 
 Everything random comes from (seed, epoch), so a run that was killed goes on from its checkpoint as if nothing had
 happened. This file knows tokenized examples and a model; not where texts come from, nor how a plugin is stored.
@@ -18,11 +18,11 @@ from torch import Tensor
 from loid_infer.checkpoint import Checkpoint, History, Snapshot
 from loid_infer.errors import BadSetting
 from loid_infer.kernels import metrics
-from loid_infer.plugins.adapted import RatingModel, module_name
+from loid_infer.plugins.adapted import RatingModel, module_names
 from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.reference import fresh_factors
-from loid_infer.plugins.settings import TARGETS, TrainSettings
-from loid_infer.types import Card, Floats, Progress, Task, TokenBatch
+from loid_infer.plugins.settings import TrainSettings
+from loid_infer.types import Floats, Progress, Spec, Task, TokenBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,21 +48,21 @@ class Trained:
 
 
 def rating_model(
-    card: Card, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
+    spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
 ) -> RatingModel:
     """The model to train, at its start; see `RatingModel`.
 
     Args:
         model: the base as a transformers module, through which peft starts LoRA; changed in place.
     """
-    lowest = card.n_layers - (settings.layers or card.n_layers)
-    modules = [module_name(i, target) for i in range(lowest, card.n_layers) for target in TARGETS
-               if target in settings.targets]  # fmt: skip
+    lowest = spec.n_layers - (settings.layers or spec.n_layers)
+    layers = range(lowest, spec.n_layers)
+    modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
     factors = fresh_factors(model, modules, settings.rank, settings.seed)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return RatingModel(card, frozen, factors, settings.scale, dtype, ratings)
+        return RatingModel(spec, frozen, factors, settings.scale, dtype, ratings)
 
 
 def train(

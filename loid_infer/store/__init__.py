@@ -1,1 +1,1 @@
-"""Vectors on disk, one LMDB environment a card."""
+"""Vectors on disk, one LMDB environment a spec."""

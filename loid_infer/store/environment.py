@@ -1,8 +1,8 @@
-"""One LMDB environment a card: opening, the card's check, and a map that grows by itself.
+"""One LMDB environment a spec: opening, the spec's check, and a map that grows by itself.
 
     chunks   first row, 8 bytes big-endian -> record (see `records`)
     index    digest of a text, 16 bytes    -> row, 8 bytes little-endian
-    meta     "card"                        -> the card as canonical JSON
+    meta     "card"                        -> the spec as canonical JSON
 
 This file knows nothing of texts, encoders or rows; `reader` and `writer` do.
 """
@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
 from loid_infer.store.metas import check_length, never_made
 from loid_infer.store.pages import Moved, check_tree
 from loid_infer.store.records import FORMAT, MEND
-from loid_infer.types import Card
+from loid_infer.types import Spec
 
-CARD_FILE = "card.json"
+SPEC_FILE = "card.json"
 DATA_FILE = "data.mdb"
 Change = Callable[[Any], Any]  # what is done in a write transaction
 
@@ -38,48 +37,48 @@ _DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 _NEARLY_FULL = 1 << 20
 
 
-def card_bytes(card: Card) -> bytes:
-    """A card as canonical JSON, the form that is stored and compared."""
-    return json.dumps(asdict(card), sort_keys=True, indent=2).encode() + b"\n"
+def spec_bytes(spec: Spec) -> bytes:
+    """A spec as canonical JSON, the form that is stored and compared."""
+    return json.dumps(spec.parts(), sort_keys=True, indent=2).encode() + b"\n"
 
 
-def read_card(folder: Path) -> Card:
-    """The card that lies beside a store.
+def read_spec(folder: Path) -> Spec:
+    """The spec that lies beside a store.
 
     Raises:
         BadStore: it is not there or cannot be read.
     """
-    path = folder / CARD_FILE
+    path = folder / SPEC_FILE
     try:
-        return Card.of(json.loads(path.read_text(encoding="utf-8")))
+        return Spec.of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise BadStore(
-            f"the store's card cannot be read: {error}",
+            f"the store's spec cannot be read: {error}",
             where=str(path),
-            mend="Run `loid-infer encode` again: it writes the card from the store.",
+            mend="Run `loid-infer encode` again: it writes the spec from the store.",
         ) from error
 
 
 class Environment:
     """An open LMDB environment that belongs to the process that opened it."""
 
-    def __init__(self, folder: Path, card: Card, fingerprint: str, *, write: bool) -> None:
+    def __init__(self, folder: Path, spec: Spec, fingerprint: str, *, write: bool) -> None:
         """Open the store in `folder`; a writer creates what is not there.
 
         Raises:
             NotEncoded: there is no store and `write` is false.
             StoreBusy: it is open in this process already.
-            BadStore: the folder holds another card's store, or LMDB cannot read it.
+            BadStore: the folder holds another spec's store, or LMDB cannot read it.
             NoSpace: the folder cannot be written to.
         """
-        self.folder, self.card, self.fingerprint, self._pid = folder, card, fingerprint, os.getpid()
+        self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         self._n_reading = 0  # transactions open now
-        if card.format != FORMAT:
+        if spec.format != FORMAT:
             raise BadStore(
-                "a card of another store format",
+                "a spec of another store format",
                 where=str(folder),
                 expected=str(FORMAT),
-                got=str(card.format),
+                got=str(spec.format),
                 mend="Export the encoder again with this version.",
             )
         data = folder / DATA_FILE
@@ -105,7 +104,7 @@ class Environment:
             self.lmdb.reader_check()
             self._check_tree()
             self.chunks, self.index, self.meta = self._databases(write)
-            self._check_card(write)
+            self._check_spec(write)
             undo.pop_all()
 
     def _check_tree(self) -> None:
@@ -128,24 +127,24 @@ class Environment:
             raise _nothing_stored(self.folder) from error  # the writer died before its first commit
         return chunks, index, meta
 
-    def _check_card(self, write: bool) -> None:
-        expected = card_bytes(self.card)
+    def _check_spec(self, write: bool) -> None:
+        expected = spec_bytes(self.spec)
         with self.read() as txn:
             view = txn.get(b"card", db=self.meta)
             found = None if view is None else bytes(view)
         if found is None:
             if not write:
-                raise _nothing_stored(self.folder)  # the writer died between two commits, before that of the card
+                raise _nothing_stored(self.folder)  # the writer died between two commits, before that of the spec
             self.write(lambda txn: txn.put(b"card", expected, db=self.meta))
         elif found != expected:
             raise BadStore(
                 "the store belongs to another encoder",
                 where=str(self.folder),
-                expected=f"the card of {self.fingerprint}",
+                expected=f"the spec of {self.fingerprint}",
                 got=_differing(expected, found),
                 mend="Move that folder away and run `loid-infer encode` again.",
             )
-        path = self.folder / CARD_FILE
+        path = self.folder / SPEC_FILE
         if write and not (path.is_file() and path.read_bytes() == expected):
             with new_file(path) as temporary:
                 temporary.write_bytes(expected)
@@ -295,4 +294,4 @@ def _differing(expected: bytes, found: bytes) -> str:
         here, there = json.loads(expected), json.loads(found)
         return ", ".join(f"{name}={there.get(name)!r}" for name in here if here[name] != there.get(name))[:300]
     except (ValueError, AttributeError):
-        return "a card that cannot be read"
+        return "a spec that cannot be read"

@@ -17,7 +17,7 @@ from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.records import DTYPES, MEND, Chunk, unpack
 from loid_infer.store.view import StoredVectors
-from loid_infer.types import DIGEST_BYTES, Array, Card, Digests, Floats, Ints
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
 _ABSENT = b"\xff" * 8  # reads as row -1
@@ -55,7 +55,7 @@ class StoreReader:
     @property
     def dtype(self) -> Array:
         """An empty array of the stored dtype."""
-        return np.zeros(0, DTYPES[self.environment.card.store_dtype])
+        return np.zeros(0, DTYPES[self.environment.spec.store_dtype])
 
     def lookup(self, digests: Digests) -> Ints:
         """The row of each of `digests [n, 16]`, int64 `[n]`, -1 where the store has none."""
@@ -102,7 +102,7 @@ class StoreReader:
         Raises:
             BadStore: a chunk is damaged, or a row belongs to another text or to none.
         """
-        dim, dtype = self.environment.card.hidden_dim, self.dtype.dtype
+        dim, dtype = self.environment.spec.dim, self.dtype.dtype
         addresses: Ints = np.empty(len(rows), np.int64)
         with self.environment.read() as txn:
             for chunk, local, places in self._found(txn, rows, digests):
@@ -211,33 +211,33 @@ class StoreReader:
         return f"{self.environment.folder}, chunk at row {start}"
 
 
-def open_store(folder: Path, card: Card, fingerprint: str, mend: str = _ENCODE) -> StoreReader:
-    """The store of `card` in `folder`, for reading.
+def open_store(folder: Path, spec: Spec, fingerprint: str, mend: str = _ENCODE) -> StoreReader:
+    """The store of `spec` in `folder`, for reading.
 
     Args:
         mend: the command that fills it, for the message.
 
     Raises:
         NotEncoded: there is none.
-        BadStore: it is damaged or another card's.
+        BadStore: it is damaged or another spec's.
     """
     try:
-        return StoreReader(Environment(folder, card, fingerprint, write=False))
+        return StoreReader(Environment(folder, spec, fingerprint, write=False))
     except NotEncoded as error:
         raise NotEncoded(error.what, where=error.where, mend=mend) from None
 
 
-def stored_vectors(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Floats:
+def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests, mend: str) -> Floats:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in memory; see `open_store`, `rows_of`, `view`."""
-    with view_of(folder, card, fingerprint, digests, mend) as vectors:
+    with view_of(folder, spec, fingerprint, digests, mend) as vectors:
         return vectors[:]
 
 
 @contextmanager
-def view_of(folder: Path, card: Card, fingerprint: str, digests: Digests, mend: str) -> Iterator[StoredVectors]:
+def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, mend: str) -> Iterator[StoredVectors]:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the file; see `open_store`, `rows_of`, `view`."""
     with ExitStack() as opened:
-        store = opened.enter_context(open_store(folder, card, fingerprint, mend))
+        store = opened.enter_context(open_store(folder, spec, fingerprint, mend))
         yield opened.enter_context(store.view(store.rows_of(digests, mend), digests))
 
 

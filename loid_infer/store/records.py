@@ -68,13 +68,13 @@ def unpack(record: memoryview, fingerprint: str, *, first_row: int, check: bool,
     """The chunk in `record`, its sizes compared with the record's length before anything else is believed.
 
     Args:
-        fingerprint: of the card the reader asks for.
+        fingerprint: of the spec the reader asks for.
         first_row: where the record was found.
         check: whether to compute the checksum.
         where: the chunk's place, for the message.
 
     Raises:
-        BadStore: the record is damaged, of another format, of another card, or lies in the wrong place.
+        BadStore: the record is damaged, of another format, of another spec, or lies in the wrong place.
     """
     if len(record) < _HEADER.size:
         raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(record)} bytes")

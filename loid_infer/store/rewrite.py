@@ -24,7 +24,7 @@ from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.reader import StoreReader
 from loid_infer.store.records import MAGIC, Chunk, unpack_at
 from loid_infer.store.writer import CHUNK_ROWS, put_chunks
-from loid_infer.types import DIGEST_BYTES, Array, Bools, Card, Digests, Floats, Progress
+from loid_infer.types import DIGEST_BYTES, Array, Bools, Digests, Floats, Progress, Spec
 
 _CHUNKS_A_COMMIT = 64
 _KEYS_A_COMMIT = 1 << 20
@@ -41,7 +41,7 @@ class Rewritten:
 
 
 def compact(
-    folder: Path, card: Card, fingerprint: str, keep: Callable[[Digests], Bools] | None, progress: Progress
+    folder: Path, spec: Spec, fingerprint: str, keep: Callable[[Digests], Bools] | None, progress: Progress
 ) -> Rewritten:
     """Write the store anew with full pages and full chunks. The caller holds its lock.
 
@@ -53,7 +53,7 @@ def compact(
         NoSpace: the disk has no room for both; nothing is changed.
     """
     with ExitStack() as held:
-        store = held.enter_context(StoreReader(Environment(folder, card, fingerprint, write=False)))
+        store = held.enter_context(StoreReader(Environment(folder, spec, fingerprint, write=False)))
         n_before = store.size().n_rows
         task = held.enter_context(progress.task("compact", n_before, "rows"))
 
@@ -63,10 +63,10 @@ def compact(
                 task.advance(len(chunk.digests))
                 yield chunk.digests[rows], chunk.vectors[rows]
 
-        return _replaced(folder, card, fingerprint, kept(), n_before)
+        return _replaced(folder, spec, fingerprint, kept(), n_before)
 
 
-def salvage(folder: Path, card: Card, fingerprint: str, progress: Progress) -> Rewritten:
+def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> Rewritten:
     """Write the store anew from every chunk in its file whose checksum is right, wherever it lies. The caller holds its
     lock.
 
@@ -85,7 +85,7 @@ def salvage(folder: Path, card: Card, fingerprint: str, progress: Progress) -> R
     good = ((chunk.digests[rows], chunk.vectors[rows]) for chunk, end in zip(chunks, ends, strict=True)
             for rows in [first[end - len(chunk.digests) : end]])  # fmt: skip
     n_before = max((chunk.first_row + len(chunk.digests) for chunk in chunks), default=0)
-    return _replaced(folder, card, fingerprint, good, n_before)
+    return _replaced(folder, spec, fingerprint, good, n_before)
 
 
 def _sound_chunks(data: Path, fingerprint: str, progress: Progress) -> Sequence[Chunk]:
@@ -109,11 +109,11 @@ def _sound_chunks(data: Path, fingerprint: str, progress: Progress) -> Sequence[
 
 
 def _replaced(
-    folder: Path, card: Card, fingerprint: str, parts: Iterator[tuple[Digests, Floats]], n_before: int
+    folder: Path, spec: Spec, fingerprint: str, parts: Iterator[tuple[Digests, Floats]], n_before: int
 ) -> Rewritten:
     before = (folder / DATA_FILE).stat().st_size
     with replacing(folder) as new:
-        environment = Environment(new, card, fingerprint, write=True)
+        environment = Environment(new, spec, fingerprint, write=True)
         try:
             digests = _write_chunks(environment, parts)
             _write_index(environment, digests)

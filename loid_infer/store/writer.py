@@ -22,7 +22,7 @@ from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
 from loid_infer.store.records import DTYPES, MEND, pack
-from loid_infer.types import DIGEST_BYTES, Card, Digests, Floats
+from loid_infer.types import DIGEST_BYTES, Digests, Floats, Spec
 
 CHUNK_ROWS = 1024
 _INDEX_BYTES = 60  # of a text, in pages that random digests fill by two thirds
@@ -37,17 +37,17 @@ class _StoredAlready(ValueError):
 class StoreWriter:
     """The only writer of a store, until it is closed. `reader` reads the same environment."""
 
-    def __init__(self, folder: Path, card: Card, fingerprint: str) -> None:
-        """Open or create the store of `card` in `folder`.
+    def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
+        """Open or create the store of `spec` in `folder`.
 
         Raises:
             StoreBusy: another process is its writer.
-            BadStore: it is damaged or another card's.
+            BadStore: it is damaged or another spec's.
             NoSpace: the folder cannot be written to.
         """
         self._lock = _lock(make_folder(folder))
         try:
-            self._environment = Environment(folder, card, fingerprint, write=True)
+            self._environment = Environment(folder, spec, fingerprint, write=True)
         except BaseException:
             os.close(self._lock)
             raise
@@ -95,9 +95,9 @@ class StoreWriter:
         self.close()
 
 
-def stored_bytes(card: Card) -> int:
+def stored_bytes(spec: Spec) -> int:
     """About how many bytes of the file a text takes, as written."""
-    return int(_COPIES * (card.hidden_dim * DTYPES[card.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
+    return int(_COPIES * (spec.dim * DTYPES[spec.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
 
 
 def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[tuple[Digests, Floats]]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import Described, export_vectors
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadSetting, BadStore, NotEncoded
 from loid_infer.settings import Place, Workspace
-from loid_infer.store.environment import DATA_FILE, card_bytes, read_card
+from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
 from loid_infer.types import SILENT, Floats, Ints, Progress
@@ -77,22 +77,22 @@ def cache_info(*, workspace: Place = None) -> CacheInfo:
     """Every store of the workspace.
 
     Raises:
-        BadStore: a store cannot be opened, or lies under another card's name.
+        BadStore: a store cannot be opened, or lies under another spec's name.
     """
     place = Workspace.of(workspace)
     names = encoders_by_fingerprint(place)
     stores = []
     for folder in store_folders(place):
         with _open(folder) as store:
-            size, card = store.size(), store.environment.card
+            size, spec = store.size(), store.environment.spec
         stores.append(
             StoreInfo(
                 folder.name,
                 tuple(names.get(folder.name, ())),
-                card.precision,
-                card.store_dtype,
-                card.hidden_dim,
-                card.max_tokens,
+                spec.precision,
+                spec.store_dtype,
+                spec.dim,
+                spec.max_tokens,
                 size.n_rows,
                 size.n_chunks,
                 size.file_bytes,
@@ -188,7 +188,7 @@ def cache_export(
     encode = encode_command(found.name, domain)
     digests = table.digests(progress)
     with (
-        open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store,
+        open_store(place.store(found.fingerprint), found.spec, found.fingerprint, encode) as store,
         progress.task("export", table.n_rows, "rows") as task,
     ):
         rows_in_store = store.rows_of(digests, encode)
@@ -197,9 +197,9 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        described = Described(digests, card_bytes(found.card).decode())
-        export_vectors(table, vectors, found.card.hidden_dim, target, _SUFFIXES[target.suffix], described)
-    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.card.hidden_dim, str(target))
+        described = Described(digests, spec_bytes(found.spec).decode())
+        export_vectors(table, vectors, found.spec.dim, target, _SUFFIXES[target.suffix], described)
+    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.spec.dim, str(target))
 
 
 def store_folders(workspace: Workspace) -> list[Path]:
@@ -208,16 +208,16 @@ def store_folders(workspace: Workspace) -> list[Path]:
 
 
 def _open(folder: Path) -> StoreReader:
-    card = read_card(folder)
-    if fingerprint(card) != folder.name:
+    spec = read_spec(folder)
+    if fingerprint(spec) != folder.name:
         raise BadStore(
-            "the store lies under another card's name",
+            "the store lies under another spec's name",
             where=str(folder),
-            expected=fingerprint(card),
+            expected=fingerprint(spec),
             got=folder.name,
-            mend="Rename the folder to what its card says, or move it away.",
+            mend="Rename the folder to what its spec says, or move it away.",
         )
-    return open_store(folder, card, folder.name)
+    return open_store(folder, spec, folder.name)
 
 
 def folder_of(workspace: Workspace, encoder: str) -> Path:

@@ -1,6 +1,6 @@
 """The domain an int8 encoder is calibrated on: its texts, and whether a head notices the difference.
 
-Behind `export --precision int8`. It knows encoders through a runtime and a tokenizer; it writes nothing.
+Behind `export --precision int8`. It writes nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import numpy as np
 
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import split as split_of
-from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.opening import open_runtime
-from loid_infer.encoders.pipeline import Stages, encode_stream
+from loid_infer.encoder import Encoder
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.heads.presets import head_settings
 from loid_infer.kernels import metrics
@@ -51,19 +49,18 @@ class Calibration:
         """The texts to calibrate on."""
         return [text for _, texts in self.table.texts(self.drawn) for text in texts]
 
-    def vectors(self, encoder: EncoderFolder, progress: Progress) -> Floats:
+    def vectors(self, encoder: Encoder, progress: Progress) -> Floats:
         """What the store would hold for every text, `[n_texts, d]`.
 
         Raises:
-            RuntimeMissing, ParityError: see `open_runtime`.
+            RuntimeMissing, ParityError: see `Encoder.runtime`.
         """
-        card = encoder.card
-        runtime = open_runtime(encoder, runtime="auto", device="cpu", n_threads=None, progress=SILENT)
-        vectors = np.empty((len(self.rows), card.hidden_dim), np.float16 if card.store_dtype == "fp16" else np.float32)
+        spec = encoder.spec
+        vectors = np.empty((len(self.rows), spec.dim), np.float16 if spec.store_dtype == "fp16" else np.float32)
         order = np.argsort(self.rows)
         ordered = self.rows[order]
-        with progress.task(f"encode {card.precision}", len(order), "texts") as task:
-            for rows, found in encode_stream(self.table.texts(ordered), encoder.tokenizer(), runtime, Stages()):
+        with progress.task(f"encode {spec.precision}", len(order), "texts") as task:
+            for rows, found in encoder.stream(self.table.texts(ordered)):
                 vectors[order[np.searchsorted(ordered, rows)]] = found
                 task.advance(len(rows))
         return vectors

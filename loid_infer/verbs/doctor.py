@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loid_infer.encoders import gpu
-from loid_infer.encoders.loading import PREFERENCE
-from loid_infer.encoders.processor import features, has_bf16, installed, n_usable_threads
+from loid_infer.encoders.opening import able
+from loid_infer.encoders.processor import features, has_bf16, n_usable_threads
 from loid_infer.settings import Place, Workspace, file_system
 
 _SUPPORTED = ((3, 11), (3, 14))
@@ -67,12 +67,12 @@ def doctor(*, workspace: Place = None) -> Diagnosis:
         _processor,
         _runtime,
         _gpu,
-        _torch_on_card,
+        _torch_on_gpu,
         _beside_torch(
-            "onnxruntime on a card", "encode --runtime onnxruntime --device cuda", gpu.onnxruntime_lacks, _GPU
+            "onnxruntime on a GPU", "encode --runtime onnxruntime --device cuda", gpu.onnxruntime_lacks, _GPU
         ),
         _beside_torch("TensorRT", "encode --runtime tensorrt", gpu.tensorrt_lacks, _TENSORRT),
-        _beside_torch("FAISS on a card", "building an index for similar", gpu.faiss_lacks, _GPU),
+        _beside_torch("FAISS on a GPU", "building an index for similar", gpu.faiss_lacks, _GPU),
         _one_wheel("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
         _one_wheel("faiss", "faiss-cpu", "faiss-gpu"),
         _bundle,
@@ -106,37 +106,37 @@ def _processor(_: Path) -> Check:
 
 def _runtime(_: Path) -> Check:
     if not gpu.torch_lacks():
-        return Check("runtime", True, "auto takes torch on the card, but for int8; proven at first use", "")
+        return Check("runtime", True, "auto takes torch on the GPU, but for int8; proven at first use", "")
     precision = "bf16" if has_bf16() else "fp32"
-    able = [name for name in PREFERENCE["cpu"][precision] if installed(name)]
+    here = [backend.name for backend in able("cpu", precision) if backend.installed]
     native = "the processor has native bf16" if has_bf16() else "no native bf16"
-    if able[:1] == ["torch"] or not able:
+    if here[:1] == ["torch"] or not here:
         return Check(
             "runtime",
             False,
-            f"auto would take {able[0] if able else 'nothing'} in {precision} ({native})",
+            f"auto would take {here[0] if here else 'nothing'} in {precision} ({native})",
             "Install the fast CPU runtimes: pip install 'loid-infer[cpu]'",
         )
     return Check(
-        "runtime", True, f"auto takes {able[0]} in {precision}: fastest installed ({native}); proven at first use", ""
+        "runtime", True, f"auto takes {here[0]} in {precision}: fastest installed ({native}); proven at first use", ""
     )
 
 
 def _gpu(_: Path) -> Check:
     version = gpu.driver()
-    found = ", ".join(gpu.cards()) or "no card it names"
+    found = ", ".join(gpu.names()) or "no GPU it names"
     return Check("gpu", True, f"NVIDIA driver {version}: {found}" if version else "no NVIDIA driver", "")
 
 
-def _torch_on_card(_: Path) -> Check:
+def _torch_on_gpu(_: Path) -> Check:
     missing, use = gpu.torch_lacks(), "--device cuda of encode, fit, score and plugin train"
     fault = bool(missing and gpu.driver())
     mend = "Install a CUDA build of torch: https://pytorch.org/get-started" if fault else ""
-    return Check("torch on a card", not fault, f"{use}: {f'no, {missing}' if missing else 'yes'}", mend)
+    return Check("torch on a GPU", not fault, f"{use}: {f'no, {missing}' if missing else 'yes'}", mend)
 
 
 def _beside_torch(name: str, use: str, lacks: Callable[[], str], how: str) -> Callable[[Path], Check]:
-    """What a card can be used for as well; no fault where it is not."""
+    """What a GPU can be used for as well; no fault where it is not."""
 
     def look(_: Path) -> Check:
         missing = lacks()

@@ -1,7 +1,7 @@
-"""`encode`: the vectors of every text of a domain, into the store of an encoder, or of several in one pass.
+"""`encode`: the vectors of every text of a corpus, into the store of an encoder.
 
 A text is computed once, whatever kills the run: what a store holds is decided by digest before a token is made, and a
-chunk's vectors and index are committed together. The verb ties corpus, engine and stores; it computes nothing itself.
+chunk's vectors and index are committed together. The verb ties corpus, encoder and store; it computes nothing itself.
 What a run took is kept in `reports/`, for people: nothing is ever decided by it.
 """
 
@@ -12,26 +12,30 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.encoders.folder import open_folder
-from loid_infer.encoders.joint import columns
-from loid_infer.encoders.pipeline import Stages, encode_stream
-from loid_infer.errors import NoSpace
+from loid_infer.data.corpora import checked_texts, record
+from loid_infer.data.reviews import open_table
+from loid_infer.encoder import Encoder
+from loid_infer.encoders.opening import check_options
+from loid_infer.encoders.pipeline import Stages
+from loid_infer.errors import BadTable, NoSpace, NotEncoded
+from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace, file_system
 from loid_infer.store.committer import Committer
+from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
-from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
-from loid_infer.verbs.dry_run import DryRun, DryRuns, dry_run, dry_run_all
-from loid_infer.verbs.passes import How, Job, Pass, groups, passes, prepare
+from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
+from loid_infer.verbs.encoder import resolve_or_export
 
-__all__ = ["DryRun", "DryRuns", "EncodeResult", "Encodings", "StageSeconds", "dry_run", "dry_run_all", "encode",
-           "encode_all"]  # fmt: skip
+_SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # tokenized, and computed, to estimate the cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,9 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What a run found, did and cost. Texts are counted once however often they occur.
+    """What a run found, did and cost. Texts are counted once however often they occur."""
 
-    Where `joined` names others, `n_tokens`, `n_truncated`, `padding`, `seconds`, `setup_s` and `stages` but `commit_s`
-    are those of the one pass that computed them all: not to be added up.
-    """
-
-    domain: str
+    domain: str  # or another corpus's name
     encoder: str
     fingerprint: str
     runtime: str  # the runtime that ran, or the word `none` when every text was stored already
@@ -73,18 +73,38 @@ class EncodeResult:
     texts_per_s: float
     peak_rss_bytes: int
     stages: StageSeconds
-    joined: tuple[str, ...]  # the other encoders of the same pass
-    n_shared_layers: int  # the lowest layers, as many as one of those has too: they were computed once for both
     store: str
 
 
 @dataclass(frozen=True, slots=True)
-class Encodings:
-    """The results of several encoders over one domain, in the order they were named."""
+class DryRun:
+    """What a run would find and do. Tokens and seconds are estimates."""
 
-    encoders: tuple[EncodeResult, ...]
+    domain: str
+    encoder: str
+    fingerprint: str
+    n_rows: int
+    n_unique: int
+    n_hits: int
+    n_new: int
+    n_orphaned: int | None  # rows of the store whose text no domain's table has; None where a table cannot be read
+    n_tokens: int
+    seconds: float
+    store: str
 
 
+@overload
+def encode(
+    domain: str, *, encoder: str | None = None, runtime: str = "auto", precision: str | None = None,
+    device: str = "auto", n_threads: int | None = None, dry_run: Literal[False] = False, workspace: Place = None,
+    progress: Progress = SILENT,
+) -> EncodeResult: ...  # fmt: skip
+@overload
+def encode(
+    domain: str, *, encoder: str | None = None, runtime: str = "auto", precision: str | None = None,
+    device: str = "auto", n_threads: int | None = None, dry_run: bool, workspace: Place = None,
+    progress: Progress = SILENT,
+) -> EncodeResult | DryRun: ...  # fmt: skip
 def encode(
     domain: str,
     *,
@@ -93,9 +113,10 @@ def encode(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
+    dry_run: bool = False,
     workspace: Place = None,
     progress: Progress = SILENT,
-) -> EncodeResult:
+) -> EncodeResult | DryRun:
     """Store the vector of every review text of `domain`.
 
     Args:
@@ -104,179 +125,156 @@ def encode(
         precision: what the encoder must have; see `resolve_or_export`.
         device: auto | cpu | cuda.
         n_threads: processors to use; all that this process may use by default.
+        dry_run: only tell what would be done; nothing is stored.
 
     Raises:
         BadTable, BadName, BadSetting, BadArtifact: the domain, an option or the encoder is wrong.
         RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
-    how = How(runtime, device, n_threads, progress)
-    return _encode(domain, [encoder], precision, Workspace.of(workspace), how)[0]
+    place = Workspace.of(workspace)
+    check_options(runtime, device)
+    corpus = open_table(place.table(domain), domain)
+    folder, export_s = resolve_or_export(place, encoder, domain, precision, progress)
+    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+        if dry_run:
+            return _dry_run(corpus, opened, place, progress)
+        result = replace(_encode(corpus, opened, place, progress), export_s=export_s)
+    _keep(result, place, progress)
+    return result
 
 
-def encode_all(
-    domain: str,
-    *,
-    encoders: Sequence[str],
-    runtime: str = "auto",
-    precision: str | None = None,
-    device: str = "auto",
-    n_threads: int | None = None,
-    workspace: Place = None,
-    progress: Progress = SILENT,
-) -> Encodings:
-    """Store the vector of every review text of `domain` by each of `encoders`, in as few passes as there can be.
-
-    Texts are read and tokenized once a pass, and layers that encoders have in common are computed once. Encoders of
-    different shape, tokenizer, max tokens or precision, and those that lack far fewer texts, take passes of their own.
+def encode_corpus(
+    corpus: Corpus, encoder: Encoder, *, workspace: Place = None, progress: Progress = SILENT
+) -> EncodeResult:
+    """Store the vector of every text of `corpus`, which `cache gc` keeps from then on.
 
     Args:
-        encoders: names of exports, each once; see `encode` for the rest.
+        corpus: `data.corpora.Texts` of a list of strings, or anything of that form.
+        encoder: an open one.
 
     Raises:
-        BadSetting: an encoder is named twice, or none is.
-        Others: see `encode`. What passes before it stored stays.
+        RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
-    how = How(runtime, device, n_threads, progress)
-    return Encodings(tuple(_encode(domain, list(encoders), precision, Workspace.of(workspace), how)))
+    place = Workspace.of(workspace)
+    result = _encode(corpus, encoder, place, progress)
+    record(place.corpora / f"{corpus.name}.digests", corpus.digests(SILENT))
+    return result
 
 
-@dataclass(slots=True)
-class _Run:
-    """What a pass used and took, filled in as it goes."""
-
-    seconds: float = 0.0
-    setup_s: float = 0.0
-    runtime: str = "none"
-    detail: str = "every text was stored already"
-    commit_s: list[float] = field(default_factory=list)  # of each job
-    stages: Stages = field(default_factory=Stages)
-
-
-def _encode(
-    domain: str, encoders: Sequence[str | None], precision: str | None, workspace: Workspace, how: How
-) -> list[EncodeResult]:
-    jobs = prepare(domain, encoders, precision, workspace, how)
-    kind, is_network = file_system(workspace.cache)
+def _encode(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> EncodeResult:
+    start, stages, commit_s = time.perf_counter(), Stages(), 0.0
+    kind, is_network = file_system(place.cache)
     if is_network:
-        how.progress.say(f"{workspace.cache} is on {kind}: let one machine only write to it, or join shards with "
-                         "`loid-infer cache import`")  # fmt: skip
-    done: dict[str, EncodeResult] = {}
-    for group in groups(jobs):
-        start = time.perf_counter()
-        with ExitStack() as stack:
-            writers = {
-                job.folder: stack.enter_context(StoreWriter(job.folder, job.card, job.folder.name)) for job in group
-            }
-            missing = [job.missing(writers[job.folder].reader.lookup) for job in group]
-            for job, rows in zip(group, missing, strict=True):
-                _announce(job, rows, how.progress)
-            found_s = group[0].table_s + time.perf_counter() - start
-            start = time.perf_counter()
-            planned = passes(group, missing)
-            planned_s = time.perf_counter() - start
-            for part in planned:
-                run = _run(part, [writers[job.folder] for job in part.jobs], how)
-                run.seconds += found_s
-                run.setup_s += planned_s
-                made = [_result(job, part, i, run) for i, job in enumerate(part.jobs)]
-                _keep(made, workspace, how.progress)  # now: a later pass may be stopped
-                done |= {result.encoder: result for result in made}
-    return [done[job.encoder.name] for job in jobs]
+        progress.say(f"{place.cache} is on {kind}: let one machine only write to it, or join shards with "
+                     "`loid-infer cache import`")  # fmt: skip
+    digests = corpus.digests(progress)
+    unique, folder = first_rows(digests), place.store(encoder.fingerprint)
+    runtime, detail, setup_s = "none", "every text was stored already", 0.0
+    with StoreWriter(folder, encoder.spec, encoder.fingerprint) as writer:
+        missing = _missing(digests, unique, writer.reader.lookup)
+        _announce(corpus, encoder, len(unique), len(missing), folder, progress)
+        if len(missing):
+            before, opened = encoder.setup_s, encoder.runtime
+            runtime, detail, setup_s = opened.name, opened.detail, encoder.setup_s - before
+            finished = encoder.stream(checked_texts(corpus, missing, digests), stages)
+            commit_s = _commit(finished, digests, len(missing), writer, progress)
+    seconds = time.perf_counter() - start - setup_s
+    return EncodeResult(
+        domain=corpus.name, encoder=encoder.name, fingerprint=encoder.fingerprint, runtime=runtime,
+        runtime_detail=detail, precision=encoder.spec.precision, max_tokens=encoder.spec.max_tokens,
+        n_rows=corpus.n_rows, n_unique=len(unique), n_hits=len(unique) - len(missing), n_encoded=len(missing),
+        n_truncated=stages.n_truncated, n_tokens=stages.n_tokens, padding=stages.padding, seconds=seconds, export_s=0.0,
+        setup_s=setup_s, tokens_per_s=stages.n_tokens / seconds, texts_per_s=len(unique) / seconds,
+        peak_rss_bytes=_peak_rss_bytes(), store=str(folder),
+        stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, commit_s),
+    )  # fmt: skip
 
 
-def _announce(job: Job, rows: Ints, progress: Progress) -> None:
-    n, n_new = len(job.unique), len(rows)
-    progress.say(f"{job.domain} with {job.encoder.name}: {n:,} texts, {n - n_new:,} stored, {n_new:,} new")
-    n_bytes, free = n_new * stored_bytes(job.card), shutil.disk_usage(job.folder).free
+def _missing(digests: Digests, unique: Ints, lookup: Callable[[Digests], Ints]) -> Ints:
+    """Of the rows `unique` those whose texts a store does not have, ascending."""
+    rows: Ints = unique[lookup(digests[unique]) < 0]
+    return rows
+
+
+def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path, progress: Progress) -> None:
+    progress.say(f"{corpus.name} with {encoder.name}: {n:,} texts, {n - n_new:,} stored, {n_new:,} new")
+    n_bytes, free = n_new * stored_bytes(encoder.spec), shutil.disk_usage(folder).free
     if n_bytes > free:
         progress.say(f"they take about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: it "
                      "may stop on the way, and goes on from there when there is room")  # fmt: skip
 
 
-def _run(part: Pass, writers: Sequence[StoreWriter], how: How) -> _Run:
-    start, run = time.perf_counter(), _Run(commit_s=[0.0] * len(writers))
-    if len(part.rows):
-        opened = how.open(part)
-        run.setup_s = time.perf_counter() - start
-        run.runtime, run.detail = opened.name, opened.detail
-        tokenizer, job = part.encoders[0].tokenizer(), part.jobs[0]
-        # All that decides a vector is loaded by now: what was loaded must be what the fingerprints say.
-        for encoder in part.encoders:
-            open_folder(encoder.path, encoder.name, expected=encoder.fingerprint)
-        finished = encode_stream(job.corpus.checked_texts(part.rows, job.digests), tokenizer, opened, run.stages)
-        run.commit_s = _commit(finished, part, writers, how.progress)
-    run.seconds = time.perf_counter() - start - run.setup_s
-    return run
-
-
 def _commit(
-    finished: Generator[tuple[Ints, Floats]], part: Pass, writers: Sequence[StoreWriter], progress: Progress
-) -> list[float]:
-    """Commit all that is finished, also when interrupted, to each store that lacks it. Seconds the commits of each job
-    took."""
-    n_rows, digests, dim = len(part.rows), part.jobs[0].digests, part.jobs[0].card.hidden_dim
-    lacking: list[Bools] = [np.zeros(len(digests), np.bool_) for _ in part.jobs]
-    for lacks, missing in zip(lacking, part.missing, strict=True):
-        lacks[missing] = True
+    finished: Generator[tuple[Ints, Floats]], digests: Digests, n_rows: int, writer: StoreWriter, progress: Progress
+) -> float:
+    """Commit all that is finished, also when interrupted. Seconds the commits took."""
     n_finished = 0
     with ExitStack() as stack:
         task = stack.enter_context(progress.task("encode", n_rows, "texts"))
-        committers = [stack.enter_context(Committer(writer, dim)) for writer in writers]
+        committer = stack.enter_context(Committer(writer, writer.reader.environment.spec.dim))
         # Closed first: that stops the threads that feed it before the last commits, whatever ends the loop.
         stack.enter_context(closing(finished))
         for slots, vectors in finished:
-            for i, (committer, lacks) in enumerate(zip(committers, lacking, strict=True)):
-                wanted = lacks[slots]
-                committer.add(digests[slots[wanted]], vectors[wanted, columns(i, dim)])
+            committer.add(digests[slots], vectors)
             task.advance(len(slots))
             n_finished += len(slots)
     if n_finished != n_rows:
         raise RuntimeError(f"the runtime gave {n_finished} of {n_rows} vectors back")
-    return [committer.commit_s for committer in committers]
+    return committer.commit_s
 
 
-def _result(job: Job, part: Pass, i: int, run: _Run) -> EncodeResult:
-    stages, n_encoded = run.stages, len(part.missing[i])
-    return EncodeResult(
-        domain=job.domain,
-        encoder=job.encoder.name,
-        fingerprint=job.folder.name,
-        runtime=run.runtime,
-        runtime_detail=run.detail,
-        precision=job.card.precision,
-        max_tokens=job.card.max_tokens,
-        n_rows=job.corpus.n_rows,
-        n_unique=len(job.unique),
-        n_hits=len(job.unique) - n_encoded,
-        n_encoded=n_encoded,
-        n_truncated=stages.n_truncated,
-        n_tokens=stages.n_tokens,
-        padding=stages.padding,
-        seconds=run.seconds,
-        export_s=job.export_s,
-        setup_s=run.setup_s,
-        tokens_per_s=stages.n_tokens / run.seconds,
-        texts_per_s=len(job.unique) / run.seconds,
-        peak_rss_bytes=_peak_rss_bytes(),
-        stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, run.commit_s[i]),
-        joined=part.joined(job),
-        n_shared_layers=part.n_shared_layers[i],
-        store=str(job.folder),
-    )
+def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> DryRun:
+    digests = corpus.digests(progress)
+    unique, folder = first_rows(digests), place.store(encoder.fingerprint)
+    known = _every_text(place, corpus, digests, progress)
+    missing, n_orphaned = unique, None if known is None else 0
+    try:
+        with open_store(folder, encoder.spec, encoder.fingerprint) as store:
+            missing = _missing(digests, unique, store.lookup)
+            if known is not None:
+                n_orphaned = store.size().n_rows - int(np.count_nonzero(store.lookup(known) >= 0))
+    except NotEncoded:
+        pass
+    n_tokens = seconds = 0.0
+    if len(missing):
+        picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
+        texts = [text for _, part in corpus.texts(picked) for text in part]
+        n_tokens = float(encoder.lengths(texts).mean()) * len(missing)
+        few, stages = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:_TIMED_TEXTS]], Stages()
+        encoder.encode(few[:1])  # opens the runtime
+        timing = time.perf_counter()
+        for _ in encoder.stream([(np.arange(len(few)), few)], stages):
+            pass
+        seconds = n_tokens * (time.perf_counter() - timing) / stages.n_tokens
+    return DryRun(
+        domain=corpus.name, encoder=encoder.name, fingerprint=encoder.fingerprint, n_rows=corpus.n_rows,
+        n_unique=len(unique), n_hits=len(unique) - len(missing), n_new=len(missing), n_orphaned=n_orphaned,
+        n_tokens=round(n_tokens), seconds=seconds, store=str(folder),
+    )  # fmt: skip
 
 
-def _keep(results: Sequence[EncodeResult], place: Workspace, progress: Progress) -> None:
+def _every_text(place: Workspace, corpus: Corpus, digests: Digests, progress: Progress) -> Digests | None:
+    """The digests `[n, 16]` of the different texts of all domains, of which those of `corpus` are given."""
+    try:
+        others = [domain for domain in place.domains() if domain != corpus.name]
+        tables = [open_table(place.table(domain), domain) for domain in others]
+        every = np.concatenate([digests, *(table.digests(progress) for table in tables)])
+    except BadTable as error:
+        progress.say(f"what no domain uses is not counted. {error}")
+        return None
+    return every[first_rows(every)]
+
+
+def _keep(result: EncodeResult, place: Workspace, progress: Progress) -> None:
     """Write what was measured to `reports/`, for `report`. What computed nothing measured nothing."""
-    for result in results:
-        if not result.n_encoded:
-            continue
-        path = place.reports / f"{result.domain}.{result.encoder}.encoding.json"
-        try:
-            with new_file(path) as temporary:
-                temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
-        except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
-            progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")
+    if not result.n_encoded:
+        return
+    try:
+        with new_file(place.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
+            temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
+        progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")
 
 
 def _peak_rss_bytes() -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from loid_infer.data.splits import refuse_leak
-from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.encoder import find_encoder
+from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.errors import BadSetting
+from loid_infer.graphs.making import PRECISIONS
 from loid_infer.settings import DEFAULT_ENCODER, Workspace
 from loid_infer.store.reader import view_of
 from loid_infer.types import Digests, Progress, Split, Vectors
-from loid_infer.verbs.export import PRECISIONS, export
+from loid_infer.verbs.export import export
 
 
 def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> EncoderFolder:
@@ -20,18 +22,7 @@ def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> En
         BadArtifact: it is not there, or not what was exported.
         ParityError: it has no passing parity report.
     """
-    name = _name(workspace, encoder, domain)
-    path = workspace.encoder(name)
-    if not path.exists():
-        known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
-        raise BadArtifact(
-            f"there is no encoder {name!r}",
-            where=str(path.parent),
-            got=", ".join(known) or "none",
-            mend=f"Run `loid-infer export --name {name}`"
-            + (", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."),
-        )
-    return open_folder(path, name)
+    return find_encoder(workspace, _name(workspace, encoder, domain))
 
 
 def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
@@ -61,7 +52,7 @@ def encoded(
         NotEncoded, BadStore: some are not there, or damaged.
     """
     store, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
-    return view_of(store, encoder.card, encoder.fingerprint, digests, command)
+    return view_of(store, encoder.spec, encoder.fingerprint, digests, command)
 
 
 def resolve_or_export(
@@ -97,11 +88,11 @@ def resolve_or_export(
         on = domain if wanted == "int8" else None
         seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
     found = resolve(workspace, name, domain)
-    if insisted and found.card.precision != precision:
+    if insisted and found.spec.precision != precision:
         raise BadSetting(
             "precision is decided at export",
             where=f"encoder {name!r}",
-            expected=found.card.precision,
+            expected=found.spec.precision,
             got=f"--precision {precision}",
             mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
         )

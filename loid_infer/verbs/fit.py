@@ -235,5 +235,5 @@ def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
     # Times are left out: the same fit gives the same bytes.
     timed = ("samples_per_s", "seconds", "path")
     said = {name: value for name, value in asdict(result).items() if name not in timed}
-    return said | {"card": asdict(job.encoder.card), "versions": versions("torch", "numpy", "safetensors"),
+    return said | {"card": asdict(job.encoder.spec), "versions": versions("torch", "numpy", "safetensors"),
                    "device": job.device}  # fmt: skip

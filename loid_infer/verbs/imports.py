@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.data.vectors import Bundle
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
-from loid_infer.store.environment import DATA_FILE, read_card
+from loid_infer.store.environment import DATA_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import DIGEST_BYTES, SILENT, Array, Card, Digests, Floats, Progress
+from loid_infer.types import DIGEST_BYTES, SILENT, Array, Digests, Floats, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint
 
 _STEP = 8_192
@@ -43,7 +43,7 @@ class CacheImport:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    card: Card
+    spec: Spec
     digests: Digests  # [n, 16]
     vectors: Callable[[int, int], Floats]  # rows from, to -> [m, d]
 
@@ -63,18 +63,18 @@ def cache_import(
     """
     place, path = Workspace.of(workspace), Path(source)
     with _opened(path) as found:
-        ours = fingerprint(found.card)
+        ours = fingerprint(found.spec)
         names = encoders_by_fingerprint(place).get(ours)
         if not names:
             raise BadArtifact("vectors of an encoder that is not in this workspace", where=str(path), got=ours,
                               expected="the fingerprint of one of exports/encoders",
                               mend="Export that encoder here first, or copy its folder.")  # fmt: skip
         unique = first_rows(found.digests)
-        with StoreWriter(place.store(ours), found.card, ours) as writer:
+        with StoreWriter(place.store(ours), found.spec, ours) as writer:
             new = unique[writer.reader.lookup(found.digests[unique]) < 0]
             wanted: Array = np.zeros(len(found.digests), np.bool_)
             wanted[new] = True
-            with progress.task("import", len(new), "texts") as task, Committer(writer, found.card.hidden_dim) as behind:
+            with progress.task("import", len(new), "texts") as task, Committer(writer, found.spec.dim) as behind:
                 for start in range(0, len(wanted), _STEP):
                     rows = np.flatnonzero(wanted[start : start + _STEP])
                     if len(rows):
@@ -88,24 +88,24 @@ def cache_import(
 def _opened(path: Path) -> Iterator[_Source]:
     folder = path.parent if path.name == DATA_FILE else path
     if folder.is_dir():
-        card = read_card(folder)
-        with open_store(folder, card, fingerprint(card)) as store:
+        spec = read_spec(folder)
+        with open_store(folder, spec, fingerprint(spec)) as store:
             digests, rows = [np.zeros((0, DIGEST_BYTES), np.uint8)], [np.zeros(0, np.int64)]
             for chunk in store.chunks():
                 digests.append(chunk.digests.copy())
                 rows.append(chunk.first_row + np.arange(len(chunk.digests)))
             every = np.concatenate(digests)
             with store.view(np.concatenate(rows), every) as vectors:
-                yield _Source(card, every, lambda start, end: vectors[start:end])
+                yield _Source(spec, every, lambda start, end: vectors[start:end])
     else:
         with Bundle(path) as bundle:
             try:
-                card = Card.of(json.loads(bundle.card))
+                spec = Spec.of(json.loads(bundle.spec))
             except (ValueError, RecursionError) as error:
-                raise BadArtifact(f"the bundle's card cannot be read: {error}", where=str(path),
+                raise BadArtifact(f"the bundle's spec cannot be read: {error}", where=str(path),
                                   mend="Export it again with this version.") from error  # fmt: skip
-            if card.hidden_dim != bundle.dim:
-                raise BadArtifact("the vectors are not as wide as their card says", where=str(path),
-                                  expected=str(card.hidden_dim), got=str(bundle.dim),
+            if spec.dim != bundle.dim:
+                raise BadArtifact("the vectors are not as wide as their spec says", where=str(path),
+                                  expected=str(spec.dim), got=str(bundle.dim),
                                   mend="Export it again.")  # fmt: skip
-            yield _Source(card, bundle.digests, bundle.vectors)
+            yield _Source(spec, bundle.digests, bundle.vectors)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from loid_infer.artifact import versions
-from loid_infer.encoders.card import weights_digest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
 from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
@@ -32,8 +31,6 @@ from loid_infer.plugins.folder import (
 from loid_infer.plugins.merge import Source, TensorError, merge, settle
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Progress
-
-_POOLER = "pooler.dense.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +161,10 @@ def plugin_import(
     """Write `exports/plugins/<name>/` from a LoRA adapter that peft saved elsewhere.
 
     The adapter is written anew: float32, modules by their full path in the base, and the base by name. So it opens on
-    `AutoModel` although it was trained on a model with a BERT inside, and no folder of another machine is in it.
+    `AutoModel` although it was trained on a model with a task head, and no folder of another machine is in it.
 
     Args:
-        base: what it was trained on: `default`, a folder with a Hugging Face BERT, or a hub name.
+        base: what it was trained on: `default`, a folder, a GGUF file, or a hub name; see `export`.
 
     Raises:
         BadArtifact: no peft folder, an adapter that does more than add to linear maps, or one that does not fit `base`.
@@ -181,15 +178,15 @@ def plugin_import(
     if not (origin / ADAPTER_CONFIG).is_file():
         raise BadArtifact("no peft adapter here", where=str(origin), expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
                           mend="Give the folder that model.save_pretrained wrote.")  # fmt: skip
-    delta = read_adapter(origin)
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
-    tensors = loaded.arrays()
-    if _POOLER in delta and _POOLER not in tensors:  # `dense` and `all-linear` match it; CLS never runs it
-        del delta[_POOLER]
-        progress.say(f"left out {_POOLER}: the base's checkpoint has none, and CLS does not depend on it")
+    delta, tensors, family = read_adapter(origin, loaded.family.prefix), loaded.arrays(), loaded.family
+    # `all-linear` and `dense` match poolers and heads, which no vector depends on.
+    for dead in sorted(part for part in delta if not family.uses(part) and part not in tensors):
+        del delta[dead]
+        progress.say(f"left out {dead}: the base's checkpoint has none, and no vector depends on it")
     check_delta(delta, {key: tensor.shape for key, tensor in tensors.items()}, str(origin))
-    weights = weights_digest(tensors)
+    weights = loaded.digest()
     n_params = sum(part.a.size + part.b.size for part in delta.values())
     manifest: dict[str, Any] = {
         "kind": KIND, "name": name, "method": "import", "base": {"name": loaded.name, "digest": weights},

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loid_infer.data.corpora import checked_texts
 from loid_infer.data.reviews import open_table
+from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.opening import open_runtime
-from loid_infer.encoders.pipeline import Stages, encode_stream
-from loid_infer.graphs.joint import one_graph
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from loid_infer.store.reader import StoreReader
@@ -48,7 +47,7 @@ def reencode(
         RuntimeMissing, ParityError: the encoder cannot run here.
         BadTable, BadStore: a table or the store cannot be read.
     """
-    rng, cos_min = np.random.default_rng(seed), _COS_MIN.get(encoder.card.precision, _COS_MIN_FLOAT)
+    rng, cos_min = np.random.default_rng(seed), _COS_MIN.get(encoder.spec.precision, _COS_MIN_FLOAT)
     cosines: list[Floats] = []
     problems: list[str] = []
     tables = [open_table(place.table(domain), domain) for domain in domains]
@@ -63,16 +62,12 @@ def reencode(
     if not len(chosen):
         progress.say(f"no table here has a text of this store: nothing of {encoder.name!r} is computed anew")
         return Reencoded(0, 0, None, ())
-    runtime = open_runtime(encoder, runtime="auto", device="auto", n_threads=None, progress=progress,
-                           join=one_graph)  # fmt: skip
-    tokenizer = encoder.tokenizer()
-    with progress.task("re-encode", len(chosen), "texts") as task:
+    with Encoder.open(encoder, progress=progress) as opened, progress.task("re-encode", len(chosen), "texts") as task:
         for i, table in enumerate(tables):
             wanted = np.sort(within[chosen[of_table[chosen] == i]])
             stored = store.gather(rows[i][wanted], digests[i][wanted])
             again: Floats = np.empty(stored.shape, np.float32)
-            texts = table.checked_texts(wanted, digests[i])
-            with closing(encode_stream(texts, tokenizer, runtime, Stages())) as finished:
+            with closing(opened.stream(checked_texts(table, wanted, digests[i]))) as finished:
                 for slots, vectors in finished:
                     again[np.searchsorted(wanted, slots)] = vectors
                     task.advance(len(slots))

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
-from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.opening import torch_device
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
-from loid_infer.types import SILENT, Card, Floats, Ints, Progress
+from loid_infer.types import SILENT, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -199,15 +199,15 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
     """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
     manifest = saved.manifest
     try:
-        card, recorded = Card.of(manifest["card"]), manifest["fingerprint"]
+        spec, recorded = Spec.of(manifest["card"]), manifest["fingerprint"]
         encode = encode_command(manifest["encoder"], manifest["domain"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtifact(f"the head's manifest cannot be read: {error}", where=str(folder), mend=mend) from error
-    if fingerprint(card) != recorded:
-        raise BadArtifact("the head's card is not the one of its fingerprint", where=str(folder), expected=recorded,
-                          got=fingerprint(card), mend=mend)  # fmt: skip
+    if fingerprint(spec) != recorded:
+        raise BadArtifact("the head's spec is not the one of its fingerprint", where=str(folder), expected=recorded,
+                          got=fingerprint(spec), mend=mend)  # fmt: skip
     texts, digests = saved.training_digests()
-    found = stored_vectors(workspace.store(recorded), card, recorded, digests, encode)
+    found = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)
     vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
     vectors[texts] = found
     return vectors

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_folder, read_manifest, versions
+from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.opening import open_runtime
-from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, token_batches
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.graphs.joint import one_graph
 from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import StoreReader, open_store
@@ -88,7 +87,7 @@ def similar(
     Raises:
         BadSetting: not exactly one query, an unknown id or kind, or one without a review of text.
         BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
-        RuntimeMissing, ParityError: a text cannot be encoded here; see `open_runtime`.
+        RuntimeMissing, ParityError: a text cannot be encoded here; see `Encoder.runtime`.
     """
     start = time.perf_counter()
     queries = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
@@ -108,7 +107,7 @@ def similar(
     found = resolve(place, encoder, domain)
     data = table.interactions(progress)
     encode = encode_command(found.name, domain)
-    with open_store(place.store(found.fingerprint), found.card, found.fingerprint, encode) as store:
+    with open_store(place.store(found.fingerprint), found.spec, found.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
         folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
         index, center, codes = _index(folder, of, table, found, vectors, progress)
@@ -160,7 +159,7 @@ class _Vectors:
         groups = _groups(kind, self.data)[rows]
         order = np.argsort(groups, kind="stable")
         codes, starts = np.unique(groups[order], return_index=True)
-        sums = np.zeros((len(codes), self._store.environment.card.hidden_dim), np.float32)
+        sums = np.zeros((len(codes), self._store.environment.spec.dim), np.float32)
         for start in range(0, len(rows), _STEP):
             part = self.of_texts(self.data.texts[rows[order[start : start + _STEP]]]).astype(np.float32)
             first = int(np.searchsorted(starts, start, side="right")) - 1
@@ -214,19 +213,11 @@ def _mean(matrix: Floats) -> Floats:
 
 def _encoded(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
     """The vector `[d]` of a text of the caller's."""
-    try:
-        if not text.encode().strip():
-            raise BadSetting(
-                "a blank text is near nothing", where="--text", expected="some words", mend="Say something."
-            )
-    except UnicodeEncodeError as error:
-        raise BadSetting("not a text", where="--text", expected="UTF-8", got=ascii(text), mend="Mend it.") from error
-    runtime = open_runtime(encoder, runtime="auto", device=device, n_threads=None, progress=progress,
-                           join=one_graph)  # fmt: skip
-    tokens = encoder.tokenizer()([text])
-    batches = token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, MAX_BATCH_TOKENS, encoder.card.max_tokens)
-    ((_, vectors),) = runtime.run(batches)
-    vector: Floats = vectors[0]
+    digests_of([text])  # that it is one
+    if not text.strip():
+        raise BadSetting("a blank text is near nothing", where="--text", expected="some words", mend="Say something.")
+    with Encoder.open(encoder, device=device, progress=progress) as opened:
+        vector: Floats = opened.encode([text])[0]
     return vector
 
 

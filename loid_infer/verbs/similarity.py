@@ -17,9 +17,11 @@ import numpy as np
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.encoder import Encoder
+from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.errors import BadSetting
-from loid_infer.graphs.bases import load_base
-from loid_infer.graphs.pooled import POOLINGS, pooled_vectors
+from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
@@ -70,15 +72,15 @@ def plugin_similarity(
     texts, neither on their order nor on what other domains are given.
 
     Args:
-        base: `default`, a folder with a Hugging Face BERT, or a hub name.
-        pooling: `mean` over a text's tokens, as in the paper, or `cls`.
+        base: `default`, a folder, a GGUF file, or a hub name; see `export`.
+        pooling: `mean` over a text's tokens, as in the paper, or `cls`, or `last`.
         max_tokens: longest input; by default 256, or what the base allows if that is less.
 
     Raises:
         BadSetting: fewer than two domains, one given twice or under two names, one with fewer than 2 `n_texts` texts,
             or another option outside its range.
         BadTable, BadName: a domain has no table, or its name is none.
-        BadArtifact, RuntimeMissing: the base cannot be had or is not a BERT we compute.
+        BadArtifact, RuntimeMissing: the base cannot be had or is of no family we compute.
         NoSpace: matrix or picture cannot be written.
     """
     start = time.perf_counter()
@@ -87,13 +89,13 @@ def plugin_similarity(
     tables = [open_table(place.table(domain), domain) for domain in domains]
     drawn = [_draw(table, n_texts, seed, progress) for table in tables]
     _check_different(drawn)
-    source = load_base(base)
+    source = load_base(base, pooling, normalize=False)
     max_tokens = source.max_tokens(max_tokens)
     with progress.task("vectors", 2 * n_texts * len(drawn), "texts") as task:
-        # Domain by domain, so that no last bit depends on the others.
-        vectors = [
-            pooled_vectors(source, texts.texts, max_tokens=max_tokens, pooling=pooling, task=task) for texts in drawn
-        ]
+        encoder, vectors = _plain(source, max_tokens), []
+        for texts in drawn:  # domain by domain, so that no last bit depends on the others
+            vectors.append(encoder.encode(texts.texts))
+            task.advance(2 * n_texts)
     matrix = _matrix(vectors, n_texts)
     result = SimilarityResult(
         domains=tuple(domains), matrix=tuple(map(tuple, matrix.tolist())), pooling=pooling, n_texts=n_texts,
@@ -102,6 +104,16 @@ def plugin_similarity(
     _record(result)
     _picture(result)
     return replace(result, seconds=time.perf_counter() - start)
+
+
+def _plain(base: Base, max_tokens: int) -> Encoder:
+    """The base in float32 as it is: good for a few hundred texts, and no export."""
+    from loid_infer.architectures.transformer import Transformer
+    from loid_infer.encoders.torch import TorchRuntime
+
+    spec = base.spec("", max_tokens)
+    module = Transformer(spec, base.tensors)
+    return Encoder(spec, lambda: (base.tokenizer(max_tokens), TorchRuntime(module, "fp32", n_usable_threads())))
 
 
 def _record(result: SimilarityResult) -> None:

@@ -1,4 +1,4 @@
-"""`plugin train`: LoRA learns a domain's ratings from CLS, over a base or over plugins that stay frozen (LoID eq. 3-5).
+"""`plugin train`: LoRA learns a domain's ratings from its reviews, over a base or over frozen plugins (LoID eq. 3-5).
 
 This file ties table, split, base, training and the plugin's folder together; it computes nothing itself.
 """
@@ -17,7 +17,6 @@ from loid_infer.artifact import digest_json, versions
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
-from loid_infer.encoders.card import make_card
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, load_base
@@ -91,7 +90,7 @@ def plugin_train(
     A run that was killed goes on from its checkpoint when the same is asked for again.
 
     Args:
-        base: `default`, a folder with a Hugging Face BERT, or a hub name.
+        base: `default`, a folder, a GGUF file, or a hub name; see `export`.
         on: plugins that stay frozen beneath this one (re-LoRA, LoID eq. 5), with all that they rest on.
         name: of the plugin; the domain's if not given.
         split_seed: the settings' seed if not given.
@@ -116,7 +115,7 @@ def plugin_train(
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
     settings = _resolved(settings, source, on_device)
-    beneath = stack_plugins(place, on, source.name, source.tokenizer_digest(), source.arrays())
+    beneath = stack_plugins(place, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
     for plugin in beneath.chain:
         refuse_leak(plugin.trained_on, domain, parts, f"plugin {plugin.name!r}")
     job = _Job(place, path.name, table, interactions, parts, source, beneath, settings, on_device)
@@ -132,12 +131,14 @@ def plugin_train(
 
 def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettings:
     """The settings with what `auto` and the base's own limits come to."""
-    settings.check(source.config["num_hidden_layers"], source.config["hidden_size"])
+    known = source.family.targets(source.spec("", source.shape.max_tokens))
+    settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
     asked = None if settings.max_tokens == DEFAULT_MAX_TOKENS else settings.max_tokens
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device != "cpu" or has_bf16() else "fp32"
-    return replace(settings, max_tokens=source.max_tokens(asked), precision=precision)
+    targets = settings.targets or tuple(known)
+    return replace(settings, max_tokens=source.max_tokens(asked), precision=precision, targets=targets)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,12 +211,12 @@ def _train(
     from loid_infer.plugins.train import Data, rating_model, train
 
     settings, ratings = job.settings, sets["train"].ratings
-    card = make_card(job.source.config, weights=job.beneath.digest, tokenizer=job.beneath.tokenizer,
-                     max_tokens=settings.max_tokens, precision=settings.precision, store_dtype="",
-                     store_format=0)  # fmt: skip
+    # What LoRA learns from is what is pooled: dense layers and unit length come behind it and stay as they are.
+    spec = replace(job.source.spec(job.beneath.digest, settings.max_tokens, precision=settings.precision),
+                   dense=(), dense_dim=0, normalize=False)  # fmt: skip
     frozen = {key: torch.from_numpy(part) for key, part in job.beneath.tensors.items()}
     scale = (float(ratings.mean()), float(ratings.std()))
-    model = rating_model(card, frozen, job.source.model, settings, scale).to(job.device)
+    model = rating_model(spec, frozen, job.source.model, settings, scale).to(job.device)
     before = torch.get_num_threads()
     torch.set_num_threads(n_usable_threads())
     try:

@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import MANIFEST, abandoned, remove, writing
+from loid_infer.data.corpora import recorded
 from loid_infer.data.reviews import open_table
-from loid_infer.encoders.card import fingerprint
 from loid_infer.encoders.folder import open_folder
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
-from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
+from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
 from loid_infer.store.writer import held
-from loid_infer.types import DIGEST_BYTES, SILENT, Array, Bools, Card, Digests, Progress
+from loid_infer.types import DIGEST_BYTES, SILENT, Array, Bools, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, folder_of, store_folders
 from loid_infer.verbs.encoder import encode_command
 
@@ -75,16 +76,16 @@ def cache_salvage(*, encoder: str | None = None, workspace: Place = None, progre
     """Keep every sound chunk of all stores, or of one encoder's, and tell which domains must be encoded again.
 
     Raises:
-        BadStore: a store has no card, and no encoder of its fingerprint is there.
+        BadStore: a store has no spec, and no encoder of its fingerprint is there.
         BadArtifact: there is no such encoder.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
     place, changes = Workspace.of(workspace), []
     for folder in _folders(place, encoder):
-        card = _card(place, folder)
+        spec = _spec(place, folder)
         with held(folder):
-            done = salvage(folder, card, folder.name, progress)
-        lost = tuple(_unfinished(place, folder, card, done.n_dropped > 0, progress))
+            done = salvage(folder, spec, folder.name, progress)
+        lost = tuple(_unfinished(place, folder, spec, done.n_dropped > 0, progress))
         changes.append(_change(folder, done, lost))
     return _changed(changes)
 
@@ -100,13 +101,14 @@ def cache_compact(*, encoder: str | None = None, workspace: Place = None, progre
     place, changes = Workspace.of(workspace), []
     for folder in _folders(place, encoder):
         with held(folder):
-            changes.append(_change(folder, compact(folder, read_card(folder), folder.name, None, progress)))
+            changes.append(_change(folder, compact(folder, read_spec(folder), folder.name, None, progress)))
     return _changed(changes)
 
 
 def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progress = SILENT) -> CacheSweep:
-    """Remove stores that no encoder and no head refers to, rows of texts that neither a table nor a head has, and what
-    killed runs left unfinished. A finished export has a name, by which anybody may ask for it: it is never removed.
+    """Remove stores that no encoder and no head refers to, rows of texts that no table, no other corpus and no head
+    has, and what killed runs left unfinished. A finished export has a name, by which anybody may ask for it: it is
+    never removed.
 
     Every store is held while that is found out, so nothing is dropped that a run beside this one has just stored. What
     must be read is read before anything is removed.
@@ -124,15 +126,15 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
             stack.enter_context(held(folder))
         referred, used = set(_referred(place)), _used(place, progress)
         gone = [folder for folder in folders if folder.name not in referred]
-        cards = {folder: read_card(folder) for folder in folders if folder.name in referred}
-        counts = {folder: _count_unused(folder, card, used, progress) for folder, card in cards.items()}
+        specs = {folder: read_spec(folder) for folder in folders if folder.name in referred}
+        counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
             if n_unused:
                 size = (folder / DATA_FILE).stat().st_size
                 done = Rewritten(n_rows - n_unused, n_unused, size, size)
                 if not dry_run:
-                    done = compact(folder, cards[folder], folder.name, lambda digests: _within(digests, used), progress)
+                    done = compact(folder, specs[folder], folder.name, lambda digests: _within(digests, used), progress)
                 changes.append(_change(folder, done))
         for folder in gone:
             freed += sum(file.stat().st_size for file in folder.iterdir())
@@ -170,25 +172,25 @@ def _changed(changes: Sequence[StoreChange]) -> CacheChange:
     return CacheChange(len(changes), sum(change.n_dropped for change in changes), freed, tuple(changes))
 
 
-def _card(place: Workspace, folder: Path) -> Card:
-    """The card beside the store or, if that is lost too, the one of an encoder with the store's fingerprint."""
+def _spec(place: Workspace, folder: Path) -> Spec:
+    """The spec beside the store or, if that is lost too, the one of an encoder with the store's fingerprint."""
     try:
-        card = read_card(folder)
-        if fingerprint(card) == folder.name:
-            return card
+        spec = read_spec(folder)
+        if fingerprint(spec) == folder.name:
+            return spec
     except BadStore:
         pass
     for name in encoders_by_fingerprint(place).get(folder.name, ()):
-        return open_folder(place.encoder(name), name).card
-    raise BadStore("nobody knows which encoder's vectors these are", where=str(folder / CARD_FILE),
-                   expected=f"the card of {folder.name}, or an encoder of that fingerprint", got="neither",
+        return open_folder(place.encoder(name), name).spec
+    raise BadStore("nobody knows which encoder's vectors these are", where=str(folder / SPEC_FILE),
+                   expected=f"the spec of {folder.name}, or an encoder of that fingerprint", got="neither",
                    mend="Export that encoder again, then run the same command.")  # fmt: skip
 
 
-def _unfinished(place: Workspace, folder: Path, card: Card, dropped: bool, progress: Progress) -> Iterator[Unfinished]:
+def _unfinished(place: Workspace, folder: Path, spec: Spec, dropped: bool, progress: Progress) -> Iterator[Unfinished]:
     """Domains of which the store has a part; and those of which it has nothing, where it has lost something."""
     names = encoders_by_fingerprint(place).get(folder.name, ["ENCODER"])
-    with open_store(folder, card, folder.name) as store:
+    with open_store(folder, spec, folder.name) as store:
         for domain in place.domains():
             digests = open_table(place.table(domain), domain).digests(progress)
             rows = store.lookup(digests[first_rows(digests)])
@@ -208,12 +210,13 @@ def _referred(place: Workspace) -> Iterator[str]:
 
 
 def _used(place: Workspace, progress: Progress) -> Array:
-    """The digests of all texts that a table has or a head looks at, `[n]`, sorted."""
-    domains = place.domains()
-    if not domains:
+    """The digests of all texts that a table or another corpus has or a head looks at, `[n]`, sorted."""
+    domains, corpora = place.domains(), sorted(place.corpora.glob("[!.]*.digests"))
+    if not domains and not corpora:
         raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
                          mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
     parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
+    parts += [recorded(path) for path in corpora]
     heads = sorted(path.parent for path in (place.root / "exports" / "heads").glob(f"[!.]*/{MANIFEST}"))
     if heads:
         from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
@@ -236,9 +239,9 @@ def _within(digests: Digests, used: Array) -> Bools:
     return found
 
 
-def _count_unused(folder: Path, card: Card, used: Array, progress: Progress) -> tuple[int, int]:
+def _count_unused(folder: Path, spec: Spec, used: Array, progress: Progress) -> tuple[int, int]:
     n_rows = n_unused = 0
-    with open_store(folder, card, folder.name) as store, progress.task("gc", store.size().n_rows, "rows") as task:
+    with open_store(folder, spec, folder.name) as store, progress.task("gc", store.size().n_rows, "rows") as task:
         for chunk in store.chunks():
             n_rows += len(chunk.digests)
             n_unused += int((~_within(chunk.digests, used)).sum())

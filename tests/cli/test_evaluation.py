@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from loid_infer.cli.evaluation import _tables
-from loid_infer.cli.heads import _row
+from loid_infer.cli.heads import row, tables
 from loid_infer.cli.terminal import show
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
@@ -23,7 +22,7 @@ def result(tmp_path_factory):
 
 
 def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
-    show(_tables(result), as_json=False)
+    show(tables(result), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.startswith("head ")).split()
     found = {errors.model: errors for errors in result.summary}
@@ -38,13 +37,13 @@ def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result,
     show(replace(result, summary=(without,), interval=None), as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["interval"] is None and found["summary"][0]["against_bias_low"] is None
-    show(_tables(replace(result, summary=(without,), interval=None)), as_json=False)
+    show(tables(replace(result, summary=(without,), interval=None)), as_json=False)
     assert "inf" not in capsys.readouterr().out
 
 
 def test_texts_of_reviews_are_printed_as_they_are(capsys):
     near = {"id": "7", "score": 0.5, "n_reviews": 1, "user_id": "u", "item_id": "i", "rating": 4.0,
             "text": "a good [red]guitar[/b]"}  # fmt: skip
-    show({"neighbors": [_row(near)]}, as_json=False)
+    show({"neighbors": [row(near)]}, as_json=False)
     assert "[red]guitar[/b]" in capsys.readouterr().out
-    assert _row(near | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}
+    assert row(near | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}

@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from loid_infer.artifact import new_file
 from loid_infer.data.canonical import METADATA_KEY, SCHEMA, ReviewBatch, filter_table, table_writer
-from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table, text_digest
+from loid_infer.data.corpora import digests_of
+from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table
 from loid_infer.data.vectors import Bundle, Described, export_vectors
 from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace
 from loid_infer.types import NO_TIME, SILENT
@@ -89,7 +90,8 @@ def test_digests_are_blake2b_of_each_text(table, rows):
     assert digests.shape == (10_000, 16)
     assert digests.dtype == np.uint8
     for digest, row in zip(digests, rows, strict=True):
-        assert digest.tobytes() == hashlib.blake2b(row[3].encode(), digest_size=16).digest() == text_digest(row[3])
+        assert digest.tobytes() == hashlib.blake2b(row[3].encode(), digest_size=16).digest()
+    np.testing.assert_array_equal(digests, digests_of([row[3] for row in rows]))
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 1])
@@ -136,7 +138,7 @@ def test_interactions_match_the_rows(table, rows):
         assert (data.user_ids[data.users[n]], data.item_ids[data.items[n]]) == (user, item)
         assert data.ratings[n] == rating
         assert data.timestamps[n] == (NO_TIME if time is None else time)
-        assert data.digests[data.texts[n]].tobytes() == text_digest(text)
+        assert data.digests[data.texts[n]].tobytes() == digests_of([text]).tobytes()
         assert data.empty[data.texts[n]] == (not text.strip())
     assert data.ratings.dtype == np.float32
     assert data.timestamps.dtype == np.int64
@@ -219,7 +221,7 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
     assert (told["domain"], told["table_digest"], told["card"]) == ("toys", table.digest, "{}")
     with Bundle(tmp_path / "v.safetensors") as bundle:
         assert np.array_equal(bundle.vectors(9_000, 20_000), expected[9_000:])
-        assert (bundle.dim, bundle.card) == (3, "{}")
+        assert (bundle.dim, bundle.spec) == (3, "{}")
 
 
 def test_no_byte_of_a_bundle_may_change(tmp_path, table):

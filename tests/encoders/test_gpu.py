@@ -1,4 +1,4 @@
-"""What is told of cards, on made-up machines."""
+"""What is told of GPUs, on made-up machines."""
 
 import importlib.util
 from pathlib import Path
@@ -12,10 +12,10 @@ from loid_infer.encoders import gpu
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with a driver and packages that are empty folders; fill them."""
-    card = tmp_path / "nvidia" / "gpus" / "0000:01:00.0"
-    card.mkdir(parents=True)
+    gpu_folder = tmp_path / "nvidia" / "gpus" / "0000:01:00.0"
+    gpu_folder.mkdir(parents=True)
     (tmp_path / "nvidia" / "version").write_text("NVRM version: NVIDIA UNIX Open Kernel Module  580.159.04  Release\n")
-    (card / "information").write_text("Model: \t\t NVIDIA H200\nIRQ: 16\n")
+    (gpu_folder / "information").write_text("Model: \t\t NVIDIA H200\nIRQ: 16\n")
     monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "nvidia")
 
     def find(name: str):
@@ -28,16 +28,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_driver_and_its_cards_are_told(machine: Path) -> None:
-    assert (gpu.driver(), gpu.cards()) == ("580.159.04", ["NVIDIA H200"])
+def test_the_driver_and_its_gpus_are_told(machine: Path) -> None:
+    assert (gpu.driver(), gpu.names()) == ("580.159.04", ["NVIDIA H200"])
 
 
-def test_without_a_driver_nothing_runs_on_a_card(machine: Path, monkeypatch) -> None:
+def test_without_a_driver_nothing_runs_on_a_gpu(machine: Path, monkeypatch) -> None:
     monkeypatch.setattr(gpu, "_DRIVER", machine / "absent")
     monkeypatch.setattr(gpu, "_DEVICES", (str(machine / "device"),))
     for lacks in (gpu.torch_lacks, gpu.onnxruntime_lacks, gpu.tensorrt_lacks, gpu.faiss_lacks):
         assert lacks() == "there is no NVIDIA driver"
-    assert gpu.cards() == []
+    assert gpu.names() == []
     (machine / "device").touch()
     assert gpu.driver() == "unknown", "a container may show no more than the device"
 
@@ -52,7 +52,7 @@ def test_what_torch_was_built_for_is_read_and_not_imported(machine: Path, line: 
 
 
 def test_each_missing_piece_of_tensorrt_is_named(machine: Path) -> None:
-    assert gpu.tensorrt_lacks() == "this torch is built for the CPU only", "torch tells which card there is"
+    assert gpu.tensorrt_lacks() == "this torch is built for the CPU only", "torch tells which GPU there is"
     (machine / "torch").mkdir()
     (machine / "torch" / "version.py").write_text("cuda: str = '12.8'\n")
     assert gpu.tensorrt_lacks() == "onnxruntime is not installed"

@@ -1,20 +1,22 @@
 """The packed module against the padded one, and a device that runs out of memory: all of it on the CPU."""
 
-from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from loid_infer.architectures import packed
+from loid_infer.architectures.layer import Plan
+from loid_infer.architectures.packed import Pack, PackedTransformer, Padded, Texts, mix_for
+from loid_infer.architectures.positions import Positions, Relation
 from loid_infer.encoders import cuda
 from loid_infer.encoders.budget import Budget, is_full
 from loid_infer.encoders.cuda import PackedRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.encoders.loading import module_of
 from loid_infer.encoders.machine import recall, remember
-from loid_infer.encoders.packed import Pack, attention_for, packed, padded
 from loid_infer.encoders.schedule import token_batches
+from loid_infer.encoders.torch import module_of
 from loid_infer.errors import NoMemory
 from loid_infer.types import TokenBatch
 from tests.conftest import toy_texts
@@ -34,53 +36,75 @@ def pack(lengths: list[int], seed: int = 0) -> Pack:
 
 @pytest.mark.parametrize("lengths", [[1], [9], [3, 1, 12, 7], [32] * 5, [1] * 20])
 def test_the_packed_module_gives_what_the_padded_one_gives(encoder: EncoderFolder, lengths: list[int]) -> None:
-    module, one = module_of([encoder]), pack(lengths)
+    module, one = module_of(encoder), pack(lengths)
     ids, mask = (torch.zeros(len(lengths), max(lengths), dtype=torch.int64) for _ in range(2))
     for i, (start, length) in enumerate(zip(one.starts.tolist(), lengths, strict=False)):
         ids[i, :length], mask[i, :length] = one.ids[start : start + length], 1
-    np.testing.assert_allclose(packed(module, padded, torch.float32)(one), module(ids, mask), atol=2e-5)
+    expected = module(ids, mask)
+    made = PackedTransformer(module, torch.device("cpu"), torch.float32)
+    np.testing.assert_allclose(made(one), expected, atol=2e-5)
 
 
-def test_attention_is_the_formula_within_each_text_and_never_beyond() -> None:
+@pytest.mark.parametrize(("relation", "seen"), [
+    (Relation(), lambda distance: distance == distance),
+    (Relation(causal=True), lambda distance: distance <= 0),
+    (Relation(window=2), lambda distance: abs(distance) <= 2),
+])  # fmt: skip
+def test_attention_is_the_formula_within_each_text_and_never_beyond(relation: Relation, seen) -> None:
     noise = torch.Generator().manual_seed(0)
     lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
     query, key, value = (torch.randn(11, 2, 8, generator=noise) for _ in range(3))
-    found = padded(query, key, value, starts, starts, 6, 6)
-    first = torch.arange(4, dtype=torch.int32)
-    for_first = padded(query[starts[:-1]], key, value, first, starts, 1, 6)
+    mix = Padded(Positions(relation, 32, None), 8**-0.5)
+    found = mix(query, key, value, Texts(starts, starts, 6, 6, None))
+    rows, last = torch.arange(4, dtype=torch.int32), starts[1:] - 1
+    for_last = mix(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=False)):
-        part = slice(start, start + length)
+        part, at = slice(start, start + length), torch.arange(length)
         for head in range(2):
             scores = query[part, head] @ key[part, head].T / 8**0.5
+            scores[~seen(at[None, :] - at[:, None])] = -torch.inf
             expected = torch.softmax(scores, dim=1) @ value[part, head]
             np.testing.assert_allclose(found[part, head], expected, atol=1e-5)
-            np.testing.assert_allclose(for_first[i, head], expected[0], atol=1e-5)
+            np.testing.assert_allclose(for_last[i, head], expected[-1], atol=1e-5)
 
 
 def test_of_bf16_only_products_are(encoder: EncoderFolder) -> None:
-    made = packed(module_of([encoder]), padded, torch.bfloat16)
-    kinds = {name.rsplit(".", 2)[-2]: part.dtype for name, part in made.named_parameters() if "." in name}
-    narrow = {name for name, dtype in kinds.items() if dtype == torch.bfloat16}
-    assert narrow == {"fused", "query", "output", "expand", "contract"}
-    assert {dtype for name, dtype in kinds.items() if name not in narrow} == {torch.float32}
-    assert made.positions.dtype == torch.float32
+    made = PackedTransformer(module_of(encoder), torch.device("cpu"), torch.bfloat16)
+    kinds = {name: part.dtype for name, part in made.named_parameters()}
+    narrow = {name.rsplit(".", 2)[-2] for name, dtype in kinds.items() if dtype == torch.bfloat16}
+    assert narrow == {"qkv", "query", "key", "value", "output", "expand", "contract"}
+    wide = {name for name, dtype in kinds.items() if dtype == torch.float32}
+    assert {"module.words.weight", "module.positions", "module.norm.weight"} < wide
+    assert all(name.rsplit(".", 2)[-2].endswith("norm") for name in wide if ".layers." in name)
 
 
-def test_flash_attention_is_for_16_bits_on_a_card_and_for_heads_it_knows(monkeypatch) -> None:
-    varlen = pytest.importorskip("torch.nn.attention.varlen")
+def test_flash_attention_is_for_16_bits_on_a_gpu_and_for_heads_and_relations_it_knows(monkeypatch) -> None:
+    pytest.importorskip("torch.nn.attention.varlen")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    card = torch.device("cuda")
-    assert attention_for(card, torch.float16, 64) is varlen.varlen_attn
-    assert attention_for(torch.device("cpu"), torch.float16, 64) is padded
-    assert attention_for(card, torch.float32, 64) is padded
-    assert attention_for(card, torch.float16, 20) is padded
+
+    def pads(device: str, dtype: torch.dtype, head_dim: int, relation: Relation, *, one: bool = False) -> bool:
+        plan = Plan(n_heads=1, n_kv_heads=1, head_dim=head_dim, eps=1e-5, activation="gelu", scale=head_dim**-0.5)
+        bias = torch.zeros(32, 1) if relation.buckets else None
+        found = mix_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
+        return isinstance(found, Padded)
+
+    plain, causal, window = Relation(), Relation(causal=True), Relation(window=4)
+    assert not pads("cuda", torch.float16, 64, plain)
+    assert not pads("cuda", torch.bfloat16, 64, causal)
+    assert not pads("cuda", torch.float16, 64, causal, one=True), "the last token sees every other"
+    assert not pads("cuda", torch.float16, 64, window)
+    assert pads("cuda", torch.float16, 64, window, one=True), "a window would be taken from the end of the text"
+    assert pads("cuda", torch.float16, 64, Relation(buckets=(32, 128)))
+    assert pads("cpu", torch.float16, 64, plain)
+    assert pads("cuda", torch.float32, 64, plain)
+    assert pads("cuda", torch.float16, 20, plain)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert attention_for(card, torch.float16, 64) is padded
+    assert pads("cuda", torch.float16, 64, plain)
 
 
 def batches(encoder: EncoderFolder, n: int) -> list[TokenBatch]:
     tokens = encoder.tokenizer()(toy_texts(n))
-    return list(token_batches(np.arange(n), tokens.flat_ids, tokens.lengths, 200, encoder.card.max_tokens))
+    return list(token_batches(np.arange(n), tokens.flat_ids, tokens.lengths, 200, encoder.spec.max_tokens))
 
 
 def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
@@ -93,18 +117,18 @@ def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
 @pytest.mark.parametrize("half", [False, True])
 def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
     sizes = []
-    real = packed
-    monkeypatch.setattr(cuda, "attention_for", lambda *_: wraps(padded)(partial(padded)))  # as one that packs
+    real, mix = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
+    monkeypatch.setattr(packed, "mix_for", lambda *_, **__: mix.__call__)  # as one that packs
 
-    def watched(module, attention, dtype):
-        made = real(module, attention, dtype)
+    def watched(*arguments):
+        made = real(*arguments)
         made.register_forward_hook(lambda _, given, __: sizes.append(len(given[0].ids)))
         return made
 
-    monkeypatch.setattr(cuda, "packed", watched)
+    monkeypatch.setattr(cuda, "PackedTransformer", watched)
     parts = batches(encoder, 200)
     n_tokens = sum(part.n_tokens for part in parts)
-    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(700), half=half)
+    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(700), half=half)
     vectors = in_order(runtime, parts)
     assert vectors.dtype == (np.float16 if half else np.float32)
     assert sum(sizes) == n_tokens, "no token twice, and no padding"
@@ -114,11 +138,11 @@ def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bo
 
 
 def test_out_of_memory_halves_the_packs_and_is_remembered(encoder: EncoderFolder, monkeypatch) -> None:
-    parts, module = batches(encoder, 120), module_of([encoder])
-    expected = in_order(PackedRuntime(module, "fp32", "cpu", Budget(100_000), half=False), parts)
+    parts = batches(encoder, 120)
+    expected = in_order(PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(100_000), half=False), parts)
     told: list[int] = []
     budget = Budget(100_000, told.append)
-    runtime = PackedRuntime(module, "fp32", "cpu", budget, half=False)
+    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", budget, half=False)
     tried = with_memory_for(300, runtime, monkeypatch)
     np.testing.assert_allclose(in_order(runtime, parts), expected, atol=1e-5)
     assert 150 <= budget.max_tokens <= 300
@@ -128,7 +152,7 @@ def test_out_of_memory_halves_the_packs_and_is_remembered(encoder: EncoderFolder
 
 def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFolder, monkeypatch) -> None:
     shapes: list[tuple[int, int]] = []
-    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(300), half=False)
+    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(300), half=False)
     real = runtime._module
 
     def module(given: Pack) -> torch.Tensor:
@@ -156,9 +180,9 @@ def test_weights_that_do_not_fit_are_an_error(encoder: EncoderFolder, monkeypatc
     def full(*_) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(cuda, "packed", full)
+    monkeypatch.setattr(cuda, "PackedTransformer", full)
     with pytest.raises(NoMemory, match="not enough memory for the encoder's weights"):
-        PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(100), half=False)
+        PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(100), half=False)
 
 
 def with_memory_for(n_tokens: int, runtime: PackedRuntime, monkeypatch) -> list[int]:
@@ -179,7 +203,7 @@ def test_a_single_text_that_does_not_fit_is_an_error_and_nothing_is_remembered(
     encoder: EncoderFolder, monkeypatch
 ) -> None:
     told: list[int] = []
-    runtime = PackedRuntime(module_of([encoder]), "fp32", "cpu", Budget(1000, told.append), half=False)
+    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(1000, told.append), half=False)
     with_memory_for(2, runtime, monkeypatch)
     with pytest.raises(NoMemory, match="not enough memory for a single text"):
         list(runtime.run(batches(encoder, 20)))

@@ -1,4 +1,4 @@
-"""What can be known of TensorRT without a card: shapes, folders, what onnxruntime is asked for and gives back."""
+"""What can be known of TensorRT without a GPU: shapes, folders, what onnxruntime is asked for and gives back."""
 
 import ctypes
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_an_engine_folder_that_others_can_write_to_is_refused(tmp_path: Path) ->
 def test_without_tensorrt_it_says_what_is_missing(encoder: EncoderFolder, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tensorrt, "tensorrt_lacks", lambda: "TensorRT is not installed: libnvinfer.so.10")
     with pytest.raises(RuntimeMissing, match=r"cannot run here: TensorRT is not installed: libnvinfer\.so\.10.*doctor"):
-        TensorRt(encoder.graph, "fp16", 32, "Toy card", tmp_path, Budget(512))
+        TensorRt(encoder.graph, "fp16", 32, "Toy GPU", tmp_path, Budget(512))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,7 +89,7 @@ def test_engines_are_made_when_needed_and_give_every_vector(
 ) -> None:
     texts = ["", "a", *toy_texts(80), "guitar " * 40]
     tokens = encoder.tokenizer()(texts)
-    runtime = TensorRt(encoder.graph, "fp16", 32, "Toy card", tmp_path, Budget(256))
+    runtime = TensorRt(encoder.graph, "fp16", 32, "Toy GPU", tmp_path, Budget(256))
     assert asked == []
     parts = list(token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, 256, 32))
     slots, vectors = zip(*runtime.run(parts), strict=True)
@@ -103,24 +103,25 @@ def test_engines_are_made_when_needed_and_give_every_vector(
     assert "trt_bf16_enable" not in options
     folder = Path(options["trt_engine_cache_path"])
     assert folder.parent == tmp_path / "tensorrt"
-    assert folder.name.endswith("-101600-Toy_card-fp16")
+    assert folder.name.endswith("-101600-Toy_GPU-fp16")
 
 
-def test_engines_of_another_graph_precision_or_card_lie_elsewhere(
+def test_engines_of_another_graph_precision_or_gpu_lie_elsewhere(
     encoder: EncoderFolder, tmp_path: Path, asked: list[dict[str, str]]
 ) -> None:
-    folders = set()
-    graph = encoder.graph.read_bytes()
-    for content, precision, card in ((graph, "fp16", "A"), (graph, "bf16", "A"), (graph, "fp16", "B"),
-                                     (graph + b"\n", "fp16", "A"), (encoder.graph, "fp16", "A")):  # fmt: skip
-        runtime = TensorRt(content, precision, 32, card, tmp_path, Budget(256))
-        folders.add(runtime._folder)
-    assert len(folders) == 4, "the same graph in a file and in memory is one"
+    folders, copies = set(), [tmp_path / name for name in ("same.onnx", "other.onnx")]
+    for copy, more in zip(copies, (b"", b"\n"), strict=True):
+        copy.write_bytes(encoder.graph.read_bytes() + more)
+    same, other = copies
+    for graph, precision, gpu in ((encoder.graph, "fp16", "A"), (encoder.graph, "bf16", "A"), (same, "fp16", "B"),
+                                  (other, "fp16", "A"), (same, "fp16", "A")):  # fmt: skip
+        folders.add(TensorRt(graph, precision, 32, gpu, tmp_path, Budget(256))._folder)
+    assert len(folders) == 4, "the same graph in two files is one"
 
 
 @pytest.mark.parametrize("asked", [False], indirect=True)
 def test_a_graph_that_tensorrt_leaves_to_cuda_is_refused(encoder: EncoderFolder, tmp_path: Path, asked) -> None:
-    runtime = TensorRt(encoder.graph, "fp16", 32, "A/B card", tmp_path, Budget(256))
+    runtime = TensorRt(encoder.graph, "fp16", 32, "A/B GPU", tmp_path, Budget(256))
     tokens = encoder.tokenizer()(["great guitar"])
     with pytest.raises(RuntimeMissing, match="TensorRT took no part of the graph"):
         list(runtime.run(token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, 256, 32)))
@@ -132,7 +133,7 @@ def test_layer_norm_is_one_operator_in_the_graph(encoder: EncoderFolder) -> None
     import onnx
 
     kinds = [node.op_type for node in onnx.load(encoder.graph).graph.node]
-    assert kinds.count("LayerNormalization") == 2 * encoder.card.n_layers + 1
+    assert kinds.count("LayerNormalization") == 2 * encoder.spec.n_layers + 1
     assert not {"Pow", "ReduceMean"} & set(kinds)
 
 
@@ -140,7 +141,7 @@ def test_another_provider_than_the_one_asked_for_is_refused(encoder: EncoderFold
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(RuntimeMissing, match=r"not built for a card.*expected CUDAExecutionProvider.*\[gpu\]"):
+        with pytest.raises(RuntimeMissing, match=r"not built for a GPU.*expected CUDAExecutionProvider.*\[gpu\]"):
             open_session(encoder.graph, "cuda", {}, 1)
     silent = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
@@ -150,7 +151,7 @@ def test_another_provider_than_the_one_asked_for_is_refused(encoder: EncoderFold
         open_session(encoder.graph, "cuda", {}, 1)
 
 
-def test_a_full_card_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, monkeypatch) -> None:
+def test_a_full_gpu_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, monkeypatch) -> None:
     from loid_infer.encoders import onnxruntime as module
 
     tokens = encoder.tokenizer()(toy_texts(40))

@@ -5,16 +5,17 @@ import onnx
 import pytest
 
 from loid_infer.encoders.folder import open_folder
+from loid_infer.encoders.graph import checked
 from loid_infer.errors import BadArtifact
 from loid_infer.graphs.bases import load_base
-from loid_infer.graphs.graph import check_graph, write_graph
+from loid_infer.graphs.graph import write_graph
 
 
 def test_the_same_weights_give_the_same_bytes_and_none_of_this_machine(
     exported: Path, toy_base: Path, tmp_path: Path
 ) -> None:
-    card = open_folder(exported / "exports/encoders/base", "base").card
-    write_graph(card, load_base(str(toy_base)).tensors, tmp_path / "again.onnx")
+    spec = open_folder(exported / "exports/encoders/base", "base").spec
+    write_graph(spec, load_base(str(toy_base)).tensors, tmp_path / "again.onnx")
     graph = (exported / "exports/encoders/base/model.onnx").read_bytes()
     assert (tmp_path / "again.onnx").read_bytes() == graph
     assert b"site-packages" not in graph
@@ -50,7 +51,7 @@ def rewritten(source: Path, path: Path, change) -> Path:
 
 def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     graph = exported / "exports/encoders/base/model.onnx"
-    check_graph(graph)
+    checked(graph)
 
     def outside(model) -> None:
         model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
@@ -81,12 +82,12 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     changes += [(function, "not ONNX's own"), (inside, "graphs inside"), (output, "logits")]
     for change, message in changes:
         with pytest.raises(BadArtifact, match=message):
-            check_graph(rewritten(graph, tmp_path / "changed.onnx", change))
+            checked(rewritten(graph, tmp_path / "changed.onnx", change))
     content = graph.read_bytes()
     for n in (1, 100, len(content) // 2, len(content) - 1):
         (tmp_path / "cut.onnx").write_bytes(content[:n])
         with pytest.raises(BadArtifact):
-            check_graph(tmp_path / "cut.onnx")
+            checked(tmp_path / "cut.onnx")
 
 
 def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base: Path) -> None:

@@ -50,8 +50,8 @@ def encoding(domain: str = "toys", encoder: str = "base", **changes: Any) -> dic
             "runtime_detail": "CPU, 2 streams", "precision": "bf16", "max_tokens": 256, "n_rows": 1000, "n_unique": 990,
             "n_hits": 0, "n_encoded": 990, "n_truncated": 12, "n_tokens": 98_765, "padding": 0.031, "seconds": 4.0,
             "export_s": 0.0, "setup_s": 1.5, "tokens_per_s": 24_691.25, "texts_per_s": 247.5, "peak_rss_bytes": 2**29,
-            "stages": {"read_s": 0.1, "tokenize_s": 0.5, "forward_s": 3.8, "commit_s": 0.2}, "joined": [],
-            "n_shared_layers": 0, "store": "/somewhere/cache", **changes}  # fmt: skip
+            "stages": {"read_s": 0.1, "tokenize_s": 0.5, "forward_s": 3.8, "commit_s": 0.2},
+            "store": "/somewhere/cache", **changes}  # fmt: skip
 
 
 def head(name: str = "toys", domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from loid_infer.architectures.family import TARGETS
 from loid_infer.checkpoint import Checkpoint
-from loid_infer.encoders.card import make_card
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
-from loid_infer.plugins.adapted import RatingModel, module_name
+from loid_infer.plugins.adapted import RatingModel, module_names
 from loid_infer.plugins.examples import Examples
-from loid_infer.plugins.settings import TARGETS, TrainSettings
+from loid_infer.plugins.settings import TrainSettings
 from loid_infer.plugins.train import Data, clipped_mse, rating_model, train
-from loid_infer.types import SILENT, Card
+from loid_infer.types import SILENT, Spec
 
 MAX_TOKENS = 32
-SETTINGS = TrainSettings(rank=4, epochs=2, batch_tokens=256, max_tokens=MAX_TOKENS, precision="fp32", seed=3)
+SETTINGS = TrainSettings(rank=4, targets=tuple(TARGETS), epochs=2, batch_tokens=256, max_tokens=MAX_TOKENS,
+                         precision="fp32", seed=3)  # fmt: skip
 
 
 @pytest.fixture
@@ -26,9 +27,8 @@ def base(toy_base) -> Base:
     return load_base(str(toy_base))  # anew for each test: peft changes the module
 
 
-def card_of(base: Base) -> Card:
-    return make_card(base.config, weights="", tokenizer="", max_tokens=MAX_TOKENS, precision="fp32", store_dtype="",
-                     store_format=0)  # fmt: skip
+def spec_of(base: Base) -> Spec:
+    return base.spec("", MAX_TOKENS)
 
 
 def examples(n: int, seed: int = 0) -> Examples:
@@ -43,20 +43,20 @@ def examples(n: int, seed: int = 0) -> Examples:
 
 
 def model_of(base: Base, settings: TrainSettings = SETTINGS) -> RatingModel:
-    return rating_model(card_of(base), base.tensors, base.model, settings, (1.5, 0.5))
+    return rating_model(spec_of(base), base.tensors, base.model, settings, (1.5, 0.5))
 
 
 def test_forward_and_gradients_are_pefts(base: Base) -> None:
     import peft
 
-    modules = [module_name(i, target) for i, target in itertools.product(range(2), TARGETS)]
+    modules = [name for i in range(2) for name in module_names(spec_of(base), i).values()]
     rng = torch.Generator().manual_seed(0)
     shapes = {name: tuple(base.tensors[f"{name}.weight"].shape) for name in modules}
     factors = {
         name: (torch.randn(4, wide, generator=rng) * 0.2, torch.randn(tall, 4, generator=rng) * 0.2)
         for name, (tall, wide) in shapes.items()
     }
-    mine = RatingModel(card_of(base), base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    mine = RatingModel(spec_of(base), base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
     theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=modules))
     theirs.eval()
     parameters = dict(theirs.named_parameters())
@@ -181,11 +181,11 @@ def test_taking_rows_takes_their_tokens() -> None:
     ("wrong", "said"),
     [
         ({"rank": 0}, "--rank"), ({"rank": 33}, "--rank"), ({"layers": 3}, "--layers"), ({"epochs": 0}, "--epochs"),
-        ({"learning_rate": 0.0}, "--learning-rate"), ({"alpha": -1.0}, "--alpha"), ({"targets": ()}, "--targets"),
+        ({"learning_rate": 0.0}, "--learning-rate"), ({"alpha": -1.0}, "--alpha"), ({"targets": ("",)}, "--targets"),
         ({"targets": ("query", "pooler")}, "pooler"), ({"precision": "fp16"}, "--precision"),
         ({"evals": 0}, "--evals"), ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(wrong: dict, said: str) -> None:
     with pytest.raises(BadSetting, match=said):
-        TrainSettings(**wrong).check(n_layers=2, width=32)
+        TrainSettings(**wrong).check(n_layers=2, width=32, targets=["query", "value"])

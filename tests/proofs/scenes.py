@@ -45,7 +45,7 @@ class Scene:
         self.workspace, self.runtime = Workspace(root), runtime
         assert forked(self.encode) == FINISHED  # here no thread is ever started: a fork would lose it
         (self.folder,) = self.workspace.cache.iterdir()
-        self.card, self.print = environment.read_card(self.folder), self.folder.name
+        self.spec, self.print = environment.read_spec(self.folder), self.folder.name
         self.whole = self.vectors()
         self.spare = root.parent / "spare"
         shutil.copytree(self.folder, self.spare)
@@ -53,7 +53,7 @@ class Scene:
     def vectors(self) -> dict[bytes, bytes]:
         """What the store holds, text for text; it must be sound, in whole chunks, and every row found by its digest."""
         try:
-            store = open_store(self.folder, self.card, self.print)
+            store = open_store(self.folder, self.spec, self.print)
         except NotEncoded:
             return {}
         with store:
@@ -71,7 +71,7 @@ class Scene:
             return there.items() <= self.whole.items()
         one, other = (np.frombuffer(b"".join(part[digest] for digest in there), np.float16).astype(np.float32)
                       for part in (there, self.whole))  # fmt: skip
-        cosines = row_cosines(*(part.reshape(len(there), self.card.hidden_dim) for part in (one, other)))
+        cosines = row_cosines(*(part.reshape(len(there), self.spec.dim) for part in (one, other)))
         return not there or float(cosines.min()) >= 0.9999
 
     def reset(self, *, full: bool) -> None:
@@ -85,11 +85,11 @@ class Scene:
 
     def compact(self) -> None:
         with held(self.folder):
-            rewrite.compact(self.folder, self.card, self.print, None, SILENT)
+            rewrite.compact(self.folder, self.spec, self.print, None, SILENT)
 
     def salvage(self) -> None:
         with held(self.folder):
-            rewrite.salvage(self.folder, self.card, self.print, SILENT)
+            rewrite.salvage(self.folder, self.spec, self.print, SILENT)
 
     def n_writes(self, shim: ctypes.CDLL, name: str) -> int:
         """How many writes and syncs an act makes."""

@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.data.vectors import Bundle
-from loid_infer.encoders.card import fingerprint
-from loid_infer.store.environment import read_card
+from loid_infer.encoders.spec import fingerprint
+from loid_infer.store.environment import read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
@@ -35,8 +35,8 @@ def golden(request, tmp_path):
 
 def test_a_golden_store_gives_what_was_put_in(golden):
     folder, digests, vectors = golden
-    card = read_card(folder)
-    with open_store(folder, card, fingerprint(card)) as store:
+    spec = read_spec(folder)
+    with open_store(folder, spec, fingerprint(spec)) as store:
         assert verify(store, SILENT).n_bad == 0
         found = store.gather(store.lookup(digests), digests)
         assert found.dtype == vectors.dtype and np.array_equal(found, vectors)
@@ -44,12 +44,12 @@ def test_a_golden_store_gives_what_was_put_in(golden):
 
 def test_a_golden_store_goes_on(golden):
     folder, digests, vectors = golden
-    card = read_card(folder)
-    with StoreWriter(folder, card, fingerprint(card)) as writer:
+    spec = read_spec(folder)
+    with StoreWriter(folder, spec, fingerprint(spec)) as writer:
         writer.append((digests ^ 255, -vectors))
-    compact(folder, card, fingerprint(card), None, SILENT)
-    assert salvage(folder, card, fingerprint(card), SILENT).n_dropped == 0
-    with open_store(folder, card, fingerprint(card)) as store:
+    compact(folder, spec, fingerprint(spec), None, SILENT)
+    assert salvage(folder, spec, fingerprint(spec), SILENT).n_dropped == 0
+    with open_store(folder, spec, fingerprint(spec)) as store:
         both = np.concatenate([digests, digests ^ 255])
         assert np.array_equal(store.gather(store.lookup(both), both), np.concatenate([vectors, -vectors]))
         assert verify(store, SILENT).n_bad == 0
@@ -58,7 +58,7 @@ def test_a_golden_store_goes_on(golden):
 def test_a_golden_bundle_gives_what_was_put_in():
     expected = load_file(GOLDEN / "expected.safetensors")
     with Bundle(GOLDEN / "bundle.safetensors") as bundle:
-        assert bundle.domain == "toys" and '"hidden_dim": 32' in bundle.card
+        assert bundle.domain == "toys" and '"hidden_dim": 32' in bundle.spec
         assert np.array_equal(bundle.digests, expected["digests"])
         assert np.array_equal(bundle.vectors(0, 100), expected["vectors"])
 
@@ -66,16 +66,16 @@ def test_a_golden_bundle_gives_what_was_put_in():
 def make() -> None:
     for seed, (name, sizes) in enumerate(SIZES.items()):
         rng = np.random.default_rng(seed)
-        card = replace(CARD, store_dtype="fp32" if name == "fp32" else "fp16")
+        spec = replace(CARD, store_dtype="fp32" if name == "fp32" else "fp16")
         digests = rng.integers(0, 256, (sum(sizes), 16), np.uint8)
-        vectors = rng.normal(size=(sum(sizes), card.hidden_dim)).astype("<f4" if name == "fp32" else "<f2")
+        vectors = rng.normal(size=(sum(sizes), spec.dim)).astype("<f4" if name == "fp32" else "<f2")
         at = 0
-        with StoreWriter(GOLDEN / name, card, fingerprint(card)) as writer:
+        with StoreWriter(GOLDEN / name, spec, fingerprint(spec)) as writer:
             for n in sizes:
                 writer.append((digests[at : at + n], vectors[at : at + n]))
                 at += n
         if name == "compact":
-            compact(GOLDEN / name, card, fingerprint(card), None, SILENT)
+            compact(GOLDEN / name, spec, fingerprint(spec), None, SILENT)
         for left in ("lock.mdb", "writer.lock"):
             (GOLDEN / name / left).unlink(missing_ok=True)
         save_file({"digests": digests, "vectors": vectors}, GOLDEN / name / "expected.safetensors")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loid_infer import artifact
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, NotEncoded, StoreBusy
 from loid_infer.store.environment import DATA_FILE
 from loid_infer.store.reader import open_store
@@ -133,17 +133,17 @@ def test_a_rewrite_that_is_broken_off_leaves_a_whole_store(tmp_path, monkeypatch
 @pytest.mark.parametrize("sizes", [[100, 2, 1, 50, 2], [1024, 2], [1], [2, 2, 2, 2, 2, 2, 2]])
 @pytest.mark.parametrize("dim", [24, 384])
 def test_salvaging_a_whole_store_loses_nothing(tmp_path, sizes, dim):  # the smallest chunks share a page with others
-    card = replace(CARD, hidden_dim=dim)
+    spec = replace(CARD, hidden_dim=dim)
     rng = np.random.default_rng(0)
     digests = rng.integers(0, 256, (sum(sizes), 16), np.uint8)
     vectors = rng.normal(size=(sum(sizes), dim)).astype(np.float16)
     ends = np.cumsum(sizes).tolist()
-    with StoreWriter(tmp_path / "store", card, fingerprint(card)) as writer:
+    with StoreWriter(tmp_path / "store", spec, fingerprint(spec)) as writer:
         for size, end in zip(sizes, ends, strict=True):
             writer.append((digests[end - size : end], vectors[end - size : end]))
-    done = salvage(tmp_path / "store", card, fingerprint(card), SILENT)
+    done = salvage(tmp_path / "store", spec, fingerprint(spec), SILENT)
     assert (done.n_rows, done.n_dropped) == (len(digests), 0)
-    with open_store(tmp_path / "store", card, fingerprint(card)) as store:
+    with open_store(tmp_path / "store", spec, fingerprint(spec)) as store:
         assert np.array_equal(store.gather(store.rows_of(digests, ""), digests), vectors)
 
 

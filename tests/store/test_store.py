@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loid_infer.encoders.card import fingerprint
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
-from loid_infer.store.environment import CARD_FILE, Environment, read_card
+from loid_infer.store.environment import SPEC_FILE, Environment, read_spec
 from loid_infer.store.metas import check_length
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
-from loid_infer.types import SILENT, Card
+from loid_infer.types import SILENT, Spec
 
 DIM = 24
-CARD = Card(
+CARD = Spec(
     weights="w",
     architecture="bert",
     n_layers=2,
@@ -76,14 +76,14 @@ def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dim", [24, 7, 1])
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -> None:
-    card = replace(CARD, hidden_dim=dim, store_dtype=dtype)
+    spec = replace(CARD, hidden_dim=dim, store_dtype=dtype)
     digests = rows(1_500)[0]
     vectors = np.random.default_rng(1).normal(size=(1_500, dim)).astype("<f2" if dtype == "fp16" else "<f4")
-    with StoreWriter(tmp_path, card, fingerprint(card)) as writer:
+    with StoreWriter(tmp_path, spec, fingerprint(spec)) as writer:
         for at, end in ((0, 1_024), (1_024, 1_025), (1_025, 1_500)):
             writer.append((digests[at:end], vectors[at:end]))
     order = np.random.default_rng(2).permutation(1_500)
-    with open_store(tmp_path, card, fingerprint(card)) as store:
+    with open_store(tmp_path, spec, fingerprint(spec)) as store:
         with store.view(store.lookup(digests[order]), digests[order]) as view:
             expected = vectors[order]
             assert view.shape == expected.shape and view.dtype == expected.dtype and len(view) == 1_500
@@ -251,19 +251,19 @@ def test_use_after_fork_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"weights": "x"}, {"max_tokens": 17}])
 def test_a_store_opens_for_its_own_card_only(tmp_path: Path, other: dict) -> None:
     filled(tmp_path, [3])
-    card = replace(CARD, **other)
+    spec = replace(CARD, **other)
     with pytest.raises(BadStore, match=f"{next(iter(other))}="):
-        open_store(tmp_path, card, fingerprint(card))
+        open_store(tmp_path, spec, fingerprint(spec))
 
 
 def test_card_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
     filled(tmp_path, [3])
-    assert read_card(tmp_path) == CARD
-    (tmp_path / CARD_FILE).write_text("{")
+    assert read_spec(tmp_path) == CARD
+    (tmp_path / SPEC_FILE).write_text("{")
     with pytest.raises(BadStore, match="cannot be read"):
-        read_card(tmp_path)
+        read_spec(tmp_path)
     StoreWriter(tmp_path, CARD, PRINT).close()
-    assert read_card(tmp_path) == CARD
+    assert read_spec(tmp_path) == CARD
 
 
 def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:

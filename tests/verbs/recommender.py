@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from loid_infer.data.reviews import open_table, text_digest
-from loid_infer.encoders.card import fingerprint
+from loid_infer.data.corpora import digests_of
+from loid_infer.data.reviews import open_table
 from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.settings import Workspace
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import SILENT, Card
+from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.ingest import ingest
 from tests.heads.worlds import telling
 
-CARD = Card(
+CARD = Spec(
     weights="made up", architecture="bert", n_layers=1, n_heads=1, hidden_dim=16, feed_forward_dim=16,
     activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="none", max_tokens=8,
     truncation_side="right", pooling="cls", precision="fake", quantized_graph="", store_dtype="fp16", format=1,
@@ -33,7 +32,7 @@ def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
     ]
     source.write_text("user_id,item_id,rating,text,timestamp\n" + "\n".join(lines) + "\n")
     ingest([source], domain, workspace=workspace)
-    digests = np.frombuffer(b"".join(text_digest(text) for text in texts), np.uint8).reshape(-1, 16)
+    digests = digests_of(texts)
     with StoreWriter(workspace.store(ENCODER.fingerprint), CARD, ENCODER.fingerprint) as store:
         store.append((digests, vectors))
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from loid_infer.encoders import protocol
 from loid_infer.settings import Workspace, file_system
 from loid_infer.verbs import doctor as module
 
@@ -25,7 +26,7 @@ def test_a_network_file_system_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_without_the_fast_runtimes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "installed", lambda name: name == "torch")
+    monkeypatch.setattr(protocol, "installed", lambda package: package == "torch")
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["runtime"].ok
     assert "pip install" in checks["runtime"].mend
@@ -49,20 +50,20 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     assert file_system(tmp_path, tmp_path / "absent") == ("", False)
 
 
-def test_where_there_is_a_card_a_torch_that_cannot_use_it_is_a_fault(
+def test_where_there_is_a_gpu_a_torch_that_cannot_use_it_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for lacks in ("torch_lacks", "onnxruntime_lacks", "tensorrt_lacks", "faiss_lacks"):
         monkeypatch.setattr(module.gpu, lacks, lambda: "it is not installed")
-    others = ("onnxruntime on a card", "TensorRT", "FAISS on a card")
+    others = ("onnxruntime on a GPU", "TensorRT", "FAISS on a GPU")
     for driver, fault in (("", False), ("580.1", True)):
         monkeypatch.setattr(module.gpu, "driver", lambda driver=driver: driver)
         checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
-        assert checks["torch on a card"].ok == (not fault)
+        assert checks["torch on a GPU"].ok == (not fault)
         assert all(checks[name].ok for name in others), "nobody needs them"
-        assert all(bool(checks[name].mend) == fault for name in (*others, "torch on a card"))
+        assert all(bool(checks[name].mend) == fault for name in (*others, "torch on a GPU"))
         assert all("no, it is not installed" in checks[name].detail for name in others)
     monkeypatch.setattr(module.gpu, "torch_lacks", lambda: "")
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
-    assert checks["torch on a card"].detail.endswith("yes")
-    assert "torch on the card" in checks["runtime"].detail
+    assert checks["torch on a GPU"].detail.endswith("yes")
+    assert "torch on the GPU" in checks["runtime"].detail

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from loid_infer import cache_export, encode, export, ingest
+from loid_infer import encoder as encoder_module
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import open_folder
 from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace, ParityError, RuntimeMissing, StoreBusy
@@ -23,7 +24,6 @@ from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from loid_infer.verbs import encode as verbs
-from loid_infer.verbs import passes as planning
 from tests.conftest import toy_texts, write_reviews
 
 
@@ -46,8 +46,8 @@ def stored(workspace: Workspace, domain: str = "toys", encoder: str | None = Non
 
 def fake_vectors(workspace: Workspace, result: verbs.EncodeResult) -> dict[bytes, bytes]:
     """What a fake store holds: vector by digest."""
-    card = replace(open_folder(workspace.encoder("base"), "base").card, precision="fake")
-    store = open_store(Path(result.store), card, result.fingerprint)
+    spec = replace(open_folder(workspace.encoder("base"), "base").spec, precision="fake")
+    store = open_store(Path(result.store), spec, result.fingerprint)
     found = {bytes(d): v.tobytes() for chunk in store.scan() for d, v in zip(chunk.digests, chunk.vectors, strict=True)}
     store.close()
     return found
@@ -129,12 +129,12 @@ def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
 
 def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
     table(workspace, toy_texts(40))
-    told = verbs.dry_run("toys", workspace=workspace)
+    told = encode("toys", dry_run=True, workspace=workspace)
     assert (told.n_unique, told.n_hits, told.n_new) == (40, 0, 40)
     assert not Path(told.store).exists()
     done = encode("toys", workspace=workspace)
     assert told.n_tokens == done.n_tokens, "40 texts are all in the sample"
-    again = verbs.dry_run("toys", workspace=workspace)
+    again = encode("toys", dry_run=True, workspace=workspace)
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
 
 
@@ -186,7 +186,7 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
     table(workspace, toy_texts(40))
     encode("toys", workspace=workspace)
     table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
-    told = verbs.dry_run("toys", workspace=workspace)
+    told = encode("toys", dry_run=True, workspace=workspace)
     assert (told.n_unique, told.n_hits, told.n_new, told.n_orphaned) == (37, 30, 7, 10)
     lines: list[str] = []
     monkeypatch.setattr(verbs, "file_system", lambda _: ("nfs4", True))
@@ -201,7 +201,7 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
     for line in ("is on nfs4: let one machine only", "toys with base: 37 texts, 30 stored, 7 new", "GiB are free"):
         assert any(line in said for said in lines), lines
     (workspace.root / "data" / "other.parquet").write_bytes(b"no table")
-    assert verbs.dry_run("toys", workspace=workspace).n_orphaned is None
+    assert encode("toys", dry_run=True, workspace=workspace).n_orphaned is None
 
 
 RUN = """
@@ -301,13 +301,13 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
 
 def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(50))
-    real = planning.open_runtime
+    real = encoder_module.open_runtime
 
     def replacing(*arguments, **options):
         table(workspace, toy_texts(50, seed=1))
         return real(*arguments, **options)
 
-    monkeypatch.setattr(planning, "open_runtime", replacing)
+    monkeypatch.setattr(encoder_module, "open_runtime", replacing)
     with pytest.raises(BadTable, match="replaced while"):
         encode("toys", workspace=workspace)
     monkeypatch.undo()
@@ -318,13 +318,13 @@ def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     table(workspace, toy_texts(50))
-    real = planning.open_runtime
+    real = encoder_module.open_runtime
 
     def replacing(*arguments, **options):
         export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(planning, "open_runtime", replacing)
+    monkeypatch.setattr(encoder_module, "open_runtime", replacing)
     with pytest.raises(BadArtifact, match="exported anew"):
         encode("toys", workspace=workspace)
 
@@ -345,7 +345,7 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
     table(workspace, toy_texts(5))
     found = open_folder(workspace.encoder("base"), "base")
     with (
-        StoreWriter(workspace.store(found.fingerprint), found.card, found.fingerprint),
+        StoreWriter(workspace.store(found.fingerprint), found.spec, found.fingerprint),
         pytest.raises(StoreBusy, match="process"),
     ):
         encode("toys", workspace=workspace)
@@ -354,7 +354,7 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "said"),
     [
-        ({"runtime": "tpu"}, BadSetting, "auto | torch"),
+        ({"runtime": "tpu"}, BadSetting, "auto | openvino"),
         ({"device": "tpu"}, BadSetting, "auto | cpu"),
         ({"encoder": "none-such"}, BadArtifact, "loid-infer export --name none-such"),
         ({"precision": "bf16", "encoder": "base"}, BadSetting, "decided at export"),

@@ -5,22 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
-from loid_infer import export, ingest
+from loid_infer import Encoder, export, ingest
 from loid_infer.artifact import digest_file
-from loid_infer.data.reviews import open_table, text_digest
-from loid_infer.encoders import loading, opening, proof
+from loid_infer.data.corpora import digests_of
+from loid_infer.data.reviews import open_table
+from loid_infer.encoders import opening, proof
+from loid_infer.encoders import torch as torch_runtime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.proof import Parity
-from loid_infer.encoders.torch import ClsBert
+from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
+from loid_infer.graphs import making
 from loid_infer.graphs.quantize import quantize
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import calibrate as calibrate_module
-from loid_infer.verbs import export as export_module
 from loid_infer.verbs.calibrate import Calibration, open_calibration
 from tests.conftest import toy_texts, write_reviews
 
@@ -85,7 +87,7 @@ def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     before = (workspace.encoder("base") / "manifest.json").read_bytes()
-    monkeypatch.setattr(export_module, "measure_runtimes", lambda _: {"openvino": Parity(0.97, 0.99, 1.0, 64)})
+    monkeypatch.setattr(making, "measure_runtimes", lambda _: {"openvino": Parity(0.97, 0.99, 1.0, 64)})
     with pytest.raises(ParityError, match=r"0\.970000.*Nothing was written"):
         export("base", base=str(toy_base), precision="fp32", workspace=workspace)
     assert (workspace.encoder("base") / "manifest.json").read_bytes() == before
@@ -94,15 +96,15 @@ def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
 
 def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
     real = opening.measure_runtimes
-    monkeypatch.setattr(export_module, "has_bf16", lambda: True)
+    monkeypatch.setattr(making, "has_bf16", lambda: True)
     monkeypatch.setattr(
-        export_module,
+        making,
         "measure_runtimes",
-        lambda e: real(e) if e.card.precision == "fp32" else {"openvino": Parity(0.99, 1.0, 1.0, 64)},
+        lambda e: real(e) if e.spec.precision == "fp32" else {"openvino": Parity(0.99, 1.0, 1.0, 64)},
     )
     result = export(base=str(toy_base), max_tokens=16, workspace=Workspace(tmp_path))
     assert (result.precision, "missed its gate" in result.precision_reason) == ("fp32", True)
-    monkeypatch.setattr(export_module, "has_bf16", lambda: False)
+    monkeypatch.setattr(making, "has_bf16", lambda: False)
     result = export(base=str(toy_base), max_tokens=16, workspace=Workspace(tmp_path))
     assert (result.precision, result.precision_reason) == ("fp32", "the processor has no native bf16")
 
@@ -162,23 +164,11 @@ def test_the_bundled_encoder_passes_the_bf16_gate(bundled) -> None:
     assert {field.name for field in fields(result)} >= {"encoder", "path", "fingerprint", "precision", "parity"}
 
 
-def test_optimum_opens_the_export(exported: Path) -> None:
-    optimum = pytest.importorskip("optimum.onnxruntime", reason="optimum is not installed")
-    import torch
-
-    folder = exported / "exports/encoders/base"
-    model = optimum.ORTModelForCustomTasks.from_pretrained(folder, file_name="model.onnx")
-    probes = open_folder(folder, "base").probes()
-    ids = torch.from_numpy(probes.flat_ids[: probes.lengths[0]].astype(np.int64))[None]
-    cls = model(input_ids=ids, attention_mask=torch.ones_like(ids))["cls"]
-    np.testing.assert_allclose(np.asarray(cls)[0], probes.cls[0], atol=1e-4)
-
-
 def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     workspace, made = exported_int8
     folder = open_folder(workspace.encoder("small"), "small")
-    assert made.precision == folder.card.precision == "int8"
-    assert folder.card.quantized_graph == digest_file(folder.graph)
+    assert made.precision == folder.spec.precision == "int8"
+    assert folder.spec.quantized_graph == digest_file(folder.graph)
     assert made.int8.calibrated_on == "toys"
     assert made.int8.choice.n_products + len(made.int8.choice.kept_float) == 6, "one of two layers"
     assert made.int8.choice.cos_mean >= 0.998
@@ -186,18 +176,18 @@ def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     assert made.int8.head.n_seeds == 5
     assert folder.manifest["int8"]["head"]["mse_int8"] == made.int8.head.mse_int8
     assert set(folder.manifest["parity"]["runtimes"]) == {
-        name for name in loading.PREFERENCE["cpu"]["int8"] if installed(name)
+        backend.name for backend in able("cpu", "int8") if backend.installed
     }
 
 
 def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -> None:
     import onnx
 
-    from loid_infer.graphs.graph import check_graph
+    from loid_infer.encoders.graph import checked
 
     workspace, _ = exported_int8
     graph = workspace.encoder("small") / "model.onnx"
-    check_graph(graph)
+    checked(graph)
     model = onnx.load(graph)
     onnx.checker.check_model(model)
     kinds = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2]
@@ -223,9 +213,7 @@ def test_products_that_lose_too_much_stay_in_floating_point(
     monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", made.int8.choice.cos_mean + 1e-9)})
     calibration = open_calibration(workspace, "int8", "toys")
     folder = quantizable(exported, workspace.root / "kept")
-    _, choice = quantize(
-        folder, ClsBert(folder.card, load_file(folder.path / "model.safetensors")), calibration.texts()
-    )
+    _, choice = quantize(folder, *exact(folder), calibration.texts())
     assert choice.kept_float
     assert choice.cos_mean > made.int8.choice.cos_mean
 
@@ -233,13 +221,19 @@ def test_products_that_lose_too_much_stay_in_floating_point(
     folder = quantizable(exported, workspace.root / "refused")
     before = folder.graph.read_bytes()
     with pytest.raises(ParityError, match=r"int8 loses too much .*got 0\.99.* of 4 groups"):
-        quantize(folder, ClsBert(folder.card, load_file(folder.path / "model.safetensors")), calibration.texts())
+        quantize(folder, *exact(folder), calibration.texts())
     assert onnx_equal(folder.graph.read_bytes(), before), "the float graph is back"
 
 
 def quantizable(exported: Path, path: Path) -> EncoderFolder:
     shutil.copytree(exported / "exports/encoders/base", path)
     return open_folder(path, "base")
+
+
+def exact(folder: EncoderFolder):
+    """The module, and what computes float32 vectors by running it."""
+    module = module_of(folder)
+    return module, Encoder(folder.spec, lambda: (folder.tokenizer(), TorchRuntime(module, "fp32", 1))).encode
 
 
 def onnx_equal(one: bytes, other: bytes) -> bool:
@@ -274,8 +268,8 @@ def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, mon
     whole = open_table(workspace.table("toys"), "toys").interactions(SILENT)
     per_user = np.bincount(whole.users)
     assert (np.bincount(part.users, minlength=len(per_user))[part.users] == per_user[part.users]).all()
-    texts = {tuple(text_digest(text)): row for rows, found in calibration.table.texts(np.sort(calibration.rows))
-             for row, text in zip(rows.tolist(), found, strict=True)}  # fmt: skip
+    texts = {tuple(digest): row for rows, found in calibration.table.texts(np.sort(calibration.rows))
+             for row, digest in zip(rows.tolist(), digests_of(found), strict=True)}  # fmt: skip
     assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
 
 
@@ -290,24 +284,23 @@ def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path,
         assert result.tensorrt.missing == tensorrt_lacks()
 
 
-def test_where_there_is_a_card_auto_is_what_it_computes_best(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    """The card is the CPU, with the card's runtime."""
+def test_where_there_is_a_gpu_auto_is_what_it_computes_best(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    """The GPU is the CPU, with the GPU's runtime."""
     from loid_infer.encoders.budget import Budget
     from loid_infer.encoders.cuda import PackedRuntime
 
-    real = loading.load
+    real = torch_runtime._open
 
-    def load(name, encoders, place, n_threads, join=None):
-        if place == "cpu":
-            return real(name, encoders, place, n_threads, join)
-        assert name == "torch"
-        return PackedRuntime(loading.module_of(encoders), encoders[0].card.precision, "cpu", Budget(4096), half=True)
+    def load(encoder, device, n_threads):
+        if device == "cpu":
+            return real(encoder, device, n_threads)
+        return PackedRuntime(module_of(encoder), encoder.spec.precision, "cpu", Budget(4096), half=True)
 
-    monkeypatch.setattr(opening, "load", load)
-    for module in (opening, export_module):
+    monkeypatch.setattr(torch_runtime, "_open", load)
+    for module in (opening, making):
         monkeypatch.setattr(module, "torch_device", lambda device: "cpu" if device == "cpu" else "cuda")
     result = export(base=str(toy_base), max_tokens=32, workspace=Workspace(tmp_path))
-    assert (result.precision, "card" in result.precision_reason) == ("fp16", True)
+    assert (result.precision, "GPU" in result.precision_reason) == ("fp16", True)
     parity = json.loads((Path(result.path) / "manifest.json").read_text())["parity"]
     assert parity["runtime"] == "torch on cuda"
     encoder = open_folder(Path(result.path), "base")

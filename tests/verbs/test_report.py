@@ -150,7 +150,7 @@ def test_text_of_the_files_cannot_become_markup(place) -> None:
     found = evaluation(encoders=[EVIL], preset=EVIL, interval=EVIL)
     found["summary"][-1]["model"] = found["buckets"][0]["bucket"] = found["runs"][0]["model"] = EVIL
     write(place.reports / "toys.evaluation.json", found)
-    write(place.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL, joined=[EVIL]))
+    write(place.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL))
     write(place.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
     one = plugin("one", "1" * 64, trained_on=[{"domain": EVIL}], base={"name": EVIL, "digest": EVIL})
     write(place.plugin("one") / "manifest.json", one)

@@ -6,8 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-import loid_infer.verbs.similarity as verb
-from loid_infer import ingest, plugin_similarity
+from loid_infer import Encoder, ingest, plugin_similarity
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import Workspace
 from tests.conftest import toy_texts, write_reviews
@@ -47,13 +46,8 @@ def compare(ws, toy_base):
 def drawn(monkeypatch) -> list[list[str]]:
     """The texts that are drawn of each domain, as they are asked for."""
     seen: list[list[str]] = []
-    real = verb.pooled_vectors
-
-    def watched(base, texts, **settings):
-        seen.append(list(texts))
-        return real(base, texts, **settings)
-
-    monkeypatch.setattr(verb, "pooled_vectors", watched)
+    real = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, texts: seen.append(list(texts)) or real(self, texts))
     return seen
 
 

@@ -113,8 +113,8 @@ def test_a_chain_is_folded_once_and_whole(trained, toy_base: Path) -> None:
     assert {plugin["digest"] for plugin in manifest["plugins"]} == {films.digest, games.digest}
     # What a new plugin would be trained on is what is exported here.
     assert export("films", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
-    card = json.loads((workspace.encoder("films") / "manifest.json").read_text())["card"]
-    assert card["weights"] == games.parent_digest
+    spec = json.loads((workspace.encoder("films") / "manifest.json").read_text())["card"]
+    assert spec["weights"] == games.parent_digest
 
 
 def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:

@@ -22,7 +22,7 @@ from loid_infer import (
 )
 from loid_infer.errors import BadArtifact, BadSetting, BadStore
 from loid_infer.settings import Workspace
-from loid_infer.store.environment import CARD_FILE, DATA_FILE, read_card
+from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
 from tests.conftest import toy_texts
@@ -71,19 +71,19 @@ def test_what_was_damaged_is_named_and_encoded_again_and_nothing_else(two_domain
 
 def test_a_store_that_lost_its_card_gets_it_from_the_encoder(two_domains: Workspace) -> None:
     store = the_store(two_domains)
-    card = (store / CARD_FILE).read_bytes()
-    (store / CARD_FILE).unlink()
+    spec = (store / SPEC_FILE).read_bytes()
+    (store / SPEC_FILE).unlink()
     assert cache_salvage(encoder="base", workspace=two_domains).n_dropped == 0
-    assert (store / CARD_FILE).read_bytes() == card
-    (store / CARD_FILE).write_text("{")
+    assert (store / SPEC_FILE).read_bytes() == spec
+    (store / SPEC_FILE).write_text("{")
     assert cache_salvage(workspace=two_domains).n_dropped == 0
-    assert (store / CARD_FILE).read_bytes() == card
+    assert (store / SPEC_FILE).read_bytes() == spec
 
 
 def test_a_store_nobody_knows_is_left_alone(two_domains: Workspace) -> None:
     store = the_store(two_domains)
     before = (store / DATA_FILE).read_bytes()
-    (store / CARD_FILE).unlink()
+    (store / SPEC_FILE).unlink()
     for folder in (two_domains.root / "exports" / "encoders").iterdir():
         (folder / "manifest.json").unlink()
     with pytest.raises(BadStore, match="nobody knows"):
@@ -178,11 +178,11 @@ def test_texts_computed_anew_tell_a_store_of_another_model(two_domains: Workspac
     assert done.cos_min is not None and done.cos_min > 0.9999
     # The vectors of another model, in a store that says it is this one's: every checksum is right.
     store = the_store(two_domains)
-    card = read_card(store)
-    with open_store(store, card, store.name) as reader:
+    spec = read_spec(store)
+    with open_store(store, spec, store.name) as reader:
         chunks = [(chunk.digests.copy(), chunk.vectors[:, ::-1].copy()) for chunk in reader.scan()]
     shutil.rmtree(store)
-    with StoreWriter(store, card, store.name) as writer:
+    with StoreWriter(store, spec, store.name) as writer:
         for chunk in chunks:
             writer.append(chunk)
     assert cache_verify(workspace=two_domains).n_bad == 0
@@ -251,5 +251,5 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: W
     (other / DATA_FILE).write_bytes(b"")
     assert cache_verify(workspace=two_domains).n_bad == 0
     (other / DATA_FILE).write_bytes(content)
-    (other / CARD_FILE).write_text("{")
-    assert "card cannot be read" in cache_verify(workspace=two_domains).problems[0]
+    (other / SPEC_FILE).write_text("{")
+    assert "spec cannot be read" in cache_verify(workspace=two_domains).problems[0]

@@ -1,4 +1,4 @@
-"""The whole way on a card, held against the CPU. Skipped with a reason where there is none."""
+"""The whole way on a GPU, held against the CPU. Skipped with a reason where there is none."""
 
 from pathlib import Path
 
@@ -13,23 +13,23 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from tests.verbs.test_train import FAST, write_domain
 
-on_a_card = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch computes on no card here: {gpu.torch_lacks()}")
+on_a_gpu = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch computes on no GPU here: {gpu.torch_lacks()}")
 
 
 @pytest.fixture(scope="module")
 def workspace(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A domain of 300 reviews, and one encoder for each device, under a name of its own and so a store of its own."""
-    made = Workspace(tmp_path_factory.mktemp("card"))
+    made = Workspace(tmp_path_factory.mktemp("gpu"))
     write_domain(made, "games", n=300)
-    for precision, name in (("fp32", "on-cpu"), ("fp16", "on-card")):
+    for precision, name in (("fp32", "on-cpu"), ("fp16", "on-gpu")):
         export(name, base=str(toy_base), precision=precision, max_tokens=32, workspace=made)
     return made
 
 
-@on_a_card
+@on_a_gpu
 def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
     vectors = []
-    for name, device in (("on-cpu", "cpu"), ("on-card", "cuda")):
+    for name, device in (("on-cpu", "cpu"), ("on-gpu", "cuda")):
         run = encode("games", encoder=name, device=device, workspace=workspace)
         assert run.n_encoded == run.n_unique
         out = workspace.root / f"{name}.parquet"
@@ -40,7 +40,7 @@ def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
     assert row_cosines(*vectors).min() >= 0.9999
 
 
-@on_a_card
+@on_a_gpu
 def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
     encode("games", encoder="on-cpu", device="cpu", workspace=workspace)
     errors, scores = [], []
@@ -56,7 +56,7 @@ def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
     np.testing.assert_allclose(pq.read_table(on_cpu.out)["score"].to_numpy(), scores[1], atol=1e-4)
 
 
-@on_a_card
+@on_a_gpu
 def test_a_plugin_trains_as_on_the_cpu(workspace: Workspace, toy_base: Path) -> None:
     found = [
         plugin_train("games", name=device, base=str(toy_base), settings=FAST, device=device, workspace=workspace)
@@ -65,9 +65,9 @@ def test_a_plugin_trains_as_on_the_cpu(workspace: Workspace, toy_base: Path) -> 
     assert found[0].test_mse == pytest.approx(found[1].test_mse, rel=0.1)
 
 
-@pytest.mark.skipif(not gpu.torch_lacks(), reason="there is a card")
+@pytest.mark.skipif(not gpu.torch_lacks(), reason="there is a GPU")
 @pytest.mark.parametrize("command", ["encode", "fit", "score", "plugin_train"])
-def test_without_a_card_cuda_is_refused_and_nothing_is_done(
+def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
     command: str, toy_base: Path, tmp_path: Path, exported: Path
 ) -> None:
     workspace = Workspace(tmp_path)

@@ -1,0 +1,187 @@
+"""From token ids to one vector a text: embeddings, layers, pooling, put together from a family's parts.
+
+The module is what the torch runtime of the CPU runs, what the ONNX graph is traced from and what plugins are trained
+on. The file knows neither files nor runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loid_infer.architectures.family import family_of
+from loid_infer.architectures.layer import NORMS, Attend, EveryToken, Layer, OneToken, Plan, RmsNorm
+from loid_infer.architectures.positions import Positions, hidden_by
+from loid_infer.types import Spec
+
+DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class Pool(nn.Module):
+    """From the last layer to the vector: pooling, then dense layers, then unit length, as far as the spec asks."""
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.mean, self.normalize = spec.pooling == "mean", spec.normalize
+        self.dense = nn.ModuleList(linear(tensors, f"dense.{i}") for i in range(len(spec.dense)))
+        self.activations = [DENSE_ACTIVATIONS[name] for name in spec.dense]
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden [n, tokens or 1, width]` and `mask [n, tokens]` -> `[n, d]`."""
+        if not self.mean:
+            return self.finish(hidden[:, 0])
+        weights = mask.to(hidden.dtype)[:, None, :]
+        return self.finish((weights @ hidden)[:, 0] / weights.sum(2))
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """`[n, width]` -> `[n, d]`."""
+        for dense, activation in zip(self.dense, self.activations, strict=True):
+            pooled = activation(dense(pooled))
+        return functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+
+class Transformer(nn.Module):
+    """Token ids -> vectors, in float32, without dropout and gradients."""
+
+    positions: Tensor | None
+    norm: Any
+    final_norm: Any
+    layers: Any  # a list of Layer
+    relations: Any  # a list of Positions
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
+        """Build the module of `spec`.
+
+        Args:
+            tensors: the state of the family's transformers module, float32; dense layers as `dense.0.weight`.
+
+        Raises:
+            KeyError, RuntimeError: a tensor is missing, or of another shape.
+        """
+        super().__init__()
+        family = family_of(spec.architecture)
+        plan, names = family.plan(spec), family.parts
+        self.plan, self.pooling = plan, spec.pooling
+        self.words = nn.Embedding.from_pretrained(_of(tensors, f"{names['words']}.weight", -1, spec.hidden_dim))
+        self.positions = _table(names, tensors, plan, spec)
+        self.norm = norm(tensors, names.get("norm"), plan)
+        self.layers = nn.ModuleList(_layer(family.names(spec), plan, tensors, spec, i) for i in range(spec.n_layers))
+        self.final_norm = norm(tensors, names.get("final_norm"), plan)
+        biases = tensors[f"{names['biases']}.weight"] if "biases" in names else None
+        self.relations = nn.ModuleList(Positions(relation, spec.max_tokens, biases) for relation in plan.relations)
+        self.relation_of = plan.relation_of or (0,) * spec.n_layers
+        self.pool = Pool(spec, tensors)
+        self.requires_grad_(False).eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1 token, 0 padding behind them), int64 -> `[n, d]`."""
+        hidden = self.embed(input_ids)
+        padding = hidden_by(attention_mask, hidden.dtype)
+        every = [EveryToken.of(relation, padding) for relation in self.relations]
+        attends: list[Attend] = [every[i] for i in self.relation_of]
+        if self.pooling != "mean":
+            relation, last = self.relations[self.relation_of[-1]], self.pooling == "last"
+            attends[-1] = OneToken.of(relation, padding, attention_mask, last=last)
+        for layer, attend in zip(self.layers, attends, strict=True):
+            hidden = layer(hidden, attend)
+        found: Tensor = self.pool(hidden if self.final_norm is None else self.final_norm(hidden), attention_mask)
+        return found
+
+    def embed(self, input_ids: Tensor, at: Tensor | None = None) -> Tensor:
+        """What the first layer gets for `input_ids [n, tokens]`, or `[tokens]` of packed texts, `[.., width]`.
+
+        Args:
+            at: `[tokens]`, of packed texts each token's place in its text.
+        """
+        hidden: Tensor = self.words(input_ids)
+        if self.positions is not None:
+            hidden = hidden + self._rows(input_ids, at)
+        return hidden if self.norm is None else self.norm(hidden)
+
+    def _rows(self, ids: Tensor, at: Tensor | None) -> Tensor:
+        table = self.positions
+        assert table is not None
+        if self.plan.pad_id is None:
+            return table[: ids.shape[-1]] if at is None else functional.embedding(at, table)
+        counted = ids != self.plan.pad_id  # a padding token inside a text takes no position either
+        numbers = counted.long().cumsum(-1)
+        if at is not None:  # count from each text's first token on
+            first = torch.arange(len(ids), device=ids.device) - at
+            numbers = numbers - (numbers - counted.long())[first]
+        return functional.embedding(numbers * counted, table)
+
+
+def _of(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
+    """The tensor of this name; of a size that is given as -1, any will do.
+
+    Raises:
+        KeyError, ValueError: there is none, or of another shape.
+    """
+    found = tensors[name]
+    if found.dim() != len(shape) or any(
+        wanted not in (-1, got) for wanted, got in zip(shape, found.shape, strict=True)
+    ):
+        raise ValueError(f"{name} has the shape {list(found.shape)}, not {list(shape)}")
+    return found
+
+
+def _table(names: Mapping[str, str], tensors: Mapping[str, Tensor], plan: Plan, spec: Spec) -> nn.Parameter | None:
+    """What a token's embedding gets for its position, `[positions, width]`."""
+    if "positions" not in names:
+        return None
+    table = _of(tensors, f"{names['positions']}.weight", -1, spec.hidden_dim)[plan.skip :]
+    if len(table) < spec.max_tokens:
+        raise ValueError(f"{names['positions']} has {len(table)} positions for {spec.max_tokens} tokens")
+    if "segments" in names:
+        table = table + tensors[f"{names['segments']}.weight"][0]
+    return nn.Parameter(table, requires_grad=False)
+
+
+def _layer(names: Mapping[str, str], plan: Plan, tensors: Mapping[str, Tensor], spec: Spec, i: int) -> Layer:
+    width, inner = spec.hidden_dim, spec.feed_forward_dim
+    query, key = plan.n_heads * plan.head_dim, plan.n_kv_heads * plan.head_dim
+    sizes = {"qkv": (query + 2 * key, width), "query": (query, width), "key": (key, width), "value": (key, width),
+             "output": (width, query), "gate": (inner, width), "expand": ((1 + plan.glu) * inner, width),
+             "contract": (width, inner)}  # fmt: skip
+    parts: dict[str, nn.Module] = {}
+    for part, template in names.items():
+        name = template.format(i)
+        made = norm(tensors, name, plan) if part in NORMS else linear(tensors, name, *sizes[part])
+        parts |= {} if made is None else {part: made}
+    return Layer(plan, parts)
+
+
+def linear(tensors: Mapping[str, Tensor], name: str, d_out: int = -1, d_in: int = -1) -> nn.Linear:
+    """The linear map of this name, with a bias where the checkpoint has one."""
+    weight, bias = _of(tensors, f"{name}.weight", d_out, d_in), tensors.get(f"{name}.bias")
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
+    return made
+
+
+def norm(tensors: Mapping[str, Tensor], name: str | None, plan: Plan) -> nn.Module | None:
+    """The norm of this name, with a bias where the checkpoint has one; None where it has none."""
+    weight = None if name is None else tensors.get(f"{name}.weight")
+    if weight is None:
+        return None
+    if plan.rms:
+        return RmsNorm(weight, plan.eps)
+    bias = tensors.get(f"{name}.bias")
+    made = nn.LayerNorm(weight.shape[0], eps=plan.eps, bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
+    return made

@@ -1,0 +1,53 @@
+"""From an encoder's parts to its spec: what decides its vectors, digested.
+
+Knows the file names of a Hugging Face folder; not ONNX, not runtimes, not stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.artifact import digest_json
+from loid_infer.errors import BadArtifact
+from loid_infer.types import Array, Spec
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+FINGERPRINT_DIGITS = 32
+
+
+def fingerprint(spec: Spec) -> str:
+    """The digest of every field of `spec`, 32 hex digits: the name of its store."""
+    return digest_json(spec.parts())[:FINGERPRINT_DIGITS]
+
+
+def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) -> str:
+    """sha256 over the tensors whose names `uses` picks, sorted: name, shape, little-endian float32; 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(filter(uses, tensors)):
+        tensor = np.ascontiguousarray(tensors[name], "<f4")
+        digest.update(json.dumps([name, list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).data)
+    return digest.hexdigest()
+
+
+def tokenizer_digest(path: Path) -> str:
+    """sha256 of a tokenizer.json without its truncation and padding, which the spec states itself."""
+    try:
+        return tokenizer_content_digest(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(
+            f"the tokenizer cannot be read: {error}", where=str(path), mend="Export the encoder again."
+        ) from error
+
+
+def tokenizer_content_digest(content: str) -> str:
+    """`tokenizer_digest` of the text of a tokenizer.json."""
+    parts = json.loads(content)
+    return digest_json({name: part for name, part in parts.items() if name not in ("truncation", "padding")})

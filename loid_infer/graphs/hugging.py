@@ -1,0 +1,147 @@
+"""Hugging Face's libraries' only home: what a hub has, and models and tokenizers as transformers reads them.
+
+No code of a folder ever runs and no pickled file is opened. Knows no family of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
+from loid_infer.errors import BadArtifact, RuntimeMissing
+
+if TYPE_CHECKING:
+    pass
+
+_HUB_FILES = ["*.json", "*/config.json", "*.safetensors", "*/model.safetensors", "vocab.txt", "merges.txt", "*.model"]
+_SAVE = "Save the model with `model.save_pretrained(folder)`."
+
+
+def from_hub(name: str) -> Path:
+    """The folder of a hub's model: its files of data, never code.
+
+    Raises:
+        RuntimeMissing: the hub cannot be reached or does not know it.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (OSError, ValueError) as error:  # every hub and network error is one of the two
+        raise RuntimeMissing(
+            "the base is neither a folder here nor to be had from the hub", where=name,
+            got=str(error).splitlines()[0][:200],
+            mend="Give --base a folder that holds config.json and model.safetensors, or leave it out for the bundled "
+            "all-MiniLM-L6-v2.",
+        ) from error  # fmt: skip
+
+
+def read_config(place: Path) -> dict[str, Any]:
+    """The fields of the config.json of a folder, or of a GGUF file.
+
+    Raises:
+        BadArtifact: it cannot be read, or the folder brings code of its own.
+    """
+    if place.is_file():
+        import transformers
+
+        with _reading("the GGUF file", place, "one of a model that transformers knows, and the package gguf"):
+            found = transformers.AutoConfig.from_pretrained(place.parent, gguf_file=place.name)
+            return dict(json.loads(found.to_json_string(use_diff=False)))
+    with _reading("the config", place / CONFIG_FILE, "a Hugging Face config.json"):
+        config: dict[str, Any] = json.loads((place / CONFIG_FILE).read_text(encoding="utf-8"))
+        for file in (CONFIG_FILE, "tokenizer_config.json"):
+            if (place / file).is_file() and "auto_map" in json.loads((place / file).read_text(encoding="utf-8")):
+                raise BadArtifact("code of the folder's own, which never runs here: auto_map", where=str(place / file),
+                                  expected="a model of transformers itself",
+                                  mend="Give --base a folder without it.")  # fmt: skip
+    return config
+
+
+def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
+    """The transformers module of a folder or GGUF file in float32, and the tensors that the checkpoint lacks.
+
+    Args:
+        loader: the class that reads it, e.g. `AutoModel`.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    gguf = place.is_file()
+    options: dict[str, Any] = {"gguf_file": place.name} if gguf else {"use_safetensors": True}
+    expected = "a GGUF file" if gguf else "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
+    with _reading("the weights", place, expected):
+        model, report = getattr(transformers, loader).from_pretrained(
+            place.parent if gguf else place, attn_implementation="eager", local_files_only=True, dtype=torch.float32,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    return model.float().eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+
+
+def tokenizer_json(place: Path, *, lower: bool) -> str:
+    """The tokenizer.json beside the weights, without truncation and padding; where there is none, transformers makes it
+    of what there is.
+
+    Args:
+        lower: whether texts are lowered before anything else.
+
+    Raises:
+        BadArtifact: there is none, and none can be made.
+    """
+    folder = place.parent if place.is_file() else place
+    with _reading("the tokenizer", folder, "tokenizer.json, or what transformers makes it of"):
+        if (folder / TOKENIZER_FILE).is_file():
+            parts = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        else:
+            import transformers
+
+            options = {"gguf_file": place.name} if place.is_file() else {}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+            parts = json.loads(tokenizer.backend_tokenizer.to_str())
+            parts |= {"post_processor": _template(place, tokenizer)} if place.is_file() else {}
+    if lower and not (parts.get("normalizer") or {}).get("lowercase"):
+        rest = [parts["normalizer"]] if parts.get("normalizer") else []
+        parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *rest]}
+    return json.dumps({**parts, "truncation": None, "padding": None}, ensure_ascii=False, indent=1)
+
+
+def _template(place: Path, tokenizer: Any) -> dict[str, Any]:
+    """What a GGUF file says that stands before and behind a text: transformers may put a token where it says none."""
+    import gguf
+
+    fields = gguf.GGUFReader(str(place)).fields
+    told = {side: fields.get(f"tokenizer.ggml.add_{side}_token") for side in ("bos", "eos")}
+    tokens = {side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id")) for side in told}
+    used = {side: tokens[side] for side, field in told.items() if field is not None and field.contents()}
+    before, behind = ([{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else [] for side in told)
+    one, two = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
+    special = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in used.values()}
+    return {"type": "TemplateProcessing", "single": [*before, *one, *behind], "special_tokens": special,
+            "pair": [*before, *one, *behind, *before, *two, *behind]}  # fmt: skip
+
+
+def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """The ids that transformers' own tokenizer gives, to compare ours with."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    return ids
+
+
+@contextlib.contextmanager
+def _reading(what: str, place: Path, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BadArtifact(f"{what} cannot be read: {said}", where=str(place), expected=expected, mend=_SAVE) from error

@@ -1,0 +1,158 @@
+"""An encoder's folder, made and proven: weights, tokenizer, graph, probes, and the precision it is computed in.
+
+The folder is finished only when every installed runtime of its precision computes the reference's vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loid_infer.artifact import new_folder, versions
+from loid_infer.encoders.folder import DENSE_FILE, GRAPH_FILE, KIND, PROBES_FILE, SPEC_KEY, EncoderFolder
+from loid_infer.encoders.graph import checked
+from loid_infer.encoders.opening import measure_runtimes, torch_device
+from loid_infer.encoders.processor import has_bf16
+from loid_infer.encoders.proof import gate
+from loid_infer.encoders.spec import CONFIG_FILE, WEIGHTS_FILE, fingerprint
+from loid_infer.errors import ParityError
+from loid_infer.graphs.bases import Base, copy_tokenizer
+from loid_infer.graphs.graph import write_graph
+from loid_infer.graphs.parity import make_probes
+from loid_infer.types import Progress, Spec
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+STORE_DTYPES = ("fp16", "fp32")
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a finished export's manifest says of its precision."""
+
+    spec: Spec
+    precision_reason: str
+    parity: dict[str, Any]
+    int8: Any = None  # of an int8 export, what was chosen and what it costs
+
+
+def make_encoder(
+    path: Path,
+    base: Base,
+    *,
+    precision: str,
+    progress: Progress,
+    store: str = "fp16",
+    max_tokens: int | None = None,
+    weights: str | None = None,
+    plugins: list[dict[str, Any]] | None = None,
+    quantize: Callable[[EncoderFolder], Proven] | None = None,
+) -> Proven:
+    """Write the encoder in the folder `path`, which has its name.
+
+    Args:
+        base: with all that is added to it in its tensors, and beside them in its transformers module.
+        precision: one of PRECISIONS.
+        max_tokens: see `Base.max_tokens`.
+        weights: digest of the plain base, where that is another one.
+        plugins: what was added, for the manifest.
+        quantize: makes the float32 export an int8 one.
+
+    Raises:
+        BadSetting: `max_tokens` is out of range.
+        ParityError: no installed runtime computes the reference's vectors; nothing is written.
+        RuntimeMissing: none is installed.
+        NoSpace: the disk is full or the folder not writable.
+    """
+    name, max_tokens = path.name, base.max_tokens(max_tokens)
+    spec = base.spec(base.digest(), max_tokens, store_dtype=store)
+    reading = base.reading
+    if base.made_for and base.made_for != reading.pooling:
+        progress.say(f"{base.name} was made for {base.made_for} pooling and is read at {reading.pooling}: "
+                     f"--pooling {base.made_for} reads it as it was made")  # fmt: skip
+    manifest: dict[str, Any] = {
+        "kind": KIND, "name": name, "versions": versions(*_PACKAGES), "plugins": plugins or [],
+        "base": {"name": base.name, "digest": weights or spec.weights},
+    }  # fmt: skip
+    with new_folder(path, manifest) as folder:
+        _fill(folder, base, spec)
+        float32 = EncoderFolder(name, folder, spec, fingerprint(spec), {})
+        parity = report(float32, progress)  # always: the graph must be right in float32 before any precision is
+        proven = quantize(float32) if quantize else _prove(float32, parity, precision, progress)
+        manifest |= {SPEC_KEY: proven.spec.parts(), "fingerprint": fingerprint(proven.spec), "parity": proven.parity,
+                     "precision_reason": proven.precision_reason,
+                     "int8": None if proven.int8 is None else asdict(proven.int8)}  # fmt: skip
+    return proven
+
+
+def _fill(folder: Path, base: Base, spec: Spec) -> None:
+    """Write everything but the manifest."""
+    from safetensors.torch import save_file
+
+    copy_tokenizer(base, folder)
+    (folder / CONFIG_FILE).write_text(json.dumps(base.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    of_dense = {name: tensor for name, tensor in base.tensors.items() if name.startswith("dense.")}
+    model = {name: tensor for name, tensor in base.tensors.items() if name not in of_dense}
+    save_file(model, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    if of_dense:
+        save_file(of_dense, folder / DENSE_FILE)
+    write_graph(spec, base.tensors, folder / GRAPH_FILE)
+    checked(folder / GRAPH_FILE)
+    make_probes(base, EncoderFolder("", folder, spec, "", {}).tokenizer(), folder, spec.max_tokens).save(
+        folder / PROBES_FILE
+    )
+
+
+def _prove(float32: EncoderFolder, parity: dict[str, Any], precision: str, progress: Progress) -> Proven:
+    """The precision asked for; for `auto` the one that is native here if it passes, else fp32."""
+    wanted, reason = (precision, "asked for") if precision != "auto" else _native()
+    if wanted != "fp32":
+        spec = replace(float32.spec, precision=wanted)
+        try:
+            return Proven(spec, reason, report(replace(float32, spec=spec, fingerprint=fingerprint(spec)), progress))
+        except ParityError as error:
+            if precision != "auto":
+                raise
+            progress.say(f"{error} Taking fp32.")
+            reason = f"{wanted} missed its gate: {error.got}"
+    return Proven(float32.spec, reason, parity)
+
+
+def _native() -> tuple[str, str]:
+    """What this machine computes fastest in, and why."""
+    if torch_device("auto") == "cuda":
+        return "fp16", "native on this GPU, and nearer to float32 than bf16"
+    return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
+
+
+def report(encoder: EncoderFolder, progress: Progress) -> dict[str, Any]:
+    """The parity of every installed runtime in the encoder's precision, as its manifest says it.
+
+    Raises:
+        ParityError: one of them misses the gate.
+    """
+    precision, found = encoder.spec.precision, dict(measure_runtimes(encoder))
+    for runtime, parity in found.items():
+        progress.say(
+            f"parity of {runtime} in {precision}: cosine >= {parity.cos_min:.6f}, "
+            f"mean {parity.cos_mean:.6f}, on {parity.n_texts} texts"
+        )
+        if not parity.passes(precision):
+            raise ParityError(
+                f"{runtime} does not compute the reference's vectors in {precision}",
+                where=encoder.name,
+                expected=f"{gate(precision)}, over {parity.n_texts} probes",
+                got=f"{parity.cosine(precision):.6f}",
+                mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
+            )
+    fastest, parity = next(iter(found.items()))
+    return {
+        **asdict(parity),
+        "passed": True,
+        "gate": gate(precision),
+        "runtime": fastest,
+        "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
+    }

@@ -1,0 +1,146 @@
+"""What a sentence-transformers folder says of the way from the last layer to a vector. Runs no code of the folder.
+
+Reads `modules.json` and the folders it names; knows no model and no transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from loid_infer.errors import BadArtifact
+from loid_infer.types import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODULES_FILE = "modules.json"
+POOLINGS = ("cls", "mean", "last")
+_OWN = "sentence_transformers."  # what a module's type begins with unless it is somebody's own code
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+_POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_LEGACY = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "lasttoken",
+           "pooling_mode_max_tokens": "max", "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+           "pooling_mode_weightedmean_tokens": "weightedmean"}  # fmt: skip
+_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu",
+                "Sigmoid": "sigmoid"}  # fmt: skip
+_MEND = "Give --base a folder of transformer, pooling, dense layers and normalization, in this order."
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear map behind pooling."""
+
+    weight: Array  # [d_out, d_in] float32
+    bias: Array | None  # [d_out]
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a vector is read off the last layer, and what is done to a text before."""
+
+    pooling: str  # of POOLINGS, or another that a folder says
+    normalize: bool = False
+    dense: tuple[Dense, ...] = ()
+    prompt: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)  # that the folder offers by name
+    max_tokens: int | None = None
+    lower: bool = False  # texts are lowered before anything else
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The dense layers as `dense.0.weight`, `dense.0.bias`, .."""
+        import torch
+
+        found: dict[str, Array] = {}
+        for i, part in enumerate(self.dense):
+            found |= {f"dense.{i}.weight": part.weight} | ({} if part.bias is None else {f"dense.{i}.bias": part.bias})
+        return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def find_reading(folder: Path) -> tuple[Path, Reading] | None:
+    """The transformer's folder in a sentence-transformers folder and how it is read; None where it is no such folder.
+
+    Raises:
+        BadArtifact: a module that we do not compute, or code of the folder's own; it is named.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return None
+    modules = _json(path)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise _refused("not a list of modules", path, "")
+    kinds = [_kind(module, path) for module in modules]
+    if kinds[:1] != ["Transformer"] or sorted(kinds, key=_ORDER.index) != kinds or kinds.count("Pooling") != 1:
+        raise _refused("modules in an order that we do not compute", path, ", ".join(kinds))
+    paths = [folder / str(module.get("path", "")) for module in modules]
+    if not all(part.resolve().is_relative_to(folder.resolve()) for part in paths):
+        raise _refused("a module outside the folder", path, ", ".join(map(str, paths)))
+    inner: dict[str, Any] = next((_json(file) for file in sorted(paths[0].glob("sentence_*_config.json"))), {})
+    told = _json(folder / "config_sentence_transformers.json", {})
+    prompts = {str(name): str(text) for name, text in (told.get("prompts") or {}).items()}
+    pooled = _json(paths[1] / "config.json")
+    prompt = prompts.get(told.get("default_prompt_name") or "", "")
+    if prompt and pooled.get("include_prompt") is False:
+        raise _refused("a prompt that pooling leaves out", paths[1] / "config.json", repr(prompt))
+    if told.get("truncate_dim"):
+        raise _refused("vectors that are cut short", folder, f"truncate_dim {told['truncate_dim']}")
+    return paths[0], Reading(
+        _pooling(pooled), "Normalize" in kinds,
+        tuple(_dense(part) for kind, part in zip(kinds, paths, strict=True) if kind == "Dense"),
+        prompt, prompts, inner.get("max_seq_length"), bool(inner.get("do_lower_case")),
+    )  # fmt: skip
+
+
+def _kind(module: dict[str, Any], path: Path) -> str:
+    named = str(module.get("type"))
+    kind = named.rsplit(".", 1)[-1]
+    if not named.startswith(_OWN):
+        raise _refused("a module of the folder's own code, which never runs here", path, named)
+    if kind not in _ORDER:
+        raise _refused("a module that we do not compute", path, named)
+    return kind
+
+
+def _pooling(config: dict[str, Any]) -> str:
+    modes = config.get("pooling_mode") or [mode for name, mode in _LEGACY.items() if config.get(name)] or "mean"
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    return " and ".join(_POOLINGS.get(mode, str(mode)) for mode in modes)
+
+
+def _dense(folder: Path) -> Dense:
+    from safetensors.numpy import load_file
+
+    config, file = _json(folder / "config.json"), folder / "model.safetensors"
+    named = str(config.get("activation_function") or "torch.nn.modules.linear.Identity")
+    activation = _ACTIVATIONS.get(named.rsplit(".", 1)[-1], "")
+    inputs = {config.get("module_input_name"), config.get("module_output_name")} - {None, "sentence_embedding"}
+    if not named.startswith("torch.nn.") or not activation or config.get("use_residual") or inputs:
+        raise _refused("a dense layer that we do not compute", folder, named)
+    try:
+        tensors: dict[str, Array] = load_file(file)
+        weight, bias = tensors["linear.weight"].astype("<f4"), tensors.get("linear.bias")
+    except (OSError, KeyError, SafetensorError) as error:
+        pickled = "pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else str(error)
+        raise BadArtifact("the dense layer's weights cannot be read: pickled files are never opened", where=str(folder),
+                          expected="model.safetensors", got=pickled,
+                          mend="Save the model again with a current sentence-transformers.") from error  # fmt: skip
+    return Dense(weight, None if bias is None else bias.astype("<f4"), activation)
+
+
+def _json(path: Path, absent: Any = None) -> Any:
+    if absent is not None and not path.is_file():
+        return absent
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadArtifact(f"a file cannot be read: {error}", where=str(path), mend=_MEND) from error
+
+
+def _refused(what: str, where: Path, got: str) -> BadArtifact:
+    return BadArtifact(what, where=str(where), got=got, mend=_MEND)

@@ -1,0 +1,86 @@
+"""Whatever changes a vector changes the fingerprint; whatever does not, does not."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loid_infer.architectures.bert import family
+from loid_infer.encoders.spec import fingerprint, tokenizer_digest, weights_digest
+from loid_infer.types import Spec
+
+TENSORS = {
+    "embeddings.a": np.ones((2, 3), np.float32),
+    "encoder.b": np.zeros(4, np.float32),
+    "pooler.dense.weight": np.ones(2),
+}
+OTHERS = {"details": {"pad_token_id": 1}, "normalize": True, "dense": ("tanh",), "dense_dim": 8, "prompt": "query: ",
+          "empty_id": 0}  # fmt: skip
+
+
+def digest(tensors: dict) -> str:
+    return weights_digest(tensors, family().uses)
+
+
+def spec(**changes: object) -> Spec:
+    made = Spec(
+        weights=digest(TENSORS), architecture="bert", n_layers=2, n_heads=4, hidden_dim=32, feed_forward_dim=64,
+        activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="t", max_tokens=256,
+        truncation_side="right", pooling="cls", precision="fp32", quantized_graph="", store_dtype="fp16", format=1,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Spec)])
+def test_every_field_of_the_spec_counts(field: str) -> None:
+    value = getattr(spec(), field)
+    other = OTHERS[field] if field in OTHERS else value + 1 if isinstance(value, int | float) else value + "x"
+    changed = spec(**{field: other})
+    assert fingerprint(changed) != fingerprint(spec())
+    assert Spec.of(json.loads(json.dumps(changed.parts()))) == changed
+
+
+def test_what_is_as_berts_is_not_written() -> None:
+    assert not OTHERS.keys() & spec().parts().keys()
+    assert OTHERS.keys() <= spec(**OTHERS).parts().keys()
+    with pytest.raises(ValueError, match="a spec has the fields"):
+        Spec.of(spec().parts() | {"of_tomorrow": 1})
+    with pytest.raises(ValueError, match="normalize"):
+        Spec.of(spec().parts() | {"normalize": 1})
+
+
+def test_fingerprint_is_the_same_on_every_machine() -> None:
+    # A changed value here orphans every store in the world: only with a new store format.
+    assert fingerprint(spec(weights="0")) == "b41f411cc9ce65afdeac1583d3fc1e2f"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embeddings.a": np.array([[1, 1, 1], [1, 1, 1.0000001]], np.float32)},
+        {"embeddings.a": np.ones((3, 2), np.float32)},
+        {"encoder.c": np.zeros(1, np.float32)},
+    ],
+)
+def test_one_weight_one_shape_or_one_name_changes_the_digest(change: dict) -> None:
+    assert digest({**TENSORS, **change}) != digest(TENSORS)
+
+
+def test_what_no_vector_depends_on_does_not_count() -> None:
+    more = {**TENSORS, "pooler.dense.weight": np.zeros(2), "embeddings.position_ids": np.arange(3)}
+    assert digest(dict(reversed(more.items()))) == digest(TENSORS)
+    assert digest({k: v.astype(np.float64) for k, v in TENSORS.items()}) == digest(TENSORS)
+
+
+def test_tokenizer_digest_ignores_truncation_padding_and_layout(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in "abc")
+    first.write_text(json.dumps({"model": {"vocab": {"a": 1}}, "truncation": None, "padding": None}))
+    second.write_text(
+        json.dumps(
+            {"padding": {"length": 128}, "truncation": {"max_length": 8}, "model": {"vocab": {"a": 1}}}, indent=3
+        )
+    )
+    third.write_text(json.dumps({"model": {"vocab": {"a": 2}}, "truncation": None, "padding": None}))
+    assert tokenizer_digest(first) == tokenizer_digest(second) != tokenizer_digest(third)

@@ -1,0 +1,73 @@
+"""A model of every family we compute: a few kilobytes, random weights, a tokenizer of its own kind, as a folder."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import WORDS
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+_T5 = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 3, "num_heads": 4}
+_DISTIL = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 80}
+_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 16}  # fmt: skip
+_ROPE = {"rope_theta": 5000.0, "rope_scaling": _LLAMA3}  # 4.57 reads no other spelling, and 5 writes its own
+_POSITIONS = {"max_position_embeddings": 82}
+# name -> the class of its config, its fields, what stands before and behind a text
+FAMILIES = {
+    "bert": ("BertConfig", SIZES | _POSITIONS, ("<s>", "</s>")),
+    "roberta": ("RobertaConfig", SIZES | _POSITIONS | {"type_vocab_size": 1}, ("<s>", "</s>")),
+    "xlm-roberta": ("XLMRobertaConfig", SIZES | _POSITIONS | {"type_vocab_size": 1}, ("<s>", "</s>")),
+    "camembert": ("CamembertConfig", SIZES | _POSITIONS | {"type_vocab_size": 1}, ("<s>", "</s>")),
+    "distilbert": ("DistilBertConfig", _DISTIL, ("<s>", "</s>")),
+    "mpnet": ("MPNetConfig", SIZES | _POSITIONS, ("<s>", "</s>")),
+    "modernbert": ("ModernBertConfig", SIZES | {"local_attention": 16, "num_hidden_layers": 4}, ("<s>", "</s>")),
+    "llama": ("LlamaConfig", SIZES | {"num_key_value_heads": 2} | _ROPE, ("", "")),
+    "qwen2": ("Qwen2Config", SIZES | {"num_key_value_heads": 2}, ("", "")),
+    "qwen3": ("Qwen3Config", SIZES | {"num_key_value_heads": 1, "head_dim": 16}, ("", "<pad>")),
+    "t5": ("T5Config", _T5 | {"feed_forward_proj": "relu"}, ("", "</s>")),
+    "flan-t5": ("T5Config", _T5 | {"feed_forward_proj": "gated-gelu"}, ("", "</s>")),
+}
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3, as RoBERTa has them
+TEXTS = ["", "a", "the sound of my guitar was not very good", "great 👍", "naïve <pad> case", "it broke. " * 30]
+
+
+def make_family(folder: Path, name: str, *, seed: int = 0) -> Path:
+    """Write the model `name` of FAMILIES to `folder`."""
+    import torch
+    import transformers
+
+    kind, fields, frame = FAMILIES[name]
+    n_words = write_tokenizer(folder, *frame)
+    numbers = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if name == "modernbert":
+        numbers |= {"cls_token_id": 0, "sep_token_id": 2}
+    config = getattr(transformers, kind)(vocab_size=n_words, **fields, **numbers)
+    torch.manual_seed(seed)
+    model = transformers.T5EncoderModel(config) if kind == "T5Config" else transformers.AutoModel.from_config(config)
+    for parameter in model.parameters():  # larger than the families' own, so that texts differ and errors show
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else None
+    model.save_pretrained(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path, before: str, behind: str) -> int:
+    """A byte-level BPE tokenizer that puts these tokens around a text; its number of tokens."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=[*SPECIAL], initial_alphabet=alphabet)
+    made.train_from_iterator([" ".join(WORDS)] * 5, trainer)
+    parts = [*([before] if before else []), "$A", *([behind] if behind else [])]
+    around = [(token, made.token_to_id(token)) for token in {before, behind} - {""}]
+    if around:
+        made.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=around)
+    made.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>",
+            "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return made.get_vocab_size()

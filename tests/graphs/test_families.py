@@ -1,0 +1,130 @@
+"""Every family is computed as transformers computes it: padded, packed, in every pooling, as a graph, and with LoRA."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loid_infer import Encoder, export
+from loid_infer.architectures.family import FAMILIES as KNOWN
+from loid_infer.architectures.packed import Pack, PackedTransformer
+from loid_infer.architectures.transformer import Transformer
+from loid_infer.encoders.folder import open_folder
+from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.parity import reference_vectors
+from loid_infer.graphs.sentence import POOLINGS
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.plugins.adapted import RatingModel, module_names
+from tests.families import FAMILIES, TEXTS, make_family
+
+MAX_TOKENS = 64
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_family(tmp_path_factory.mktemp("family") / request.param, request.param)
+
+
+def tokens_of(base: Base) -> list[np.ndarray]:
+    tokens = base.tokenizer(MAX_TOKENS)(TEXTS)
+    return np.split(tokens.flat_ids.astype(np.int64), np.cumsum(tokens.lengths)[:-1])
+
+
+def padded(texts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(text) for text in texts], batch_first=True)
+    mask = torch.arange(ids.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
+    return ids, mask.long()
+
+
+def packed(texts: list[np.ndarray]) -> Pack:
+    lengths = torch.tensor([len(text) for text in texts])
+    positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int()
+    return Pack(torch.from_numpy(np.concatenate(texts)), positions, starts, int(lengths.max()))
+
+
+def test_all_that_are_known_are_tried() -> None:
+    assert {name.removeprefix("flan-") for name in FAMILIES} == KNOWN.keys()
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padded_and_packed_are_what_transformers_gives(folder: Path, pooling: str) -> None:
+    base = load_base(str(folder), pooling)
+    texts = tokens_of(base)
+    assert [len(text) for text in texts][-1] == MAX_TOKENS
+    expected = np.concatenate([reference_vectors(base, [text]) for text in texts])
+    module = Transformer(base.spec("", MAX_TOKENS), base.tensors)
+    with torch.inference_mode():
+        np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
+        made = PackedTransformer(module, torch.device("cpu"), torch.float32)
+        np.testing.assert_allclose(made(packed(texts)), expected, atol=2e-5)
+    assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "texts differ, so that a mix-up would show"
+
+
+def test_the_export_says_what_it_is_and_every_runtime_computes_it(folder: Path, tmp_path: Path) -> None:
+    made = export("it", base=str(folder), precision="fp32", max_tokens=MAX_TOKENS, workspace=tmp_path)
+    base = load_base(str(folder))
+    assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
+    assert made.pooling == ("cls" if FAMILIES[folder.name][2][0] else "last")
+    encoder = open_folder(Path(made.path), "it")
+    assert encoder.manifest["parity"]["runtimes"].keys() >= {"torch"}
+    assert min(one["cos_min"] for one in encoder.manifest["parity"]["runtimes"].values()) >= 0.99999
+    expected = np.concatenate([reference_vectors(base, [text]) for text in tokens_of(base)])
+    with Encoder.open(encoder) as opened:
+        assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999
+
+
+def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
+    import peft
+
+    base = load_base(str(folder))
+    spec, rng = base.spec("", MAX_TOKENS), torch.Generator().manual_seed(0)
+    modules = [name for i in range(spec.n_layers) for name in module_names(spec, i).values()]
+    factors = {}
+    for name in modules:
+        tall, wide = base.tensors[f"{name}.weight"].shape
+        factors[name] = (torch.randn(2, wide, generator=rng) * 0.2, torch.randn(tall, 2, generator=rng) * 0.2)
+    mine = RatingModel(spec, base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=2, lora_alpha=3, target_modules=modules)).eval()
+    parameters = dict(theirs.named_parameters())
+    for name, pair in factors.items():
+        for factor, tensor in zip("AB", pair, strict=True):
+            parameters[f"base_model.model.{name}.lora_{factor}.default.weight"].data.copy_(tensor)
+    ids, mask = padded(tokens_of(base)[2:4])
+    hidden = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+    at = mask.sum(1) - 1 if base.reading.pooling == "last" else torch.zeros(2, dtype=torch.int64)
+    expected = 3.0 + mine.rating(torch.nn.functional.gelu(mine.hidden(hidden[torch.arange(2), at])))[:, 0]
+    found = mine(ids, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for name in modules:
+        for factor in "ab":
+            wanted = parameters[f"base_model.model.{name}.lora_{factor.upper()}.default.weight"].grad
+            torch.testing.assert_close(mine.trained()[f"{name}.{factor}"].grad, wanted, rtol=1e-2, atol=2e-3, msg=name)
+
+
+def test_a_config_says_in_the_spec_whatever_decides_the_vectors(folder: Path) -> None:
+    """Every number in a config that changes what transformers computes changes the spec or is refused."""
+    base, path = load_base(str(folder)), folder / "config.json"
+    spec, config = base.spec("", MAX_TOKENS), json.loads(path.read_text())
+    text = [tokens_of(base)[2]]
+    before = reference_vectors(base, text)
+    changed = 0
+    try:
+        for name, value in config.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or name == "vocab_size":
+                continue
+            path.write_text(json.dumps(config | {name: value * 2 or 1}))
+            try:
+                other = load_base(str(folder))
+            except Exception:  # noqa: BLE001 - sizes that no longer fit the weights are refused somewhere
+                continue
+            if not np.allclose(reference_vectors(other, text), before, atol=1e-6):
+                changed += 1
+                assert other.spec("", MAX_TOKENS) != spec, name
+    finally:
+        path.write_text(json.dumps(config))
+    assert changed or folder.name in ("distilbert", "mpnet")
