@@ -10,11 +10,17 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from bench.record import ROOT, loid, median, real_table, save
+from loid_infer.graphs.bases import find_base
 
 MAX_TOKENS = 256
 RIVALS = ("sentence_transformers_default", "sentence_transformers_openvino", "sentence_transformers_openvino_int8")
+OLDER = {  # see bench/rivals/requirements.txt
+    *("sentence_transformers_onnx", "sentence_transformers_openvino", "sentence_transformers_openvino_int8"),
+    *("openvino_loop", "fastembed_default"),
+}
 OURS = (("int8", "auto"), ("bf16", "auto"), ("fp32", "auto"))
 
 
@@ -23,11 +29,26 @@ def main(n_reviews: int = 6000, rounds: int = 2) -> None:
 
 
 def compare(question: str, file: str, n_reviews: int, rounds: int, ours: tuple, rivals: tuple[str, ...]) -> None:
-    """Run every way in every round, each in a process of its own, and save the table."""
+    """Time the bundled encoder every way, and save the table."""
     workspace, table = real_table(file, n_reviews)
-    for precision, _ in ours:  # exports are not what is asked about
+    rows, notes = timed(workspace, table, "default", find_base("default")[1], MAX_TOKENS, rounds, ours, rivals)
+    save(question, file, rows, f"MiniLM-L6. {notes}")
+
+
+def timed(
+    workspace: Path, table: Path, base: str, folder: Path, max_tokens: int, rounds: int, ours: tuple, rivals: tuple
+) -> tuple[list[dict], str]:
+    """Run every way in every round, each in a process of its own: rows, the fastest first, and how they were measured.
+
+    Ours: export `base` in a precision, encode on a runtime. Rivals, of which sentence-transformers' default is one, get
+    the model in `folder`.
+    """
+    names = {precision: f"base-{precision}" for precision, _ in ours}
+    for precision, name in names.items():  # exports are not what is asked about
+        shutil.rmtree(workspace / "exports" / "encoders" / name, ignore_errors=True)
         on = ("--calibrate-on", "reviews") if precision == "int8" else ()
-        loid("export", "--name", f"base-{precision}", "--precision", precision, *on, "-w", str(workspace))
+        loid("export", "--name", name, "--base", base, "--max-tokens", str(max_tokens), "--precision", precision, *on,
+             "-w", str(workspace))  # fmt: skip
     times: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
     missing: list[str] = []
@@ -35,13 +56,13 @@ def compare(question: str, file: str, n_reviews: int, rounds: int, ours: tuple, 
     for _ in range(rounds):
         for precision, runtime in ours:
             shutil.rmtree(workspace / "cache", ignore_errors=True)
-            run = loid("encode", "-d", "reviews", "--precision", precision, "--runtime", runtime, "-w", str(workspace))
+            run = loid("encode", "-d", "reviews", "-e", names[precision], "--runtime", runtime, "-w", str(workspace))
             n_tokens, n_texts = run["n_tokens"], run["n_encoded"]
             label = f"loid-infer {precision}, {run['runtime']}"
             times.setdefault(label, []).append(run["seconds"])
             peaks[label] = run["peak_rss_bytes"]
         for name in rivals:
-            command = [sys.executable, "-m", "bench.rivals.run", name, str(table), str(MAX_TOKENS)]
+            command = [_python(name), "-m", "bench.rivals.run", name, str(folder), str(table), str(max_tokens)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
                 missing.append(f"{name} did not run ({done.stderr.strip().splitlines()[-1][:80]})")
@@ -61,15 +82,18 @@ def compare(question: str, file: str, n_reviews: int, rounds: int, ours: tuple, 
         }
         for way, found in times.items()
     ]
-    save(
-        question,
-        file,
-        sorted(rows, key=lambda row: row["seconds"]),
-        f"{n_texts:,} Musical Instruments reviews, {n_tokens:,} tokens, cut at {MAX_TOKENS}, MiniLM-L6; medians of "
-        f"{rounds}, each way in its own process, in turn. Ours: table to last commit; the others: texts to vectors, in "
-        "memory, after a warm-up. Export and calibration are not counted."
-        + "".join(f" {line}." for line in dict.fromkeys(missing)),
+    notes = (
+        f"{n_texts:,} Musical Instruments reviews, cut at {max_tokens} tokens; medians of {rounds}, each way in its "
+        "own process, in turn. Ours: table to last commit; the others: texts to vectors, in memory, after a warm-up. "
+        "Export and calibration are not counted." + "".join(f" {line}." for line in dict.fromkeys(missing))
     )
+    return sorted(rows, key=lambda row: row["seconds"]), notes
+
+
+def _python(rival: str) -> str:
+    """The interpreter of a rival: that of `.venv-rivals`, if there is one, where it takes an older transformers."""
+    other = ROOT / ".venv-rivals" / "bin" / "python"
+    return str(other) if rival in OLDER and other.exists() else sys.executable
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Writes the README's tables from bench/results, so that no figure there is typed by hand.
+"""Writes the tables of README and docs from bench/results, so that no figure there is typed by hand.
 
 python -m bench.readme            write them
-python -m bench.readme --check    exit 1 if the README differs from the results
+python -m bench.readme --check    exit 1 if one differs from the results
 """
 
 import json
@@ -39,11 +39,12 @@ def _record(path: Path) -> str:
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    text = path.read_text()
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = {path: path.read_text() for path in paths}
     if "--check" in sys.argv[1:]:
-        sys.exit(rendered(text) != text)
-    path.write_text(rendered(text))
+        sys.exit(any(rendered(text) != text for text in texts.values()))
+    for path, text in texts.items():
+        path.write_text(rendered(text))
 
 
 if __name__ == "__main__":

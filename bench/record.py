@@ -48,30 +48,32 @@ def machine() -> dict:
 
 
 def save(question: str, file: str, rows: list[dict], notes: str) -> None:
-    """Print the table and one JSON line, and write bench/results/<file>.json, or <file>.<processor>.json where the
-    former is another processor's."""
-    here = machine()
+    """Print the table and one JSON line, and write them where `saved_as` says."""
     record = {
         "question": question,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
         ).stdout.strip(),
-        "machine": here,
+        "machine": machine(),
         "versions": versions(*PACKAGES),
         "notes": notes,
         "rows": rows,
     }
-    path = RESULTS / f"{file}.json"
-    if path.exists() and json.loads(path.read_text())["machine"]["features"] != here["features"]:
-        vendor = (
-            "intel" if "Intel" in here["processor"] else "amd" if "AMD" in here["processor"] else platform.machine()
-        )
-        path = RESULTS / "{}.{}-{}.json".format(file, vendor, here["features"][-1])
+    path = saved_as(file)
     RESULTS.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"\n{question}\n{table(rows)}\n{notes}")
     print(json.dumps(record))
+
+
+def saved_as(file: str) -> Path:
+    """bench/results/<file>.json, or <file>.<processor>.json where the former is another processor's."""
+    here, path = machine(), RESULTS / f"{file}.json"
+    if not path.exists() or json.loads(path.read_text())["machine"]["features"] == here["features"]:
+        return path
+    vendor = "intel" if "Intel" in here["processor"] else "amd" if "AMD" in here["processor"] else platform.machine()
+    return RESULTS / "{}.{}-{}.json".format(file, vendor, here["features"][-1])
 
 
 def table(rows: list[dict]) -> str:

@@ -5,7 +5,6 @@ This file knows files and bytes; what a manifest says is its writer's business.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import hashlib
@@ -69,7 +68,7 @@ def writing(path: Path) -> Iterator[None]:
         raise NoSpace(
             f"cannot write: {os.strerror(code)}",
             where=str(path),
-            got=f"{shutil.disk_usage(_existing(path)).free:,} bytes free on that disk" if full else "",
+            got=f"{free_bytes(path):,} bytes free on that disk" if full else "",
             mend=f"{act}, then run the same command again; nothing is lost.",
         ) from error
 
@@ -82,10 +81,10 @@ def _refusal(error: Exception) -> int | None:
     return next((code for code in codes if f"(os error {code})" in str(error)), None)
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that `path` is or will be on."""
+    existing = next(there for there in (path.absolute(), *path.absolute().parents) if there.exists())
+    return shutil.disk_usage(existing).free
 
 
 @contextmanager
@@ -165,38 +164,34 @@ def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = Tru
         BadArtifact: no manifest, not JSON, another kind, or a file that is missing or altered.
     """
     path = folder / MANIFEST
+
+    def bad(what: str, where: Path = path, expected: str = "", got: str = "") -> BadArtifact:
+        return BadArtifact(what, where=str(where), expected=expected, got=got, mend=mend)
+
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
         got = "a folder without manifest.json" if folder.exists() else "nothing"
-        raise BadArtifact(f"there is no finished {kind} here", where=str(folder), got=got, mend=mend) from None
+        raise bad(f"there is no finished {kind} here", folder, got=got) from None
     except (ValueError, RecursionError, OSError) as error:
-        raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
+        raise bad(f"the manifest cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         got = repr(manifest.get("kind")) if isinstance(manifest, dict) else type(manifest).__name__
-        raise BadArtifact("another kind of artifact", where=str(path), expected=repr(kind), got=got, mend=mend)
+        raise bad("another kind of artifact", expected=repr(kind), got=got)
     files = manifest.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise BadArtifact("the manifest lists no files", where=str(path), got=repr(files)[:80], mend=mend)
+        raise bad("the manifest lists no files", got=repr(files)[:80])
     for name, digest in files.items() if check_files else ():
         file = folder / name
         try:
             inside = file.resolve().is_relative_to(folder.resolve())
             got = digest_file(file) if inside and file.is_file() else "no file"
         except (OSError, ValueError) as error:  # a name that is none
-            raise BadArtifact(
-                f"a file cannot be read: {error}", where=str(path), got=repr(name)[:80], mend=mend
-            ) from error
+            raise bad(f"a file cannot be read: {error}", got=repr(name)[:80]) from error
         if not inside:
-            raise BadArtifact("the manifest names a file outside its folder", where=str(path), got=name, mend=mend)
+            raise bad("the manifest names a file outside its folder", got=name)
         if got != digest:
-            raise BadArtifact(
-                "a file is not the one the manifest was written for",
-                where=str(file),
-                expected=digest[:16],
-                got=got[:16],
-                mend=mend,
-            )
+            raise bad("a file is not the one the manifest was written for", file, expected=digest[:16], got=got[:16])
     return manifest
 
 
@@ -210,8 +205,7 @@ def abandoned(folder: Path) -> list[Path]:
 
 def remove(path: Path) -> None:
     """Remove a file or folder that may be gone already."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_abandoned(temporary: Path) -> bool:

@@ -30,11 +30,6 @@ class History:
         """Every number as it is: Python's floats survive JSON."""
         return json.dumps(asdict(self))
 
-    @staticmethod
-    def from_json(text: str) -> History:
-        """Read what `to_json` wrote."""
-        return History(**json.loads(text))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
@@ -87,7 +82,7 @@ class Checkpoint:
                     tensors.setdefault(group, {})[name] = file.get_tensor(key)
         except (FileNotFoundError, SafetensorError):
             return None
-        return Snapshot(tensors, json.loads(state["counts"]), History.from_json(state["history"]))
+        return Snapshot(tensors, json.loads(state["counts"]), History(**json.loads(state["history"])))
 
     def remove(self) -> None:
         """Forget it: the run is finished."""

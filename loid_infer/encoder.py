@@ -20,9 +20,9 @@ from loid_infer.encoders.pipeline import Stages, encode_stream
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.errors import BadArtifact
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
-from loid_infer.types import SILENT, Floats, Ints, Progress, Spec
+from loid_infer.types import SILENT, Floats, Ints, Progress, Spec, check_texts
 
 Parts: TypeAlias = tuple[Tokenizer, Runtime]
 
@@ -103,10 +103,7 @@ class Encoder:
             BadSetting: not a list of strings, or one that is no Unicode text.
             RuntimeMissing, ParityError, NoMemory, BadArtifact: see `runtime`.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            got = repr(texts) if isinstance(texts, str) else next(repr(x) for x in texts if not isinstance(x, str))
-            raise BadSetting("not a list of texts", expected="a sequence of strings", got=got[:80],
-                             mend="Give a list, of one text if there is one.")  # fmt: skip
+        check_texts(texts)
         found = np.empty((len(texts), self.dim), np.float32)
         for slots, vectors in self.stream([(np.arange(len(texts)), texts)]):
             found[slots] = vectors

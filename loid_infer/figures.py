@@ -74,13 +74,7 @@ def heat_map(path: Path, names: Sequence[str], matrix: Floats, title: str, note:
 
 
 def learning_curves(
-    path: Path,
-    title: str,
-    curves: Sequence[Curve],
-    *,
-    reference: tuple[str, float] | None = None,
-    unit: str = "mean squared error",
-    note: str = "",
+    path: Path, title: str, curves: Sequence[Curve], *, reference: tuple[str, float] | None = None, note: str = ""
 ) -> None:
     """Draw training losses and validation errors by step, one color a run, into the PNG file `path`.
 
@@ -89,7 +83,6 @@ def learning_curves(
 
     Args:
         reference: name and height of a horizontal line, such as the error of predicting the mean.
-        unit: of losses, errors and reference.
         note: one line below.
 
     Raises:
@@ -103,7 +96,7 @@ def learning_curves(
     with _figure(path, (8.0, 4.8), title, ". ".join(filter(None, (note, cut)))) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel("step")
-        axes.set_ylabel(unit)
+        axes.set_ylabel("mean squared error")
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

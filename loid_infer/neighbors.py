@@ -5,6 +5,7 @@ The only file that imports faiss. It knows vectors by number, not what they stan
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,10 @@ class Index:
 
         Lists are searched in proportion to `n`, from the ten that recall was measured at; all of them in the end.
         """
-        if not self.n:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        found: Any = self.found
+        found, depth = self.found, None
         if self.kind != EXACT:
-            usual, found.nprobe = found.nprobe, min(-(-n // _DEPTH) * found.nprobe, found.nlist)
-        scores, numbers = found.search(direction[None].astype(np.float32), min(n, self.n))
-        if self.kind != EXACT:
-            found.nprobe = usual
+            depth = _faiss().SearchParametersIVF(nprobe=min(-(-n // _DEPTH) * found.nprobe, found.nlist))
+        scores, numbers = found.search(direction[None].astype(np.float32), max(min(n, self.n), 1), params=depth)
         kept = numbers[0] >= 0
         return numbers[0][kept], scores[0][kept]
 
@@ -76,25 +73,25 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     `4 sqrt(n)` lists as many are searched as it takes to reach a recall of 0.98, which is measured against the exact
     search. Learning the lists' centers runs on a GPU where FAISS sees one.
     """
-    faiss = _faiss()
+    faiss, rng = _faiss(), np.random.default_rng(0)
     n, d = vectors.shape
     if n <= exact_rows:
         flat = faiss.IndexFlatIP(d)
-        for start in range(0, n, _STEP):
-            flat.add(directions(vectors[start : start + _STEP], center))
+        for block in _blocks(vectors, center):
+            flat.add(block)
         return Index(EXACT, 1.0, flat)
-    rng = np.random.default_rng(0)
     n_lists = int(4 * np.sqrt(n))
     index: Any = faiss.index_factory(d, f"IVF{n_lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     sample = np.sort(rng.choice(n, min(n, _PER_LIST * n_lists), replace=False))
-    if getattr(faiss, "get_num_gpus", int)():
+    if faiss.get_num_gpus():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(d))
     index.train(directions(vectors[sample], center))
     index.clustering_index = None
-    for start in range(0, n, _STEP):
-        index.add(directions(vectors[start : start + _STEP], center))
+    for block in _blocks(vectors, center):
+        index.add(block)
     asked = directions(vectors[np.sort(rng.choice(n, min(n, _N_PROBES), replace=False))], center)
-    truth = _exact(asked, vectors, center)
+    search = faiss.contrib.exhaustive_search.knn_ground_truth
+    truth = search(asked, _blocks(vectors, center), _DEPTH, faiss.METRIC_INNER_PRODUCT)[1]
     recall, index.nprobe = 0.0, 4
     while recall < MIN_RECALL and index.nprobe < n_lists:
         index.nprobe = min(2 * index.nprobe, n_lists)
@@ -103,22 +100,14 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     return Index("inverted lists", recall, index)
 
 
-def _exact(asked: Floats, vectors: Floats, center: Floats) -> Ints:
-    """Numbers `[m, 10]` of the nearest of all `vectors`, which are compared block by block."""
-    faiss = _faiss()
-    heap = faiss.ResultHeap(len(asked), _DEPTH, keep_max=True)
+def _blocks(vectors: Floats, center: Floats) -> Iterator[Floats]:
     for start in range(0, len(vectors), _STEP):
-        block = directions(vectors[start : start + _STEP], center)
-        scores, numbers = faiss.knn(asked, block, _DEPTH, metric=faiss.METRIC_INNER_PRODUCT)
-        heap.add_result(scores, numbers + start)
-    heap.finalize()
-    truth: Ints = heap.I
-    return truth
+        yield directions(vectors[start : start + _STEP], center)
 
 
 def _faiss() -> Any:
     try:
-        import faiss
+        import faiss.contrib.exhaustive_search
     except ImportError as error:
         mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
         raise RuntimeMissing(f"FAISS cannot be imported: {error}", mend=mend) from error

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from loid_infer.errors import BadSetting
+
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Ints: TypeAlias = NDArray[np.integer[Any]]
@@ -174,6 +176,28 @@ class Corpus(Protocol):
 
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
         """The texts of the ascending row numbers `rows [m]`, in pieces."""
+
+
+def check_texts(texts: Sequence[str], where: str = "") -> None:
+    """See that `texts` is a sequence of Unicode texts.
+
+    Raises:
+        BadSetting: it is one string, or has something else in it, or a lone surrogate, which is no character.
+    """
+    mend = "Give a list of strings; what was read as bytes, decode with errors='replace'."
+    if isinstance(texts, str):
+        raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts[:60]), mend=mend)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not (text.isascii() or _is_unicode(text)):
+            raise BadSetting("not a text", where=f"{where}[{i}]", expected="Unicode without lone surrogates",
+                             got=ascii(text)[:60], mend=mend)  # fmt: skip
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 class Task(Protocol):

@@ -1,7 +1,9 @@
 """A model of every family we compute: a few kilobytes, random weights, a tokenizer of its own kind, as a folder."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import WORDS
 
@@ -34,24 +36,36 @@ TEXTS = ["", "a", "the sound of my guitar was not very good", "great ðŸ‘", "naÃ
 def make_family(folder: Path, name: str, *, seed: int = 0) -> Path:
     """Write the model `name` of FAMILIES to `folder`."""
     import torch
-    import transformers
 
     kind, fields, frame = FAMILIES[name]
-    n_words = write_tokenizer(folder, *frame)
+    n_words = write_tokenizer(folder, *frame, [" ".join(WORDS)] * 5, 340)
+
+    def wide(parameter: torch.Tensor) -> None:  # wider than the families' own, so that texts differ and errors show
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else None
+
+    return write_model(folder, kind, fields | {"vocab_size": n_words}, wide, seed=seed)
+
+
+def write_model(folder: Path, kind: str, fields: dict, init: Callable[[Any], object], *, seed: int = 0) -> Path:
+    """Write the model of a config whose numbers of special tokens are those of `SPECIAL`, `init` applied to each of its
+    parameters."""
+    import torch
+    import transformers
+
     numbers = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    if name == "modernbert":
+    if kind == "ModernBertConfig":
         numbers |= {"cls_token_id": 0, "sep_token_id": 2}
-    config = getattr(transformers, kind)(vocab_size=n_words, **fields, **numbers)
+    config = getattr(transformers, kind)(**fields, **numbers)
     torch.manual_seed(seed)
     model = transformers.T5EncoderModel(config) if kind == "T5Config" else transformers.AutoModel.from_config(config)
-    for parameter in model.parameters():  # larger than the families' own, so that texts differ and errors show
-        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else None
+    for parameter in model.parameters():
+        init(parameter)
     model.save_pretrained(folder)
     return folder
 
 
-def write_tokenizer(folder: Path, before: str, behind: str) -> int:
-    """A byte-level BPE tokenizer that puts these tokens around a text; its number of tokens."""
+def write_tokenizer(folder: Path, before: str, behind: str, texts: Iterable[str], n_tokens: int) -> int:
+    """A byte-level BPE tokenizer of `texts` that puts these tokens around a text; its number of tokens."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
@@ -60,8 +74,8 @@ def write_tokenizer(folder: Path, before: str, behind: str) -> int:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=[*SPECIAL], initial_alphabet=alphabet)
-    made.train_from_iterator([" ".join(WORDS)] * 5, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens, special_tokens=[*SPECIAL], initial_alphabet=alphabet)
+    made.train_from_iterator(texts, trainer)
     parts = [*([before] if before else []), "$A", *([behind] if behind else [])]
     around = [(token, made.token_to_id(token)) for token in {before, behind} - {""}]
     if around:

@@ -60,7 +60,6 @@ def test_whatever_a_learning_curve_is_given_shows(tmp_path) -> None:
         curves_of(tmp_path / "x", RUN, other),
         curves_of(tmp_path / "x", RUN, reference=("the mean", 0.7)),
         curves_of(tmp_path / "x", RUN, note="split 0"),
-        curves_of(tmp_path / "x", RUN, unit="loss"),
     ]
     assert len(set(made)) == len(made)
     assert size_of(tmp_path / "x") == (1152, 691)

@@ -9,10 +9,13 @@ from bench.readme import rendered
 ROOT = Path(__file__).parents[1]
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def test_figures_come_from_the_result_files() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert "<!-- bench:" in text
-    assert rendered(text) == text, "run `python -m bench.readme`"
+    assert "<!-- bench:" in PAGES[0].read_text()
+    for page in PAGES:
+        assert rendered(page.read_text()) == page.read_text(), f"{page.name}: run `python -m bench.readme`"
 
 
 def test_results_name_machine_versions_and_commit() -> None:
@@ -26,7 +29,7 @@ def test_results_name_machine_versions_and_commit() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"

@@ -1,6 +1,6 @@
 """One rival in a process of its own: open, warm up, encode all texts of a table, print one JSON line.
 
-python -m bench.rivals.run NAME TABLE.parquet MAX_TOKENS
+python -m bench.rivals.run NAME FOLDER TABLE.parquet MAX_TOKENS
 """
 
 import importlib
@@ -12,15 +12,13 @@ import time
 
 
 def main() -> None:
-    name, path, max_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    name, folder, path, max_tokens = *sys.argv[1:4], int(sys.argv[4])
     import pyarrow.parquet as pq
-
-    from loid_infer.graphs.bases import find_base
 
     rival = importlib.import_module(f"bench.rivals.{name}")
     texts = list(dict.fromkeys(pq.read_table(path, columns=["text"])["text"].to_pylist()))
     wants_texts = "texts" in inspect.signature(rival.prepare).parameters  # one that calibrates
-    encode = rival.prepare(str(find_base("default")[1]), max_tokens, *([texts] if wants_texts else []))
+    encode = rival.prepare(folder, max_tokens, *([texts] if wants_texts else []))
     encode(texts[:64])
     start = time.perf_counter()
     vectors = encode(texts)

@@ -48,7 +48,8 @@ def command(
         def _command(**given: Any) -> None:
             workspace, as_json, quiet = (given.pop(name) for name in _COMMON)
             run = _imported(verb) if isinstance(verb, str) else verb
-            if "progress" in inspect.signature(run).parameters:
+            takes = inspect.signature(run).parameters.values()
+            if any(one.name == "progress" or one.kind is one.VAR_KEYWORD for one in takes):
                 given["progress"] = People(quiet=quiet)
             result = run(**given, workspace=Workspace.of(workspace))
             show(result if as_json else people(result), as_json=as_json)

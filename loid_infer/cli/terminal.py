@@ -10,22 +10,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
@@ -53,10 +44,8 @@ class _Bar:
         self._task = progress.add_task(name, total=total, unit=unit, visible=False)
 
     def advance(self, n: int) -> None:
-        self._progress.advance(self._task, n)
-        task = self._progress.tasks[self._progress.task_ids.index(self._task)]
-        if not task.visible and (task.elapsed or 0.0) > _SHOW_AFTER_S:
-            self._progress.update(self._task, visible=True)
+        late = (self._progress.tasks[0].elapsed or 0.0) > _SHOW_AFTER_S
+        self._progress.update(self._task, advance=n, visible=late)
 
 
 class People:
@@ -66,24 +55,13 @@ class People:
         self._quiet = quiet
         self._console = Console(stderr=True, highlight=False)
 
-    def task(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str) -> Iterator[Task]:
         """See `types.Progress`."""
         if self._quiet or not self._console.is_terminal:
-            return SILENT
-        return self._bar(name, total, unit)
-
-    @contextmanager
-    def _bar(self, name: str, total: int | None, unit: str) -> Iterator[Task]:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-        )
+            yield SILENT
+            return
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), "eta", TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield _Bar(progress, name, total, unit)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,6 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(slots=True)
-class ReviewBatch:
-    """Checked reviews, column by column, in input order: at most one row group."""
-
-    user_ids: Sequence[str] = field(default_factory=list)
-    item_ids: Sequence[str] = field(default_factory=list)
-    ratings: Sequence[float] = field(default_factory=list)
-    texts: Sequence[str] = field(default_factory=list)
-    timestamps: Sequence[int | None] = field(default_factory=list)  # seconds since 1970
-
-    def __len__(self) -> int:
-        return len(self.user_ids)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
     """What the metadata of a canonical table says, beside its format."""
@@ -60,24 +46,35 @@ class TableFacts:
     n_items: int
     n_empty_text: int
     rating_range: tuple[float, float]
-    html_unescaped: bool
     synthetic: bool
+
+    @staticmethod
+    def of(metadata: dict[str, Any]) -> TableFacts:
+        """The facts that `METADATA_KEY` holds, once parsed.
+
+        Raises:
+            KeyError, TypeError, ValueError: the metadata is not what this version writes.
+        """
+        low, high = metadata["rating_range"]
+        counts = {name: int(metadata[name]) for name in ("n_rows", "n_users", "n_items", "n_empty_text")}
+        synthetic = bool(metadata.get("synthetic", False))
+        return TableFacts(
+            digest=str(metadata["digest"]), rating_range=(float(low), float(high)), synthetic=synthetic, **counts
+        )
 
 
 class TableWriter:
     """Writes row groups one after another and digests them on the way."""
 
-    def __init__(self, parquet: Any, html_unescaped: bool) -> None:
+    def __init__(self, parquet: Any) -> None:
         self._parquet = parquet
-        self._html_unescaped = html_unescaped
         self._hashes = {name: hashlib.sha256() for name in SCHEMA.names}
         self._length_hashes = {name: hashlib.sha256() for name in ("user_id", "item_id", "text")}
         self.n_rows = 0
         self.n_empty_text = 0
 
-    def write(self, batch: ReviewBatch) -> None:
-        """Append a batch as one row group."""
-        columns = (batch.user_ids, batch.item_ids, batch.ratings, batch.texts, batch.timestamps)
+    def write(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Append checked reviews, the columns of `SCHEMA` in its order, as one row group."""
         arrays = [pa.array(values, kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
         self.write_group(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
@@ -96,46 +93,43 @@ class TableWriter:
         self.n_rows += group.num_rows
         self.n_empty_text += int(np.count_nonzero(blank(group.column("text"))))
 
-    @property
-    def digest(self) -> str:
-        """64 hex digits that name format, unescape choice and every row in order, however they were batched.
-
-        Each column is hashed as one stream, strings as lengths and content apart, so different rows never feed the
-        hashes the same bytes.
-        """
-        return digest_json(
-            {
-                "format": TABLE_FORMAT,
-                "html_unescaped": self._html_unescaped,
-                "n_rows": self.n_rows,
-                "columns": {name: value.hexdigest() for name, value in self._hashes.items()},
-                "lengths": {name: value.hexdigest() for name, value in self._length_hashes.items()},
-            }
-        )
-
     def finish(
         self, *, n_users: int, n_items: int, rating_range: tuple[float, float], synthetic: bool = False
     ) -> TableFacts:
-        """Record what was written in the file's metadata."""
+        """Record what was written in the file's metadata.
+
+        Its digest is 64 hex digits that name format and every row in order, however they were batched. Each column is
+        hashed as one stream, strings as lengths and content apart, so different rows never feed the hashes the same
+        bytes.
+        """
+        parts = {
+            "format": TABLE_FORMAT,
+            "html_unescaped": True,
+            "n_rows": self.n_rows,
+            "columns": {name: value.hexdigest() for name, value in self._hashes.items()},
+            "lengths": {name: value.hexdigest() for name, value in self._length_hashes.items()},
+        }
         facts = TableFacts(
-            digest=self.digest,
+            digest=digest_json(parts),
             n_rows=self.n_rows,
             n_users=n_users,
             n_items=n_items,
             n_empty_text=self.n_empty_text,
             rating_range=rating_range,
-            html_unescaped=self._html_unescaped,
             synthetic=synthetic,
         )
-        self._parquet.add_key_value_metadata({METADATA_KEY: _metadata(facts)})
+        metadata = asdict(facts) | {"format": TABLE_FORMAT, "html_unescaped": True, "text_template": "text"}
+        if not synthetic:
+            del metadata["synthetic"]
+        self._parquet.add_key_value_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
         return facts
 
 
 @contextmanager
-def table_writer(path: Path, *, html_unescaped: bool) -> Iterator[TableWriter]:
+def table_writer(path: Path) -> Iterator[TableWriter]:
     """A writer of canonical row groups into the new file `path`; the file is whole when the block ends well."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True) as parquet:
-        yield TableWriter(parquet, html_unescaped)
+        yield TableWriter(parquet)
 
 
 def filter_table(source: Path, keep: Bools, writer: TableWriter) -> None:
@@ -154,8 +148,7 @@ def string_parts(column: Any) -> tuple[Any, memoryview]:
         return np.zeros(1, np.int32), memoryview(b"")
     _, offset_buffer, data = column.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1]
-    content = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
-    return (offsets - offsets[0] if offsets[0] else offsets), content
+    return offsets - offsets[0], memoryview(data or b"")[offsets[0] : offsets[-1]]
 
 
 def blank(column: Any) -> Bools:
@@ -165,37 +158,6 @@ def blank(column: Any) -> Bools:
     return flags
 
 
-def _metadata(facts: TableFacts) -> bytes:
-    value = {
-        "format": TABLE_FORMAT,
-        "digest": facts.digest,
-        "n_rows": facts.n_rows,
-        "n_users": facts.n_users,
-        "n_items": facts.n_items,
-        "n_empty_text": facts.n_empty_text,
-        "rating_range": list(facts.rating_range),
-        "html_unescaped": facts.html_unescaped,
-        "text_template": "text",
-    }
-    if facts.synthetic:
-        value["synthetic"] = True
-    return json.dumps(value, sort_keys=True).encode()
-
-
-def facts_of(metadata: dict[str, Any]) -> TableFacts:
-    """The facts that `METADATA_KEY` holds, once parsed.
-
-    Raises:
-        KeyError, TypeError, ValueError: the metadata is not what this version writes.
-    """
-    low, high = metadata["rating_range"]
-    return TableFacts(
-        digest=str(metadata["digest"]),
-        n_rows=int(metadata["n_rows"]),
-        n_users=int(metadata["n_users"]),
-        n_items=int(metadata["n_items"]),
-        n_empty_text=int(metadata["n_empty_text"]),
-        rating_range=(float(low), float(high)),
-        html_unescaped=bool(metadata["html_unescaped"]),
-        synthetic=bool(metadata.get("synthetic", False)),
-    )
+def first_line(error: Exception) -> str:
+    """What an error of Arrow says, without the rest of its many lines."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -8,38 +8,30 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass
+from typing import Any
 
 from loid_infer.errors import BadSetting
 
 FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
+COLUMNS = ("user_id", "item_id", "rating", "text", "timestamp")  # of the canonical table
+_AMAZON = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
+_SOURCES = {
+    "amazon2014": _AMAZON,
+    "amazon2018": _AMAZON,
+    "amazon2023": ("user_id", "parent_asin", "rating", "text", "timestamp"),
+}
 _MAX_SECONDS = 100_000_000_000  # the year 5138; milliseconds of our time lie far beyond
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The source's name of each canonical column."""
-
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    rating: str = "rating"
-    text: str = "text"
-    timestamp: str = "timestamp"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How the records of one source become reviews."""
 
-    columns: Columns
-    chosen: frozenset[str] = frozenset()  # canonical names whose column the user named
-    item_else: str = ""  # read where the item column is absent or empty
-    ticks_per_s: int = 1
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Canonical name -> the source's name."""
-        return dict(zip((field.name for field in fields(Columns)), astuple(self.columns), strict=True))
+    names: Mapping[str, str]  # of all COLUMNS, in their order: canonical name -> the source's name
+    chosen: frozenset[str]  # canonical names whose column the user named
+    item_else: str  # read where the item column is absent or empty
+    ticks_per_s: int
 
 
 def layout(format: str, overrides: Mapping[str, str]) -> Layout:
@@ -50,24 +42,19 @@ def layout(format: str, overrides: Mapping[str, str]) -> Layout:
     Raises:
         BadSetting: an override of a column there is not, or an empty name.
     """
-    names = [field.name for field in fields(Columns)]
     for name, source in overrides.items():
-        if name not in names or not source:
+        if name not in COLUMNS or not source:
             raise BadSetting(
                 "not a column mapping",
                 where="--columns",
-                expected="NAME=SOURCE with NAME one of " + ", ".join(names),
+                expected="NAME=SOURCE with NAME one of " + ", ".join(COLUMNS),
                 got=repr(f"{name}={source}"),
                 mend="Give for example --columns user_id=reviewer,text=body",
             )
-    chosen = frozenset(overrides)
-    if format in ("amazon2014", "amazon2018"):
-        columns = Columns("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
-        return Layout(replace(columns, **overrides), chosen)
-    if format == "amazon2023":
-        columns = replace(Columns(item_id="parent_asin"), **overrides)
-        return Layout(columns, chosen, item_else="" if "item_id" in chosen else "asin", ticks_per_s=1000)
-    return Layout(replace(Columns(), **overrides), chosen)
+    is_2023 = format == "amazon2023"
+    names = {**dict(zip(COLUMNS, _SOURCES.get(format, COLUMNS), strict=True)), **overrides}
+    item_else = "asin" if is_2023 and "item_id" not in overrides else ""
+    return Layout(names, frozenset(overrides), item_else, 1000 if is_2023 else 1)
 
 
 class BadValue(ValueError):
@@ -102,21 +89,14 @@ def rating_of(value: object, low: float, high: float) -> float:
     Raises:
         BadValue: missing, not a number, not finite, or outside the range.
     """
-    expected = f"a number from {low:g} to {high:g}"
-    if value is None or value == "":
-        raise BadValue("the rating is missing", expected, value)
     try:
-        # float() takes 1_000 and True, which no source means as a rating.
-        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-            raise ValueError
-        rating = float(value)  # type: ignore[arg-type]
+        rating = _number(value)
+        if low <= rating <= high:
+            return rating
+        fault = "outside the range" if math.isfinite(rating) else "not finite"
     except (TypeError, ValueError, OverflowError):
-        raise BadValue("the rating is not a number", expected, value) from None
-    if not math.isfinite(rating):
-        raise BadValue("the rating is not finite", expected, value)
-    if not low <= rating <= high:
-        raise BadValue("the rating is outside the range", expected, value)
-    return rating
+        fault = "missing" if value is None or value == "" else "not a number"
+    raise BadValue(f"the rating is {fault}", f"a number from {low:g} to {high:g}", value)
 
 
 def text_of(value: object) -> str:
@@ -140,21 +120,22 @@ def seconds_of(value: object, ticks_per_s: int) -> int | None:
     Raises:
         BadValue: not a number, infinite, or beyond the year 5000.
     """
-    if value is None or value == "" or value != value:  # noqa: PLR0124 - NaN
+    if value is None or value == "":
         return None
     try:
-        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-            raise ValueError
-        try:
-            ticks = int(value)  # type: ignore[call-overload]
-        except ValueError:
-            number = float(value)  # type: ignore[arg-type]
-            if math.isnan(number):
-                return None
-            ticks = math.floor(number)
+        ticks = _number(value)
+        if math.isnan(ticks):
+            return None
+        seconds = math.floor(ticks) // ticks_per_s
     except (TypeError, ValueError, OverflowError):
         raise BadValue("the timestamp is not a number", "seconds since 1970, or nothing", value) from None
-    seconds = int(ticks) // ticks_per_s
     if abs(seconds) > _MAX_SECONDS:
         raise BadValue("the timestamp is out of bounds, maybe not in seconds", "seconds since 1970, or nothing", value)
     return seconds
+
+
+def _number(value: Any) -> float:
+    # float() takes 1_000 and True, which no source means as a number.
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError
+    return float(value)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.errors import BadSetting, BadTable
+from loid_infer.errors import BadTable
 from loid_infer.settings import slug
-from loid_infer.types import DIGEST_BYTES, Array, Corpus, Digests, Ints, Progress
+from loid_infer.types import DIGEST_BYTES, Array, Corpus, Digests, Ints, Progress, check_texts
 
 _PIECE_TEXTS = 4_096
 
@@ -27,10 +27,7 @@ class Texts:
             BadSetting: not a sequence of Unicode texts.
         """
         self.name, self._texts = slug(name, "corpus"), texts
-        wrong = texts if isinstance(texts, str) else next((x for x in texts if not isinstance(x, str)), None)
-        if wrong is not None:
-            raise BadSetting("not a list of texts", where=name, expected="a sequence of strings", got=repr(wrong)[:80],
-                             mend="Give a list, of one text if there is one.")  # fmt: skip
+        check_texts(texts, name)
 
     @property
     def n_rows(self) -> int:
@@ -49,16 +46,8 @@ class Texts:
 
 
 def digests_of(texts: Sequence[str]) -> Digests:
-    """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: what a text is known by in every store.
-
-    Raises:
-        BadSetting: one has a lone surrogate, which is no character.
-    """
-    try:
-        joined = b"".join([blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts])
-    except UnicodeEncodeError as error:
-        raise BadSetting("not a text", expected="Unicode without lone surrogates", got=ascii(error.object)[:80],
-                         mend="Decode it with errors='replace'.") from error  # fmt: skip
+    """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: what a text is known by in every store."""
+    joined = b"".join([blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts])
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 

@@ -5,12 +5,16 @@ This file sees hashes of ids and row numbers; it knows neither the ids nor the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
-from loid_infer.types import Array, Bools, Ints
+from loid_infer.kernels.unique import first_rows
+from loid_infer.types import Bools, Ints
 
 POLICIES = ("keep-last", "keep-first", "error")
 _ODD = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
@@ -23,63 +27,35 @@ class PairHashes:
     """
 
     def __init__(self) -> None:
-        self._users: list[Array] = []
-        self._items: list[Array] = []
+        self._users, self._items = array("Q"), array("Q")
 
-    def add(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:
+    def add(self, user_ids: Iterable[str], item_ids: Iterable[str]) -> None:
         """Append rows."""
-        self._users.append(_hashes(user_ids))
-        self._items.append(_hashes(item_ids))
+        for hashes, ids in ((self._users, user_ids), (self._items, item_ids)):
+            hashes.extend(xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids)
 
-    def keep(self, policy: str) -> tuple[Bools, tuple[int, int] | None]:
-        """Which rows `[n]` stay under `policy`, and the first row that repeats a pair after the row it repeats.
-
-        `keep-last` keeps the last row of each pair, anything else the first.
-        """
-        users, items = self._ids()
-        keep = np.ones(len(users), np.bool_)
-        rows = _rows_of_repeated(users ^ (items * np.uint64(_ODD)))
-        order = rows[np.lexsort((items[rows], users[rows]))]  # stable: rows of one pair stay in their order
-        changes = (np.diff(users[order]) != 0) | (np.diff(items[order]) != 0)
-        starts = np.r_[np.ones(min(len(order), 1), np.bool_), changes]
+    def keep(self, policy: str) -> Bools:
+        """Which rows `[n]` stay: of each pair the last under `keep-last`, else the first."""
+        users, items = np.asarray(self._users), np.asarray(self._items)
+        keys = users ^ (items * np.uint64(_ODD))
+        # Sorting numbers is many times faster than sorting pairs, so only pairs whose keys repeat are compared.
+        ordered = np.sort(keys)
+        repeated = pc.is_in(pa.array(keys), pa.array(ordered[1:][ordered[1:] == ordered[:-1]]))
+        rows = np.flatnonzero(repeated)[:: -1 if policy == "keep-last" else 1]
+        keep = np.ones(len(keys), np.bool_)
         keep[rows] = False
-        keep[order[starts if policy != "keep-last" else np.r_[starts[1:], starts[:1]]]] = True
-        repeats = np.flatnonzero(~starts)
-        if not len(repeats):
-            return keep, None
-        at = repeats[np.argmin(order[repeats])]
-        # The earliest repeat follows its pair's first row directly, for any row between them would be earlier.
-        return keep, (int(order[at - 1]), int(order[at]))
+        keep[rows[first_rows(np.stack([users[rows], items[rows]], axis=1).view(np.uint8))]] = True
+        return keep
+
+    def first_repeat(self, keep: Bools) -> tuple[int, int]:
+        """The first row that repeats a pair after the row it repeats, by what `keep` said under `error`."""
+        users, items, row = np.asarray(self._users), np.asarray(self._items), int(np.argmin(keep))
+        return int(np.argmax((users == users[row]) & (items == items[row]))), row
 
     def counts(self, keep: Bools) -> tuple[int, int]:
         """Numbers of distinct users and distinct items among the kept rows."""
-        users, items = self._ids()
-        return _n_distinct(users[keep]), _n_distinct(items[keep])
-
-    def _ids(self) -> tuple[Ints, Ints]:
-        if len(self._users) != 1:
-            none = [np.zeros(0, np.uint64)]
-            self._users = [np.concatenate(self._users or none)]
-            self._items = [np.concatenate(self._items or none)]
-        return self._users[0], self._items[0]
+        return _n_distinct(np.asarray(self._users)[keep]), _n_distinct(np.asarray(self._items)[keep])
 
 
-def _hashes(ids: Sequence[str]) -> Array:
-    hash64 = xxhash.xxh3_64_intdigest
-    return np.fromiter((hash64(id_.encode()) for id_ in ids), np.uint64, len(ids))
-
-
-def _rows_of_repeated(keys: Array) -> Ints:
-    """Ascending rows whose key occurs more than once. Sorting values alone is many times faster than sorting rows, so
-    the exact comparison of pairs is left for these few."""
-    ordered = np.sort(keys)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(repeated):
-        return np.zeros(0, np.int64)
-    at = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)
-    return np.flatnonzero(repeated[at] == keys)
-
-
-def _n_distinct(keys: Array) -> int:
-    ordered = np.sort(keys)
-    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + min(len(ordered), 1)
+def _n_distinct(hashes: Ints) -> int:
+    return int(pc.count_distinct(pa.array(hashes)).as_py())

@@ -5,13 +5,14 @@ This file knows compressions, encodings and the marks of each format. It knows n
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,7 +31,13 @@ _MAX_LINE_BYTES = 1 << 26
 _BUFFER_BYTES = 1 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50..0x5f
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +48,6 @@ class Source:
     format: str  # one of FORMATS
     layout: Layout
     n_bytes: int  # on disk
-
-    @property
-    def delimiter(self) -> str:
-        """Between the fields of a CSV or TSV line."""
-        return _DELIMITERS[self.format]
 
 
 def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
@@ -58,19 +60,18 @@ def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
     if format != "auto" and format not in FORMATS:
         raise BadSetting("unknown format", where="--format", expected=" | ".join(("auto", *FORMATS)), got=repr(format))
     layout("auto", overrides)  # a wrong override is told before a wrong file
-    n_bytes, head = _head(path)
+    head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
         got = "an empty file" if not n_bytes else "white space only"
         raise BadTable("there is nothing to ingest", where=str(path), expected="reviews", got=got,
                        mend="Give another file.")  # fmt: skip
     found = _format_of(path, head, overrides)
-    same = {"amazon2014": {"amazon2014", "amazon2018"}, "amazon2018": {"amazon2014", "amazon2018"},
-            "jsonl": {"jsonl", "amazon2014", "amazon2018", "amazon2023"}}  # fmt: skip
-    if format != "auto" and found not in same.get(format, {format}):
+    taken = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
+    if found not in taken.get(format, (format,)):
         raise BadTable("the content is of another format", where=str(path), expected=f"{format} (--format {format})",
                        got=found, mend="Leave --format out, or name the format it is.")  # fmt: skip
-    return Source(path, found if format == "auto" else format, layout(found if format == "auto" else format, overrides),
-                  n_bytes)  # fmt: skip
+    chosen = found if format == "auto" else format
+    return Source(path, chosen, layout(chosen, overrides), n_bytes)
 
 
 @contextmanager
@@ -108,7 +109,7 @@ class _ZstdFile(io.RawIOBase):
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
         self._frames = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame: Any = None
+        self._frame = self._frames.decompressobj()
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -116,13 +117,12 @@ class _ZstdFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            piece = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
-            piece = piece or self._raw.read(1 << 16)
-            if not piece:
-                if self._frame is not None and not self._frame.eof:
-                    raise EOFError("the compressed file ends inside a frame")
+            piece = self._frame.unused_data or self._raw.read(1 << 16)
+            if not piece and self._frame.eof:
                 return 0
-            if self._frame is None or self._frame.eof:
+            if not piece:
+                raise EOFError("the compressed file ends inside a frame")
+            if self._frame.eof:
                 self._frame = self._frames.decompressobj()
             self._ready = memoryview(self._frame.decompress(piece))
         n = min(len(buffer), len(self._ready))
@@ -142,21 +142,18 @@ def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
         raise BadTable(f"the archive cannot be read: {error}", where=str(path), mend=f"Run: unzip {path}") from error
 
 
-def _head(path: Path) -> tuple[int, bytes]:
-    """Size on disk, and the first MiB or so of the content, to the end of a line unless the file is cut there."""
+def _head(path: Path) -> bytes:
+    """The first MiB or so of the content, to the end of a line unless the file is cut there."""
     head = bytearray()
     with open_bytes(path) as (_, content):
         try:
-            while len(head) < _HEAD_BYTES:
-                piece = content.read1(1 << 16)
-                if not piece:
-                    break
+            while len(head) < _HEAD_BYTES and (piece := content.read1(1 << 16)):
                 head += piece
             head += content.readline(_MAX_LINE_BYTES)
         except READ_FAULTS as error:
             if not head:
                 raise cut(path, 0, error) from error
-        return path.stat().st_size, bytes(head)
+        return bytes(head)
 
 
 def cut(path: Path, number: int, error: Exception) -> BadTable:
@@ -187,32 +184,30 @@ def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
     if names is not None or text.startswith(b"{"):
         return _json_format(names or set())
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
-    n_fields, found = max((len(fields), name) for name, fields in _headers(text).items())
-    if n_fields < 2 or control > len(head[:4096]) // 20:
+    headers = _headers(text)
+    if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
         raise BadTable("no format recognized", where=str(path), got=f"a first line {first!r}",
                        expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
                        mend="Convert it to one of these.")  # fmt: skip
     wanted = set(layout("csv", overrides).names.values())
     # A column's name may hold the other delimiter: the header with more of the wanted columns is the right one.
-    return max(_headers(text).items(), key=lambda item: (len(wanted & set(item[1])), len(item[1]), item[0] == found))[0]
+    return max(headers, key=lambda name: (len(wanted & {*headers[name]}), len(headers[name]), name))
 
 
 def _headers(text: bytes) -> dict[str, list[str]]:
-    lines = io.StringIO(text.decode("utf-8", "replace"), newline="")
-    header = next(iter(lines), "")
-    return {name: next(csv.reader([header], delimiter=mark), []) for name, mark in _DELIMITERS.items()}
+    csv.field_size_limit(_HEAD_BYTES + _MAX_LINE_BYTES)
+    header = next(io.StringIO(text.decode("utf-8", "replace"), newline=""), "")
+    return {name: next(csv.reader([header], delimiter=mark), []) for name, mark in DELIMITERS.items()}
 
 
 def _json_names(head: bytes) -> set[str] | None:
     """Keys of the JSON objects among the first lines; None if there is no such line, as in CSV."""
     found = []
     for line in head.split(b"\n", 200)[:200]:
-        try:
+        with suppress(ValueError):
             record = orjson.loads(line)
-        except ValueError:
-            continue
-        found += [record] if isinstance(record, dict) else []
+            found += [record] if isinstance(record, dict) else []
     return set().union(*found) if found else None
 
 
@@ -226,16 +221,15 @@ def _json_format(names: set[str]) -> str:
 
 def _refuse_other_encodings(path: Path, head: bytes) -> None:
     start = head[:4096]
-    even, odd = start[0::2].count(0), start[1::2].count(0)
-    marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))
-    # In UTF-16 text of mostly Latin letters every other byte is null; in UTF-8 there is none.
-    if not marked and max(even, odd) < max(2, len(start) // 8):
-        return
-    name = "UTF-32" if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
-    if not marked and name == "UTF-16":
+    name = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
+    if not name:
+        even, odd = start[0::2].count(0), start[1::2].count(0)
+        # In UTF-16 text of mostly Latin letters every other byte is null; in UTF-8 there is none.
+        if max(even, odd) < max(2, len(start) // 8):
+            return
+        if min(even, odd) > len(start) // 8:
+            raise BadTable("a binary file", where=str(path), expected="JSON lines, CSV, TSV or parquet",
+                           got="null bytes throughout", mend="Convert it to one of these.")  # fmt: skip
         name = "UTF-16LE" if odd > even else "UTF-16BE"
-    if not marked and min(even, odd) > len(start) // 8:
-        raise BadTable("a binary file", where=str(path), expected="JSON lines, CSV, TSV or parquet",
-                       got="null bytes throughout", mend="Convert it to one of these.")  # fmt: skip
     raise BadTable("the file is not UTF-8", where=str(path), expected="UTF-8", got=name,
                    mend=f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8")  # fmt: skip

@@ -34,11 +34,6 @@ class Lists:
     times: Ints | None  # [n_values], the different times, ascending; None: ordered by partner
     n_values: int  # of the second key of `order`
 
-    @property
-    def n_groups(self) -> int:
-        """Number of users or items."""
-        return len(self.starts) - 1
-
 
 @dataclass(frozen=True, slots=True)
 class Histories:
@@ -95,35 +90,25 @@ def _lists(
     order = groups.astype(np.int64) * n_values + ranks
     # The partner breaks ties of time, so that the order of the table's rows changes nothing.
     by = np.lexsort((partners, order)) if times is not None else np.argsort(order, kind="stable")
-    starts = np.zeros(n_groups + 1, np.int64)
-    np.cumsum(np.bincount(groups, minlength=n_groups), out=starts[1:])
+    starts = np.r_[0, np.cumsum(np.bincount(groups, minlength=n_groups))]
     return Lists(starts, reviews[by], texts[by], order[by], values, n_values)
 
 
 def _draw(lists: Lists, groups: Ints, partners: Ints, pairs: CodePairs, key: Array, k: int, strict: bool) -> Ints:
-    groups = np.where(groups < 0, lists.n_groups, groups)  # the unknown one: an empty list behind the last
+    groups = np.where(groups < 0, len(lists.starts) - 1, groups)  # the unknown one: an empty list behind the last
     ends = np.append(lists.starts, lists.starts[-1])
     first, sizes = ends[groups], ends[groups + 1] - ends[groups]
-    own = np.full(len(groups), -1, np.int64)
+    own = np.full(len(groups), -1, np.int64)  # place of the pair's own review among the group's; -1: not there
     if lists.times is not None and pairs.timestamps is not None:
         rank = np.searchsorted(lists.times, pairs.timestamps)
         sizes = np.searchsorted(lists.order, groups * lists.n_values + rank) - first
-    elif strict:
-        own = _position(lists, groups, partners) - first
-        own[own < 0] = -1
+    elif strict and len(lists.order):
+        wanted = np.where(partners < 0, -1, groups * lists.n_values + partners)
+        at = np.minimum(np.searchsorted(lists.order, wanted), len(lists.order) - 1)
+        own = np.where(lists.order[at] == wanted, at - first, -1)
     picks = sampling.choose(key, sizes - (own >= 0), k)
     picks += (own[:, None] >= 0) & (picks >= own[:, None])  # step over the pair's own review
     places = np.where(picks >= 0, first[:, None] + picks, -1)
     if strict and len(lists.texts):
         places[(lists.texts[places] == pairs.texts[:, None]) & (places >= 0)] = -1
     return places
-
-
-def _position(lists: Lists, groups: Ints, partners: Ints) -> Ints:
-    """Index `[n]` of each pair's own review among all listed, -1 where it is not listed."""
-    if not len(lists.order):
-        return np.full(len(groups), -1, np.int64)
-    wanted = np.where(partners < 0, -1, groups * lists.n_values + partners)
-    at = np.minimum(np.searchsorted(lists.order, wanted), len(lists.order) - 1)
-    found = lists.order[at] == wanted
-    return np.where(found, at, -1)

@@ -19,6 +19,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from loid_infer.artifact import new_file
+from loid_infer.data.canonical import first_line
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.types import Floats
 
@@ -54,11 +55,6 @@ class PairSource:
         """Whether the pairs name their domain."""
         return "domain" in self.schema.names
 
-    @property
-    def has_rating(self) -> bool:
-        """Whether the pairs have ratings to measure the scores by."""
-        return "rating" in self.schema.names
-
     def batches(self) -> Iterator[Pairs]:
         """The pairs in order, at most 65,536 at a time. Can be called again.
 
@@ -72,8 +68,8 @@ class PairSource:
                     piece = batch.slice(first, MAX_BATCH_ROWS)
                     yield _pairs(self.path, piece, start)
                     start += piece.num_rows
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise BadTable(f"the file is damaged: {str(error).splitlines()[0]}", where=str(self.path),
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise BadTable(f"the file is damaged: {first_line(error)}", where=str(self.path),
                            expected="a whole file in UTF-8", got=f"{start:,} good rows",
                            mend="Write it again.") from error  # fmt: skip
 
@@ -109,7 +105,7 @@ def read_pairs(path: Path) -> PairSource:
         raise BadTable(f"the file cannot be read: {error.strerror or error}", where=str(path),
                        mend="Check the path and its permissions.") from error  # fmt: skip
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise BadTable(f"neither parquet nor CSV in UTF-8: {str(error).splitlines()[0]}", where=str(path),
+        raise BadTable(f"neither parquet nor CSV in UTF-8: {first_line(error)}", where=str(path),
                        mend="Write the pairs as parquet or CSV.") from error  # fmt: skip
     expected = "user_id, item_id and maybe domain, rating, each once; neither score nor known"
     names = schema.names
@@ -167,8 +163,7 @@ def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise BadTable(f"the column {name} is not of ids", where=str(path), expected="text or whole numbers",
                        got=str(kind), mend="Cast the column to text.")  # fmt: skip
-    if pa.types.is_dictionary(column.type) or not pa.types.is_string(kind):
-        column = column.cast(kind).cast(pa.string())
+    column = column.cast(kind).cast(pa.string())
     bad = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
     if pc.any(bad).as_py():
         row = start + pc.index(bad, True).as_py() + 1
@@ -184,7 +179,7 @@ def _ratings(path: Path, column: Any, start: int) -> Floats:
         numbers = column.cast(pa.float32(), safe=False)
     except pa.ArrowException as error:
         raise BadTable("a rating is not a number", where=f"{path}, rows {start + 1} to {start + len(column)}",
-                       expected="numbers or nothing in the column rating", got=str(error).splitlines()[0],
+                       expected="numbers or nothing in the column rating", got=first_line(error),
                        mend="Mend the column, or leave it out to score without measuring.") from error  # fmt: skip
     ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
     return ratings

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, blank, facts_of, string_parts
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, blank, first_line, string_parts
 from loid_infer.errors import BadTable
-from loid_infer.types import DIGEST_BYTES, NO_TIME, Array, Bools, Digests, Interactions, Ints, Progress
+from loid_infer.types import DIGEST_BYTES, NO_TIME, Bools, Digests, Interactions, Ints, Progress
 
 MAX_PIECE_TEXTS = 4_096
 MAX_PIECE_BYTES = 8_000_000
@@ -42,7 +42,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
             n_rows = file.metadata.num_rows
             group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadTable(f"the table cannot be read: {_first_line(error)}", where=str(path), mend=mend) from error
+        raise BadTable(f"the table cannot be read: {first_line(error)}", where=str(path), mend=mend) from error
     got = ", ".join(schema.names)
     if METADATA_KEY not in stored:
         raise BadTable("not a canonical table", where=str(path), expected="a parquet file written by ingest",
@@ -52,7 +52,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
         if metadata["format"] != TABLE_FORMAT:
             raise BadTable("the table is of another format", where=str(path), expected=f"format {TABLE_FORMAT}",
                            got=f"format {metadata['format']}", mend=mend)  # fmt: skip
-        facts = facts_of(metadata)
+        facts = TableFacts.of(metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise BadTable("the table's metadata cannot be read", where=str(path), got=repr(error), mend=mend) from error
     if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
@@ -82,24 +82,9 @@ class ReviewTable:
         return self.facts.n_rows
 
     @property
-    def n_users(self) -> int:
-        """Number of distinct users."""
-        return self.facts.n_users
-
-    @property
-    def n_items(self) -> int:
-        """Number of distinct items."""
-        return self.facts.n_items
-
-    @property
     def digest(self) -> str:
         """What names the table's content, 64 hex digits."""
         return self.facts.digest
-
-    @property
-    def rating_range(self) -> tuple[float, float]:
-        """Lowest and highest rating the table admits."""
-        return self.facts.rating_range
 
     def digests(self, progress: Progress) -> Digests:
         """blake2b-128 of the UTF-8 bytes of every text, `[n_rows, 16]`, in order."""
@@ -120,7 +105,7 @@ class ReviewTable:
         with self._file() as file:
             for number in np.flatnonzero(np.diff(bounds)):
                 wanted = rows[bounds[number] : bounds[number + 1]]
-                column = _one_chunk(file.read_row_group(int(number), columns=["text"]).column("text"))
+                column = file.read_row_group(int(number), columns=["text"]).column("text").combine_chunks()
                 column = column.take(pa.array(wanted - self.group_starts[number]))
                 for first, last in _pieces(string_parts(column)[0]):
                     yield wanted[first:last], column[first:last].to_pylist()
@@ -129,14 +114,15 @@ class ReviewTable:
         """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
         ids = ["user_id", "item_id"]
         with self._file(read_dictionary=ids) as file:
-            table = file.read(columns=[*ids, "rating", "timestamp"]).unify_dictionaries()
+            table = file.read(columns=[*ids, "rating", "timestamp"])
         user_ids, users = _coded(table.column("user_id"))
         item_ids, items = _coded(table.column("item_id"))
         ratings = table.column("rating").to_numpy()
         timestamps = pc.fill_null(table.column("timestamp"), NO_TIME).to_numpy()
         del table
         digests, empty = self._digests_and_blanks(progress)
-        first, texts = _unique_digests(digests)
+        # Row of one member of each group of equal digests, in digest order, and the group of every row.
+        _, first, texts = np.unique(digests.view("S16").ravel(), return_index=True, return_inverse=True)
         return Interactions(
             user_ids=user_ids,
             item_ids=item_ids,
@@ -147,7 +133,7 @@ class ReviewTable:
             texts=texts,
             digests=digests[first],
             empty=empty[first],
-            rating_range=self.rating_range,
+            rating_range=self.facts.rating_range,
             digest=self.digest,
         )
 
@@ -159,19 +145,18 @@ class ReviewTable:
             BadTable: it is damaged.
         """
         try:
-            options = {"read_dictionary": list(read_dictionary), "page_checksum_verification": True}
-            with pq.ParquetFile(self.path, **options) as file:
+            with pq.ParquetFile(self.path, read_dictionary=read_dictionary, page_checksum_verification=True) as file:
                 yield file
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             mend = f"Run: loid-infer ingest SRC --domain {self.domain}"
-            raise BadTable(f"the table is damaged: {_first_line(error)}", where=str(self.path), mend=mend) from error
+            raise BadTable(f"the table is damaged: {first_line(error)}", where=str(self.path), mend=mend) from error
 
     def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
         digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)
         blanks = np.empty(self.n_rows, np.bool_)
         with progress.task("digests", self.n_rows, "texts") as task, self._file() as file:
             for number, start in enumerate(self.group_starts[:-1].tolist()):
-                column = _one_chunk(file.read_row_group(number, columns=["text"]).column("text"))
+                column = file.read_row_group(number, columns=["text"]).column("text").combine_chunks()
                 offsets, content = string_parts(column)
                 end = start + len(column)
                 digests[start:end] = _hash_slices(offsets, content)
@@ -187,10 +172,6 @@ def _hash_slices(offsets: Ints, content: memoryview) -> Digests:
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _one_chunk(column: Any) -> Any:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
 def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
     """Ranges of at most MAX_PIECE_TEXTS strings and, unless one alone is longer, MAX_PIECE_BYTES bytes."""
     first, n = 0, len(offsets) - 1
@@ -202,30 +183,9 @@ def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _coded(column: Any) -> tuple[list[str], Ints]:
-    """Ascending distinct strings, and codes `[n]` into them, of a column with one dictionary."""
-    if column.num_chunks == 0:
-        return [], np.zeros(0, np.int32)
-    dictionary = column.chunk(0).dictionary
+    """Ascending distinct strings, and codes `[n]` into them, of a dictionary-encoded column."""
+    whole = column.combine_chunks()
     # Arrow sorts strings by their UTF-8 bytes, which is Python's order of code points too.
-    order = pc.sort_indices(dictionary).to_numpy()
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
-    return dictionary.take(pa.array(order)).to_pylist(), rank[codes]
-
-
-def _unique_digests(digests: Digests) -> tuple[Ints, Ints]:
-    """Row of one member of each group of equal digests, in digest order, and the group of every row `[n]`."""
-    if not len(digests):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    halves: Array = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    ordered = halves[order]
-    starts = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
-    codes = np.empty(len(digests), np.int64)
-    codes[order] = np.cumsum(starts) - 1
-    return order[starts], codes
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    order = pc.sort_indices(whole.dictionary).to_numpy()
+    ranks = np.argsort(order).astype(np.int32)
+    return whole.dictionary.take(pa.array(order)).to_pylist(), ranks[whole.indices.to_numpy()]

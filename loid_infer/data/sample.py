@@ -66,8 +66,7 @@ class SampleWorld:
 
     def texts(self) -> Iterator[tuple[slice, list[str]]]:
         """The texts in order, piece by piece: (rows, texts). The same at every call."""
-        nouns = aspects_of(self.domain)
-        said = [[sentences(nouns[aspect], level) for level in range(N_LEVELS)] for aspect in self.aspects]
+        said = [[sentences(nouns, level) for level in range(N_LEVELS)] for nouns in aspects_of(self.domain).values()]
         for rows, contents in self._contents():
             yield rows, _texts(contents, (self.ratings[rows] - 1).tolist(), said)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,14 +16,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loid_infer.data.canonical import MAX_GROUP_CHARS, MAX_GROUP_ROWS, ReviewBatch
-from loid_infer.data.columns import BadValue, Layout, id_of, rating_of, seconds_of, text_of
-from loid_infer.data.formats import READ_FAULTS, Source, cut, open_bytes
+from loid_infer.data.canonical import MAX_GROUP_CHARS, MAX_GROUP_ROWS, first_line
+from loid_infer.data.columns import BadValue, id_of, rating_of, seconds_of, text_of
+from loid_infer.data.formats import DELIMITERS, READ_FAULTS, Source, cut, open_bytes
 from loid_infer.errors import BadTable
 
 _MAX_FIELD_BYTES = 1 << 26  # a quote that is never closed must not swallow a whole file
 _SKIP = "Mend the line, or leave bad lines out with --on-bad skip."
-_REQUIRED = ("user_id", "item_id", "rating", "text")
 
 # Line number, then user, item, rating, text and timestamp as the source has them; or what is wrong with the line.
 _Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadValue]
@@ -31,54 +30,44 @@ _Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadValue]
 
 @dataclass(slots=True)
 class SourceBatch:
-    """Checked reviews of one source, with the line each began on."""
+    """Checked reviews of one source, at most one row group."""
 
-    reviews: ReviewBatch
-    numbers: list[int] = field(default_factory=list)  # 1-based lines; for parquet, rows
+    # Line each began on (for parquet, its row), both from 1; user, item, rating, text, and seconds since 1970.
+    rows: list[tuple[int, str, str, float, str, int | None]] = field(default_factory=list)
     n_skipped: int = 0  # bad lines left out since the batch before
     position: int = 0  # bytes of the file on disk read so far
 
 
 def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, float]) -> Iterator[SourceBatch]:
-    """The reviews of one file in order, at most one row group at a time. The last batch may have no rows.
+    """The reviews of one file in order. The last batch may have no rows.
 
     Raises:
         BadTable: a bad line unless `skip_bad`; a column that is missing; a file that breaks off.
     """
     reader = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows}.get(source.format, _json_rows)
-    low, high = rating_range
     ticks_per_s = source.layout.ticks_per_s
     position = [0]
-    batch = SourceBatch(ReviewBatch())
-    users, items, ratings, texts, times, numbers = _lists(batch)
-    n_chars = 0
+    batch, n_chars = SourceBatch(), 0
     for row in reader(source, position):
         try:
             if len(row) == 2:
                 raise row[1]
             number, user, item, rating, text, time = row
-            user = id_of("user", user)
-            item = id_of("item", item)
-            rating = rating_of(rating, low, high)
-            text = text_of(text)
-            time = seconds_of(time, ticks_per_s)
+            ids = id_of("user", user), id_of("item", item)
+            rating, text = rating_of(rating, *rating_range), text_of(text)
+            batch.rows.append((number, *ids, rating, text, seconds_of(time, ticks_per_s)))
         except BadValue as fault:
             if not skip_bad:
-                raise _bad_line(source, row[0], fault) from None
+                raise BadTable(
+                    fault.reason, where=place(source, row[0]), expected=fault.expected, got=fault.got, mend=_SKIP
+                ) from None
             batch.n_skipped += 1
             continue
-        users.append(user)
-        items.append(item)
-        ratings.append(rating)
-        texts.append(text)
-        times.append(time)
-        numbers.append(number)
         n_chars += len(text)
-        if len(users) == MAX_GROUP_ROWS or n_chars >= MAX_GROUP_CHARS:
+        if len(batch.rows) == MAX_GROUP_ROWS or n_chars >= MAX_GROUP_CHARS:
             batch.position = position[0]
             yield batch
-            batch, n_chars = SourceBatch(ReviewBatch()), 0
-            users, items, ratings, texts, times, numbers = _lists(batch)
+            batch, n_chars = SourceBatch(), 0
     batch.position = source.n_bytes
     yield batch
 
@@ -86,16 +75,6 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
 def place(source: Source, number: int) -> str:
     """Where a line or row is, for people."""
     return f"{source.path}, row {number}" if source.format == "parquet" else f"{source.path}:{number}"
-
-
-def _lists(batch: SourceBatch) -> tuple[list[Any], ...]:
-    new = batch.reviews
-    new.user_ids, new.item_ids, new.ratings, new.texts, new.timestamps = [], [], [], [], []
-    return new.user_ids, new.item_ids, new.ratings, new.texts, new.timestamps, batch.numbers
-
-
-def _bad_line(source: Source, number: int, fault: BadValue) -> BadTable:
-    return BadTable(fault.reason, where=place(source, number), expected=fault.expected, got=fault.got, mend=_SKIP)
 
 
 def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
@@ -122,7 +101,10 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     yield number, BadValue("not a JSON object", 'an object like {"user_id": ...}', record)
                     continue
                 if not seen_text:
-                    _require_text(source, record, number)
+                    # A record may lack its text, but a first record without it is almost surely a column of another
+                    # name, and a table of empty texts would be of no use to anyone.
+                    if text not in record:
+                        raise _missing(source, place(source, number), [text], list(record))
                     seen_text = True
                 get = record.get
                 item_id = get(item)
@@ -135,14 +117,6 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
             raise cut(source.path, number, error) from error
 
 
-def _require_text(source: Source, record: dict[str, Any], number: int) -> None:
-    # A record may lack its text, but a first record without it is almost surely a column of another name, and
-    # a table of empty texts would be of no use to anyone.
-    wanted = source.layout.names["text"]
-    if wanted not in record:
-        raise _missing(source, place(source, number), [wanted], list(record))
-
-
 def _slow_json(line: bytes) -> Any:
     """What orjson refuses and is yet no fault (lone surrogates, which become U+FFFD), or a `BadValue` that says why."""
     try:
@@ -150,18 +124,11 @@ def _slow_json(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadValue("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
     try:
-        return _mend_surrogates(json.loads(text))
+        mended = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+        return json.loads(mended.decode("utf-16-le", "replace"))
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise BadValue(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
-
-
-def _mend_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, dict):
-        return {_mend_surrogates(key): _mend_surrogates(part) for key, part in value.items()}
-    return value  # lists hold nothing we read
 
 
 def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
@@ -170,7 +137,7 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
         csv.field_size_limit(_MAX_FIELD_BYTES)
         # Bytes that are not UTF-8 become lone surrogates here and are found below, line by line.
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(lines, delimiter=source.delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=DELIMITERS[source.format], strict=True)
         try:
             try:
                 header = next((row for row in reader if row), [])
@@ -193,7 +160,9 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     yield number, BadValue("another number of fields than the header", str(len(header)), len(row))
                     continue
                 chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else None)
-                if not _is_utf8(chosen):
+                try:
+                    "".join(filter(None, chosen)).encode()
+                except UnicodeEncodeError:
                     yield number, BadValue("the line is not UTF-8", "UTF-8", row)
                     continue
                 yield number, *chosen
@@ -203,24 +172,14 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
             raise cut(source.path, max(number - 1, 0), error) from error
 
 
-def _is_utf8(values: Iterable[str | None]) -> bool:
-    try:
-        for value in values:
-            if value is not None and not value.isascii():
-                value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _places(source: Source, header: list[str]) -> list[int]:
     """Index of each canonical column in the header; -1 for a timestamp that is not there."""
-    plan: Layout = source.layout
-    needed = [name for key, name in plan.names.items() if key in _REQUIRED or key in plan.chosen]
+    names, chosen = source.layout.names, source.layout.chosen
+    needed = [name for key, name in names.items() if key != "timestamp" or key in chosen]
     missing = [name for name in needed if name not in header]
     if missing:
         raise _missing(source, str(source.path), missing, header)
-    return [header.index(name) if name in header else -1 for name in plan.names.values()]
+    return [header.index(name) if name in header else -1 for name in names.values()]
 
 
 def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
@@ -245,9 +204,9 @@ def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     yield (number, *values)
                 position[0] = source.n_bytes * number // n_rows
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadTable(f"the parquet file is cut or damaged: {reason}", where=str(source.path), expected="a whole file",
-                       got=f"{number:,} rows", mend="Get or write it again.") from error  # fmt: skip
+        raise BadTable(f"the parquet file is cut or damaged: {first_line(error)}", where=str(source.path),
+                       expected="a whole file", got=f"{number:,} rows",
+                       mend="Get or write it again.") from error  # fmt: skip
 
 
 def _values(column: Any) -> list[Any]:

@@ -5,7 +5,7 @@ This file sees codes, ids and timestamps; it knows no text, no rating and no fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ import xxhash
 
 from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
-from loid_infer.types import NO_TIME, Floats, Interactions, Split
+from loid_infer.types import NO_TIME, Array, Floats, Interactions, Split
 
-TRAIN_UNTIL, VALID_UNTIL = 0.8, 0.9
+_FRACTIONS = (0.8, 0.9)  # where training and validation end
 
 
 def split(interactions: Interactions, kind: str, seed: int) -> Split:
@@ -29,10 +29,9 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
     Raises:
         BadSetting: unknown kind, a seed beyond 64 bits, a review without a timestamp under `time`, or an empty part.
     """
-    cuts: list[int] = []
+    cuts: Sequence[float] = _FRACTIONS
     if kind == "random":
-        x: Floats = pair_positions(interactions, seed)
-        train, test = x < TRAIN_UNTIL, x >= VALID_UNTIL
+        values: Array = pair_positions(interactions, seed)
     elif kind == "time":
         n_missing = int(np.count_nonzero(interactions.timestamps == NO_TIME))
         if n_missing:
@@ -42,11 +41,13 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
                 got=f"{n_missing:,} of {interactions.n:,} reviews without one",
                 mend="Use --split random, or ingest with --columns timestamp=NAME.",
             )
-        cuts = _time_cuts(interactions)
-        train = interactions.timestamps < cuts[0] if cuts else np.zeros(0, bool)
-        test = interactions.timestamps >= cuts[1] if cuts else np.zeros(0, bool)
+        values = interactions.timestamps
+        if interactions.n:
+            # Order statistics themselves, nothing between: cuts are times that occur, and integers compare exactly.
+            cuts = np.sort(values)[[int(fraction * interactions.n) for fraction in _FRACTIONS]].tolist()
     else:
         raise BadSetting("unknown kind of split", where="--split", expected="random or time", got=repr(kind))
+    train, test = values < cuts[0], values >= cuts[1]
     valid = ~(train | test)
     sizes = {"training": int(train.sum()), "validation": int(valid.sum()), "test": int(test.sum())}
     if not all(sizes.values()):
@@ -57,9 +58,8 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
             got=f"{interactions.n:,} reviews: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()),
             mend="Ingest more reviews" + (", or try another --split-seed." if kind == "random" else "."),
         )
-    fractions = [TRAIN_UNTIL, VALID_UNTIL]
-    digest = digest_json({"kind": kind, "seed": seed, "fractions": fractions, "cuts": cuts})
-    return Split(kind, seed, train, valid, test, digest)
+    told = {"kind": kind, "seed": seed, "fractions": _FRACTIONS, "cuts": cuts if kind == "time" else []}
+    return Split(kind, seed, train, valid, test, digest_json(told))
 
 
 def refuse_leak(seen: Iterable[Mapping[str, Any]], domain: str, split: Split, who: str) -> None:
@@ -94,20 +94,9 @@ def pair_positions(interactions: Interactions, seed: int) -> Floats:
     if not -(1 << 63) <= seed < 1 << 63:
         raise BadSetting("the seed is too large", where="--split-seed", expected="a 64-bit integer", got=str(seed))
     start = seed.to_bytes(8, "little", signed=True)
-    users = []
-    for user_id in interactions.user_ids:
-        encoded = user_id.encode()
-        users.append(start + len(encoded).to_bytes(8, "little") + encoded)
+    users = [start + len(user).to_bytes(8, "little") + user for user in map(str.encode, interactions.user_ids)]
     items = [item_id.encode() for item_id in interactions.item_ids]
     hash64 = xxhash.xxh3_64_intdigest
     pairs = zip(interactions.users.tolist(), interactions.items.tolist(), strict=True)
     hashes = (hash64(users[user] + items[item]) for user, item in pairs)
     return np.fromiter(hashes, np.uint64, interactions.n).astype(np.float64) / 2.0**64
-
-
-def _time_cuts(interactions: Interactions) -> list[int]:
-    if interactions.n == 0:
-        return []
-    # The order statistic itself, not an interpolation: a cut is then a time that occurs, and integers compare exactly.
-    ordered = np.sort(interactions.timestamps)
-    return [int(ordered[int(fraction * interactions.n)]) for fraction in (TRAIN_UNTIL, VALID_UNTIL)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,92 +20,78 @@ from safetensors import SafetensorError, safe_open
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable
-from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.errors import BadArtifact
 from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints
 
-FORMATS = ("parquet", "safetensors")
+SUFFIXES = (".parquet", ".safetensors")
 _PIECE_ROWS = 8_192
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a bundle says of its vectors."""
-
-    digests: Digests  # [n, 16], of the texts, in table order
-    spec: str  # of the encoder, as JSON
-
-
 def export_vectors(
-    table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, out: Path, fmt: str, described: Described
+    table: ReviewTable, digests: Digests, vectors: Callable[[Ints], Floats], dim: int, out: Path, spec: str
 ) -> None:
     """Write the vector of every review, in table order, as float32, piece by piece.
 
-    `parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `safetensors`: tensors `digests
+    `.parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `.safetensors`: tensors `digests
     [n_rows, 16]` and `vectors [n_rows, dim]` whose row i is row i of the table, with the table's domain and digest, the
     encoder's spec and a digest of both tensors as metadata.
 
     Args:
+        digests: `[n_rows, 16]`, of the texts, in table order.
         vectors: row numbers `[m]` -> vectors `[m, dim]`.
+        out: its suffix is one of `SUFFIXES`.
+        spec: of the encoder, as JSON.
 
     Raises:
-        BadSetting: another `fmt`.
         NoSpace: the disk is full or the folder not writable.
     """
-    if fmt not in FORMATS:
-        raise BadSetting("unknown format of vectors", where=str(out), expected=" or ".join(FORMATS), got=repr(fmt),
-                         mend="Name a file that ends in .parquet or .safetensors.")  # fmt: skip
+
+    def piece(rows: Ints) -> Floats:
+        found = np.ascontiguousarray(vectors(rows), "<f4")
+        if found.shape != (len(rows), dim):
+            raise ValueError(f"expected vectors of shape {(len(rows), dim)}, got {found.shape}")
+        return found
+
     with new_file(out) as temporary:
-        if fmt == "parquet":
-            _write_parquet(table, vectors, dim, temporary)
+        if out.suffix == ".parquet":
+            _write_parquet(table, piece, dim, temporary)
         else:
-            _write_safetensors(table, vectors, dim, temporary, described)
-
-
-def _pieces(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int) -> Iterator[tuple[Ints, Floats]]:
-    for start in range(0, table.n_rows, _PIECE_ROWS):
-        rows = np.arange(start, min(start + _PIECE_ROWS, table.n_rows))
-        piece = np.ascontiguousarray(vectors(rows), np.float32)
-        if piece.shape != (len(rows), dim):
-            raise ValueError(f"expected vectors of shape {(len(rows), dim)}, got {piece.shape}")
-        yield rows, piece
+            _write_safetensors(table, digests, piece, dim, temporary, spec)
 
 
 def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, path: Path) -> None:
-    kinds = [("user_id", pa.string()), ("item_id", pa.string()), ("row", pa.int64()),
-             ("vector", pa.list_(pa.float32(), dim))]  # fmt: skip
-    schema = pa.schema(kinds)
+    ids = ["user_id", "item_id"]
+    schema = pa.schema(
+        [*((name, pa.string()) for name in ids), ("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))]
+    )
     # Float vectors do not compress; a dictionary of them would only cost time.
     with (
-        pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["user_id", "item_id"]) as writer,
+        pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=ids) as writer,
         pq.ParquetFile(table.path) as source,
     ):
-        ids = source.iter_batches(batch_size=_PIECE_ROWS, columns=["user_id", "item_id"])
-        pieces = _pieces(table, vectors, dim)
-        held = pa.table({name: pa.array([], pa.string()) for name in ("user_id", "item_id")})
-        for rows, piece in pieces:
-            while held.num_rows < len(rows):  # a batch of ids may end with its row group
-                held = pa.concat_tables([held, pa.Table.from_batches([next(ids)])])
-            now, held = held.slice(0, len(rows)).combine_chunks(), held.slice(len(rows))
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(piece.reshape(-1)), dim)
-            columns = [now.column("user_id"), now.column("item_id"), pa.array(rows, pa.int64()), lists]
-            writer.write_table(pa.table(columns, schema=schema))
+        start = 0
+        for names in source.iter_batches(batch_size=_PIECE_ROWS, columns=ids):
+            rows = np.arange(start, start + names.num_rows)
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors(rows).reshape(-1)), dim)
+            writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
+            start += names.num_rows
 
 
 def _write_safetensors(
-    table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, path: Path, described: Described
+    table: ReviewTable, digests: Digests, vectors: Callable[[Ints], Floats], dim: int, path: Path, spec: str
 ) -> None:
     # The format is eight bytes of header length, a JSON header and the raw tensors, so it can be streamed.
-    n, digests = table.n_rows, np.ascontiguousarray(described.digests)
+    n, digests = table.n_rows, np.ascontiguousarray(digests)
     tensors = {
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
     }
-    metadata = {"domain": table.domain, "table_digest": table.digest, "card": described.spec, "content": "0" * 32}
+    metadata = {"domain": table.domain, "table_digest": table.digest, "card": spec, "content": "0" * 32}
     found = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
-        for _, piece in _pieces(table, vectors, dim):
-            content = piece.astype("<f4", copy=False).data
+        for start in range(0, n, _PIECE_ROWS):
+            content = vectors(np.arange(start, min(start + _PIECE_ROWS, n))).data
             found.update(content)
             file.write(content)
         file.seek(0)
@@ -136,11 +121,13 @@ class Bundle:
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()
             sound = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
-            sound = sound and self._vectors.get_dtype() == "F32" and self._content() == metadata["content"]
+            if not (sound and self._vectors.get_dtype() == "F32" and self._content() == metadata["content"]):
+                raise ValueError("other content than was exported")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise _no_bundle(path, str(error) or type(error).__name__) from error
-        if not sound:
-            raise _no_bundle(path, "other content than was exported")
+            raise BadArtifact("not a bundle of vectors", where=str(path), got=str(error) or type(error).__name__,
+                              expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
+                              mend="Export it again: loid-infer cache export --domain D OUT.safetensors"
+                              ) from error  # fmt: skip
 
     def __enter__(self) -> Bundle:
         return self
@@ -158,9 +145,3 @@ class Bundle:
         for start in range(0, len(self.digests), _PIECE_ROWS):
             found.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
         return found.hexdigest()
-
-
-def _no_bundle(path: Path, got: str) -> BadArtifact:
-    return BadArtifact("not a bundle of vectors", where=str(path), got=got,
-                       expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
-                       mend="Export it again: loid-infer cache export --domain D OUT.safetensors")  # fmt: skip

@@ -120,18 +120,20 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
         RuntimeMissing: there is none.
     """
     probes, precision = probes or encoder.probes(), encoder.spec.precision
-    here = [backend for backend in able("cpu", precision) if backend.installed]
-    if not here:
-        raise _no_runtime(encoder, f"{' and '.join(one.name for one in able('cpu', precision))} are not installed")
     on_gpu = torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda"
     if on_gpu:
         yield "torch on cuda", measure(load("torch", encoder, "cuda", n_usable_threads()), probes)
-    for backend in here:
+    reasons, n_able = [], int(on_gpu)
+    for backend in able("cpu", precision):
         try:
-            yield backend.name, measure(backend.open(encoder, "cpu", n_usable_threads()), probes)
-        except RuntimeMissing:  # a processor that cannot, beside a GPU that can
-            if not on_gpu:
-                raise
+            opened = load(backend.name, encoder, "cpu", n_usable_threads())
+        except RuntimeMissing as error:
+            reasons.append(str(error))
+            continue
+        n_able += 1
+        yield backend.name, measure(opened, probes)
+    if not n_able:
+        raise _no_runtime(encoder, "; ".join(reasons))
 
 
 def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:

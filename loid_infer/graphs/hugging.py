@@ -6,18 +6,18 @@ No code of a folder ever runs and no pickled file is opened. Knows no family of 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, RuntimeMissing
 
-if TYPE_CHECKING:
-    pass
-
 _HUB_FILES = ["*.json", "*/config.json", "*.safetensors", "*/model.safetensors", "vocab.txt", "merges.txt", "*.model"]
+_GGUF_TOKENS = "tokenizer.ggml.tokens"
+_GGUF_DIGITS = ("smollm", "starcoder", "refact", "codeshell")  # byte-level BPE in which every digit is a token
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
 
 
@@ -79,12 +79,12 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     gguf = place.is_file()
     options: dict[str, Any] = {"gguf_file": place.name} if gguf else {"use_safetensors": True}
     expected = "a GGUF file" if gguf else "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
-    with _reading("the weights", place, expected):
+    with _reading("the weights", place, expected), contextlib.redirect_stderr(io.StringIO()):  # a bar of its own
         model, report = getattr(transformers, loader).from_pretrained(
             place.parent if gguf else place, attn_implementation="eager", local_files_only=True, dtype=torch.float32,
             output_loading_info=True, **options,
         )  # fmt: skip
-    return model.float().eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+    return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
 
 
 def tokenizer_json(place: Path, *, lower: bool) -> str:
@@ -107,26 +107,51 @@ def tokenizer_json(place: Path, *, lower: bool) -> str:
             options = {"gguf_file": place.name} if place.is_file() else {}
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
             parts = json.loads(tokenizer.backend_tokenizer.to_str())
-            parts |= {"post_processor": _template(place, tokenizer)} if place.is_file() else {}
+            parts |= _told_by(place, tokenizer, parts) if place.is_file() else {}
     if lower and not (parts.get("normalizer") or {}).get("lowercase"):
         rest = [parts["normalizer"]] if parts.get("normalizer") else []
         parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *rest]}
     return json.dumps({**parts, "truncation": None, "padding": None}, ensure_ascii=False, indent=1)
 
 
-def _template(place: Path, tokenizer: Any) -> dict[str, Any]:
-    """What a GGUF file says that stands before and behind a text: transformers may put a token where it says none."""
+def _told_by(place: Path, tokenizer: Any, parts: dict[str, Any]) -> dict[str, Any]:
+    """What a GGUF file says of its tokenizer, and transformers may read otherwise: which tokens stand before and behind
+    a text, where texts are split, and that there are no tokens but its own.
+
+    Raises:
+        ValueError: texts are split in a way that is not known.
+    """
     import gguf
 
     fields = gguf.GGUFReader(str(place)).fields
-    told = {side: fields.get(f"tokenizer.ggml.add_{side}_token") for side in ("bos", "eos")}
-    tokens = {side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id")) for side in told}
-    used = {side: tokens[side] for side, field in told.items() if field is not None and field.contents()}
-    before, behind = ([{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else [] for side in told)
+
+    def said(name: str) -> Any:
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return None if field is None else field.contents()
+
+    used = {side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id"))
+            for side in ("bos", "eos") if said(f"add_{side}_token")}  # fmt: skip
+    before, behind = ([{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else []
+                      for side in ("bos", "eos"))  # fmt: skip
     one, two = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
-    special = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in used.values()}
-    return {"type": "TemplateProcessing", "single": [*before, *one, *behind], "special_tokens": special,
-            "pair": [*before, *one, *behind, *before, *two, *behind]}  # fmt: skip
+    found = {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [*before, *one, *behind],
+            "pair": [*before, *one, *behind, *before, *two, *behind],
+            "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in used.values()},
+        },
+        "added_tokens": [token for token in parts["added_tokens"] if token["id"] < len(fields[_GGUF_TOKENS].data)],
+    }
+    split, splitter = said("pre"), parts["pre_tokenizer"]
+    if said("model") == "gpt2" and split in _GGUF_DIGITS:
+        found["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": True}, splitter]}  # fmt: skip
+    elif said("model") == "gpt2" and split not in (None, "gpt-2") and splitter["type"] != "Sequence":
+        raise ValueError(f"texts are split in the way {split!r}, which this release of transformers does not know")
+    if split == "qwen2":
+        found["normalizer"] = {"type": "NFC"}
+    return found
 
 
 def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:

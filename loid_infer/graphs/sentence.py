@@ -29,6 +29,7 @@ _LEGACY = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", 
            "pooling_mode_weightedmean_tokens": "weightedmean"}  # fmt: skip
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu",
                 "Sigmoid": "sigmoid"}  # fmt: skip
+_UNLIMITED = 10**9  # tokens; transformers says 10^30 where there is no limit
 _MEND = "Give --base a folder of transformer, pooling, dense layers and normalization, in this order."
 
 
@@ -93,7 +94,7 @@ def find_reading(folder: Path) -> tuple[Path, Reading] | None:
     return paths[0], Reading(
         _pooling(pooled), "Normalize" in kinds,
         tuple(_dense(part) for kind, part in zip(kinds, paths, strict=True) if kind == "Dense"),
-        prompt, prompts, inner.get("max_seq_length"), bool(inner.get("do_lower_case")),
+        prompt, prompts, _max_tokens(inner, paths[0]), bool(inner.get("do_lower_case")),
     )  # fmt: skip
 
 
@@ -111,6 +112,12 @@ def _pooling(config: dict[str, Any]) -> str:
     modes = config.get("pooling_mode") or [mode for name, mode in _LEGACY.items() if config.get(name)] or "mean"
     modes = [modes] if isinstance(modes, str) else list(modes)
     return " and ".join(_POOLINGS.get(mode, str(mode)) for mode in modes)
+
+
+def _max_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
+    """Since release 6 only the tokenizer says it."""
+    told = config.get("max_seq_length") or _json(folder / "tokenizer_config.json", {}).get("model_max_length")
+    return int(told) if isinstance(told, int | float) and told < _UNLIMITED else None
 
 
 def _dense(folder: Path) -> Dense:

@@ -7,12 +7,13 @@ It knows no text and no vector.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from loid_infer.data.histories import CodePairs
 from loid_infer.kernels import metrics, sampling
-from loid_infer.types import Bools, Floats, Interactions, Ints
+from loid_infer.types import Bools, Floats, Ints
 
 BIAS_GRID = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FACTOR_GRID = (4.0, 16.0, 64.0)
@@ -36,15 +37,12 @@ class Ratings:
         return replace(self, users=self.users[rows], items=self.items[rows], values=self.values[rows])
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalMean:
-    """The mean training rating for every pair."""
-
-    mean: float
+class Head(Protocol):
+    """Anything that gives ratings for pairs: a baseline or a LoID head."""
 
     def predict(self, pairs: CodePairs) -> Floats:
-        """See `heads.protocol.Head`."""
-        return np.full(len(pairs.users), self.mean)
+        """Ratings `[n]`, float64, not clipped. Code -1 is an unknown user or item. A pair's rating depends on that
+        pair only, not on what else is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class BiasModel:
     lambda_item: float
 
     def predict(self, pairs: CodePairs) -> Floats:
-        """See `heads.protocol.Head`."""
+        """See `Head`."""
         rating: Floats = self.mean + self.user_bias[pairs.users] + self.item_bias[pairs.items]
         return rating
 
@@ -71,10 +69,9 @@ class FactorModel:
     bias: BiasModel
     users: Floats  # [n_users + 1, N_FACTORS]
     items: Floats  # [n_items + 1, N_FACTORS]
-    lambda_factors: float
 
     def predict(self, pairs: CodePairs) -> Floats:
-        """See `heads.protocol.Head`."""
+        """See `Head`."""
         interaction: Floats = (self.users[pairs.users] * self.items[pairs.items]).sum(1)
         return self.bias.predict(pairs) + interaction
 
@@ -83,27 +80,21 @@ class FactorModel:
 class Baselines:
     """The three, fitted on one training part."""
 
-    mean: GlobalMean
+    mean: BiasModel  # without any bias: the mean training rating for every pair
     bias: BiasModel
     factors: FactorModel
-
-
-def ratings_of(interactions: Interactions) -> Ratings:
-    """All ratings of a table."""
-    return Ratings(interactions.users, interactions.items, interactions.ratings.astype(np.float64),
-                   len(interactions.user_ids), len(interactions.item_ids))  # fmt: skip
 
 
 def fit_baselines(train: Ratings, valid: Ratings, rating_range: tuple[float, float], seed: int) -> Baselines:
     """The three baselines, each with the regularization that has the least validation MSE (clipped)."""
     pairs = CodePairs(valid.users, valid.items, np.full(len(valid.users), -1))
 
-    def error(model: BiasModel | FactorModel) -> float:
+    def error(model: Head) -> float:
         return metrics.mse(metrics.clipped(model.predict(pairs), rating_range), valid.values)
 
     bias = min((fit_bias(train, user, item) for user in BIAS_GRID for item in BIAS_GRID), key=error)
     factors = min((_fit_factors(train, bias, penalty, seed) for penalty in FACTOR_GRID), key=error)
-    return Baselines(GlobalMean(bias.mean), bias, factors)
+    return Baselines(fit_bias(train, np.inf, np.inf), bias, factors)
 
 
 def fit_bias(train: Ratings, lambda_user: float, lambda_item: float) -> BiasModel:
@@ -144,7 +135,7 @@ def _fit_factors(train: Ratings, bias: BiasModel, penalty: float, seed: int) -> 
     for _ in range(_SWEEPS):
         items = _solve(train.items, users[train.users], rest, penalty, len(items))
         users = _solve(train.users, items[train.items], rest, penalty, len(users))
-    return FactorModel(bias, users, items, penalty)
+    return FactorModel(bias, users, items)
 
 
 def _solve(groups: Ints, features: Floats, targets: Floats, penalty: float, n_groups: int) -> Floats:

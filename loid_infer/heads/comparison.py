@@ -18,7 +18,7 @@ HEAD = "head"
 BASELINES = ("global mean", "bias", "mf")
 OWN_TEXT, STRICT = "reads the target's own text (impossible)", "head, strict protocol"
 NO_VARIANTS = (*BASELINES, HEAD, OWN_TEXT, STRICT)  # what is not the head with one thing changed
-_HISTORY = ((0, 0, "0"), (1, 2, "1-2"), (3, 5, "3-5"), (6, None, "more"))
+_HISTORY = ((0, 0, "0"), (1, 2, "1-2"), (3, 5, "3-5"), (6, math.inf, "more"))
 _N_BINS = 10
 
 
@@ -121,7 +121,7 @@ def summary(found: Sequence[Sequence[Measured]], parts: Split, *, by_rows: bool)
     def against(column: int, other: int) -> metrics.Paired:
         differences = [row[column].squares - row[other].squares for row in found]
         if by_rows:
-            return metrics.paired_rows(np.mean(differences, axis=0))
+            return metrics.paired(np.mean(differences, axis=0))
         return metrics.paired(np.array([part.mean() for part in differences]), float(share))
 
     bias, head = _column(found, "bias"), _column(found, HEAD)
@@ -157,7 +157,7 @@ def buckets(found: Sequence[Sequence[Measured]], parts: Sequence[Split], data: I
             yield Bucket(by, name, int(rows.sum()), *(float(part[rows].mean()) for part in squares))
 
     for low, high, name in _HISTORY:
-        yield from bucket("history", name, (fewest >= low) & (fewest <= (np.inf if high is None else high)))
+        yield from bucket("history", name, (fewest >= low) & (fewest <= high))
     for rating in np.unique(ratings):
         yield from bucket("rating", f"{rating:g}", ratings == rating)
 

@@ -46,19 +46,11 @@ class Material:
     device: str  # cpu | cuda: where the network trains; vectors and what is drawn of them stay in main memory
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A head, and how the training of its network went."""
-
-    head: LoidHead
-    predictor: LoidPredictor
-    history: History  # by epoch; steps are pairs, losses the mean over the epoch's pairs
-    best_epoch: int  # whose weights were kept
-    samples_per_s: float  # training pairs of this process, without evaluation
-
-
-def train_network(net: LoidNet, data: Material, checkpoint: Checkpoint | None, progress: Progress) -> Trained:
-    """Train `net`, with early stopping; the head has the weights of the best epoch.
+def train_network(
+    net: LoidNet, data: Material, checkpoint: Checkpoint | None, progress: Progress
+) -> tuple[LoidPredictor, History, int, float]:
+    """Train `net`, with early stopping: the head of the best epoch, how training went, which epoch that was, and the
+    training pairs a second of this process, without evaluation.
 
     Raises:
         NoSpace: a checkpoint cannot be written.
@@ -75,9 +67,8 @@ def train_network(net: LoidNet, data: Material, checkpoint: Checkpoint | None, p
             run.finish_epoch(task)
             if checkpoint and checkpoint.due():
                 checkpoint.save(run.snapshot())
-    predictor = _predictor(run.best, data, run.share)
     rate = (run.epoch - before) * n / max(run.seconds, 1e-9)
-    return Trained(predictor.head, predictor, run.history, run.best_epoch, rate)
+    return _predictor(run.best, data, run.share), run.history, run.best_epoch, rate
 
 
 class _Run:
@@ -129,12 +120,11 @@ class _Run:
             self.best.load_state_dict(self.average.state_dict())
             self.share = _share(below, above, data) if data.settings.with_biases else 1.0
 
-    def _step(self, batch: _Batch, task: Task) -> float:
+    def _step(self, batch: tuple[Tensor, ...], task: Task) -> float:
         """One step; the sum of the batch's squared errors."""
         users, items, biases, targets, *reviews, draws = (part.to(self.data.device) for part in batch)
-        of_user, of_item = (reviews[0], reviews[1]), (reviews[2], reviews[3])
         settings = self.data.settings
-        exchanged = self.net.exchange(users, items, of_user, of_item)
+        exchanged = self.net.exchange(users, items, (reviews[0], reviews[1]), (reviews[2], reviews[3]))
         squared = (self.net.rate(exchanged, biases) - targets).square().mean()
         loss = squared
         if settings.lam:
@@ -197,11 +187,8 @@ def _share(below: Floats, above: Floats, data: Material) -> float:
     return max(0.0, 1 - float(gains.var()) / len(gains) / gain**2)
 
 
-# Users, items, bias features, targets, tokens and mask of both histories, draws for negatives.
-_Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _batches(net: LoidNet, data: Material, epoch: int) -> Iterator[_Batch]:
+def _batches(net: LoidNet, data: Material, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    """Users, items, bias features, targets, tokens and mask of both histories, draws for negatives."""
     settings, train, foundation = data.settings, data.train, data.foundation
     pairs = train.pairs
     key = sampling.keys(data.seed, pairs.users, pairs.items, epoch)
@@ -227,9 +214,8 @@ def _batches(net: LoidNet, data: Material, epoch: int) -> Iterator[_Batch]:
 
 
 def _looked_up(reviews: Ints, places: Ints, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    if not len(reviews):
-        return torch.zeros(*places.shape, tokens.scale.token_dim), torch.from_numpy(places >= 0)
-    return tokens.take(reviews[places]), torch.from_numpy(places >= 0)
+    found = tokens.take(reviews[places]) if len(reviews) else torch.zeros(*places.shape, tokens.scale.token_dim)
+    return found, torch.from_numpy(places >= 0)
 
 
 def _drawn(key: Array, what: int) -> Floats:

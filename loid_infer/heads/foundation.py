@@ -49,12 +49,6 @@ class Foundation:
         return self.mean + user + item + text + self.intercept + self.bias_features(user, item) @ self.on_biases
 
 
-def no_foundation(n_users: int, n_items: int, token_dim: int) -> Foundation:
-    """Nothing below the network."""
-    on_user, on_item = np.zeros((2, token_dim))
-    return Foundation(0.0, np.zeros(n_users + 1), np.zeros(n_items + 1), np.ones(2), on_user, on_item, np.zeros(4), 0.0)
-
-
 def history_readout(lists: Lists, tokens: Tokens, weights: Floats, places: Ints) -> Floats:
     """`weights . sum of tokens / (n + 3)`, `[n]`, of histories `places [n, k]`."""
     by_review = np.zeros(len(lists.reviews) + 1)

@@ -52,10 +52,6 @@ class Exchange(nn.Module):
         key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
         return self._out(absorbed(self._queries(ids), tokens, mask, key, value, self._slot(mask)))
 
-    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[m, width]` each of tokens `[m, token_dim]`."""
-        return self.key(tokens), self.value(tokens)
-
     def attend(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """The same as `forward` from projected tokens `[n, k, width]`."""
         slot = self._slot(mask)

@@ -16,7 +16,7 @@ from loid_infer.heads.foundation import Foundation, summed
 from loid_infer.heads.loid import Exchange, LoidNet
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, TokenScale
-from loid_infer.types import Floats, Ints
+from loid_infer.types import Bools, Floats, Interactions, Ints
 
 _STEP = 8_192  # pairs, or reviews, worked on at a time
 _EVALUATION = -1  # the "epoch" of draws that are not for training
@@ -34,14 +34,28 @@ class LoidHead:
     seed: int  # of history draws
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """The listed reviews of one side, projected."""
+def known(interactions: Interactions, train: Bools, users: Ints, items: Ints) -> tuple[Ints, Ints]:
+    """Codes `[n]` of users and of items, -1 for those without a review in `train` and for those that are -1."""
+    seen_users = np.bincount(interactions.users[train], minlength=len(interactions.user_ids) + 1) > 0
+    seen_items = np.bincount(interactions.items[train], minlength=len(interactions.item_ids) + 1) > 0
+    return np.where(seen_users[users], users, -1), np.where(seen_items[items], items, -1)  # -1 finds the one too many
 
-    exchange: Exchange
-    keys: Tensor  # [m, width]
-    values: Tensor  # [m, width]
-    readout: Floats  # [m + 1]
+
+class _Side:
+    """The listed reviews of one side, projected: keys and values `[m, width]`, and the readout `[m + 1]`."""
+
+    def __init__(self, exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats, device: str) -> None:
+        m, self.exchange = len(lists.reviews), exchange
+        self.keys, self.values = torch.zeros(2, max(m, 1), exchange.key.out_features, device=device)
+        readout = torch.zeros(m + 1)  # the last is what place -1 finds
+        on_token = torch.from_numpy(weights).float()
+        for start in range(0, m, _STEP):
+            rows = slice(start, start + _STEP)
+            part = tokens.take(lists.reviews[rows])
+            readout[:m][rows] = part @ on_token
+            part = part.to(device)
+            self.keys[rows], self.values[rows] = exchange.key(part), exchange.value(part)
+        self.readout: Floats = readout.double().numpy()
 
     def attend(self, ids: Tensor, places: Ints) -> Tensor:
         """`[n, width]` from ID embeddings `[n, width]` and histories `[n, k]`.
@@ -67,7 +81,7 @@ class _Side:
 
 
 class LoidPredictor:
-    """A `Head`: a LoID head with the histories and vectors it looks at.
+    """A `baselines.Head`: a LoID head with the histories and vectors it looks at.
 
     A pair's history is all there is up to `max_history` reviews, else a draw fixed by (seed, pair).
     """
@@ -81,11 +95,11 @@ class LoidPredictor:
         self.head, self.histories, self._device = head, histories, device
         net = head.net.eval().to(device)
         with torch.inference_mode():
-            self._user = _side(net.of_user, histories.by_user, tokens, head.foundation.on_user, device)
-            self._item = _side(net.of_item, histories.by_item, tokens, head.foundation.on_item, device)
+            self._user = _Side(net.of_user, histories.by_user, tokens, head.foundation.on_user, device)
+            self._item = _Side(net.of_item, histories.by_item, tokens, head.foundation.on_item, device)
 
     def predict(self, pairs: CodePairs) -> Floats:
-        """See `heads.protocol.Head`."""
+        """See `Head`."""
         below, above = self.parts(pairs, with_network=self.head.share > 0)
         return below + self.head.share * above
 
@@ -96,7 +110,9 @@ class LoidPredictor:
         with torch.inference_mode():
             for start in range(0, n, _STEP):
                 rows = slice(start, start + _STEP)
-                below[rows], above[rows] = self._step(_slice(pairs, rows), with_network)
+                times = None if pairs.timestamps is None else pairs.timestamps[rows]
+                part = CodePairs(pairs.users[rows], pairs.items[rows], pairs.texts[rows], times)
+                below[rows], above[rows] = self._step(part, with_network)
         return below, above
 
     def _step(self, pairs: CodePairs, with_network: bool) -> tuple[Floats, Floats | float]:
@@ -107,29 +123,12 @@ class LoidPredictor:
         below = foundation.below(user_bias, item_bias, text)
         if not with_network:
             return below, 0.0
-        codes = _codes(pairs.users, net.users), _codes(pairs.items, net.items)
-        p_user, p_item = net.embeddings(*(part.to(self._device) for part in codes))
+        # Code -1 is the last row of the embeddings.
+        codes = pairs.users % net.users.num_embeddings, pairs.items % net.items.num_embeddings
+        p_user, p_item = net.embeddings(*(torch.from_numpy(part).to(self._device) for part in codes))
         found = self._item.attend(p_user, of_item), self._user.attend(p_item, of_user)
         biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float().to(self._device)
         return below, net.rate(net.exchanged(p_user, p_item, *found), biases).double().cpu().numpy()
-
-
-def _side(exchange: Exchange, lists: Lists, tokens: Tokens, weights: Floats, device: str) -> _Side:
-    m = len(lists.reviews)
-    width = exchange.key.out_features
-    keys, values = (torch.zeros(max(m, 1), width, device=device) for _ in range(2))
-    readout = torch.zeros(m + 1)  # the last is what place -1 finds
-    on_token = torch.from_numpy(weights).float()
-    for start in range(0, m, _STEP):
-        rows = slice(start, start + _STEP)
-        part = tokens.take(lists.reviews[rows])
-        keys[rows], values[rows] = exchange.project(part.to(device))
-        readout[:m][rows] = part @ on_token
-    return _Side(exchange, keys, values, readout.double().numpy())
-
-
-def _codes(codes: Ints, embedding: torch.nn.Embedding) -> Tensor:
-    return torch.from_numpy(np.where(codes < 0, embedding.num_embeddings - 1, codes))
 
 
 def _bounds(longest: int) -> list[int]:
@@ -148,8 +147,3 @@ def _packed(places: Ints, k: int) -> Ints:
     if (holes & (places[:, k:] >= 0).any(1, keepdims=True)).any():
         places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
     return np.ascontiguousarray(places[:, :k])
-
-
-def _slice(pairs: CodePairs, rows: slice) -> CodePairs:
-    times = None if pairs.timestamps is None else pairs.timestamps[rows]
-    return CodePairs(pairs.users[rows], pairs.items[rows], pairs.texts[rows], times)

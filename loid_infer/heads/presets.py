@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from loid_infer.errors import BadSetting
 
@@ -74,16 +75,12 @@ def head_settings(
     Raises:
         BadSetting: an unknown preset or protocol, or a number outside its range.
     """
-    if preset not in PRESETS:
-        raise BadSetting("unknown preset", where="--preset", expected=" or ".join(PRESETS), got=repr(preset))
-    if protocol not in PROTOCOLS:
-        raise BadSetting("unknown protocol", where="--protocol", expected=" or ".join(PROTOCOLS), got=repr(protocol))
-    chosen = _DEFAULT if preset == "default" else _PAPER
-    chosen = replace(
-        chosen, protocol=protocol, k=k, lam=lam, margin=chosen.margin if margin is None else margin,
-        epochs=chosen.epochs if epochs is None else epochs, n_heads=chosen.n_heads if n_heads is None else n_heads,
-        dropout=chosen.dropout if dropout is None else dropout,
-    )  # fmt: skip
+    for what, name, known in (("preset", preset, PRESETS), ("protocol", protocol, PROTOCOLS)):
+        if name not in known:
+            raise BadSetting(f"unknown {what}", where=f"--{what}", expected=" or ".join(known), got=repr(name))
+    given: dict[str, Any] = {"margin": margin, "epochs": epochs, "n_heads": n_heads, "dropout": dropout}
+    chosen = replace(_DEFAULT if preset == "default" else _PAPER, protocol=protocol, k=k, lam=lam,
+                     **{name: value for name, value in given.items() if value is not None})  # fmt: skip
     for option, value, low, high in (("--k", k, 1, 1000), ("--lam", lam, 0, 100), ("--margin", chosen.margin, 0, 1e6),
                                      ("--epochs", chosen.epochs, 1, 10_000), ("--dropout", chosen.dropout, 0, 0.99),
                                      ("--n-heads", chosen.n_heads, 1, 1024)):  # fmt: skip

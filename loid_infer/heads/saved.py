@@ -23,7 +23,7 @@ from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
 from loid_infer.heads.loid import LoidNet
-from loid_infer.heads.model import LoidHead, LoidPredictor
+from loid_infer.heads.model import LoidHead, LoidPredictor, known
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.types import NO_TIME, Array, Bools, Digests, Interactions, Ints, Vectors
@@ -32,6 +32,8 @@ KIND = "head"
 FORMAT = 2
 CURVE_FILE = "curve.json"
 _FILE = "head.safetensors"
+_CODES = ("users", "items", "texts")
+_IDS = ("user_ids", "item_ids")
 _ARRAYS = ("user_bias", "item_bias", "bias_spread", "on_user", "on_item", "on_biases")
 
 
@@ -42,7 +44,6 @@ class SavedHead:
     head: LoidHead
     reviews: Interactions  # all rows of the table it was fitted on; ratings of the training part only, else NaN
     train: Bools  # [n]
-    rating_range: tuple[float, float]
     manifest: dict[str, Any]
 
     def training_digests(self) -> tuple[Ints, Digests]:
@@ -67,13 +68,13 @@ class SavedHead:
         table is told its text."""
         reviews = self.reviews
         n_items = len(reviews.item_ids)
-        order = np.argsort(reviews.users.astype(np.int64) * n_items + reviews.items, kind="stable")
-        keys = (reviews.users.astype(np.int64) * n_items + reviews.items)[order]
+        keys = reviews.users.astype(np.int64) * n_items + reviews.items
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
         wanted = np.where((users < 0) | (items < 0), -1, users * n_items + items)
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         texts = np.where(keys[at] == wanted, reviews.texts[order[at]], -1)
-        return CodePairs(_seen(users, reviews.users[self.train], len(reviews.user_ids)),
-                         _seen(items, reviews.items[self.train], n_items), texts)  # fmt: skip
+        return CodePairs(*known(reviews, self.train, users, items), texts)
 
 
 def save_head(
@@ -88,22 +89,18 @@ def save_head(
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
-    foundation = head.foundation
     tensors: dict[str, Tensor] = {f"net.{name}": tensor.detach() for name, tensor in head.net.state_dict().items()}
     tensors |= {f"scale.{part.name}": getattr(head.scale, part.name) for part in fields(TokenScale)}
-    tensors |= {f"foundation.{name}": torch.from_numpy(getattr(foundation, name)) for name in _ARRAYS}
-    ratings = np.where(train, interactions.ratings, np.nan).astype(np.float32)
+    tensors |= {f"foundation.{name}": torch.from_numpy(getattr(head.foundation, name)) for name in _ARRAYS}
     arrays: dict[str, Array] = {
-        "users": interactions.users.astype(np.int32),
-        "items": interactions.items.astype(np.int32),
-        "texts": interactions.texts.astype(np.int32),
+        **{name: getattr(interactions, name).astype(np.int32) for name in _CODES},
         "train": train,
-        "ratings": ratings,
+        "ratings": np.where(train, interactions.ratings, np.nan).astype(np.float32),
         "digests": interactions.digests,
         "empty": interactions.empty,
     }
-    for name, ids in (("user_ids", interactions.user_ids), ("item_ids", interactions.item_ids)):
-        encoded = [text.encode() for text in ids]
+    for name in _IDS:
+        encoded = [text.encode() for text in getattr(interactions, name)]
         arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{name}.ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     tensors |= {f"reviews.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -113,8 +110,8 @@ def save_head(
         "settings": asdict(head.settings),
         "seed": head.seed,
         "share": head.share,
-        "mean": foundation.mean,
-        "intercept": foundation.intercept,
+        "mean": head.foundation.mean,
+        "intercept": head.foundation.intercept,
         "rating_range": list(interactions.rating_range),
         "table_digest": interactions.digest,
     }
@@ -143,8 +140,7 @@ def load_head(folder: Path, mend: str) -> SavedHead:
         scale = TokenScale(**{part.name: tensors[f"scale.{part.name}"] for part in fields(TokenScale)})
         arrays = {name: tensors[f"foundation.{name}"].numpy() for name in _ARRAYS}
         foundation = Foundation(mean=manifest["mean"], intercept=manifest["intercept"], **arrays)
-        low, high = manifest["rating_range"]
-        reviews, train = _reviews(tensors, (low, high), manifest["table_digest"])
+        reviews = _reviews(tensors, manifest)
         net = LoidNet(settings, len(reviews.user_ids), len(reviews.item_ids), len(scale.center), scale.token_dim)
         net.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
         head = LoidHead(settings, scale, foundation, net, manifest["share"], manifest["seed"])
@@ -152,33 +148,26 @@ def load_head(folder: Path, mend: str) -> SavedHead:
         raise BadArtifact(
             f"the head cannot be read: {str(error).splitlines()[0]}", where=str(folder), mend=mend
         ) from error
-    return SavedHead(head, reviews, train, (low, high), manifest)
+    return SavedHead(head, reviews, tensors["reviews.train"].numpy(), manifest)
 
 
-def _reviews(tensors: dict[str, Tensor], rating_range: tuple[float, float], digest: str) -> tuple[Interactions, Bools]:
-    part = {name[8:]: tensor.numpy() for name, tensor in tensors.items() if name.startswith("reviews.")}
-    ids = [_ids(part[f"{name}.bytes"], part[f"{name}.ends"]) for name in ("user_ids", "item_ids")]
-    reviews = Interactions(
-        user_ids=ids[0],
-        item_ids=ids[1],
-        users=part["users"].astype(np.int64),
-        items=part["items"].astype(np.int64),
-        ratings=part["ratings"],
-        timestamps=np.full(len(part["users"]), NO_TIME),
-        texts=part["texts"].astype(np.int64),
-        digests=part["digests"],
-        empty=part["empty"],
-        rating_range=rating_range,
-        digest=digest,
+def _reviews(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> Interactions:
+    low, high = manifest["rating_range"]
+    parts = {name[8:]: tensor.numpy() for name, tensor in tensors.items() if name.startswith("reviews.")}
+    codes: dict[str, Any] = {name: parts[name].astype(np.int64) for name in _CODES}
+    ids: dict[str, Any] = {name: _ids(parts[f"{name}.bytes"], parts[f"{name}.ends"]) for name in _IDS}
+    return Interactions(
+        **ids,
+        **codes,
+        ratings=parts["ratings"],
+        timestamps=np.full(len(parts["users"]), NO_TIME),
+        digests=parts["digests"],
+        empty=parts["empty"],
+        rating_range=(low, high),
+        digest=manifest["table_digest"],
     )
-    return reviews, part["train"]
 
 
 def _ids(content: Array, ends: Ints) -> list[str]:
     whole, bounds = content.tobytes(), [0, *ends.tolist()]
     return [whole[start:end].decode() for start, end in pairwise(bounds)]
-
-
-def _seen(codes: Ints, training: Ints, n: int) -> Ints:
-    counts = np.bincount(training, minlength=n + 1)  # code -1 finds the last, which is 0
-    return np.where(counts[codes] > 0, codes, -1)

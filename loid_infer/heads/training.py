@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from loid_infer.checkpoint import Checkpoint
+from loid_infer.checkpoint import Checkpoint, History
 from loid_infer.data.histories import CodePairs, Histories, histories
-from loid_infer.heads.baselines import Baselines, fit_baselines, left_out_biases, ratings_of
-from loid_infer.heads.descent import Material, Trained, train_network
-from loid_infer.heads.foundation import Examples, fit_readout, history_readout, no_foundation
+from loid_infer.heads.baselines import Baselines, Ratings, fit_baselines, left_out_biases
+from loid_infer.heads.descent import Material, train_network
+from loid_infer.heads.foundation import Examples, Foundation, fit_readout, history_readout
 from loid_infer.heads.loid import LoidNet
-from loid_infer.heads.model import LoidHead, LoidPredictor
+from loid_infer.heads.model import LoidHead, LoidPredictor, known
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import token_scale, tokens_of
 from loid_infer.types import Bools, Floats, Interactions, Progress, Split, Vectors
@@ -24,20 +24,18 @@ from loid_infer.types import Bools, Floats, Interactions, Progress, Split, Vecto
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A head and what it is compared with."""
+    """A head, what it is compared with, and how the training of its network went."""
 
     baselines: Baselines
-    trained: Trained
+    predictor: LoidPredictor  # the head with the histories and vectors it looks at
+    history: History  # by epoch; steps are pairs, losses the mean over the epoch's pairs
+    best_epoch: int  # whose weights were kept
+    samples_per_s: float  # training pairs of this process, without evaluation
 
     @property
     def head(self) -> LoidHead:
         """All that was learnt."""
-        return self.trained.head
-
-    @property
-    def predictor(self) -> LoidPredictor:
-        """The head with the histories and vectors it looks at."""
-        return self.trained.predictor
+        return self.predictor.head
 
 
 def fit_head(
@@ -55,51 +53,49 @@ def fit_head(
     The same arguments give the same head, bit for bit, on the same machine's CPU. Under `strict` no pair's own review
     is in its history, nor its own rating in its biases.
     """
-    ratings, strict = ratings_of(interactions), settings.protocol == "strict"
+    n_users, n_items, strict = len(interactions.user_ids), len(interactions.item_ids), settings.protocol == "strict"
+    ratings = Ratings(interactions.users, interactions.items, interactions.ratings.astype(np.float64), n_users, n_items)
     train_ratings = ratings.where(split.train)
     baselines = fit_baselines(train_ratings, ratings.where(split.valid), interactions.rating_range, seed)
     drawn = histories(interactions, split.train if strict else np.ones(interactions.n, bool),
                       strict=strict, by_time=split.kind == "time")  # fmt: skip
     tokens = tokens_of(interactions, vectors, token_scale(interactions, split.train, vectors, settings, seed))
-    n_users, n_items, x = ratings.n_users, ratings.n_items, tokens.scale.token_dim
-    foundation = no_foundation(n_users, n_items, x)
-    user_bias: Floats = np.zeros(int(split.train.sum()))
-    item_bias: Floats = np.zeros_like(user_bias)
-    if settings.with_biases and not settings.ids:
-        foundation = replace(foundation, mean=baselines.bias.mean)
-    elif settings.with_biases:
-        user_bias, item_bias = left_out_biases(train_ratings, baselines.bias, seed)
-        spread = np.maximum([user_bias.std(), item_bias.std()], 1e-3)
-        foundation = replace(foundation, mean=baselines.bias.mean, user_bias=baselines.bias.user_bias,
-                             item_bias=baselines.bias.item_bias, bias_spread=spread)  # fmt: skip
-    train = _examples(interactions, split, split.train, user_bias, item_bias, drawn, settings, seed)
+    x, none = tokens.scale.token_dim, np.zeros(len(train_ratings.values))
+    on_user, on_item = np.zeros((2, x))
+    foundation = Foundation(
+        0.0, np.zeros(n_users + 1), np.zeros(n_items + 1), np.ones(2), on_user, on_item, np.zeros(4), 0.0
+    )
+    biases: tuple[Floats, Floats] = (none, none)
     if settings.with_biases:
-        valid_pairs = pairs_of(interactions, split, split.valid)
-        known = foundation.user_bias[valid_pairs.users], foundation.item_bias[valid_pairs.items]
-        valid = _examples(interactions, split, split.valid, *known, drawn, settings, seed)
+        foundation = replace(foundation, mean=baselines.bias.mean)
+    if settings.with_biases and settings.ids:
+        biases = left_out_biases(train_ratings, baselines.bias, seed)
+        foundation = replace(foundation, user_bias=baselines.bias.user_bias, item_bias=baselines.bias.item_bias,
+                             bias_spread=np.maximum([part.std() for part in biases], 1e-3))  # fmt: skip
+    train = _examples(interactions, split, split.train, *biases, drawn, settings, seed)
+    valid_pairs = pairs_of(interactions, split, split.valid)
+    if settings.with_biases:
+        known_biases = foundation.user_bias[valid_pairs.users], foundation.item_bias[valid_pairs.items]
+        valid = _examples(interactions, split, split.valid, *known_biases, drawn, settings, seed)
         foundation = fit_readout(foundation, train, valid, drawn, tokens, seed)
     readout = (history_readout(drawn.by_user, tokens, foundation.on_user, train.of_user),
                history_readout(drawn.by_item, tokens, foundation.on_item, train.of_item))  # fmt: skip
-    data = Material(settings, foundation, train, pairs_of(interactions, split, split.valid),
-                 interactions.ratings[split.valid].astype(np.float64), drawn, tokens, readout,
-                 interactions.rating_range, seed, device)  # fmt: skip
+    data = Material(settings, foundation, train, valid_pairs, interactions.ratings[split.valid].astype(np.float64),
+                    drawn, tokens, readout, interactions.rating_range, seed, device)  # fmt: skip
     with torch.random.fork_rng(devices=[] if device == "cpu" else None):
         torch.manual_seed(seed)
         net = LoidNet(settings, n_users, n_items, vectors.shape[1], x)
         if not settings.with_biases:
             torch.nn.init.constant_(net.last.bias, baselines.mean.mean)
-        return Fitted(baselines, train_network(net, data, checkpoint, progress))
+        return Fitted(baselines, *train_network(net, data, checkpoint, progress))
 
 
 def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs:
     """The pairs of `rows [n]` as a head of `split` may see them: users and items without training reviews are unknown,
     and under a split by time histories end before the pair."""
-    users, items = interactions.users[rows].astype(np.int64), interactions.items[rows].astype(np.int64)
-    seen_users = np.bincount(interactions.users[split.train], minlength=len(interactions.user_ids)) > 0
-    seen_items = np.bincount(interactions.items[split.train], minlength=len(interactions.item_ids)) > 0
+    pairs = interactions.users[rows].astype(np.int64), interactions.items[rows].astype(np.int64)
     times = interactions.timestamps[rows] if split.kind == "time" else None
-    return CodePairs(np.where(seen_users[users], users, -1), np.where(seen_items[items], items, -1),
-                     interactions.texts[rows], times)  # fmt: skip
+    return CodePairs(*known(interactions, split.train, *pairs), interactions.texts[rows], times)
 
 
 def _examples(

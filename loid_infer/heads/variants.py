@@ -42,14 +42,10 @@ def variants(settings: HeadSettings) -> list[Variant]:
         Variant("no ratings in histories", replace(settings, history_ratings=False)),
     ]
     changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", replace(settings, lam=lam)) for lam in LAMS]
-    changed += [Variant(f"k = {k}", with_k(settings, k)) for k in KS]
+    for k in KS:  # in prediction too where that reads what training draws
+        most = k if settings.max_history == settings.k else max(k, settings.max_history)
+        changed.append(Variant(f"k = {k}", replace(settings, k=k, max_history=most)))
     return [variant for variant in changed if variant.settings != settings or variant.vectors != "stored"]
-
-
-def with_k(settings: HeadSettings, k: int) -> HeadSettings:
-    """`settings` with histories of `k` reviews in training, and in prediction where that is what they are."""
-    drawn_alike = settings.max_history == settings.k
-    return replace(settings, k=k, max_history=k if drawn_alike else max(k, settings.max_history))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,22 +32,21 @@ def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
 
 def mse(predictions: Floats, ratings: Floats) -> float:
     """Mean squared error (LoID eq. 4 and 10, and the measure of its table 1); nan without rows."""
-    if not len(ratings):
-        return math.nan
-    return float(np.mean((predictions.astype(np.float64) - ratings.astype(np.float64)) ** 2))
+    errors = predictions.astype(np.float64) - ratings.astype(np.float64)
+    return float(np.mean(errors**2)) if len(errors) else math.nan
 
 
 def mae(predictions: Floats, ratings: Floats) -> float:
     """Mean absolute error; nan without rows."""
-    if not len(ratings):
-        return math.nan
-    return float(np.mean(np.abs(predictions.astype(np.float64) - ratings.astype(np.float64))))
+    errors = predictions.astype(np.float64) - ratings.astype(np.float64)
+    return float(np.mean(np.abs(errors))) if len(errors) else math.nan
 
 
-def paired(differences: Floats, test_share: float) -> Paired:
+def paired(differences: Floats, test_share: float = 0.0) -> Paired:
     """Corrected resampled t interval of `differences [n]`, one a split (Nadeau & Bengio 2003, section 3, estimator 7).
 
-    Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`.
+    Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`. Without a
+    share it is Student's t interval, of one difference a test pair: how far chance among the pairs alone may reach.
 
     Args:
         test_share: `n_test / n_train`, 1/8 for a split of 8:1:1.
@@ -56,16 +55,7 @@ def paired(differences: Floats, test_share: float) -> Paired:
     if n < 2:
         return Paired(mean, -math.inf, math.inf, n)
     variance = float(np.var(differences.astype(np.float64), ddof=1))
-    half = student_975(n - 1) * math.sqrt(variance * (1 / n + test_share))
-    return Paired(mean, mean - half, mean + half, n)
-
-
-def paired_rows(differences: Floats) -> Paired:
-    """Student's t interval of `differences [n]`, one a test pair: how far chance among the pairs alone may reach."""
-    n, mean = len(differences), float(np.mean(differences, dtype=np.float64))
-    if n < 2:
-        return Paired(mean, -math.inf, math.inf, n)
-    half = student_975(min(n - 1, _NORMAL)) * math.sqrt(float(np.var(differences.astype(np.float64), ddof=1)) / n)
+    half = student_975(min(n - 1, _NORMAL)) * math.sqrt(variance * (1 / n + test_share))
     return Paired(mean, mean - half, mean + half, n)
 
 

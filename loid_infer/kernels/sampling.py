@@ -65,8 +65,7 @@ def choose(key: Array, sizes: Ints, k: int) -> Ints:
     Up to `k` there is nothing to draw: all of them, ascending. Beyond, Floyd's algorithm (Bentley & Floyd 1987): every
     subset of size `k` is equally likely, in k draws without rejection.
     """
-    chosen = np.arange(k) + np.zeros((len(sizes), 1), np.int64)
-    chosen[chosen >= sizes[:, None]] = -1
+    chosen = np.where(np.arange(k) < sizes[:, None], np.arange(k), -1)
     large = np.flatnonzero(sizes > k)
     if large.size:
         chosen[large] = _floyd(key[large], sizes[large], k)

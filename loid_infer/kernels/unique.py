@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from loid_infer.types import Bools, Digests, Ints
+from loid_infer.types import Digests, Ints
 
 
 def first_rows(digests: Digests) -> Ints:
     """The rows of `digests [n, 16]` that are the first of their value, ascending, int64 `[n_unique]`."""
-    halves = np.ascontiguousarray(digests).view(np.uint64)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: within a value, rows ascend
-    new: Bools = np.ones(len(order), np.bool_)
-    ordered = halves[order]
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.sort(order[new])
+    _, rows = np.unique(np.ascontiguousarray(digests).view("S16").ravel(), return_index=True)
+    return np.sort(rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loid_infer.pages.markup import Html, joined
-from loid_infer.pages.plot import Scale, axis_below, drawing, line, mark, padded, shortened, tick_text, words
+from loid_infer.pages.markup import Html, element, joined
+from loid_infer.pages.plot import Scale, arrow, axis_below, dot, drawing, line, padded, words
 
 _WIDTH, _ROW, _TOP = 920.0, 30.0, 30.0
 _LEFT, _RIGHT = 292.0, 590.0  # of the plot; names before it, figures behind it
@@ -23,16 +23,9 @@ class Difference:
     mean: float
     low: float | None  # 95 % interval; None: there is none
     high: float | None
-    parts: tuple[float, ...] = ()  # the difference on each split
-    color: str = "blue"
-    odd: bool = False  # out of anybody's reach
+    parts: tuple[float, ...]  # the difference on each split
+    color: str  # gray: nothing to compete with
     far: bool = False  # does not decide the scale: drawn at the edge if it is beyond
-    reference: bool = False  # what the others are compared with
-
-    @property
-    def telling(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def differences(rows: Sequence[Difference], said: str) -> Html:
@@ -43,19 +36,16 @@ def differences(rows: Sequence[Difference], said: str) -> Html:
     """
     bottom = _TOP + _ROW * len(rows)
     scale = Scale(*_span(rows), _LEFT, _RIGHT)
-    ticks = scale.ticks()
     zero = scale(0.0)
-    head = [words(0, 16, "model", "small.faint"), words(_VALUE, 16, "test MSE", "small.faint.end"),
-            words(_MEAN, 16, "difference", "small.faint.end"),
-            words(_WIDTH, 16, "95 % interval", "small.faint.end")]  # fmt: skip
-    below = [
-        axis_below(scale, _TOP - 4, bottom, ticks, [tick_text(tick, ticks) for tick in ticks]),
-        line((zero, _TOP - 4), (zero, bottom), "axis", 1.5),
-        words(_LEFT, bottom + 38, "← better", "small.faint"),
-        words(_RIGHT, bottom + 38, "worse →", "small.faint.end"),
-    ]
     drawn = joined(_row(row, _TOP + _ROW * (number + 0.5), scale) for number, row in enumerate(rows))
-    return drawing(_WIDTH, bottom + 46, said, *head, *below, drawn)
+    return drawing(
+        _WIDTH, bottom + 46, said, words(0, 16, "model", "small.faint"),
+        words(_VALUE, 16, "test MSE", "small.faint.end"), words(_MEAN, 16, "difference", "small.faint.end"),
+        words(_WIDTH, 16, "95 % interval", "small.faint.end"), axis_below(scale, _TOP - 4, bottom),
+        line((zero, _TOP - 4), (zero, bottom), "axis", 1.5),
+        words(_LEFT, bottom + 38, "← better", "small.faint"), words(_RIGHT, bottom + 38, "worse →", "small.faint.end"),
+        drawn,
+    )  # fmt: skip
 
 
 def signed(value: float) -> str:
@@ -76,25 +66,20 @@ def _span(rows: Sequence[Difference]) -> tuple[float, float]:
 
 
 def _row(row: Difference, y: float, scale: Scale) -> Html:
-    look = "gray" if row.reference or row.odd else row.color
-    parts = [words(0, y + 4, shortened(row.name, _NAME), "faint" if row.odd else "", whole=row.name),
+    look, telling = row.color, False
+    name = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME - 1]}…"
+    parts = [element("g", element("title", row.name), words(0, y + 4, name)),
              words(_VALUE, y + 4, f"{row.mse:.4f}", "end")]  # fmt: skip
-    if row.reference:
-        return joined([*parts, mark("diamond", (scale(0.0), y), f"{look}.fill", 4.5),
-                       words(_MEAN, y + 4, "reference", "faint.end")])  # fmt: skip
     if row.low is not None and row.high is not None:
-        start, end = scale(row.low), scale(row.high)
-        if end > start:
-            parts.append(line((start, y), (end, y), f"{look}.stroke", 2.5))
-        parts += [mark("left", (start - 2, y), f"{look}.fill")] if row.low < scale.low else []
-        parts += [mark("right", (end + 2, y), f"{look}.fill")] if row.high > scale.high else []
-    parts += [mark("circle", (scale(part), y), f"{look}.fill.light", 2.5) for part in row.parts]
-    x = scale(row.mean)
-    if scale.low <= row.mean <= scale.high:
-        parts.append(mark("circle", (x, y), f"{look}.fill" if row.telling else f"{look}.hollow", 5.5))
-    else:
-        parts.append(mark("left" if row.mean < scale.low else "right", (x, y), f"{look}.fill", 6.5))
-    parts.append(words(_MEAN, y + 4, signed(row.mean), f"end{'.bold' if row.telling and not row.odd else ''}"))
-    if row.low is not None and row.high is not None:
+        telling = row.low > 0 or row.high < 0
+        parts.append(line((scale(row.low), y), (scale(row.high), y), f"{look}.stroke", 2.5))
+        parts += [arrow((_LEFT - 2, y), f"{look}.fill", -5.0)] if row.low < scale.low else []
+        parts += [arrow((_RIGHT + 2, y), f"{look}.fill", 5.0)] if row.high > scale.high else []
         parts.append(words(_WIDTH, y + 4, f"{signed(row.low)} to {signed(row.high)}", "end.faint"))
+    parts += [dot((scale(part), y), f"{look}.fill.light", 2.5) for part in row.parts]
+    if scale.low <= row.mean <= scale.high:
+        parts.append(dot((scale(row.mean), y), f"{look}.fill" if telling else f"{look}.hollow", 5.5))
+    else:
+        parts.append(arrow((scale(row.mean), y), f"{look}.fill", -6.5 if row.mean < 0 else 6.5))
+    parts.append(words(_MEAN, y + 4, signed(row.mean), "end.bold" if telling and look != "gray" else "end"))
     return joined(parts)

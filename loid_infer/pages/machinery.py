@@ -7,44 +7,30 @@ from collections.abc import Iterator, Sequence
 from loid_infer.encoders.proof import GATES
 from loid_infer.pages import wording
 from loid_infer.pages.chapters import plugin_curves
-from loid_infer.pages.graph import graph
 from loid_infer.pages.lineage import lineage
 from loid_infer.pages.markup import Content, Html, element, joined, table
-from loid_infer.pages.missing import Missing, missing_list
-from loid_infer.pages.plot import figure, legend
-from loid_infer.pages.points import Distance, distances
-from loid_infer.pages.records import EncoderRecord, EncodingRecord, Findings, Similarity
+from loid_infer.pages.missing import missing_besides, missing_list
+from loid_infer.pages.plot import figure
+from loid_infer.pages.records import EncoderRecord, EncodingRecord, Findings, PluginRecord, Similarity
 
 _STAGES = ("read", "tokenize", "forward", "commit")
 
 
-def machinery(found: Findings, missing: Sequence[Missing]) -> Html:
-    """Encoding, parity, lineage, what plugins learnt, similarity; what was not measured is named with its command."""
-    parts: list[Content] = []
+def machinery(found: Findings) -> Iterator[tuple[str, Html]]:
+    """Title and content: encoding, parity, lineage, what plugins learnt, similarity, and what was not measured."""
     if found.encodings:
-        parts += [_title("Encoding", "encoding"), _throughput(found.encodings), _stages(found.encodings)]
+        yield "Encoding", joined([_throughput(found.encodings), _stages(found.encodings)])
     if found.encoders:
-        parts += [_title("Parity", "parity"), _parity(found.encoders)]
-    shape = lineage(found)
-    if shape.boxes:
-        drawn = graph(shape.boxes, shape.lines, "Lineage of plugins, encoders and heads")
-        shown = figure("What rests on what", "Base, plugins, encoders and heads", wording.LINEAGE, drawn)
-        parts += [_title("Lineage", "lineage"), shown]
+        yield "Parity", _parity(found.encoders)
+    if rows := list(lineage(found)):
+        columns = ("what", "name", "of", "rests on")
+        yield "Lineage", figure("What rests on what", "", wording.LINEAGE, table(columns, rows, n_left=4))
     if found.trained:
-        parts += [_title("What plugins have learnt", "plugins"), _plugins(found), plugin_curves(found.trained)]
+        yield "Plugins", joined([_plugins(found.trained), plugin_curves(found.trained)])
     if found.similarity:
-        parts += [_title("Similarity of domains", "similarity"), _similar(found.similarity)]
-    if missing:
-        parts += [_title("What else could be here", "missing"), missing_list(missing)]
-    return element("section", *parts)
-
-
-def _title(said: str, name: str) -> Html:
-    return element("h2", said, at={"id": name})
-
-
-def _panel(title: str, how: str, listed: Html) -> Html:
-    return element("div.panel", element("h3", title), listed, element("p.how", how))
+        yield "Similarity", _similar(found.similarity)
+    if missing := list(missing_besides(found)):
+        yield "Not measured", missing_list(missing)
 
 
 def _bar(said: str, share: float, note: str = "") -> Html:
@@ -65,7 +51,7 @@ def _throughput(runs: Sequence[EncodingRecord]) -> Html:
                     f"{run.n_truncated:,}", f"{run.peak_rss_bytes / 2**20:,.0f}")  # fmt: skip
 
     columns = ("run", "tokens/s", "texts/s", "texts encoded", "tokens", "padding", "cut off", "peak MiB")
-    return _panel("Throughput", wording.THROUGHPUT, table(columns, map(row, runs), n_left=2))
+    return figure("Throughput", "", wording.THROUGHPUT, table(columns, map(row, runs), n_left=2))
 
 
 def _stages(runs: Sequence[EncodingRecord]) -> Html:
@@ -78,7 +64,7 @@ def _stages(runs: Sequence[EncodingRecord]) -> Html:
         yield from (f"{run.seconds:.2f} s", f"{run.setup_s:.2f} s")
 
     columns = ("run", *_STAGES, "whole run", "setup")
-    return _panel("Time by stage", wording.STAGES, table(columns, map(row, runs), n_left=1 + len(_STAGES)))
+    return figure("Time by stage", "", wording.STAGES, table(columns, map(row, runs), n_left=1 + len(_STAGES)))
 
 
 def _run(run: EncodingRecord) -> Html:
@@ -87,37 +73,27 @@ def _run(run: EncodingRecord) -> Html:
 
 
 def _parity(encoders: Sequence[EncoderRecord]) -> Html:
-    rows, drawn = [], []
-    for encoder in encoders:
-        which, least = GATES.get(encoder.card.precision, ("cos_min", None))
-        for runtime, parity in sorted(encoder.parity.runtimes.items()):
-            held = parity.cos_mean if which == "cos_mean" else parity.cos_min
-            passed = encoder.parity.passed if least is None else held >= least
-            gate = None if least is None else 1 - least
-            drawn.append(Distance(encoder.name, runtime, 1 - parity.cos_min, 1 - parity.cos_mean, gate, passed))
-            rows.append((encoder.name, encoder.card.precision, runtime, encoder.parity.gate, f"{parity.cos_min:.7f}",
-                         f"{parity.cos_mean:.7f}", f"{parity.max_abs:.2g}", str(parity.n_texts)))  # fmt: skip
-    if not drawn:
-        return element("div.missing", "The exports name no runtime that was measured.")
-    signs = legend(("circle", "blue.fill", "worst text"), ("circle", "blue.hollow", "mean of the texts"),
-                   ("line", "red.stroke", "gate"))  # fmt: skip
-    shown = distances(drawn, "1 − cosine, less is better", "Distance of each runtime to the reference")
-    columns = ("encoder", "precision", "runtime", "gate", "worst cosine", "mean cosine", "largest difference", "texts")
-    figures = element("details", element("summary", "The same in figures"), table(columns, rows, n_left=4))
-    return joined([figure("Distance to the reference", "", wording.PARITY, signs, shown), figures])
+    def row(encoder: EncoderRecord, runtime: str) -> Iterator[Content]:
+        parity, precision = encoder.parity.runtimes[runtime], encoder.card.precision
+        yield from (encoder.name, precision, runtime, encoder.parity.gate)
+        passed = parity.passes(precision) if precision in GATES else encoder.parity.passed
+        yield "passes" if passed else element("strong.bad", "misses its gate")
+        yield from (f"{parity.cos_min:.7f}", f"{parity.cos_mean:.7f}", f"{parity.max_abs:.2g}", str(parity.n_texts))
+
+    rows = [row(encoder, runtime) for encoder in encoders for runtime in sorted(encoder.parity.runtimes)]
+    columns = ("encoder", "precision", "runtime", "gate", "", "worst cosine", "mean cosine", "largest difference",
+               "texts")  # fmt: skip
+    return figure("Distance to the reference", "", wording.PARITY, table(columns, rows, n_left=5))
 
 
-def _plugins(found: Findings) -> Html:
-    names = {plugin.digest: plugin.name for plugin in found.plugins}
-    rows = []
-    for plugin in found.trained:
+def _plugins(plugins: Sequence[PluginRecord]) -> Html:
+    def row(plugin: PluginRecord) -> Iterator[Content]:
         test, variance = plugin.metrics.test_mse or 0.0, plugin.metrics.test_variance
-        under = sorted(names.get(digest, digest[:8]) for digest in plugin.on)
-        rows.append((plugin.name, ", ".join(plugin.domains), ", ".join(under) or "the plain base", f"{test:.4f}",
-                     "" if variance is None else f"{variance:.4f}",
-                     "" if not variance else f"{test / variance:.2f}"))  # fmt: skip
-    columns = ("plugin", "domain", "over", "test MSE", "variance", "ratio")
-    return _panel("Trained plugins", wording.PLUGINS, table(columns, rows, n_left=3))
+        yield from (plugin.name, ", ".join(plugin.domains), f"{test:.4f}")
+        yield from (f"{variance:.4f}", f"{test / variance:.2f}") if variance else ("", "")
+
+    columns = ("plugin", "domain", "test MSE", "variance", "ratio")
+    return figure("Trained plugins", "", wording.PLUGINS, table(columns, map(row, plugins), n_left=2))
 
 
 def _similar(found: Similarity) -> Html:

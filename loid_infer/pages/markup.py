@@ -43,7 +43,7 @@ def element(tag: str, *content: Content, at: Mapping[str, Value] | None = None) 
 
     Args:
         tag: its name, with the classes it has: `p.note`.
-        at: its attributes; numbers are written with two digits at most.
+        at: its attributes; numbers are written with two digits at most: the same text on every machine.
     """
     name, *classes = tag.split(".")
     attributes = {"class": " ".join(classes)} if classes else {}
@@ -51,14 +51,11 @@ def element(tag: str, *content: Content, at: Mapping[str, Value] | None = None) 
     return Html(f"<{name}{said}>") if name in _VOID else Html(f"<{name}{said}>{joined(content).text}</{name}>")
 
 
-def number(value: float) -> str:
-    """`value` with two digits at most: the same text on every machine."""
+def _value(value: Value) -> str:
+    if isinstance(value, str):
+        return value
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
-
-
-def _value(value: Value) -> str:
-    return value if isinstance(value, str) else number(value)
 
 
 def table(head: Iterable[Content], rows: Iterable[Iterable[Content]], *, n_left: int = 1) -> Html:

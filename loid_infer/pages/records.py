@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loid_infer.data.canonical import TableFacts
+from loid_infer.encoders.proof import Parity
 from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, STRICT, Bin, Bucket, ModelErrors, Run
 
 
@@ -18,16 +20,6 @@ class History:
     losses: tuple[float | None, ...]  # of each step or epoch
     eval_steps: tuple[float, ...]
     eval_mse: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TableRecord:
-    """A domain's reviews."""
-
-    n_reviews: int
-    n_users: int
-    n_items: int
-    synthetic: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +45,30 @@ class Evaluation:
         return (self.domain, *filter(None, marks))
 
     @property
-    def models(self) -> tuple[ModelErrors, ...]:
-        """Baselines, heads, and what is beside them to compare with."""
-        return tuple(model for model in self.summary if model.model in NO_VARIANTS)
-
-    @property
     def variants(self) -> tuple[ModelErrors, ...]:
-        """The first encoder's head with one thing changed."""
+        """The first encoder's head with one thing changed; all others are baselines, heads, and what is beside them."""
         return tuple(model for model in self.summary if model.model not in NO_VARIANTS)
 
     @property
-    def head(self) -> ModelErrors | None:
-        """The first encoder's head."""
-        return next((model for model in self.summary if model.model == HEAD), None)
-
-    @property
     def result(self) -> ModelErrors | None:
-        """The head whose error is a result: one that never saw the review to be predicted."""
-        if self.protocol != "paper":
-            return self.head
-        return next((model for model in self.summary if model.model == STRICT), None)
+        """The first head whose error is a result: one that never saw the review to be predicted."""
+        return self.named(STRICT if self.protocol == "paper" else HEAD)
 
     @property
     def bias(self) -> ModelErrors | None:
         """The baseline everything is compared with."""
-        return next((model for model in self.summary if model.model == BASELINES[1]), None)
+        return self.named(BASELINES[1])
+
+    def named(self, model: str) -> ModelErrors | None:
+        """The first model of that name."""
+        return next((one for one in self.summary if one.model == model), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Test MSE of a fit's baselines."""
+    """Test MSE of a fit's baselines, as far as it is shown."""
 
-    global_mean: float
     bias: float
-    mf: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +83,6 @@ class HeadRecord:
     protocol: str
     split: str
     split_seed: int
-    n_train: int
-    n_test: int
     test_mse: float
     test_mae: float
     baselines: Baselines
@@ -113,50 +93,28 @@ class HeadRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class BaseRecord:
-    """A plain model."""
+class Weights:
+    """A base or a plugin that an artifact names."""
 
     name: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class PluginName:
-    """A plugin that another artifact names."""
-
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class ParityRecord:
-    """How far a runtime's vectors are from the reference's."""
-
-    cos_min: float
-    cos_mean: float
-    max_abs: float
-    n_texts: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProofRecord:
     """What an export proved."""
 
-    runtime: str
     gate: str
     passed: bool
-    runtimes: Mapping[str, ParityRecord]
+    runtimes: Mapping[str, Parity]
 
 
 @dataclass(frozen=True, slots=True)
 class SpecRecord:
-    """What an encoder is."""
+    """What an encoder is, as far as it is shown."""
 
-    n_layers: int
-    hidden_dim: int
     max_tokens: int
     precision: str
-    store_dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +123,9 @@ class EncoderRecord:
 
     name: str
     fingerprint: str
-    base: BaseRecord
-    plugins: tuple[PluginName, ...]
+    base: Weights
+    plugins: tuple[Weights, ...]  # with all that they rest on
     card: SpecRecord
-    precision_reason: str
     parity: ProofRecord
 
 
@@ -190,7 +147,6 @@ class PluginSettings:
 class PluginMetrics:
     """Of a training."""
 
-    val_mse: float | None = None
     test_mse: float | None = None
     test_variance: float | None = None
 
@@ -202,9 +158,10 @@ class PluginRecord:
     name: str
     digest: str
     method: str
-    base: BaseRecord
-    on: tuple[str, ...]
-    parents: tuple[PluginName, ...]
+    base: Weights
+    on: tuple[str, ...]  # digests of all beneath it, however deep
+    holds: tuple[str, ...]  # digests of all that was summed into it, however deep
+    parents: tuple[Weights, ...]  # what it was merged of
     trained_on: tuple[Seen, ...]
     settings: PluginSettings
     metrics: PluginMetrics
@@ -232,13 +189,8 @@ class EncodingRecord:
 
     domain: str
     encoder: str
-    fingerprint: str
     runtime: str
     runtime_detail: str
-    precision: str
-    max_tokens: int
-    n_unique: int
-    n_hits: int
     n_encoded: int
     n_truncated: int
     n_tokens: int
@@ -269,19 +221,40 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """All there is to show."""
+class Domain:
+    """All there is to show of one domain."""
 
-    domains: tuple[str, ...]
-    tables: Mapping[str, TableRecord]  # by domain
-    evaluations: Mapping[str, Evaluation]  # by domain: the strict one on random splits, if there is one
-    further: Mapping[str, tuple[Evaluation, ...]]  # the others of each domain
+    name: str
+    table: TableFacts | None
+    evaluations: tuple[Evaluation, ...]  # the strict one on random splits first, if there is one
     heads: tuple[HeadRecord, ...]
+    encodings: tuple[EncodingRecord, ...]
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The first."""
+        return next(iter(self.evaluations), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All there is to show, by name."""
+
+    domains: tuple[Domain, ...]
     encoders: tuple[EncoderRecord, ...]
     plugins: tuple[PluginRecord, ...]
-    encodings: tuple[EncodingRecord, ...]
     similarity: Similarity | None
     left_out: tuple[str, ...]  # files that cannot be read, and why
+
+    @property
+    def heads(self) -> tuple[HeadRecord, ...]:
+        """Of all domains."""
+        return tuple(head for domain in self.domains for head in domain.heads)
+
+    @property
+    def encodings(self) -> tuple[EncodingRecord, ...]:
+        """Of all domains."""
+        return tuple(run for domain in self.domains for run in domain.encodings)
 
     @property
     def trained(self) -> tuple[PluginRecord, ...]:

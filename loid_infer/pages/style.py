@@ -9,13 +9,13 @@ _SHEET = """
   color-scheme: light dark;
   --paper: #fbfaf8; --card: #ffffff; --ink: #1d2129; --soft: #5c6370; --faint: #8b919c; --line: #e3e1dc;
   --grid: #ecebe7; --blue: #0b66a8; --orange: #c2500a; --green: #0a7d5a; --violet: #8a4f9e; --gray: #7d838e;
-  --good: #0a7d5a; --bad: #b3261e; --tint: #eef4f9;
+  --bad: #b3261e; --tint: #eef4f9;
   --shadow: 0 1px 2px rgb(30 35 45 / .05), 0 4px 16px rgb(30 35 45 / .04);
 }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14161a; --card: #1b1e24; --ink: #e6e8ec; --soft: #a7adb8; --faint: #7f8692; --line: #2d323b;
   --grid: #282c34; --blue: #62b1ec; --orange: #f09a5b; --green: #4cc39b; --violet: #cf9be0; --gray: #9298a3;
-  --good: #4cc39b; --bad: #f28b82; --tint: #1f2a36; --shadow: none;
+  --bad: #f28b82; --tint: #1f2a36; --shadow: none;
 } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
@@ -33,15 +33,14 @@ p { margin: 0 0 12px; }
 .soft { color: var(--soft); }
 nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 18px 0 0; }
 nav a { color: var(--soft); text-decoration: none; font-size: 14px; border: 1px solid var(--line);
-  border-radius: 99px;
-  padding: 2px 12px; background: var(--card); overflow-wrap: anywhere; }
+  border-radius: 99px; padding: 2px 12px; background: var(--card); overflow-wrap: anywhere; }
 nav a:hover { color: var(--blue); border-color: var(--blue); }
 a { color: var(--blue); }
 code { font: 13px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; background: var(--tint);
   border-radius: 5px; padding: 2px 6px; overflow-wrap: anywhere; }
-figure, .panel { margin: 16px 0 0; background: var(--card); border: 1px solid var(--line); border-radius: 14px;
+figure { margin: 16px 0 0; background: var(--card); border: 1px solid var(--line); border-radius: 14px;
   padding: 20px 22px 16px; box-shadow: var(--shadow); min-width: 0; }
-figcaption, .how { color: var(--soft); font-size: 14px; line-height: 1.5; margin: 10px 0 0; max-width: 58em; }
+figcaption { color: var(--soft); font-size: 14px; line-height: 1.5; margin: 10px 0 0; max-width: 58em; }
 figure > .sub { color: var(--soft); font-size: 14px; margin: 0 0 10px; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 16px; align-items: stretch; }
 .wide { overflow-x: auto; }
@@ -55,15 +54,12 @@ svg .faint { fill: var(--soft); } svg .small { font-size: 12px; } svg .bold { fo
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
 svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--faint); } svg .dashed { stroke-dasharray: 5 4; }
 svg .blue { --c: var(--blue); } svg .orange { --c: var(--orange); } svg .green { --c: var(--green); }
-svg .violet { --c: var(--violet); } svg .gray { --c: var(--gray); } svg .red { --c: var(--bad); }
-svg .stroke { stroke: var(--c); fill: none; } svg .fill { fill: var(--c); } svg text.fill { font-weight: 600; }
+svg .violet { --c: var(--violet); } svg .gray { --c: var(--gray); }
+svg .stroke { stroke: var(--c); fill: none; } svg .fill { fill: var(--c); }
 svg .hollow { stroke: var(--c); stroke-width: 2; fill: var(--card); } svg .light { opacity: .38; }
-svg .band { fill: var(--tint); } svg .node { fill: var(--card); stroke: var(--faint); stroke-opacity: .6; }
-  svg .edge { stroke: var(--faint); fill: none; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 16px; margin: 28px 0 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 18px 20px;
-  box-shadow: var(--shadow);
-  min-width: 0; display: flex; flex-direction: column; }
+  box-shadow: var(--shadow); min-width: 0; }
 .card h3 a { color: inherit; text-decoration: none; } .card h3 a:hover { color: var(--blue); }
 .card .count { color: var(--soft); font-size: 14px; margin: 0 0 10px; }
 .big { font-size: 34px; line-height: 1.1; font-weight: 650; letter-spacing: -.02em;
@@ -72,15 +68,10 @@ svg .band { fill: var(--tint); } svg .node { fill: var(--card); stroke: var(--fa
 .card p.against { font-size: 14px; color: var(--soft); margin: 4px 0 8px; font-variant-numeric: tabular-nums; }
 .verdict { font-size: 15px; line-height: 1.45; margin: 0 0 12px; padding-left: 12px;
   border-left: 3px solid var(--gray); }
-.verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
-.card dl { display: flex; flex-wrap: wrap; gap: 8px 24px; margin: auto 0 0; padding-top: 10px;
-  border-top: 1px solid var(--line); }
-dt { color: var(--faint); font-size: 12px; line-height: 1.4; }
-dd { margin: 0; font-variant-numeric: tabular-nums; font-size: 15px; line-height: 1.35; overflow-wrap: anywhere; }
+.verdict.good { border-color: var(--green); } .verdict.bad { border-color: var(--bad); }
 .tag { display: inline-block; font-size: 12px; line-height: 1.6; border-radius: 99px; padding: 0 9px;
-  margin-left: 8px;
-  border: 1px solid var(--line); color: var(--soft); vertical-align: 2px; font-weight: 500; letter-spacing: 0; }
-.tag.warn { color: var(--orange); border-color: currentColor; }
+  margin-left: 8px; border: 1px solid; color: var(--orange); vertical-align: 2px; font-weight: 500; }
+td .bad { color: var(--bad); }
 .missing ul { margin: 4px 0 2px; padding-left: 18px; }
 .missing { color: var(--soft); font-size: 14px; border: 1px dashed var(--line); border-radius: 10px;
   padding: 8px 14px; margin: 16px 0 0; }
@@ -104,12 +95,11 @@ table.heat th { border: 0; vertical-align: middle; padding: 4px 14px 4px 0; }
 table.heat thead th { text-align: center; padding: 4px 8px; }
 details { margin: 12px 0 0; font-size: 14px; } summary { cursor: pointer; color: var(--soft); }
   details[open] summary { margin-bottom: 8px; }
-footer { color: var(--soft); font-size: 14px; margin-top: 72px; padding-top: 20px; padding-bottom: 56px; }
-footer .rule { border-top: 1px solid var(--line); padding-top: 20px; }
+footer { color: var(--soft); font-size: 14px; padding-top: 72px; padding-bottom: 56px; }
 @media (max-width: 760px) { .pair { grid-template-columns: minmax(0, 1fr); } h1 { font-size: 31px; }
   header.top { padding-top: 32px; }
-  main, header.top, footer { padding-left: 16px; padding-right: 16px; } figure, .panel { padding: 16px 14px 12px; } }
-@media print { nav { display: none; } figure, .panel, .card { break-inside: avoid; box-shadow: none; }
+  main, header.top, footer { padding-left: 16px; padding-right: 16px; } figure { padding: 16px 14px 12px; } }
+@media print { nav { display: none; } figure, .card { break-inside: avoid; box-shadow: none; }
   body { background: #fff; } }
 """
 

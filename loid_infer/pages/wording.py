@@ -12,8 +12,8 @@ ACCURACY = (
     "drawing."
 )
 OWN_TEXT = (
-    "The gray row reads the very review that states the rating, before it could have been written: no recommender can "
-    "do that. It tells how much a text gives away."
+    "The impossible row reads the very review that states the rating, before it could have been written: no "
+    "recommender can do that. It tells how much a text gives away."
 )
 ABLATION = (
     "The same head with one thing changed at a time. Right of the line it got worse without: that thing helps. Where "
@@ -36,7 +36,10 @@ HEADS = (
     "Each on one split. The network share is how much of the network's output validation found worth adding to the "
     "biases and the linear readout; at 0 the head is these alone."
 )
-CURVE = "Mean squared errors. The ring marks the best validation. The scale need not start at zero."
+CURVE = (
+    "Mean squared errors; of many training steps, their running mean. The ring marks the best validation. The scale "
+    "need not start at zero."
+)
 THROUGHPUT = (
     "The last run of each domain and encoder that computed anything, from table to last commit. Short runs are slower "
     "than long ones: starting up counts as well."
@@ -46,14 +49,10 @@ STAGES = (
     "the fullest one is what the run waited for. Setup, opening and proving the runtime, comes before."
 )
 PARITY = (
-    "How far each runtime's vectors are from the float32 reference over the probes of the export: full points are the "
-    "worst text, hollow ones the mean. The red line is the gate of the precision: for int8 the mean must be left of "
-    "it, else every text. An export that misses it is not finished."
+    "How far each runtime's vectors are from the float32 reference over the probes of the export. An export that "
+    "misses the gate of its precision is not finished."
 )
-LINEAGE = (
-    "Read from left to right: a solid line leads to what was trained on top, folded or fitted; a dashed one into a "
-    "merge. What is named by another and is not here has a dashed frame."
-)
+LINEAGE = "Each with all that it was trained on top of, folded or merged of, or fitted on."
 PLUGINS = (
     "Ratings from a review's own text, which is what a plugin is trained on and no measure of a recommender. The "
     "variance is what predicting the mean of these test ratings would cost: a ratio well below 1 has learnt something."
@@ -66,3 +65,4 @@ FOOT = (
     "The same files give the same page. Commands are meant to be run in the workspace's folder; from elsewhere add -w "
     "and its path."
 )
+MISSING = "Not measured yet. What would fill the gap (an encode that finds every text stored already measures nothing):"

@@ -99,7 +99,5 @@ class RatingModel(nn.Module):
                 linear = getattr(layer, part)
                 if isinstance(linear, AdaptedLinear):
                     found |= {f"{name}.a": linear.a, f"{name}.b": linear.b}
-        for name in ("hidden", "rating"):
-            for kind, parameter in getattr(self, name).named_parameters():
-                found[f"{name}.{kind}"] = parameter
-        return found
+        regressor = {name: part for name, part in self.named_parameters() if name.startswith(("hidden.", "rating."))}
+        return found | regressor

@@ -36,7 +36,8 @@ _UNDERSTOOD = frozenset({
     *("megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying", "runtime_config"),
 })  # fmt: skip
 # Starts that leave the base as it was; PiSSA, OLoRA, LoftQ and their kin subtract the start from it.
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_WANTED = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": _STARTS}
 _MEND = "Give a plain LoRA adapter of an encoder's linear maps, saved with peft's save_pretrained."
 
 
@@ -47,6 +48,11 @@ class LowRank:
     b: Floats  # [d_out, r] float32
     a: Floats  # [r, d_in] float32
     scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor that it is added to, `(d_out, d_in)`."""
+        return self.b.shape[0], self.a.shape[1]
 
     def dense64(self) -> Floats:
         """The product `[d_out, d_in]` in float64: rounded once to float32 it is the same on every machine."""
@@ -113,8 +119,8 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
     delta: dict[str, LowRank] = {}
     for module, pair in factors.items():
         name = f"{module.removeprefix(prefix)}.weight"
-        rank = config["rank_pattern"].get(_pattern(config["rank_pattern"], module), config["r"])
-        alpha = config["alpha_pattern"].get(_pattern(config["alpha_pattern"], module), config["lora_alpha"])
+        rank = _matching(config["rank_pattern"], module, config["r"])
+        alpha = _matching(config["alpha_pattern"], module, config["lora_alpha"])
         b, a = pair.get("B"), pair.get("A")
         if b is None or a is None:
             raise BadArtifact("one factor without the other", where=f"{path}: {module}",
@@ -131,16 +137,15 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
     return delta
 
 
-def _pattern(patterns: Mapping[str, Any], module: str) -> str:
-    """The first of `patterns` that matches the end of a module's path, by peft's own rule (utils.get_pattern_key)."""
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
+def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """What the first of `patterns` says that matches the end of a module's path, as in peft's utils.get_pattern_key."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
 def _config(path: Path) -> dict[str, Any]:
     """A peft config of which every field that is set is understood."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        got = {field: config.get(field) for field in ("peft_type", "bias", "init_lora_weights")}
         config |= {field: config.get(field) or {} for field in ("rank_pattern", "alpha_pattern")}
         patterns = (config["rank_pattern"], config["alpha_pattern"])
         numbers = [float(n) for n in (config["r"], config["lora_alpha"], *patterns[0].values(), *patterns[1].values())]
@@ -148,13 +153,11 @@ def _config(path: Path) -> dict[str, Any]:
             re.compile(pattern)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
         raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), mend=_MEND) from error
-    wanted: dict[str, tuple[Any, ...]] = {"peft_type": ("LORA",), "bias": ("none", None)}
-    wanted["init_lora_weights"] = _PLAIN_STARTS
-    for field, allowed in wanted.items():
-        if got[field] not in allowed:
+    for field, allowed in _WANTED.items():
+        if config.get(field) not in allowed:
             raise BadArtifact(f"an adapter we do not fold: {field}", where=str(path),
                               expected=" or ".join(str(value) for value in allowed if value is not None),
-                              got=repr(got[field]), mend=_MEND)  # fmt: skip
+                              got=repr(config.get(field)), mend=_MEND)  # fmt: skip
     for field in sorted(config):
         if config[field] and field not in _UNDERSTOOD:
             raise BadArtifact(f"an adapter we do not fold: {field}", where=str(path), expected="not set",
@@ -170,22 +173,15 @@ def read_tensors(path: Path) -> dict[str, Array]:
     Raises:
         BadArtifact: it cannot be read, or a tensor holds NaN or infinity.
     """
-    tensors = _float32(path)
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise BadArtifact("a tensor with NaN or infinite entries", where=f"{path}: {name}", mend=_MEND)
-    return tensors
-
-
-def _float32(path: Path) -> dict[str, Array]:
     try:
         with safe_open(path, framework="np") as file:
             names = [*file.keys()]
             if all(file.get_slice(name).get_dtype() in ("F32", "F64", "F16") for name in names):
-                return {name: file.get_tensor(name).astype(np.float32, copy=False) for name in names}
-        from safetensors.torch import load_file  # numpy has no bfloat16
+                tensors = {name: file.get_tensor(name).astype(np.float32, copy=False) for name in names}
+            else:
+                from safetensors.torch import load_file  # numpy has no bfloat16
 
-        return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
+                tensors = {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise BadArtifact(
             f"the tensors cannot be read: {str(error).splitlines()[0][:200]}",
@@ -193,3 +189,7 @@ def _float32(path: Path) -> dict[str, Array]:
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
             mend=_MEND,
         ) from error
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise BadArtifact("a tensor with NaN or infinite entries", where=f"{path}: {name}", mend=_MEND)
+    return tensors

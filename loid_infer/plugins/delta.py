@@ -18,10 +18,8 @@ from loid_infer.errors import BadArtifact
 from loid_infer.plugins.adapter import LowRank, read_adapter, read_tensors, write_adapter
 from loid_infer.types import Array, Floats
 
-__all__ = ["DELTA_FILE", "Delta", "LowRank", "Part", "check_delta", "delta_digest", "dense", "fold", "read_delta"]
-__all__ += ["shape", "write_delta"]
-
 DELTA_FILE = "delta.safetensors"
+_MEND = "Use the plugin on the base it was trained on."
 Part: TypeAlias = LowRank | Array  # an array is the whole of what is added, float32
 Delta: TypeAlias = Mapping[str, Part]  # by the tensor's name in AutoModel.state_dict()
 
@@ -29,11 +27,6 @@ Delta: TypeAlias = Mapping[str, Part]  # by the tensor's name in AutoModel.state
 def dense(part: Part) -> Floats:
     """What `part` adds, float64."""
     return part.dense64() if isinstance(part, LowRank) else part.astype(np.float64)
-
-
-def shape(part: Part) -> tuple[int, ...]:
-    """The shape of the tensor that `part` is added to."""
-    return (part.b.shape[0], part.a.shape[1]) if isinstance(part, LowRank) else part.shape
 
 
 def delta_digest(delta: Delta) -> str:
@@ -55,28 +48,26 @@ def delta_digest(delta: Delta) -> str:
     return digest.hexdigest()
 
 
-def check_delta(delta: Delta, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+def check_delta(delta: Delta, tensors: Mapping[str, Array], where: str) -> None:
     """See that a base has every tensor of `delta`, in its shape.
 
     Args:
-        shapes: of the base's tensors, by name.
+        tensors: the base's.
         where: what the delta is of, for the message.
 
     Raises:
         BadArtifact: a tensor the base lacks or has in another shape.
     """
     for name, part in delta.items():
-        if name not in shapes:
-            raise BadArtifact(
-                f"the base has no tensor {name}", where=where, mend="Use the plugin on the base it was trained on."
-            )
-        if shape(part) != tuple(shapes[name]):
+        if name not in tensors:
+            raise BadArtifact(f"the base has no tensor {name}", where=where, mend=_MEND)
+        if part.shape != tensors[name].shape:
             raise BadArtifact(
                 f"the shape of {name} is not the base's",
                 where=where,
-                expected=str(tuple(shapes[name])),
-                got=str(shape(part)),
-                mend="Use the plugin on the base it was trained on.",
+                expected=str(tensors[name].shape),
+                got=str(part.shape),
+                mend=_MEND,
             )
 
 
@@ -92,17 +83,15 @@ def fold(tensors: Mapping[str, Array], deltas: Sequence[Delta]) -> dict[str, Arr
     Raises:
         BadArtifact: see `check_delta`.
     """
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     for number, delta in enumerate(deltas, 1):
-        check_delta(delta, shapes, f"plugin {number} of {len(deltas)} in digest order")
+        check_delta(delta, tensors, f"plugin {number} of {len(deltas)} in digest order")
     folded = dict(tensors)
-    for name, tensor in tensors.items():
-        parts = [delta[name] for delta in deltas if name in delta]
-        if parts:
-            total = tensor.astype(np.float64)
-            for part in parts:
-                total += dense(part)
-            folded[name] = total.astype(np.float32)
+    for name in {name for delta in deltas for name in delta}:
+        total = tensors[name].astype(np.float64)
+        for delta in deltas:
+            if name in delta:
+                total += dense(delta[name])
+        folded[name] = total.astype(np.float32)
     return folded
 
 
@@ -128,5 +117,5 @@ def write_delta(folder: Path, delta: Delta, base: str) -> None:
     if len(low_rank) == len(delta):
         write_adapter(folder, low_rank, base)
     else:
-        full = {name: dense(part) if isinstance(part, LowRank) else part for name, part in sorted(delta.items())}
-        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in full.items()}, folder / DELTA_FILE)
+        full = {name: np.ascontiguousarray(dense(part), np.float32) for name, part in sorted(delta.items())}
+        save_file(full, folder / DELTA_FILE)

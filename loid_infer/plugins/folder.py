@@ -5,10 +5,10 @@ Knows what a plugin's manifest says of lineage; not how a plugin is trained or m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from loid_infer.settings import Workspace
 from loid_infer.types import Progress
 
 KIND = "plugin"
-_LISTS = ("on", "holds", "parents", "trained_on")
+_MEND = "Make the plugin again, with `loid-infer plugin train`, `merge` or `import`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,64 +28,41 @@ class PluginFolder:
 
     name: str  # of its folder
     path: Path
-    digest: str  # of its delta
     manifest: dict[str, Any]
-
-    @property
-    def method(self) -> str:
-        """`train`, `import`, or how it was merged."""
-        return str(self.manifest["method"])
-
-    @property
-    def base_name(self) -> str:
-        """The name of the base it adds to."""
-        return str(self.manifest["base"]["name"])
-
-    @property
-    def base_digest(self) -> str:
-        """The digest of that base's plain weights."""
-        return str(self.manifest["base"]["digest"])
-
-    @property
-    def on(self) -> tuple[str, ...]:
-        """Digests of all plugins frozen beneath it, however deep, sorted."""
-        return tuple(self.manifest["on"])
-
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """Digests of all that was summed into it, however deep, sorted; empty unless merged."""
-        return tuple(self.manifest["holds"])
-
-    @property
-    def trained_on(self) -> tuple[dict[str, Any], ...]:
-        """Domain, table and split of everything it saw."""
-        return tuple(self.manifest["trained_on"])
+    digest: str  # of its delta
+    method: str  # `train`, `import`, or how it was merged
+    base_name: str  # of the base it adds to
+    base_digest: str  # of that base's plain weights
+    on: tuple[str, ...]  # digests of all plugins frozen beneath it, however deep, sorted
+    holds: tuple[str, ...]  # of all that was summed into it, however deep, sorted; empty unless merged
+    parents: tuple[dict[str, Any], ...]  # names and digests of what it was merged from
+    trained_on: tuple[dict[str, Any], ...]  # domain, table and split of everything it saw
 
     def delta(self) -> dict[str, Part]:
         """What it adds to which tensor; see `read_delta`."""
         return read_delta(self.path)
 
 
-def read_plugin(path: Path, mend: str, *, check_files: bool = True) -> PluginFolder:
+def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
     """The plugin in the folder `path`.
 
     Args:
-        mend: the command that makes it anew, for the message.
         check_files: whether its files are compared with their digests; False reads the manifest only.
 
     Raises:
         BadArtifact: no manifest, one that lacks a field, or a file that is missing or altered.
     """
-    manifest = read_manifest(path, KIND, mend, check_files=check_files)
+    manifest = read_manifest(path, KIND, _MEND, check_files=check_files)
     base = manifest.get("base")
-    strings = [("digest", manifest.get("digest")), ("method", manifest.get("method"))]
-    strings += [(f"base.{field}", base.get(field) if isinstance(base, dict) else None) for field in ("name", "digest")]
-    wrong = [field for field, value in strings if not isinstance(value, str)]
-    wrong += [field for field in _LISTS if not isinstance(manifest.get(field), list)]
+    strings: dict[str, Any] = {field: manifest.get(field) for field in ("digest", "method")}
+    strings |= {f"base.{field}": base.get(field) if isinstance(base, dict) else None for field in ("name", "digest")}
+    lists: dict[str, Any] = {field: manifest.get(field) for field in ("on", "holds", "parents", "trained_on")}
+    wrong = [field for field, value in strings.items() if not isinstance(value, str)]
+    wrong += [field for field, value in lists.items() if not isinstance(value, list)]
     if wrong:
         raise BadArtifact("the manifest is not a plugin's", where=str(path / MANIFEST), expected=", ".join(wrong),
-                          got="something else there, or nothing", mend=mend)  # fmt: skip
-    return PluginFolder(path.name, path, manifest["digest"], manifest)
+                          got="something else there, or nothing", mend=_MEND)  # fmt: skip
+    return PluginFolder(path.name, path, manifest, *strings.values(), *(tuple(value) for value in lists.values()))
 
 
 def plugin_folders(workspace: Workspace) -> list[Path]:
@@ -105,7 +82,7 @@ def open_plugin(workspace: Workspace, name: str) -> PluginFolder:
         known = ", ".join(folder.name for folder in plugin_folders(workspace)) or "none"
         mend = f"Run `loid-infer plugin train --domain {name}`, or name one that is there."
         raise BadArtifact(f"there is no plugin {name!r}", where=str(workspace.plugins), got=known, mend=mend)
-    return read_plugin(path, _again(name))
+    return read_plugin(path)
 
 
 def readable_plugins(workspace: Workspace) -> list[PluginFolder]:
@@ -113,22 +90,10 @@ def readable_plugins(workspace: Workspace) -> list[PluginFolder]:
     found = []
     for path in plugin_folders(workspace):
         try:
-            found.append(read_plugin(path, "", check_files=False))
+            found.append(read_plugin(path, check_files=False))
         except BadArtifact:  # said where that one is used; it is no reason to refuse the others
             continue
     return found
-
-
-def find_by_digest(workspace: Workspace, digest: str, base_digest: str) -> PluginFolder | None:
-    """The plugin with this delta on this base, whatever its name; the first by name where there are copies.
-
-    Raises:
-        BadArtifact: its files are altered.
-    """
-    for plugin in readable_plugins(workspace):
-        if plugin.digest == digest and plugin.base_digest == base_digest:
-            return read_plugin(plugin.path, _again(plugin.name))
-    return None
 
 
 @contextmanager
@@ -151,10 +116,6 @@ def new_plugin(workspace: Workspace, manifest: dict[str, Any], progress: Progres
             kept = f"{old.name[:55]}-{old.digest[:8]}"
             old.path.replace(workspace.plugin(kept))
             progress.say(f"the plugin {old.name!r} there was is now {kept!r}: {', '.join(above)} rest on it")
-
-
-def _again(name: str) -> str:
-    return f"Make plugin {name!r} again, with `loid-infer plugin train`, `merge` or `import`."
 
 
 def open_chain(
@@ -183,10 +144,12 @@ def open_chain(
             )
     refuse_repeats(named)
     members = {plugin.digest: plugin for plugin in named}
+    # Of copies the first by name.
+    others = reversed(readable_plugins(workspace))
+    there = {other.digest: other.path for other in others if other.base_digest == base_digest}
     for plugin in named:
-        for digest in plugin.on:
-            member = members.get(digest) or find_by_digest(workspace, digest, base_digest)
-            if member is None:
+        for digest in sorted({*plugin.on} - members.keys()):
+            if digest not in there:
                 raise BadArtifact(
                     f"a plugin that {plugin.name!r} was trained on is gone",
                     where=str(workspace.plugins),
@@ -194,42 +157,34 @@ def open_chain(
                     got=", ".join(folder.name for folder in plugin_folders(workspace)) or "none",
                     mend=f"Bring its folder back (any name will do), or train {plugin.name!r} again.",
                 )
-            members[digest] = member
+            members[digest] = read_plugin(there[digest])
     chain = tuple(members[digest] for digest in sorted(members))
-    refuse_twice(chain)
+    _refuse_twice(chain)
     return chain
 
 
 def refuse_repeats(named: Sequence[PluginFolder]) -> None:
-    """See that no plugin is named twice, under one name or two, and none that another named one was trained on.
+    """See that no plugin is named twice, under one name or two, none that another named one was trained on, and nothing
+    inside two of them.
 
     Raises:
         BadSetting: one is.
     """
-    first: dict[str, PluginFolder] = {}
-    for plugin in named:
-        if plugin.digest in first:
-            other = first[plugin.digest].name
-            alike = "is named twice" if other == plugin.name else f"is the same as {other!r}"
-            raise BadSetting(f"plugin {plugin.name!r} {alike}", where=str(plugin.path), mend="Name it once.")
-        first[plugin.digest] = plugin
-    for plugin in named:
-        for digest in plugin.on:
-            if digest in first:
-                below = first[digest]
-                raise BadSetting(f"plugin {below.name!r} is present twice: {plugin.name!r} was trained on it",
-                                 where=str(below.path), mend=f"Leave {below.name!r} out.")  # fmt: skip
+    for one, other in combinations(named, 2):
+        if one.digest == other.digest:
+            alike = "is named twice" if one.name == other.name else f"is the same as {one.name!r}"
+            raise BadSetting(f"plugin {other.name!r} {alike}", where=str(other.path), mend="Name it once.")
+    for below, above in permutations(named, 2):
+        if below.digest in above.on:
+            raise BadSetting(f"plugin {below.name!r} is present twice: {above.name!r} was trained on it",
+                             where=str(below.path), mend=f"Leave {below.name!r} out.")  # fmt: skip
+    _refuse_twice(named)
 
 
-def refuse_twice(plugins: Sequence[PluginFolder]) -> None:
-    """See that nothing is in `plugins` twice, as itself or inside a merge.
-
-    Raises:
-        BadSetting: something is.
-    """
-    count = Counter(digest for plugin in plugins for digest in {plugin.digest, *plugin.holds})
-    for digest in sorted(digest for digest, n in count.items() if n > 1):
-        where = [plugin.name for plugin in plugins if digest in (plugin.digest, *plugin.holds)]
-        itself = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
-        raise BadSetting(f"plugin {itself} is present twice", where=f"in {' and in '.join(where)}",
-                         mend="Leave one of them out.")  # fmt: skip
+def _refuse_twice(plugins: Sequence[PluginFolder]) -> None:
+    """See that nothing is in two of `plugins`, as itself or inside a merge."""
+    for one, other in combinations(plugins, 2):
+        for digest in sorted({one.digest, *one.holds} & {other.digest, *other.holds}):
+            itself = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
+            raise BadSetting(f"plugin {itself} is present twice", where=f"in {one.name} and in {other.name}",
+                             mend="Leave one of them out.")  # fmt: skip

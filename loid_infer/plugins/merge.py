@@ -7,7 +7,7 @@ knows no manifest and no folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
 from loid_infer.kernels.merging import drop_and_rescale, elect, kept, linear, trim
 from loid_infer.kernels.sampling import words
-from loid_infer.plugins.delta import Delta, LowRank, Part, dense, shape
+from loid_infer.plugins.adapter import LowRank
+from loid_infer.plugins.delta import Delta, Part, dense
 from loid_infer.types import Bools, Floats, Progress
 
 METHODS = ("linear", "ties", "dare", "dare_ties")
@@ -74,9 +75,9 @@ def settle(method: str, density: float | None, rank: int | None, seed: int) -> M
         if density is not None:
             raise BadSetting("linear drops nothing, so it has no density", got=f"--density {density:g}",
                              mend="Leave --density out, or take ties, dare or dare_ties.")  # fmt: skip
-        return Merge(method, None, seed, rank)
-    density = DEFAULT_DENSITY if density is None else density
-    if not 0 < density <= 1:
+    elif density is None:
+        density = DEFAULT_DENSITY
+    elif not 0 < density <= 1:
         raise BadSetting("density out of range", expected="above 0, at most 1", got=f"--density {density:g}",
                          mend=f"Leave --density out: {DEFAULT_DENSITY:g}.")  # fmt: skip
     return Merge(method, density, seed, rank)
@@ -116,9 +117,9 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     shapes: dict[str, tuple[int, ...]] = {}
     for source in sources:
         for name, part in source.delta.items():
-            if shapes.setdefault(name, shape(part)) != shape(part):
+            if shapes.setdefault(name, part.shape) != part.shape:
                 raise BadSetting("two plugins have a tensor in two shapes", where=name, expected=str(shapes[name]),
-                                 got=str(shape(part)), mend="Merge plugins of one base.")  # fmt: skip
+                                 got=str(part.shape), mend="Merge plugins of one base.")  # fmt: skip
     return sorted(shapes)
 
 
@@ -129,26 +130,19 @@ def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
     in float64 in the order of digests.
     """
     having = sorted((source for source in sources if name in source.delta), key=lambda source: source.digest)
-    weights = [source.weight for source in having]
-
-    def parts(change: Callable[[Source, Floats], Floats]) -> list[Floats]:
-        return [change(source, dense(source.delta[name]).astype(np.float32)) for source in having]
-
     density = 1.0 if how.density is None else how.density
 
-    def thinned(source: Source, delta: Floats) -> Floats:
+    def thinned(source: Source) -> Floats:
+        delta = dense(source.delta[name]).astype(np.float32)
+        if how.method == "linear":
+            return delta
+        if how.method == "ties":
+            return trim(delta, density)
         return drop_and_rescale(delta, mask(how.seed, source.digest, name, delta.shape, density), density)
 
-    match how.method:
-        case "linear":
-            merged = linear(parts(lambda _, delta: delta), weights)
-        case "dare":
-            merged = linear(parts(thinned), weights)
-        case "ties":
-            merged = elect(parts(lambda _, delta: trim(delta, density)), weights)
-        case _:  # dare_ties
-            merged = elect(parts(thinned), weights)
-    return merged.astype(np.float32)
+    combined = elect if "ties" in how.method else linear
+    weights = [source.weight for source in having]
+    return combined([thinned(source) for source in having], weights).astype(np.float32)
 
 
 def mask(seed: int, digest: str, name: str, size: tuple[int, ...], density: float) -> Bools:

@@ -16,11 +16,10 @@ from loid_infer.plugins.adapter import LowRank
 from loid_infer.plugins.delta import dense
 from loid_infer.plugins.folder import PluginFolder
 
-Factors = dict[str, tuple[Tensor, Tensor]]  # (A [r, d_in], B [d_out, r]), float32, by module name
 
-
-def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> Factors:
-    """What peft starts LoRA with: A uniform (Kaiming), B zero, for `modules` of `model`, which is changed in place."""
+def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """What peft starts LoRA with, `(A [r, d_in], B [d_out, r])` float32 by module: A uniform (Kaiming), B zero, for
+    `modules` of `model`, which is changed in place."""
     import peft
 
     # Full paths: the suffix `dense` would match the pooler, which CLS never runs.

@@ -49,8 +49,6 @@ def stack_plugins(
         BadName, BadSetting, BadArtifact: see `open_chain` and `fold`.
     """
     digest = weights_digest(tensors, uses)
-    if not names:
-        return Stack((), (), dict(tensors), digest, tokenizer, digest)
     chain = open_chain(workspace, names, base_name, digest)
     for plugin in chain:
         if plugin.manifest.get("tokenizer") != tokenizer:
@@ -62,4 +60,4 @@ def stack_plugins(
                 mend="Give --base the base with that tokenizer.",
             )
     folded = fold(tensors, [plugin.delta() for plugin in chain])
-    return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded, uses))
+    return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded, uses) if chain else digest)

@@ -22,7 +22,10 @@ from loid_infer.plugins.adapted import RatingModel, module_names
 from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.reference import fresh_factors
 from loid_infer.plugins.settings import TrainSettings
-from loid_infer.types import Floats, Progress, Spec, Task, TokenBatch
+from loid_infer.types import Progress, Spec, Task, TokenBatch
+
+_COUNTS = ("epoch", "position", "step", "seen")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +44,6 @@ class Trained:
     history: History
     val_mse: float
     best_step: int
-    n_steps: int
-    resumed_at: int  # the step this process went on from; 0: the beginning
     n_tokens: int  # real tokens this process learnt from
     train_s: float  # spent on them, without validation
 
@@ -55,8 +56,7 @@ def rating_model(
     Args:
         model: the base as a transformers module, through which peft starts LoRA; changed in place.
     """
-    lowest = spec.n_layers - (settings.layers or spec.n_layers)
-    layers = range(lowest, spec.n_layers)
+    layers = range(spec.n_layers - (settings.layers or spec.n_layers), spec.n_layers)
     modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
     factors = fresh_factors(model, modules, settings.rank, settings.seed)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -84,34 +84,26 @@ def train(
     if found is not None:
         run.restore(found)
         progress.say(f"going on from step {run.step:,}")
-    resumed_at = run.step
     with progress.task("train", settings.epochs * data.train.n, "reviews") as task:
         task.advance(run.seen)
         while run.epoch < settings.epochs and not run.stalled():
             run.finish_epoch(checkpoint, task, progress)
-    run.keep_best()
+    _assign(run.parameters, run.best)
     history = run.history
     best = int(np.argmin(history.eval_mse))
-    return Trained(
-        history, history.eval_mse[best], history.eval_steps[best], run.step, resumed_at, run.n_tokens, run.train_s
-    )
-
-
-def predict(model: RatingModel, examples: Examples, settings: TrainSettings) -> Floats:
-    """Ratings `[n]`, float64, not clipped."""
-    found = np.empty(examples.n)
-    batches = examples.batches(2 * settings.batch_tokens, settings.max_tokens)
-    with torch.inference_mode():
-        for batch in examples.padded(batches, settings.max_tokens):
-            found[batch.slots] = model(*_tensors(batch, model)).cpu().numpy()
-    return found
+    return Trained(history, history.eval_mse[best], history.eval_steps[best], run.n_tokens, run.train_s)
 
 
 def clipped_mse(
     model: RatingModel, examples: Examples, rating_range: tuple[float, float], settings: TrainSettings
 ) -> float:
     """Mean squared error of the predictions, clipped to the rating range, in float64."""
-    return metrics.mse(metrics.clipped(predict(model, examples, settings), rating_range), examples.ratings)
+    found = np.empty(examples.n)
+    batches = examples.batches(2 * settings.batch_tokens, settings.max_tokens)
+    with torch.inference_mode():
+        for batch in examples.padded(batches, settings.max_tokens):
+            found[batch.slots] = model(*_tensors(batch, model)).cpu().numpy()
+    return metrics.mse(metrics.clipped(found, rating_range), examples.ratings)
 
 
 class _Run:
@@ -203,35 +195,23 @@ class _Run:
 
     def snapshot(self) -> Snapshot:
         """All that the rest of the run depends on."""
-        states = [self.optimizer.state[parameter] for parameter in self.parameters.values()]
-        moments = {
-            kind: {name: state[kind] for name, state in zip(self.parameters, states, strict=True)}
-            for kind in ("exp_avg", "exp_avg_sq")
-        }
-        counts = {"epoch": self.epoch, "position": self.position, "step": self.step, "seen": self.seen}
-        return Snapshot(
-            {"weights": {**self.parameters}, "mean": self.mean, "best": self.best, **moments}, counts, self.history
-        )
+        states = {name: self.optimizer.state[parameter] for name, parameter in self.parameters.items()}
+        tensors = {kind: {name: state[kind] for name, state in states.items()} for kind in _MOMENTS}
+        tensors |= {"weights": {**self.parameters}, "mean": self.mean, "best": self.best}
+        return Snapshot(tensors, {name: getattr(self, name) for name in _COUNTS}, self.history)
 
     def restore(self, found: Snapshot) -> None:
         """Go back to a snapshot."""
-        self.epoch, self.position, self.step, self.seen = (
-            found.counts[name] for name in ("epoch", "position", "step", "seen")
-        )
+        for name in _COUNTS:
+            setattr(self, name, found.counts[name])
         self.history = found.history
-        _assign(self.parameters, found.tensors["weights"])
-        for kind, mine in (("mean", self.mean), ("best", self.best)):
-            for name, tensor in mine.items():
-                tensor.copy_(found.tensors[kind][name])
+        for kind, mine in (("weights", self.parameters), ("mean", self.mean), ("best", self.best)):
+            _assign(mine, found.tensors[kind])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step), device=parameter.device),
-                **{kind: found.tensors[kind][name].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")},
+                **{kind: found.tensors[kind][name].to(parameter.device) for kind in _MOMENTS},
             }
-
-    def keep_best(self) -> None:
-        """Give the model its best weights."""
-        _assign(self.parameters, self.best)
 
 
 def _copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

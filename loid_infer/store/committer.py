@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from loid_infer.errors import ParityError
+from loid_infer.store.records import DTYPES
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
 
@@ -27,9 +28,9 @@ class Committer:
 
     def __init__(self, writer: StoreWriter, dim: int) -> None:
         self.commit_s = 0.0
-        self._writer, self._dtype = writer, writer.reader.dtype.dtype
+        self._writer = writer
         self._digests: Array = np.empty((CHUNK_ROWS, DIGEST_BYTES), np.uint8)
-        self._vectors: Array = np.empty((CHUNK_ROWS, dim), self._dtype)
+        self._vectors: Array = np.empty((CHUNK_ROWS, dim), DTYPES[writer.reader.environment.spec.store_dtype])
         self._n, self._opened = 0, time.monotonic()
         self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_DEPTH)
         self._failure: BaseException | None = None
@@ -45,7 +46,7 @@ class Committer:
         if self._failure is not None:
             raise self._failure
         with np.errstate(over="ignore"):
-            stored = vectors.astype(self._dtype, copy=False)  # copied below
+            stored = vectors.astype(self._vectors.dtype, copy=False)  # copied below
         if stored.shape != (len(digests), self._vectors.shape[1]):
             raise ParityError(
                 "the runtime gave vectors of another shape",
@@ -56,7 +57,7 @@ class Committer:
         if not np.isfinite(stored).all():
             raise ParityError(
                 "the runtime gave a vector that is not finite",
-                expected=f"numbers that fit {self._dtype}",
+                expected=f"numbers that fit {self._vectors.dtype}",
                 got="NaN or infinity",
                 mend="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
             )

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,15 +23,16 @@ import lmdb
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
-from loid_infer.store.metas import check_length, never_made
+from loid_infer.store.metas import is_made
 from loid_infer.store.pages import Moved, check_tree
-from loid_infer.store.records import FORMAT, MEND
+from loid_infer.store.records import DTYPES, FORMAT, MEND
 from loid_infer.types import Spec
 
 SPEC_FILE = "card.json"
 DATA_FILE = "data.mdb"
 Change = Callable[[Any], Any]  # what is done in a write transaction
 
+_DATABASES = (b"chunks", b"index", b"meta")
 _MAP_STEP = 1 << 30
 _MAX_READERS = 1024
 _DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
@@ -73,20 +75,18 @@ class Environment:
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         self._n_reading = 0  # transactions open now
-        if spec.format != FORMAT:
+        if spec.format != FORMAT or spec.store_dtype not in DTYPES:
             raise BadStore(
                 "a spec of another store format",
                 where=str(folder),
-                expected=str(FORMAT),
-                got=str(spec.format),
+                expected=f"{FORMAT} in {' or '.join(DTYPES)}",
+                got=f"{spec.format} in {spec.store_dtype}",
                 mend="Export the encoder again with this version.",
             )
         data = folder / DATA_FILE
-        if not never_made(data):
-            check_length(data)
-        elif not write:
-            raise _nothing_stored(folder)
-        else:
+        if not is_made(data):
+            if not write:
+                raise _nothing_stored(folder)
             data.unlink(missing_ok=True)
         n_bytes = data.stat().st_size if data.is_file() else 0
         with ExitStack() as undo, self._faults():
@@ -103,7 +103,7 @@ class Environment:
             undo.callback(self.lmdb.close)
             self.lmdb.reader_check()
             self._check_tree()
-            self.chunks, self.index, self.meta = self._databases(write)
+            self.chunks, self.index, self.meta = (self.lmdb.open_db(name, create=write) for name in _DATABASES)
             self._check_spec(write)
             undo.pop_all()
 
@@ -119,13 +119,6 @@ class Environment:
                         what = "the file was replaced while another process has it open"
                         raise BadStore(what, where=str(data), mend=f"Stop that process. {MEND}") from None
             before = commit
-
-    def _databases(self, write: bool) -> tuple[Any, Any, Any]:
-        try:
-            chunks, index, meta = (self.lmdb.open_db(name, create=write) for name in (b"chunks", b"index", b"meta"))
-        except lmdb.NotFoundError as error:
-            raise _nothing_stored(self.folder) from error  # the writer died before its first commit
-        return chunks, index, meta
 
     def _check_spec(self, write: bool) -> None:
         expected = spec_bytes(self.spec)
@@ -202,6 +195,8 @@ class Environment:
         """LMDB's errors as ours. Where `change` did not fit on the disk, the error says how much is missing."""
         try:
             yield
+        except lmdb.NotFoundError as error:
+            raise _nothing_stored(self.folder) from error  # the writer died before its first commit
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.LockError, PermissionError) as error:
             raise self._refused(error, change) from error
         except (
@@ -250,11 +245,9 @@ class Environment:
         least = most = self.lmdb.info()["last_pgno"] + 1  # pages
         while not self._fits(change, most * page):
             least, most = most + 1, 2 * most
-        while least < most:
-            middle = (least + most) // 2
-            least, most = (least, middle) if self._fits(change, middle * page) else (middle + 1, most)
-        self._resize(_grown(most * page))
-        return (most - 1) * page
+        found = bisect_left(range(most), True, lo=least, key=lambda n: self._fits(change, n * page))
+        self._resize(_grown(found * page))
+        return (found - 1) * page
 
     def _fits(self, change: Change, n_bytes: int) -> bool:
         self._resize(n_bytes)

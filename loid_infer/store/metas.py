@@ -34,30 +34,27 @@ class Meta:
     commit: int
 
 
-def never_made(data: Path) -> bool:
-    """Whether there is no file, or one whose writer ended before both of its meta pages were down."""
-    if not data.is_file() or not data.stat().st_size:
-        return True
-    with opened(data) as descriptor:
-        try:
-            first = _meta(os.pread(descriptor, _META.size, 0), data)
-        except BadStore:
-            return False
-        return not first.commit and os.fstat(descriptor).st_size < 2 * first.page_bytes
-
-
-def check_length(data: Path) -> None:
-    """Refuse a file whose meta pages are not LMDB's own, or that is shorter than its newest commit says.
+def is_made(data: Path) -> bool:
+    """Whether there is a file, and one whose writer put both of its meta pages down.
 
     Raises:
-        BadStore: it is.
+        BadStore: the meta pages are not LMDB's own, or the file is shorter than its newest commit says.
     """
+    if not data.is_file() or not data.stat().st_size:
+        return False
     with opened(data) as descriptor:
-        newest = max(metas(descriptor, data), key=lambda meta: meta.commit)
-        # The length is read after the meta pages: a writer puts pages down before the meta page that speaks of them.
-        expected, got = (newest.last_page + 1) * newest.page_bytes, os.fstat(descriptor).st_size
-        if got < expected:
-            raise _short(data, expected, got)
+        try:
+            newest = max(metas(descriptor, data), key=lambda meta: meta.commit)
+            # The length is read after them: a writer puts pages down before the meta page that speaks of them.
+            expected, got = (newest.last_page + 1) * newest.page_bytes, os.fstat(descriptor).st_size
+            if got < expected:
+                raise _short(data, expected, got)
+        except BadStore:
+            first = _meta(os.pread(descriptor, _META.size, 0), data)
+            if first.commit or os.fstat(descriptor).st_size >= 2 * first.page_bytes:
+                raise
+            return False
+    return True
 
 
 @contextmanager

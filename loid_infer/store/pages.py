@@ -99,9 +99,9 @@ class _Walk:
         _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = TREE.unpack(record)
         if flags != (INTEGER_KEY if name == _FREE else 0):
             raise self.bad(f"{name} has unknown flags", "a tree of plain keys")
-        if root == _NO_ROOT:
-            if depth or n_entries:
-                raise self.bad(f"{name} has no root", f"{n_entries} entries")
+        if root == _NO_ROOT or not depth:
+            if root != _NO_ROOT or depth or n_entries:
+                raise self.bad(f"{name} has no root, or no pages below it", f"{n_entries} entries")
             return
         level: Ints = np.array([root], np.uint64).astype(np.int64)
         counts = {"branches": 0, "leaves": 0, "overflow": 0, "entries": 0}

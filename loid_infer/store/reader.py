@@ -7,9 +7,11 @@ one that was asked for. This file knows digests and rows, not texts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
 from loid_infer.store.records import DTYPES, MEND, Chunk, unpack
 from loid_infer.store.view import StoredVectors
-from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Spec
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
 _ABSENT = b"\xff" * 8  # reads as row -1
@@ -40,7 +42,6 @@ class StoreReader:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self._checked: set[int] = set()  # first rows of chunks whose checksum matched in this process
-        self._starts: Array = np.zeros(0, np.int64)
 
     def __enter__(self) -> StoreReader:
         return self
@@ -52,11 +53,6 @@ class StoreReader:
         """Close the store."""
         self.environment.close()
 
-    @property
-    def dtype(self) -> Array:
-        """An empty array of the stored dtype."""
-        return np.zeros(0, DTYPES[self.environment.spec.store_dtype])
-
     def lookup(self, digests: Digests) -> Ints:
         """The row of each of `digests [n, 16]`, int64 `[n]`, -1 where the store has none."""
         order = np.argsort(digests[:, :8].copy().view(">u8").ravel(), kind="stable")  # neighbors share B-tree pages
@@ -65,8 +61,10 @@ class StoreReader:
             part = order[start : start + _LOOKUP_STEP]
             keys: list[bytes] = digests[part].view(f"V{DIGEST_BYTES}").ravel().tolist()
             with self.environment.read() as txn, txn.cursor(db=self.environment.index) as cursor:
-                get = cursor.get
-                rows[part] = np.frombuffer(b"".join([get(key, _ABSENT) for key in keys]), "<i8")
+                get, found = cursor.get, bytearray()
+                for key in keys:  # joining memory views would take five times as long
+                    found += get(key, _ABSENT)
+                rows[part] = np.frombuffer(found, "<i8")
         return rows
 
     def rows_of(self, digests: Digests, mend: str) -> Ints:
@@ -102,87 +100,82 @@ class StoreReader:
         Raises:
             BadStore: a chunk is damaged, or a row belongs to another text or to none.
         """
-        dim, dtype = self.environment.spec.dim, self.dtype.dtype
-        addresses: Ints = np.empty(len(rows), np.int64)
+        spec, addresses = self.environment.spec, np.empty(len(rows), np.int64)
         with self.environment.read() as txn:
             for chunk, local, places in self._found(txn, rows, digests):
-                start = chunk.vectors.__array_interface__["data"][0]
-                addresses[places] = start + local * (dim * dtype.itemsize)
-            vectors = StoredVectors(addresses, dim, dtype)
+                addresses[places] = chunk.addresses[local]
+            vectors = StoredVectors(addresses, spec.dim, DTYPES[spec.store_dtype])
             try:
                 yield vectors
             finally:
                 vectors.close()
 
-    def _found(self, txn: object, rows: Ints, digests: Digests) -> Iterator[tuple[Chunk, Ints, Ints]]:
+    def _found(self, txn: Any, rows: Ints, digests: Digests) -> Iterator[tuple[Chunk, Ints, Ints]]:
         """Chunk by chunk what holds `rows [n]`: the chunk, the rows within it, and their places in `rows`."""
         order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        if len(wanted) and wanted[0] < 0:
-            raise _row_error(self.environment.folder, int(wanted[0]), "no chunk holds it")
-        starts = self._chunk_starts(txn, int(wanted[-1])) if len(wanted) else self._starts
-        at = 0
-        while at < len(wanted):
-            before = int(np.searchsorted(starts, wanted[at], side="right")) - 1
-            if before < 0:
-                raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
-            start = int(starts[before])
-            record = memoryview(txn.get(_key(start), b"", db=self.environment.chunks))  # type: ignore[attr-defined]
-            chunk = self._chunk(record, start)
-            end = int(np.searchsorted(wanted, start + len(chunk.vectors)))
-            if end == at:
-                raise _row_error(self.environment.folder, int(wanted[at]), "no chunk holds it")
-            local, places = wanted[at:end] - start, order[at:end]
-            if not np.array_equal(chunk.digests[local], digests[places]):
-                raise _row_error(self.environment.folder, int(wanted[at]), "the index points to another text")
-            yield chunk, local, places
-            at = end
+        wanted, at = rows[order], 0
+        with txn.cursor(db=self.environment.chunks) as cursor:
+            while at < len(wanted):
+                row = end = int(wanted[at])
+                # At the last chunk that does not begin behind the row.
+                if cursor.prev() if cursor.set_range(max(row + 1, 0).to_bytes(8, "big")) else cursor.last():
+                    chunk = _chunk_at(self.environment, cursor, check=_first_row(cursor) not in self._checked)
+                    self._checked.add(chunk.first_row)
+                    end = chunk.first_row + len(chunk.digests)
+                if end <= row:
+                    raise _row_error(self.environment.folder, row, "no chunk holds it")
+                stop = int(np.searchsorted(wanted, end))
+                local, places = wanted[at:stop] - chunk.first_row, order[at:stop]
+                if not np.array_equal(chunk.digests[local], digests[places]):
+                    raise _row_error(self.environment.folder, row, "the index points to another text")
+                yield chunk, local, places
+                at = stop
 
-    def chunk_keys(self) -> list[int]:
-        """First rows of all chunks, ascending."""
-        with self.environment.read() as txn:
-            return self._chunk_keys(txn)
+    def every_row(self, progress: Progress, *, check: bool = True) -> tuple[Ints, Digests]:
+        """All rows `[n]` and the digests of their texts `[n, 16]`.
 
-    def _chunk_keys(self, txn: object) -> list[int]:
-        with txn.cursor(db=self.environment.chunks) as cursor:  # type: ignore[attr-defined]
-            return [int.from_bytes(bytes(key), "big") for key in cursor.iternext(keys=True, values=False)]
+        Args:
+            check: whether to compute the chunks' checksums, for which all of the file is read.
 
-    def scan(self) -> Iterator[Chunk | BadStore]:
-        """Every chunk with its checksum computed, or what is wrong with it. A chunk is valid until the next step."""
+        Raises:
+            BadStore: a chunk is damaged.
+        """
+        rows, digests = [np.zeros(0, np.int64)], [np.zeros((0, DIGEST_BYTES), np.uint8)]
+        with progress.task("read", self.size().n_rows, "rows") as task:
+            for chunk in self.scan(check=check):
+                if isinstance(chunk, BadStore):
+                    raise chunk
+                rows.append(chunk.first_row + np.arange(len(chunk.digests)))
+                digests.append(chunk.digests.copy())
+                task.advance(len(chunk.digests))
+        return np.concatenate(rows), np.concatenate(digests)
+
+    def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
+        """Every chunk, `check`ed against its checksum, or what is wrong with it. It is valid until the next step."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
-            for key, record in cursor:
-                start = int.from_bytes(bytes(key), "big")
+            for _ in cursor:
                 try:
-                    where = self._at(start)
-                    yield unpack(
-                        memoryview(record), self.environment.fingerprint, first_row=start, check=True, where=where
-                    )
+                    yield _chunk_at(self.environment, cursor, check=check)
                 except BadStore as error:
                     yield error
 
-    def chunks(self) -> Iterator[Chunk]:
-        """What `scan` finds.
-
-        Raises:
-            BadStore: at the first chunk that is damaged.
-        """
-        for chunk in self.scan():
-            if isinstance(chunk, BadStore):
-                raise chunk
-            yield chunk
+    def chunk_keys(self) -> list[int]:
+        """First rows of all chunks, ascending."""
+        with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
+            return [_first_row(cursor) for _ in cursor.iternext(values=False)]
 
     def index_entries(self) -> Iterator[tuple[Digests, Ints]]:
         """The index in pieces: digests `[n, 16]` and rows `[n]`."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.index) as cursor:
-            keys, rows = bytearray(), bytearray()
-            for key, row in cursor:
-                keys += key
-                rows += row
-                if len(rows) >= 8 * _LOOKUP_STEP:
-                    yield _entries(keys, rows)
-                    keys, rows = bytearray(), bytearray()
-            if rows:
-                yield _entries(keys, rows)
+            entries = iter(cursor)
+            while True:
+                keys, rows = bytearray(), bytearray()
+                for key, row in islice(entries, _LOOKUP_STEP):
+                    keys += key
+                    rows += row
+                if not rows:
+                    return
+                yield np.frombuffer(keys, np.uint8).reshape(-1, DIGEST_BYTES), np.frombuffer(rows, "<i8")
 
     def size(self) -> StoreSize:
         """Chunks, rows, index entries and bytes on disk."""
@@ -192,23 +185,6 @@ class StoreReader:
             n_index = txn.stat(environment.index)["entries"]
             n_rows = next_row(txn, environment)
         return StoreSize(n_chunks, n_rows, n_index, (environment.folder / DATA_FILE).stat().st_size)
-
-    def _chunk_starts(self, txn: object, last: int) -> Array:
-        # Chunks are appended and never move, so the known starts stay right; read anew when a row lies beyond them.
-        if not len(self._starts) or last >= self._starts[-1]:
-            self._starts = np.array(self._chunk_keys(txn), np.int64)
-            if not len(self._starts):
-                raise _row_error(self.environment.folder, last, "the store is empty")
-        return self._starts
-
-    def _chunk(self, record: memoryview, start: int) -> Chunk:
-        check = start not in self._checked
-        chunk = unpack(record, self.environment.fingerprint, first_row=start, check=check, where=self._at(start))
-        self._checked.add(start)
-        return chunk
-
-    def _at(self, start: int) -> str:
-        return f"{self.environment.folder}, chunk at row {start}"
 
 
 def open_store(folder: Path, spec: Spec, fingerprint: str, mend: str = _ENCODE) -> StoreReader:
@@ -236,33 +212,32 @@ def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests,
 @contextmanager
 def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, mend: str) -> Iterator[StoredVectors]:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the file; see `open_store`, `rows_of`, `view`."""
-    with ExitStack() as opened:
-        store = opened.enter_context(open_store(folder, spec, fingerprint, mend))
-        yield opened.enter_context(store.view(store.rows_of(digests, mend), digests))
+    with (
+        open_store(folder, spec, fingerprint, mend) as store,
+        store.view(store.rows_of(digests, mend), digests) as vectors,
+    ):
+        yield vectors
 
 
-def next_row(txn: object, environment: Environment) -> int:
+def next_row(txn: Any, environment: Environment) -> int:
     """The number the next appended row gets: one past the last chunk's last."""
-    with txn.cursor(db=environment.chunks) as cursor:  # type: ignore[attr-defined]
+    with txn.cursor(db=environment.chunks) as cursor:
         if not cursor.last():
             return 0
-        start = int.from_bytes(bytes(cursor.key()), "big")
-        chunk = unpack(
-            memoryview(cursor.value()),
-            environment.fingerprint,
-            first_row=start,
-            check=False,
-            where=f"{environment.folder}, chunk at row {start}",
-        )
-        return start + len(chunk.vectors)
+        chunk = _chunk_at(environment, cursor, check=False)
+        return chunk.first_row + len(chunk.digests)
 
 
-def _key(first_row: int) -> bytes:
-    return first_row.to_bytes(8, "big")
+def _chunk_at(environment: Environment, cursor: Any, *, check: bool) -> Chunk:
+    where = f"{environment.folder}, chunk at row {_first_row(cursor)}"
+    record = memoryview(cursor.value())
+    return unpack(
+        record, environment.spec, environment.fingerprint, first_row=_first_row(cursor), where=where, check=check
+    )
 
 
-def _entries(keys: bytearray, rows: bytearray) -> tuple[Digests, Ints]:
-    return np.frombuffer(bytes(keys), np.uint8).reshape(-1, DIGEST_BYTES), np.frombuffer(bytes(rows), "<i8")
+def _first_row(cursor: Any) -> int:
+    return int.from_bytes(cursor.key(), "big")
 
 
 def _row_error(folder: Path, row: int, what: str) -> BadStore:

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from loid_infer.errors import BadStore
-from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Spec
 
 FORMAT = 1
 DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
@@ -26,7 +26,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<
 MAGIC = b"LOIDCHNK"
 MEND = "Run `loid-infer cache salvage`: it keeps what is sound. `loid-infer encode` then computes the rest."
 _HEADER = struct.Struct("<8sQIIIIQ16s8x")
-_DTYPE_CODES = {"fp16": 1, "fp32": 2}
+_DTYPE_CODES = {DTYPES["fp16"]: 1, DTYPES["fp32"]: 2}
 _CHECKED_FROM = 16  # magic and the checksum itself
 
 
@@ -43,35 +43,41 @@ class Chunk:
         """Of the record."""
         return _HEADER.size + self.digests.nbytes + self.vectors.nbytes
 
+    @property
+    def addresses(self) -> Ints:
+        """Where each of the vectors lies in memory, `[rows]`."""
+        start: int = self.vectors.__array_interface__["data"][0]
+        return start + self.vectors.strides[0] * np.arange(len(self.vectors))
 
-def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) -> bytearray:
+
+def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) -> bytes:
     """The record of `vectors [rows, dim]` (float16 or float32) and their `digests [rows, 16]`.
 
     Raises:
         ValueError: shapes or dtype do not fit together; a bug of the caller.
     """
     rows, dim = vectors.shape
-    dtype = next((name for name, kind in DTYPES.items() if vectors.dtype == kind), None)
-    if dtype is None or digests.shape != (rows, DIGEST_BYTES) or digests.dtype != np.uint8 or rows == 0:
+    code = _DTYPE_CODES.get(vectors.dtype)
+    if code is None or digests.shape != (rows, DIGEST_BYTES) or digests.dtype != np.uint8 or rows == 0:
         raise ValueError(f"cannot pack vectors {vectors.dtype} {vectors.shape} with digests {digests.shape}")
-    record = bytearray(_HEADER.size + digests.nbytes + vectors.nbytes)
-    body = memoryview(record)
-    body[_HEADER.size : _HEADER.size + digests.nbytes] = np.ascontiguousarray(digests).reshape(-1).data
-    body[_HEADER.size + digests.nbytes :] = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).data
-    fields = (FORMAT, rows, dim, _DTYPE_CODES[dtype], first_row, bytes.fromhex(fingerprint))
-    _HEADER.pack_into(record, 0, MAGIC, 0, *fields)
-    _HEADER.pack_into(record, 0, MAGIC, xxhash.xxh3_64_intdigest(body[_CHECKED_FROM:]), *fields)
-    return record
+    fields = (FORMAT, rows, dim, code, first_row, bytes.fromhex(fingerprint))
+    parts = [np.ascontiguousarray(part).data for part in (digests, vectors)]
+    checksum = xxhash.xxh3_64(_HEADER.pack(MAGIC, 0, *fields)[_CHECKED_FROM:])
+    for part in parts:
+        checksum.update(part)
+    return b"".join((_HEADER.pack(MAGIC, checksum.intdigest(), *fields), *parts))
 
 
-def unpack(record: memoryview, fingerprint: str, *, first_row: int, check: bool, where: str) -> Chunk:
+def unpack(
+    record: memoryview, spec: Spec, fingerprint: str, *, first_row: int | None, where: str, check: bool = True
+) -> Chunk:
     """The chunk in `record`, its sizes compared with the record's length before anything else is believed.
 
     Args:
-        fingerprint: of the spec the reader asks for.
-        first_row: where the record was found.
-        check: whether to compute the checksum.
+        spec, fingerprint: what the reader asks for.
+        first_row: where the record was found; None where only its own header tells that, and how long it is.
         where: the chunk's place, for the message.
+        check: whether to compute the checksum.
 
     Raises:
         BadStore: the record is damaged, of another format, of another spec, or lies in the wrong place.
@@ -83,37 +89,23 @@ def unpack(record: memoryview, fingerprint: str, *, first_row: int, check: bool,
         raise _damaged("not a chunk record", where, repr(MAGIC), repr(magic))
     if version != FORMAT:
         raise _damaged("a chunk of another format", where, str(FORMAT), str(version))
-    dtype = next((DTYPES[name] for name, known in _DTYPE_CODES.items() if known == code), None)
-    if dtype is None:
-        raise _damaged("an unknown dtype", where, "1 (fp16) or 2 (fp32)", str(code))
-    size = _HEADER.size + rows * (DIGEST_BYTES + dim * dtype.itemsize)
-    if len(record) != size or rows == 0:
+    dtype = DTYPES[spec.store_dtype]
+    if (dim, code) != (spec.dim, _DTYPE_CODES[dtype]):
+        expected = f"width {spec.dim}, dtype {_DTYPE_CODES[dtype]} ({spec.store_dtype})"
+        raise _damaged("vectors of another width or dtype", where, expected, f"width {dim}, dtype {code}")
+    middle = _HEADER.size + rows * DIGEST_BYTES
+    size = middle + rows * dim * dtype.itemsize
+    if rows == 0 or len(record) < size or (len(record) > size and first_row is not None):
         raise _damaged("the record's size contradicts its header", where, f"{size} bytes", f"{len(record)} bytes")
-    if check and xxhash.xxh3_64_intdigest(record[_CHECKED_FROM:]) != checksum:
+    if check and xxhash.xxh3_64_intdigest(record[_CHECKED_FROM:size]) != checksum:
         raise _damaged("the checksum does not match", where, f"{checksum:016x}", "other bytes")
     if found_print.hex() != fingerprint:
         raise _damaged("a chunk of another encoder", where, fingerprint, found_print.hex())
-    if found_row != first_row:
+    if first_row not in (None, found_row):
         raise _damaged("a chunk in another's place", where, f"row {first_row}", f"row {found_row}")
-    middle = _HEADER.size + rows * DIGEST_BYTES
     digests: Array = np.frombuffer(record[_HEADER.size : middle], np.uint8).reshape(rows, DIGEST_BYTES)
-    vectors: Array = np.frombuffer(record[middle:], dtype).reshape(rows, dim)
-    return Chunk(first_row, digests, vectors)
-
-
-def unpack_at(content: memoryview, start: int, fingerprint: str, where: str) -> Chunk:
-    """The chunk that begins at byte `start` of `content`, its checksum computed; it tells itself how long it is.
-
-    Raises:
-        BadStore: see `unpack`.
-    """
-    head = content[start : start + _HEADER.size]
-    if len(head) < _HEADER.size:
-        raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(head)} bytes")
-    _, _, _, rows, dim, code, first_row, _ = _HEADER.unpack(head)
-    dtype = next((DTYPES[name] for name, known in _DTYPE_CODES.items() if known == code), DTYPES["fp32"])
-    end = start + _HEADER.size + rows * (DIGEST_BYTES + dim * dtype.itemsize)
-    return unpack(content[start:end], fingerprint, first_row=first_row, check=True, where=where)
+    vectors: Array = np.frombuffer(record[middle:size], dtype).reshape(rows, dim)
+    return Chunk(found_row, digests, vectors)
 
 
 def _damaged(what: str, where: str, expected: str, got: str) -> BadStore:

@@ -7,13 +7,12 @@ they have open. This file knows digests and rows; which of them are worth keepin
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,12 +20,15 @@ from loid_infer.artifact import replacing
 from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.reader import StoreReader
-from loid_infer.store.records import MAGIC, Chunk, unpack_at
+from loid_infer.store.reader import open_store
+from loid_infer.store.records import DTYPES, MAGIC, Chunk, unpack
+from loid_infer.store.view import StoredVectors
 from loid_infer.store.writer import CHUNK_ROWS, put_chunks
-from loid_infer.types import DIGEST_BYTES, Array, Bools, Digests, Floats, Progress, Spec
+from loid_infer.types import DIGEST_BYTES, Bools, Digests, Floats, Progress, Spec
 
-_CHUNKS_A_COMMIT = 64
+_Vectors: TypeAlias = Callable[[slice], Floats]  # of a part of all rows
+
+_ROWS_A_COMMIT = 64 * CHUNK_ROWS
 _KEYS_A_COMMIT = 1 << 20
 
 
@@ -52,18 +54,16 @@ def compact(
         BadStore: a chunk is damaged; nothing is changed. `salvage` is for that.
         NoSpace: the disk has no room for both; nothing is changed.
     """
-    with ExitStack() as held:
-        store = held.enter_context(StoreReader(Environment(folder, spec, fingerprint, write=False)))
-        n_before = store.size().n_rows
-        task = held.enter_context(progress.task("compact", n_before, "rows"))
+    with open_store(folder, spec, fingerprint) as store:
+        rows, digests = store.every_row(progress, check=keep is not None)  # what is kept is checked below
+        if keep is not None:
+            kept = keep(digests)
+            rows, digests = rows[kept], digests[kept]
 
-        def kept() -> Iterator[tuple[Digests, Floats]]:
-            for chunk in store.chunks():
-                rows = slice(None) if keep is None else keep(chunk.digests)
-                task.advance(len(chunk.digests))
-                yield chunk.digests[rows], chunk.vectors[rows]
+        def vectors(part: slice) -> Floats:
+            return store.gather(rows[part], digests[part])
 
-        return _replaced(folder, spec, fingerprint, kept(), n_before)
+        return _replaced(folder, spec, fingerprint, digests, vectors, store.size().n_rows, progress)
 
 
 def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> Rewritten:
@@ -76,19 +76,17 @@ def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> R
     Raises:
         NoSpace: the disk has no room for both; nothing is changed.
     """
-    chunks = _sound_chunks(folder / DATA_FILE, fingerprint, progress)
-    # A text may lie there twice: in a page that is no longer used, or in a commit that was killed before its end.
+    chunks = _sound_chunks(folder / DATA_FILE, spec, fingerprint, progress)  # as long as they live the file is mapped
     every = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *(chunk.digests for chunk in chunks)])
-    first: Array = np.zeros(len(every), np.bool_)
-    first[first_rows(every)] = True
-    ends = np.cumsum([len(chunk.digests) for chunk in chunks]).tolist()
-    good = ((chunk.digests[rows], chunk.vectors[rows]) for chunk, end in zip(chunks, ends, strict=True)
-            for rows in [first[end - len(chunk.digests) : end]])  # fmt: skip
+    addresses = np.concatenate([np.zeros(0, np.int64), *(chunk.addresses for chunk in chunks)])
+    # A text may lie there twice: in a page that is no longer used, or in a commit that was killed before its end.
+    first = first_rows(every)
+    vectors = StoredVectors(addresses[first], spec.dim, DTYPES[spec.store_dtype])
     n_before = max((chunk.first_row + len(chunk.digests) for chunk in chunks), default=0)
-    return _replaced(folder, spec, fingerprint, good, n_before)
+    return _replaced(folder, spec, fingerprint, every[first], vectors.__getitem__, n_before, progress)
 
 
-def _sound_chunks(data: Path, fingerprint: str, progress: Progress) -> Sequence[Chunk]:
+def _sound_chunks(data: Path, spec: Spec, fingerprint: str, progress: Progress) -> list[Chunk]:
     """Every chunk in the file whose checksum is right; their arrays are views of the file."""
     size, found, at = data.stat().st_size, [], 0
     if not size:
@@ -100,57 +98,33 @@ def _sound_chunks(data: Path, fingerprint: str, progress: Progress) -> Sequence[
         while (start := content.find(MAGIC, at)) >= 0:
             end = start + len(MAGIC)
             with suppress(BadStore):
-                chunk = unpack_at(whole, start, fingerprint, f"{data}, byte {start}")
-                found.append(chunk)
-                end = start + chunk.n_bytes
+                found.append(unpack(whole[start:], spec, fingerprint, first_row=None, where=f"{data}, byte {start}"))
+                end = start + found[-1].n_bytes
             task.advance(end - at)
             at = end
     return found
 
 
 def _replaced(
-    folder: Path, spec: Spec, fingerprint: str, parts: Iterator[tuple[Digests, Floats]], n_before: int
+    folder: Path, spec: Spec, fingerprint: str, digests: Digests, vectors: _Vectors, n_before: int, progress: Progress
 ) -> Rewritten:
     before = (folder / DATA_FILE).stat().st_size
     with replacing(folder) as new:
-        environment = Environment(new, spec, fingerprint, write=True)
-        try:
-            digests = _write_chunks(environment, parts)
+        with (
+            closing(Environment(new, spec, fingerprint, write=True)) as environment,
+            progress.task("write", len(digests), "rows") as task,
+        ):
+            for first in range(0, len(digests), _ROWS_A_COMMIT):
+                part = slice(first, first + _ROWS_A_COMMIT)
+                some, found = digests[part], vectors(part)
+                starts = range(0, len(some), CHUNK_ROWS)
+                chunks = [(some[at : at + CHUNK_ROWS], found[at : at + CHUNK_ROWS]) for at in starts]
+                environment.write(partial(put_chunks, environment=environment, first=first, chunks=chunks))
+                task.advance(len(some))
             _write_index(environment, digests)
-        finally:
-            environment.close()
         new.chmod(folder.stat().st_mode & 0o777)
     after = (folder / DATA_FILE).stat().st_size
     return Rewritten(len(digests), n_before - len(digests), before, after)
-
-
-def _write_chunks(environment: Environment, parts: Iterator[tuple[Digests, Floats]]) -> Digests:
-    """Write the rows in full chunks; their digests `[n, 16]` in order."""
-    written: list[Digests] = [np.zeros((0, DIGEST_BYTES), np.uint8)]
-    chunks, first = _full_chunks(parts), 0
-    while batch := list(islice(chunks, _CHUNKS_A_COMMIT)):
-        environment.write(partial(put_chunks, environment=environment, first=first, chunks=batch))
-        written += [digests for digests, _ in batch]
-        first += sum(len(digests) for digests, _ in batch)
-    return np.concatenate(written)
-
-
-def _full_chunks(parts: Iterator[tuple[Digests, Floats]]) -> Iterator[tuple[Digests, Floats]]:
-    """The same rows, CHUNK_ROWS at a time; copies."""
-    held: list[tuple[Digests, Floats]] = []
-    n = 0
-    for part in parts:
-        held.append((part[0].copy(), part[1].copy()))
-        n += len(part[0])
-        if n >= CHUNK_ROWS:
-            digests, vectors = (np.concatenate(halves) for halves in zip(*held, strict=True))
-            whole = n - n % CHUNK_ROWS
-            for at in range(0, whole, CHUNK_ROWS):
-                yield digests[at : at + CHUNK_ROWS], vectors[at : at + CHUNK_ROWS]
-            held, n = [(digests[whole:], vectors[whole:])], n - whole
-    if n:
-        digests, vectors = (np.concatenate(halves) for halves in zip(*held, strict=True))
-        yield digests, vectors
 
 
 def _write_index(environment: Environment, digests: Digests) -> None:

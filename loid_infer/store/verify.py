@@ -29,9 +29,7 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
     """Read the whole store once. Takes 30 bytes of memory a row."""
     problems: list[str] = []
     beside, sound, n_chunks = _digests_beside(store, problems, progress)
-    n_bad = len(problems)
-    whole = not problems  # behind a damaged last chunk nobody knows where the rows end
-    found = np.zeros(len(beside), np.bool_)
+    n_bad, whole = len(problems), not problems  # behind a damaged last chunk nobody knows where the rows end
     behind: list[tuple[Digests, Ints]] = []  # entries of rows that were not there when the check began
     strangers: list[Digests] = []
     for digests, rows in store.index_entries():
@@ -39,23 +37,18 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
         behind.append((digests[rows >= len(beside)], rows[rows >= len(beside)]))
         wrong = rows < 0
         wrong[inside] = (beside[rows[inside]] != digests[inside]).any(axis=1) & sound[rows[inside]]
-        found[rows[inside & ~wrong]] = True
         strangers.append(digests[wrong])
     end = _end(store)  # by now there may be more rows
     strangers += [digests[rows >= end] for digests, rows in behind if whole]
     for digests in strangers:
         n_bad += len(digests)
         problems += [f"the index entry {bytes(digest).hex()} points to another text" for digest in digests[:_MAX_NAMED]]
-    lost = int((~found & sound).sum())
-    if lost:
-        problems.append(f"{lost} rows have no index entry")
-    there = np.flatnonzero(found & sound)
+    there = np.flatnonzero(sound)
     parts = np.array_split(there, len(there) // _STEP + 1)
-    astray = sum(int((store.lookup(beside[part]) != part).sum()) for part in parts)
-    if astray:
-        problems.append(f"{astray} rows have an index entry that is not found where it belongs")
-    lost += astray
-    return StoreCheck(n_chunks, int(sound.sum()), n_bad + lost, tuple(problems[:_MAX_NAMED]))
+    n_lost = sum(int((store.lookup(beside[part]) != part).sum()) for part in parts)
+    if n_lost:
+        problems.append(f"{n_lost} rows have no index entry that is found where it belongs")
+    return StoreCheck(n_chunks, len(there), n_bad + n_lost, tuple(problems[:_MAX_NAMED]))
 
 
 def _digests_beside(store: StoreReader, problems: list[str], progress: Progress) -> tuple[Digests, Bools, int]:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,10 @@ class StoreWriter:
             BadStore: it is damaged or another spec's.
             NoSpace: the folder cannot be written to.
         """
-        self._lock = _lock(make_folder(folder))
-        try:
-            self._environment = Environment(folder, spec, fingerprint, write=True)
-        except BaseException:
-            os.close(self._lock)
-            raise
+        with ExitStack() as opened:
+            opened.enter_context(held(make_folder(folder)))
+            self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
+            self._opened = opened.pop_all()
         self.reader = StoreReader(self._environment)
 
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
@@ -85,8 +83,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Close the store and let the next writer in."""
-        self._environment.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -119,38 +116,30 @@ def held(folder: Path) -> Iterator[None]:
     """
     if not folder.is_dir():
         raise NotEncoded("there is no store", where=str(folder), mend="Run: loid-infer encode --domain D")
-    descriptor = _lock(folder)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor with the store's exclusive lock; the system releases it when it is closed, or the process ends."""
     path = folder / _LOCK_FILE
     while True:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        try:  # the system releases the lock with the descriptor, or the process
+            _lock(descriptor, folder)
+            # Else the store was written anew meanwhile, and this is the old one's lock.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                with writing(path):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                yield
+                return
+        finally:
             os.close(descriptor)
-            raise StoreBusy(
-                "another run is writing to this store",
-                where=str(folder),
-                got=holder,
-                mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
-            ) from None
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            break
-        os.close(descriptor)  # the store was written anew meanwhile, and this is the old one's lock
+
+
+def _lock(descriptor: int, folder: Path) -> None:
     try:
-        with writing(path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreBusy(
+            "another run is writing to this store",
+            where=str(folder),
+            got=os.read(descriptor, 200).decode(errors="replace").strip() or "another process",
+            mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
+        ) from None

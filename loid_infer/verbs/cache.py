@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from loid_infer.artifact import MANIFEST
+from loid_infer.data.corpora import recorded
 from loid_infer.data.reviews import open_table
-from loid_infer.data.vectors import Described, export_vectors
+from loid_infer.data.vectors import SUFFIXES, export_vectors
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.errors import BadSetting, BadStore, NotEncoded
+from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
-from loid_infer.types import SILENT, Floats, Ints, Progress
+from loid_infer.types import SILENT, Digests, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command, resolve
-from loid_infer.verbs.reencode import Reencoded
 from loid_infer.verbs.reencode import reencode as recomputed
 
-_SUFFIXES = {".parquet": "parquet", ".safetensors": "safetensors"}
+_MAX_NAMED = 5  # texts of a store whose vectors are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,45 +121,37 @@ def cache_verify(
         reencode: so many random texts of each store are also computed anew, and compared.
 
     Raises:
-        BadArtifact: there is no such encoder.
+        BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         RuntimeMissing, ParityError, BadTable: what `reencode` takes is not there.
     """
     place = Workspace.of(workspace)
-    folders = store_folders(place) if encoder is None else [folder_of(place, encoder)]
+    folders, names = store_folders(place, encoder), encoders_by_fingerprint(place)
     checks: list[StoreCheck] = []
-    again: list[Reencoded] = []
-    names = encoders_by_fingerprint(place)
+    again: list[tuple[Floats, list[str]]] = []
     for folder in folders:
-        with ExitStack() as opened:
-            try:
-                store = opened.enter_context(_open(folder))
-            except BadStore as error:  # no reason not to look at the others
-                checks.append(StoreCheck(0, 0, 1, (str(error),)))
-                continue
-            except NotEncoded:  # a run died before its first commit
-                checks.append(StoreCheck(0, 0, 0, ()))
-                continue
-            checks.append(verify(store, progress))
-            if reencode and checks[-1].n_bad:
-                progress.say(f"{folder.name} is damaged: none of its texts is computed anew")
-            elif reencode and folder.name in names:
-                found = resolve(place, encoder or names[folder.name][0], None)
-                again.append(recomputed(place, found, place.domains(), store, reencode, seed, progress))
-            elif reencode:
-                progress.say(f"no encoder here has the fingerprint {folder.name}: none of its texts is computed anew")
-    cosines = [one.cos_min for one in again if one.cos_min is not None]
+        try:
+            with _open(folder) as store:
+                checks.append(verify(store, progress))
+                why = "it is damaged" if checks[-1].n_bad else "no encoder here has that fingerprint"
+                if reencode and folder.name in names and not checks[-1].n_bad:
+                    found = resolve(place, encoder or names[folder.name][0], None)
+                    again.append(recomputed(place, found, store, reencode, seed, progress))
+                elif reencode:
+                    progress.say(f"{folder.name}: {why}, so none of its texts is computed anew")
+        except BadStore as error:  # no reason not to look at the others
+            checks.append(StoreCheck(0, 0, 1, (str(error),)))
+        except NotEncoded:  # a run died before its first commit
+            checks.append(StoreCheck(0, 0, 0, ()))
+    problems = [line for check in checks for line in check.problems]
+    problems += [line for _, wrong in again for line in wrong[:_MAX_NAMED]]
     return CacheCheck(
-        len(checks),
-        sum(check.n_chunks for check in checks),
-        sum(check.n_rows for check in checks),
-        sum(check.n_bad for check in checks) + sum(one.n_bad for one in again),
-        sum(one.n_texts for one in again),
-        min(cosines, default=None),
-        tuple(
-            line
-            for problems in (*(check.problems for check in checks), *(one.problems for one in again))
-            for line in problems
-        ),
+        n_stores=len(folders),
+        n_chunks=sum(check.n_chunks for check in checks),
+        n_rows=sum(check.n_rows for check in checks),
+        n_bad=sum(check.n_bad for check in checks) + sum(len(wrong) for _, wrong in again),
+        n_reencoded=sum(len(cosines) for cosines, _ in again),
+        cos_min=min((float(cosines.min()) for cosines, _ in again if len(cosines)), default=None),
+        problems=tuple(problems),
     )
 
 
@@ -175,11 +171,11 @@ def cache_export(
         BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
     """
     place, target = Workspace.of(workspace), Path(out)
-    if target.suffix not in _SUFFIXES:
+    if target.suffix not in SUFFIXES:
         raise BadSetting(
             "cannot tell the format from the file's name",
             where=str(target),
-            expected=" or ".join(_SUFFIXES),
+            expected=" or ".join(SUFFIXES),
             got=target.suffix or "no suffix",
             mend=f"Name it {target.stem}.parquet.",
         )
@@ -197,14 +193,25 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        described = Described(digests, spec_bytes(found.spec).decode())
-        export_vectors(table, vectors, found.spec.dim, target, _SUFFIXES[target.suffix], described)
+        spec, dim = spec_bytes(found.spec).decode(), found.spec.dim
+        export_vectors(table, digests, vectors, dim, target, spec)
     return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.spec.dim, str(target))
 
 
-def store_folders(workspace: Workspace) -> list[Path]:
-    """The folders of all stores of the workspace."""
-    return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
+def store_folders(workspace: Workspace, encoder: str | None = None) -> list[Path]:
+    """The folders of all stores of the workspace, or of the one of an encoder.
+
+    Raises:
+        BadArtifact, ParityError: see `resolve`.
+        NotEncoded: that encoder has no store.
+    """
+    if encoder is None:
+        return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
+    folder = workspace.store(resolve(workspace, encoder, None).fingerprint)
+    if not (folder / DATA_FILE).exists():
+        raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder),
+                         mend=encode_command(encoder, "D"))  # fmt: skip
+    return [folder]
 
 
 def _open(folder: Path) -> StoreReader:
@@ -220,23 +227,51 @@ def _open(folder: Path) -> StoreReader:
     return open_store(folder, spec, folder.name)
 
 
-def folder_of(workspace: Workspace, encoder: str) -> Path:
-    """The folder of an encoder's store.
-
-    Raises:
-        BadArtifact, ParityError: see `resolve`.
-    """
-    return workspace.store(resolve(workspace, encoder, None).fingerprint)
-
-
 def encoders_by_fingerprint(workspace: Workspace) -> dict[str, list[str]]:
     """Names of the workspace's encoders by their fingerprint."""
-    import json
-
     names: dict[str, list[str]] = {}
-    for manifest in sorted((workspace.root / "exports" / "encoders").glob("[!.]*/manifest.json")):
-        try:
-            names.setdefault(json.loads(manifest.read_text())["fingerprint"], []).append(manifest.parent.name)
-        except (ValueError, KeyError, OSError):
-            continue  # a broken export is reported where it is used; here it only has no name to give
+    for manifest in manifests(workspace, "encoders"):
+        with suppress(BadArtifact):  # a broken export is reported where it is used; here it only has no name to give
+            names.setdefault(referred(manifest), []).append(manifest.parent.name)
     return names
+
+
+def manifests(workspace: Workspace, kind: str) -> list[Path]:
+    """The manifests of all `encoders`, or of all `heads`."""
+    return sorted((workspace.root / "exports" / kind).glob(f"[!.]*/{MANIFEST}"))
+
+
+def referred(manifest: Path) -> str:
+    """The fingerprint that an encoder's or a head's manifest names.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
+    try:
+        return str(json.loads(manifest.read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadArtifact(f"a manifest cannot be read, so nothing is removed: {error}", where=str(manifest),
+                          mend=f"Make {manifest.parent.name!r} anew or move it away.") from error  # fmt: skip
+
+
+def used_digests(place: Workspace, progress: Progress) -> Digests:
+    """The digests of all texts that a table or another corpus has or a head looks at, `[n, 16]`.
+
+    What `cache gc` keeps.
+
+    Raises:
+        BadSetting: no domain has a table and no corpus was encoded.
+        BadTable, BadArtifact: a table, a corpus's record or a head cannot be read.
+    """
+    domains, corpora = place.domains(), sorted(place.corpora.glob("[!.]*.digests"))
+    if not domains and not corpora:
+        raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
+                         mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
+    parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
+    parts += [recorded(path) for path in corpora]
+    heads = manifests(place, "heads")
+    if heads:
+        from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
+
+        parts += [load_head(path.parent, "Fit it again, or move it away.").training_digests()[1] for path in heads]
+    return np.concatenate(parts)

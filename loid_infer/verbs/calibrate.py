@@ -13,8 +13,8 @@ from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoder import Encoder
 from loid_infer.errors import BadSetting, ParityError
+from loid_infer.heads.comparison import HEAD, measured
 from loid_infer.heads.presets import head_settings
-from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, Task
 
@@ -93,9 +93,7 @@ class Calibration:
         fitted = fit_head(self.interactions, parts, vectors, head_settings("default", "strict"), seed, SILENT)
         predicted = fitted.predictor.predict(pairs_of(self.interactions, parts, parts.test))
         task.advance(1)
-        return metrics.mse(
-            metrics.clipped(predicted, self.interactions.rating_range), self.interactions.ratings[parts.test]
-        )
+        return measured(self.interactions, parts, seed, HEAD, predicted).run.mse
 
 
 def open_calibration(workspace: Workspace, precision: str, domain: str | None) -> Calibration | None:
@@ -131,16 +129,9 @@ def open_calibration(workspace: Workspace, precision: str, domain: str | None) -
     drawn = np.sort(np.random.default_rng(0).permutation(unique)[:_N_TEXTS])
     chosen = _whole_users(interactions)
     codes, first, texts = np.unique(interactions.texts[chosen], return_index=True, return_inverse=True)
-    part = replace(
-        interactions,
-        users=interactions.users[chosen],
-        items=interactions.items[chosen],
-        ratings=interactions.ratings[chosen],
-        timestamps=interactions.timestamps[chosen],
-        texts=texts,
-        digests=interactions.digests[codes],
-        empty=interactions.empty[codes],
-    )
+    of_reviews = {name: getattr(interactions, name)[chosen] for name in ("users", "items", "ratings", "timestamps")}
+    of_texts = {name: getattr(interactions, name)[codes] for name in ("digests", "empty")}
+    part = replace(interactions, **of_reviews, **of_texts, texts=texts)
     return Calibration(table, part, chosen[first], drawn)
 
 

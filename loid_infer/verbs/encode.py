@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
@@ -26,13 +26,14 @@ from loid_infer.data.reviews import open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.opening import check_options
 from loid_infer.encoders.pipeline import Stages
-from loid_infer.errors import BadTable, NoSpace, NotEncoded
+from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace, file_system
 from loid_infer.store.committer import Committer
-from loid_infer.store.reader import open_store
+from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
+from loid_infer.verbs.cache import used_digests
 from loid_infer.verbs.encoder import resolve_or_export
 
 _SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # tokenized, and computed, to estimate the cost
@@ -87,7 +88,7 @@ class DryRun:
     n_unique: int
     n_hits: int
     n_new: int
-    n_orphaned: int | None  # rows of the store whose text no domain's table has; None where a table cannot be read
+    n_orphaned: int | None  # rows that `cache gc` would drop; None where what refers to them cannot be read
     n_tokens: int
     seconds: float
     store: str
@@ -157,9 +158,8 @@ def encode_corpus(
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
     place = Workspace.of(workspace)
-    result = _encode(corpus, encoder, place, progress)
-    record(place.corpora / f"{corpus.name}.digests", corpus.digests(SILENT))
-    return result
+    record(place.corpora / f"{corpus.name}.digests", corpus.digests(SILENT))  # first: a run may be broken off
+    return _encode(corpus, encoder, place, progress)
 
 
 def _encode(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> EncodeResult:
@@ -227,15 +227,11 @@ def _commit(
 def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> DryRun:
     digests = corpus.digests(progress)
     unique, folder = first_rows(digests), place.store(encoder.fingerprint)
-    known = _every_text(place, corpus, digests, progress)
-    missing, n_orphaned = unique, None if known is None else 0
-    try:
-        with open_store(folder, encoder.spec, encoder.fingerprint) as store:
-            missing = _missing(digests, unique, store.lookup)
-            if known is not None:
-                n_orphaned = store.size().n_rows - int(np.count_nonzero(store.lookup(known) >= 0))
-    except NotEncoded:
-        pass
+    missing = unique
+    n_orphaned: int | None = 0
+    with suppress(NotEncoded), open_store(folder, encoder.spec, encoder.fingerprint) as store:
+        missing = _missing(digests, unique, store.lookup)
+        n_orphaned = _n_unused(place, store, progress)
     n_tokens = seconds = 0.0
     if len(missing):
         picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
@@ -254,16 +250,13 @@ def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progr
     )  # fmt: skip
 
 
-def _every_text(place: Workspace, corpus: Corpus, digests: Digests, progress: Progress) -> Digests | None:
-    """The digests `[n, 16]` of the different texts of all domains, of which those of `corpus` are given."""
+def _n_unused(place: Workspace, store: StoreReader, progress: Progress) -> int | None:
     try:
-        others = [domain for domain in place.domains() if domain != corpus.name]
-        tables = [open_table(place.table(domain), domain) for domain in others]
-        every = np.concatenate([digests, *(table.digests(progress) for table in tables)])
-    except BadTable as error:
-        progress.say(f"what no domain uses is not counted. {error}")
+        used = used_digests(place, progress)
+    except (BadTable, BadArtifact) as error:
+        progress.say(f"the rows that nothing uses are not counted. {error}")
         return None
-    return every[first_rows(every)]
+    return store.size().n_rows - int(np.count_nonzero(store.lookup(used[first_rows(used)]) >= 0))
 
 
 def _keep(result: EncodeResult, place: Workspace, progress: Progress) -> None:

@@ -18,6 +18,7 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadSetting, NoSpace
+from loid_infer.heads.baselines import Baselines, Head
 from loid_infer.heads.comparison import (
     BASELINES,
     HEAD,
@@ -35,8 +36,7 @@ from loid_infer.heads.comparison import (
     summary,
 )
 from loid_infer.heads.presets import HeadSettings, head_settings
-from loid_infer.heads.protocol import Head
-from loid_infer.heads.training import Fitted, fit_head, pairs_of
+from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.settings import Place, Workspace, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
@@ -123,7 +123,7 @@ def evaluate(
     make_folder(place.reports)
     n_fits = seeds * (len(names) + len(others))
     with _stored(inside, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
-        found = [_split_runs(inside, parts[i], opened[i], vectors, split_seed + i, task) for i in range(seeds)]
+        found = [[*_split_runs(inside, parts[i], opened[i], vectors, split_seed + i, task)] for i in range(seeds)]
     shown, over = ([averaged(found)], parts[:1]) if split == "time" else (found, parts)
     result = EvaluateResult(
         domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=preset,
@@ -184,44 +184,31 @@ def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Itera
 
 
 def _split_runs(
-    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], vectors: Mapping[str, Vectors], seed: int,
+    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], stored: Mapping[str, Vectors], seed: int,
     task: Task,
-) -> list[Measured]:  # fmt: skip
+) -> Iterator[Measured]:  # fmt: skip
     """All models on one split: baselines, then the head of each encoder, then the first one's variants."""
-    found = []
-    for one in _each_run(inside, parts, encoders, vectors, seed):
-        found.append(one)
-        task.advance(one.run.network_share is not None)
-    return found
-
-
-def _each_run(
-    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], stored: Mapping[str, Vectors], seed: int
-) -> Iterator[Measured]:
     data = inside.data
     test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
 
-    def run(model: str, encoder: EncoderFolder, fitted: Fitted, seconds: float) -> Measured:
+    def fit(model: str, encoder: EncoderFolder, vectors: Vectors, settings: HeadSettings) -> tuple[Measured, Baselines]:
+        start = time.perf_counter()
+        fitted = fit_head(data, parts, vectors, settings, seed, SILENT)
+        seconds = time.perf_counter() - start
+        task.advance(1)
         head = fitted.predictor
-        return measured(data, parts, seed, model, head.predict(test), encoder=encoder.name, before=head.predict(train),
-                        network_share=fitted.head.share, seconds=seconds)  # fmt: skip
+        one = measured(data, parts, seed, model, head.predict(test), encoder=encoder.name, before=head.predict(train),
+                       network_share=fitted.head.share, seconds=seconds)  # fmt: skip
+        return one, fitted.baselines
 
     for number, encoder in enumerate(encoders):
         vectors = stored[encoder.fingerprint]
-        fitted, seconds = _fitted(inside, parts, vectors, inside.settings, seed)
+        head, found = fit(HEAD, encoder, vectors, inside.settings)
         if number == 0:
-            found = fitted.baselines
             models: tuple[Head, ...] = (found.mean, found.bias, found.factors)
             for name, model in zip(BASELINES, models, strict=True):
                 yield measured(data, parts, seed, name, model.predict(test), before=model.predict(train))
-        yield run(HEAD, encoder, fitted, seconds)
+        yield head
         yield measured(data, parts, seed, OWN_TEXT, own_text(data, parts, vectors), encoder=encoder.name)
         for other in inside.others if number == 0 else ():
-            fitted, seconds = _fitted(inside, parts, vectors_of(other, vectors, seed), other.settings, seed)
-            yield run(other.name, encoder, fitted, seconds)
-
-
-def _fitted(inside: _Inside, parts: Split, vectors: Vectors, settings: HeadSettings, seed: int) -> tuple[Fitted, float]:
-    start = time.perf_counter()
-    fitted = fit_head(inside.data, parts, vectors, settings, seed, SILENT)
-    return fitted, time.perf_counter() - start
+            yield fit(other.name, encoder, vectors_of(other, vectors, seed), other.settings)[0]

@@ -16,6 +16,7 @@ from loid_infer.encoders.gpu import tensorrt_lacks
 from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
+from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import BadSetting, LoidError
 from loid_infer.graphs.bases import Base, load_base
@@ -25,16 +26,6 @@ from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
 from loid_infer.types import SILENT, Progress
 from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
-
-
-@dataclass(frozen=True, slots=True)
-class ParityReport:
-    """The parity of the runtime that `auto` takes on the machine that exported."""
-
-    cos_min: float
-    cos_mean: float
-    max_abs: float
-    n_texts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +61,7 @@ class ExportResult:
     precision: str
     precision_reason: str
     max_tokens: int
-    parity: ParityReport
+    parity: Parity  # of the runtime that `auto` takes on the machine that exported
     int8: Int8Report | None  # of an int8 export
     tensorrt: TensorRtReport | None  # where it was asked for
     seconds: float
@@ -145,7 +136,7 @@ def _result(
         encoder=made.name, path=str(made.path), plugins=tuple(plugin.name for plugin in stack.chain),
         fingerprint=made.fingerprint, architecture=spec.architecture, pooling=spec.pooling, normalize=spec.normalize,
         precision=spec.precision, precision_reason=proven.precision_reason, max_tokens=spec.max_tokens,
-        parity=ParityReport(*(proven.parity[field] for field in ParityReport.__slots__)), int8=proven.int8,
+        parity=Parity(*(proven.parity[field] for field in Parity.__slots__)), int8=proven.int8,
         tensorrt=tensorrt, seconds=seconds,
     )  # fmt: skip
 

@@ -12,19 +12,19 @@ from pathlib import Path
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.checkpoint import Checkpoint
-from loid_infer.data.histories import CodePairs
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadSetting
+from loid_infer.heads.baselines import Head
+from loid_infer.heads.comparison import HEAD, measured
 from loid_infer.heads.presets import HeadSettings, head_settings
-from loid_infer.heads.protocol import Head
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
-from loid_infer.settings import Place, Workspace, slug
-from loid_infer.types import SILENT, Bools, Floats, Interactions, Progress, Split
+from loid_infer.settings import Place, Workspace
+from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
@@ -118,19 +118,19 @@ def fit(
     start, place = time.perf_counter(), Workspace.of(workspace)
     settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads,
                              dropout=dropout)  # fmt: skip
-    name = slug(name or (f"{domain}-paper" if protocol == "paper" else domain), "head")
+    folder = place.head(name or (f"{domain}-paper" if protocol == "paper" else domain))
     _check_seeds(seed, split_seed)
-    _keep_others(place.head(name), domain)
+    _keep_others(folder, domain)
     on_device, interactions = torch_device(device), open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), place.head(name), on_device)
+    job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), folder, on_device)
     checkpoint = job.checkpoint(settings, seed, checkpoint_s)
     with encoded(place, job.encoder, domain, interactions.digests) as vectors:
         fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
     if protocol == "paper":
         progress.say(_PAPER)
     result = _result(job, fitted, start)
-    save_head(job.folder, fitted.head, interactions, parts.train, fitted.trained.history, _manifest(job, result))
+    save_head(job.folder, fitted.head, interactions, parts.train, fitted.history, _manifest(job, result))
     checkpoint.remove()
     return result
 
@@ -155,17 +155,31 @@ class _Job:
 
 
 def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
-    parts, folder, encoder = job.parts, job.folder, job.encoder
-    errors, trained, head = _errors(fitted, job.interactions, parts), fitted.trained, fitted.head
+    data, parts, encoder = job.interactions, job.parts, job.encoder
+    head, models = fitted.head, fitted.baselines
+
+    def error(model: Head, rows: Bools) -> float:
+        predicted = metrics.clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range)
+        return metrics.mse(predicted, data.ratings[rows])
+
+    def part(rows: Bools) -> float | None:
+        return float(found.squares[rows].mean()) if rows.any() else None
+
+    test = pairs_of(data, parts, parts.test)
+    found = measured(data, parts, head.seed, HEAD, fitted.predictor.predict(test))
+    cold = (test.users < 0) | (test.items < 0)
     return FitResult(
-        domain=job.domain, head=folder.name, path=str(folder), encoder=encoder.name, fingerprint=encoder.fingerprint,
-        preset=head.settings.preset, protocol=head.settings.protocol, split=parts.kind, split_seed=parts.seed,
-        split_digest=parts.digest, n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()),
-        n_test=int(parts.test.sum()), network_share=head.share, epochs=len(trained.history.losses),
-        best_epoch=trained.best_epoch, samples_per_s=trained.samples_per_s, seconds=time.perf_counter() - start,
-        seed=head.seed, train_mse=errors.train_mse, val_mse=errors.val_mse, test_mse=errors.test_mse,
-        test_mae=errors.test_mae, warm_test_mse=errors.warm_test_mse, cold_test_mse=errors.cold_test_mse,
-        n_cold_test=errors.n_cold_test, bias_train_mse=errors.bias_train_mse, baselines=errors.baselines,
+        domain=job.domain, head=job.folder.name, path=str(job.folder), encoder=encoder.name,
+        fingerprint=encoder.fingerprint, preset=head.settings.preset, protocol=head.settings.protocol,
+        split=parts.kind, split_seed=parts.seed, split_digest=parts.digest,
+        train_mse=error(fitted.predictor, parts.train), bias_train_mse=error(models.bias, parts.train),
+        val_mse=error(fitted.predictor, parts.valid), test_mse=found.run.mse, test_mae=found.run.mae,
+        warm_test_mse=part(~cold), cold_test_mse=part(cold),
+        n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
+        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(fitted.history.losses),
+        baselines=BaselineErrors(*(error(model, parts.test) for model in (models.mean, models.bias, models.factors))),
+        best_epoch=fitted.best_epoch, samples_per_s=fitted.samples_per_s, seconds=time.perf_counter() - start,
+        seed=head.seed,
     )  # fmt: skip
 
 
@@ -191,49 +205,8 @@ def _keep_others(folder: Path, domain: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    train_mse: float
-    bias_train_mse: float
-    val_mse: float
-    test_mse: float
-    test_mae: float
-    warm_test_mse: float | None
-    cold_test_mse: float | None
-    n_cold_test: int
-    baselines: BaselineErrors
-
-
-def _errors(fitted: Fitted, interactions: Interactions, parts: Split) -> _Errors:
-    def clipped(head: Head, pairs: CodePairs) -> Floats:
-        return metrics.clipped(head.predict(pairs), interactions.rating_range)
-
-    def measured(head: Head, rows: Bools) -> float:
-        return metrics.mse(clipped(head, pairs_of(interactions, parts, rows)), interactions.ratings[rows])
-
-    def part(rows: Bools) -> float | None:
-        return metrics.mse(predicted[rows], ratings[rows]) if rows.any() else None
-
-    test, ratings = pairs_of(interactions, parts, parts.test), interactions.ratings[parts.test]
-    predicted = clipped(fitted.predictor, test)
-    cold = (test.users < 0) | (test.items < 0)
-    models = fitted.baselines
-    return _Errors(
-        train_mse=measured(fitted.predictor, parts.train),
-        bias_train_mse=measured(models.bias, parts.train),
-        val_mse=measured(fitted.predictor, parts.valid),
-        test_mse=metrics.mse(predicted, ratings),
-        test_mae=metrics.mae(predicted, ratings),
-        warm_test_mse=part(~cold),
-        cold_test_mse=part(cold),
-        n_cold_test=int(cold.sum()),
-        baselines=BaselineErrors(*(measured(head, parts.test) for head in (models.mean, models.bias, models.factors))),
-    )
-
-
 def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
     # Times are left out: the same fit gives the same bytes.
-    timed = ("samples_per_s", "seconds", "path")
-    said = {name: value for name, value in asdict(result).items() if name not in timed}
+    said = {name: value for name, value in asdict(result).items() if name not in ("samples_per_s", "seconds", "path")}
     return said | {"card": asdict(job.encoder.spec), "versions": versions("torch", "numpy", "safetensors"),
                    "device": job.device}  # fmt: skip

@@ -23,7 +23,7 @@ from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import DIGEST_BYTES, SILENT, Array, Digests, Floats, Progress, Spec
+from loid_infer.types import SILENT, Array, Digests, Floats, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint
 
 _STEP = 8_192
@@ -41,13 +41,6 @@ class CacheImport:
     store: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    spec: Spec
-    digests: Digests  # [n, 16]
-    vectors: Callable[[int, int], Floats]  # rows from, to -> [m, d]
-
-
 def cache_import(
     source: str | os.PathLike[str], *, workspace: Place = None, progress: Progress = SILENT
 ) -> CacheImport:
@@ -62,41 +55,38 @@ def cache_import(
         ParityError: a vector is not finite.
     """
     place, path = Workspace.of(workspace), Path(source)
-    with _opened(path) as found:
-        ours = fingerprint(found.spec)
+    with _opened(path, progress) as (spec, digests, vectors):
+        ours = fingerprint(spec)
         names = encoders_by_fingerprint(place).get(ours)
         if not names:
             raise BadArtifact("vectors of an encoder that is not in this workspace", where=str(path), got=ours,
                               expected="the fingerprint of one of exports/encoders",
                               mend="Export that encoder here first, or copy its folder.")  # fmt: skip
-        unique = first_rows(found.digests)
-        with StoreWriter(place.store(ours), found.spec, ours) as writer:
-            new = unique[writer.reader.lookup(found.digests[unique]) < 0]
-            wanted: Array = np.zeros(len(found.digests), np.bool_)
+        unique = first_rows(digests)
+        with StoreWriter(place.store(ours), spec, ours) as writer:
+            new = unique[writer.reader.lookup(digests[unique]) < 0]
+            wanted: Array = np.zeros(len(digests), np.bool_)
             wanted[new] = True
-            with progress.task("import", len(new), "texts") as task, Committer(writer, found.spec.dim) as behind:
+            with progress.task("import", len(new), "texts") as task, Committer(writer, spec.dim) as behind:
                 for start in range(0, len(wanted), _STEP):
                     rows = np.flatnonzero(wanted[start : start + _STEP])
                     if len(rows):
-                        vectors = found.vectors(start, min(start + _STEP, len(wanted)))
-                        behind.add(found.digests[start + rows], vectors[rows])
+                        part = vectors(start, min(start + _STEP, len(wanted)))
+                        behind.add(digests[start + rows], part[rows])
                         task.advance(len(rows))
     return CacheImport(str(path), ours, names[0], len(unique), len(new), str(place.store(ours)))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Source]:
+def _opened(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Callable[[int, int], Floats]]]:
+    """The spec, the digests `[n, 16]`, and what gives the vectors `[m, d]` of the rows from, to."""
     folder = path.parent if path.name == DATA_FILE else path
     if folder.is_dir():
         spec = read_spec(folder)
         with open_store(folder, spec, fingerprint(spec)) as store:
-            digests, rows = [np.zeros((0, DIGEST_BYTES), np.uint8)], [np.zeros(0, np.int64)]
-            for chunk in store.chunks():
-                digests.append(chunk.digests.copy())
-                rows.append(chunk.first_row + np.arange(len(chunk.digests)))
-            every = np.concatenate(digests)
-            with store.view(np.concatenate(rows), every) as vectors:
-                yield _Source(spec, every, lambda start, end: vectors[start:end])
+            rows, digests = store.every_row(progress)
+            with store.view(rows, digests) as vectors:
+                yield spec, digests, lambda start, end: vectors[start:end]
     else:
         with Bundle(path) as bundle:
             try:
@@ -108,4 +98,4 @@ def _opened(path: Path) -> Iterator[_Source]:
                 raise BadArtifact("the vectors are not as wide as their spec says", where=str(path),
                                   expected=str(spec.dim), got=str(bundle.dim),
                                   mend="Export it again.")  # fmt: skip
-            yield _Source(spec, bundle.digests, bundle.vectors)
+            yield spec, bundle.digests, bundle.vectors

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loid_infer.artifact import new_file
-from loid_infer.data.canonical import TableFacts, filter_table, table_writer
+from loid_infer.data.canonical import TableFacts, TableWriter, filter_table, table_writer
 from loid_infer.data.duplicates import POLICIES, PairHashes
 from loid_infer.data.formats import Source, inspect
 from loid_infer.data.sources import place, read_source
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import Place, Workspace
-from loid_infer.types import SILENT, Bools, Progress
+from loid_infer.types import SILENT, Bools, Progress, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +67,14 @@ def ingest(
     found = [inspect(Path(source), format, columns or {}) for source in sources]
     with new_file(path) as final:
         stream = _Stream(found, on_bad == "skip", rating_range)
-        facts, keep = stream.write(final, duplicates, progress)
-        if facts is None:
-            first = final.with_suffix(".all")
-            final.replace(first)
-            try:
-                facts = stream.write_kept(first, final, keep)
-            finally:
-                first.unlink(missing_ok=True)
+        facts = stream.write(final, duplicates, progress)
     return IngestResult(
         domain=domain,
         n_rows=facts.n_rows,
         n_users=facts.n_users,
         n_items=facts.n_items,
         n_empty_text=facts.n_empty_text,
-        n_duplicates=len(keep) - facts.n_rows,
+        n_duplicates=len(stream.numbers) - facts.n_rows,
         n_skipped=stream.n_skipped,
         digest=facts.digest,
         path=str(path),
@@ -94,48 +87,56 @@ class _Stream:
     def __init__(self, sources: Sequence[Source], skip_bad: bool, rating_range: tuple[float, float]) -> None:
         self._sources, self._skip_bad, self._rating_range = sources, skip_bad, rating_range
         self._hashes = PairHashes()
-        self._numbers = array("q")  # line each row began on
+        self.numbers = array("q")  # line each row began on
         self._starts: list[int] = []  # first row of each source
         self.n_skipped = 0
 
-    def write(self, path: Path, duplicates: str, progress: Progress) -> tuple[TableFacts | None, Bools]:
-        """Every row into a table at `path`, and which rows stay; None in place of facts where some do not."""
+    def write(self, path: Path, duplicates: str, progress: Progress) -> TableFacts:
+        """The rows that stay, as a table at `path`."""
         n_bytes = sum(source.n_bytes for source in self._sources)
-        with table_writer(path, html_unescaped=True) as writer, progress.task("ingest", n_bytes, "bytes") as task:
+        with table_writer(path) as writer, progress.task("ingest", n_bytes, "bytes") as task:
             for source in self._sources:
-                self._starts.append(len(self._numbers))
-                position = 0
-                for batch in read_source(source, skip_bad=self._skip_bad, rating_range=self._rating_range):
-                    self._hashes.add(batch.reviews.user_ids, batch.reviews.item_ids)
-                    self._numbers.extend(batch.numbers)
-                    self.n_skipped += batch.n_skipped
-                    writer.write(batch.reviews)
-                    task.advance(batch.position - position)
-                    position = batch.position
-            if not writer.n_rows:
+                self._read(source, writer, task)
+            if not self.numbers:
                 raise BadTable("no review is left", where=", ".join(str(source.path) for source in self._sources),
                                expected="at least one review", got=f"{self.n_skipped:,} bad lines",
                                mend="Run again with --on-bad error to see what is wrong.")  # fmt: skip
-            keep, repeat = self._hashes.keep(duplicates)
-            if repeat is None:
-                n_users, n_items = self._hashes.counts(keep)
-                return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range), keep
+            keep = self._hashes.keep(duplicates)
+            if keep.all():
+                return self._finish(writer, keep)
         if duplicates == "error":
-            raise BadTable("the same user has reviewed the same item before", where=self._place(repeat[1]),
-                           expected="one review a pair", got=f"another at {self._place(repeat[0])}",
+            one, other = self._hashes.first_repeat(keep)
+            raise BadTable("the same user has reviewed the same item before", where=self._place(other),
+                           expected="one review a pair", got=f"another at {self._place(one)}",
                            mend="Choose which to keep with --duplicates keep-last or keep-first.")  # fmt: skip
-        return None, keep
+        everything = path.replace(path.with_stem(f"{path.stem}-all"))
+        try:
+            with table_writer(path) as writer:
+                filter_table(everything, keep, writer)
+                return self._finish(writer, keep)
+        finally:
+            everything.unlink()
 
-    def write_kept(self, source: Path, path: Path, keep: Bools) -> TableFacts:
-        """The rows of the table at `source` that stay, into a table at `path`."""
+    def _read(self, source: Source, writer: TableWriter, task: Task) -> None:
+        self._starts.append(len(self.numbers))
+        position = 0
+        for batch in read_source(source, skip_bad=self._skip_bad, rating_range=self._rating_range):
+            self.n_skipped += batch.n_skipped
+            if batch.rows:
+                numbers, *columns = zip(*batch.rows, strict=True)
+                self.numbers.extend(numbers)
+                self._hashes.add(columns[0], columns[1])
+                writer.write(columns)
+            task.advance(batch.position - position)
+            position = batch.position
+
+    def _finish(self, writer: TableWriter, keep: Bools) -> TableFacts:
         n_users, n_items = self._hashes.counts(keep)
-        with table_writer(path, html_unescaped=True) as writer:
-            filter_table(source, keep, writer)
-            return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range)
+        return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range)
 
     def _place(self, row: int) -> str:
         source = max(i for i, start in enumerate(self._starts) if start <= row)
-        return place(self._sources[source], self._numbers[row])
+        return place(self._sources[source], self.numbers[row])
 
 
 def _check_options(sources: Sequence[Path], duplicates: str, on_bad: str, rating_range: tuple[float, float]) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from loid_infer.plugins.folder import (
     read_plugin,
     readable_plugins,
     refuse_repeats,
-    refuse_twice,
 )
 from loid_infer.plugins.merge import Source, TensorError, merge, settle
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
@@ -73,13 +72,13 @@ class PluginInfo:
     """One plugin at a glance."""
 
     name: str
-    method: str  # train | import | linear | ties | dare | dare_ties
-    domains: tuple[str, ...]  # all it was trained on
-    base: str
-    on: tuple[str, ...]  # plugins beneath it, by name where it is known here, else the first of their digest
-    parents: tuple[str, ...]  # what it was merged from
-    digest: str
-    problem: str  # why it cannot be read; empty for a good one
+    method: str = ""  # train | import | linear | ties | dare | dare_ties
+    domains: tuple[str, ...] = ()  # all it was trained on
+    base: str = ""
+    on: tuple[str, ...] = ()  # plugins beneath it, by name where it is known here, else the first of their digest
+    parents: tuple[str, ...] = ()  # what it was merged from
+    digest: str = ""
+    problem: str = ""  # why it cannot be read; empty for a good one
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +117,14 @@ def plugin_merge(
     place = Workspace.of(workspace)
     path = place.plugin(name)
     how = settle(method, density, rank, seed)
-    parents = _parents(place, plugins, name)
-    given = dict(zip((plugin.name for plugin in parents), _weights(weights, len(parents)), strict=True))
-    parents = sorted(parents, key=lambda plugin: plugin.digest)
-    ordered = tuple(given[plugin.name] for plugin in parents)
-    sources = [Source(plugin.digest, plugin.delta(), given[plugin.name]) for plugin in parents]
+    given = _weights(weights, len(plugins))
+    weighted = sorted(zip(_parents(place, plugins, name), given, strict=True), key=lambda pair: pair[0].digest)
+    sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
+    parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
+    runs = {json.dumps(run, sort_keys=True) for plugin in parents for run in plugin.trained_on}
+    merged = merge(sources, how, progress)
+    errors = [asdict(error) for error in merged.errors]
     manifest: dict[str, Any] = {
         "kind": KIND,
         "name": name,
@@ -131,15 +132,13 @@ def plugin_merge(
         **{field: first[field] for field in ("base", "parent_digest", "tokenizer", "on")},
         "parents": [{"name": plugin.name, "digest": plugin.digest} for plugin in parents],
         "holds": sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.holds)}),
-        "trained_on": _union(parents),
+        "trained_on": [json.loads(run) for run in sorted(runs)],
         "settings": {"weights": ordered, "density": how.density, "rank": rank},
+        "metrics": {"n_tensors": len(merged.delta), "relative_error": merged.relative_error, "errors": errors},
         "seed": seed,
         "versions": versions("numpy", "safetensors"),
+        "digest": delta_digest(merged.delta),
     }
-    merged = merge(sources, how, progress)
-    metrics = {"n_tensors": len(merged.delta), "relative_error": merged.relative_error}
-    manifest |= {"digest": delta_digest(merged.delta)}
-    manifest |= {"metrics": metrics | {"errors": [asdict(error) for error in merged.errors]}}
     with new_plugin(place, manifest, progress) as folder:
         write_delta(folder, merged.delta, first["base"]["name"])
     return PluginMerge(
@@ -185,7 +184,7 @@ def plugin_import(
     for dead in sorted(part for part in delta if not family.uses(part) and part not in tensors):
         del delta[dead]
         progress.say(f"left out {dead}: the base's checkpoint has none, and no vector depends on it")
-    check_delta(delta, {key: tensor.shape for key, tensor in tensors.items()}, str(origin))
+    check_delta(delta, tensors, str(origin))
     weights = loaded.digest()
     n_params = sum(part.a.size + part.b.size for part in delta.values())
     manifest: dict[str, Any] = {
@@ -249,7 +248,6 @@ def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFo
                 raise BadSetting(f"plugins {first.name!r} and {other.name!r} differ in the {what}",
                                  where=str(place.plugins), expected=_ground(first), got=_ground(other),
                                  mend="Merge plugins of one base that were trained on the same plugins.")  # fmt: skip
-    refuse_twice(parents)
     return parents
 
 
@@ -258,25 +256,19 @@ def _ground(plugin: PluginFolder) -> str:
     return f"{plugin.name}: {plugin.base_name} ({plugin.base_digest[:16]}) with {beneath}"
 
 
-def _union(parents: Sequence[PluginFolder]) -> list[dict[str, Any]]:
-    entries = {json.dumps(entry, sort_keys=True) for plugin in parents for entry in plugin.trained_on}
-    return [json.loads(entry) for entry in sorted(entries)]
-
-
 def _info(path: Path, names: dict[str, str]) -> PluginInfo:
-    absent = PluginInfo(path.name, "", (), "", (), (), "", "")
     try:
-        plugin = read_plugin(path, "Make it again, or remove its folder.", check_files=False)
-        return replace(
-            absent,
+        plugin = read_plugin(path, check_files=False)
+        return PluginInfo(
+            path.name,
             method=plugin.method,
             domains=tuple(sorted({str(entry["domain"]) for entry in plugin.trained_on})),
             base=plugin.base_name,
             on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
-            parents=tuple(str(parent["name"]) for parent in plugin.manifest["parents"]),
+            parents=tuple(str(parent["name"]) for parent in plugin.parents),
             digest=plugin.digest,
         )
     except BadArtifact as error:
-        return replace(absent, problem=error.what)
+        return PluginInfo(path.name, problem=error.what)
     except (KeyError, TypeError, AttributeError) as error:
-        return replace(absent, problem=f"a field of the manifest is not what it should be: {error!r}")
+        return PluginInfo(path.name, problem=f"a field of the manifest is not what it should be: {error!r}")

@@ -12,20 +12,12 @@ from loid_infer import __version__
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadTable
 from loid_infer.pages.findings import of_domain, read_findings
-from loid_infer.pages.missing import missing_of
+from loid_infer.pages.missing import NotMeasured, missing_besides, missing_of
 from loid_infer.pages.page import page
 from loid_infer.settings import Place, Workspace, slug
 from loid_infer.types import SILENT, Progress
 
 PAGE = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """Something the page could show, and the command that would measure it."""
-
-    what: str
-    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +48,25 @@ def report(domain: str | None = None, *, workspace: Place = None, progress: Prog
     start = time.perf_counter()
     place = Workspace.of(workspace)
     found = read_findings(place)
-    if domain is not None:
-        _check_domain(slug(domain, "domain"), found.domains, place)
-        found = of_domain(found, domain)
-    elif not (found.domains or found.encoders or found.plugins or found.left_out):
+    names = [one.name for one in found.domains]
+    if domain is not None and slug(domain, "domain") not in names:
+        raise BadTable(f"there is no domain {domain!r}", where=str(place.root.absolute()),
+                       expected="one of this workspace", got=", ".join(names) or "none",
+                       mend=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}")  # fmt: skip
+    if not (found.domains or found.encoders or found.plugins or found.left_out):
         raise BadTable("there is nothing to report on", where=str(place.root.absolute()),
                        expected="a workspace with data/ or exports/", got="neither",
                        mend="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D")  # fmt: skip
+    found = of_domain(found, domain) if domain else found
     for problem in found.left_out:
         progress.say(f"left out: {problem}")
-    missing = tuple(missing_of(found))
-    content = page(found, missing, __version__)
+    missing = [one for part in found.domains for one in missing_of(part)] + list(missing_besides(found))
+    content = page(found, __version__)
     path = place.reports / (f"{domain}.report.html" if domain else PAGE)
     with new_file(path) as temporary:
         temporary.write_bytes(content)
     return ReportResult(
-        path=str(path), domains=found.domains, n_heads=len(found.heads), n_encoders=len(found.encoders),
-        n_plugins=len(found.plugins), not_measured=tuple(NotMeasured(one.what, one.command) for one in missing),
+        path=str(path), domains=tuple(one.name for one in found.domains), n_heads=len(found.heads),
+        n_encoders=len(found.encoders), n_plugins=len(found.plugins), not_measured=tuple(missing),
         left_out=found.left_out, n_bytes=len(content), seconds=time.perf_counter() - start,
     )  # fmt: skip
-
-
-def _check_domain(domain: str, known: tuple[str, ...], place: Workspace) -> None:
-    if domain not in known:
-        raise BadTable(f"there is no domain {domain!r}", where=str(place.root.absolute()),
-                       expected="one of this workspace", got=", ".join(known) or "none",
-                       mend=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}")  # fmt: skip

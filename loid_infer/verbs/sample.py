@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.data.canonical import ReviewBatch, table_writer
+from loid_infer.data.canonical import table_writer
 from loid_infer.data.sample import SampleWorld, draw_world
 from loid_infer.errors import BadSetting
 from loid_infer.settings import SAMPLE_DOMAINS, Place, Workspace
@@ -76,19 +76,12 @@ def _write(world: SampleWorld, path: Path, progress: Progress) -> SampleDomain:
     n_users, n_items = len(np.unique(world.users)), len(np.unique(world.items))
     with (
         new_file(path) as temporary,
-        table_writer(temporary, html_unescaped=True) as writer,
+        table_writer(temporary) as writer,
         progress.task(f"sample {world.domain}", world.n, "reviews") as task,
     ):
         for rows, texts in world.texts():
-            writer.write(
-                ReviewBatch(
-                    world.user_ids(rows),
-                    world.item_ids(rows),
-                    world.ratings[rows].tolist(),
-                    texts,
-                    world.timestamps[rows].tolist(),
-                )
-            )
+            ratings, times = world.ratings[rows].tolist(), world.timestamps[rows].tolist()
+            writer.write((world.user_ids(rows), world.item_ids(rows), ratings, texts, times))
             task.advance(len(texts))
         writer.finish(n_users=n_users, n_items=n_items, rating_range=(1.0, 5.0), synthetic=True)
     return SampleDomain(world.domain, world.n, n_users, n_items, str(path))

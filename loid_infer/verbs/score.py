@@ -75,7 +75,7 @@ def score(
     start = time.perf_counter()
     on_device, place, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
     target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
-    run = _Run(place, on_device, _only_head(place, source, domain, head), head, domain)
+    run = _Run(place, on_device, _only_head(place, source, domain, head), domain)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
@@ -83,12 +83,12 @@ def score(
     warning = run.warning()
     if warning:
         progress.say(warning)
-    seconds = time.perf_counter() - start
+    seconds, n_rows = time.perf_counter() - start, int(run.n_known.sum())
     return ScoreResult(
         domains=tuple(sorted(opened.domain for opened in run.opened.values())), heads=tuple(sorted(run.opened)),
-        n_rows=run.n_rows, n_unknown_users=run.n_unknown_users, n_unknown_items=run.n_unknown_items,
+        n_rows=n_rows, n_unknown_users=int(run.n_known[:2].sum()), n_unknown_items=int(run.n_known[::2].sum()),
         n_rated=run.n_rated, mse=run.squares / run.n_rated if run.n_rated else None,
-        mae=run.absolutes / run.n_rated if run.n_rated else None, rows_per_s=run.n_rows / seconds, seconds=seconds,
+        mae=run.absolutes / run.n_rated if run.n_rated else None, rows_per_s=n_rows / seconds, seconds=seconds,
         out=str(target), warning=warning,
     )  # fmt: skip
 
@@ -100,8 +100,7 @@ class _Opened:
         folder = workspace.head(name)
         mend = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, mend)
-        self.name, self.domain = name, str(self.saved.manifest["domain"])
-        self.is_paper = self.saved.manifest["protocol"] == "paper"
+        self.domain = str(self.saved.manifest["domain"])
         self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend), device)
         self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
@@ -119,38 +118,34 @@ class _Run:
     workspace: Workspace
     device: str
     only: str | None  # the head of all rows; None: the column decides
-    head: str | None
     domain: str | None
     opened: dict[str, _Opened] = field(default_factory=dict)
-    n_rows: int = 0
-    n_unknown_users: int = 0
-    n_unknown_items: int = 0
+    n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by what is known of them
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
 
     def batch(self, pairs: Pairs) -> tuple[Floats, list[str]]:
         """Scores `[n]` float32 and the words of `known`."""
-        scores, known = np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
+        scores, clipped, known = np.zeros(pairs.n, np.float32), np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
         names = np.array([self.only] * pairs.n if self.only else pairs.domains, object)
         for name in dict.fromkeys(names.tolist()):
             rows = np.flatnonzero(names == name)
             opened = self._open(name)
-            users, items = pairs.user_ids, pairs.item_ids
-            if len(rows) < pairs.n:
-                chosen = rows.tolist()
-                users, items = [users[row] for row in chosen], [items[row] for row in chosen]
+            users, items = (np.array(ids, object)[rows].tolist() for ids in (pairs.user_ids, pairs.item_ids))
             scores[rows], known[rows] = opened.score(users, items)
-            if pairs.ratings is not None:
-                self._measure(scores[rows], pairs.ratings[rows], opened.saved.rating_range)
-        self.n_rows += pairs.n
-        self.n_unknown_users += int((known < 2).sum())
-        self.n_unknown_items += int((known % 2 == 0).sum())
-        return scores.astype(np.float32), _KNOWN[known].tolist()
+            clipped[rows] = metrics.clipped(scores[rows], opened.saved.reviews.rating_range)
+        if pairs.ratings is not None:
+            errors = (clipped - pairs.ratings)[np.isfinite(pairs.ratings)]
+            self.n_rated += len(errors)
+            self.squares += float(np.square(errors).sum())
+            self.absolutes += float(np.abs(errors).sum())
+        self.n_known += np.bincount(known, minlength=len(_KNOWN))
+        return scores, _KNOWN[known].tolist()
 
     def warning(self) -> str | None:
         """What is wrong with the heads that were used."""
-        papers = [name for name, opened in sorted(self.opened.items()) if opened.is_paper]
+        papers = [name for name, one in sorted(self.opened.items()) if one.saved.manifest["protocol"] == "paper"]
         if not papers:
             return None
         return (
@@ -168,15 +163,6 @@ class _Run:
             self.opened[name] = opened
         return self.opened[name]
 
-    def _measure(self, scores: Floats, ratings: Floats, rating_range: tuple[float, float]) -> None:
-        rated = np.isfinite(ratings)
-        n = int(rated.sum())
-        if n:
-            clipped = metrics.clipped(scores[rated].astype(np.float32), rating_range)
-            self.squares += n * metrics.mse(clipped, ratings[rated])
-            self.absolutes += n * metrics.mae(clipped, ratings[rated])
-            self.n_rated += n
-
 
 def _only_head(workspace: Workspace, source: PairSource, domain: str | None, head: str | None) -> str | None:
     """The head of all rows, or None where the column `domain` decides."""
@@ -185,7 +171,7 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
     if source.has_domain:
         return None
     folder = workspace.head("any").parent
-    names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
     if len(names) == 1:
         return names[0]
     if not names:

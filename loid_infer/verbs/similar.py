@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_folder, read_manifest, versions
-from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
@@ -23,7 +22,7 @@ from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import StoreReader, open_store
-from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
+from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check_texts
 from loid_infer.verbs.encoder import encode_command, resolve
 
 KINDS = ("items", "users", "reviews")
@@ -110,12 +109,9 @@ def similar(
     with open_store(place.store(found.fingerprint), found.spec, found.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
         folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
-        index, center, codes = _index(folder, of, table, found, vectors, progress)
         is_text = source == "reviews"
         vector = _encoded(query, found, device, progress) if is_text else vectors.of_one(source, query, domain)
-    if not index.n:
-        raise BadSetting("there is nothing to look among", where=domain, expected="reviews with text", got="blank ones",
-                         mend="Ingest reviews with text.")  # fmt: skip
+        index, center, codes = _index(folder, of, table, found, vectors, progress)
     numbers, scores = index.search(directions(vector[None], center)[0], n + 1)
     near = [(int(codes[number]), float(score)) for number, score in zip(numbers, scores, strict=True)]
     own = vectors.code(source, query) if source == of != "reviews" else -1
@@ -138,17 +134,17 @@ class _Vectors:
 
     def code(self, kind: str, name: str) -> int:
         """The code of an item's or user's id; -1 if the domain has none."""
-        ids = _ids(kind, self.data)
+        ids = _groups(kind, self.data)[1]
         at = int(np.searchsorted(np.asarray(ids, object), name))
         return at if at < len(ids) and ids[at] == name else -1
 
     def of_one(self, kind: str, name: str, domain: str) -> Floats:
         """The mean `[d]` over the reviews of an item or user."""
-        code, option = self.code(kind, name), f"--{kind.removesuffix('s')}"
-        rows = np.flatnonzero((_groups(kind, self.data) == code) & self.filled) if code >= 0 else np.zeros(0, np.int64)
+        code, what = self.code(kind, name), kind.removesuffix("s")
+        rows = np.flatnonzero((_groups(kind, self.data)[0] == code) & self.filled)
         if not len(rows):
-            what = f"the domain has no such {kind.removesuffix('s')}" if code < 0 else "none of its reviews has text"
-            raise BadSetting(what, where=f"{option} {name}", expected=f"an id of {domain}'s table", got=repr(name),
+            why = f"the domain has no such {what}" if code < 0 else "none of its reviews has text"
+            raise BadSetting(why, where=f"--{what} {name}", expected=f"an id of {domain}'s table", got=repr(name),
                              mend=f"Look into data/{domain}.parquet for the ids there are.")  # fmt: skip
         mean: Floats = self.of_texts(self.data.texts[rows]).astype(np.float64).mean(0)
         return mean
@@ -156,7 +152,7 @@ class _Vectors:
     def means(self, kind: str) -> tuple[Floats, Ints]:
         """Means `[m, d]` float32 over the reviews of each item or user that has text, and their codes `[m]`."""
         rows = np.flatnonzero(self.filled)
-        groups = _groups(kind, self.data)[rows]
+        groups = _groups(kind, self.data)[0][rows]
         order = np.argsort(groups, kind="stable")
         codes, starts = np.unique(groups[order], return_index=True)
         sums = np.zeros((len(codes), self._store.environment.spec.dim), np.float32)
@@ -192,7 +188,10 @@ def _index(
         matrix = vectors.of_texts(codes)
     else:
         matrix, codes = vectors.means(of)
-    center = _mean(matrix)
+    if not len(matrix):
+        raise BadSetting("there is nothing to look among", where=table.domain, expected="reviews with text",
+                         got="blank ones", mend="Ingest reviews with text.")  # fmt: skip
+    center = matrix.mean(0, dtype=np.float64).astype(np.float32)
     index = build(matrix, center)
     manifest = {
         **bound, "kind": _KIND, "domain": table.domain, "encoder": encoder.name, "index": index.kind,
@@ -204,16 +203,9 @@ def _index(
     return index, center, codes
 
 
-def _mean(matrix: Floats) -> Floats:
-    total = np.zeros(matrix.shape[1])
-    for start in range(0, len(matrix), _STEP):
-        total += matrix[start : start + _STEP].sum(0, dtype=np.float64)
-    return (total / max(len(matrix), 1)).astype(np.float32)
-
-
 def _encoded(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
     """The vector `[d]` of a text of the caller's."""
-    digests_of([text])  # that it is one
+    check_texts([text], "--text")
     if not text.strip():
         raise BadSetting("a blank text is near nothing", where="--text", expected="some words", mend="Say something.")
     with Encoder.open(encoder, device=device, progress=progress) as opened:
@@ -225,8 +217,9 @@ def _neighbors(
     of: str, near: Sequence[tuple[int, float]], data: Interactions, table: ReviewTable
 ) -> tuple[Neighbor, ...]:
     if of != "reviews":
-        counts = np.bincount(_groups(of, data)[~data.empty[data.texts]], minlength=len(_ids(of, data)))
-        return tuple(Neighbor(_ids(of, data)[code], score, int(counts[code])) for code, score in near)
+        groups, ids = _groups(of, data)
+        counts = np.bincount(groups[~data.empty[data.texts]], minlength=len(ids))
+        return tuple(Neighbor(ids[code], score, int(counts[code])) for code, score in near)
     rows = {code: np.flatnonzero(data.texts == code) for code, _ in near}
     firsts = sorted(int(found[0]) for found in rows.values())
     texts = {int(row): text for numbers, part in table.texts(np.array(firsts, np.int64))
@@ -238,9 +231,6 @@ def _neighbors(
     )  # fmt: skip
 
 
-def _groups(kind: str, data: Interactions) -> Ints:
-    return data.items if kind == "items" else data.users
-
-
-def _ids(kind: str, data: Interactions) -> Sequence[str]:
-    return data.item_ids if kind == "items" else data.user_ids
+def _groups(kind: str, data: Interactions) -> tuple[Ints, Sequence[str]]:
+    """Whose each review is, `[n]`, and the ids behind these codes."""
+    return (data.items, data.item_ids) if kind == "items" else (data.users, data.user_ids)

@@ -25,7 +25,7 @@ from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
-from loid_infer.types import SILENT, Floats, Progress
+from loid_infer.types import SILENT, Progress
 
 RECORD, PICTURE = "similarity.json", "similarity.png"
 
@@ -43,15 +43,6 @@ class SimilarityResult:
     seed: int
     path: str  # of the heat map; the matrix lies beside it, in RECORD
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
-    """Texts of one domain: `n` to compare with other domains, then `n` others to compare these with."""
-
-    domain: str
-    content: str  # digest of all its texts, whatever their order
-    texts: list[str]  # [2n]
 
 
 def plugin_similarity(
@@ -88,21 +79,22 @@ def plugin_similarity(
     _check(domains, n_texts, pooling)
     tables = [open_table(place.table(domain), domain) for domain in domains]
     drawn = [_draw(table, n_texts, seed, progress) for table in tables]
-    _check_different(drawn)
+    _check_different(domains, [content for content, _ in drawn])
     source = load_base(base, pooling, normalize=False)
     max_tokens = source.max_tokens(max_tokens)
     with progress.task("vectors", 2 * n_texts * len(drawn), "texts") as task:
         encoder, vectors = _plain(source, max_tokens), []
-        for texts in drawn:  # domain by domain, so that no last bit depends on the others
-            vectors.append(encoder.encode(texts.texts))
+        for _, texts in drawn:  # domain by domain, so that no last bit depends on the others
+            vectors.append(encoder.encode(texts))
             task.advance(2 * n_texts)
-    matrix = _matrix(vectors, n_texts)
+    firsts, others = [part[:n_texts] for part in vectors], [part[n_texts:] for part in vectors]
+    n = range(len(drawn))
+    matrix = tuple(tuple(mean_pairwise_cosine(firsts[i], (others if i == j else firsts)[j]) for j in n) for i in n)
     result = SimilarityResult(
-        domains=tuple(domains), matrix=tuple(map(tuple, matrix.tolist())), pooling=pooling, n_texts=n_texts,
+        domains=tuple(domains), matrix=matrix, pooling=pooling, n_texts=n_texts,
         base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
     )  # fmt: skip
-    _record(result)
-    _picture(result)
+    _keep(result)
     return replace(result, seconds=time.perf_counter() - start)
 
 
@@ -116,16 +108,14 @@ def _plain(base: Base, max_tokens: int) -> Encoder:
     return Encoder(spec, lambda: (base.tokenizer(max_tokens), TorchRuntime(module, "fp32", n_usable_threads())))
 
 
-def _record(result: SimilarityResult) -> None:
+def _keep(result: SimilarityResult) -> None:
+    """Write the matrix and its heat map."""
+    from loid_infer.figures import heat_map
+
     # No seconds and no path: the same texts give the same bytes anywhere.
     said = {name: value for name, value in asdict(result).items() if name not in ("path", "seconds")}
     with new_file(Path(result.path).with_name(RECORD)) as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n")
-
-
-def _picture(result: SimilarityResult) -> None:
-    from loid_infer.figures import heat_map
-
     note = (
         f"Mean cosine over {result.n_texts} x {result.n_texts} reviews; {result.pooling} pooling of {result.base}, at "
         f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two draws of one domain that share no "
@@ -135,18 +125,9 @@ def _picture(result: SimilarityResult) -> None:
         heat_map(temporary, result.domains, np.array(result.matrix), "Similarity of domains", note)
 
 
-def _matrix(vectors: Sequence[Floats], n_texts: int) -> Floats:
-    """`[n, n]` from the `[2 n_texts, d]` vectors of each domain."""
-    matrix = np.empty((len(vectors), len(vectors)))
-    for i, one in enumerate(vectors):
-        matrix[i, i] = mean_pairwise_cosine(one[:n_texts], one[n_texts:])
-        for j, other in enumerate(vectors[:i]):
-            matrix[i, j] = matrix[j, i] = mean_pairwise_cosine(one[:n_texts], other[:n_texts])
-    return matrix
-
-
-def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> _Drawn:
-    """The texts whose keys are lowest.
+def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tuple[str, list[str]]:
+    """A digest of all texts of a domain, whatever their order, and the `2 n_texts` whose keys are lowest: `n_texts` to
+    compare with other domains, then as many to compare these with.
 
     Keys hold all texts of the domain, so that a text which two domains share is not drawn in both for being low in one.
 
@@ -166,12 +147,9 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> _D
     keys = sampling.keys(seed, int.from_bytes(content[:8], "big"), halves[:, 0], halves[:, 1])
     picked = filled[np.argsort(keys, kind="stable")[: 2 * n_texts]]
     rows = np.unique(data.texts, return_index=True)[1][picked]
-    order = np.argsort(rows)
-    texts = [""] * len(rows)
-    found = (text for _, piece in table.texts(rows[order]) for text in piece)
-    for slot, text in zip(order.tolist(), found, strict=True):
-        texts[slot] = text
-    return _Drawn(table.domain, content.hex(), texts)
+    pieces = table.texts(np.sort(rows))
+    texts = {int(row): text for numbers, piece in pieces for row, text in zip(numbers, piece, strict=True)}
+    return content.hex(), [texts[int(row)] for row in rows]
 
 
 def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
@@ -190,11 +168,11 @@ def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
                          mend="Leave --pooling out for mean.")  # fmt: skip
 
 
-def _check_different(drawn: Sequence[_Drawn]) -> None:
+def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
     """Two names of the same texts would be the same draw, compared with itself."""
     first: dict[str, str] = {}
-    for texts in drawn:
-        known = first.setdefault(texts.content, texts.domain)
-        if known != texts.domain:
-            raise BadSetting("two domains have the same texts", got=f"{known}, {texts.domain}",
+    for domain, content in zip(domains, contents, strict=True):
+        known = first.setdefault(content, domain)
+        if known != domain:
+            raise BadSetting("two domains have the same texts", got=f"{known}, {domain}",
                              mend="Name one of them; the diagonal compares it with itself.")  # fmt: skip

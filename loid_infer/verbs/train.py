@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loid_infer.artifact import digest_json, versions
+from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
@@ -22,6 +23,7 @@ from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.plugins.adapter import LowRank, write_adapter
 from loid_infer.plugins.delta import delta_digest
+from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.folder import KIND, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
@@ -29,9 +31,7 @@ from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspa
 from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
 
 if TYPE_CHECKING:
-    from loid_infer.checkpoint import Checkpoint
     from loid_infer.plugins.adapted import RatingModel
-    from loid_infer.plugins.examples import Examples
     from loid_infer.plugins.train import Trained
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
@@ -103,7 +103,6 @@ def plugin_train(
         RuntimeMissing: the device is not there.
         NoSpace: the disk is full or the folder not writable.
     """
-    from loid_infer.checkpoint import Checkpoint
     from loid_infer.plugins.train import clipped_mse
 
     start = time.perf_counter()
@@ -176,11 +175,10 @@ class _Job:
 
 def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
     """Tokens and ratings of the three parts; each different text is tokenized once."""
-    from loid_infer.plugins.examples import Examples
-
     interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
     first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
     order = np.argsort(first)
+    place = np.argsort(order)
     ids, lengths = [], []
     with progress.task("tokenize", len(first), "texts") as task:
         for rows, texts in job.table.texts(first[order]):
@@ -188,8 +186,6 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
             ids.append(tokens.flat_ids)
             lengths.append(tokens.lengths)
             task.advance(len(rows))
-    place = np.empty(len(first), np.int64)
-    place[order] = np.arange(len(first))
     everything = Examples(np.concatenate(ids), np.concatenate(lengths), np.zeros(len(first)))
 
     def part(rows: Bools, most: int) -> Examples:
@@ -246,7 +242,7 @@ def _result(
         base=job.source.name, on=job.beneath.names, n_params=sum(part.a.size + part.b.size for part in delta.values()),
         val_mse=trained.val_mse, test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
         n_train=sets["train"].n, n_valid=sets["valid"].n, n_test=sets["test"].n,
-        n_steps=trained.n_steps, best_step=trained.best_step,
+        n_steps=len(trained.history.losses), best_step=trained.best_step,
         tokens_per_s=trained.n_tokens / trained.train_s if trained.train_s else 0.0,
         precision=job.settings.precision, base_digest=job.beneath.base_digest, parent_digest=job.beneath.digest,
         split_digest=job.parts.digest, seed=job.settings.seed, seconds=time.perf_counter() - start,

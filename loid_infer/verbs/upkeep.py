@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from loid_infer.artifact import MANIFEST, abandoned, remove, writing
-from loid_infer.data.corpora import recorded
+from loid_infer.artifact import abandoned, remove, writing
 from loid_infer.data.reviews import open_table
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
+from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
 from loid_infer.store.writer import held
-from loid_infer.types import DIGEST_BYTES, SILENT, Array, Bools, Digests, Progress, Spec
-from loid_infer.verbs.cache import encoders_by_fingerprint, folder_of, store_folders
+from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
+from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command
 
 
@@ -77,16 +75,16 @@ def cache_salvage(*, encoder: str | None = None, workspace: Place = None, progre
 
     Raises:
         BadStore: a store has no spec, and no encoder of its fingerprint is there.
-        BadArtifact: there is no such encoder.
+        BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
     place, changes = Workspace.of(workspace), []
-    for folder in _folders(place, encoder):
+    for folder in store_folders(place, encoder):
         spec = _spec(place, folder)
         with held(folder):
             done = salvage(folder, spec, folder.name, progress)
         lost = tuple(_unfinished(place, folder, spec, done.n_dropped > 0, progress))
-        changes.append(_change(folder, done, lost))
+        changes.append(StoreChange(folder.name, **asdict(done), unfinished=lost))
     return _changed(changes)
 
 
@@ -95,13 +93,14 @@ def cache_compact(*, encoder: str | None = None, workspace: Place = None, progre
 
     Raises:
         BadStore: a store is damaged.
-        BadArtifact: there is no such encoder.
+        BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
     place, changes = Workspace.of(workspace), []
-    for folder in _folders(place, encoder):
+    for folder in store_folders(place, encoder):
         with held(folder):
-            changes.append(_change(folder, compact(folder, read_spec(folder), folder.name, None, progress)))
+            done = compact(folder, read_spec(folder), folder.name, None, progress)
+        changes.append(StoreChange(folder.name, **asdict(done)))
     return _changed(changes)
 
 
@@ -124,9 +123,10 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
         folders = store_folders(place)
         for folder in folders:
             stack.enter_context(held(folder))
-        referred, used = set(_referred(place)), _used(place, progress)
-        gone = [folder for folder in folders if folder.name not in referred]
-        specs = {folder: read_spec(folder) for folder in folders if folder.name in referred}
+        alive = {referred(path) for kind in ("encoders", "heads") for path in manifests(place, kind)}
+        used = used_digests(place, progress)
+        gone = [folder for folder in folders if folder.name not in alive]
+        specs = {folder: read_spec(folder) for folder in folders if folder.name in alive}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
@@ -135,7 +135,7 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
                 done = Rewritten(n_rows - n_unused, n_unused, size, size)
                 if not dry_run:
                     done = compact(folder, specs[folder], folder.name, lambda digests: _within(digests, used), progress)
-                changes.append(_change(folder, done))
+                changes.append(StoreChange(folder.name, **asdict(done)))
         for folder in gone:
             freed += sum(file.stat().st_size for file in folder.iterdir())
             if not dry_run:
@@ -153,20 +153,6 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
     return CacheSweep(dry_run, len(gone), n_dropped, len(leftovers), freed, tuple(changes))
 
 
-def _folders(place: Workspace, encoder: str | None) -> Sequence[Path]:
-    if encoder is None:
-        return store_folders(place)
-    folder = folder_of(place, encoder)
-    if not (folder / DATA_FILE).exists():
-        raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder),
-                         mend=encode_command(encoder, "D"))  # fmt: skip
-    return [folder]
-
-
-def _change(folder: Path, done: Rewritten, unfinished: tuple[Unfinished, ...] = ()) -> StoreChange:
-    return StoreChange(folder.name, done.n_rows, done.n_dropped, done.bytes_before, done.bytes_after, unfinished)
-
-
 def _changed(changes: Sequence[StoreChange]) -> CacheChange:
     freed = sum(change.bytes_before - change.bytes_after for change in changes)
     return CacheChange(len(changes), sum(change.n_dropped for change in changes), freed, tuple(changes))
@@ -174,12 +160,10 @@ def _changed(changes: Sequence[StoreChange]) -> CacheChange:
 
 def _spec(place: Workspace, folder: Path) -> Spec:
     """The spec beside the store or, if that is lost too, the one of an encoder with the store's fingerprint."""
-    try:
+    with suppress(BadStore):
         spec = read_spec(folder)
         if fingerprint(spec) == folder.name:
             return spec
-    except BadStore:
-        pass
     for name in encoders_by_fingerprint(place).get(folder.name, ()):
         return open_folder(place.encoder(name), name).spec
     raise BadStore("nobody knows which encoder's vectors these are", where=str(folder / SPEC_FILE),
@@ -199,51 +183,12 @@ def _unfinished(place: Workspace, folder: Path, spec: Spec, dropped: bool, progr
                 yield Unfinished(domain, len(rows), n_missing, encode_command(names[0], domain))
 
 
-def _referred(place: Workspace) -> Iterator[str]:
-    for kind in ("encoders", "heads"):
-        for path in sorted((place.root / "exports" / kind).glob(f"[!.]*/{MANIFEST}")):
-            try:
-                yield str(json.loads(path.read_text())["fingerprint"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise BadArtifact(f"a manifest cannot be read, so nothing is removed: {error}", where=str(path),
-                                  mend=f"Make {path.parent.name!r} anew or move it away.") from error  # fmt: skip
+def _within(digests: Digests, used: Digests) -> Bools:
+    keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))
+    return np.isin(keys, known)
 
 
-def _used(place: Workspace, progress: Progress) -> Array:
-    """The digests of all texts that a table or another corpus has or a head looks at, `[n]`, sorted."""
-    domains, corpora = place.domains(), sorted(place.corpora.glob("[!.]*.digests"))
-    if not domains and not corpora:
-        raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
-                         mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
-    parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
-    parts += [recorded(path) for path in corpora]
-    heads = sorted(path.parent for path in (place.root / "exports" / "heads").glob(f"[!.]*/{MANIFEST}"))
-    if heads:
-        from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
-
-        parts += [load_head(folder, "Fit it again, or move it away.").training_digests()[1] for folder in heads]
-    used: Array = np.unique(_keys(np.concatenate(parts)))
-    return used
-
-
-def _keys(digests: Digests) -> Array:
-    return np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}").ravel()
-
-
-def _within(digests: Digests, used: Array) -> Bools:
-    keys = _keys(digests)
-    if not len(used):
-        return np.zeros(len(keys), np.bool_)
-    at = np.minimum(np.searchsorted(used, keys), len(used) - 1)
-    found: Bools = used[at] == keys
-    return found
-
-
-def _count_unused(folder: Path, spec: Spec, used: Array, progress: Progress) -> tuple[int, int]:
-    n_rows = n_unused = 0
-    with open_store(folder, spec, folder.name) as store, progress.task("gc", store.size().n_rows, "rows") as task:
-        for chunk in store.chunks():
-            n_rows += len(chunk.digests)
-            n_unused += int((~_within(chunk.digests, used)).sum())
-            task.advance(len(chunk.digests))
-    return n_rows, n_unused
+def _count_unused(folder: Path, spec: Spec, used: Digests, progress: Progress) -> tuple[int, int]:
+    with open_store(folder, spec, folder.name) as store:
+        _, digests = store.every_row(progress)
+    return len(digests), int((~_within(digests, used)).sum())

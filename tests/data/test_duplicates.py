@@ -22,9 +22,11 @@ def test_against_a_dictionary(n, n_ids, policy):
             stays[pair] = row if policy == "keep-last" else stays[pair]
         else:
             stays[pair] = row
-    keep, first = hashes.keep(policy)
+    keep = hashes.keep(policy)
     assert np.flatnonzero(keep).tolist() == sorted(stays.values())
-    assert first == repeat
+    assert keep.all() == (repeat is None)
+    if repeat and policy != "keep-last":
+        assert hashes.first_repeat(keep) == repeat
     kept = np.flatnonzero(keep)
     assert hashes.counts(keep) == (len({users[row] for row in kept}), len({items[row] for row in kept}))
 
@@ -33,6 +35,5 @@ def test_pairs_whose_mixed_keys_collide_are_still_told_apart(monkeypatch):
     monkeypatch.setattr("loid_infer.data.duplicates._ODD", 0)  # the key is then the user alone
     hashes = PairHashes()
     hashes.add(["a", "a", "b", "a"], ["x", "y", "x", "x"])
-    keep, first = hashes.keep("keep-last")
-    assert keep.tolist() == [False, True, True, True]
-    assert first == (0, 3)
+    assert hashes.keep("keep-last").tolist() == [False, True, True, True]
+    assert hashes.first_repeat(hashes.keep("error")) == (0, 3)

@@ -60,7 +60,6 @@ def test_integer_ids_domains_and_ratings(kind, tmp_path):
     columns = {"user_id": [7, 8], "item_id": [1, 2], "domain": ["toys", "books"], "rating": [4, 2]}
     source = read_pairs(make(tmp_path / f"p.{kind}", columns))
     assert source.has_domain
-    assert source.has_rating
     (pairs,) = source.batches()
     assert (pairs.user_ids, pairs.item_ids, pairs.domains) == (["7", "8"], ["1", "2"], ["toys", "books"])
     assert pairs.ratings.dtype == np.float32
@@ -130,6 +129,14 @@ def test_files_that_are_neither(content, tmp_path):
         read_pairs(path)
     with pytest.raises(BadTable, match="No such file"):
         read_pairs(tmp_path / "absent")
+
+
+def test_a_damaged_page_is_named(tmp_path):
+    path = make(tmp_path / "p.parquet", {name: [f"{name}{k}" for k in range(3_000)] for name in ("user_id", "item_id")})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes(1_000) + whole[1_500:])
+    with pytest.raises(BadTable, match="the file is damaged"):
+        list(read_pairs(path).batches())
 
 
 def test_the_suffix_of_the_output_decides_and_errors_leave_nothing(tmp_path):

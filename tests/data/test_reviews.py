@@ -12,11 +12,11 @@ import pytest
 from safetensors import safe_open
 
 from loid_infer.artifact import new_file
-from loid_infer.data.canonical import METADATA_KEY, SCHEMA, ReviewBatch, filter_table, table_writer
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, filter_table, table_writer
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table
-from loid_infer.data.vectors import Bundle, Described, export_vectors
-from loid_infer.errors import BadArtifact, BadSetting, BadTable, NoSpace
+from loid_infer.data.vectors import Bundle, export_vectors
+from loid_infer.errors import BadArtifact, BadTable, NoSpace
 from loid_infer.types import NO_TIME, SILENT
 
 WORDS = ["", " \t", "\u3000", "Great!", "zwölf Töne 🎸", "a", "a\0", "x" * 5000]
@@ -34,10 +34,10 @@ def draw_rows(n, seed=0):
 
 
 def write(path, rows, sizes):
-    with table_writer(path, html_unescaped=True) as writer:
+    with table_writer(path) as writer:
         start = 0
         for size in sizes:
-            writer.write(ReviewBatch(*(list(column) for column in zip(*rows[start : start + size], strict=True))))
+            writer.write(list(zip(*rows[start : start + size], strict=True)))
             start += size
         assert start == len(rows)
         columns = list(zip(*rows, strict=True))
@@ -77,7 +77,7 @@ def test_filtering_gives_the_table_of_the_kept_rows(tmp_path, rows):
     write(tmp_path / "all", rows, [4_000, 1, 5_999])
     keep = np.random.default_rng(0).random(len(rows)) < 0.5
     keep[4_000] = False
-    with table_writer(tmp_path / "kept", html_unescaped=True) as writer:
+    with table_writer(tmp_path / "kept") as writer:
         filter_table(tmp_path / "all", keep, writer)
         digest = writer.finish(n_users=1, n_items=1, rating_range=(1.0, 5.0)).digest
     kept = [row for row, kept in zip(rows, keep, strict=True) if kept]
@@ -143,7 +143,7 @@ def test_interactions_match_the_rows(table, rows):
     assert data.ratings.dtype == np.float32
     assert data.timestamps.dtype == np.int64
     assert (data.n, data.rating_range, data.digest) == (10_000, (1.0, 5.0), table.digest)
-    assert (table.n_users, table.n_items) == (len(data.user_ids), len(data.item_ids))
+    assert (table.facts.n_users, table.facts.n_items) == (len(data.user_ids), len(data.item_ids))
     assert table.facts.n_empty_text == sum(not row[3].strip() for row in rows)
 
 
@@ -189,7 +189,7 @@ def test_what_is_no_canonical_table_is_refused(tmp_path, table):
     assert empty.interactions(SILENT).n == empty.digests(SILENT).shape[0] == 0
 
 
-DESCRIBED = Described(np.arange(160_000).astype(np.uint8).reshape(10_000, 16), "{}")
+DIGESTS = np.arange(160_000).astype(np.uint8).reshape(10_000, 16)
 
 
 def vectors_of(rows):
@@ -203,7 +203,7 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
         calls.append(len(rows))
         return vectors_of(rows)
 
-    export_vectors(table, counted, 3, tmp_path / "v.parquet", "parquet", DESCRIBED)
+    export_vectors(table, DIGESTS, counted, 3, tmp_path / "v.parquet", "{}")
     assert max(calls) < 10_000
     got = pq.read_table(tmp_path / "v.parquet")
     assert got.schema.names == ["user_id", "item_id", "row", "vector"]
@@ -213,10 +213,10 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
     assert got.column("item_id").to_pylist() == [row[1] for row in rows]
     expected = vectors_of(np.arange(10_000)).astype(np.float32)
     assert np.array_equal(np.array(got.column("vector").to_pylist(), np.float32), expected)
-    export_vectors(table, vectors_of, 3, tmp_path / "v.safetensors", "safetensors", DESCRIBED)
+    export_vectors(table, DIGESTS, vectors_of, 3, tmp_path / "v.safetensors", "{}")
     with safe_open(tmp_path / "v.safetensors", "numpy") as file:
         assert np.array_equal(file.get_tensor("vectors"), expected)
-        assert np.array_equal(file.get_tensor("digests"), DESCRIBED.digests)
+        assert np.array_equal(file.get_tensor("digests"), DIGESTS)
         told = file.metadata()
     assert (told["domain"], told["table_digest"], told["card"]) == ("toys", table.digest, "{}")
     with Bundle(tmp_path / "v.safetensors") as bundle:
@@ -226,7 +226,7 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
 
 def test_no_byte_of_a_bundle_may_change(tmp_path, table):
     out = tmp_path / "v.safetensors"
-    export_vectors(table, vectors_of, 3, out, "safetensors", DESCRIBED)
+    export_vectors(table, DIGESTS, vectors_of, 3, out, "{}")
     content = out.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     places = [0, 7, 8, *range(header - 60, header, 7), *range(header, len(content), 7_919), len(content) - 1]
@@ -254,11 +254,9 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path, table):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(NoSpace, match="No space left"):
-        export_vectors(table, refuse, 3, out, "parquet", DESCRIBED)
+        export_vectors(table, DIGESTS, refuse, 3, out, "{}")
     with pytest.raises(ValueError, match=r"expected vectors of shape \(8192, 4\)"):
-        export_vectors(table, vectors_of, 4, out, "safetensors", DESCRIBED)
-    with pytest.raises(BadSetting, match=r"expected parquet or safetensors, got 'npz'"):
-        export_vectors(table, vectors_of, 3, out, "npz", DESCRIBED)
+        export_vectors(table, DIGESTS, vectors_of, 4, out, "{}")
     assert out.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toys.parquet", "v.parquet"]
 
@@ -276,8 +274,8 @@ def test_a_full_disk_under_the_parquet_writer_is_told(tmp_path, rows):
 def test_a_flipped_byte_anywhere_is_named_and_never_read(tmp_path):
     path = tmp_path / "toys.parquet"
     rows = [(f"u{i}", f"i{i % 5}", 4.0, f"text number {i} of this table", i) for i in range(300)]
-    with table_writer(path, html_unescaped=True) as writer:
-        writer.write(ReviewBatch(*(list(column) for column in zip(*rows, strict=True))))
+    with table_writer(path) as writer:
+        writer.write(list(zip(*rows, strict=True)))
         writer.finish(n_users=300, n_items=5, rating_range=(1.0, 5.0))
     whole = path.read_bytes()
     expected = open_table(path, "toys").digests(SILENT)

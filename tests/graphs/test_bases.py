@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
@@ -48,6 +49,18 @@ def test_old_checkpoints_read_the_same(folder: Path) -> None:
     assert sorted(base.tensors) == sorted(new)
     assert all(bool((base.tensors[name] == tensor).all()) for name, tensor in new.items())
     assert json.loads(base.tokenizer_json)["model"]["type"] == "WordPiece"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whatever_the_checkpoint_holds_the_reference_is_float32(folder: Path, dtype: torch.dtype) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    change_config(folder, dtype=str(dtype).removeprefix("torch."))
+    base = load_base(str(folder))
+    held = [*base.tensors.values(), *base.model.parameters()]
+    assert {tensor.dtype for tensor in held} == {torch.float32}
+    name = "encoder.layer.0.output.dense.weight"
+    assert bool((base.tensors[name] == tensors[name].float()).all())
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:

@@ -66,8 +66,8 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(tmp_path, 
     dying = Dying(10**9)
     rest = fit(Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0), dying, settings)
     assert dying.said == ["going on after epoch 2"]
-    assert rest.trained.history == whole.trained.history
-    assert rest.head.share == whole.head.share and rest.trained.best_epoch == whole.trained.best_epoch
+    assert rest.history == whole.history
+    assert rest.head.share == whole.head.share and rest.best_epoch == whole.best_epoch
     for name, tensor in weights(whole).items():
         assert torch.equal(weights(rest)[name], tensor), name
 
@@ -83,10 +83,10 @@ def test_another_runs_checkpoint_is_not_taken_up(tmp_path):
 
 def test_the_history_is_by_epoch_and_the_best_one_is_kept():
     fitted = fit(None)
-    history = fitted.trained.history
+    history = fitted.history
     data, _ = telling()
     n_train = int(split(data, "random", 0).train.sum())
     assert history.eval_steps == [n_train * epoch for epoch in range(1, 6)]
     assert len(history.losses) == len(history.eval_mse) == 5
-    assert fitted.trained.best_epoch == int(np.argmin(history.eval_mse)) + 1
+    assert fitted.best_epoch == int(np.argmin(history.eval_mse)) + 1
     assert history.losses[-1] < history.losses[0]

@@ -26,7 +26,7 @@ def parts(data):
 
 def save(folder, data, fitted):
     head = replace(fitted.head, share=0.5)  # so that the network counts
-    save_head(folder, head, data, parts(data).train, fitted.trained.history, {"domain": "d"})
+    save_head(folder, head, data, parts(data).train, fitted.history, {"domain": "d"})
 
 
 @pytest.fixture

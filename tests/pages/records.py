@@ -75,7 +75,8 @@ def encoder(name: str = "base", plugins: tuple[tuple[str, str], ...] = (), **cha
 def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), **changes: Any) -> dict[str, Any]:
     trained = method == "train"
     return {"kind": "plugin", "name": name, "digest": digest, "method": method, "base": BASE, "on": list(on),
-            "parents": [{"name": one, "digest": other} for one, other in parents], "holds": [],
+            "parents": [{"name": one, "digest": other} for one, other in parents],
+            "holds": [other for _, other in parents],
             "trained_on": [{"domain": name, "split": "random"}], "settings": {"rank": 32 if trained else None},
             "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
             **changes}  # fmt: skip

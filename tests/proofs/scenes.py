@@ -59,7 +59,7 @@ class Scene:
         with store:
             check = verify(store, SILENT)
             assert check.n_bad == 0, check.problems
-            parts = [(chunk.digests.copy(), chunk.vectors.copy()) for chunk in store.chunks()]
+            parts = [(chunk.digests.copy(), chunk.vectors.copy()) for chunk in store.scan()]
             for digests, vectors in parts:
                 assert np.array_equal(store.gather(store.lookup(digests), digests), vectors)
         return {bytes(d): v.tobytes() for digests, vectors in parts for d, v in zip(digests, vectors, strict=True)}

@@ -16,7 +16,7 @@ import pytest
 
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE
-from loid_infer.store.records import MAGIC, unpack_at
+from loid_infer.store.records import MAGIC, unpack
 from loid_infer.store.rewrite import salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
@@ -86,7 +86,7 @@ def records(whole: bytes) -> dict[tuple[int, int], list[tuple[int, int]]]:
     page with others old copies may lie about."""
     found, at = defaultdict(list), whole.find(MAGIC)
     while at >= 0:
-        chunk = unpack_at(memoryview(whole), at, PRINT, "")
+        chunk = unpack(memoryview(whole)[at:], CARD, PRINT, first_row=None, where="")
         found[chunk.first_row, len(chunk.digests)].append((at, at + chunk.n_bytes))
         at = whole.find(MAGIC, at + chunk.n_bytes)
     return found

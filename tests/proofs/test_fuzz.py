@@ -28,7 +28,7 @@ from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.folder import PluginFolder, read_plugin
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import read_spec, spec_bytes
-from loid_infer.store.records import pack, unpack, unpack_at
+from loid_infer.store.records import pack, unpack
 from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.cache import cache_export
 from loid_infer.verbs.score import _vectors
@@ -132,8 +132,8 @@ def test_records(counted, n):
     def read(content: bytes) -> None:
         view = memoryview(content)
         with contextlib.suppress(BadStore):
-            unpack(view, PRINT, first_row=7, check=False, where="here")
-        unpack_at(view, 0, PRINT, "here")
+            unpack(view, CARD, PRINT, first_row=7, check=False, where="here")
+        unpack(view, CARD, PRINT, first_row=None, where="here")
 
     counted(said("record headers", bytes_fuzzed(base, n, read)))
 
@@ -193,7 +193,7 @@ def used(plugin: PluginFolder) -> None:
 KINDS = {
     "encoders/base": lambda folder: (open_folder(folder, "base").probes(), open_folder(folder, "base").tokenizer()),
     "heads/toys": lambda folder: scored(load_head(folder, "Fit it again."), folder),
-    "plugins/plugin": lambda folder: used(read_plugin(folder, "Train it again.")),
+    "plugins/plugin": lambda folder: used(read_plugin(folder)),
 }
 
 

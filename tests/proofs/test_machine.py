@@ -99,7 +99,7 @@ class Stores(RuleBasedStateMachine):
         shard = self.root / "shard"
         self.put(shard, np.concatenate([some[0], digests]), np.concatenate([some[1], vectors]))
         with open_store(shard, CARD, PRINT) as store:
-            for chunk in store.chunks():
+            for chunk in store.scan():
                 self.put(self.root / "store", chunk.digests.copy(), chunk.vectors.copy())
         shutil.rmtree(shard)
         self.keep(digests, vectors)

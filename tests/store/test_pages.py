@@ -160,7 +160,7 @@ def test_meta_pages_that_change_while_they_are_read_are_read_again(tmp_path, mon
         return content
 
     monkeypatch.setattr(metas.os, "pread", interrupted)
-    metas.check_length(tmp_path / DATA_FILE)
+    assert metas.is_made(tmp_path / DATA_FILE)
     monkeypatch.undo()
     writer.close()
 
@@ -186,3 +186,21 @@ def test_no_sound_store_is_refused(tmp_path, monkeypatch, seed):
             compact(tmp_path / "s", CARD, PRINT, None, SILENT)
     with reader(tmp_path / "s") as store:
         assert verify(store, SILENT).n_bad == 0
+
+
+@pytest.mark.parametrize(("depth", "root"), [(0, 3), (1, 2**64 - 1)])
+def test_an_empty_tree_that_has_a_root_is_refused(tmp_path, depth, root):
+    """By its numbers it has no page to walk, and LMDB would follow the root."""
+    StoreWriter(tmp_path, CARD, PRINT).close()
+    data = tmp_path / DATA_FILE
+    content, at, n_found = bytearray(data.read_bytes()), -1, 0
+    while (at := content.find(b"chunks", at + 1)) >= 0:
+        record = TREE.unpack_from(content, at + 6)
+        if record[2:] == (0, 0, 0, 0, 0, 2**64 - 1):
+            TREE.pack_into(content, at + 6, *record[:2], depth, 0, 0, 0, 0, root)
+            n_found += 1
+    assert n_found
+    data.write_bytes(content)
+    for write in (False, True):
+        with pytest.raises(BadStore, match="chunks has no root"):
+            Environment(tmp_path, CARD, PRINT, write=write)

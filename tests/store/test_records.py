@@ -1,27 +1,32 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from loid_infer.errors import BadStore
 from loid_infer.store.records import pack, unpack
+from tests.store.test_store import CARD
 
 PRINT = "ab" * 16
+SPEC = replace(CARD, hidden_dim=6)
 
 
-def record(n: int = 5, dim: int = 6, dtype: str = "<f2", first: int = 40) -> tuple[bytearray, np.ndarray, np.ndarray]:
+def record(n: int = 5, dim: int = 6, dtype: str = "<f2", first: int = 40) -> tuple[bytes, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(n)
     digests = rng.integers(0, 256, (n, 16), np.uint8)
     vectors = rng.normal(size=(n, dim)).astype(dtype)
     return pack(first, digests, vectors, PRINT), digests, vectors
 
 
-def read(data: bytes | bytearray, first: int = 40, fingerprint: str = PRINT):
-    return unpack(memoryview(bytes(data)), fingerprint, first_row=first, check=True, where="here")
+def read(data: bytes | bytearray, first: int | None = 40, fingerprint: str = PRINT, dtype: str = "<f2"):
+    spec = replace(SPEC, store_dtype={"<f2": "fp16", "<f4": "fp32"}[dtype])
+    return unpack(memoryview(bytes(data)), spec, fingerprint, first_row=first, where="here")
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4"])
 def test_round_trip(dtype: str) -> None:
     data, digests, vectors = record(dtype=dtype)
-    chunk = read(data)
+    chunk = read(data, dtype=dtype)
     assert chunk.first_row == 40
     np.testing.assert_array_equal(chunk.digests, digests)
     np.testing.assert_array_equal(chunk.vectors, vectors)
@@ -60,3 +65,20 @@ def test_a_chunk_of_another_encoder_or_place_is_refused() -> None:
 def test_vectors_of_a_foreign_dtype_are_a_bug() -> None:
     with pytest.raises(ValueError, match="cannot pack"):
         pack(0, np.zeros((2, 16), np.uint8), np.zeros((2, 3), np.float64), PRINT)
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 5}, {"dim": 7}, {"dtype": "<f4"}])
+def test_vectors_of_another_width_or_dtype_are_refused_however_right_their_checksum(wrong: dict) -> None:
+    data, *_ = record(**wrong)
+    for first in (40, None):
+        with pytest.raises(BadStore, match="another width or dtype"):
+            read(data, first)
+
+
+def test_a_record_found_by_its_magic_tells_its_place_and_its_length() -> None:
+    data, _, vectors = record()
+    chunk = read(data + bytes(100), None)
+    assert (chunk.first_row, chunk.n_bytes) == (40, len(data))
+    np.testing.assert_array_equal(chunk.vectors, vectors)
+    with pytest.raises(BadStore, match="size contradicts"):
+        read(data + bytes(100))

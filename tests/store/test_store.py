@@ -15,8 +15,10 @@ from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import SPEC_FILE, Environment, read_spec
-from loid_infer.store.metas import check_length
+from loid_infer.store.metas import is_made
 from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.store.records import pack
+from loid_infer.store.rewrite import salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import SILENT, Spec
@@ -292,7 +294,7 @@ def test_the_length_check_never_refuses_a_store_that_grows(tmp_path: Path) -> No
     with StoreWriter(tmp_path, CARD, PRINT) as writer:
         for seed in range(60):
             writer.append(*(rows(int(n), seed=1000 * seed + i) for i, n in enumerate(rng.integers(1, 400, 3))))
-            check_length(tmp_path / "data.mdb")
+            assert is_made(tmp_path / "data.mdb")
 
 
 def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> None:
@@ -364,6 +366,23 @@ def test_a_damaged_chunk_is_never_served(tmp_path: Path) -> None:
     assert store.gather(np.arange(5), digests[:5]).shape == (5, DIM)
     with pytest.raises(BadStore, match="checksum"):
         store.gather(np.arange(8), digests[:8])
+
+
+@pytest.mark.parametrize("wrong", [(1, np.float16), (DIM // 2, np.float32), (10 * DIM, np.float16)])
+def test_a_chunk_of_another_width_is_never_served(tmp_path: Path, wrong: tuple[int, type]) -> None:
+    """Its checksum and its fingerprint are right: nothing but its own numbers tells it from a sound one."""
+    digests, _ = filled(tmp_path, [5, 7, 9])
+    record = pack(5, digests[5:12], np.zeros((7, wrong[0]), wrong[1]), PRINT)
+    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        environment = writer.reader.environment
+        environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), record, db=environment.chunks))
+    with reader(tmp_path) as store:
+        with pytest.raises(BadStore, match="another width"):
+            store.gather(np.arange(8), digests[:8])
+        assert verify(store, SILENT).n_bad == 1
+    salvage(tmp_path, CARD, PRINT, SILENT)  # which may find the page that held these texts before
+    with reader(tmp_path) as store:
+        assert verify(store, SILENT).n_bad == 0 and store.size().n_rows >= 14
 
 
 class TestCommitter:

@@ -1,10 +1,12 @@
 """`ingest` of every format and of every malformed input; an older table survives each error byte for byte."""
 
+import csv
 import errno
 import gzip
 import io
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -357,6 +359,17 @@ def test_utf_16_is_named_with_the_command_that_mends_it(coding, content, ws, wri
                    f"iconv -f {name} -t UTF-8 {source}")  # fmt: skip
 
 
+@pytest.mark.parametrize("coding", ["utf-32-le", "utf-32-be"])
+def test_utf_32_is_named_by_its_mark(coding, ws, write):
+    source = write(("\ufeff" + table_csv().decode()).encode(coding))
+    assert_refused(ws, source, "the file is not UTF-8", "expected UTF-8", f"iconv -f UTF-32 -t UTF-8 {source}")
+
+
+def test_one_endless_line_is_no_table(ws, write):
+    csv.field_size_limit(131_072)  # as in a new process
+    assert_refused(ws, write(b"x" * 300_000), "no format recognized")
+
+
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
@@ -463,6 +476,8 @@ def test_a_full_disk_or_no_permission_to_write(code, at, ws, write, monkeypatch)
 
 def test_a_full_disk_in_the_second_pass(ws, write, monkeypatch):
     def refuse(*args):
+        for path in ws.table("toys").parent.glob(".*"):  # what a kill now would leave, a later run must know as its own
+            assert re.fullmatch(r"\.toys\.parquet\.[^.]+\.partial", path.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("loid_infer.verbs.ingest.filter_table", refuse)

@@ -74,11 +74,12 @@ def test_figures_of_the_files_are_on_the_page(place) -> None:
     text = page_of(place).text
     for said in (
         *("40 reviews", "0.7301", "0.7600", "−0.0299", "−0.0412 to −0.0186"),  # the head against the biases
-        *("vectors zeroed", "+0.0143", "+0.0021 to +0.0265", "4,321", "0.87"),  # ablation, buckets, runs
+        *("vectors zeroed", "+0.0143", "+0.0021 to +0.0265", "4,321 1.5000 1.2000", "0.87"),  # ablation, buckets, runs
         *("24,691", " 248 990 98,765", "3.1%", "512", "3.80 s", "95%", "CPU, 2 streams"),  # encoding
         *("0.9999840", "0.9998000", "cosine >= 0.9999", "misses its gate"),  # parity
         *("0.7321", "0.7654", "9 of 12", "random, seed 3", "best 0.3456"),  # heads, curves
-        *("0.5678", "0.63", "tiny-bert", "plugin, ties", "0.351", "0.273", "60 x 60"),  # plugins, lineage, similarity
+        *("0.5678", "0.63", "tiny-bert", "plugin, ties", "merged of one + two"),  # plugins, lineage
+        *("0.351", "0.273", "60 x 60"),  # similarity
     ):
         assert said in text, said
     assert "Better than the biases alone: the interval excludes zero." in text
@@ -215,6 +216,7 @@ def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
     nothing = {"losses": [float("nan")], "eval_steps": [], "eval_mse": []}
     write(place.head("toys") / "curve.json", json.dumps(nothing))
     write(place.plugin("one") / "curve.json", {"losses": [0.0] * 5, "eval_steps": [0], "eval_mse": [0.0]})
+    write(place.plugin("two") / "curve.json", {"losses": [9e14], "eval_steps": [-5, -5], "eval_mse": [-9e14, -9e14]})
     write(place.reports / "toys.base.encoding.json", encoding(seconds=0.0, tokens_per_s=0.0))
     found = evaluation(calibration=[{"predicted": 3.0, "rated": 3.0, "n_test": 0}], runs=[])
     for row in found["summary"]:

@@ -20,7 +20,7 @@ from loid_infer import (
     fit,
     score,
 )
-from loid_infer.errors import BadArtifact, BadSetting, BadStore
+from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
@@ -253,3 +253,24 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: W
     (other / DATA_FILE).write_bytes(content)
     (other / SPEC_FILE).write_text("{")
     assert "spec cannot be read" in cache_verify(workspace=two_domains).problems[0]
+
+
+def test_an_export_is_of_a_format_that_its_name_tells(tmp_path):
+    with pytest.raises(BadSetting, match=r"cannot tell the format .*expected \.parquet or \.safetensors, got \.npz"):
+        cache_export("toys", tmp_path / "v.npz", workspace=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", "[" * 100_000])
+def test_a_manifest_that_is_none_has_no_name_to_give(two_domains: Workspace, content: str) -> None:
+    (two_domains.encoder("base") / "manifest.json").write_text(content)
+    assert cache_info(workspace=two_domains).stores[0].encoders == ()
+    assert cache_verify(reencode=5, workspace=two_domains).n_reencoded == 0
+    with pytest.raises(BadArtifact, match="nothing is removed"):
+        cache_gc(workspace=two_domains)
+
+
+def test_an_encoder_without_a_store_says_what_to_run(two_domains: Workspace, toy_base: Path) -> None:
+    export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
+    for upkeep in (cache_verify, cache_salvage, cache_compact):
+        with pytest.raises(NotEncoded, match="encode --domain D --encoder other"):
+            upkeep(encoder="other", workspace=two_domains)

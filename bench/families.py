@@ -1,0 +1,44 @@
+"""How fast are other families than BERT, against sentence-transformers' default? As `bench.encode`, model by model.
+
+python -m bench.families [N_REVIEWS] [ROUNDS] [MODEL...]     models of `bench.shapes`
+"""
+
+import sys
+from pathlib import Path
+
+from bench.encode import timed
+from bench.record import real_table, save, work_folder
+from bench.shapes import SHAPES, shape
+
+MODELS = ("roberta-base", "smollm2-135m", "t5-small")
+MAX_TOKENS = 256
+OURS = (("int8", "auto"), ("fp32", "auto"))
+RIVALS = ("sentence_transformers_default",)
+NOTES = "Shapes of RoBERTa-base and T5-small (its encoder) with random weights, SmolLM2 with its own. "
+
+
+def main(n_reviews: int = 600, rounds: int = 3, models: tuple[str, ...] = MODELS) -> None:
+    workspace, table = real_table("families", n_reviews)
+    found: list[dict] = []
+    for name in models:
+        base = shape(name)
+        folder = Path(base) if name in SHAPES else _unpacked(base)
+        rows, notes = timed(workspace, table, base, folder, MAX_TOKENS, rounds, OURS, RIVALS)
+        found += [{"model": name, **row} for row in rows]
+    save("How fast are other families?", "families", found, NOTES + notes)
+
+
+def _unpacked(gguf: str) -> Path:
+    """The folder that sentence-transformers reads for a GGUF file: its weights in float32, and its tokenizer."""
+    import torch
+    import transformers
+
+    file, folder = Path(gguf), work_folder("unpacked")
+    for part in (transformers.AutoModel, transformers.AutoTokenizer):
+        options = {"dtype": torch.float32} if part is transformers.AutoModel else {}
+        part.from_pretrained(str(file.parent), gguf_file=file.name, **options).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:3]), *([tuple(sys.argv[3:])] if sys.argv[3:] else []))

@@ -1,0 +1,118 @@
+"""Which family, pooling, runtime and precision computes what transformers computes in float32?
+
+Every model is exported in float32 as users export it, which proves the probes on every runtime; then the probes and 500
+real reviews are computed by every runtime of this machine in every precision, and held against transformers. What
+misses the gate of its precision would be refused by `export`, and is listed so. int8 is calibrated on other reviews.
+
+    python -m bench.parity [MODEL...]      all of them: some hours on two cores; each is kept when it is done
+"""
+
+import gzip
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bench.record import real_reviews, save, saved_as, work_folder
+from bench.shapes import SHAPES, SMOLLM2, shape
+
+N_REVIEWS, MAX_TOKENS, BATCH = 500, 128, 16
+OWN = {"minilm": ("cls", "mean"), SMOLLM2: ("last", "mean"), "qwen2-0.5b": ("last",), "qwen3-0.6b": ("last",)}
+NOTES = (
+    f"The 64 probes of an export and {N_REVIEWS} Musical Instruments reviews, cut at {MAX_TOKENS} tokens. Least and "
+    "mean cosine to transformers in float32, of each text alone. MiniLM and SmolLM2 have their real weights, the "
+    "others random ones in the sizes of the models they are called after. The gate of fp32 is 0.99999 and of bf16 "
+    "0.9999 for every text, of int8 0.998 in the mean; int8 must also pass a head, which is not tried here."
+)
+
+
+def main(names: list[str]) -> None:
+    order = ["minilm", SMOLLM2, *SHAPES]
+    for name in names or order:
+        first = SHAPES[name][2][0] if name in SHAPES else ""
+        poolings = OWN.get(name) or (("cls", "mean", "last") if first else ("last", "mean"))
+        rows = [_row(name, pooling) for pooling in poolings]
+        path = saved_as("parity")
+        before = json.loads(path.read_text())["rows"] if path.exists() else []
+        rows = [row for row in before if row["model"] != name] + rows
+        columns = dict.fromkeys(column for row in rows for column in row)
+        rows = [{column: row.get(column) for column in columns} for row in rows]
+        save("Which families compute what transformers computes?", "parity",
+             sorted(rows, key=lambda row: order.index(row["model"])), NOTES)  # fmt: skip
+
+
+def _row(name: str, pooling: str) -> dict:
+    from loid_infer.encoders.folder import Probes, open_folder
+    from loid_infer.encoders.opening import measure_runtimes
+    from loid_infer.encoders.spec import fingerprint
+    from loid_infer.errors import LoidError
+    from loid_infer.graphs.bases import load_base
+    from loid_infer.graphs.making import make_encoder
+    from loid_infer.types import SILENT
+
+    base = load_base(shape(name), pooling)
+    path = work_folder(f"parity/{name}") / f"{name}-{pooling}".replace(".", "")
+    make_encoder(path, base, precision="fp32", progress=SILENT, max_tokens=MAX_TOKENS)
+    fp32 = open_folder(path, path.name)
+    texts = _reviews()
+    tokens, probes = fp32.tokenizer()(texts[:N_REVIEWS]), fp32.probes()
+    reference = np.concatenate([probes.cls, _reference(base, tokens)])
+    both = Probes(np.concatenate([probes.flat_ids, tokens.flat_ids]),
+                  np.concatenate([probes.lengths, tokens.lengths]), reference)  # fmt: skip
+    row = {"model": name, "family": fp32.spec.architecture, "pooling": pooling}
+    print(f"{name} {pooling}: exported", flush=True)
+    for precision in ("fp32", "bf16", "int8"):
+        spec = replace(fp32.spec, precision=precision)
+        try:
+            encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
+            for runtime, parity in measure_runtimes(replace(encoder, fingerprint=fingerprint(encoder.spec)), both):
+                print(f"{name} {pooling} {precision} {runtime} {parity}", flush=True)
+                refused = "" if parity.passes(precision) else ", refused"
+                row[f"{precision} {runtime}"] = f"{parity.cos_min:.6f} / {parity.cos_mean:.6f}{refused}"
+        except LoidError as error:
+            print(f"{name} {pooling} {precision} {error}", flush=True)
+            row[f"{precision} openvino"] = f"refused: {error.got.split(' with ')[0]}"
+    shutil.rmtree(path.parent)
+    return row
+
+
+def _reference(base, tokens) -> np.ndarray:
+    """transformers' vectors of texts in batches of like lengths, padded on the right."""
+    from loid_infer.graphs.parity import reference_vectors
+
+    texts = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
+    order = np.argsort(tokens.lengths, kind="stable")
+    found = np.concatenate(
+        [reference_vectors(base, [texts[i] for i in order[at : at + BATCH]]) for at in range(0, len(order), BATCH)]
+    )
+    return found[np.argsort(order)]
+
+
+def _int8(fp32, base, texts: list[str]):
+    from loid_infer import Encoder
+    from loid_infer.architectures.transformer import Transformer
+    from loid_infer.encoders.processor import n_usable_threads
+    from loid_infer.encoders.torch import TorchRuntime
+    from loid_infer.graphs.quantize import quantize
+
+    module = Transformer(fp32.spec, base.tensors)
+    exact = Encoder(fp32.spec, lambda: (fp32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
+    return quantize(fp32, module, exact.encode, texts)[0]
+
+
+def _reviews() -> list[str]:
+    """500 to measure on and 256 to calibrate on, from all over the file, which is ordered by item."""
+    source = real_reviews()
+    if source is None:
+        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
+    with gzip.open(Path(source), "rt") as lines:
+        texts = list(dict.fromkeys(json.loads(line)["reviewText"] for line in lines))
+    drawn = np.random.default_rng(0).permutation(len(texts))[: N_REVIEWS + 256]
+    return [texts[i] for i in drawn]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

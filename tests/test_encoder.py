@@ -1,0 +1,137 @@
+"""The door from texts to vectors, as a library's user opens it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import loid_infer.encoder
+from loid_infer import Encoder, encode, ingest
+from loid_infer.data.corpora import digests_of
+from loid_infer.encoders.folder import open_folder
+from loid_infer.errors import BadArtifact, BadName, BadSetting
+from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.parity import reference_vectors
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.settings import Workspace
+from loid_infer.store.reader import stored_vectors
+from tests.conftest import toy_texts, write_reviews
+
+TEXTS = ["it works", "", "the string broke " * 30, "very good 👍", "it works"]
+
+
+def reference(toy_base: Path, texts: list[str]) -> np.ndarray:
+    base = load_base(str(toy_base))
+    tokens = base.tokenizer(32)(texts)
+    ids = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
+    return np.concatenate([reference_vectors(base, [text]) for text in ids])
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime"])
+def test_texts_to_vectors_in_their_order(workspace: Workspace, toy_base: Path, runtime: str) -> None:
+    with Encoder.open("base", workspace=workspace, runtime=runtime, n_threads=1) as encoder:
+        vectors = encoder.encode(TEXTS)
+        assert (vectors.shape, vectors.dtype, encoder.dim) == ((5, 32), np.float32, 32)
+        assert row_cosines(vectors, reference(toy_base, TEXTS)).min() >= 0.99999
+        assert runtime in ("auto", encoder.runtime.name)
+        assert encoder.setup_s > 0
+        assert encoder.encode([]).shape == (0, 32)
+        np.testing.assert_allclose(encoder.encode(tuple(TEXTS[:1])), vectors[:1], atol=1e-5)
+
+
+def test_a_folder_is_opened_wherever_it_lies(workspace: Workspace, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.move(workspace.encoder("base"), tmp_path / "copied"))
+    by_path = Encoder.open(elsewhere)
+    assert (by_path.name, by_path.fingerprint) == ("copied", open_folder(elsewhere, "base").fingerprint)
+    assert Encoder.open(str(elsewhere)).fingerprint == by_path.fingerprint
+
+
+def test_the_base_is_exported_on_first_use(toy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loid_infer.encoder, "DEFAULT_BASE", str(toy_base))
+    said = []
+
+    class Ears(type(loid_infer.types.SILENT)):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    first = Encoder.open(workspace=tmp_path, progress=Ears())
+    assert any("exporting encoder 'base'" in text for text in said)
+    said.clear()
+    assert Encoder.open(workspace=tmp_path, progress=Ears()).fingerprint == first.fingerprint
+    assert said == []
+
+
+def test_a_stream_holds_pieces_only_and_gives_every_slot_once(workspace: Workspace) -> None:
+    texts, pulled = toy_texts(6000), 0
+
+    def pieces():
+        nonlocal pulled
+        for at in range(0, 6000, 50):
+            pulled += 1
+            yield np.arange(at, at + 50) * 3, texts[at : at + 50]
+
+    encoder = Encoder.open(workspace=workspace, runtime="torch")
+    stream = encoder.stream(pieces())
+    parts = [next(stream)]
+    assert pulled < 120
+    parts += stream
+    slots = np.concatenate([part[0] for part in parts])
+    assert sorted(slots.tolist()) == list(range(0, 18_000, 3))
+    vectors = np.concatenate([part[1] for part in parts])[np.argsort(slots)]
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-4)
+    assert encoder.lengths(["it works", ""]).tolist() == [4, 2]
+
+
+def test_it_gives_what_a_store_of_its_fingerprint_holds(workspace: Workspace) -> None:
+    texts = toy_texts(20)
+    ingest([write_reviews(workspace.root / "r.jsonl", texts)], "toys", workspace=workspace)
+    encode("toys", workspace=workspace)
+    encoder = Encoder.open(workspace=workspace)
+    stored = stored_vectors(
+        workspace.store(encoder.fingerprint), encoder.spec, encoder.fingerprint, digests_of(texts), ""
+    )
+    np.testing.assert_allclose(stored, encoder.encode(texts), atol=2e-3, rtol=2e-3)
+
+
+def test_closed_it_opens_again(workspace: Workspace) -> None:
+    with Encoder.open(workspace=workspace) as encoder:
+        before = encoder.encode(TEXTS)
+    assert encoder._parts is None
+    np.testing.assert_array_equal(encoder.encode(TEXTS), before)
+
+
+def test_fake_vectors_have_a_store_of_their_own(workspace: Workspace) -> None:
+    fake = Encoder.open(workspace=workspace, runtime="fake")
+    assert fake.spec.precision == "fake"
+    assert fake.fingerprint != Encoder.open(workspace=workspace).fingerprint
+
+
+def test_what_was_replaced_meanwhile_is_not_encoded_with(workspace: Workspace) -> None:
+    encoder = Encoder.open(workspace=workspace)
+    other = workspace.encoder("base") / "config.json"
+    other.write_text(other.read_text() + " ")
+    with pytest.raises(BadArtifact):
+        encoder.encode(["a"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [("one string", "'one string'"), (["a", 3], "3"), ([None], "None"), (["a", "\ud800"], r"\[1\].*surrogate")],
+)
+def test_what_is_no_list_of_texts_is_refused(workspace: Workspace, texts: object, said: str) -> None:
+    with pytest.raises(BadSetting, match=said):
+        Encoder.open(workspace=workspace).encode(texts)
+
+
+def test_options_and_names_are_checked_at_once(workspace: Workspace) -> None:
+    with pytest.raises(BadSetting, match="no runtime 'jax'"):
+        Encoder.open(workspace=workspace, runtime="jax")
+    with pytest.raises(BadSetting, match="no device 'tpu'"):
+        Encoder.open(workspace=workspace, device="tpu")
+    with pytest.raises(BadArtifact, match=r"no encoder 'games'.*base.*loid-infer export --name games"):
+        Encoder.open("games", workspace=workspace)
+    with pytest.raises(BadName):
+        Encoder.open("Games!", workspace=workspace)
+    with pytest.raises(BadArtifact):
+        Encoder.open(workspace.root / "exports" / "encoders" / "games")
