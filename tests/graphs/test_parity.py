@@ -1,0 +1,106 @@
+"""What an export is refused for: tokens that are not the model's, and a reference that is none."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from loid_infer import export
+from loid_infer.encoders.folder import open_folder
+from loid_infer.encoders.opening import backends
+from loid_infer.errors import BadArtifact, ParityError
+from loid_infer.graphs import parity
+from loid_infer.graphs.bases import load_base
+from tests.families import make_family
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return make_family(tmp_path / "bert", "bert")
+
+
+def refused(folder: Path, error: type[Exception], match: str, **options: str) -> None:
+    """`export` refuses, and leaves nothing behind."""
+    with pytest.raises(error, match=match):
+        export("it", base=str(folder), precision="fp32", workspace=folder.parent, **options)
+    assert not list((folder.parent / "exports").rglob("*.onnx"))
+
+
+def told(folder: Path, **fields: object) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_token_beyond_the_embeddings(bert: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(bert / "tokenizer.json"))
+    n_rows = tokenizer.get_vocab_size()
+    assert load_base(str(bert)).tensors["embeddings.word_embeddings.weight"].shape[0] == n_rows
+    tokenizer.add_tokens(["guitar"])
+    tokenizer.save(str(bert / "tokenizer.json"))
+    refused(bert, BadArtifact, rf"no embedding.*ids below {n_rows}, got {n_rows}\)")
+
+
+def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path, monkeypatch) -> None:
+    ids = parity.reference_ids
+    monkeypatch.setattr(parity, "reference_ids", lambda *given: [[*row, 2] for row in ids(*given)])
+    refused(bert, ParityError, "other ids than transformers'")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "frame", "fields", "match"),
+    [
+        ("cls", ("", ""), {}, "no special token that CLS could be read off"),
+        ("cls", ("</s>", "</s>"), {}, r"expected <s> \(0\) first, got \[2\]"),
+        ("last", ("<s>", ""), {"add_eos_token": True}, r"expected </s> \(2\) last"),
+    ],
+)
+def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, frame, fields, match) -> None:
+    tokenizer = json.loads((bert / "tokenizer.json").read_text())
+    around = [[{"SpecialToken": {"id": name, "type_id": 0}}] if name else [] for name in frame]
+    text = [{"Sequence": {"id": "A", "type_id": 0}}]
+    template = tokenizer["post_processor"] | {"single": [*around[0], *text, *around[1]]}
+    tokenizer["post_processor"] = template if any(frame) else None
+    (bert / "tokenizer.json").write_text(json.dumps(tokenizer))
+    told(bert, **fields)
+    refused(bert, ParityError, match, pooling=pooling)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, side: str) -> None:
+    class Mixing(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, input_ids, attention_mask, position_ids=None):
+            found = self.module(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+            if attention_mask[:, 0 if side == "left" else -1].min() == 0:
+                found.last_hidden_state += torch.randn_like(found.last_hidden_state)
+            return found
+
+    load = load_base
+
+    def mixed(*given, **options):
+        base = load(*given, **options)
+        object.__setattr__(base, "model", Mixing(base.model))
+        return base
+
+    monkeypatch.setattr("loid_infer.verbs.export.load_base", mixed)
+    refused(bert, ParityError, f"another vector than alone.*padded on the {side}")
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorrt"])
+def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str) -> None:
+    backend = next(one for one in backends() if one.name == runtime)
+    pytest.importorskip(backend.package, reason=f"{runtime} is not installed")
+    encoder = open_folder(Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path), "it")
+    model = onnx.load(encoder.graph)
+    model.graph.node[0].domain = "com.example"
+    encoder.graph.write_bytes(model.SerializeToString())
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    monkeypatch.setattr("loid_infer.encoders.cuda.gpu_budget", lambda *_: None)
+    with pytest.raises(BadArtifact, match="operators that are not ONNX's own"):
+        backend.open(encoder, "cpu", 1)
