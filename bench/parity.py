@@ -3,8 +3,9 @@
 Every model is exported in float32 as users export it, which proves the probes on every runtime; then the probes and 500
 real reviews are computed by every runtime of this machine in every precision, and held against transformers. What
 misses the gate of its precision would be refused by `export`, and is listed so. int8 is calibrated on other reviews.
+bf16 that the processor lacks is emulated at a tenth of the speed, so there it is the probes alone.
 
-    python -m bench.parity [MODEL...]      all of them: some hours on two cores; each is kept when it is done
+    python -m bench.parity [MODEL...]      all of them: two hours on two cores; each is kept when it is done
 """
 
 import gzip
@@ -17,31 +18,47 @@ from pathlib import Path
 import numpy as np
 
 from bench.record import real_reviews, save, saved_as, work_folder
-from bench.shapes import SHAPES, SMOLLM2, shape
+from bench.shapes import SMOLLM2, shape
+from loid_infer.encoders.processor import has_bf16
 
 N_REVIEWS, MAX_TOKENS, BATCH = 500, 128, 16
-OWN = {"minilm": ("cls", "mean"), SMOLLM2: ("last", "mean"), "qwen2-0.5b": ("last",), "qwen3-0.6b": ("last",)}
+BOTH, LAST = ("cls", "mean"), ("last", "mean")
+MODELS = {
+    "minilm": BOTH,
+    "roberta-base": BOTH,
+    "distilbert-base": BOTH,
+    "mpnet-base": BOTH,
+    "modernbert-base": BOTH,
+    SMOLLM2: LAST,
+    "qwen2-0.5b": ("last",),
+    "qwen3-0.6b": ("last",),
+    "t5-small": LAST,
+    "flan-t5-small": LAST,
+}
 NOTES = (
     f"The 64 probes of an export and {N_REVIEWS} Musical Instruments reviews, cut at {MAX_TOKENS} tokens. Least and "
     "mean cosine to transformers in float32, of each text alone. MiniLM and SmolLM2 have their real weights, the "
     "others random ones in the sizes of the models they are called after. The gate of fp32 is 0.99999 and of bf16 "
-    "0.9999 for every text, of int8 0.998 in the mean; int8 must also pass a head, which is not tried here."
+    "0.9999 for every text, of int8 0.998 in the mean; int8 must also pass a head, which is not tried here. "
+    + ("" if has_bf16() else "bf16 is emulated on this processor: the probes alone.")
 )
 
 
 def main(names: list[str]) -> None:
-    order = ["minilm", SMOLLM2, *SHAPES]
+    order = list(MODELS)
     for name in names or order:
-        first = SHAPES[name][2][0] if name in SHAPES else ""
-        poolings = OWN.get(name) or (("cls", "mean", "last") if first else ("last", "mean"))
-        rows = [_row(name, pooling) for pooling in poolings]
+        rows = [_row(name, pooling) for pooling in MODELS[name]]
         path = saved_as("parity")
         before = json.loads(path.read_text())["rows"] if path.exists() else []
         rows = [row for row in before if row["model"] != name] + rows
-        columns = dict.fromkeys(column for row in rows for column in row)
-        rows = [{column: row.get(column) for column in columns} for row in rows]
+        columns = sorted({column for row in rows for column in row} - {"model", "family", "pooling"}, key=_place)
+        rows = [{column: row.get(column) for column in ("model", "family", "pooling", *columns)} for row in rows]
         save("Which families compute what transformers computes?", "parity",
              sorted(rows, key=lambda row: order.index(row["model"])), NOTES)  # fmt: skip
+
+
+def _place(column: str) -> tuple[int, str]:
+    return ("fp32", "bf16", "int8").index(column.split(maxsplit=1)[0]), column
 
 
 def _row(name: str, pooling: str) -> dict:
@@ -68,7 +85,8 @@ def _row(name: str, pooling: str) -> dict:
         spec = replace(fp32.spec, precision=precision)
         try:
             encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
-            for runtime, parity in measure_runtimes(replace(encoder, fingerprint=fingerprint(encoder.spec)), both):
+            told = probes if precision == "bf16" and not has_bf16() else both
+            for runtime, parity in measure_runtimes(replace(encoder, fingerprint=fingerprint(encoder.spec)), told):
                 print(f"{name} {pooling} {precision} {runtime} {parity}", flush=True)
                 refused = "" if parity.passes(precision) else ", refused"
                 row[f"{precision} {runtime}"] = f"{parity.cos_min:.6f} / {parity.cos_mean:.6f}{refused}"

@@ -19,10 +19,8 @@ _ROBERTA = _BASE | {"max_position_embeddings": 514, "type_vocab_size": 1}
 _CLS, _NONE = ("<s>", "</s>"), ("", "")
 # name -> the class of its config, its fields, what stands before and behind a text
 SHAPES = {
-    "bert-base": ("BertConfig", _BASE | {"vocab_size": 30522}, _CLS),
     "roberta-base": ("RobertaConfig", _ROBERTA | {"vocab_size": 50265}, _CLS),
     "xlm-roberta-base": ("XLMRobertaConfig", _ROBERTA | {"vocab_size": 250002}, _CLS),
-    "camembert-base": ("CamembertConfig", _ROBERTA | {"vocab_size": 32005}, _CLS),
     "distilbert-base": ("DistilBertConfig", {"vocab_size": 30522}, _CLS),
     "mpnet-base": ("MPNetConfig", _BASE | {"vocab_size": 30527, "max_position_embeddings": 514}, _CLS),
     "modernbert-base": ("ModernBertConfig", {"vocab_size": 50368}, _CLS),
@@ -39,10 +37,9 @@ SHAPES = {
         ("", "<pad>"),
     ),
     "t5-small": ("T5Config", {"vocab_size": 32128}, ("", "</s>")),
-    "flan-t5-base": (
+    "flan-t5-small": (
         "T5Config",
-        {"vocab_size": 32128, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12,
-         "feed_forward_proj": "gated-gelu"},
+        {"vocab_size": 32128, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"},
         ("", "</s>"),
     ),
 }  # fmt: skip

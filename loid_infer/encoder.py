@@ -174,5 +174,9 @@ def find_encoder(place: Workspace, name: str) -> EncoderFolder:
         return open_folder(path, name)
     known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
     by_itself = ", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."
-    raise BadArtifact(f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none",
-                      mend=f"Run `loid-infer export --name {name}`{by_itself}")  # fmt: skip
+    raise BadArtifact(
+        f"there is no encoder {name!r}",
+        where=str(path.parent),
+        got=", ".join(known) or "none",
+        mend=f"Run `loid-infer export --name {name}`{by_itself}",
+    )

@@ -189,8 +189,13 @@ def check_texts(texts: Sequence[str], where: str = "") -> None:
         raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts[:60]), mend=mend)
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not (text.isascii() or _is_unicode(text)):
-            raise BadSetting("not a text", where=f"{where}[{i}]", expected="Unicode without lone surrogates",
-                             got=ascii(text)[:60], mend=mend)  # fmt: skip
+            raise BadSetting(
+                "not a text",
+                where=f"{where}[{i}]",
+                expected="Unicode without lone surrogates",
+                got=ascii(text)[:60],
+                mend=mend,
+            )
 
 
 def _is_unicode(text: str) -> bool:

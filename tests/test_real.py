@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from loid_infer import cache_export, cache_verify, encode, fit, ingest, score
+from loid_infer import Encoder, cache_export, cache_verify, encode, export, fit, ingest, score
 from loid_infer.kernels.cosine import row_cosines
 
 pytestmark = pytest.mark.real
@@ -53,6 +53,23 @@ def test_vectors_are_those_of_plain_transformers(encoded, tmp_path) -> None:
         ]
     found = np.array([vectors[i].as_py() for i in picked], np.float32)
     assert row_cosines(found, np.stack(expected)).min() >= 0.9999
+
+
+def test_a_sentence_transformers_folder_gives_sentence_transformers_vectors(encoded) -> None:
+    import pyarrow.parquet as pq
+    import sentence_transformers
+
+    from loid_infer.graphs.bases import find_base
+
+    workspace, _ = encoded
+    texts = random.Random(1).sample(pq.read_table(workspace.table(DOMAIN))["text"].to_pylist(), 500)
+    folder = str(find_base("default")[1])
+    made = export("minilm-mean", base=folder, precision="fp32", workspace=workspace)
+    assert (made.pooling, made.normalize) == ("mean", True)
+    with Encoder.open("minilm-mean", workspace=workspace) as encoder:
+        vectors = encoder.encode(texts)
+    expected = sentence_transformers.SentenceTransformer(folder, device="cpu").encode(texts)
+    assert row_cosines(vectors, expected).min() >= 0.99999
 
 
 def test_the_head_is_better_than_its_biases_over_three_splits(encoded) -> None:

@@ -43,5 +43,6 @@ def plan(spec: Spec) -> Plan:
 
 def family() -> Family:
     """MPNet."""
-    return Family(read=read, plan=plan, parts=_PARTS, layer=_LAYER, reaches=("embeddings.", "encoder."),
-                  prefix="mpnet.")  # fmt: skip
+    return Family(
+        read=read, plan=plan, parts=_PARTS, layer=_LAYER, reaches=("embeddings.", "encoder."), prefix="mpnet."
+    )

@@ -67,8 +67,9 @@ def mix_for(device: torch.device, dtype: torch.dtype, plan: Plan, relation: Posi
     options = {} if sees_all else {"window_size": window}
 
     def flash(query: Tensor, key: Tensor, value: Tensor, texts: Texts) -> Tensor:
-        found: Tensor = varlen_attn(query, key, value, texts.starts_q, texts.starts_k, texts.longest_q, texts.longest_k,
-                                    **options)  # type: ignore[arg-type, assignment]  # fmt: skip
+        found: Tensor = varlen_attn(
+            query, key, value, texts.starts_q, texts.starts_k, texts.longest_q, texts.longest_k, **options
+        )  # type: ignore[arg-type, assignment]
         return found
 
     return flash
@@ -150,8 +151,10 @@ class PackedTransformer(nn.Module):
         module.to(device) if dtype == torch.bfloat16 else module.to(device, dtype)
         ones = [self.one and i == len(module.layers) - 1 for i in range(len(module.layers))]
         relations = [module.relations[i] for i in module.relation_of]
-        self.mixes = [mix_for(device, dtype, module.plan, relation, one=one)
-                      for relation, one in zip(relations, ones, strict=True)]  # fmt: skip
+        self.mixes = [
+            mix_for(device, dtype, module.plan, relation, one=one)
+            for relation, one in zip(relations, ones, strict=True)
+        ]
 
     @property
     def pads(self) -> bool:

@@ -97,8 +97,11 @@ def rotary(config: Mapping[str, Any], theta: float, scaled: Mapping[str, Any] | 
     if kind not in _SCALED or given.get("partial_rotary_factor", 1.0) != 1.0:
         raise Unsupported("rope_type", kind, " or ".join(_SCALED))
     found = {"rope_theta": float(given.get("rope_theta") or config.get("rope_theta") or theta)}
-    return found | ({"rope_type": kind} if kind != "default" else {}) | {
-        name: float(given[name]) for name in _SCALED[kind]}  # fmt: skip
+    return (
+        found
+        | ({"rope_type": kind} if kind != "default" else {})
+        | {name: float(given[name]) for name in _SCALED[kind]}
+    )
 
 
 _SCALED: dict[str, tuple[str, ...]] = {

@@ -25,5 +25,6 @@ def plan(spec: Spec) -> Plan:
 
 def family() -> Family:
     """RoBERTa."""
-    return Family(read=read, plan=plan, parts=bert.PARTS, layer=bert.LAYER, reaches=("embeddings.", "encoder."),
-                  prefix="roberta.")  # fmt: skip
+    return Family(
+        read=read, plan=plan, parts=bert.PARTS, layer=bert.LAYER, reaches=("embeddings.", "encoder."), prefix="roberta."
+    )

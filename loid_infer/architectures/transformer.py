@@ -151,9 +151,16 @@ def _table(names: Mapping[str, str], tensors: Mapping[str, Tensor], plan: Plan, 
 def _layer(names: Mapping[str, str], plan: Plan, tensors: Mapping[str, Tensor], spec: Spec, i: int) -> Layer:
     width, inner = spec.hidden_dim, spec.feed_forward_dim
     query, key = plan.n_heads * plan.head_dim, plan.n_kv_heads * plan.head_dim
-    sizes = {"qkv": (query + 2 * key, width), "query": (query, width), "key": (key, width), "value": (key, width),
-             "output": (width, query), "gate": (inner, width), "expand": ((1 + plan.glu) * inner, width),
-             "contract": (width, inner)}  # fmt: skip
+    sizes = {
+        "qkv": (query + 2 * key, width),
+        "query": (query, width),
+        "key": (key, width),
+        "value": (key, width),
+        "output": (width, query),
+        "gate": (inner, width),
+        "expand": ((1 + plan.glu) * inner, width),
+        "contract": (width, inner),
+    }
     parts: dict[str, nn.Module] = {}
     for part, template in names.items():
         name = template.format(i)

@@ -60,8 +60,10 @@ def command(
         parameters = [
             one.replace(kind=kind) for one in inspect.signature(declaration, eval_str=True).parameters.values()
         ]
-        parameters += [inspect.Parameter(name, kind, default=default, annotation=annotation)
-                       for name, (annotation, default) in _COMMON.items()]  # fmt: skip
+        parameters += [
+            inspect.Parameter(name, kind, default=default, annotation=annotation)
+            for name, (annotation, default) in _COMMON.items()
+        ]
         _command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         _command.__annotations__ = {one.name: one.annotation for one in parameters}
         _command.__doc__, _command.__name__ = declaration.__doc__, declaration.__name__.rstrip("_")

@@ -67,8 +67,13 @@ def _each(encoder: list[str] | None, **options: Any) -> Any:
 
     names: list[str | None] = [*(encoder or [])] or [None]
     if len(set(names)) < len(names):
-        raise BadSetting("an encoder is named twice", where="--encoder", expected="each once",
-                         got=", ".join(map(str, names)), mend="Give each name once.")  # fmt: skip
+        raise BadSetting(
+            "an encoder is named twice",
+            where="--encoder",
+            expected="each once",
+            got=", ".join(map(str, names)),
+            mend="Give each name once.",
+        )
     results = [verb(encoder=name, **options) for name in names]
     return results[0] if len(results) == 1 else {"encoders": [asdict(result) for result in results]}
 

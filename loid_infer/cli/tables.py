@@ -36,8 +36,13 @@ def sample(
 def _mapping(columns: str) -> dict[str, str]:
     pairs = [part.split("=", 1) for part in columns.split(",")]
     if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
-        raise BadSetting("not a list of columns", where="--columns", expected="user_id=..,item_id=..,rating=..,text=..",
-                         got=columns, mend="Name the source's column after each =.")  # fmt: skip
+        raise BadSetting(
+            "not a list of columns",
+            where="--columns",
+            expected="user_id=..,item_id=..,rating=..,text=..",
+            got=columns,
+            mend="Name the source's column after each =.",
+        )
     return {name.strip(): column.strip() for name, column in pairs}
 
 
@@ -47,8 +52,13 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = 1.0, 0.0
     if not low < high:
-        raise BadSetting("not a range of ratings", where="--rating-range", expected="LOW,HIGH like 1,5", got=text,
-                         mend="Give --rating-range 1,5.")  # fmt: skip
+        raise BadSetting(
+            "not a range of ratings",
+            where="--rating-range",
+            expected="LOW,HIGH like 1,5",
+            got=text,
+            mend="Give --rating-range 1,5.",
+        )
     return low, high
 
 

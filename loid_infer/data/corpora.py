@@ -59,8 +59,9 @@ def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tupl
     """
     for found, texts in corpus.texts(rows):
         if not np.array_equal(digests_of(texts), digests[found]):
-            raise BadTable("the table was replaced while it was being read", where=corpus.name,
-                           mend="Run the same command again.")  # fmt: skip
+            raise BadTable(
+                "the table was replaced while it was being read", where=corpus.name, mend="Run the same command again."
+            )
         yield found, texts
 
 
@@ -82,6 +83,11 @@ def recorded(path: Path) -> Digests:
     """
     content: Array = np.fromfile(path, np.uint8)
     if len(content) % DIGEST_BYTES:
-        raise BadTable("not the digests of a corpus", where=str(path), expected=f"a multiple of {DIGEST_BYTES} bytes",
-                       got=str(len(content)), mend="Encode that corpus again, or remove the file.")  # fmt: skip
+        raise BadTable(
+            "not the digests of a corpus",
+            where=str(path),
+            expected=f"a multiple of {DIGEST_BYTES} bytes",
+            got=str(len(content)),
+            mend="Encode that corpus again, or remove the file.",
+        )
     return content.reshape(-1, DIGEST_BYTES)

@@ -99,8 +99,9 @@ class EncoderFolder:
             try:
                 found |= load_file(self.path / file)
             except (OSError, SafetensorError) as error:
-                raise BadArtifact(f"the weights cannot be read: {error}", where=str(self.path / file),
-                                  mend=_again(self.name)) from error  # fmt: skip
+                raise BadArtifact(
+                    f"the weights cannot be read: {error}", where=str(self.path / file), mend=_again(self.name)
+                ) from error
         return found
 
 
@@ -128,11 +129,21 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
     if passed is not True:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
     if fingerprint(spec) != found:
-        raise BadArtifact("the spec is not the one that was exported", where=str(path), expected=found,
-                          got=fingerprint(spec), mend=mend)  # fmt: skip
+        raise BadArtifact(
+            "the spec is not the one that was exported",
+            where=str(path),
+            expected=found,
+            got=fingerprint(spec),
+            mend=mend,
+        )
     if expected and found != expected:
-        raise BadArtifact("the encoder was exported anew meanwhile", where=str(path), expected=expected, got=found,
-                          mend="Run the same command again.")  # fmt: skip
+        raise BadArtifact(
+            "the encoder was exported anew meanwhile",
+            where=str(path),
+            expected=expected,
+            got=found,
+            mend="Run the same command again.",
+        )
     return EncoderFolder(name, path, spec, found, manifest)
 
 

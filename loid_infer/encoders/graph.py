@@ -42,8 +42,13 @@ def checked(path: Path) -> Path:
         )
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
     if names != ["input_ids", "attention_mask", "cls"]:
-        raise BadArtifact("a graph with other inputs or outputs", where=str(path), got=", ".join(names),
-                          expected="input_ids, attention_mask, cls", mend=_MEND)  # fmt: skip
+        raise BadArtifact(
+            "a graph with other inputs or outputs",
+            where=str(path),
+            got=", ".join(names),
+            expected="input_ids, attention_mask, cls",
+            mend=_MEND,
+        )
     return path
 
 

@@ -31,8 +31,12 @@ def backend() -> Backend:
 def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     graph, precision = checked(encoder.graph), encoder.spec.precision
     if precision == "bf16" and not has_bf16():  # it would be emulated, far slower than float32
-        raise RuntimeMissing("OpenVINO computes bf16 only where it is native", where=encoder.name, got=model(),
-                             mend="Let --runtime auto choose, or `loid-infer export --precision fp32`.")  # fmt: skip
+        raise RuntimeMissing(
+            "OpenVINO computes bf16 only where it is native",
+            where=encoder.name,
+            got=model(),
+            mend="Let --runtime auto choose, or `loid-infer export --precision fp32`.",
+        )
     version = versions("openvino").get("openvino")
     key = f"{model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"
     made: dict[int, Runtime] = {}

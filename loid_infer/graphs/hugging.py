@@ -33,11 +33,12 @@ def from_hub(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
     except (OSError, ValueError) as error:  # every hub and network error is one of the two
         raise RuntimeMissing(
-            "the base is neither a folder here nor to be had from the hub", where=name,
+            "the base is neither a folder here nor to be had from the hub",
+            where=name,
             got=str(error).splitlines()[0][:200],
             mend="Give --base a folder that holds config.json and model.safetensors, or leave it out for the bundled "
             "all-MiniLM-L6-v2.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def read_config(place: Path) -> dict[str, Any]:
@@ -56,9 +57,12 @@ def read_config(place: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((place / CONFIG_FILE).read_text(encoding="utf-8"))
         for file in (CONFIG_FILE, "tokenizer_config.json"):
             if (place / file).is_file() and "auto_map" in json.loads((place / file).read_text(encoding="utf-8")):
-                raise BadArtifact("code of the folder's own, which never runs here: auto_map", where=str(place / file),
-                                  expected="a model of transformers itself",
-                                  mend="Give --base a folder without it.")  # fmt: skip
+                raise BadArtifact(
+                    "code of the folder's own, which never runs here: auto_map",
+                    where=str(place / file),
+                    expected="a model of transformers itself",
+                    mend="Give --base a folder without it.",
+                )
     return config
 
 
@@ -81,9 +85,13 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     expected = "a GGUF file" if gguf else "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
     with _reading("the weights", place, expected), contextlib.redirect_stderr(io.StringIO()):  # a bar of its own
         model, report = getattr(transformers, loader).from_pretrained(
-            place.parent if gguf else place, attn_implementation="eager", local_files_only=True, dtype=torch.float32,
-            output_loading_info=True, **options,
-        )  # fmt: skip
+            place.parent if gguf else place,
+            attn_implementation="eager",
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
     return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
 
 
@@ -129,10 +137,14 @@ def _told_by(place: Path, tokenizer: Any, parts: dict[str, Any]) -> dict[str, An
         field = fields.get(f"tokenizer.ggml.{name}")
         return None if field is None else field.contents()
 
-    used = {side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id"))
-            for side in ("bos", "eos") if said(f"add_{side}_token")}  # fmt: skip
-    before, behind = ([{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else []
-                      for side in ("bos", "eos"))  # fmt: skip
+    used = {
+        side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id"))
+        for side in ("bos", "eos")
+        if said(f"add_{side}_token")
+    }
+    before, behind = (
+        [{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else [] for side in ("bos", "eos")
+    )
     one, two = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
     found = {
         "post_processor": {
@@ -145,8 +157,10 @@ def _told_by(place: Path, tokenizer: Any, parts: dict[str, Any]) -> dict[str, An
     }
     split, splitter = said("pre"), parts["pre_tokenizer"]
     if said("model") == "gpt2" and split in _GGUF_DIGITS:
-        found["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
-            {"type": "Digits", "individual_digits": True}, splitter]}  # fmt: skip
+        found["pre_tokenizer"] = {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, splitter],
+        }
     elif said("model") == "gpt2" and split not in (None, "gpt-2") and splitter["type"] != "Sequence":
         raise ValueError(f"texts are split in the way {split!r}, which this release of transformers does not know")
     if split == "qwen2":

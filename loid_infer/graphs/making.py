@@ -71,20 +71,29 @@ def make_encoder(
     spec = base.spec(base.digest(), max_tokens, store_dtype=store)
     reading = base.reading
     if base.made_for and base.made_for != reading.pooling:
-        progress.say(f"{base.name} was made for {base.made_for} pooling and is read at {reading.pooling}: "
-                     f"--pooling {base.made_for} reads it as it was made")  # fmt: skip
+        progress.say(
+            f"{base.name} was made for {base.made_for} pooling and is read at {reading.pooling}: "
+            f"--pooling {base.made_for} reads it as it was made"
+        )
     manifest: dict[str, Any] = {
-        "kind": KIND, "name": name, "versions": versions(*_PACKAGES), "plugins": plugins or [],
+        "kind": KIND,
+        "name": name,
+        "versions": versions(*_PACKAGES),
+        "plugins": plugins or [],
         "base": {"name": base.name, "digest": weights or spec.weights},
-    }  # fmt: skip
+    }
     with new_folder(path, manifest) as folder:
         _fill(folder, base, spec)
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec), {})
         parity = report(float32, progress)  # always: the graph must be right in float32 before any precision is
         proven = quantize(float32) if quantize else _prove(float32, parity, precision, progress)
-        manifest |= {SPEC_KEY: proven.spec.parts(), "fingerprint": fingerprint(proven.spec), "parity": proven.parity,
-                     "precision_reason": proven.precision_reason,
-                     "int8": None if proven.int8 is None else asdict(proven.int8)}  # fmt: skip
+        manifest |= {
+            SPEC_KEY: proven.spec.parts(),
+            "fingerprint": fingerprint(proven.spec),
+            "parity": proven.parity,
+            "precision_reason": proven.precision_reason,
+            "int8": None if proven.int8 is None else asdict(proven.int8),
+        }
     return proven
 
 

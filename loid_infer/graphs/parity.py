@@ -165,9 +165,13 @@ def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if pooling == "cls":
         if not tokenizer.frame[0]:
-            raise ParityError("texts begin with no special token that CLS could be read off", where=base.name,
-                              expected="--pooling mean or last", got="--pooling cls",
-                              mend="Give one of these.")  # fmt: skip
+            raise ParityError(
+                "texts begin with no special token that CLS could be read off",
+                where=base.name,
+                expected="--pooling mean or last",
+                got="--pooling cls",
+                mend="Give one of these.",
+            )
         declared, at = told.get("cls_token") or (told.get("bos_token") if told.get("add_bos_token") else None), 0
     else:
         declared, at = told.get("eos_token") if told.get("add_eos_token") else None, -1
@@ -175,7 +179,10 @@ def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]
     wanted = tokenizer.id_of(name) if name else None
     if pooling == "mean" or wanted is None or all(text[at] == wanted for text in texts):
         return
-    raise ParityError("the tokenizer does not give the token that is pooled", where=base.name,
-                      expected=f"{name} ({wanted}) {'first' if at == 0 else 'last'}",
-                      got=str(sorted({int(text[at]) for text in texts})[:5]),
-                      mend="Give --base a folder whose tokenizer.json adds it.")  # fmt: skip
+    raise ParityError(
+        "the tokenizer does not give the token that is pooled",
+        where=base.name,
+        expected=f"{name} ({wanted}) {'first' if at == 0 else 'last'}",
+        got=str(sorted({int(text[at]) for text in texts})[:5]),
+        mend="Give --base a folder whose tokenizer.json adds it.",
+    )

@@ -24,11 +24,22 @@ POOLINGS = ("cls", "mean", "last")
 _OWN = "sentence_transformers."  # what a module's type begins with unless it is somebody's own code
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-_LEGACY = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "lasttoken",
-           "pooling_mode_max_tokens": "max", "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-           "pooling_mode_weightedmean_tokens": "weightedmean"}  # fmt: skip
-_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu",
-                "Sigmoid": "sigmoid"}  # fmt: skip
+_LEGACY = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+_ACTIVATIONS = {
+    "Identity": "identity",
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+}
 _UNLIMITED = 10**9  # tokens; transformers says 10^30 where there is no limit
 _MEND = "Give --base a folder of transformer, pooling, dense layers and normalization, in this order."
 
@@ -92,10 +103,14 @@ def find_reading(folder: Path) -> tuple[Path, Reading] | None:
     if told.get("truncate_dim"):
         raise _refused("vectors that are cut short", folder, f"truncate_dim {told['truncate_dim']}")
     return paths[0], Reading(
-        _pooling(pooled), "Normalize" in kinds,
+        _pooling(pooled),
+        "Normalize" in kinds,
         tuple(_dense(part) for kind, part in zip(kinds, paths, strict=True) if kind == "Dense"),
-        prompt, prompts, _max_tokens(inner, paths[0]), bool(inner.get("do_lower_case")),
-    )  # fmt: skip
+        prompt,
+        prompts,
+        _max_tokens(inner, paths[0]),
+        bool(inner.get("do_lower_case")),
+    )
 
 
 def _kind(module: dict[str, Any], path: Path) -> str:
@@ -134,9 +149,13 @@ def _dense(folder: Path) -> Dense:
         weight, bias = tensors["linear.weight"].astype("<f4"), tensors.get("linear.bias")
     except (OSError, KeyError, SafetensorError) as error:
         pickled = "pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else str(error)
-        raise BadArtifact("the dense layer's weights cannot be read: pickled files are never opened", where=str(folder),
-                          expected="model.safetensors", got=pickled,
-                          mend="Save the model again with a current sentence-transformers.") from error  # fmt: skip
+        raise BadArtifact(
+            "the dense layer's weights cannot be read: pickled files are never opened",
+            where=str(folder),
+            expected="model.safetensors",
+            got=pickled,
+            mend="Save the model again with a current sentence-transformers.",
+        ) from error
     return Dense(weight, None if bias is None else bias.astype("<f4"), activation)
 
 

@@ -1,0 +1,32 @@
+#!/bin/sh
+# A RoBERTa of 514 positions takes 512 tokens, since positions start behind the padding id. Where the tokenizer states no
+# limit, sentence-transformers takes the config's 514 as the longest text, and a text that is longer raises an IndexError
+# from the position embedding instead of being cut.
+#
+# Seen with sentence-transformers 6.2.0, transformers 5.24.0, torch 2.13.0:
+#   max_seq_length 514; a text of 600 words: IndexError
+set -eu
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -q torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0
+"$work/venv/bin/python" - "$work/model" <<'PY' 2>/dev/null
+import sys
+import tokenizers, transformers
+from sentence_transformers import SentenceTransformer
+words = ["<s>", "<pad>", "</s>", "<unk>", "good"]
+made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+                                     unk_token="<unk>").save_pretrained(sys.argv[1])
+sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32, vocab_size=5)
+transformers.RobertaModel(transformers.RobertaConfig(max_position_embeddings=514, **sizes)).save_pretrained(sys.argv[1])
+model = SentenceTransformer(sys.argv[1], device="cpu")
+try:
+    model.encode(["good " * 600])
+    outcome = "a vector"
+except IndexError as error:
+    outcome = type(error).__name__
+print(f"max_seq_length {model.max_seq_length}; a text of 600 words: {outcome}")
+assert (model.max_seq_length, outcome) == (514, "IndexError"), "it is cut by now"
+PY
