@@ -3,11 +3,12 @@
 python -m bench.families [N_REVIEWS] [ROUNDS] [MODEL...]     models of `bench.shapes`
 """
 
+import json
 import sys
 from pathlib import Path
 
 from bench.encode import timed
-from bench.record import real_table, save, work_folder
+from bench.record import real_table, save, saved_as, work_folder
 from bench.shapes import SHAPES, shape
 
 MODELS = ("roberta-base", "smollm2-135m", "t5-small")
@@ -19,13 +20,15 @@ NOTES = "Shapes of RoBERTa-base and T5-small (its encoder) with random weights, 
 
 def main(n_reviews: int = 600, rounds: int = 3, models: tuple[str, ...] = MODELS) -> None:
     workspace, table = real_table("families", n_reviews)
-    found: list[dict] = []
+    path = saved_as("families")
+    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = [row for row in found if row["model"] not in models]
     for name in models:
         base = shape(name)
         folder = Path(base) if name in SHAPES else _unpacked(base)
         rows, notes = timed(workspace, table, base, folder, MAX_TOKENS, rounds, OURS, RIVALS)
         found += [{"model": name, **row} for row in rows]
-    save("How fast are other families?", "families", found, NOTES + notes)
+        save("How fast are other families?", "families", found, NOTES + notes)
 
 
 def _unpacked(gguf: str) -> Path:
@@ -34,9 +37,12 @@ def _unpacked(gguf: str) -> Path:
     import transformers
 
     file, folder = Path(gguf), work_folder("unpacked")
-    for part in (transformers.AutoModel, transformers.AutoTokenizer):
-        options = {"dtype": torch.float32} if part is transformers.AutoModel else {}
-        part.from_pretrained(str(file.parent), gguf_file=file.name, **options).save_pretrained(folder)
+    read = transformers.AutoModel.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+    config = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    model = transformers.AutoModel.from_config(config)  # a model read from GGUF cannot be saved
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
     return folder
 
 

@@ -96,17 +96,20 @@ class Encoder:
         """
         return self._ready()[1]
 
-    def encode(self, texts: Sequence[str]) -> Floats:
+    def encode(self, texts: Iterable[str]) -> Floats:
         """The vectors `[n, d]` float32 of `texts [n]`, in their order.
 
         Raises:
             BadSetting: not a list of strings, or one that is no Unicode text.
             RuntimeMissing, ParityError, NoMemory, BadArtifact: see `runtime`.
         """
-        check_texts(texts)
-        found = np.empty((len(texts), self.dim), np.float32)
-        for slots, vectors in self.stream([(np.arange(len(texts)), texts)]):
+        given, n_finished = check_texts(texts), 0
+        found = np.empty((len(given), self.dim), np.float32)
+        for slots, vectors in self.stream([(np.arange(len(given)), given)]):
             found[slots] = vectors
+            n_finished += len(slots)
+        if n_finished != len(given):
+            raise RuntimeError(f"the runtime gave {n_finished} of {len(given)} vectors back")
         return found
 
     def stream(
@@ -151,7 +154,7 @@ class Encoder:
 
 def _find(encoder: str | os.PathLike[str], place: Workspace, progress: Progress) -> EncoderFolder:
     path = Path(encoder)
-    if len(path.parts) > 1 or not isinstance(encoder, str):
+    if not isinstance(encoder, str) or os.sep in encoder:
         return open_folder(path, path.resolve().name)
     path = place.encoder(encoder)
     if encoder == DEFAULT_ENCODER and not path.exists():

@@ -49,7 +49,7 @@ class BadArtifact(LoidError):
 
 
 class BadStore(LoidError):
-    """A store that is damaged, of another format, or of another card."""
+    """A store that is damaged, of another format, or of another spec."""
 
 
 class StoreBusy(LoidError):

@@ -5,6 +5,7 @@ The only file that imports faiss. It knows vectors by number, not what they stan
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Index:
         if self.kind != EXACT:
             depth = _faiss().SearchParametersIVF(nprobe=min(-(-n // _DEPTH) * found.nprobe, found.nlist))
         scores, numbers = found.search(direction[None].astype(np.float32), max(min(n, self.n), 1), params=depth)
-        kept = numbers[0] >= 0
+        kept = np.flatnonzero(numbers[0] >= 0)[:n]
         return numbers[0][kept], scores[0][kept]
 
     def save(self, path: Path) -> None:
@@ -90,7 +91,7 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     for block in _blocks(vectors, center):
         index.add(block)
     asked = directions(vectors[np.sort(rng.choice(n, min(n, _N_PROBES), replace=False))], center)
-    search = faiss.contrib.exhaustive_search.knn_ground_truth
+    search: Any = importlib.import_module("faiss.contrib.exhaustive_search").knn_ground_truth
     truth = search(asked, _blocks(vectors, center), _DEPTH, faiss.METRIC_INNER_PRODUCT)[1]
     recall, index.nprobe = 0.0, 4
     while recall < MIN_RECALL and index.nprobe < n_lists:
@@ -107,7 +108,7 @@ def _blocks(vectors: Floats, center: Floats) -> Iterator[Floats]:
 
 def _faiss() -> Any:
     try:
-        import faiss.contrib.exhaustive_search
+        import faiss
     except ImportError as error:
         mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
         raise RuntimeMissing(f"FAISS cannot be imported: {error}", mend=mend) from error

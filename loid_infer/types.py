@@ -5,7 +5,7 @@ This file knows no file format, no runtime and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol, TypeAlias
@@ -21,6 +21,7 @@ Ints: TypeAlias = NDArray[np.integer[Any]]
 Bools: TypeAlias = NDArray[np.bool_]
 Digests: TypeAlias = NDArray[np.uint8]  # [n, 16], one 128-bit digest a row
 
+SPEC_KEY = "card"  # what manifests and bundles of format 1 call the spec
 DIGEST_BYTES = 16
 
 
@@ -178,16 +179,17 @@ class Corpus(Protocol):
         """The texts of the ascending row numbers `rows [m]`, in pieces."""
 
 
-def check_texts(texts: Sequence[str], where: str = "") -> None:
-    """See that `texts` is a sequence of Unicode texts.
+def check_texts(texts: Iterable[str], where: str = "") -> list[str]:
+    """`texts` as a list, whatever holds them (a column of a data frame is indexed by labels), each a Unicode text.
 
     Raises:
         BadSetting: it is one string, or has something else in it, or a lone surrogate, which is no character.
     """
     mend = "Give a list of strings; what was read as bytes, decode with errors='replace'."
-    if isinstance(texts, str):
-        raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts[:60]), mend=mend)
-    for i, text in enumerate(texts):
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts)[:60], mend=mend)
+    found = list(texts)
+    for i, text in enumerate(found):
         if not isinstance(text, str) or not (text.isascii() or _is_unicode(text)):
             raise BadSetting(
                 "not a text",
@@ -196,6 +198,7 @@ def check_texts(texts: Sequence[str], where: str = "") -> None:
                 got=ascii(text)[:60],
                 mend=mend,
             )
+    return found
 
 
 def _is_unicode(text: str) -> bool:

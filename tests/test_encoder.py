@@ -40,6 +40,32 @@ def test_texts_to_vectors_in_their_order(workspace: Workspace, toy_base: Path, r
         np.testing.assert_allclose(encoder.encode(tuple(TEXTS[:1])), vectors[:1], atol=1e-5)
 
 
+class Labelled:
+    """Texts under labels, as a shuffled column of a data frame has them."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.held = dict(reversed([*enumerate(texts)]))
+
+    def __getitem__(self, label: int) -> str:
+        return self.held[label]
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __iter__(self):
+        return iter(self.held.values())
+
+
+def test_texts_may_be_held_by_anything(workspace: Workspace) -> None:
+    with Encoder.open(workspace=workspace, n_threads=1) as encoder:
+        expected = encoder.encode(TEXTS)
+        np.testing.assert_array_equal(encoder.encode(Labelled(TEXTS)), expected[::-1])
+        np.testing.assert_array_equal(encoder.encode(text for text in TEXTS), expected)
+        for wrong in ("one", b"one", 3, None, [3], [b"a"]):
+            with pytest.raises(BadSetting, match="text"):
+                encoder.encode(wrong)
+
+
 def test_a_folder_is_opened_wherever_it_lies(workspace: Workspace, tmp_path: Path) -> None:
     elsewhere = Path(shutil.move(workspace.encoder("base"), tmp_path / "copied"))
     by_path = Encoder.open(elsewhere)

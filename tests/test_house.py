@@ -124,7 +124,7 @@ def test_every_requirement_has_both_bounds() -> None:
     assert loose == []
 
 
-def test_constraints_pin_every_requirement_but_those_of_a_card() -> None:
+def test_constraints_pin_every_requirement_but_those_of_a_gpu() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {
         line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line

@@ -77,6 +77,7 @@ class Family:
     reaches: tuple[str, ...]  # beginnings of the tensors that the vector depends on
     prefix: str  # of the same tensors in a model with a task head
     pooling: str = "cls"  # where a folder does not say
+    ends: str = ""  # the token that stands behind every text, if the family always has one
     loader: str = "AutoModel"  # of transformers
     numbers_padding: bool = False  # transformers' positions do, where none are given
     tied: tuple[str, ...] = ()  # tensors that are others by another name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from loid_infer.architectures.family import Family, Shape
+from loid_infer.architectures.family import Family, Shape, Unsupported, check
 from loid_infer.architectures.layer import Plan
 from loid_infer.architectures.positions import Relation, frequencies, rotary
 from loid_infer.types import Spec
@@ -28,6 +28,9 @@ REACHES = ("embed_tokens.", "layers.", "norm.")
 
 def read(config: Mapping[str, Any]) -> Shape:
     """The shape of a LlamaConfig, or of one with its fields."""
+    check(config, {"is_causal": (True, None)})
+    if kinds := {*(config.get("layer_types") or ())} - {"full_attention"}:
+        raise Unsupported("layer_types", ", ".join(sorted(kinds)), "full_attention")
     n_heads, width = config["num_attention_heads"], config["hidden_size"]
     details = {
         "num_key_value_heads": config.get("num_key_value_heads") or n_heads,
@@ -35,16 +38,9 @@ def read(config: Mapping[str, Any]) -> Shape:
         **rotary(config, 10_000.0),
     }
     return Shape(
-        config["num_hidden_layers"],
-        n_heads,
-        width,
-        config["intermediate_size"],
-        config["hidden_act"],
-        float(config["rms_norm_eps"]),
-        config["max_position_embeddings"],
-        "rotary",
-        details,
-    )
+        config["num_hidden_layers"], n_heads, width, config["intermediate_size"], config["hidden_act"],
+        float(config["rms_norm_eps"]), config["max_position_embeddings"], "rotary", details,
+    )  # fmt: skip
 
 
 def plan(spec: Spec) -> Plan:

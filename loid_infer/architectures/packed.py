@@ -2,7 +2,7 @@
 
 Everything but attention works on tokens, so it needs no mask and computes nothing twice; attention is told where each
 text begins. Queries, keys and values are one product. Where one token is pooled, the last layer computes keys and
-values for all tokens and the rest for that one, which is exact. The file knows no batches, runtimes or devices.
+values for all tokens and the rest for that one, which is exact. The file knows no batches and no runtimes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ def mix_for(device: torch.device, dtype: torch.dtype, plan: Plan, relation: Posi
     """Flash attention over packed tokens (Dao 2023) where torch has it for this device, dtype, width of a head and
     relation, else `Padded`."""
     narrow = dtype != torch.float32 and plan.head_dim % 8 == 0 and plan.head_dim <= _MAX_FLASH_DIM
-    if device.type != "cuda" or not narrow or torch.cuda.get_device_capability(device) < (8, 0):
+    usual = plan.scale == plan.head_dim**-0.5
+    if device.type != "cuda" or not (narrow and usual) or torch.cuda.get_device_capability(device) < (8, 0):
         return Padded(relation, plan.scale)
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -64,12 +65,12 @@ def mix_for(device: torch.device, dtype: torch.dtype, plan: Plan, relation: Posi
     if relation.table is not None or not (sees_all or ("window_size" in known and not one)):
         return Padded(relation, plan.scale)
     window = (-1, -1) if sees_all else (-1, 0) if relation.causal else (relation.window, relation.window)
-    options = {} if sees_all else {"window_size": window}
+    options: dict[str, Any] = {} if sees_all else {"window_size": window}
 
     def flash(query: Tensor, key: Tensor, value: Tensor, texts: Texts) -> Tensor:
         found: Tensor = varlen_attn(
             query, key, value, texts.starts_q, texts.starts_k, texts.longest_q, texts.longest_k, **options
-        )  # type: ignore[arg-type, assignment]
+        )  # type: ignore[assignment]
         return found
 
     return flash

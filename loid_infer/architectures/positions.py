@@ -36,6 +36,8 @@ class Positions(nn.Module):
         """`biases [buckets, heads]`: of each bucket of distances, where there are any."""
         super().__init__()
         self.causal, self.window, self.farthest = relation.causal, relation.window, max_tokens - 1
+        if sum([relation.causal, bool(relation.window), relation.buckets is not None]) > 1:
+            raise NotImplementedError("`bias` knows one of mask, window and distance biases")
         table = cos = sin = None
         if relation.buckets is not None and biases is not None:
             table = biases[_bucket(torch.arange(-self.farthest, max_tokens), *relation.buckets)].T.contiguous()

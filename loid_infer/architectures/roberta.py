@@ -19,7 +19,7 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 
 def plan(spec: Spec) -> Plan:
-    """BERT's layers; see `transformer.Transformer` on positions."""
+    """BERT's layers; positions are counted from behind the padding token's id."""
     return replace(Plan.of(spec), skip=spec.details["pad_token_id"], pad_id=spec.details["pad_token_id"])
 
 

@@ -38,24 +38,19 @@ _GATED = {
 def read(config: Mapping[str, Any]) -> Shape:
     """The shape of a T5Config's encoder."""
     kind = config.get("feed_forward_proj", "relu")
+    gated = kind.startswith("gated")
     check({"feed_forward_proj": kind}, {"feed_forward_proj": tuple(_ACTIVATIONS)})
+    check(config, {"is_gated_act": (gated, None), "dense_act_fn": (_ACTIVATIONS[kind], None)})
     details = {
         "head_dim": config["d_kv"],
-        "gated": kind.startswith("gated"),
+        "gated": gated,
         "n_buckets": config.get("relative_attention_num_buckets", 32),
         "max_distance": config.get("relative_attention_max_distance", 128),
     }
     return Shape(
-        config["num_layers"],
-        config["num_heads"],
-        config["d_model"],
-        config["d_ff"],
-        _ACTIVATIONS[kind],
-        float(config.get("layer_norm_epsilon", 1e-6)),
-        _MAX_TOKENS,
-        "relative",
-        details,
-    )
+        config["num_layers"], config["num_heads"], config["d_model"], config["d_ff"], _ACTIVATIONS[kind],
+        float(config.get("layer_norm_epsilon", 1e-6)), _MAX_TOKENS, "relative", details,
+    )  # fmt: skip
 
 
 def plan(spec: Spec) -> Plan:
@@ -67,14 +62,7 @@ def plan(spec: Spec) -> Plan:
 def family() -> Family:
     """T5."""
     return Family(
-        read=read,
-        plan=plan,
-        parts=_PARTS,
-        layer=_LAYER,
-        gated=_GATED,
-        prefix="transformer.",
-        pooling="last",
-        reaches=("shared.", "encoder.block.", "encoder.final_layer_norm."),
-        loader="T5EncoderModel",
+        read=read, plan=plan, parts=_PARTS, layer=_LAYER, gated=_GATED, prefix="transformer.", pooling="last",
+        ends="</s>", reaches=("shared.", "encoder.block.", "encoder.final_layer_norm."), loader="T5EncoderModel",
         tied=("encoder.embed_tokens.weight",),
-    )
+    )  # fmt: skip

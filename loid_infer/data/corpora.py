@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,15 +19,14 @@ _PIECE_TEXTS = 4_096
 class Texts:
     """A corpus of texts in memory: item titles, user histories, prompts."""
 
-    def __init__(self, name: str, texts: Sequence[str]) -> None:
+    def __init__(self, name: str, texts: Iterable[str]) -> None:
         """Name `texts [n]`, which may repeat.
 
         Raises:
             BadName: `name` is no slug.
             BadSetting: not a sequence of Unicode texts.
         """
-        self.name, self._texts = slug(name, "corpus"), texts
-        check_texts(texts, name)
+        self.name, self._texts = slug(name, "corpus"), check_texts(texts, name)
 
     @property
     def n_rows(self) -> int:
@@ -56,12 +55,17 @@ def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tupl
 
     Raises:
         BadTable: the texts are others than when their digests were taken.
+        BadSetting: something is no text.
     """
     for found, texts in corpus.texts(rows):
-        if not np.array_equal(digests_of(texts), digests[found]):
-            raise BadTable(
-                "the table was replaced while it was being read", where=corpus.name, mend="Run the same command again."
-            )
+        try:
+            same = np.array_equal(digests_of(texts), digests[found])
+        except (UnicodeEncodeError, AttributeError):
+            check_texts(texts, corpus.name)
+            raise
+        if not same:
+            raise BadTable("the texts were replaced while they were being read", where=corpus.name,
+                           mend="Run the same command again.")  # fmt: skip
         yield found, texts
 
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable
-from loid_infer.errors import BadArtifact
-from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints
+from loid_infer.errors import BadArtifact, BadTable
+from loid_infer.types import DIGEST_BYTES, SPEC_KEY, Digests, Floats, Ints
 
 SUFFIXES = (".parquet", ".safetensors")
 _PIECE_ROWS = 8_192
@@ -71,10 +71,15 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
     ):
         start = 0
         for names in source.iter_batches(batch_size=_PIECE_ROWS, columns=ids):
-            rows = np.arange(start, start + names.num_rows)
+            rows = np.arange(start, min(start + names.num_rows, table.n_rows))
             lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors(rows).reshape(-1)), dim)
-            writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
             start += names.num_rows
+            if start > table.n_rows:
+                break
+            writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
+    if start != table.n_rows:
+        raise BadTable("the table was replaced while it was being read", where=str(table.path),
+                       mend="Run the same command again.")  # fmt: skip
 
 
 def _write_safetensors(
@@ -86,7 +91,7 @@ def _write_safetensors(
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
     }
-    metadata = {"domain": table.domain, "table_digest": table.digest, "card": spec, "content": "0" * 32}
+    metadata = {"domain": table.domain, "table_digest": table.digest, SPEC_KEY: spec, "content": "0" * 32}
     found = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
@@ -116,7 +121,7 @@ class Bundle:
         try:
             self._file = cast(Any, safe_open(path, "np"))
             metadata = self._file.metadata() or {}
-            self.spec, self.domain = metadata["card"], metadata["domain"]
+            self.spec, self.domain = metadata[SPEC_KEY], metadata["domain"]
             self.digests: Digests = self._file.get_tensor("digests")
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()

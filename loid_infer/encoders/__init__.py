@@ -1,1 +1,1 @@
-"""Token ids in, CLS vectors out: one runtime a file behind one protocol, and the tokens and batches that feed them."""
+"""Token ids in, vectors out: one runtime a file behind one protocol, and the tokens and batches that feed them."""

@@ -19,6 +19,7 @@ from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
 from loid_infer.encoders.machine import recall, remember, shape_key
+from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import GPU_TOKENIZERS
 from loid_infer.settings import machine_memory
 from loid_infer.types import Floats, Ints, Spec, TokenBatch
@@ -123,7 +124,7 @@ class PackedRuntime:
     def _launch(self, texts: _Texts) -> _Flight:
         starts = np.concatenate([[0], np.cumsum(texts.lengths)]).astype(np.int32)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), exact_products():
                 ids, positions, starts_there = map(self._sent, (texts.ids, texts.positions, starts))
                 found = self._module(Pack(ids, positions, starts_there, int(texts.lengths.max()))).to(self._given)
                 back = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._is_cuda)

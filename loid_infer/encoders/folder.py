@@ -13,13 +13,12 @@ from loid_infer.artifact import read_manifest
 from loid_infer.encoders.spec import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, ParityError
-from loid_infer.types import Array, Floats, Ints, Spec
+from loid_infer.types import SPEC_KEY, Array, Floats, Ints, Spec
 
 GRAPH_FILE = "model.onnx"
 PROBES_FILE = "parity.safetensors"
 DENSE_FILE = "dense.safetensors"  # layers behind pooling, if there are any
 KIND = "encoder"
-SPEC_KEY = "card"  # what a manifest of format 1 calls the spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -41,3 +43,16 @@ def n_usable_threads() -> int:
 def installed(package: str) -> bool:
     """Whether `package` is installed, without importing it."""
     return importlib.util.find_spec(package) is not None
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products in float32: another library may have told torch, in the whole process, to use fewer bits."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

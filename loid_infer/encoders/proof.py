@@ -18,6 +18,7 @@ from loid_infer.types import Array, TokenBatch
 GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "fp16": ("cos_min", 0.9999),
          "int8": ("cos_mean", 0.998)}  # fmt: skip
 _N_MIXED = 8
+_MAX_RATIO = 0.1  # that lengths may differ by in the middle; int8 is the farthest, at a few percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
     """
     worst: Array = np.ones(len(probes.lengths))
     seen: Array = np.zeros(len(worst), np.bool_)
+    ratios: Array = np.ones(len(worst))  # of lengths, which a cosine does not see: a lost normalization
     max_abs = 0.0
     for slots, vectors in runtime.run(_batches(probes)):
         expected = probes.cls[slots]
@@ -65,9 +67,12 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
             )
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)
+        ratios[slots] = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-30)
         seen[slots] = True
         max_abs = max(max_abs, float(np.abs(vectors - expected).max()))
     worst[~seen] = -1.0  # a text that never came back
+    if not abs(np.median(ratios) - 1) <= _MAX_RATIO:
+        worst[:] = -1.0
     return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
 
 

@@ -46,6 +46,10 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
 
     from loid_infer.encoders.cuda import gpu_budget
 
+    if encoder.spec.max_tokens < MIN_TOKENS:
+        raise RuntimeMissing(f"TensorRT takes encoders of {MIN_TOKENS} tokens and more",
+                             got=f"--max-tokens {encoder.spec.max_tokens}", mend="Use --runtime torch.")  # fmt: skip
+
     spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
     name, memory = torch.cuda.get_device_name(), machine_memory().parent
     return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory, budget)

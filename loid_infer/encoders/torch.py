@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loid_infer.encoders import gpu
 from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import BadArtifact
@@ -51,19 +51,6 @@ def module_of(encoder: EncoderFolder) -> Transformer:
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         mend = f"Run `loid-infer export --name {encoder.name}` to make it anew."
         raise BadArtifact(f"the weights do not fit the spec: {error}", where=str(encoder.path), mend=mend) from error
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Float32 products in float32: another library may have told torch, in the whole process, to use fewer bits."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class TorchRuntime:

@@ -1,1 +1,1 @@
-"""From an encoder's weights to an ONNX graph that ends in CLS, and the proof that it computes what the weights say."""
+"""From an encoder's weights to an ONNX graph that ends in a vector, and the proof that it computes what they say."""

@@ -17,6 +17,7 @@ from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
+from loid_infer.graphs.gguf import read_told
 from loid_infer.graphs.hugging import from_hub, load_model, read_config, tokenizer_json
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
@@ -69,18 +70,19 @@ class Base:
         return tokenizer_content_digest(self.tokenizer_json)
 
     def max_tokens(self, asked: int | None) -> int:
-        """The longest input: what was asked for, else what a sentence-transformers folder says, else 256; by default
-        never more than the base allows, nor than 8,192, since attention's memory grows with the square.
+        """The longest input: what was asked for, else what a sentence-transformers folder says or its model
+        allows, else 256; by default never more than the base allows, nor than 8,192, since attention's memory grows
+        with the square.
 
         Raises:
             BadSetting: the base does not allow it.
         """
         least, limit = self.n_special + 1, self.shape.max_tokens
-        if asked is None:
-            return min(self.reading.max_tokens or DEFAULT_MAX_TOKENS, limit, _MOST_TOKENS)
-        if least <= asked <= limit:
-            return asked
-        raise BadSetting("max tokens out of range", where=self.name, expected=f"{least} to {limit}", got=str(asked),
+        told = DEFAULT_MAX_TOKENS if self.reading.max_tokens is None else self.reading.max_tokens
+        found = min(told, limit, _MOST_TOKENS) if asked is None else asked
+        if least <= found <= limit:
+            return found
+        raise BadSetting("max tokens out of range", where=self.name, expected=f"{least} to {limit}", got=str(found),
                          mend=f"Give --max-tokens at most {limit}.")  # fmt: skip
 
     def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
@@ -149,15 +151,20 @@ def load_base(
     source = told[0] if told else place
     config = read_config(source)
     family, shape = _family(config, source)
-    declared = told[1] if told else Reading("")
-    plain = base == DEFAULT_BASE and pooling == "auto"
-    reading = Reading(family.pooling) if plain or not told else declared
+    declared = told[1] if told else Reading(read_told(place).pooling if place.is_file() else "")
+    if told and declared.max_tokens is None:
+        declared = replace(declared, max_tokens=shape.max_tokens)
+    plain = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
+    reading = Reading(family.pooling) if plain else declared
     reading = reading if pooling == "auto" else replace(reading, pooling=pooling)
     if reading.pooling not in POOLINGS:
         raise BadSetting(f"there is no pooling {reading.pooling!r} here", expected=" | ".join(POOLINGS),
                          where="--pooling" if pooling != "auto" else str(place), mend="Give --pooling.")  # fmt: skip
     reading = reading if normalize is None else replace(reading, normalize=normalize)
     reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
+    if reading.prompt and not reading.pools_prompt:
+        raise BadArtifact("a prompt that pooling leaves out", where=str(place), got=repr(reading.prompt)[:80],
+                          mend="Give --prompt '' for none.")  # fmt: skip
     model, missing = load_model(source, family.loader)
     lost = sorted(filter(family.uses, missing))
     if lost:
@@ -171,7 +178,19 @@ def load_base(
     tokens = tokenizer_json(source, lower=reading.lower)
     found = Base(name, source, config, family, shape, reading, declared.pooling, tensors | reading.tensors(), tokens, 0,
                  -1, model)  # fmt: skip
+    _check_tensors(found)
     return _with_tokens(found)
+
+
+def _check_tensors(base: Base) -> None:
+    """See that the weights are what the config says."""
+    from loid_infer.architectures.transformer import Transformer
+
+    try:
+        Transformer(base.spec("", min(base.shape.max_tokens, DEFAULT_MAX_TOKENS)), base.tensors)
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise BadArtifact(f"the weights do not fit the config: {error}", where=str(base.place),
+                          mend="Give --base the folder as its model was saved.") from error  # fmt: skip
 
 
 def _with_tokens(base: Base) -> Base:

@@ -1,4 +1,4 @@
-"""From weights to an ONNX graph: ids and mask in, CLS out, nothing of the machine it was made on inside.
+"""From weights to an ONNX graph: ids and mask in, a vector out, nothing of the machine it was made on inside.
 
 Knows torch's exporter and the graph's outside; not folders, not parity, not runtimes.
 """
@@ -35,7 +35,8 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
 
     module = Transformer(spec, tensors)
     # Two tensors, not one given twice: the exporter takes one object for one input.
-    ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    shape = (2, min(5, spec.max_tokens))
+    ids, mask = torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64)
     axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=spec.max_tokens)}
     with _quiet():
         program = torch.onnx.export(

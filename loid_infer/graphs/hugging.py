@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
-from loid_infer.errors import BadArtifact, RuntimeMissing
+from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
+from loid_infer.graphs.gguf import read_told
+from loid_infer.graphs.sentence import read_json
 
-_HUB_FILES = ["*.json", "*/config.json", "*.safetensors", "*/model.safetensors", "vocab.txt", "merges.txt", "*.model"]
-_GGUF_TOKENS = "tokenizer.ggml.tokens"
-_GGUF_DIGITS = ("smollm", "starcoder", "refact", "codeshell")  # byte-level BPE in which every digit is a token
+_HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
+_TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
 
 
@@ -30,7 +32,7 @@ def from_hub(name: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES.split()))
     except (OSError, ValueError) as error:  # every hub and network error is one of the two
         raise RuntimeMissing(
             "the base is neither a folder here nor to be had from the hub",
@@ -50,19 +52,33 @@ def read_config(place: Path) -> dict[str, Any]:
     if place.is_file():
         import transformers
 
-        with _reading("the GGUF file", place, "one of a model that transformers knows, and the package gguf"):
-            found = transformers.AutoConfig.from_pretrained(place.parent, gguf_file=place.name)
+        expected = "one of a model that transformers knows, and the package gguf"
+        with _reading("the GGUF file", place, expected), _alone(place) as (folder, options):
+            read_told(place)
+            found = transformers.AutoConfig.from_pretrained(folder, **options)
             return dict(json.loads(found.to_json_string(use_diff=False)))
-    with _reading("the config", place / CONFIG_FILE, "a Hugging Face config.json"):
-        config: dict[str, Any] = json.loads((place / CONFIG_FILE).read_text(encoding="utf-8"))
-        for file in (CONFIG_FILE, "tokenizer_config.json"):
-            if (place / file).is_file() and "auto_map" in json.loads((place / file).read_text(encoding="utf-8")):
-                raise BadArtifact(
-                    "code of the folder's own, which never runs here: auto_map",
-                    where=str(place / file),
-                    expected="a model of transformers itself",
-                    mend="Give --base a folder without it.",
-                )
+    config: dict[str, Any] = read_json(place / CONFIG_FILE)
+    for file in (CONFIG_FILE, _TOKENIZER_CONFIG):
+        if "auto_map" in read_json(place / file, absent={}):
+            raise BadArtifact(
+                "code of the folder's own, which never runs here: auto_map",
+                where=str(place / file),
+                expected="a model of transformers itself",
+                mend="Give --base a folder without it.",
+            )
+    if read_json(place / _TOKENIZER_CONFIG, absent={}).get("truncation_side") == "left":
+        raise BadArtifact(
+            "texts are cut on the left",
+            where=str(place / _TOKENIZER_CONFIG),
+            expected="truncation_side right",
+            mend="Change it there if beginnings of texts are what the model should see.",
+        )
+    if (place / _ADAPTER).exists():  # transformers would put it into the model
+        raise BadArtifact(
+            "an adapter lies among the files of the base",
+            where=str(place / _ADAPTER),
+            mend="Move it into a folder of its own, and bring it in with `loid-infer plugin import FOLDER`.",
+        )
     return config
 
 
@@ -80,16 +96,22 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    gguf = place.is_file()
-    options: dict[str, Any] = {"gguf_file": place.name} if gguf else {"use_safetensors": True}
-    expected = "a GGUF file" if gguf else "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
-    with _reading("the weights", place, expected), contextlib.redirect_stderr(io.StringIO()):  # a bar of its own
+    expected = "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
+    with (
+        _reading("the weights", place, "a GGUF file" if place.is_file() else expected),
+        contextlib.redirect_stderr(io.StringIO()),  # a bar of its own
+        _alone(place) as (folder, options),
+    ):
+        parts = read_json(folder / "model.safetensors.index.json", absent={}).get("weight_map", {}).values()
+        if any(Path(part).name != part for part in parts):
+            raise ValueError("the index names a file outside the folder")
         model, report = getattr(transformers, loader).from_pretrained(
-            place.parent if gguf else place,
+            folder,
             attn_implementation="eager",
             local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
+            use_safetensors=True,
             **options,
         )
     return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
@@ -105,67 +127,24 @@ def tokenizer_json(place: Path, *, lower: bool) -> str:
     Raises:
         BadArtifact: there is none, and none can be made.
     """
-    folder = place.parent if place.is_file() else place
-    with _reading("the tokenizer", folder, "tokenizer.json, or what transformers makes it of"):
+    expected = "tokenizer.json, or what transformers makes it of"
+    with _reading("the tokenizer", place, expected), _alone(place) as (folder, options):
         if (folder / TOKENIZER_FILE).is_file():
-            parts = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+            parts = read_json(folder / TOKENIZER_FILE)
         else:
             import transformers
 
-            options = {"gguf_file": place.name} if place.is_file() else {}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-            parts = json.loads(tokenizer.backend_tokenizer.to_str())
-            parts |= _told_by(place, tokenizer, parts) if place.is_file() else {}
+            made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+            if getattr(made, "backend_tokenizer", None) is None:
+                raise ValueError(f"{type(made).__name__} has no fast form")
+            parts = json.loads(made.backend_tokenizer.to_str())
+            if place.is_file():
+                used = {"bos": (made.bos_token, made.bos_token_id), "eos": (made.eos_token, made.eos_token_id)}
+                parts |= read_told(place).tokenizer(used, parts)
     if lower and not (parts.get("normalizer") or {}).get("lowercase"):
         rest = [parts["normalizer"]] if parts.get("normalizer") else []
         parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *rest]}
     return json.dumps({**parts, "truncation": None, "padding": None}, ensure_ascii=False, indent=1)
-
-
-def _told_by(place: Path, tokenizer: Any, parts: dict[str, Any]) -> dict[str, Any]:
-    """What a GGUF file says of its tokenizer, and transformers may read otherwise: which tokens stand before and behind
-    a text, where texts are split, and that there are no tokens but its own.
-
-    Raises:
-        ValueError: texts are split in a way that is not known.
-    """
-    import gguf
-
-    fields = gguf.GGUFReader(str(place)).fields
-
-    def said(name: str) -> Any:
-        field = fields.get(f"tokenizer.ggml.{name}")
-        return None if field is None else field.contents()
-
-    used = {
-        side: (getattr(tokenizer, f"{side}_token"), getattr(tokenizer, f"{side}_token_id"))
-        for side in ("bos", "eos")
-        if said(f"add_{side}_token")
-    }
-    before, behind = (
-        [{"SpecialToken": {"id": used[side][0], "type_id": 0}}] if side in used else [] for side in ("bos", "eos")
-    )
-    one, two = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
-    found = {
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [*before, *one, *behind],
-            "pair": [*before, *one, *behind, *before, *two, *behind],
-            "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in used.values()},
-        },
-        "added_tokens": [token for token in parts["added_tokens"] if token["id"] < len(fields[_GGUF_TOKENS].data)],
-    }
-    split, splitter = said("pre"), parts["pre_tokenizer"]
-    if said("model") == "gpt2" and split in _GGUF_DIGITS:
-        found["pre_tokenizer"] = {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, splitter],
-        }
-    elif said("model") == "gpt2" and split not in (None, "gpt-2") and splitter["type"] != "Sequence":
-        raise ValueError(f"texts are split in the way {split!r}, which this release of transformers does not know")
-    if split == "qwen2":
-        found["normalizer"] = {"type": "NFC"}
-    return found
 
 
 def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:
@@ -178,9 +157,22 @@ def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[
 
 
 @contextlib.contextmanager
+def _alone(place: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The folder and the options by which transformers reads `place`: of a GGUF file, without what lies beside it."""
+    if not place.is_file():
+        yield place, {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / place.name).symlink_to(place.resolve())
+        yield Path(folder), {"gguf_file": place.name}
+
+
+@contextlib.contextmanager
 def _reading(what: str, place: Path, expected: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+    except LoidError:
+        raise
+    except Exception as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise BadArtifact(f"{what} cannot be read: {said}", where=str(place), expected=expected, mend=_SAVE) from error

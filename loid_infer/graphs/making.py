@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loid_infer.artifact import new_folder, versions
-from loid_infer.encoders.folder import DENSE_FILE, GRAPH_FILE, KIND, PROBES_FILE, SPEC_KEY, EncoderFolder
+from loid_infer.encoders.folder import DENSE_FILE, GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
 from loid_infer.encoders.graph import checked
 from loid_infer.encoders.opening import measure_runtimes, torch_device
 from loid_infer.encoders.processor import has_bf16
@@ -22,7 +22,7 @@ from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base, copy_tokenizer
 from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.parity import make_probes
-from loid_infer.types import Progress, Spec
+from loid_infer.types import SPEC_KEY, Progress, Spec
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 STORE_DTYPES = ("fp16", "fp32")

@@ -6,19 +6,20 @@ Knows transformers' module through `Base` only; not the graph, not which runtime
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from loid_infer.encoders.folder import Probes
+from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.proof import GATES, gate
+from loid_infer.encoders.spec import TOKENIZER_FILE
 from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.encoders.torch import exact_products
 from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base
 from loid_infer.graphs.hugging import reference_ids
+from loid_infer.graphs.sentence import read_json
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array
 
@@ -160,29 +161,31 @@ def _check_batches(base: Base, texts: Sequence[Array], alone: Array) -> None:
 
 
 def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]) -> None:
-    """See that the token which is pooled is the one that the folder declares for it."""
-    pooling, path = base.reading.pooling, base.place / "tokenizer_config.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """See that the token which is pooled is the one that the folder or the family declares for it."""
+
+    def refuse(what: str, expected: str, got: str, mend: str) -> None:
+        raise ParityError(what, where=base.name, expected=expected, got=got, mend=mend)
+
+    pooling, files = base.reading.pooling, ("special_tokens_map.json", "tokenizer_config.json")
+    told = {name: value for file in files for name, value in read_json(base.place / file, absent={}).items()}
+    if told.get("cls_token") and not all(tokenizer.frame) and not (base.place / TOKENIZER_FILE).exists():
+        what = "the tokenizer that transformers makes of the folder puts nothing around a text"
+        refuse(what, TOKENIZER_FILE, "none", "Give --base a folder that has one.")
     if pooling == "cls":
+        others = "--pooling mean or last"
+        if any(relation.causal for relation in base.family.plan(base.spec("", 8)).relations):
+            what = "the first token of a decoder sees no other: every text would get one vector"
+            refuse(what, others, pooling, f"Give {others}.")
         if not tokenizer.frame[0]:
-            raise ParityError(
-                "texts begin with no special token that CLS could be read off",
-                where=base.name,
-                expected="--pooling mean or last",
-                got="--pooling cls",
-                mend="Give one of these.",
-            )
+            what = "texts begin with no special token that CLS could be read off"
+            refuse(what, others, pooling, f"Give {others}.")
         declared, at = told.get("cls_token") or (told.get("bos_token") if told.get("add_bos_token") else None), 0
     else:
-        declared, at = told.get("eos_token") if told.get("add_eos_token") else None, -1
+        always = base.family.ends or told.get("add_eos_token")
+        declared, at = told.get("eos_token", base.family.ends) if always else None, -1
     name = declared.get("content") if isinstance(declared, dict) else declared
-    wanted = tokenizer.id_of(name) if name else None
-    if pooling == "mean" or wanted is None or all(text[at] == wanted for text in texts):
-        return
-    raise ParityError(
-        "the tokenizer does not give the token that is pooled",
-        where=base.name,
-        expected=f"{name} ({wanted}) {'first' if at == 0 else 'last'}",
-        got=str(sorted({int(text[at]) for text in texts})[:5]),
-        mend="Give --base a folder whose tokenizer.json adds it.",
-    )
+    wanted = tokenizer.id_of(name) if name and (pooling != "mean" or base.family.ends) else None
+    if wanted is not None and not all(text[at] == wanted for text in texts):
+        place, found = "last" if at else "first", sorted({int(text[at]) for text in texts})[:5]
+        what, mend = "the tokenizer does not give the token that is pooled", "whose tokenizer.json adds it"
+        refuse(what, f"{name} ({wanted}) {place}", str(found), f"Give --base a folder {mend}.")

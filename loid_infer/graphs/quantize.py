@@ -212,6 +212,7 @@ def _quantized(model: Any, inputs: list[_Shared], alpha: float) -> Any:
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in constants
     }
+    order = {node.name: number for number, node in enumerate(graph.node)}
     before: dict[str, list[Any]] = {}
     made: list[Any] = []
 
@@ -221,18 +222,17 @@ def _quantized(model: Any, inputs: list[_Shared], alpha: float) -> Any:
 
     for shared in inputs:
         found, x = _scales(shared, alpha), shared.names[0]
-        for name, weight, (quantized, scale) in zip(shared.names, shared.weights, found.weights, strict=True):
-            node = products[_content(weight)]
+        nodes = [products[_content(weight)] for weight in shared.weights]
+        first = min(nodes, key=lambda node: order[node.name])
+        smooth = [first.input[0], constant(f"{x}.smooth", 1 / found.smooth)]
+        pair = [constant(f"{x}.scale", np.float32(found.scale)), constant(f"{x}.zero", np.uint8(found.zero))]
+        before[first.name] = [
+            helper.make_node("Mul", smooth, [f"{x}.in"], f"{x}.in"),
+            helper.make_node("QuantizeLinear", [f"{x}.in", *pair], [f"{x}.q"], f"{x}.q"),
+            helper.make_node("DequantizeLinear", [f"{x}.q", *pair], [f"{x}.dq"], f"{x}.dq"),
+        ]
+        for node, name, (quantized, scale) in zip(nodes, shared.names, found.weights, strict=True):
             steps = before.setdefault(node.name, [])
-            if name == x:
-                steps.append(
-                    helper.make_node(
-                        "Mul", [node.input[0], constant(f"{x}.smooth", 1 / found.smooth)], [f"{x}.in"], f"{x}.in"
-                    )
-                )
-                pair = [constant(f"{x}.scale", np.float32(found.scale)), constant(f"{x}.zero", np.uint8(found.zero))]
-                steps.append(helper.make_node("QuantizeLinear", [f"{x}.in", *pair], [f"{x}.q"], f"{x}.q"))
-                steps.append(helper.make_node("DequantizeLinear", [f"{x}.q", *pair], [f"{x}.dq"], f"{x}.dq"))
             of_weight = [constant(f"{name}.w", quantized), constant(f"{name}.w.scale", scale)]
             steps.append(helper.make_node("DequantizeLinear", of_weight, [f"{name}.w.dq"], f"{name}.w.dq", axis=1))
             node.input[:] = [f"{x}.dq", f"{name}.w.dq"]

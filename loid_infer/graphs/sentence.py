@@ -6,7 +6,7 @@ Reads `modules.json` and the folders it names; knows no model and no transformer
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MODULES_FILE = "modules.json"
 POOLINGS = ("cls", "mean", "last")
 _OWN = "sentence_transformers."  # what a module's type begins with unless it is somebody's own code
-_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+_BEHIND = ("Dense", "Normalize")  # of pooling, in this order
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
@@ -40,7 +40,12 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Of the transformer: fields that are read or decide no vector, and what others say where they change nothing.
+_FREE = ("max_seq_length", "do_lower_case", "unpad_inputs")
+_USUAL = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings", "modality_config": _TEXT}
 _UNLIMITED = 10**9  # tokens; transformers says 10^30 where there is no limit
+_SAVED = "Give --base a folder as transformers or sentence-transformers saved it."
 _MEND = "Give --base a folder of transformer, pooling, dense layers and normalization, in this order."
 
 
@@ -64,6 +69,7 @@ class Reading:
     prompts: Mapping[str, str] = field(default_factory=dict)  # that the folder offers by name
     max_tokens: int | None = None
     lower: bool = False  # texts are lowered before anything else
+    pools_prompt: bool = True  # the prompt's tokens are pooled too
 
     def tensors(self) -> dict[str, Tensor]:
         """The dense layers as `dense.0.weight`, `dense.0.bias`, .."""
@@ -84,22 +90,27 @@ def find_reading(folder: Path) -> tuple[Path, Reading] | None:
     path = folder / MODULES_FILE
     if not path.is_file():
         return None
-    modules = _json(path)
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+    modules = read_json(path, list)
+    if not all(isinstance(module, dict) for module in modules):
         raise _refused("not a list of modules", path, "")
     kinds = [_kind(module, path) for module in modules]
-    if kinds[:1] != ["Transformer"] or sorted(kinds, key=_ORDER.index) != kinds or kinds.count("Pooling") != 1:
+    if kinds[:2] != ["Transformer", "Pooling"] or sorted(kinds[2:], key=_BEHIND.index) != kinds[2:]:
         raise _refused("modules in an order that we do not compute", path, ", ".join(kinds))
     paths = [folder / str(module.get("path", "")) for module in modules]
     if not all(part.resolve().is_relative_to(folder.resolve()) for part in paths):
         raise _refused("a module outside the folder", path, ", ".join(map(str, paths)))
-    inner: dict[str, Any] = next((_json(file) for file in sorted(paths[0].glob("sentence_*_config.json"))), {})
-    told = _json(folder / "config_sentence_transformers.json", {})
-    prompts = {str(name): str(text) for name, text in (told.get("prompts") or {}).items()}
-    pooled = _json(paths[1] / "config.json")
+    inner: dict[str, Any] = next((read_json(file) for file in sorted(paths[0].glob("sentence_*_config.json"))), {})
+    for name, value in inner.items():
+        found = value.get("text", _TEXT) if name == "modality_config" and isinstance(value, dict) else value
+        if found and name not in _FREE and found != _USUAL.get(name):
+            raise _refused("a field of the transformer that we do not compute", paths[0], f"{name} {value}"[:120])
+    told = read_json(folder / "config_sentence_transformers.json", absent={})
+    prompts = told.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise _refused("prompts of another form", folder / "config_sentence_transformers.json", repr(prompts)[:80])
+    pooled = read_json(paths[1] / "config.json")
     prompt = prompts.get(told.get("default_prompt_name") or "", "")
-    if prompt and pooled.get("include_prompt") is False:
-        raise _refused("a prompt that pooling leaves out", paths[1] / "config.json", repr(prompt))
+    _check_inputs(kinds, paths)
     if told.get("truncate_dim"):
         raise _refused("vectors that are cut short", folder, f"truncate_dim {told['truncate_dim']}")
     return paths[0], Reading(
@@ -110,6 +121,7 @@ def find_reading(folder: Path) -> tuple[Path, Reading] | None:
         prompts,
         _max_tokens(inner, paths[0]),
         bool(inner.get("do_lower_case")),
+        pooled.get("include_prompt") is not False,
     )
 
 
@@ -118,9 +130,18 @@ def _kind(module: dict[str, Any], path: Path) -> str:
     kind = named.rsplit(".", 1)[-1]
     if not named.startswith(_OWN):
         raise _refused("a module of the folder's own code, which never runs here", path, named)
-    if kind not in _ORDER:
+    if kind not in ("Transformer", "Pooling", *_BEHIND):
         raise _refused("a module that we do not compute", path, named)
     return kind
+
+
+def _check_inputs(kinds: Sequence[str], paths: Sequence[Path]) -> None:
+    """See that what stands behind pooling works on what is pooled."""
+    for kind, path in zip(kinds, paths, strict=True):
+        config = read_json(path / "config.json", absent={}) if kind in _BEHIND else {}
+        names = {config.get("module_input_name"), config.get("module_output_name")} - {None, "sentence_embedding"}
+        if names:
+            raise _refused("a module of something else than the pooled vector", path, ", ".join(map(str, names)))
 
 
 def _pooling(config: dict[str, Any]) -> str:
@@ -131,18 +152,19 @@ def _pooling(config: dict[str, Any]) -> str:
 
 def _max_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
     """Since release 6 only the tokenizer says it."""
-    told = config.get("max_seq_length") or _json(folder / "tokenizer_config.json", {}).get("model_max_length")
+    told = config.get("max_seq_length") or read_json(folder / "tokenizer_config.json", absent={}).get(
+        "model_max_length"
+    )
     return int(told) if isinstance(told, int | float) and told < _UNLIMITED else None
 
 
 def _dense(folder: Path) -> Dense:
     from safetensors.numpy import load_file
 
-    config, file = _json(folder / "config.json"), folder / "model.safetensors"
-    named = str(config.get("activation_function") or "torch.nn.modules.linear.Identity")
+    config, file = read_json(folder / "config.json"), folder / "model.safetensors"
+    named = str(config.get("activation_function") or "torch.nn.modules.activation.Tanh")
     activation = _ACTIVATIONS.get(named.rsplit(".", 1)[-1], "")
-    inputs = {config.get("module_input_name"), config.get("module_output_name")} - {None, "sentence_embedding"}
-    if not named.startswith("torch.nn.") or not activation or config.get("use_residual") or inputs:
+    if not named.startswith("torch.nn.") or not activation or config.get("use_residual"):
         raise _refused("a dense layer that we do not compute", folder, named)
     try:
         tensors: dict[str, Array] = load_file(file)
@@ -159,13 +181,21 @@ def _dense(folder: Path) -> Dense:
     return Dense(weight, None if bias is None else bias.astype("<f4"), activation)
 
 
-def _json(path: Path, absent: Any = None) -> Any:
+def read_json(path: Path, kind: type = dict, *, absent: Any = None) -> Any:
+    """What a JSON file of a model's folder holds; `absent`, if given, where there is no such file.
+
+    Raises:
+        BadArtifact: it cannot be read, or is no `kind`.
+    """
     if absent is not None and not path.is_file():
         return absent
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadArtifact(f"a file cannot be read: {error}", where=str(path), mend=_MEND) from error
+        raise BadArtifact(f"{path.name} cannot be read: {error}", where=str(path), mend=_SAVED) from error
+    if not isinstance(found, kind):
+        raise BadArtifact(f"{path.name} is no {kind.__name__}", where=str(path), mend=_SAVED)
+    return found
 
 
 def _refused(what: str, where: Path, got: str) -> BadArtifact:

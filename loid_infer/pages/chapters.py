@@ -60,6 +60,7 @@ def _accuracy(found: Evaluation) -> Html:
         return Difference(
             _named(found, model), model.mse, model.against_bias, model.against_bias_low, model.against_bias_high,
             _parts(found, model, BASELINES[1]), color, far=model.model in (OWN_TEXT, BASELINES[0]),
+            reference=model.model == BASELINES[1],
         )  # fmt: skip
 
     models = [model for model in found.summary if model not in found.variants]

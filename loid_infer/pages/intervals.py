@@ -25,6 +25,7 @@ class Difference:
     high: float | None
     parts: tuple[float, ...]  # the difference on each split
     color: str  # gray: nothing to compete with
+    reference: bool = False  # what the others are compared with
     far: bool = False  # does not decide the scale: drawn at the edge if it is beyond
 
 
@@ -70,6 +71,9 @@ def _row(row: Difference, y: float, scale: Scale) -> Html:
     name = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME - 1]}…"
     parts = [element("g", element("title", row.name), words(0, y + 4, name)),
              words(_VALUE, y + 4, f"{row.mse:.4f}", "end")]  # fmt: skip
+    if row.reference:
+        parts += [dot((scale(0.0), y), f"{look}.fill", 4.0), words(_MEAN, y + 4, "reference", "end.faint")]
+        return joined(parts)
     if row.low is not None and row.high is not None:
         telling = row.low > 0 or row.high < 0
         parts.append(line((scale(row.low), y), (scale(row.high), y), f"{look}.stroke", 2.5))

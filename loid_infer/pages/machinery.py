@@ -81,6 +81,8 @@ def _parity(encoders: Sequence[EncoderRecord]) -> Html:
         yield from (f"{parity.cos_min:.7f}", f"{parity.cos_mean:.7f}", f"{parity.max_abs:.2g}", str(parity.n_texts))
 
     rows = [row(encoder, runtime) for encoder in encoders for runtime in sorted(encoder.parity.runtimes)]
+    if not rows:
+        return figure("Distance to the reference", "", wording.PARITY, element("p", wording.NO_RUNTIME))
     columns = ("encoder", "precision", "runtime", "gate", "", "worst cosine", "mean cosine", "largest difference",
                "texts")  # fmt: skip
     return figure("Distance to the reference", "", wording.PARITY, table(columns, rows, n_left=5))

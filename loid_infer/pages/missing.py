@@ -56,8 +56,9 @@ def missing_besides(found: Findings) -> Iterator[NotMeasured]:
         yield NotMeasured("Plugins", f"loid-infer plugin train --domain {domain}")
     if found.similarity is None:
         names = [domain.name for domain in found.domains if domain.table]
+        what = "Similarity of domains" if len(names) > 1 else "Similarity of domains, which takes a second one"
         names += [] if len(names) > 1 else ["OTHER"]
-        yield NotMeasured("Similarity of domains", " ".join(["loid-infer plugin similarity", *names]))
+        yield NotMeasured(what, " ".join(["loid-infer plugin similarity", *names]))
 
 
 def _again(what: str, run: HeadRecord | Evaluation, verb: str, *options: str) -> NotMeasured:

@@ -52,6 +52,7 @@ PARITY = (
     "How far each runtime's vectors are from the float32 reference over the probes of the export. An export that "
     "misses the gate of its precision is not finished."
 )
+NO_RUNTIME = "The exports name no runtime that was measured."
 LINEAGE = "Each with all that it was trained on top of, folded or merged of, or fitted on."
 PLUGINS = (
     "Ratings from a review's own text, which is what a plugin is trained on and no measure of a recommender. The "

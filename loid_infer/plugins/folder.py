@@ -58,7 +58,8 @@ def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
     strings |= {f"base.{field}": base.get(field) if isinstance(base, dict) else None for field in ("name", "digest")}
     lists: dict[str, Any] = {field: manifest.get(field) for field in ("on", "holds", "parents", "trained_on")}
     wrong = [field for field, value in strings.items() if not isinstance(value, str)]
-    wrong += [field for field, value in lists.items() if not isinstance(value, list)]
+    wrong += [field for field, value in lists.items() if not isinstance(value, list)
+              or not all(isinstance(one, str if field in ("on", "holds") else dict) for one in value)]  # fmt: skip
     if wrong:
         raise BadArtifact("the manifest is not a plugin's", where=str(path / MANIFEST), expected=", ".join(wrong),
                           got="something else there, or nothing", mend=_MEND)  # fmt: skip

@@ -22,7 +22,7 @@ def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> d
     `modules` of `model`, which is changed in place."""
     import peft
 
-    # Full paths: the suffix `dense` would match the pooler, which CLS never runs.
+    # Full paths: the suffix `dense` would match the pooler, which no vector needs.
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=[*modules], lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -61,6 +61,22 @@ def read_spec(folder: Path) -> Spec:
         ) from error
 
 
+def check_format(spec: Spec, folder: Path) -> None:
+    """See that stores of `spec` are of this version's format.
+
+    Raises:
+        BadStore: they are not.
+    """
+    if spec.format != FORMAT or spec.store_dtype not in DTYPES:
+        raise BadStore(
+            "a spec of another store format",
+            where=str(folder),
+            expected=f"{FORMAT} in {' or '.join(DTYPES)}",
+            got=f"{spec.format} in {spec.store_dtype}",
+            mend="Export the encoder again with this version.",
+        )
+
+
 class Environment:
     """An open LMDB environment that belongs to the process that opened it."""
 
@@ -75,14 +91,7 @@ class Environment:
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         self._n_reading = 0  # transactions open now
-        if spec.format != FORMAT or spec.store_dtype not in DTYPES:
-            raise BadStore(
-                "a spec of another store format",
-                where=str(folder),
-                expected=f"{FORMAT} in {' or '.join(DTYPES)}",
-                got=f"{spec.format} in {spec.store_dtype}",
-                mend="Export the encoder again with this version.",
-            )
+        check_format(spec, folder)
         data = folder / DATA_FILE
         if not is_made(data):
             if not write:
@@ -103,7 +112,10 @@ class Environment:
             undo.callback(self.lmdb.close)
             self.lmdb.reader_check()
             self._check_tree()
-            self.chunks, self.index, self.meta = (self.lmdb.open_db(name, create=write) for name in _DATABASES)
+            try:
+                self.chunks, self.index, self.meta = (self.lmdb.open_db(name, create=write) for name in _DATABASES)
+            except lmdb.NotFoundError as error:  # the writer died before its first commit
+                raise _nothing_stored(self.folder) from error
             self._check_spec(write)
             undo.pop_all()
 
@@ -195,8 +207,6 @@ class Environment:
         """LMDB's errors as ours. Where `change` did not fit on the disk, the error says how much is missing."""
         try:
             yield
-        except lmdb.NotFoundError as error:
-            raise _nothing_stored(self.folder) from error  # the writer died before its first commit
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.LockError, PermissionError) as error:
             raise self._refused(error, change) from error
         except (

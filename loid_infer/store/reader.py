@@ -140,15 +140,21 @@ class StoreReader:
         Raises:
             BadStore: a chunk is damaged.
         """
-        rows, digests = [np.zeros(0, np.int64)], [np.zeros((0, DIGEST_BYTES), np.uint8)]
-        with progress.task("read", self.size().n_rows, "rows") as task:
+        n, at = self.size().n_rows, 0
+        rows, digests = np.empty(n, np.int64), np.empty((n, DIGEST_BYTES), np.uint8)
+        with progress.task("read", n, "rows") as task:
             for chunk in self.scan(check=check):
                 if isinstance(chunk, BadStore):
                     raise chunk
-                rows.append(chunk.first_row + np.arange(len(chunk.digests)))
-                digests.append(chunk.digests.copy())
+                end = at + len(chunk.digests)
+                if end > n:  # stored since
+                    break
+                rows[at:end], digests[at:end] = chunk.first_row + np.arange(end - at), chunk.digests
+                at = end
+                if check:
+                    self._checked.add(chunk.first_row)
                 task.advance(len(chunk.digests))
-        return np.concatenate(rows), np.concatenate(digests)
+        return rows[:at], digests[:at]
 
     def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
         """Every chunk, `check`ed against its checksum, or what is wrong with it. It is valid until the next step."""

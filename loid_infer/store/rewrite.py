@@ -19,7 +19,7 @@ import numpy as np
 from loid_infer.artifact import replacing
 from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
-from loid_infer.store.environment import DATA_FILE, Environment
+from loid_infer.store.environment import DATA_FILE, Environment, check_format
 from loid_infer.store.reader import open_store
 from loid_infer.store.records import DTYPES, MAGIC, Chunk, unpack
 from loid_infer.store.view import StoredVectors
@@ -74,8 +74,10 @@ def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> R
     above can hide or falsify it. `n_dropped` does not count rows behind the last sound chunk.
 
     Raises:
+        BadStore: the store is of another version's format; nothing is changed.
         NoSpace: the disk has no room for both; nothing is changed.
     """
+    check_format(spec, folder)
     chunks = _sound_chunks(folder / DATA_FILE, spec, fingerprint, progress)  # as long as they live the file is mapped
     every = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *(chunk.digests for chunk in chunks)])
     addresses = np.concatenate([np.zeros(0, np.int64), *(chunk.addresses for chunk in chunks)])

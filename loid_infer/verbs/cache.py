@@ -1,9 +1,10 @@
-"""`cache info | verify | export`: look at the stores, check them, hand vectors out."""
+"""`cache info | verify | export`: look at the stores, check them, hand vectors out; and what refers to them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
-from loid_infer.types import SILENT, Digests, Floats, Ints, Progress
+from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command, resolve
 from loid_infer.verbs.reencode import reencode as recomputed
 
@@ -254,10 +255,13 @@ def referred(manifest: Path) -> str:
                           mend=f"Make {manifest.parent.name!r} anew or move it away.") from error  # fmt: skip
 
 
-def used_digests(place: Workspace, progress: Progress) -> Digests:
-    """The digests of all texts that a table or another corpus has or a head looks at, `[n, 16]`.
+def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Digests] | None = None) -> Digests:
+    """The digests of all texts that a table or another corpus has or a head looks at, each once, `[n, 16]`, ascending.
 
     What `cache gc` keeps.
+
+    Args:
+        known: those of domains, by name, that the caller has already.
 
     Raises:
         BadSetting: no domain has a table and no corpus was encoded.
@@ -267,11 +271,14 @@ def used_digests(place: Workspace, progress: Progress) -> Digests:
     if not domains and not corpora:
         raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
                          mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
-    parts = [open_table(place.table(domain), domain).digests(progress) for domain in domains]
+    known = known or {}
+    parts = [known[domain] if domain in known else open_table(place.table(domain), domain).digests(progress)
+             for domain in domains]  # fmt: skip
     parts += [recorded(path) for path in corpora]
     heads = manifests(place, "heads")
     if heads:
         from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
 
         parts += [load_head(path.parent, "Fit it again, or move it away.").training_digests()[1] for path in heads]
-    return np.concatenate(parts)
+    joined = np.ascontiguousarray(np.concatenate(parts)).view(f"V{DIGEST_BYTES}")
+    return np.unique(joined).view(np.uint8).reshape(-1, DIGEST_BYTES)

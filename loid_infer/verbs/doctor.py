@@ -6,6 +6,7 @@ Imports no runtime: a broken one must not break the doctor.
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import features, has_bf16, n_usable_threads
 from loid_infer.settings import Place, Workspace, file_system
 
+_SUPPORTED = ((3, 11), (3, 14))
 _LOW_DISK_BYTES = 2 << 30
 _TORCH = "Install a CUDA build of torch: https://pytorch.org/get-started"
 _GPU = "pip uninstall -y onnxruntime faiss-cpu, then pip install 'loid-infer[gpu]'"
@@ -49,7 +51,11 @@ def doctor(*, workspace: Place = None) -> Diagnosis:
     place, found = Workspace.of(workspace).root, versions(*_SHOWN)
     by_torch = "--device cuda of encode, fit, score and plugin train"
     checks = (
-        _found("python", f"{found.pop('python')} on {platform.system()} {platform.machine()}"),
+        _found(
+            "python",
+            f"{found.pop('python')} on {platform.system()} {platform.machine()}",
+            "" if _SUPPORTED[0] <= sys.version_info[:2] < _SUPPORTED[1] else "Use Python 3.11, 3.12 or 3.13.",
+        ),
         _found("packages", ", ".join(f"{name} {version}" for name, version in found.items())),
         _processor(),
         _runtime(),

@@ -21,14 +21,14 @@ from typing import Literal, overload
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.data.corpora import checked_texts, record
+from loid_infer.data.corpora import checked_texts, record, recorded
 from loid_infer.data.reviews import open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.opening import check_options
 from loid_infer.encoders.pipeline import Stages
 from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
-from loid_infer.settings import Place, Workspace, file_system
+from loid_infer.settings import Place, Workspace, file_system, slug
 from loid_infer.store.committer import Committer
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
@@ -140,7 +140,7 @@ def encode(
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
         if dry_run:
             return _dry_run(corpus, opened, place, progress)
-        result = replace(_encode(corpus, opened, place, progress), export_s=export_s)
+        result = replace(_encode(corpus, corpus.digests(progress), opened, place, progress), export_s=export_s)
     _keep(result, place, progress)
     return result
 
@@ -155,20 +155,24 @@ def encode_corpus(
         encoder: an open one.
 
     Raises:
+        BadName: the corpus's name is no slug.
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
-    place = Workspace.of(workspace)
-    record(place.corpora / f"{corpus.name}.digests", corpus.digests(SILENT))  # first: a run may be broken off
-    return _encode(corpus, encoder, place, progress)
+    path = Workspace.of(workspace).corpora / f"{slug(corpus.name, 'corpus')}.digests"
+    digests = corpus.digests(progress)
+    # Whenever the run is broken off, what was stored before and what is stored by then are both kept.
+    record(path, np.concatenate([digests, recorded(path)]) if path.exists() else digests)
+    result = _encode(corpus, digests, encoder, Workspace.of(workspace), progress)
+    record(path, digests)
+    return result
 
 
-def _encode(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> EncodeResult:
+def _encode(corpus: Corpus, digests: Digests, encoder: Encoder, place: Workspace, progress: Progress) -> EncodeResult:
     start, stages, commit_s = time.perf_counter(), Stages(), 0.0
     kind, is_network = file_system(place.cache)
     if is_network:
         progress.say(f"{place.cache} is on {kind}: let one machine only write to it, or join shards with "
                      "`loid-infer cache import`")  # fmt: skip
-    digests = corpus.digests(progress)
     unique, folder = first_rows(digests), place.store(encoder.fingerprint)
     runtime, detail, setup_s = "none", "every text was stored already", 0.0
     with StoreWriter(folder, encoder.spec, encoder.fingerprint) as writer:
@@ -231,7 +235,7 @@ def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progr
     n_orphaned: int | None = 0
     with suppress(NotEncoded), open_store(folder, encoder.spec, encoder.fingerprint) as store:
         missing = _missing(digests, unique, store.lookup)
-        n_orphaned = _n_unused(place, store, progress)
+        n_orphaned = _n_unused(place, {corpus.name: digests}, store, progress)
     n_tokens = seconds = 0.0
     if len(missing):
         picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
@@ -250,13 +254,13 @@ def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progr
     )  # fmt: skip
 
 
-def _n_unused(place: Workspace, store: StoreReader, progress: Progress) -> int | None:
+def _n_unused(place: Workspace, known: dict[str, Digests], store: StoreReader, progress: Progress) -> int | None:
     try:
-        used = used_digests(place, progress)
+        used = used_digests(place, progress, known)
     except (BadTable, BadArtifact) as error:
         progress.say(f"the rows that nothing uses are not counted. {error}")
         return None
-    return store.size().n_rows - int(np.count_nonzero(store.lookup(used[first_rows(used)]) >= 0))
+    return store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
 
 
 def _keep(result: EncodeResult, place: Workspace, progress: Progress) -> None:

@@ -24,7 +24,7 @@ from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
-from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
+from loid_infer.types import SILENT, SPEC_KEY, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
@@ -208,5 +208,5 @@ def _keep_others(folder: Path, domain: str) -> None:
 def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
     # Times are left out: the same fit gives the same bytes.
     said = {name: value for name, value in asdict(result).items() if name not in ("samples_per_s", "seconds", "path")}
-    return said | {"card": asdict(job.encoder.spec), "versions": versions("torch", "numpy", "safetensors"),
+    return said | {SPEC_KEY: job.encoder.spec.parts(), "versions": versions("torch", "numpy", "safetensors"),
                    "device": job.device}  # fmt: skip

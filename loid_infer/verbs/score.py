@@ -21,7 +21,7 @@ from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
-from loid_infer.types import SILENT, Floats, Ints, Progress, Spec
+from loid_infer.types import SILENT, SPEC_KEY, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -185,7 +185,7 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) ->
     """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
     manifest = saved.manifest
     try:
-        spec, recorded = Spec.of(manifest["card"]), manifest["fingerprint"]
+        spec, recorded = Spec.of(manifest[SPEC_KEY]), manifest["fingerprint"]
         encode = encode_command(manifest["encoder"], manifest["domain"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtifact(f"the head's manifest cannot be read: {error}", where=str(folder), mend=mend) from error

@@ -14,7 +14,7 @@ from loid_infer.artifact import abandoned, remove, writing
 from loid_infer.data.reviews import open_table
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.errors import BadStore
+from loid_infer.errors import BadSetting, BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
@@ -24,6 +24,8 @@ from loid_infer.store.writer import held
 from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command
+
+_STEP = 1 << 20  # digests that are looked up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class CacheSweep:
 
     dry_run: bool
     n_stores: int  # removed whole: no encoder and no head has their fingerprint
-    n_rows: int  # dropped from the others: no domain's table has their texts
+    n_rows: int  # dropped from the others: no table, corpus or head has their texts
     n_leftovers: int  # unfinished exports and stores of runs that were killed at least a day ago
     bytes_freed: int  # of those and of whole stores; what dropped rows free is known after the store was written anew
     stores: tuple[StoreChange, ...]
@@ -128,6 +130,10 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
         gone = [folder for folder in folders if folder.name not in alive]
         specs = {folder: read_spec(folder) for folder in folders if folder.name in alive}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
+        if not place.domains() and any(n_unused for _, n_unused in counts.values()):
+            raise BadSetting("no domain has a table, and rows would be dropped that no other corpus has",
+                             where=str(place.root / "data"), mend="Bring the tables back with `loid-infer ingest`, or "
+                             "remove the folder of the store yourself.")  # fmt: skip
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
             if n_unused:
@@ -184,8 +190,13 @@ def _unfinished(place: Workspace, folder: Path, spec: Spec, dropped: bool, progr
 
 
 def _within(digests: Digests, used: Digests) -> Bools:
+    """Which of `digests [n, 16]` are among `used`, which is sorted: `[n]`."""
     keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))
-    return np.isin(keys, known)
+    found = np.zeros(len(keys), np.bool_)
+    for at in range(0, len(keys) if len(known) else 0, _STEP):
+        part = keys[at : at + _STEP]
+        found[at : at + _STEP] = known[np.minimum(np.searchsorted(known, part), len(known) - 1)] == part
+    return found
 
 
 def _count_unused(folder: Path, spec: Spec, used: Digests, progress: Progress) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import TokenBatch
 from tests.conftest import toy_texts
 
-# The packed module is what a spec computes; on the CPU it keeps the same promises.
+# The packed module is what a GPU computes; on the CPU it keeps the same promises.
 CASES = [
     ("cpu", "fake", "fp32"),
     *(("cpu", "packed", precision) for precision in ("fp32", "fp16", "bf16")),
@@ -89,7 +89,7 @@ def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], 
     texts = ["", "a", *toy_texts(60), "👍"]
     together = vectors(made, batches(encoder, texts, 400), len(texts))
     alone = vectors(made, batches(encoder, texts, 1), len(texts))
-    # On a spec the rows of a product decide how it is summed; of the toy in bf16 that shows as much as bf16 does.
+    # On a GPU the rows of a product decide how it is summed; of the toy in bf16 that shows as much as bf16 does.
     assert row_cosines(together, alone).min() >= (0.9999 if made.n_tokenizers == 1 else min(0.9999, promised))
 
 

@@ -67,10 +67,9 @@ def test_a_damaged_record_of_a_corpus_stops_gc(workspace: Workspace) -> None:
 
 
 def test_texts_that_change_under_way_are_not_stored(workspace: Workspace) -> None:
-    texts = [*TITLES]
-    corpus = Texts("titles", texts)
+    corpus = Texts("titles", TITLES)
     digests = corpus.digests(SILENT)
-    texts[1] = "another"
+    corpus._texts[1] = "another"
     with pytest.raises(BadTable, match="titles"):
         list(checked_texts(corpus, np.arange(4), digests))
 

@@ -97,7 +97,7 @@ def test_no_config_no_weights_no_folder(folder: Path) -> None:
     with pytest.raises(BadArtifact, match="weights cannot be read"):
         load_base(str(folder))
     (folder / "config.json").unlink()
-    with pytest.raises(BadArtifact, match="config cannot be read"):
+    with pytest.raises(BadArtifact, match=r"config\.json cannot be read"):
         load_base(str(folder))
     with pytest.raises(BadSetting, match="no such base"):
         find_base("/no/such/folder")

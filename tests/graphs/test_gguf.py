@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from loid_infer import Encoder, export
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.gguf import Told
 from loid_infer.graphs.parity import reference_vectors
 from loid_infer.kernels.cosine import row_cosines
 from tests.families import make_family
@@ -38,7 +39,9 @@ def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return weight.reshape(n_heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(folder: Path, path: Path, *, bos: bool | None, kind: str = "F32", split: str = "") -> Path:
+def write_gguf(
+    folder: Path, path: Path, *, bos: bool | None, kind: str = "F32", split: str = "", **said: object
+) -> Path:
     import gguf
 
     config = json.loads((folder / "config.json").read_text())
@@ -67,6 +70,9 @@ def write_gguf(folder: Path, path: Path, *, bos: bool | None, kind: str = "F32",
     out.add_eos_token_id(2)
     if bos is not None:
         out.add_add_bos_token(bos)
+    for key, value in said.items():
+        add = {bool: out.add_bool, int: out.add_uint32, str: out.add_string}[type(value)]
+        add(f"llama.{key.replace('__', '.')}", value)
     for name, tensor in load_file(folder / "model.safetensors").items():
         weight, parts = tensor.numpy(), name.removesuffix(".weight").split(".", 2)
         if parts[0] == "layers":
@@ -130,6 +136,45 @@ def test_texts_are_split_as_the_file_says(llama: Path, tmp_path: Path) -> None:
         assert normalized == [4, plain[2], plain[2]]  # NFC makes one letter of the two
     with pytest.raises(BadArtifact, match="'no-such-split'"):
         lengths("no-such-split")
+
+
+def test_what_lies_beside_the_file_is_nothing_to_it(llama: Path, tmp_path: Path) -> None:
+    path = write_gguf(llama, tmp_path / "it.gguf", bos=False)
+    expected = load_base(str(path)).tokenizer_json
+    other = json.loads((llama / "tokenizer.json").read_text())
+    other["pre_tokenizer"] = {"type": "Whitespace"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "great", "eos_token": "good"}))
+    (tmp_path / "config.json").write_text("{}")
+    assert load_base(str(path)).tokenizer_json == expected
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (3, "last"), (0, "last")])
+def test_pooling_is_as_the_file_says(llama: Path, tmp_path: Path, number: int, pooling: str) -> None:
+    base = load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=False, pooling_type=number)))
+    assert base.reading.pooling == pooling
+
+
+def test_what_transformers_would_drop_is_refused(llama: Path, tmp_path: Path) -> None:
+    for said in ({"rope__scaling__type": "yarn"}, {"attention__causal": False}):
+        with pytest.raises(BadArtifact, match="yarn" if "rope__scaling__type" in said else "causal False"):
+            load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=False, **said)))
+    load_base(
+        str(write_gguf(llama, tmp_path / "it.gguf", bos=False, rope__scaling__type="none", attention__causal=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "bos"),
+    [("llama", None, True), ("gpt2", "llama-bpe", True), ("gpt2", "gpt-2", False), ("gpt2", "smollm", False)],
+)
+def test_where_the_file_does_not_say_a_bos_comes_first_as_in_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
+    fields = {"tokenizer.ggml.model": kind} | ({"tokenizer.ggml.pre": split} if split else {})
+    parts = {"added_tokens": [{"id": 1}, {"id": 9}], "pre_tokenizer": {"type": "Sequence"}}
+    for said, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):
+        found = Told(said, 9).tokenizer({"bos": ("<s>", 1), "eos": ("</s>", 2)}, parts)
+        assert len(found["post_processor"]["single"]) == 1 + first
+        assert found["added_tokens"] == [{"id": 1}]
 
 
 def test_what_is_no_gguf_of_a_family_is_refused(llama: Path, tmp_path: Path) -> None:

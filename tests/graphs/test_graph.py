@@ -56,6 +56,10 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     def outside(model) -> None:
         model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
 
+    def climbing(model) -> None:
+        outside(model)
+        model.graph.initializer[0].external_data.add(key="location", value="../model.onnx.data")
+
     def operator(model) -> None:
         model.graph.node[0].domain = "com.example"
 
@@ -78,7 +82,12 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
         model.graph.sparse_initializer.add().values.data_location = onnx.TensorProto.EXTERNAL
 
     changes = [(sparse, "sparse tensors")]
-    changes += [(outside, "outside its file"), (constant_outside, "outside its file"), (operator, r"com\.example")]
+    changes += [
+        (outside, "outside its file"),
+        (climbing, "outside its file"),
+        (constant_outside, "outside its file"),
+        (operator, r"com\.example"),
+    ]
     changes += [(function, "not ONNX's own"), (inside, "graphs inside"), (output, "logits")]
     for change, message in changes:
         with pytest.raises(BadArtifact, match=message):

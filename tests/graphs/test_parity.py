@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from loid_infer import export
 from loid_infer.encoders.folder import open_folder
-from loid_infer.encoders.opening import backends
+from loid_infer.encoders.opening import backends, measure_runtimes
 from loid_infer.errors import BadArtifact, ParityError
 from loid_infer.graphs import parity
 from loid_infer.graphs.bases import load_base
@@ -89,7 +89,7 @@ def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, s
         return base
 
     monkeypatch.setattr("loid_infer.verbs.export.load_base", mixed)
-    refused(bert, ParityError, f"another vector than alone.*padded on the {side}")
+    refused(bert, ParityError, f"padded on the {side}.*another vector than alone")
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorrt"])
@@ -104,3 +104,17 @@ def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str)
     monkeypatch.setattr("loid_infer.encoders.cuda.gpu_budget", lambda *_: None)
     with pytest.raises(BadArtifact, match="operators that are not ONNX's own"):
         backend.open(encoder, "cpu", 1)
+
+
+def test_what_a_file_of_onnx_cannot_hold_lies_beside_it(bert: Path, monkeypatch) -> None:
+    monkeypatch.setattr("loid_infer.graphs.graph.MAX_BYTES", 0)
+    path = Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path)
+    assert (path / "model.onnx.data").stat().st_size > 20_000
+    encoder = open_folder(path, "it")
+    found = [runtime for runtime, parity in measure_runtimes(encoder, encoder.probes()) if parity.passes("fp32")]
+    assert {"torch"} <= {*found}
+    assert {*found} == {one.name for one in backends() if one.installed and one.computes("cpu", "fp32")}
+    content = (path / "model.onnx.data").read_bytes()
+    (path / "model.onnx.data").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BadArtifact, match=r"model\.onnx\.data"):
+        open_folder(path, "it")

@@ -152,7 +152,38 @@ BROKEN = {
     "custom code": (other_type("my_code.Pooling"), "my_code.Pooling"),
     "another module": (other_type("sentence_transformers.models.CNN"), "CNN"),
     "order": (lambda folder: edit(folder / "modules.json", lambda modules: modules[::-1]), "Normalize, "),
-    "no list": (lambda folder: edit(folder / "modules.json", lambda _: {"a": 1}), "not a list"),
+    "no list": (lambda folder: edit(folder / "modules.json", lambda _: {"a": 1}), "no list"),
+    "no object": (lambda folder: edit(folder / "config_sentence_transformers.json", lambda _: []), "no dict"),
+    "two transformers": (
+        lambda folder: edit(folder / "modules.json", lambda m: [m[0], *m]),
+        "Transformer, Transformer",
+    ),
+    "prompts": (
+        lambda folder: edit(folder / "config_sentence_transformers.json", lambda c: c | {"prompts": ["a"]}),
+        "prompts of another form",
+    ),
+    "another length": (
+        lambda folder: edit(folder / "sentence_bert_config.json", lambda c: c | {"processor_kwargs": {"a": 1}}),
+        "processor_kwargs",
+    ),
+    "another output": (
+        lambda folder: edit(folder / "sentence_bert_config.json", lambda c: c | {"module_output_name": "other"}),
+        "module_output_name other",
+    ),
+    "normalized tokens": (
+        lambda folder: edit(folder / "2_Dense/config.json", lambda c: c | {"module_input_name": "token_embeddings"}),
+        "token_embeddings",
+    ),
+    "left": (lambda folder: edit(folder / "tokenizer_config.json", lambda c: c | {"truncation_side": "left"}), "left"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "plugin import"),
+    "an index that leaves": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "../a.safetensors"}}'
+        ),
+        "outside the folder",
+    ),
+    "half a file": (lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git"), "safetensors"),
+    "no length": (lambda folder: edit(folder / "config.json", lambda _: []), "no dict"),
     "outside": (
         lambda folder: edit(folder / "modules.json", lambda m: [m[0] | {"path": "../elsewhere"}, *m[1:]]),
         "outside the folder",
@@ -206,5 +237,28 @@ def test_a_prompt_that_pooling_leaves_out_is_refused(whole: Path, tmp_path: Path
     )
     load_base(str(folder))
     edit(folder / "1_Pooling/config.json", lambda c: c | {"include_prompt": False})
-    with pytest.raises(BadArtifact, match="a prompt that pooling leaves out"):
-        load_base(str(folder))
+    for given in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
+        with pytest.raises(BadArtifact, match="a prompt that pooling leaves out"):
+            load_base(str(folder), **given)
+    assert load_base(str(folder), prompt="").reading.prompt == ""
+
+
+def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_default(whole: Path, tmp_path: Path) -> None:
+    import sentence_transformers
+
+    folder = Path(shutil.copytree(whole, tmp_path / "it"))
+    edit(
+        folder / "3_Dense/config.json", lambda c: {name: value for name, value in c.items() if "activation" not in name}
+    )
+    expected = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    assert row_cosines(opened(load_base(str(folder))).encode(TEXTS), expected).min() >= 0.99999
+
+
+def test_a_length_that_is_none_is_refused_and_one_that_is_not_told_is_the_models(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "it"))
+    edit(folder / "sentence_bert_config.json", lambda c: c | {"max_seq_length": -1})
+    with pytest.raises(BadSetting, match="max tokens out of range"):
+        load_base(str(folder)).max_tokens(None)
+    edit(folder / "sentence_bert_config.json", lambda c: c | {"max_seq_length": None})
+    edit(folder / "tokenizer_config.json", lambda c: {n: value for n, value in c.items() if n != "model_max_length"})
+    assert load_base(str(folder)).max_tokens(None) == load_base(str(folder)).shape.max_tokens == 82

@@ -22,7 +22,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import CARD, PRINT, reader, rows
+from tests.store.test_store import PRINT, SPEC, reader, rows
 
 PAGE = 4096
 COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]  # chunks of each; the index gets three levels
@@ -31,7 +31,7 @@ COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]  # chunks o
 def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     digests, vectors = rows(sum(map(sum, COMMITS)))
     at = 0
-    with StoreWriter(folder, CARD, PRINT) as writer:
+    with StoreWriter(folder, SPEC, PRINT) as writer:
         for commit in COMMITS:
             ends = at + np.cumsum(commit)
             writer.append(
@@ -86,7 +86,7 @@ def records(whole: bytes) -> dict[tuple[int, int], list[tuple[int, int]]]:
     page with others old copies may lie about."""
     found, at = defaultdict(list), whole.find(MAGIC)
     while at >= 0:
-        chunk = unpack(memoryview(whole)[at:], CARD, PRINT, first_row=None, where="")
+        chunk = unpack(memoryview(whole)[at:], SPEC, PRINT, first_row=None, where="")
         found[chunk.first_row, len(chunk.digests)].append((at, at + chunk.n_bytes))
         at = whole.find(MAGIC, at + chunk.n_bytes)
     return found
@@ -108,10 +108,10 @@ def outcome(folder: Path, spare: Path, digests: np.ndarray, vectors: np.ndarray,
             assert given.sum() in boundaries
     shutil.copy(folder / DATA_FILE, spare / DATA_FILE)
     if kind == "refused when opened":
-        kept = salvage(spare, CARD, PRINT, SILENT).n_rows
+        kept = salvage(spare, SPEC, PRINT, SILENT).n_rows
         assert n_sound <= kept == served(spare, digests, vectors).sum()
     else:
-        with suppress(BadStore), StoreWriter(spare, CARD, PRINT) as writer:
+        with suppress(BadStore), StoreWriter(spare, SPEC, PRINT) as writer:
             missing = np.flatnonzero(writer.reader.lookup(digests) < 0)
             more = rows(50, seed=9)
             for new in ((digests[missing], vectors[missing]), more):

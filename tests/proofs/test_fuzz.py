@@ -35,7 +35,7 @@ from loid_infer.verbs.score import _vectors
 from tests.conftest import toy_texts, write_reviews
 from tests.plugins.making import put, random_delta
 from tests.proofs.conftest import slow
-from tests.store.test_store import CARD, PRINT, rows
+from tests.store.test_store import PRINT, SPEC, rows
 
 NASTY = [
     *(b"\x00", b"\xff\xfe", b"NaN", b"1e999", b"-1", b"9" * 40, b'"', b"{", b"}", b"null", b"[]", b'{"a":1}', b"true"),
@@ -132,20 +132,20 @@ def test_records(counted, n):
     def read(content: bytes) -> None:
         view = memoryview(content)
         with contextlib.suppress(BadStore):
-            unpack(view, CARD, PRINT, first_row=7, check=False, where="here")
-        unpack(view, CARD, PRINT, first_row=None, where="here")
+            unpack(view, SPEC, PRINT, first_row=7, check=False, where="here")
+        unpack(view, SPEC, PRINT, first_row=None, where="here")
 
     counted(said("record headers", bytes_fuzzed(base, n, read)))
 
 
 @pytest.mark.parametrize("n", [60, slow(16_000)])
-def test_cards(tmp_path, counted, n):
+def test_specs(tmp_path, counted, n):
     def read(content: bytes) -> None:
         (tmp_path / "card.json").write_bytes(content)
         fingerprint(read_spec(tmp_path))
 
-    outcomes = bytes_fuzzed(spec_bytes(CARD), n // 2, read)
-    counted(said("specs", outcomes + json_fuzzed(json.loads(spec_bytes(CARD)), n // 2, read)))
+    outcomes = bytes_fuzzed(spec_bytes(SPEC), n // 2, read)
+    counted(said("specs", outcomes + json_fuzzed(json.loads(spec_bytes(SPEC)), n // 2, read)))
 
 
 @pytest.fixture(scope="module")

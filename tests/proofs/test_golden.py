@@ -20,7 +20,7 @@ from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
-from tests.store.test_store import CARD
+from tests.store.test_store import SPEC
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
 SIZES = {"fp16": [40, 1, 3, 100], "fp32": [7, 60], "compact": [30, 30]}
@@ -66,7 +66,7 @@ def test_a_golden_bundle_gives_what_was_put_in():
 def make() -> None:
     for seed, (name, sizes) in enumerate(SIZES.items()):
         rng = np.random.default_rng(seed)
-        spec = replace(CARD, store_dtype="fp32" if name == "fp32" else "fp16")
+        spec = replace(SPEC, store_dtype="fp32" if name == "fp32" else "fp16")
         digests = rng.integers(0, 256, (sum(sizes), 16), np.uint8)
         vectors = rng.normal(size=(sum(sizes), spec.dim)).astype("<f4" if name == "fp32" else "<f2")
         at = 0

@@ -20,7 +20,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter, held
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import CARD, DIM, PRINT
+from tests.store.test_store import DIM, PRINT, SPEC
 
 DONE: Counter[str] = Counter()
 OTHER: list = []  # the pipe to the process that reads beside
@@ -38,7 +38,7 @@ def look(pipe) -> None:
         if isinstance(digests, str):
             if store is not None:
                 store.close()
-            store = open_store(Path(digests), CARD, PRINT) if digests else None
+            store = open_store(Path(digests), SPEC, PRINT) if digests else None
         else:
             rows = store.lookup(digests)
             found = rows >= 0
@@ -54,7 +54,7 @@ class Stores(RuleBasedStateMachine):
         self.held: dict[bytes, bytes] = {}
         self.seed = 0
         self.is_open = False
-        with StoreWriter(self.root / "store", CARD, PRINT):
+        with StoreWriter(self.root / "store", SPEC, PRINT):
             pass
 
     def teardown(self) -> None:
@@ -67,7 +67,7 @@ class Stores(RuleBasedStateMachine):
 
     def put(self, folder: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
         """As `encode` and `cache import` do: ask what is missing, commit that behind."""
-        with StoreWriter(folder, CARD, PRINT) as writer:
+        with StoreWriter(folder, SPEC, PRINT) as writer:
             new = writer.reader.lookup(digests) < 0
             with Committer(writer, DIM) as committer:
                 for some in np.array_split(np.flatnonzero(new), 3):
@@ -98,7 +98,7 @@ class Stores(RuleBasedStateMachine):
         some = self.known(np.array(picked))
         shard = self.root / "shard"
         self.put(shard, np.concatenate([some[0], digests]), np.concatenate([some[1], vectors]))
-        with open_store(shard, CARD, PRINT) as store:
+        with open_store(shard, SPEC, PRINT) as store:
             for chunk in store.scan():
                 self.put(self.root / "store", chunk.digests.copy(), chunk.vectors.copy())
         shutil.rmtree(shard)
@@ -108,20 +108,20 @@ class Stores(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         with held(self.root / "store"):
-            assert compact(self.root / "store", CARD, PRINT, None, SILENT).n_dropped == 0
+            assert compact(self.root / "store", SPEC, PRINT, None, SILENT).n_dropped == 0
         self.did("compact")
 
     @rule(below=st.integers(0, 256))
     def gc(self, below: int) -> None:
         with held(self.root / "store"):
-            compact(self.root / "store", CARD, PRINT, lambda digests: digests[:, 3] < below, SILENT)
+            compact(self.root / "store", SPEC, PRINT, lambda digests: digests[:, 3] < below, SILENT)
         self.held = {digest: vector for digest, vector in self.held.items() if digest[3] < below}
         self.did("gc")
 
     @rule()
     def salvage(self) -> None:
         with held(self.root / "store"):
-            assert salvage(self.root / "store", CARD, PRINT, SILENT).n_rows == len(self.held)
+            assert salvage(self.root / "store", SPEC, PRINT, SILENT).n_rows == len(self.held)
         self.did("salvage")
 
     @rule()
@@ -150,7 +150,7 @@ class Stores(RuleBasedStateMachine):
             return
         digests, vectors = self.known(np.array([True]))
         strangers = fresh(50, 10**6)[0]
-        with open_store(self.root / "store", CARD, PRINT) as store:
+        with open_store(self.root / "store", SPEC, PRINT) as store:
             assert verify(store, SILENT).n_bad == 0
             rows = store.lookup(digests)
             assert sorted(rows) == list(range(len(self.held)))

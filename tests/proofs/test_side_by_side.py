@@ -17,7 +17,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import CARD, DIM, PRINT, reader
+from tests.store.test_store import DIM, PRINT, SPEC, reader
 
 SPAWN = multiprocessing.get_context("spawn")
 COMMIT, MAP_STEP = 256, 1 << 17
@@ -34,7 +34,7 @@ def read_on(folder: Path, seconds: float, opened: Event, told) -> None:
     environment._MAP_STEP = MAP_STEP
     rng, before, n_looks, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
     end = time.monotonic() + seconds
-    with open_store(folder, CARD, PRINT) as store:
+    with open_store(folder, SPEC, PRINT) as store:
         opened.set()
         while time.monotonic() < end:
             start = time.monotonic()
@@ -50,7 +50,7 @@ def read_on(folder: Path, seconds: float, opened: Event, told) -> None:
 
 def grow(folder: Path, n_from: int, n_to: int, pause: float) -> None:
     environment._MAP_STEP = MAP_STEP
-    with StoreWriter(folder, CARD, PRINT) as writer:
+    with StoreWriter(folder, SPEC, PRINT) as writer:
         for n in range(n_from, n_to):
             writer.append(part(n))
             time.sleep(pause)
@@ -63,7 +63,7 @@ def hold(folder: Path, opened: Event) -> None:
 
 
 def commit_slowly(folder: Path, begun: Event, seconds: float) -> None:
-    with StoreWriter(folder, CARD, PRINT) as writer:
+    with StoreWriter(folder, SPEC, PRINT) as writer:
         real = writer.reader.environment.write
 
         def slow(change) -> None:
@@ -79,7 +79,7 @@ def commit_slowly(folder: Path, begun: Event, seconds: float) -> None:
 
 
 def hold_for_writing(folder: Path, opened: Event) -> None:
-    with StoreWriter(folder, CARD, PRINT):
+    with StoreWriter(folder, SPEC, PRINT):
         opened.set()
         time.sleep(60)
 
@@ -138,15 +138,15 @@ def test_of_two_writers_one_is_told_who_the_other_is(tmp_path):
     first = begun(hold_for_writing, tmp_path, opened)
     assert opened.wait(60)
     with pytest.raises(StoreBusy, match=f"process {first.pid} on "):
-        StoreWriter(tmp_path, CARD, PRINT)
+        StoreWriter(tmp_path, SPEC, PRINT)
     first.kill()
     first.join()
-    StoreWriter(tmp_path, CARD, PRINT).close()  # and a dead one's lock is nobody's
+    StoreWriter(tmp_path, SPEC, PRINT).close()  # and a dead one's lock is nobody's
 
 
 def test_a_reader_killed_in_a_transaction_does_not_make_the_file_grow(tmp_path):
     def written(n_from: int) -> int:
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:  # small commits copy the same index pages again and again
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:  # small commits copy the same index pages again and again
             for n in range(n_from, n_from + 300):
                 digests, vectors = part(n)
                 writer.append((digests[:16], vectors[:16]))

@@ -5,10 +5,10 @@ import pytest
 
 from loid_infer.errors import BadStore
 from loid_infer.store.records import pack, unpack
-from tests.store.test_store import CARD
+from tests.store.test_store import SPEC
 
 PRINT = "ab" * 16
-SPEC = replace(CARD, hidden_dim=6)
+SPEC = replace(SPEC, hidden_dim=6)
 
 
 def record(n: int = 5, dim: int = 6, dtype: str = "<f2", first: int = 40) -> tuple[bytes, np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import SILENT, Spec
 
 DIM = 24
-CARD = Spec(
+SPEC = Spec(
     weights="w",
     architecture="bert",
     n_layers=2,
@@ -43,7 +43,7 @@ CARD = Spec(
     store_dtype="fp16",
     format=1,
 )
-PRINT = fingerprint(CARD)
+PRINT = fingerprint(SPEC)
 
 
 def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def filled(folder: Path, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     digests, vectors = rows(sum(sizes))
-    with StoreWriter(folder, CARD, PRINT) as writer:
+    with StoreWriter(folder, SPEC, PRINT) as writer:
         at = 0
         for n in sizes:
             writer.append((digests[at : at + n], vectors[at : at + n]))
@@ -62,7 +62,7 @@ def filled(folder: Path, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reader(folder: Path) -> StoreReader:
-    return open_store(folder, CARD, PRINT)
+    return open_store(folder, SPEC, PRINT)
 
 
 def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dim", [24, 7, 1])
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -> None:
-    spec = replace(CARD, hidden_dim=dim, store_dtype=dtype)
+    spec = replace(SPEC, hidden_dim=dim, store_dtype=dtype)
     digests = rows(1_500)[0]
     vectors = np.random.default_rng(1).normal(size=(1_500, dim)).astype("<f2" if dtype == "fp16" else "<f4")
     with StoreWriter(tmp_path, spec, fingerprint(spec)) as writer:
@@ -173,16 +173,16 @@ def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
 
 def test_a_text_cannot_be_stored_twice(tmp_path: Path) -> None:
     digests, vectors = filled(tmp_path, [8])
-    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         with pytest.raises(ValueError, match="1 of 1"):
             writer.append((digests[:1], vectors[:1]))
         assert writer.reader.size().n_rows == 8
 
 
 def test_a_second_writer_is_told_who_holds_the_store(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path, CARD, PRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
-        StoreWriter(tmp_path, CARD, PRINT)
-    StoreWriter(tmp_path, CARD, PRINT).close()
+    with StoreWriter(tmp_path, SPEC, PRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
+        StoreWriter(tmp_path, SPEC, PRINT)
+    StoreWriter(tmp_path, SPEC, PRINT).close()
 
 
 def test_a_reader_beside_a_writer_sees_whole_chunks_only(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_reader_beside_a_writer_sees_whole_chunks_only(tmp_path: Path) -> None
     arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline().strip() == "4"
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             writer.append(rows(40, seed=5))
         out, _ = child.communicate("\n", timeout=30)
         assert out.strip() == "44"
@@ -232,7 +232,7 @@ def in_another_process(task, folder: Path) -> None:
 
 
 def append_many(folder: Path) -> None:
-    with StoreWriter(folder, CARD, PRINT) as writer:
+    with StoreWriter(folder, SPEC, PRINT) as writer:
         for seed in range(100, 130):
             writer.append(rows(200, seed=seed))
 
@@ -251,32 +251,32 @@ def test_use_after_fork_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"weights": "x"}, {"max_tokens": 17}])
-def test_a_store_opens_for_its_own_card_only(tmp_path: Path, other: dict) -> None:
+def test_a_store_opens_for_its_own_spec_only(tmp_path: Path, other: dict) -> None:
     filled(tmp_path, [3])
-    spec = replace(CARD, **other)
+    spec = replace(SPEC, **other)
     with pytest.raises(BadStore, match=f"{next(iter(other))}="):
         open_store(tmp_path, spec, fingerprint(spec))
 
 
-def test_card_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
+def test_spec_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
     filled(tmp_path, [3])
-    assert read_spec(tmp_path) == CARD
+    assert read_spec(tmp_path) == SPEC
     (tmp_path / SPEC_FILE).write_text("{")
     with pytest.raises(BadStore, match="cannot be read"):
         read_spec(tmp_path)
-    StoreWriter(tmp_path, CARD, PRINT).close()
-    assert read_spec(tmp_path) == CARD
+    StoreWriter(tmp_path, SPEC, PRINT).close()
+    assert read_spec(tmp_path) == SPEC
 
 
 def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(NotEncoded, match="loid-infer encode"):
-        open_store(tmp_path / "no", CARD, PRINT)
+        open_store(tmp_path / "no", SPEC, PRINT)
 
 
 def test_a_store_without_a_byte_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").touch()
     with pytest.raises(NotEncoded, match="loid-infer encode"):
-        open_store(tmp_path, CARD, PRINT)
+        open_store(tmp_path, SPEC, PRINT)
 
 
 def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None:
@@ -286,12 +286,12 @@ def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None
         (tmp_path / "data.mdb").write_bytes(data[:n])
         for write in (False, True):
             with pytest.raises(BadStore, match="shorter than its own pages"):
-                Environment(tmp_path, CARD, PRINT, write=write)
+                Environment(tmp_path, SPEC, PRINT, write=write)
 
 
 def test_the_length_check_never_refuses_a_store_that_grows(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         for seed in range(60):
             writer.append(*(rows(int(n), seed=1000 * seed + i) for i, n in enumerate(rng.integers(1, 400, 3))))
             assert is_made(tmp_path / "data.mdb")
@@ -314,7 +314,7 @@ def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> Non
     for seen, change in spoil.items():
         folder = tmp_path / seen.replace(" ", "-")
         filled(folder, [5, 7, 9])
-        with StoreWriter(folder, CARD, PRINT) as writer:
+        with StoreWriter(folder, SPEC, PRINT) as writer:
             environment = writer.reader.environment
             environment.write(lambda txn, change=change, environment=environment: change(txn, environment))
         damaged = reader(folder)
@@ -326,7 +326,7 @@ def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> Non
 
 def test_verify_beside_a_writer_and_with_a_damaged_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, [5, 7, 9])
-    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         store = writer.reader
         real = store.scan
 
@@ -359,7 +359,7 @@ def first_index_key(txn, env) -> bytes:
 
 def test_a_damaged_chunk_is_never_served(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [5, 7, 9])
-    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), broken(txn, environment), db=environment.chunks))
     store = reader(tmp_path)
@@ -373,14 +373,14 @@ def test_a_chunk_of_another_width_is_never_served(tmp_path: Path, wrong: tuple[i
     """Its checksum and its fingerprint are right: nothing but its own numbers tells it from a sound one."""
     digests, _ = filled(tmp_path, [5, 7, 9])
     record = pack(5, digests[5:12], np.zeros((7, wrong[0]), wrong[1]), PRINT)
-    with StoreWriter(tmp_path, CARD, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), record, db=environment.chunks))
     with reader(tmp_path) as store:
         with pytest.raises(BadStore, match="another width"):
             store.gather(np.arange(8), digests[:8])
         assert verify(store, SILENT).n_bad == 1
-    salvage(tmp_path, CARD, PRINT, SILENT)  # which may find the page that held these texts before
+    salvage(tmp_path, SPEC, PRINT, SILENT)  # which may find the page that held these texts before
     with reader(tmp_path) as store:
         assert verify(store, SILENT).n_bad == 0 and store.size().n_rows >= 14
 
@@ -388,7 +388,7 @@ def test_a_chunk_of_another_width_is_never_served(tmp_path: Path, wrong: tuple[i
 class TestCommitter:
     def test_chunks_are_full_but_the_last_and_order_does_not_matter(self, tmp_path: Path) -> None:
         digests, vectors = rows(2 * CHUNK_ROWS + 100)
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             with Committer(writer, DIM) as committer:
                 for part in np.array_split(np.random.default_rng(2).permutation(len(digests)), 37):
                     committer.add(digests[part], vectors[part].astype(np.float32))
@@ -398,7 +398,7 @@ class TestCommitter:
 
     def test_what_was_added_is_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
         digests, vectors = rows(10)
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             with pytest.raises(KeyError), Committer(writer, DIM) as committer:
                 committer.add(digests, vectors.astype(np.float32))
                 raise KeyError
@@ -409,14 +409,14 @@ class TestCommitter:
         digests, vectors = rows(10)
         wrong = vectors.astype(np.float32)
         wrong[3, 3] = value
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             with pytest.raises(ParityError, match="not finite"), Committer(writer, DIM) as committer:
                 committer.add(digests, wrong)
             assert writer.reader.size().n_rows == 0
 
     def test_a_vector_of_another_width_is_refused(self, tmp_path: Path) -> None:
         with (
-            StoreWriter(tmp_path, CARD, PRINT) as writer,
+            StoreWriter(tmp_path, SPEC, PRINT) as writer,
             pytest.raises(ParityError, match="shape"),
             Committer(writer, DIM) as committer,
         ):
@@ -426,7 +426,7 @@ class TestCommitter:
         def fail(*_: object) -> None:
             raise OSError("disk on fire")
 
-        with StoreWriter(tmp_path, CARD, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             monkeypatch.setattr(writer, "append", fail)
             with pytest.raises(OSError, match="on fire"), Committer(writer, DIM) as committer:
                 committer.add(rows(3)[0], np.zeros((3, DIM), np.float32))

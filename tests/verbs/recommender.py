@@ -12,12 +12,12 @@ from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.ingest import ingest
 from tests.heads.worlds import telling
 
-CARD = Spec(
+SPEC = Spec(
     weights="made up", architecture="bert", n_layers=1, n_heads=1, hidden_dim=16, feed_forward_dim=16,
     activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="none", max_tokens=8,
     truncation_side="right", pooling="cls", precision="fake", quantized_graph="", store_dtype="fp16", format=1,
 )  # fmt: skip
-ENCODER = EncoderFolder("made-up", Path("nowhere"), CARD, fingerprint(CARD), {})
+ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC), {})
 
 
 def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
     source.write_text("user_id,item_id,rating,text,timestamp\n" + "\n".join(lines) + "\n")
     ingest([source], domain, workspace=workspace)
     digests = digests_of(texts)
-    with StoreWriter(workspace.store(ENCODER.fingerprint), CARD, ENCODER.fingerprint) as store:
+    with StoreWriter(workspace.store(ENCODER.fingerprint), SPEC, ENCODER.fingerprint) as store:
         store.append((digests, vectors))
 
 

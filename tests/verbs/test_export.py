@@ -139,7 +139,7 @@ class TestLoader:
         with pytest.raises(ParityError, match="no passing parity report"):
             open_folder(path.parent, "base")
 
-    def test_a_card_edited_by_hand_is_refused(self, workspace: Workspace) -> None:
+    def test_a_spec_edited_by_hand_is_refused(self, workspace: Workspace) -> None:
         path = workspace.encoder("base") / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["card"]["max_tokens"] = 64

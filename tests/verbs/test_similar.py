@@ -9,7 +9,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.verbs import similar as verb
 from tests.conftest import toy_texts, write_reviews
-from tests.verbs.recommender import CARD, ENCODER, interactions, make_domain
+from tests.verbs.recommender import ENCODER, SPEC, interactions, make_domain
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def similar(monkeypatch):
 def slow(workspace: Workspace, kind: str) -> tuple[list[str], np.ndarray]:
     """Ids and unit vectors of items or users, one by one."""
     data = interactions(workspace, "toys")
-    vectors = stored_vectors(workspace.store(ENCODER.fingerprint), CARD, ENCODER.fingerprint, data.digests, "")
+    vectors = stored_vectors(workspace.store(ENCODER.fingerprint), SPEC, ENCODER.fingerprint, data.digests, "")
     codes, names = (data.items, data.item_ids) if kind == "items" else (data.users, data.user_ids)
     found = [code for code in range(len(names)) if (codes == code).any()]
     means = np.stack([vectors[data.texts[codes == code]].astype(np.float64).mean(0) for code in found])

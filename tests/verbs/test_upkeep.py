@@ -69,7 +69,7 @@ def test_what_was_damaged_is_named_and_encoded_again_and_nothing_else(two_domain
         assert np.abs(stored(two_domains, domain) - vectors).max() < 2e-3
 
 
-def test_a_store_that_lost_its_card_gets_it_from_the_encoder(two_domains: Workspace) -> None:
+def test_a_store_that_lost_its_spec_gets_it_from_the_encoder(two_domains: Workspace) -> None:
     store = the_store(two_domains)
     spec = (store / SPEC_FILE).read_bytes()
     (store / SPEC_FILE).unlink()
