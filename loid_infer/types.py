@@ -186,18 +186,13 @@ def check_texts(texts: Iterable[str], where: str = "") -> list[str]:
         BadSetting: it is one string, or has something else in it, or a lone surrogate, which is no character.
     """
     mend = "Give a list of strings; what was read as bytes, decode with errors='replace'."
+    wanted = "Unicode without lone surrogates"
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts)[:60], mend=mend)
     found = list(texts)
     for i, text in enumerate(found):
         if not isinstance(text, str) or not (text.isascii() or _is_unicode(text)):
-            raise BadSetting(
-                "not a text",
-                where=f"{where}[{i}]",
-                expected="Unicode without lone surrogates",
-                got=ascii(text)[:60],
-                mend=mend,
-            )
+            raise BadSetting("not a text", where=f"{where}[{i}]", expected=wanted, got=ascii(text)[:60], mend=mend)
     return found
 
 

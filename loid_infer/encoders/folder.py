@@ -127,22 +127,13 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
     if passed is not True:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
-    if fingerprint(spec) != found:
-        raise BadArtifact(
-            "the spec is not the one that was exported",
-            where=str(path),
-            expected=found,
-            got=fingerprint(spec),
-            mend=mend,
-        )
+    computed, again = fingerprint(spec), "Run the same command again."
+    if computed != found:
+        what = "the spec is not the one that was exported"
+        raise BadArtifact(what, where=str(path), expected=found, got=computed, mend=mend)
     if expected and found != expected:
-        raise BadArtifact(
-            "the encoder was exported anew meanwhile",
-            where=str(path),
-            expected=expected,
-            got=found,
-            mend="Run the same command again.",
-        )
+        what = "the encoder was exported anew meanwhile"
+        raise BadArtifact(what, where=str(path), expected=expected, got=found, mend=again)
     return EncoderFolder(name, path, spec, found, manifest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loid_infer.errors import BadArtifact
+from loid_infer.errors import BadArtifact, RuntimeMissing
 
 DATA_SUFFIX = ".data"  # of the one file beside a graph that may hold tensors: a graph itself ends at 2 GB
 _MEND = "Export the encoder again."
@@ -63,3 +63,8 @@ def refused(runtime: str, graph: Path, error: Exception) -> BadArtifact:
     """What to raise where a runtime cannot load `graph`."""
     reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
     return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), mend=_MEND)
+
+
+def other_taken(what: str, graph: Path, asked: str, taken: str) -> RuntimeMissing:
+    """What to raise where a runtime took something else than it was `asked` for."""
+    return RuntimeMissing(what, where=str(graph), expected=asked, got=taken, mend="See `loid-infer doctor`.")

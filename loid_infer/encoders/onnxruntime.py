@@ -18,7 +18,7 @@ import numpy as np
 from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, refused
+from loid_infer.encoders.graph import checked, other_taken, refused
 from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
@@ -111,13 +111,7 @@ def open_session(graph: Path, provider: str, options: dict[str, str], n_threads:
             raise no_memory("the encoder's weights") from error
         raise refused("onnxruntime", graph, error) from error
     if session.get_providers()[0] != asked:
-        raise RuntimeMissing(
-            "onnxruntime took another provider",
-            where=str(graph),
-            expected=asked,
-            got=", ".join(session.get_providers()),
-            mend="See `loid-infer doctor`.",
-        )
+        raise other_taken("onnxruntime took another provider", graph, asked, ", ".join(session.get_providers()))
     return session
 
 

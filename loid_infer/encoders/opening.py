@@ -97,13 +97,14 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
         other = "cuda" if device == "cpu" else "cpu"
         elsewhere = backend.computes(other, precision)
         raise RuntimeMissing(
-            f"{name} computes {precision} on {_PLACES[other]} only" if elsewhere
+            f"{name} computes {precision} on {_PLACES[other]} only"
+            if elsewhere
             else f"{name} does not compute {precision}",
             where=encoder.name,
             expected=f"--device {other}" if elsewhere else " or ".join(one.name for one in able(device, precision)),
             got=_PLACES[device] if elsewhere else "",
             mend="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
-        )  # fmt: skip
+        )
     return backend.open(encoder, device, n_threads)
 
 

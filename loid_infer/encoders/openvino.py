@@ -12,7 +12,7 @@ from typing import Any
 
 from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, refused
+from loid_infer.encoders.graph import checked, other_taken, refused
 from loid_infer.encoders.machine import shape_key
 from loid_infer.encoders.processor import has_bf16, model
 from loid_infer.encoders.protocol import Backend, Runtime
@@ -85,13 +85,7 @@ class OpenVino:
         self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
         taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if taken != hint:
-            raise RuntimeMissing(
-                "OpenVINO took another precision",
-                where=str(graph),
-                expected=hint,
-                got=taken,
-                mend="See `loid-infer doctor`.",
-            )
+            raise other_taken("OpenVINO took another precision", graph, hint, taken)
         self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}" + (
             f" with {hint}" if precision in ("int8", "fp16") else ""
         )

@@ -47,8 +47,11 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     from loid_infer.encoders.cuda import gpu_budget
 
     if encoder.spec.max_tokens < MIN_TOKENS:
-        raise RuntimeMissing(f"TensorRT takes encoders of {MIN_TOKENS} tokens and more",
-                             got=f"--max-tokens {encoder.spec.max_tokens}", mend="Use --runtime torch.")  # fmt: skip
+        raise RuntimeMissing(
+            f"TensorRT takes encoders of {MIN_TOKENS} tokens and more",
+            got=f"--max-tokens {encoder.spec.max_tokens}",
+            mend="Use --runtime torch.",
+        )
 
     spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
     name, memory = torch.cuda.get_device_name(), machine_memory().parent
@@ -121,14 +124,16 @@ class TensorRt:
         lacks = tensorrt_lacks()
         if lacks:
             raise RuntimeMissing(
-                f"TensorRT cannot run here: {lacks}", where=str(graph),
+                f"TensorRT cannot run here: {lacks}",
+                where=str(graph),
                 mend="See `loid-infer doctor`, or let --runtime auto choose.",
-            )  # fmt: skip
+            )
         try:
             library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
         except OSError as error:
-            raise RuntimeMissing(f"TensorRT's library cannot be opened: {error}", where=str(graph),
-                                 mend="See `loid-infer doctor`.") from error  # fmt: skip
+            raise RuntimeMissing(
+                f"TensorRT's library cannot be opened: {error}", where=str(graph), mend="See `loid-infer doctor`."
+            ) from error
         self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
         self._profiles = profiles(max_tokens, budget.max_tokens)
         self._sessions: dict[Profile, Any] = {}
@@ -161,12 +166,14 @@ class TensorRt:
         try:
             session = open_session(self._graph, "tensorrt", options, n_threads=1)
         except BadArtifact as error:
-            raise RuntimeMissing(f"TensorRT cannot build an engine: {error.what}", where=error.where,
-                                 mend="Let --runtime auto choose.") from error  # fmt: skip
+            raise RuntimeMissing(
+                f"TensorRT cannot build an engine: {error.what}", where=error.where, mend="Let --runtime auto choose."
+            ) from error
         vectors = forward(session, work.batch, "cuda")
         if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime gives CUDA whatever TensorRT does not take
-            raise RuntimeMissing("TensorRT took no part of the graph", where=str(self._graph),
-                                 mend="Let --runtime auto choose.")  # fmt: skip
+            raise RuntimeMissing(
+                "TensorRT took no part of the graph", where=str(self._graph), mend="Let --runtime auto choose."
+            )
         self._sessions[profile] = session
         return work.batch.slots, vectors
 

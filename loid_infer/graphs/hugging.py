@@ -20,6 +20,13 @@ from loid_infer.graphs.sentence import read_json
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
 _TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
+_CODE = ("code of the folder's own, which never runs here", "Give --base a model of transformers itself.")
+_REFUSED = (  # file, field, its value or None for any, what is wrong with it, what mends it
+    (CONFIG_FILE, "auto_map", None, *_CODE),
+    (_TOKENIZER_CONFIG, "auto_map", None, *_CODE),
+    (_TOKENIZER_CONFIG, "truncation_side", "left", "texts are cut on the left", "Change it to `right` there."),
+    (_ADAPTER, "peft_type", None, "an adapter lies beside the base", "Move it, and `loid-infer plugin import FOLDER`."),
+)
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
 
 
@@ -57,29 +64,12 @@ def read_config(place: Path) -> dict[str, Any]:
             read_told(place)
             found = transformers.AutoConfig.from_pretrained(folder, **options)
             return dict(json.loads(found.to_json_string(use_diff=False)))
-    config: dict[str, Any] = read_json(place / CONFIG_FILE)
-    for file in (CONFIG_FILE, _TOKENIZER_CONFIG):
-        if "auto_map" in read_json(place / file, absent={}):
-            raise BadArtifact(
-                "code of the folder's own, which never runs here: auto_map",
-                where=str(place / file),
-                expected="a model of transformers itself",
-                mend="Give --base a folder without it.",
-            )
-    if read_json(place / _TOKENIZER_CONFIG, absent={}).get("truncation_side") == "left":
-        raise BadArtifact(
-            "texts are cut on the left",
-            where=str(place / _TOKENIZER_CONFIG),
-            expected="truncation_side right",
-            mend="Change it there if beginnings of texts are what the model should see.",
-        )
-    if (place / _ADAPTER).exists():  # transformers would put it into the model
-        raise BadArtifact(
-            "an adapter lies among the files of the base",
-            where=str(place / _ADAPTER),
-            mend="Move it into a folder of its own, and bring it in with `loid-infer plugin import FOLDER`.",
-        )
-    return config
+    told = {file: read_json(place / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
+    told[CONFIG_FILE] = read_json(place / CONFIG_FILE)
+    for file, field, value, what, mend in _REFUSED:
+        if field in told[file] and value in (None, told[file][field]):
+            raise BadArtifact(f"{what}: {field}", where=str(place / file), mend=mend)
+    return dict(told[CONFIG_FILE])
 
 
 def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:

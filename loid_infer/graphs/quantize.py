@@ -67,7 +67,7 @@ def quantize(
     """Put an int8 graph in the place of the float one of `encoder`, an export that is not finished yet.
 
     Each alpha is tried, and measured by the fastest runtime; where the best one misses the gate, the products that lose
-    most go back to floating point, as many as it takes.
+    most go back to floating point, as many as it takes for these texts and for the encoder's probes.
 
     Args:
         module: the encoder's, whose inputs of products are watched.
@@ -98,14 +98,14 @@ def quantize(
     for n_kept in _doubling(len(worst)):
         kept = frozenset(worst[:n_kept])
         int8, parity = tried(alpha, kept)
-        if parity.passes("int8"):
+        if parity.passes("int8") and next(measure_runtimes(int8, encoder.probes()))[1].passes("int8"):
             names = tuple(name for x in inputs if x.names[0] in kept for name in x.names)
             n_products = sum(len(x.names) for x in inputs) - len(names)
             return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean,
                                       int((~held).sum()), int(held.sum()))  # fmt: skip
     save_graph(floats, encoder.graph)
     raise ParityError(
-        "int8 loses too much on texts of the calibration domain",
+        "int8 loses too much on texts of the calibration domain or on the probes",
         where=encoder.name,
         expected=gate("int8"),
         got=f"{parity.cos_mean:.6f} with {len(kept)} of {len(inputs)} groups of products in floating point",

@@ -80,8 +80,10 @@ class _Run:
         self.best = copy.deepcopy(net)
         ids = [net.users.weight, net.items.weight]
         others = [part for part in net.parameters() if all(part is not one for one in ids)]
-        groups = [{"params": ids, "weight_decay": data.settings.id_weight_decay},
-                  {"params": others, "weight_decay": data.settings.weight_decay}]  # fmt: skip
+        groups = [
+            {"params": ids, "weight_decay": data.settings.id_weight_decay},
+            {"params": others, "weight_decay": data.settings.weight_decay},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=data.settings.learning_rate, fused=True)
         self.history = History([], [], [])
         self.share, self.step, self.seconds = 1.0, 0, 0.0

@@ -51,8 +51,9 @@ def _evaluated(found: Evaluation, head: ModelErrors) -> Iterator[Html]:
 def _verdict(low: float | None, high: float | None) -> tuple[str, str]:
     """Whether a head differs from the biases by more than chance: how that looks, and in words."""
     if low is None or high is None:
-        return "p.verdict", ("One split gives no interval: whether this is more than chance, it cannot tell. Evaluate "
-                             "with more seeds.")  # fmt: skip
+        return "p.verdict", (
+            "One split gives no interval: whether this is more than chance, it cannot tell. Evaluate with more seeds."
+        )
     if high < 0:
         return "p.verdict.good", "Better than the biases alone: the interval excludes zero."
     if low > 0:

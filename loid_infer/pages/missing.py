@@ -33,8 +33,9 @@ def missing_of(domain: Domain) -> Iterator[NotMeasured]:
     if not domain.encodings:
         yield NotMeasured("Encoding", f"loid-infer encode --domain {name}")
     if evaluation is None:
-        yield NotMeasured("Accuracy, ablations, calibration and error by bucket",
-                          f"loid-infer evaluate --domain {name} --ablate")  # fmt: skip
+        yield NotMeasured(
+            "Accuracy, ablations, calibration and error by bucket", f"loid-infer evaluate --domain {name} --ablate"
+        )
     elif not evaluation.variants:
         encoders = [part for encoder in evaluation.encoders for part in ("--encoder", encoder)]
         yield _again("Ablations", evaluation, "evaluate", "--seeds", str(evaluation.n_seeds), "--ablate", *encoders)

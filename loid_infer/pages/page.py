@@ -20,21 +20,24 @@ def page(found: Findings, version: str) -> bytes:
     parts += [(title.split()[0].lower(), title, NOTHING, content) for title, content in machinery(found)]
     links = (element("a", title, at={"href": f"#{name}"}) for name, title, *_ in parts)
     top = element(
-        "header.top", element("p.eyebrow", "loid-infer report"), element("h1", lone or "What was measured"),
-        element("p.lead", _lead(found)), element("nav", *links),
-    )  # fmt: skip
+        "header.top",
+        element("p.eyebrow", "loid-infer report"),
+        element("h1", lone or "What was measured"),
+        element("p.lead", _lead(found)),
+        element("nav", *links),
+    )
     body = [element("div.cards", *map(card, found.domains))]
     body += [_left_out(found.left_out)] if found.left_out else []
-    body += [element("section", element("h2", title, tag, at={"id": name}), content)
-             for name, title, tag, content in parts]  # fmt: skip
+    body += [
+        element("section", element("h2", title, tag, at={"id": name}), content) for name, title, tag, content in parts
+    ]
     said = f"Written by loid-infer {version} from the files of the workspace. {wording.FOOT}"
     return document(f"loid-infer: {lone or 'report'}", top, element("main", *body), element("footer", said))
 
 
 def _lead(found: Findings) -> str:
     domains = [(len(found.domains), "domain")] if len(found.domains) > 1 else []
-    counts = [*domains, (len(found.heads), "head"), (len(found.encoders), "encoder"),
-              (len(found.plugins), "plugin")]  # fmt: skip
+    counts = [*domains, (len(found.heads), "head"), (len(found.encoders), "encoder"), (len(found.plugins), "plugin")]
     said = [f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts if n]
     listed = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]])) if said else "No head yet"
     text = f"{listed}. Errors are mean squared errors of ratings on test pairs; lower is better."

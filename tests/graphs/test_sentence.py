@@ -175,7 +175,10 @@ BROKEN = {
         "token_embeddings",
     ),
     "left": (lambda folder: edit(folder / "tokenizer_config.json", lambda c: c | {"truncation_side": "left"}), "left"),
-    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "plugin import"),
+    "an adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+        "plugin import",
+    ),
     "an index that leaves": (
         lambda folder: (folder / "model.safetensors.index.json").write_text(
             '{"weight_map": {"a": "../a.safetensors"}}'

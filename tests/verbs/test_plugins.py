@@ -237,7 +237,7 @@ def test_the_list_shows_lineage_and_survives_a_broken_one(two: Workspace) -> Non
     )
     assert (found["top"].on, found["top"].base) == (("both", "e" * 16), "toy")
     assert found["one"].digest == open_plugin(two, "one").digest
-    assert "cannot be read" in found["broken"].problem and "field" in found["odd"].problem
+    assert "cannot be read" in found["broken"].problem and "not a plugin's" in found["odd"].problem
     assert not any(found[name].problem for name in ("both", "one", "top", "two"))
     with pytest.raises(BadArtifact):
         plugin_show("broken", workspace=two)
