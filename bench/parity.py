@@ -30,6 +30,7 @@ MODELS = {
     "mpnet-base": BOTH,
     "modernbert-base": BOTH,
     SMOLLM2: LAST,
+    "opt-125m": LAST,
     "qwen2-0.5b": ("last",),
     "qwen3-0.6b": ("last",),
     "t5-small": LAST,

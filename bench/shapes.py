@@ -24,6 +24,7 @@ SHAPES = {
     "distilbert-base": ("DistilBertConfig", {"vocab_size": 30522}, _CLS),
     "mpnet-base": ("MPNetConfig", _BASE | {"vocab_size": 30527, "max_position_embeddings": 514}, _CLS),
     "modernbert-base": ("ModernBertConfig", {"vocab_size": 50368}, _CLS),
+    "opt-125m": ("OPTConfig", {"vocab_size": 50272}, ("</s>", "")),
     "qwen2-0.5b": (
         "Qwen2Config",
         {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,

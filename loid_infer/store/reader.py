@@ -151,8 +151,7 @@ class StoreReader:
                     break
                 rows[at:end], digests[at:end] = chunk.first_row + np.arange(end - at), chunk.digests
                 at = end
-                if check:
-                    self._checked.add(chunk.first_row)
+                self._checked |= {chunk.first_row} if check else set()
                 task.advance(len(chunk.digests))
         return rows[:at], digests[:at]
 

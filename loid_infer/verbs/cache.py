@@ -255,7 +255,7 @@ def referred(manifest: Path) -> str:
                           mend=f"Make {manifest.parent.name!r} anew or move it away.") from error  # fmt: skip
 
 
-def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Digests] | None = None) -> Digests:
+def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Digests]) -> Digests:
     """The digests of all texts that a table or another corpus has or a head looks at, each once, `[n, 16]`, ascending.
 
     What `cache gc` keeps.
@@ -271,7 +271,6 @@ def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Diges
     if not domains and not corpora:
         raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
                          mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
-    known = known or {}
     parts = [known[domain] if domain in known else open_table(place.table(domain), domain).digests(progress)
              for domain in domains]  # fmt: skip
     parts += [recorded(path) for path in corpora]

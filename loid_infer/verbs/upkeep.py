@@ -126,7 +126,7 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
         for folder in folders:
             stack.enter_context(held(folder))
         alive = {referred(path) for kind in ("encoders", "heads") for path in manifests(place, kind)}
-        used = used_digests(place, progress)
+        used = used_digests(place, progress, {})
         gone = [folder for folder in folders if folder.name not in alive]
         specs = {folder: read_spec(folder) for folder in folders if folder.name in alive}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
