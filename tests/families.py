@@ -13,6 +13,7 @@ _DISTIL = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_positi
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 16}  # fmt: skip
 _ROPE = {"rope_theta": 5000.0, "rope_scaling": _LLAMA3}  # 4.57 reads no other spelling, and 5 writes its own
+_OPT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32}
 _POSITIONS = {"max_position_embeddings": 82}
 # name -> the class of its config, its fields, what stands before and behind a text
 FAMILIES = {
@@ -23,6 +24,7 @@ FAMILIES = {
     "distilbert": ("DistilBertConfig", _DISTIL, ("<s>", "</s>")),
     "mpnet": ("MPNetConfig", SIZES | _POSITIONS, ("<s>", "</s>")),
     "modernbert": ("ModernBertConfig", SIZES | {"local_attention": 16, "num_hidden_layers": 4}, ("<s>", "</s>")),
+    "opt": ("OPTConfig", _OPT | _POSITIONS, ("</s>", "")),
     "llama": ("LlamaConfig", SIZES | {"num_key_value_heads": 2} | _ROPE, ("", "")),
     "qwen2": ("Qwen2Config", SIZES | {"num_key_value_heads": 2}, ("", "")),
     "qwen3": ("Qwen3Config", SIZES | {"num_key_value_heads": 1, "head_dim": 16}, ("", "<pad>")),

@@ -24,6 +24,7 @@ FAMILIES = {
     "distilbert": "distilbert",
     "mpnet": "mpnet",
     "modernbert": "modernbert",
+    "opt": "opt",
     "llama": "llama",
     "qwen2": "qwen",
     "qwen3": "qwen",

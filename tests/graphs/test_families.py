@@ -68,14 +68,15 @@ def test_padded_and_packed_are_what_transformers_gives(folder: Path, pooling: st
         np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
         made = PackedTransformer(module, torch.device("cpu"), torch.float32)
         np.testing.assert_allclose(made(packed(texts)), expected, atol=2e-5)
-    assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "texts differ, so that a mix-up would show"
+    if not (folder.name == "opt" and pooling == "cls"):  # its first token sees no other
+        assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "texts differ, so that a mix-up would show"
 
 
 def test_the_export_says_what_it_is_and_every_runtime_computes_it(folder: Path, tmp_path: Path) -> None:
     made = export("it", base=str(folder), precision="fp32", max_tokens=MAX_TOKENS, workspace=tmp_path)
     base = load_base(str(folder))
     assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
-    assert made.pooling == ("cls" if FAMILIES[folder.name][2][0] else "last")
+    assert made.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
     encoder = open_folder(Path(made.path), "it")
     assert encoder.manifest["parity"]["runtimes"].keys() >= {"torch"}
     assert min(one["cos_min"] for one in encoder.manifest["parity"]["runtimes"].values()) >= 0.99999
