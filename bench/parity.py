@@ -5,7 +5,9 @@ real reviews are computed by every runtime of this machine in every precision, a
 misses the gate of its precision would be refused by `export`, and is listed so. int8 is calibrated on other reviews.
 bf16 that the processor lacks is emulated at a tenth of the speed, so there it is the probes alone.
 
-    python -m bench.parity [MODEL...]      all of them: two hours on two cores; each is kept when it is done
+    python -m bench.parity [MODEL[:POOLING]...] [PRECISION...]     all of them: hours on two cores
+
+What was measured before is kept, so the table may be made in parts.
 """
 
 import gzip
@@ -22,6 +24,7 @@ from bench.shapes import SMOLLM2, shape
 from loid_infer.encoders.processor import has_bf16
 
 N_REVIEWS, MAX_TOKENS, BATCH = 500, 128, 16
+PRECISIONS, KEYS = ["fp32", "bf16", "int8"], ("model", "family", "pooling")
 BOTH, LAST = ("cls", "mean"), ("last", "mean")
 MODELS = {
     "minilm": BOTH,
@@ -45,24 +48,29 @@ NOTES = (
 )
 
 
-def main(names: list[str]) -> None:
-    order = list(MODELS)
-    for name in names or order:
-        rows = [_row(name, pooling) for pooling in MODELS[name]]
-        path = saved_as("parity")
-        before = json.loads(path.read_text())["rows"] if path.exists() else []
-        rows = [row for row in before if row["model"] != name] + rows
-        columns = sorted({column for row in rows for column in row} - {"model", "family", "pooling"}, key=_place)
-        rows = [{column: row.get(column) for column in ("model", "family", "pooling", *columns)} for row in rows]
-        save("Which families compute what transformers computes?", "parity",
-             sorted(rows, key=lambda row: order.index(row["model"])), NOTES)  # fmt: skip
+def main(asked: list[str]) -> None:
+    precisions = [one for one in PRECISIONS if one in asked] or PRECISIONS
+    models = [one.split(":") for one in asked if one not in PRECISIONS] or [[model] for model in MODELS]
+    for name, *given in models:
+        for pooling in given or MODELS[name]:
+            found = _row(name, pooling, precisions)
+            path = saved_as("parity")
+            rows = json.loads(path.read_text())["rows"] if path.exists() else []
+            told = {(row["model"], row["pooling"]): row for row in rows}
+            known = {column: cell for column, cell in told.get((name, pooling), {}).items() if cell is not None}
+            told[name, pooling] = known | found
+            columns = sorted({column for row in told.values() for column in row} - {*KEYS}, key=_place)
+            order = [(model, one) for model in MODELS for one in ("cls", "mean", "last")]
+            save("Which families compute what transformers computes?", "parity",
+                 [{column: told[key].get(column) for column in (*KEYS, *columns)} for key in order if key in told],
+                 NOTES)  # fmt: skip
 
 
 def _place(column: str) -> tuple[int, str]:
-    return ("fp32", "bf16", "int8").index(column.split(maxsplit=1)[0]), column
+    return PRECISIONS.index(column.split(maxsplit=1)[0]), column
 
 
-def _row(name: str, pooling: str) -> dict:
+def _row(name: str, pooling: str, precisions: list[str]) -> dict:
     from loid_infer.encoders.folder import Probes, open_folder
     from loid_infer.encoders.opening import measure_runtimes
     from loid_infer.encoders.spec import fingerprint
@@ -82,7 +90,7 @@ def _row(name: str, pooling: str) -> dict:
                   np.concatenate([probes.lengths, tokens.lengths]), reference)  # fmt: skip
     row = {"model": name, "family": fp32.spec.architecture, "pooling": pooling}
     print(f"{name} {pooling}: exported", flush=True)
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in precisions:
         spec = replace(fp32.spec, precision=precision)
         try:
             encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
