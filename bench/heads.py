@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import against, loid, median, real_reviews, save, work_folder
+from bench.record import against, loid, median, needed_reviews, save, work_folder
 
 DOMAINS = ("musical_instruments", "digital_music")
 ABLATED = DOMAINS[0]
@@ -20,10 +20,7 @@ def main(n_seeds: int = 10, n_pairs: int = 1_000_000) -> None:
     workspace = work_folder("heads")
     rows, ablations = [], []
     for domain in DOMAINS:
-        source = real_reviews(domain)
-        if source is None:
-            raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-        loid("ingest", str(source), "-d", domain, "-w", str(workspace))
+        loid("ingest", str(needed_reviews(domain)), "-d", domain, "-w", str(workspace))
         loid("encode", "-d", domain, "-w", str(workspace))
         ablate = ("--ablate",) if domain == ABLATED else ()
         found = loid("evaluate", "-d", domain, "--seeds", str(n_seeds), *ablate, "-w", str(workspace))

@@ -14,17 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import loid, median, real_reviews, save, work_folder
+from bench.record import loid, median, needed_reviews, save, work_folder
 
 DOMAIN, K, BATCH, PART = "musical_instruments", 5, 512, 32  # texts that transformers takes at a time
 
 
 def main(n_pairs: int = 512) -> None:
     workspace = work_folder("loop")
-    source = real_reviews(DOMAIN)
-    if source is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    loid("ingest", str(source), "-d", DOMAIN, "-w", str(workspace))
+    loid("ingest", str(needed_reviews(DOMAIN)), "-d", DOMAIN, "-w", str(workspace))
     loid("encode", "-d", DOMAIN, "-w", str(workspace))
     fits = [loid("fit", "-d", DOMAIN, "--epochs", "4", "-w", str(workspace)) for _ in range(3)]
     n_train = fits[0]["n_train"]

@@ -10,16 +10,14 @@ bf16 that the processor lacks is emulated at a tenth of the speed, so there it i
 What was measured before is kept, so the table may be made in parts.
 """
 
-import gzip
 import json
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from bench.record import real_reviews, save, saved_as, work_folder
+from bench.record import review_texts, save, saved_as, work_folder
 from bench.shapes import SMOLLM2, shape
 from loid_infer.encoders.processor import has_bf16
 
@@ -132,11 +130,7 @@ def _int8(fp32, base, texts: list[str]):
 
 def _reviews() -> list[str]:
     """500 to measure on and 256 to calibrate on, from all over the file, which is ordered by item."""
-    source = real_reviews()
-    if source is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    with gzip.open(Path(source), "rt") as lines:
-        texts = list(dict.fromkeys(json.loads(line)["reviewText"] for line in lines))
+    texts = list(dict.fromkeys(review_texts()))
     drawn = np.random.default_rng(0).permutation(len(texts))[: N_REVIEWS + 256]
     return [texts[i] for i in drawn]
 

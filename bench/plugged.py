@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import against, loid, real_reviews, save, work_folder
+from bench.record import against, loid, needed_reviews, save, work_folder
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
 TRAINING = ("--epochs", "2", "--evals", "8")
@@ -24,7 +24,7 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
     place = Path(workspace) if workspace else work_folder("plugged")
     for domain in (SOURCE, TARGET):
         if not (place / "data" / f"{domain}.parquet").exists():
-            loid("ingest", str(real_reviews(domain)), "-d", domain, "-w", str(place))
+            loid("ingest", str(needed_reviews(domain)), "-d", domain, "-w", str(place))
     loid("encode", "-d", TARGET, "-w", str(place))
     train(place, SOURCE, f"{SOURCE}-0", 0)
     for seed in range(n_seeds):

@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from loid_infer.artifact import versions
@@ -128,6 +129,21 @@ def real_reviews(name: str = "musical_instruments") -> Path | None:
     return path if path.is_file() else None
 
 
+def needed_reviews(name: str = "musical_instruments") -> Path:
+    """The real reviews; the benchmark ends where they are not there."""
+    path = real_reviews(name)
+    if path is None:
+        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
+    return path
+
+
+def review_texts() -> Iterator[str]:
+    """The texts of the real reviews, in the order of the file, which is by item."""
+    with gzip.open(needed_reviews(), "rt") as lines:
+        for line in lines:
+            yield json.loads(line)["reviewText"]
+
+
 def work_folder(name: str) -> Path:
     """An empty folder to work in; what an earlier run left there is gone."""
     folder = WORK / name
@@ -141,10 +157,7 @@ def real_table(name: str, n_reviews: int) -> tuple[Path, Path]:
 
     Every k-th: the file is ordered by item.
     """
-    source = real_reviews()
-    if source is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    workspace = work_folder(name)
+    source, workspace = needed_reviews(), work_folder(name)
     with gzip.open(source, "rt") as lines, (workspace / "slice.jsonl").open("w") as out:
         whole = lines.readlines()
         out.writelines(whole[:: max(1, len(whole) // n_reviews)][:n_reviews])

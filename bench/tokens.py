@@ -10,7 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.record import ROOT, median, real_reviews, save
+from bench.record import ROOT, median, needed_reviews, review_texts, save
 from loid_infer.encoders.processor import n_usable_threads
 
 _PIECE = 512
@@ -18,8 +18,7 @@ _ROUNDS = 7
 
 
 def main() -> None:
-    if real_reviews() is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
+    needed_reviews()
     rows = []
     for way in ("loid-infer", "tokenizers (Rust)"):
         for n_threads in sorted({1, n_usable_threads()}):
@@ -40,7 +39,6 @@ def main() -> None:
 
 def one(way: str, n_threads: int) -> None:
     """One way in a process of its own: the Rust tokenizer settles its threads once."""
-    import gzip
     from itertools import chain
 
     import numpy as np
@@ -48,8 +46,7 @@ def one(way: str, n_threads: int) -> None:
     from loid_infer.encoders.tokens import Tokenizer
     from loid_infer.graphs.bases import find_base
 
-    with gzip.open(real_reviews(), "rt") as lines:
-        texts = list(dict.fromkeys(json.loads(line)["reviewText"] for line in lines))
+    texts = list(dict.fromkeys(review_texts()))
     parts = [texts[at : at + _PIECE] for at in range(0, len(texts), _PIECE)]
     ours = Tokenizer(find_base("default")[1] / "tokenizer.json", 256)
     each = [ours, *(ours.another() for _ in range(n_threads - 1))]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from bench.record import real_reviews, save, work_folder
+from bench.record import needed_reviews, save, work_folder
 
 PAIRS = "user_id,item_id\nA2IBPI20UZIR0U,B00004Y2UT\nsomebody-new,B00004Y2UT\n"
 ENCODE = ("encode", "--domain", "musical_instruments")
@@ -22,10 +22,7 @@ STEPS = (
 
 
 def main() -> None:
-    source = real_reviews()
-    if source is None:
-        raise SystemExit("no real reviews beside the checkout: set LOID_SHARED")
-    folder = work_folder("walk")
+    source, folder = needed_reviews(), work_folder("walk")
     shutil.copy(source, folder / "reviews.json.gz")
     (folder / "pairs.csv").write_text(PAIRS)
     loid = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]

@@ -177,9 +177,7 @@ def find_encoder(place: Workspace, name: str) -> EncoderFolder:
         return open_folder(path, name)
     known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
     by_itself = ", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."
+    mend = f"Run `loid-infer export --name {name}`{by_itself}"
     raise BadArtifact(
-        f"there is no encoder {name!r}",
-        where=str(path.parent),
-        got=", ".join(known) or "none",
-        mend=f"Run `loid-infer export --name {name}`{by_itself}",
+        f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none", mend=mend
     )

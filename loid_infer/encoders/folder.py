@@ -127,13 +127,13 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
     if passed is not True:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
-    computed, again = fingerprint(spec), "Run the same command again."
+    computed = fingerprint(spec)
     if computed != found:
         what = "the spec is not the one that was exported"
         raise BadArtifact(what, where=str(path), expected=found, got=computed, mend=mend)
     if expected and found != expected:
-        what = "the encoder was exported anew meanwhile"
-        raise BadArtifact(what, where=str(path), expected=expected, got=found, mend=again)
+        what, mend = "the encoder was exported anew meanwhile", "Run the same command again."
+        raise BadArtifact(what, where=str(path), expected=expected, got=found, mend=mend)
     return EncoderFolder(name, path, spec, found, manifest)
 
 

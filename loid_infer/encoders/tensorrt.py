@@ -52,7 +52,6 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
             got=f"--max-tokens {encoder.spec.max_tokens}",
             mend="Use --runtime torch.",
         )
-
     spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
     name, memory = torch.cuda.get_device_name(), machine_memory().parent
     return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory, budget)

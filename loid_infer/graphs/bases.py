@@ -18,7 +18,7 @@ from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_cont
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
 from loid_infer.graphs.gguf import read_told
-from loid_infer.graphs.hugging import from_hub, load_model, read_config, tokenizer_json
+from loid_infer.graphs.hugging import from_hub, load_model, read_config, refusing, tokenizer_json
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
 from loid_infer.store.records import FORMAT
@@ -149,9 +149,11 @@ def load_base(
     name, place = find_base(base)
     told = None if place.is_file() else find_reading(place)
     source = told[0] if told else place
+    with refusing("the GGUF file", source, "a GGUF file, and the package gguf"):
+        gguf = read_told(source) if source.is_file() else None  # takes seconds
     config = read_config(source)
     family, shape = _family(config, source)
-    declared = told[1] if told else Reading(read_told(place).pooling if place.is_file() else "")
+    declared = told[1] if told else Reading(gguf.pooling if gguf else "")
     if told and declared.max_tokens is None:
         declared = replace(declared, max_tokens=shape.max_tokens)
     plain = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
@@ -175,7 +177,7 @@ def load_base(
         for key, value in model.state_dict().items()
         if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
-    tokens = tokenizer_json(source, lower=reading.lower)
+    tokens = tokenizer_json(source, gguf, lower=reading.lower)
     found = Base(name, source, config, family, shape, reading, declared.pooling, tensors | reading.tensors(), tokens, 0,
                  -1, model)  # fmt: skip
     _check_tensors(found)

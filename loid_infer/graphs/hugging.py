@@ -15,7 +15,7 @@ from typing import Any
 
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
-from loid_infer.graphs.gguf import read_told
+from loid_infer.graphs.gguf import Told
 from loid_infer.graphs.sentence import read_json
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
@@ -60,8 +60,7 @@ def read_config(place: Path) -> dict[str, Any]:
         import transformers
 
         expected = "one of a model that transformers knows, and the package gguf"
-        with _reading("the GGUF file", place, expected), _alone(place) as (folder, options):
-            read_told(place)
+        with refusing("the GGUF file", place, expected), _alone(place) as (folder, options):
             found = transformers.AutoConfig.from_pretrained(folder, **options)
             return dict(json.loads(found.to_json_string(use_diff=False)))
     told = {file: read_json(place / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
@@ -88,7 +87,7 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     transformers.logging.disable_progress_bar()
     expected = "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
     with (
-        _reading("the weights", place, "a GGUF file" if place.is_file() else expected),
+        refusing("the weights", place, "a GGUF file" if place.is_file() else expected),
         contextlib.redirect_stderr(io.StringIO()),  # a bar of its own
         _alone(place) as (folder, options),
     ):
@@ -107,18 +106,19 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
 
 
-def tokenizer_json(place: Path, *, lower: bool) -> str:
+def tokenizer_json(place: Path, told: Told | None, *, lower: bool) -> str:
     """The tokenizer.json beside the weights, without truncation and padding; where there is none, transformers makes it
     of what there is.
 
     Args:
+        told: what a GGUF file says; None for a folder.
         lower: whether texts are lowered before anything else.
 
     Raises:
         BadArtifact: there is none, and none can be made.
     """
     expected = "tokenizer.json, or what transformers makes it of"
-    with _reading("the tokenizer", place, expected), _alone(place) as (folder, options):
+    with refusing("the tokenizer", place, expected), _alone(place) as (folder, options):
         if (folder / TOKENIZER_FILE).is_file():
             parts = read_json(folder / TOKENIZER_FILE)
         else:
@@ -128,9 +128,9 @@ def tokenizer_json(place: Path, *, lower: bool) -> str:
             if getattr(made, "backend_tokenizer", None) is None:
                 raise ValueError(f"{type(made).__name__} has no fast form")
             parts = json.loads(made.backend_tokenizer.to_str())
-            if place.is_file():
+            if told is not None:
                 used = {"bos": (made.bos_token, made.bos_token_id), "eos": (made.eos_token, made.eos_token_id)}
-                parts |= read_told(place).tokenizer(used, parts)
+                parts |= told.tokenizer(used, parts)
     if lower and not (parts.get("normalizer") or {}).get("lowercase"):
         rest = [parts["normalizer"]] if parts.get("normalizer") else []
         parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *rest]}
@@ -158,7 +158,8 @@ def _alone(place: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def _reading(what: str, place: Path, expected: str) -> Iterator[None]:
+def refusing(what: str, place: Path, expected: str) -> Iterator[None]:
+    """Whatever a library raises on a file that it cannot read, as BadArtifact."""
     try:
         yield
     except LoidError:

@@ -186,6 +186,7 @@ def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]
     name = declared.get("content") if isinstance(declared, dict) else declared
     wanted = tokenizer.id_of(name) if name and (pooling != "mean" or base.family.ends) else None
     if wanted is not None and not all(text[at] == wanted for text in texts):
-        place, found = "last" if at else "first", sorted({int(text[at]) for text in texts})[:5]
-        what, mend = "the tokenizer does not give the token that is pooled", "whose tokenizer.json adds it"
-        refuse(what, f"{name} ({wanted}) {place}", str(found), f"Give --base a folder {mend}.")
+        what = "the tokenizer does not give the token that is pooled"
+        mend = "Give --base a folder whose tokenizer.json adds it."
+        found = sorted({int(text[at]) for text in texts})[:5]
+        refuse(what, f"{name} ({wanted}) {'last' if at else 'first'}", str(found), mend)

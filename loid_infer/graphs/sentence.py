@@ -152,9 +152,8 @@ def _pooling(config: dict[str, Any]) -> str:
 
 def _max_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
     """Since release 6 only the tokenizer says it."""
-    told = config.get("max_seq_length") or read_json(folder / "tokenizer_config.json", absent={}).get(
-        "model_max_length"
-    )
+    tokenizer = read_json(folder / "tokenizer_config.json", absent={})
+    told = config.get("max_seq_length") or tokenizer.get("model_max_length")
     return int(told) if isinstance(told, int | float) and told < _UNLIMITED else None
 
 

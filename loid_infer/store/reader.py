@@ -151,7 +151,8 @@ class StoreReader:
                     break
                 rows[at:end], digests[at:end] = chunk.first_row + np.arange(end - at), chunk.digests
                 at = end
-                self._checked |= {chunk.first_row} if check else set()
+                if check:
+                    self._checked.add(chunk.first_row)
                 task.advance(len(chunk.digests))
         return rows[:at], digests[:at]
 

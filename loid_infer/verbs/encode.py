@@ -158,11 +158,12 @@ def encode_corpus(
         BadName: the corpus's name is no slug.
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
-    path = Workspace.of(workspace).corpora / f"{slug(corpus.name, 'corpus')}.digests"
+    place = Workspace.of(workspace)
+    path = place.corpora / f"{slug(corpus.name, 'corpus')}.digests"
     digests = corpus.digests(progress)
     # Whenever the run is broken off, what was stored before and what is stored by then are both kept.
     record(path, np.concatenate([digests, recorded(path)]) if path.exists() else digests)
-    result = _encode(corpus, digests, encoder, Workspace.of(workspace), progress)
+    result = _encode(corpus, digests, encoder, place, progress)
     record(path, digests)
     return result
 
