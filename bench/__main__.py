@@ -21,7 +21,7 @@ def main() -> None:
             continue
         print(f"\n== {question}", flush=True)
         subprocess.run([sys.executable, "-m", f"bench.{question}"], cwd=ROOT, check=True)
-    subprocess.run([sys.executable, "-m", "bench.readme"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "bench.docs"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""Writes what is generated in README.md and docs/: benchmark tables from bench/results/, docs/cli.md from Typer.
+
+python -m bench.docs            write it
+python -m bench.docs --check    exit 1 if something differs
+
+`<!-- bench:NAME -->` stands before the table of bench/results/NAME.json; `<!-- bench:NAME:1,4 -->` shows those rows only.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import typer
+from typer.cli import get_docs_for_click
+
+from bench.record import RESULTS, ROOT, said, table
+from loid_infer.cli.app import build
+
+_BLOCK = re.compile(r"(<!-- bench:(\w+)(?::([\d,]+))? -->\n).*?(<!-- /bench -->)", re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CLI = ROOT / "docs" / "cli.md"
+
+
+def rendered(path: Path) -> str:
+    """The text that a page should have."""
+    return commands() if path == CLI else _BLOCK.sub(_block, path.read_text())
+
+
+def commands() -> str:
+    """Every command with its arguments and options, as Typer documents them."""
+    app = typer.main.get_command(build())
+    context = typer.Context(app, info_name="loid-infer")
+    return get_docs_for_click(obj=app, ctx=context, name="loid-infer", title="Command line").strip() + "\n"
+
+
+def _block(match: re.Match[str]) -> str:
+    begin, name, numbers, end = match.groups()
+    if name == "glance":
+        return f"{begin}\n{table(glance())}\n\n{end}"
+    files = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}.*.json"))]  # one per processor
+    chosen = [int(number) - 1 for number in numbers.split(",")] if numbers else None
+    return begin + "".join(_result(file, chosen) for file in files if file.exists()) + "\n" + end
+
+
+def _result(file: Path, chosen: list[int] | None) -> str:
+    record = json.loads(file.read_text())
+    if file.stem == "walk":
+        shown = (f"$ {row['command']}\n{row['prints']}" for row in record["rows"])
+        return "\n```console\n{}\n```\n".format("\n".join(shown))
+    machine = record["machine"]
+    gpus = "".join(f"{gpu}, " for gpu in machine.get("gpus", []))
+    measured = f"{gpus}{machine['threads']} threads of {machine['processor']} ({', '.join(machine['features'])})"
+    rows = record["rows"] if chosen is None else [record["rows"][i] for i in chosen]
+    source = f"{measured}, {record['date']}; `bench/results/{file.name}`."
+    return f"\n{table(rows)}\n\n<sub>{record['notes']} {source}</sub>\n"
+
+
+def glance() -> list[dict]:
+    """The questions people ask first, each with its answer in figures and where the whole table is."""
+    head, plugin = (_row(file, model=model) for file, model in (("heads", "head"), ("plugged", "own plugin")))
+    digital = _row("heads", domain="digital_music", split="random", model="head")
+    time = _row("heads", domain="musical_instruments", split="time", model="head")
+    plain, over = (_row("relora", split="mean", over=over) for over in ("none", "digital_music"))
+    int8, default = (_row("encode", way=way) for way in ("loid-infer int8, openvino", "sentence-transformers (default)"))
+    stored, looped = (_row("loop", way=way) for way in ("from the store", "encoder in the loop, transformers fp32"))
+    score = _row("score", preset="default")
+
+    def against_bias(row: dict) -> str:
+        return f"{row['mse']:.4f}, {row['difference']:+.4f} ({row['interval']})"
+
+    answers = [
+        ("Do review texts improve rating prediction? Test MSE of the head and its difference from a tuned bias model, "
+         "95 % interval",
+         f"Barely. Digital Music: {against_bias(digital)}. Musical Instruments: {against_bias(head)}; "
+         f"split by time: {against_bias(time)}", "accuracy"),
+        ("Do LoRA plugins improve the head? Test MSE against the frozen encoder",
+         f"No: {plugin['difference']:+.4f} ({plugin['interval']})", "plugins"),
+        ("Does training a plugin on top of another domain's (re-LoRA) help?",
+         f"It starts ahead ({said(over['steps_to_0.65'])} against {said(plain['steps_to_0.65'])} steps to the same "
+         f"validation error) and ends no better (test MSE {over['test_mse']:.3f} against {plain['test_mse']:.3f})",
+         "plugins"),
+        ("How fast are texts encoded on two CPU cores?",
+         f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['times_default']:.1f} times sentence-transformers' "
+         f"default ({said(default['tokens_per_s'])})", "encoding"),
+        ("What does an epoch of the head take with stored vectors?",
+         f"{stored['epoch_s']:.2f} s, against {looped['epoch_s'] / 60:.0f} min with the encoder inside the training "
+         "loop", "training-and-scoring"),
+        ("How fast are pairs scored?", f"{said(score['pairs_per_s'])} pairs/s, file to file", "training-and-scoring"),
+    ]  # fmt: skip
+    return [
+        {"question": question, "answer": answer, "more": f"[table](docs/benchmarks.md#{section})"}
+        for question, answer, section in answers
+    ]
+
+
+def _row(file: str, **wanted: str) -> dict:
+    """The first row of a result that has these values."""
+    rows = json.loads((RESULTS / f"{file}.json").read_text())["rows"]
+    return next(row for row in rows if wanted.items() <= row.items())
+
+
+def main() -> None:
+    texts = {path: rendered(path) for path in sorted({*PAGES, CLI})}
+    if "--check" in sys.argv[1:]:
+        sys.exit(any(not path.exists() or path.read_text() != text for path, text in texts.items()))
+    for path, text in texts.items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
