@@ -3,7 +3,7 @@
 python -m bench.docs            write it
 python -m bench.docs --check    exit 1 if something differs
 
-`<!-- bench:NAME -->` stands before the table of bench/results/NAME.json; `<!-- bench:NAME:1,4 -->` shows those rows only.
+`<!-- bench:NAME -->` is followed by the table of bench/results/NAME.json, `<!-- bench:NAME:1,4 -->` by two of its rows.
 """
 
 import json
@@ -62,32 +62,41 @@ def glance() -> list[dict]:
     digital = _row("heads", domain="digital_music", split="random", model="head")
     time = _row("heads", domain="musical_instruments", split="time", model="head")
     plain, over = (_row("relora", split="mean", over=over) for over in ("none", "digital_music"))
-    int8, default = (_row("encode", way=way) for way in ("loid-infer int8, openvino", "sentence-transformers (default)"))
+    int8, default = (
+        _row("encode", way=way) for way in ("loid-infer int8, openvino", "sentence-transformers (default)")
+    )
     stored, looped = (_row("loop", way=way) for way in ("from the store", "encoder in the loop, transformers fp32"))
     score = _row("score", preset="default")
 
     def against_bias(row: dict) -> str:
         return f"{row['mse']:.4f}, {row['difference']:+.4f} ({row['interval']})"
 
+    ratings = (
+        f"Barely. Digital Music: {against_bias(digital)}. Musical Instruments: {against_bias(head)}; split by time: "
+        + against_bias(time)
+    )
+    ahead, plainly = said(over["steps_to_0.65"]), said(plain["steps_to_0.65"])
+    relora = (
+        f"It starts ahead ({ahead} against {plainly} steps to the same validation error) and ends no better (test MSE "
+        f"{over['test_mse']:.3f} against {plain['test_mse']:.3f})"
+    )
+    speed = (
+        f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['times_default']:.1f} times sentence-transformers' "
+        f"default ({said(default['tokens_per_s'])})"
+    )
+    epoch = f"{stored['epoch_s']:.2f} s, against {looped['epoch_s'] / 60:.0f} min with the encoder inside the loop"
     answers = [
-        ("Do review texts improve rating prediction? Test MSE of the head and its difference from a tuned bias model, "
-         "95 % interval",
-         f"Barely. Digital Music: {against_bias(digital)}. Musical Instruments: {against_bias(head)}; "
-         f"split by time: {against_bias(time)}", "accuracy"),
-        ("Do LoRA plugins improve the head? Test MSE against the frozen encoder",
-         f"No: {plugin['difference']:+.4f} ({plugin['interval']})", "plugins"),
-        ("Does training a plugin on top of another domain's (re-LoRA) help?",
-         f"It starts ahead ({said(over['steps_to_0.65'])} against {said(plain['steps_to_0.65'])} steps to the same "
-         f"validation error) and ends no better (test MSE {over['test_mse']:.3f} against {plain['test_mse']:.3f})",
-         "plugins"),
-        ("How fast are texts encoded on two CPU cores?",
-         f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['times_default']:.1f} times sentence-transformers' "
-         f"default ({said(default['tokens_per_s'])})", "encoding"),
-        ("What does an epoch of the head take with stored vectors?",
-         f"{stored['epoch_s']:.2f} s, against {looped['epoch_s'] / 60:.0f} min with the encoder inside the training "
-         "loop", "training-and-scoring"),
+        ("Do review texts improve rating prediction? (test MSE; difference from a bias model)", ratings, "accuracy"),
+        (
+            "Do LoRA plugins improve the head? Test MSE against the frozen encoder's",
+            f"No: {plugin['difference']:+.4f} ({plugin['interval']})",
+            "plugins",
+        ),
+        ("Does it help to train a plugin on top of another domain's (re-LoRA)?", relora, "plugins"),
+        ("How fast are texts encoded on two CPU cores?", speed, "encoding"),
+        ("How long does an epoch of the head take with stored vectors?", epoch, "training-and-scoring"),
         ("How fast are pairs scored?", f"{said(score['pairs_per_s'])} pairs/s, file to file", "training-and-scoring"),
-    ]  # fmt: skip
+    ]
     return [
         {"question": question, "answer": answer, "more": f"[table](docs/benchmarks.md#{section})"}
         for question, answer, section in answers

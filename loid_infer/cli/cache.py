@@ -1,4 +1,4 @@
-"""Commands on stored vectors: cache info, verify, salvage, compact, gc, export, import."""
+"""Commands on the stores of vectors: cache info, verify, salvage, compact, gc, export, import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loid_infer.cli.options import DomainOption, EncoderOption, SeedOption
 
 @command("cache.cache_info")
 def info() -> None:
-    """List the stores: encoder, rows, bytes.
+    """List the stores with their encoders, rows and sizes.
 
     Example: loid-infer cache info
     """
@@ -22,10 +22,12 @@ def info() -> None:
 @command("cache.cache_verify", bad=lambda found: found.n_bad > 0)
 def verify(
     encoder: EncoderOption = None,
-    reencode: Annotated[int, typer.Option(help="Also compute so many random texts a store anew.", min=0)] = 0,
+    reencode: Annotated[
+        int, typer.Option(help="Also encode this many random texts of each store again and compare.", min=0)
+    ] = 0,
     seed: SeedOption = 0,
 ) -> None:
-    """Check every checksum and index entry; exit 2 when something is bad.
+    """Check every checksum and index entry. Exit code 2 if something is damaged.
 
     Example: loid-infer cache verify --reencode 200
     """
@@ -33,7 +35,7 @@ def verify(
 
 @command("upkeep.cache_salvage")
 def salvage(encoder: EncoderOption = None) -> None:
-    """Keep the sound chunks of a damaged store; says what must be encoded again.
+    """Keep the undamaged chunks of a damaged store and say what must be encoded again.
 
     Example: loid-infer cache salvage
     """
@@ -41,15 +43,15 @@ def salvage(encoder: EncoderOption = None) -> None:
 
 @command("upkeep.cache_compact")
 def compact(encoder: EncoderOption = None) -> None:
-    """Write stores anew, as small as they can be.
+    """Rewrite stores with full chunks and pages, which makes them as small as possible.
 
     Example: loid-infer cache compact
     """
 
 
 @command("upkeep.cache_gc")
-def gc(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False) -> None:
-    """Drop stores that no encoder or head refers to, and rows that no domain or other corpus uses.
+def gc(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:
+    """Remove stores that no encoder or head refers to, and rows that no domain, corpus or head uses.
 
     Example: loid-infer cache gc --dry-run
     """
@@ -57,11 +59,11 @@ def gc(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what wo
 
 @command("cache.cache_export")
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .parquet or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output file: .parquet or .safetensors.")],
     domain: DomainOption,
     encoder: EncoderOption = None,
 ) -> None:
-    """Write a domain's vectors in review order.
+    """Write a domain's vectors to a file, in review order.
 
     Example: loid-infer cache export --domain video_games vectors.parquet
     """
@@ -69,9 +71,11 @@ def export(
 
 @command("imports.cache_import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A .safetensors bundle, or a store's folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A .safetensors file of `cache export`, or the folder of a store.")
+    ],
 ) -> None:
-    """Take in vectors computed elsewhere with an encoder of this workspace.
+    """Import vectors that another machine computed with an encoder of this workspace.
 
     Example: loid-infer cache import shard-2/cache/0c9260bec55319947e73876fb90c5a26
     """

@@ -16,7 +16,8 @@ from loid_infer.settings import DEFAULT_BASE
 @command("export.export")
 def export(
     name: Annotated[
-        str | None, typer.Option(help="Of the encoder; the last plugin's by default, else `base`.", show_default=False)
+        str | None,
+        typer.Option(help="Name of the encoder. By default that of the last plugin, else `base`.", show_default=False),
     ] = None,
     base: BaseOption = DEFAULT_BASE,
     plugins: Annotated[
@@ -24,45 +25,43 @@ def export(
         typer.Option(
             "--plugin",
             "-p",
-            help="To add to the base, with all it was trained on; repeat for more.",
+            help="A plugin to fold in, with the plugins it was trained on; repeat for more.",
             show_default=False,
         ),
-    ] = [],  # noqa: B006 - typer makes a list of its own
-    pooling: Annotated[
-        str, typer.Option(help="What is read of the last layer: auto, as the base says | cls | mean | last")
-    ] = "auto",
+    ] = [],  # noqa: B006 - typer makes a new list
+    pooling: Annotated[str, typer.Option(help="Pooling: auto (what the base says) | cls | mean | last")] = "auto",
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Vectors of unit length; as the base says by default.",
+            help="Scale vectors to unit length. By default what the base says.",
             show_default=False,
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Put before every text; the base's own by default.", show_default=False)
+        str | None, typer.Option(help="Prefix of every text. By default that of the base.", show_default=False)
     ] = None,
     prompt_name: Annotated[
-        str | None, typer.Option(help="One of a sentence-transformers folder's prompts.", show_default=False)
+        str | None, typer.Option(help="Name of a prompt of a sentence-transformers folder.", show_default=False)
     ] = None,
     precision: Annotated[str, typer.Option(help="auto | fp32 | bf16 | fp16 | int8")] = "auto",
     calibrate_on: Annotated[
-        str | None, typer.Option(help="For int8: the domain whose reviews set the scales.", show_default=False)
+        str | None, typer.Option(help="Domain whose reviews calibrate int8.", show_default=False)
     ] = None,
-    store: Annotated[str, typer.Option(help="Dtype of stored vectors: fp16 | fp32")] = "fp16",
+    store: Annotated[str, typer.Option(help="Data type of stored vectors: fp16 | fp32")] = "fp16",
     max_tokens: MaxTokensOption = None,
     tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Prepare TensorRT engines too; tells what is missing for them.")
+        bool, typer.Option("--tensorrt", help="Build TensorRT engines too, or say what is missing.")
     ] = False,
 ) -> None:
-    """Make an encoder that any runtime can open and prove itself on.
+    """Export a model, with plugins folded in, as an encoder that every runtime can run.
 
     Example: loid-infer export --plugin video_games
     """
 
 
 def _each(encoder: list[str] | None, **options: Any) -> Any:
-    """`encode` with one encoder after the other."""
+    """Run `encode` with one encoder after the other."""
     from loid_infer.verbs.encode import encode as verb
 
     names: list[str | None] = [*(encoder or [])] or [None]
@@ -86,21 +85,26 @@ def encode(
         typer.Option(
             "--encoder",
             "-e",
-            help="An export's name, repeat for more; the domain's own or `base` by default.",
+            help="Name of an export; repeat for more. By default that of the domain, else `base`.",
             show_default=False,
         ),
     ] = None,
     runtime: Annotated[str, typer.Option(help="auto | torch | onnxruntime | openvino | tensorrt | fake")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="What the encoder must have: fp32 | bf16 | fp16 | int8", show_default=False)
+        str | None,
+        typer.Option(
+            help="Required precision: fp32 | bf16 | fp16 | int8. By default that of the encoder.", show_default=False
+        ),
     ] = None,
     device: DeviceOption = "auto",
     n_threads: Annotated[
-        int | None, typer.Option("--threads", help="Processors to use; all by default.", min=1, show_default=False)
+        int | None, typer.Option("--threads", help="Number of CPU threads. By default all.", min=1, show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell hits, new texts and the cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count stored and new texts and estimate the cost, without encoding.")
+    ] = False,
 ) -> None:
-    """Store the vector of every review of a domain; what is stored already is not computed again.
+    """Compute and store the vector of every review of a domain that is not stored yet.
 
     Example: loid-infer encode --domain video_games
     """

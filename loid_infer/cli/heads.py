@@ -1,4 +1,4 @@
-"""Commands that work on stored vectors: fit, evaluate, score, similar."""
+"""Commands on heads and stored vectors: fit, evaluate, score, similar."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loid_infer.cli.declare import command
-from loid_infer.cli.options import (
-    DeviceOption,
-    DomainOption,
-    DropoutOption,
-    EncoderOption,
-    EpochsOption,
-    HeadsOption,
-    KOption,
-    LamOption,
-    MarginOption,
-    PresetOption,
-    ProtocolOption,
-    SeedOption,
-    SplitOption,
-    SplitSeedOption,
-)
+from loid_infer.cli.options import DeviceOption, DomainOption, EncoderOption, SeedOption, SplitOption, SplitSeedOption
+from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
 
 if TYPE_CHECKING:
     from loid_infer.verbs.evaluate import EvaluateResult
@@ -35,50 +21,61 @@ if TYPE_CHECKING:
 def fit(
     domain: DomainOption,
     encoder: EncoderOption = None,
-    preset: PresetOption = "default",
-    protocol: ProtocolOption = "strict",
-    name: Annotated[str | None, typer.Option(help="Of the head; the domain's by default.", show_default=False)] = None,
-    k: KOption = 5,
-    lam: LamOption = 0.2,
-    margin: MarginOption = None,
-    epochs: EpochsOption = None,
-    n_heads: HeadsOption = None,
-    dropout: DropoutOption = None,
+    settings: HeadOptions = DEFAULT_OPTIONS,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the head. By default that of the domain.", show_default=False)
+    ] = None,
     device: DeviceOption = "auto",
     split: SplitOption = "random",
     split_seed: SplitSeedOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Train the recommender head of a domain from its stored vectors.
+    """Train a domain's recommender head on stored vectors.
 
     Example: loid-infer fit --domain video_games
     """
 
 
 def tables(result: EvaluateResult) -> dict[str, Any]:
-    """What people want to see of an evaluation; the rest is in the file it names."""
+    """The parts of an evaluation that are printed; the rest is in the file it names."""
     from loid_infer.heads.comparison import NO_VARIANTS
 
     models = []
     for model in result.summary:
-        varied = model.model not in NO_VARIANTS
-        found = (
-            (model.against_head, model.against_head_low, model.against_head_high) if varied
-            else (model.against_bias, model.against_bias_low, model.against_bias_high)
-        )  # fmt: skip
-        mean, low, high = ("" if value is None else f"{value:+.4f}" for value in found)
-        models.append({"model": model.model, "encoder": model.encoder or "", "MSE": f"{model.mse:.4f}",
-                       "difference": mean, "from": "head" if varied else "bias", "low": low, "high": high})  # fmt: skip
+        is_variant = model.model not in NO_VARIANTS
+        other = "head" if is_variant else "bias"
+        mean, low, high = (getattr(model, f"against_{other}{end}") for end in ("", "_low", "_high"))
+        models.append(
+            {
+                "model": model.model,
+                "encoder": model.encoder or "",
+                "MSE": f"{model.mse:.4f}",
+                "difference": _signed(mean),
+                "from": other,
+                "low": _signed(low),
+                "high": _signed(high),
+            }
+        )
     buckets = [
         {"by": one.by, "bucket": one.bucket, "pairs": one.n_test, "bias": f"{one.bias:.4f}", "head": f"{one.head:.4f}"}
         for one in result.buckets
     ]
     last = result.split_seed + result.n_seeds - 1
     return {
-        "domain": result.domain, "preset": result.preset, "protocol": result.protocol,
-        "split": f"{result.split}, seeds {result.split_seed} to {last}", "95 % intervals over": result.interval,
-        "path": result.path, "seconds": result.seconds, "test MSE": models, "by fewest reviews, and by rating": buckets,
-    }  # fmt: skip
+        "domain": result.domain,
+        "preset": result.preset,
+        "protocol": result.protocol,
+        "split": f"{result.split}, seeds {result.split_seed} to {last}",
+        "95 % intervals over": result.interval,
+        "path": result.path,
+        "seconds": result.seconds,
+        "test MSE": models,
+        "by fewest reviews, and by rating": buckets,
+    }
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}"
 
 
 @command("evaluate.evaluate", people=tables)
@@ -89,24 +86,20 @@ def evaluate(
         typer.Option(
             "--encoder",
             "-e",
-            help="Repeat to compare; {seed} stands for the split's seed. The domain's own or `base` by default.",
+            help="Name of an export; repeat to compare. {seed} is replaced by the split's seed. By default that of the "
+            "domain, else `base`.",
             show_default=False,
         ),
-    ] = [],  # noqa: B006 - typer makes a list of its own
-    seeds: Annotated[int, typer.Option(help="How many splits, by seed.", min=1)] = 5,
-    ablate: Annotated[bool, typer.Option("--ablate", help="Also with one thing changed at a time.")] = False,
-    preset: PresetOption = "default",
-    protocol: ProtocolOption = "strict",
-    k: KOption = 5,
-    lam: LamOption = 0.2,
-    margin: MarginOption = None,
-    epochs: EpochsOption = None,
-    n_heads: HeadsOption = None,
-    dropout: DropoutOption = None,
+    ] = [],  # noqa: B006 - typer makes a new list
+    seeds: Annotated[int, typer.Option(help="Number of splits.", min=1)] = 5,
+    ablate: Annotated[bool, typer.Option("--ablate", help="Also change one part of the head at a time.")] = False,
+    settings: HeadOptions = DEFAULT_OPTIONS,
     split: SplitOption = "random",
-    split_seed: Annotated[int, typer.Option("--split-seed", "--seed", help="The first.", min=0)] = 0,
+    split_seed: Annotated[
+        int, typer.Option("--split-seed", "--seed", help="Random seed of the first split.", min=0)
+    ] = 0,
 ) -> None:
-    """Test a domain's head on several splits, beside baselines, with intervals.
+    """Test a domain's head on several splits and compare it with baselines, with confidence intervals.
 
     Example: loid-infer evaluate --domain video_games --seeds 5 --ablate
     """
@@ -114,58 +107,62 @@ def evaluate(
 
 @command("score.score")
 def score(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet or CSV with user_id, item_id.")],
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet or CSV file with user_id and item_id.")],
     domain: Annotated[
         str | None,
         typer.Option(
             "--domain",
             "-d",
-            help="Of all pairs; else their column `domain`, else the only head there is.",
+            help="Domain of all pairs. By default what their column `domain` says, else that of the only head.",
             show_default=False,
         ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="A head's name; the domain's by default.", show_default=False)
+        str | None, typer.Option(help="Name of the head. By default that of the domain.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet or CSV; PAIRS.scores.parquet by default.", show_default=False)
+        Path | None,
+        typer.Option(help="Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv.", show_default=False),
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Predict the rating of every pair, unknown users and items included.
+    """Predict the rating of every pair, including unknown users and items.
 
     Example: loid-infer score ratings.parquet --domain video_games
     """
 
 
 def _rows(result: Any) -> dict[str, Any]:
-    found = asdict(result)
-    return found | {"neighbors": [row(near) for near in found["neighbors"]]}
+    whole = asdict(result)
+    return whole | {"neighbors": [row(neighbor) for neighbor in whole["neighbors"]]}
 
 
-def row(near: dict[str, Any]) -> dict[str, Any]:
-    """What people want to see of a neighbor."""
-    if near["text"] is None:
-        return {name: near[name] for name in ("id", "score", "n_reviews")}
-    text = shorten(near["text"], 120, placeholder=" ..")
-    return {"row": near["id"], **{name: near[name] for name in ("score", "rating", "item_id")}, "text": text}
+def row(neighbor: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a neighbor that are printed."""
+    if neighbor["text"] is None:
+        return {name: neighbor[name] for name in ("id", "score", "n_reviews")}
+    text = shorten(neighbor["text"], 120, placeholder=" ..")
+    return {"row": neighbor["id"], **{name: neighbor[name] for name in ("score", "rating", "item_id")}, "text": text}
 
 
 @command("similar.similar", people=_rows)
 def similar(
     domain: DomainOption,
-    item: Annotated[str | None, typer.Option(help="What is like this item?", show_default=False)] = None,
-    user: Annotated[str | None, typer.Option(help="Who writes like this user?", show_default=False)] = None,
-    text: Annotated[str | None, typer.Option(help="Which reviews are like this text?", show_default=False)] = None,
+    item: Annotated[str | None, typer.Option(help="ID of an item to compare with.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="ID of a user to compare with.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="A text to compare with.", show_default=False)] = None,
     of: Annotated[
         str | None,
-        typer.Option(help="Look among items | users | reviews; what is asked about by default.", show_default=False),
+        typer.Option(
+            help="What to search: items | users | reviews. By default the kind that is compared with.",
+            show_default=False,
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 10,
+    n: Annotated[int, typer.Option("-n", help="Number of neighbors.", min=1)] = 10,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find the nearest items, users or reviews of a domain by their vectors.
+    """Find the nearest items, users or reviews by cosine similarity of their vectors.
 
     Example: loid-infer similar --domain video_games --text "the controls are terrible" -n 5
     """

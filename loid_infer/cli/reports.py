@@ -1,4 +1,4 @@
-"""Commands that look: report, doctor."""
+"""Commands that only read: report, doctor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from loid_infer.cli.declare import command
 @command("report.report")
 def report(
     domain: Annotated[
-        str | None, typer.Option("--domain", "-d", help="Only this one; all by default.", show_default=False)
+        str | None,
+        typer.Option("--domain", "-d", help="Report on this domain only. By default on all.", show_default=False),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page of all that was measured.
+    """Write a self-contained HTML report of everything that was measured.
 
     Example: loid-infer report
     """
@@ -23,7 +24,7 @@ def report(
 
 @command("doctor.doctor")
 def doctor() -> None:
-    """Tell what this machine can run, and what is wrong with it.
+    """Report versions, runtimes and common problems of this machine.
 
     Example: loid-infer doctor
     """

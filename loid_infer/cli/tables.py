@@ -20,14 +20,14 @@ def sample(
         typer.Option(
             "--domain",
             "-d",
-            help=f"Domains to write; repeat for more. By default {', '.join(SAMPLE_DOMAINS)}.",
+            help=f"A domain to write; repeat for more. By default {', '.join(SAMPLE_DOMAINS)}.",
             show_default=False,
         ),
     ] = None,
     n_reviews: Annotated[int, typer.Option(help="Reviews per domain.", min=1)] = 2000,
     seed: SeedOption = 0,
 ) -> None:
-    """Write synthetic reviews with a planted, documented structure.
+    """Write synthetic reviews with a known structure (docs/sample.md).
 
     Example: loid-infer sample --domain video_games --n-reviews 5000
     """
@@ -64,7 +64,7 @@ def _range(text: str) -> tuple[float, float]:
 
 @command("ingest.ingest")
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Review files, read in this order.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Review files, read in the given order.")],
     domain: DomainOption,
     format: Annotated[
         str, typer.Option(help="auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet")
@@ -74,19 +74,19 @@ def ingest(
         typer.Option(
             parser=_mapping,
             metavar="TEXT",
-            help="user_id=..,item_id=..,rating=..,text=..,timestamp=..",
+            help="Names of the source's columns: user_id=..,item_id=..,rating=..,text=..,timestamp=..",
             show_default=False,
         ),
     ] = None,
     duplicates: Annotated[
-        str, typer.Option(help="Same user and item twice: keep-last | keep-first | error")
+        str, typer.Option(help="Reviews of the same user and item: keep-last | keep-first | error")
     ] = "keep-last",
-    on_bad: Annotated[str, typer.Option(help="A bad line: error | skip")] = "error",
+    on_bad: Annotated[str, typer.Option(help="Bad lines: error | skip")] = "error",
     rating_range: Annotated[
-        Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest rating.")
+        Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest valid rating.")
     ] = "1,5",
 ) -> None:
-    """Read review files into the domain's canonical table.
+    """Read review files into a domain's table.
 
     Example: loid-infer ingest reviews_Musical_Instruments_5.json.gz --domain musical_instruments
     """

@@ -1,11 +1,11 @@
-"""The settings of a LoID head and its two presets. This file knows names and numbers only."""
+"""The settings of a LoID head and its two presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from loid_infer.errors import BadSetting
+from loid_infer.settings import check_limits, option
 
 PRESETS = ("default", "paper")
 PROTOCOLS = ("strict", "paper")
@@ -13,81 +13,121 @@ PROTOCOLS = ("strict", "paper")
 
 @dataclass(frozen=True, slots=True)
 class HeadSettings:
-    """Everything a fit depends on besides its data and seed."""
+    """Everything that decides a head besides data and seed."""
 
     preset: str
     protocol: str  # strict | paper
-    k: int  # reviews drawn from each history, in training
-    max_history: int  # reviews of each history that a prediction reads
+    k: int  # reviews sampled from each history in training
+    max_history: int  # reviews of each history used for a prediction
     lam: float  # weight of the triplet loss, LoID eq. 10
     margin: float  # of the triplet loss, LoID eq. 8
     epochs: int
-    patience: int  # epochs without a better validation MSE before training stops; 0: never
+    patience: int  # epochs without a better validation MSE before early stopping; 0: no early stopping
     batch: int
     learning_rate: float
     weight_decay: float
-    id_weight_decay: float  # of ID embeddings; seven ratings a user are soon learnt by heart
+    id_weight_decay: float  # of ID embeddings, which overfit users with few ratings
     dropout: float
-    unknown_share: float  # of training pairs whose user (item) is made unknown
-    width: int  # of ID embeddings and of attention; 0: that of the vectors
+    unknown_share: float  # share of training pairs whose user (item) ID is masked
+    width: int  # dimension of ID embeddings and attention; 0: that of the vectors
     n_heads: int
-    with_biases: bool  # global mean, user and item biases and the ridge readout below the network
-    history_ratings: bool  # a history's reviews come with the ratings they gave
-    residual: bool  # LayerNorm(p + attention) in place of attention alone
-    product: bool  # the product of what both histories say is read beside them
-    ids: bool  # users and items have embeddings and biases of their own
-    attention: bool  # IDs weigh the reviews of a history; without, all weigh the same
+    with_biases: bool  # the network predicts residuals of global mean, user and item biases and a ridge model
+    history_ratings: bool  # the ratings of a history's reviews are features
+    residual: bool  # LayerNorm(p + attention) instead of attention alone
+    product: bool  # the elementwise product of both histories is a feature
+    ids: bool  # users and items have ID embeddings and biases
+    attention: bool  # IDs attend to reviews; otherwise reviews are averaged
     unit_triplet: bool  # normalize both sides of the triplet loss
-    averaging: float  # decay of the running mean of the weights; 0: none
+    averaging: float  # decay of the moving average of the weights; 0: none
 
 
 _DEFAULT = HeadSettings(
-    preset="default", protocol="strict", k=5, max_history=32, lam=0.2, margin=0.3, epochs=40, patience=8, batch=512,
-    learning_rate=3e-4, weight_decay=1.0, id_weight_decay=5.0, dropout=0.3, unknown_share=0.1, width=64, n_heads=4,
-    with_biases=True, history_ratings=True, residual=True, product=True, ids=True, attention=True, unit_triplet=True,
+    preset="default",
+    protocol="strict",
+    k=5,
+    max_history=32,
+    lam=0.2,
+    margin=0.3,
+    epochs=40,
+    patience=8,
+    batch=512,
+    learning_rate=3e-4,
+    weight_decay=1.0,
+    id_weight_decay=5.0,
+    dropout=0.3,
+    unknown_share=0.1,
+    width=64,
+    n_heads=4,
+    with_biases=True,
+    history_ratings=True,
+    residual=True,
+    product=True,
+    ids=True,
+    attention=True,
+    unit_triplet=True,
     averaging=0.99,
-)  # fmt: skip
+)
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
 _PAPER = HeadSettings(
-    preset="paper", protocol="strict", k=5, max_history=5, lam=0.2, margin=1.0, epochs=5, patience=0, batch=4,
-    learning_rate=1e-5, weight_decay=0.0, id_weight_decay=0.0, dropout=0.5, unknown_share=0.0, width=0, n_heads=4,
-    with_biases=False, history_ratings=False, residual=False, product=False, ids=True, attention=True,
-    unit_triplet=False, averaging=0.0,
-)  # fmt: skip
+    preset="paper",
+    protocol="strict",
+    k=5,
+    max_history=5,
+    lam=0.2,
+    margin=1.0,
+    epochs=5,
+    patience=0,
+    batch=4,
+    learning_rate=1e-5,
+    weight_decay=0.0,
+    id_weight_decay=0.0,
+    dropout=0.5,
+    unknown_share=0.0,
+    width=0,
+    n_heads=4,
+    with_biases=False,
+    history_ratings=False,
+    residual=False,
+    product=False,
+    ids=True,
+    attention=True,
+    unit_triplet=False,
+    averaging=0.0,
+)
 
 
-def head_settings(
-    preset: str,
-    protocol: str,
-    *,
-    k: int = 5,
-    lam: float = 0.2,
-    margin: float | None = None,
-    epochs: int | None = None,
-    n_heads: int | None = None,
-    dropout: float | None = None,
-) -> HeadSettings:
-    """The settings of `preset` under `protocol`, with what the user chose; None is the preset's.
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What a user chooses about a head. None stands for the preset's value."""
 
-    Under the paper's protocol a history is k reviews in prediction too, and comes without ratings: among them is the
-    very rating to be predicted.
+    preset: str = option("default", "default | paper")
+    protocol: str = option("strict", "strict: never use the target review | paper: may use it, as the paper does")
+    k: int = option(5, "Reviews sampled per user and per item in training.", min=1, max=1000)
+    lam: float = option(0.2, "Weight of the triplet loss.", min=0, max=100)
+    margin: float | None = option(None, "Margin of the triplet loss. By default the preset's.", min=0, max=1e6)
+    epochs: int | None = option(None, "Maximum number of epochs. By default the preset's.", min=1, max=10_000)
+    n_heads: int | None = option(None, "Attention heads. By default the preset's.", min=1, max=1024)
+    dropout: float | None = option(None, "Dropout rate. By default the preset's.", min=0, max=0.99)
 
-    Raises:
-        BadSetting: an unknown preset or protocol, or a number outside its range.
-    """
-    for what, name, known in (("preset", preset, PRESETS), ("protocol", protocol, PROTOCOLS)):
-        if name not in known:
-            raise BadSetting(f"unknown {what}", where=f"--{what}", expected=" or ".join(known), got=repr(name))
-    given: dict[str, Any] = {"margin": margin, "epochs": epochs, "n_heads": n_heads, "dropout": dropout}
-    chosen = replace(_DEFAULT if preset == "default" else _PAPER, protocol=protocol, k=k, lam=lam,
-                     **{name: value for name, value in given.items() if value is not None})  # fmt: skip
-    for option, value, low, high in (("--k", k, 1, 1000), ("--lam", lam, 0, 100), ("--margin", chosen.margin, 0, 1e6),
-                                     ("--epochs", chosen.epochs, 1, 10_000), ("--dropout", chosen.dropout, 0, 0.99),
-                                     ("--n-heads", chosen.n_heads, 1, 1024)):  # fmt: skip
-        if not low <= value <= high:
-            raise BadSetting("a number outside its range", where=option, expected=f"{low} to {high}", got=str(value))
-    if chosen.max_history < k or preset == "paper":
-        chosen = replace(chosen, max_history=k)
-    if protocol == "paper":
-        chosen = replace(chosen, max_history=k, history_ratings=False)
-    return chosen
+    def settings(self) -> HeadSettings:
+        """All settings of the head.
+
+        Under the paper's protocol a prediction reads k reviews of each history too, without their ratings: the rating
+        to be predicted is among them.
+
+        Raises:
+            BadSetting: an unknown preset or protocol, or a number outside its range.
+        """
+        for name, known in (("preset", PRESETS), ("protocol", PROTOCOLS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise BadSetting(f"unknown {name}", where=f"--{name}", expected=" or ".join(known), got=repr(value))
+        check_limits(self)
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = replace(_DEFAULT if self.preset == "default" else _PAPER, **chosen)
+        if settings.max_history < self.k or "paper" in (self.preset, self.protocol):
+            settings = replace(settings, max_history=self.k)
+        return replace(settings, history_ratings=False) if self.protocol == "paper" else settings
+
+
+DEFAULT_OPTIONS = HeadOptions()

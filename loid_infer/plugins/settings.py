@@ -1,4 +1,4 @@
-"""How a plugin is trained: the settings, and what they may be. Imports no torch, so a command can refuse at once."""
+"""The settings of plugin training. Imports no torch, so that a command can refuse a setting at once."""
 
 from __future__ import annotations
 
@@ -6,63 +6,68 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
-from loid_infer.settings import DEFAULT_MAX_TOKENS
+from loid_infer.settings import check_limits, option
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Everything that decides a plugin's weights besides what it is trained on."""
+    """Everything that decides a plugin's weights besides its data."""
 
-    rank: int = 32
-    alpha: float | None = None  # the product B A is scaled by alpha / rank; None: by one
-    targets: tuple[str, ...] = ()  # linear maps of a layer, by the names of `architectures.family.TARGETS`; (): all
-    layers: int | None = None  # how many of the top layers; all if None
-    epochs: int = 3
-    learning_rate: float = 1e-3
-    warmup: float = 0.06  # share of the run in which the rate rises
+    rank: int = option(32, "Rank of the LoRA factors.", min=1, max=100_000)
+    alpha: float | None = option(None, "LoRA scales B A by alpha / rank. By default alpha is the rank.")
+    targets: tuple[str, ...] = option((), f"Linear layers with LoRA: some of {','.join(TARGETS)}. By default all.")
+    layers: int | None = option(None, "Train only the top layers, so many. By default all.", min=1, max=1000)
+    epochs: int = option(3, "Maximum number of epochs; training stops early when validation stalls.", min=1, max=10_000)
+    learning_rate: float = option(1e-3, "Peak learning rate.")
+    warmup: float = 0.06  # share of the run in which the learning rate rises
     weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of a gradient
-    averaging: float = 0.98  # decay of the running mean of the weights that is validated and kept; 0: none
+    clip: float = 1.0  # maximum norm of a gradient
+    averaging: float = 0.98  # decay of the moving average of the weights that is validated and kept; 0: none
     batch_tokens: int = 4096  # with padding
-    max_tokens: int = DEFAULT_MAX_TOKENS  # longest input; the base's own limit where that is less than the default
-    evals: int = 2  # validations an epoch
-    patience: int = 4  # validations without a better one before it ends
-    seed: int = 0
-    precision: str = "auto"  # of the frozen part: fp32, bf16, or auto: bf16 where it is native. LoRA is float32
+    max_tokens: int = option(
+        0,
+        "Maximum number of tokens; longer texts are truncated on the right. 0: what the base says, else 256.",
+        min=0,
+        max=100_000,
+    )
+    evals: int = option(2, "Validations per epoch.", min=1, max=1000)
+    patience: int = 4  # validations without a better one before early stopping
+    seed: int = option(0, "Random seed.", min=0, max=2**63 - 1)
+    precision: str = option("auto", "Precision of the frozen weights: auto | fp32 | bf16. LoRA is trained in fp32.")
 
     @property
     def scale(self) -> float:
-        """Of the product B A."""
+        """The factor of the product B A."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def check(self, n_layers: int, width: int, targets: Collection[str]) -> None:
-        """See that they fit a base of this many layers, of this width, whose layers have these linear maps.
+        """Check them for a base of `n_layers` layers of dimension `width` with these linear layers.
 
         Raises:
-            BadSetting: one does not; the option is named.
+            BadSetting: a setting is outside its range; the option is named.
         """
-        layers = n_layers if self.layers is None else self.layers
-        whole = [("rank", self.rank, width), ("layers", layers, n_layers), ("epochs", self.epochs, 10_000),
-                 ("evals", self.evals, 1_000)]  # fmt: skip
-        for option, value, most in whole:
-            if not 1 <= value <= most:
-                raise BadSetting(f"{option} out of range", where=f"--{option}", expected=f"1 to {most}",
-                                 got=str(value), mend=f"Give --{option} within it.")  # fmt: skip
-        for option, number in (("learning-rate", self.learning_rate), ("alpha", self.scale)):
+        check_limits(self)
+        for name, value, limit in (("rank", self.rank, width), ("layers", self.layers or 1, n_layers)):
+            if value > limit:
+                raise BadSetting(
+                    f"{name} out of range for this base", where=f"--{name}", expected=f"1 to {limit}", got=str(value)
+                )
+        for name, number in (("learning-rate", self.learning_rate), ("alpha", self.scale)):
             if not 0 < number < math.inf:
-                raise BadSetting(f"{option} must be positive", where=f"--{option}", got=str(number),
-                                 mend="Leave it out for the default.")  # fmt: skip
+                raise BadSetting(f"{name} must be positive", where=f"--{name}", got=str(number))
         unknown = sorted(set(self.targets) - set(targets))
         if unknown:
-            raise BadSetting("no such linear map of a layer", where="--targets", expected=", ".join(targets),
-                             got=", ".join(unknown), mend="Name some of these.")  # fmt: skip
+            raise BadSetting(
+                "unknown linear layers", where="--targets", expected=", ".join(targets), got=", ".join(unknown)
+            )
         if self.precision not in PRECISIONS:
-            raise BadSetting("no such precision to train in", where="--precision",
-                             expected=" | ".join(PRECISIONS), got=self.precision,
-                             mend="Leave it out for the fastest.")  # fmt: skip
+            raise BadSetting(
+                "unknown precision", where="--precision", expected=" | ".join(PRECISIONS), got=self.precision
+            )
 
 
 DEFAULT_SETTINGS = TrainSettings()

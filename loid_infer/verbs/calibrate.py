@@ -14,7 +14,7 @@ from loid_infer.data.splits import split as split_of
 from loid_infer.encoder import Encoder
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.heads.comparison import HEAD, measured
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import DEFAULT_OPTIONS
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, Task
 
@@ -90,7 +90,7 @@ class Calibration:
         from loid_infer.heads.training import fit_head, pairs_of  # torch: a second that no other command should pay
 
         parts = split_of(self.interactions, "random", seed)
-        fitted = fit_head(self.interactions, parts, vectors, head_settings("default", "strict"), seed, SILENT)
+        fitted = fit_head(self.interactions, parts, vectors, DEFAULT_OPTIONS.settings(), seed, SILENT)
         predicted = fitted.predictor.predict(pairs_of(self.interactions, parts, parts.test))
         task.advance(1)
         return measured(self.interactions, parts, seed, HEAD, predicted).run.mse

@@ -35,7 +35,7 @@ from loid_infer.heads.comparison import (
     measured,
     summary,
 )
-from loid_infer.heads.presets import HeadSettings, head_settings
+from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.settings import Place, Workspace, make_folder
@@ -78,16 +78,9 @@ def evaluate(
     domain: str,
     *,
     encoders: Sequence[str] = (),
-    preset: str = "default",
-    protocol: str = "strict",
     seeds: int = 5,
     ablate: bool = False,
-    k: int = 5,
-    lam: float = 0.2,
-    margin: float | None = None,
-    epochs: int | None = None,
-    n_heads: int | None = None,
-    dropout: float | None = None,
+    settings: HeadOptions = DEFAULT_OPTIONS,
     split: str = "random",
     split_seed: int = 0,
     workspace: Place = None,
@@ -111,13 +104,12 @@ def evaluate(
     names: list[str | None] = [*encoders] or [None]
     if not 1 <= seeds <= 1000:
         raise BadSetting("a number outside its range", where="--seeds", expected="1 to 1000", got=str(seeds))
-    settings, strict = (
-        head_settings(preset, kind, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads, dropout=dropout)
-        for kind in (protocol, "strict")
-    )
+    chosen = settings.settings()
+    strict = replace(settings, protocol="strict").settings()
+    protocol = chosen.protocol
     others = [Variant(STRICT, strict)] if protocol == "paper" else []
-    others += variants(settings) if ablate else []
-    inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
+    others += variants(chosen) if ablate else []
+    inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, chosen, others)
     parts = [split_of(inside.data, split, split_seed + i * (split != "time")) for i in range(seeds)]
     opened = _encoders(inside, names, parts)
     make_folder(place.reports)
@@ -126,7 +118,7 @@ def evaluate(
         found = [[*_split_runs(inside, parts[i], opened[i], vectors, split_seed + i, task)] for i in range(seeds)]
     shown, over = ([averaged(found)], parts[:1]) if split == "time" else (found, parts)
     result = EvaluateResult(
-        domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=preset,
+        domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=chosen.preset,
         protocol=protocol, split=split, split_seed=split_seed, n_seeds=seeds, interval=_interval(split, seeds),
         runs=tuple(one.run for row in found for one in row), buckets=tuple(buckets(shown, over, inside.data)),
         summary=tuple(_as_asked(found, parts[0], split, opened[0], names)), seconds=time.perf_counter() - start,

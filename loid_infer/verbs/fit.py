@@ -19,7 +19,7 @@ from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadSetting
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.comparison import HEAD, measured
-from loid_infer.heads.presets import HeadSettings, head_settings
+from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
@@ -78,15 +78,8 @@ def fit(
     *,
     workspace: Place = None,
     encoder: str | None = None,
-    preset: str = "default",
-    protocol: str = "strict",
+    settings: HeadOptions = DEFAULT_OPTIONS,
     name: str | None = None,
-    k: int = 5,
-    lam: float = 0.2,
-    margin: float | None = None,
-    epochs: int | None = None,
-    n_heads: int | None = None,
-    dropout: float | None = None,
     split: str = "random",
     split_seed: int | None = None,
     seed: int = 0,
@@ -100,9 +93,6 @@ def fit(
 
     Args:
         name: of the head; the domain's, and `<domain>-paper` under the paper's protocol, if not given.
-        k: reviews drawn from each history in training.
-        lam: weight of the triplet loss (LoID eq. 10).
-        margin: of the triplet loss (eq. 8); the preset's if not given.
         split_seed: `seed` if not given.
         device: auto | cpu | cuda; only the network's training moves there.
         checkpoint_s: seconds between checkpoints, which are written after an epoch.
@@ -116,18 +106,17 @@ def fit(
         NoSpace: the disk is full or the folder not writable.
     """
     start, place = time.perf_counter(), Workspace.of(workspace)
-    settings = head_settings(preset, protocol, k=k, lam=lam, margin=margin, epochs=epochs, n_heads=n_heads,
-                             dropout=dropout)  # fmt: skip
-    folder = place.head(name or (f"{domain}-paper" if protocol == "paper" else domain))
+    chosen = settings.settings()
+    folder = place.head(name or (f"{domain}-paper" if chosen.protocol == "paper" else domain))
     _check_seeds(seed, split_seed)
     _keep_others(folder, domain)
     on_device, interactions = torch_device(device), open_table(place.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
     job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), folder, on_device)
-    checkpoint = job.checkpoint(settings, seed, checkpoint_s)
+    checkpoint = job.checkpoint(chosen, seed, checkpoint_s)
     with encoded(place, job.encoder, domain, interactions.digests) as vectors:
-        fitted = fit_head(interactions, parts, vectors, settings, seed, progress, checkpoint, on_device)
-    if protocol == "paper":
+        fitted = fit_head(interactions, parts, vectors, chosen, seed, progress, checkpoint, on_device)
+    if chosen.protocol == "paper":
         progress.say(_PAPER)
     result = _result(job, fitted, start)
     save_head(job.folder, fitted.head, interactions, parts.train, fitted.history, _manifest(job, result))

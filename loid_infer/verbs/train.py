@@ -27,7 +27,7 @@ from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.folder import KIND, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
 
 if TYPE_CHECKING:
@@ -132,12 +132,13 @@ def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettin
     """The settings with what `auto` and the base's own limits come to."""
     known = source.family.targets(source.spec("", source.shape.max_tokens))
     settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
-    asked = None if settings.max_tokens == DEFAULT_MAX_TOKENS else settings.max_tokens
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device != "cpu" or has_bf16() else "fp32"
     targets = settings.targets or tuple(known)
-    return replace(settings, max_tokens=source.max_tokens(asked), precision=precision, targets=targets)
+    return replace(
+        settings, max_tokens=source.max_tokens(settings.max_tokens or None), precision=precision, targets=targets
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

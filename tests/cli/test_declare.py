@@ -1,13 +1,16 @@
 """Commands and the verbs behind them have the same parameters."""
 
 import inspect
+from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
 import typer
 from typer.models import CommandInfo
+from typer.testing import CliRunner
 
 from loid_infer.cli import declare
 from loid_infer.cli.app import build
+from loid_infer.settings import option
 from tests.cli.test_cli import COMMANDS
 
 COMMON = {"workspace", "json", "quiet"}
@@ -20,10 +23,21 @@ def commands(group: typer.Typer, prefix: str = "") -> dict[str, CommandInfo]:
     return found
 
 
-def read(option: inspect.Parameter) -> object:
-    """Its default, as its own parser reads it."""
-    (told,) = option.annotation.__metadata__
-    return told.parser(option.default) if told.parser and option.default else option.default
+def default(parameter: inspect.Parameter) -> object:
+    """The default of an option, as its own parser reads it."""
+    (kind,) = parameter.annotation.__metadata__
+    return kind.parser(parameter.default) if kind.parser and parameter.default else parameter.default
+
+
+def taken(verb: object) -> dict[str, object]:
+    """What a verb takes, with its defaults; settings by their fields."""
+    names = {}
+    for one in inspect.signature(verb, eval_str=True).parameters.values():
+        if is_dataclass(one.annotation) and one.name == "settings":
+            names |= {part.name: getattr(one.default, part.name) for part in fields(one.annotation)}
+        else:
+            names[one.name] = one.default
+    return names
 
 
 def test_all_are_known() -> None:
@@ -34,21 +48,55 @@ def test_all_are_known() -> None:
 def test_a_command_gives_its_verb_what_it_takes(name: str) -> None:
     callback = commands(build())[name].callback
     options = inspect.signature(callback).parameters
-    verb = callback.verb if callable(callback.verb) else declare._imported(callback.verb)
-    takes = inspect.signature(verb).parameters
-    bag = any(one.kind is one.VAR_KEYWORD for one in takes.values())
     assert options.keys() >= COMMON
-    assert bag or options.keys() - COMMON <= takes.keys()
-    needed = {one for one, parameter in takes.items() if parameter.default is parameter.empty} - {"options"}
-    assert needed <= options.keys() - COMMON | {"workspace", "progress"}
-    if isinstance(callback.verb, str):  # what a user does not say is what a library's user does not say
-        same = [one for one in options.keys() - COMMON if options[one].default is not inspect.Parameter.empty]
-        told = {one: (read(options[one]) or None, takes[one].default or None) for one in same}
-        assert {one: pair for one, pair in told.items() if pair[0] != pair[1]} == {}
+    if not isinstance(callback.verb, str):  # a wrapper that passes on what it gets
+        return
+    takes = taken(declare._imported(callback.verb))
+    assert options.keys() - COMMON <= takes.keys()
+    needed = {one for one, given in takes.items() if given is inspect.Parameter.empty}
+    assert needed <= options.keys() - COMMON
+    # Without an option a command does what the function does without the argument.
+    same = [one for one in options.keys() - COMMON if options[one].default is not inspect.Parameter.empty]
+    pairs = {one: (default(options[one]) or None, takes[one] or None) for one in same}
+    assert {one: pair for one, pair in pairs.items() if pair[0] != pair[1]} == {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = option(0.5, "Rate.", min=0, max=1)
+    names: tuple[str, ...] = option((), "Names.")
+    most: int | None = option(None, "Maximum.", min=1, max=9)
+    hidden: int = 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Settings()),
+        (["--rate", "1", "--names", "a, b,a", "--most", "3"], Settings(1.0, ("a", "b"), 3)),
+        (["--rate", "2"], None),
+        (["--hidden", "3"], None),
+    ],
+)
+def test_settings_become_options(arguments: list[str], expected: Settings | None) -> None:
+    got = []
+
+    def verb(settings, workspace):
+        got.append(settings)
+        return {}
+
+    @declare.command(verb)
+    def it(settings: Settings = Settings()) -> None:
+        """Do it."""
+
+    app = typer.Typer()
+    app.command()(it)
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, got) == ((0, [expected]) if expected else (2, []))
 
 
 @pytest.mark.parametrize("bag", [True, False])
-def test_what_a_verb_says_reaches_people_unless_they_are_quiet(bag: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_verb_says_is_printed_unless_quiet(bag: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def named(progress, workspace):
         progress.say("it goes well")
         return {"n": 1}

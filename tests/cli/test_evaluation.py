@@ -7,6 +7,7 @@ import pytest
 
 from loid_infer.cli.heads import row, tables
 from loid_infer.cli.terminal import show
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
 from tests.verbs.recommender import ENCODER, make_domain
@@ -18,7 +19,7 @@ def result(tmp_path_factory):
     make_domain(workspace, "toys")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "resolve_honest", lambda *asked: ENCODER)
-        return verb.evaluate("toys", seeds=2, epochs=1, ablate=True, workspace=workspace)
+        return verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=1), ablate=True, workspace=workspace)
 
 
 def test_people_see_every_model_on_a_line_of_its_own(result, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.splits import split
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import Fitted, fit_head
 from loid_infer.types import SILENT, Progress
 from tests.heads.worlds import telling
@@ -42,7 +42,7 @@ class Dying:
         pass
 
 
-SETTINGS = replace(head_settings("default", "strict", epochs=5), batch=64)
+SETTINGS = replace(HeadOptions(epochs=5).settings(), batch=64)
 
 
 def fit(checkpoint: Checkpoint | None, progress: Progress = SILENT, settings=SETTINGS, seed: int = 0) -> Fitted:
@@ -56,7 +56,7 @@ def weights(fitted: Fitted) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(tmp_path, preset):
-    settings = replace(head_settings(preset, "strict", epochs=4), batch=64)
+    settings = replace(HeadOptions(preset, epochs=4).settings(), batch=64)
     whole = fit(None, settings=settings)
     data, _ = telling()
     n_train = int(split(data, "random", 0).train.sum())

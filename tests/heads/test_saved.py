@@ -6,7 +6,7 @@ import pytest
 
 from loid_infer.data.splits import split
 from loid_infer.errors import BadArtifact
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import load_head, save_head
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
@@ -17,7 +17,7 @@ from tests.heads.worlds import telling
 def fit():
     data, vectors = telling()
     data = replace(data, user_ids=[*data.user_ids[:-1], "ÿ, \n 名"])
-    return data, vectors, fit_head(data, parts(data), vectors, head_settings("default", "strict", epochs=2), 0, SILENT)
+    return data, vectors, fit_head(data, parts(data), vectors, HeadOptions(epochs=2).settings(), 0, SILENT)
 
 
 def parts(data):

@@ -8,7 +8,7 @@ from loid_infer.data.histories import CodePairs
 from loid_infer.data.splits import split
 from loid_infer.errors import BadSetting
 from loid_infer.heads.foundation import _kept_share
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.tokens import tokens_of
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
@@ -18,7 +18,7 @@ from tests.heads.worlds import interactions, stating, symmetric, telling
 
 def fitted(world, preset="default", protocol="strict", kind="random", seed=0, **options) -> tuple[Fitted, Interactions]:
     data, vectors = world
-    settings = head_settings(preset, protocol, **options)
+    settings = HeadOptions(preset, protocol, **options).settings()
     return fit_head(data, split(data, kind, seed), vectors, settings, seed, SILENT), data
 
 
@@ -122,7 +122,7 @@ def test_cold_test_rows_are_predicted():
     parts = split(data, "random", 0)
     cold = parts.train & (data.users == data.users[parts.test][0])
     parts = replace(parts, train=parts.train & ~cold, valid=parts.valid | cold)
-    fit = fit_head(data, parts, vectors, head_settings("default", "strict", epochs=1), 0, SILENT)
+    fit = fit_head(data, parts, vectors, HeadOptions(epochs=1).settings(), 0, SILENT)
     pairs = pairs_of(data, parts, parts.test)
     assert pairs.users[0] == -1 and np.isfinite(fit.predictor.predict(pairs)).all()
 
@@ -145,7 +145,7 @@ def test_the_paper_preset_trains_without_biases():
 )  # fmt: skip
 def test_options_outside_their_range(options, where):
     with pytest.raises(BadSetting, match=where):
-        head_settings(**({"preset": "default", "protocol": "strict"} | options))
+        HeadOptions(**options).settings()
 
 
 def test_users_and_items_may_change_places():
@@ -154,7 +154,7 @@ def test_users_and_items_may_change_places():
     swapped = replace(data, users=data.items, items=data.users, user_ids=data.item_ids, item_ids=data.user_ids)
     predicted, errors = [], []
     for one in (data, swapped):
-        fitted = fit_head(one, parts, vectors, head_settings("default", "strict"), 0, SILENT)
+        fitted = fit_head(one, parts, vectors, HeadOptions().settings(), 0, SILENT)
         predicted.append(fitted.predictor.predict(pairs_of(one, parts, parts.test)))
         errors.append(metrics.mse(predicted[-1], data.ratings[parts.test]))
     assert np.corrcoef(predicted)[0, 1] > 0.98

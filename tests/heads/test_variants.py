@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loid_infer.data.splits import split
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import own_text, variants, vectors_of
 from loid_infer.kernels import metrics
@@ -14,7 +14,7 @@ from tests.heads.worlds import stating, telling
 
 @pytest.mark.parametrize(("preset", "protocol"), [("default", "strict"), ("default", "paper"), ("paper", "strict")])
 def test_a_variant_differs_in_what_its_name_says(preset, protocol):
-    settings = head_settings(preset, protocol)
+    settings = HeadOptions(preset, protocol).settings()
     found = variants(settings)
     assert len({variant.name for variant in found}) == len(found) >= 10
     for variant in found:
@@ -27,7 +27,7 @@ def test_a_variant_differs_in_what_its_name_says(preset, protocol):
 
 
 def test_zeroed_and_shuffled_vectors():
-    settings = head_settings("default", "strict")
+    settings = HeadOptions().settings()
     by_name = {variant.name: variant for variant in variants(settings)}
     vectors = np.arange(12, dtype=np.float16).reshape(6, 2)
     assert not vectors_of(by_name["vectors zeroed"], vectors, 0).any()
@@ -48,7 +48,7 @@ def test_a_head_without_ids_knows_a_pair_by_its_histories_alone():
     """Two users without reviews of their own are one to it, though the other head tells them apart."""
     data, vectors = telling()
     part = split(data, "random", 0)
-    by_name = {variant.name: variant for variant in variants(head_settings("default", "strict", epochs=2))}
+    by_name = {variant.name: variant for variant in variants(HeadOptions(epochs=2).settings())}
     fitted = fit_head(data, part, vectors, by_name["no IDs"].settings, 0, SILENT)
     pairs = pairs_of(data, part, part.test)
     once = fitted.predictor.predict(pairs)
@@ -61,7 +61,7 @@ def test_a_head_without_ids_knows_a_pair_by_its_histories_alone():
 def test_without_attention_all_reviews_of_a_history_weigh_the_same():
     data, vectors = telling()
     part = split(data, "random", 0)
-    by_name = {variant.name: variant for variant in variants(head_settings("default", "strict", epochs=1))}
+    by_name = {variant.name: variant for variant in variants(HeadOptions(epochs=1).settings())}
     fitted = fit_head(data, part, vectors, by_name["mean of vectors for attention"].settings, 0, SILENT)
     pairs = pairs_of(data, part, part.test)
     once = fitted.predictor.parts(pairs)[1]

@@ -23,6 +23,7 @@ from loid_infer.data.vectors import Bundle
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, LoidError, NotEncoded
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.folder import PluginFolder, read_plugin
@@ -156,7 +157,7 @@ def made(exported, tmp_path_factory):
     texts = toy_texts(120)
     ingest([write_reviews(workspace.root / "toys.jsonl", texts)], "toys", workspace=workspace)
     encode("toys", runtime="torch", workspace=workspace)
-    fit("toys", epochs=1, workspace=workspace)
+    fit("toys", settings=HeadOptions(epochs=1), workspace=workspace)
     cache_export("toys", workspace.root / "bundle.safetensors", workspace=workspace)
     put(workspace, "plugin", random_delta(0))
     return workspace

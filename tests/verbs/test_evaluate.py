@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from loid_infer.errors import BadSetting, NoSpace, NotEncoded
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
 from loid_infer.verbs import fit as fit_verb
@@ -32,12 +33,12 @@ def asked(monkeypatch):
 
 
 def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked):
-    result = verb.evaluate("toys", seeds=2, epochs=2, workspace=made)
+    result = verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=2), workspace=made)
     models = ["global mean", "bias", "mf", "head", verb.OWN_TEXT]
     assert [(run.seed, run.model) for run in result.runs] == [(seed, model) for seed in (0, 1) for model in models]
     assert [errors.model for errors in result.summary] == models
     for seed in (0, 1):
-        fitted = fit_verb.fit("toys", seed=seed, epochs=2, workspace=made)
+        fitted = fit_verb.fit("toys", seed=seed, settings=HeadOptions(epochs=2), workspace=made)
         runs = {run.model: run for run in result.runs if run.seed == seed}
         assert runs["head"].mse == fitted.test_mse and runs["head"].train_mse == fitted.train_mse
         assert runs["bias"].mse == fitted.baselines.bias and runs["mf"].mse == fitted.baselines.mf
@@ -48,7 +49,9 @@ def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked)
 
 
 def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, asked):
-    result = verb.evaluate("toys", encoders=["one", "own-{seed}"], seeds=1, epochs=1, ablate=True, workspace=made)
+    result = verb.evaluate(
+        "toys", encoders=["one", "own-{seed}"], seeds=1, settings=HeadOptions(epochs=1), ablate=True, workspace=made
+    )
     assert asked == [("one", 0), ("own-0", 0)]
     assert result.encoders == ("one", "own-{seed}")
     assert {run.encoder for run in result.runs} == {None, "one", "own-0"}
@@ -63,13 +66,13 @@ def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, ask
 
 
 def test_the_papers_protocol_is_beside_the_strict_one(made, asked):
-    result = verb.evaluate("toys", protocol="paper", seeds=1, epochs=1, workspace=made)
+    result = verb.evaluate("toys", settings=HeadOptions(protocol="paper", epochs=1), seeds=1, workspace=made)
     assert "head, strict protocol" in [errors.model for errors in result.summary]
     assert result.protocol == "paper"
 
 
 def test_a_split_by_time_is_one_split(made, asked):
-    result = verb.evaluate("toys", split="time", seeds=2, epochs=1, workspace=made)
+    result = verb.evaluate("toys", split="time", seeds=2, settings=HeadOptions(epochs=1), workspace=made)
     assert "pairs" in result.interval
     assert len({run.mse for run in result.runs if run.model == "bias"}) == 1
     assert sum(one.n_test for one in result.calibration) == result.runs[0].n_test
@@ -78,7 +81,8 @@ def test_a_split_by_time_is_one_split(made, asked):
 
 
 def test_user_errors(made, asked):
-    for options in ({"seeds": 0}, {"preset": "none"}, {"k": 0}, {"split": "fold"}):
+    settings = {"settings": HeadOptions(preset="none")}, {"settings": HeadOptions(k=0)}
+    for options in ({"seeds": 0}, *settings, {"split": "fold"}):
         with pytest.raises(BadSetting):
             verb.evaluate("toys", workspace=made, **options)
 
@@ -92,10 +96,20 @@ def test_vectors_that_are_missing_on_the_last_split_are_told_before_the_first_fi
 
 
 def test_the_first_split_may_be_chosen_and_by_time_it_stays_the_first(made, asked):
-    result = verb.evaluate("toys", encoders=["own-{seed}"], seeds=2, split_seed=7, epochs=1, workspace=made)
+    result = verb.evaluate(
+        "toys", encoders=["own-{seed}"], seeds=2, split_seed=7, settings=HeadOptions(epochs=1), workspace=made
+    )
     assert asked == [("own-7", 7), ("own-8", 8)] and {run.seed for run in result.runs} == {7, 8}
     asked.clear()
-    verb.evaluate("toys", encoders=["own-{seed}"], seeds=2, split_seed=7, split="time", epochs=1, workspace=made)
+    verb.evaluate(
+        "toys",
+        encoders=["own-{seed}"],
+        seeds=2,
+        split_seed=7,
+        split="time",
+        settings=HeadOptions(epochs=1),
+        workspace=made,
+    )
     assert asked == [("own-7", 7), ("own-7", 7)]
 
 
@@ -104,4 +118,4 @@ def test_a_report_that_cannot_be_kept_loses_no_figure(made, asked, monkeypatch):
         raise NoSpace("cannot write", where=str(path))
 
     monkeypatch.setattr(verb, "new_file", full)
-    assert verb.evaluate("toys", seeds=1, epochs=1, workspace=made).runs
+    assert verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=made).runs

@@ -7,7 +7,7 @@ import pytest
 from loid_infer import score
 from loid_infer.data.splits import split
 from loid_infer.errors import BadName, BadSetting, BadTable, NotEncoded
-from loid_infer.heads.presets import head_settings
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
@@ -47,7 +47,7 @@ def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
 
 
 def test_the_manifest_says_what_the_head_came_from(made):
-    result = verb.fit("toys", workspace=made, epochs=1, name="said")
+    result = verb.fit("toys", workspace=made, settings=HeadOptions(epochs=1), name="said")
     manifest = json.loads((made.head("said") / "manifest.json").read_text())
     for name in (
         "domain",
@@ -76,12 +76,12 @@ def test_the_papers_protocol_has_its_own_name_and_says_so(made):
         def say(self, line):
             lines.append(line)
 
-    result = verb.fit("toys", workspace=made, protocol="paper", epochs=1, progress=Heard())
+    result = verb.fit("toys", workspace=made, settings=HeadOptions(protocol="paper", epochs=1), progress=Heard())
     assert result.head == "toys-paper" and result.protocol == "paper" and "paper protocol" in lines[0]
 
 
 def test_the_papers_preset_is_saved_and_scores(made, tmp_path):
-    result = verb.fit("toys", workspace=made, preset="paper", name="as-printed", epochs=1)
+    result = verb.fit("toys", workspace=made, settings=HeadOptions(preset="paper", epochs=1), name="as-printed")
     assert (result.preset, result.protocol, result.network_share) == ("paper", "strict", 1.0)
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("user_id,item_id\nnobody,nothing\n")
@@ -89,7 +89,7 @@ def test_the_papers_preset_is_saved_and_scores(made, tmp_path):
 
 
 def test_a_split_by_time(made):
-    result = verb.fit("toys", workspace=made, split="time", name="timed", epochs=2)
+    result = verb.fit("toys", workspace=made, split="time", name="timed", settings=HeadOptions(epochs=2))
     assert result.split == "time" and result.test_mse < result.baselines.global_mean
 
 
@@ -108,7 +108,7 @@ def test_user_errors(made):
     with pytest.raises(BadTable, match="ingest"):
         verb.fit("nothing", workspace=made)
     with pytest.raises(BadSetting, match="--preset"):
-        verb.fit("toys", workspace=made, preset="best")
+        verb.fit("toys", workspace=made, settings=HeadOptions(preset="best"))
     with pytest.raises(BadName):
         verb.fit("toys", workspace=made, name="../x")
 
@@ -125,7 +125,7 @@ def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_p
     gains = []
     for seed in range(5):
         parts = split(data, "random", seed)
-        fit = fit_head(data, parts, vectors, head_settings("default", "strict", epochs=2), seed, SILENT)
+        fit = fit_head(data, parts, vectors, HeadOptions(epochs=2).settings(), seed, SILENT)
         pairs, ratings = pairs_of(data, parts, parts.test), data.ratings[parts.test]
         errors = [
             metrics.mse(metrics.clipped(head.predict(pairs), (1, 5)), ratings)
@@ -136,7 +136,7 @@ def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_p
 
 
 def test_another_domains_head_is_not_replaced(made):
-    verb.fit("toys", workspace=str(made.root), name="kept", epochs=1)
+    verb.fit("toys", workspace=str(made.root), name="kept", settings=HeadOptions(epochs=1))
     before = (made.head("kept") / "manifest.json").read_bytes()
     make_domain(made, "other")
     with pytest.raises(BadSetting, match=r"another domain's.*other.*toys.*--name"):
@@ -151,14 +151,23 @@ def test_a_seed_out_of_range_is_named(made, seed):
 
 
 def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(made):
-    n_train = verb.fit("toys", workspace=made, epochs=4, name="whole").n_train
+    n_train = verb.fit("toys", workspace=made, settings=HeadOptions(epochs=4), name="whole").n_train
     with pytest.raises(Killed):
-        verb.fit("toys", workspace=made, epochs=4, name="killed", checkpoint_s=0, progress=Dying(int(2.5 * n_train)))
+        verb.fit(
+            "toys",
+            workspace=made,
+            settings=HeadOptions(epochs=4),
+            name="killed",
+            checkpoint_s=0,
+            progress=Dying(int(2.5 * n_train)),
+        )
     left = list(made.head("killed").parent.glob(".killed.*"))
     assert len(left) == 1
-    verb.fit("toys", workspace=made, epochs=4, name="killed", seed=1, progress=(other := Dying(10**9)))
+    verb.fit(
+        "toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", seed=1, progress=(other := Dying(10**9))
+    )
     assert other.said == [] and left[0].exists()  # another seed is another run
-    verb.fit("toys", workspace=made, epochs=4, name="killed", progress=(rest := Dying(10**9)))
+    verb.fit("toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", progress=(rest := Dying(10**9)))
     assert (
         len(rest.said) == 1
         and rest.said[0] in ("going on after epoch 1", "going on after epoch 2")

@@ -9,6 +9,7 @@ import pytest
 
 from loid_infer import ingest, report
 from loid_infer.errors import BadName, BadTable
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as evaluate_verb
 from tests.conftest import toy_texts, write_reviews
@@ -232,7 +233,7 @@ def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
     place = Workspace(tmp_path)
     make_domain(place, "toys")
     monkeypatch.setattr(evaluate_verb, "resolve_honest", lambda *_: ENCODER)
-    result = evaluate_verb.evaluate("toys", seeds=1, epochs=1, workspace=place)
+    result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=place)
     assert report(workspace=place).left_out == ()
     text = page_of(place).text
     assert all(f"{model.mse:.4f}" in text and model.model in text for model in result.summary)

@@ -6,6 +6,7 @@ import pytest
 
 from loid_infer.data.splits import split
 from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import fit as fit_verb
 from loid_infer.verbs.score import score
@@ -20,8 +21,10 @@ def made(tmp_path_factory):
         patch.setattr(fit_verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
         for seed, domain in enumerate(("toys", "books")):
             make_domain(workspace, domain, seed)
-        results = [fit_verb.fit(domain, workspace=workspace, epochs=2) for domain in ("toys", "books")]
-        fit_verb.fit("toys", workspace=workspace, epochs=1, protocol="paper")
+        results = [
+            fit_verb.fit(domain, workspace=workspace, settings=HeadOptions(epochs=2)) for domain in ("toys", "books")
+        ]
+        fit_verb.fit("toys", workspace=workspace, settings=HeadOptions(epochs=1, protocol="paper"))
     return workspace, results[0]
 
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from loid_infer import encode, export, fit, ingest, plugin_merge, plugin_show, plugin_train
 from loid_infer.errors import BadArtifact, BadSetting, ParityError
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.plugins.settings import TrainSettings
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
@@ -176,9 +177,13 @@ def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Pat
     encode("films", encoder="of_films", workspace=workspace)
     with pytest.raises(BadSetting, match="--split-seed 0"):
         fit("films", encoder="of_films", split_seed=1, workspace=workspace)
-    assert fit("films", encoder="of_films", split_seed=0, epochs=1, workspace=workspace).n_test > 0
+    assert (
+        fit("films", encoder="of_films", split_seed=0, settings=HeadOptions(epochs=1), workspace=workspace).n_test > 0
+    )
     encode("games", encoder="of_films", workspace=workspace)
-    assert fit("games", encoder="of_films", split_seed=1, epochs=1, workspace=workspace).n_test > 0
+    assert (
+        fit("games", encoder="of_films", split_seed=1, settings=HeadOptions(epochs=1), workspace=workspace).n_test > 0
+    )
 
 
 def test_only_the_top_layers(trained, toy_base: Path) -> None:

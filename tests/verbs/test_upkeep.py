@@ -21,6 +21,7 @@ from loid_infer import (
     score,
 )
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
@@ -120,7 +121,7 @@ def test_rows_of_a_domain_that_is_gone_are_dropped_and_no_others(two_domains: Wo
 
 
 def test_what_a_head_looks_at_stays_when_its_table_is_gone(two_domains: Workspace) -> None:
-    fit("toys", epochs=1, workspace=two_domains)
+    fit("toys", settings=HeadOptions(epochs=1), workspace=two_domains)
     pairs = two_domains.root / "pairs.csv"
     pairs.write_text("user_id,item_id\nu1,i1\nu2,i3\n")
     before = Path(score(pairs, domain="toys", workspace=two_domains).out).read_text()
@@ -150,7 +151,7 @@ def test_a_store_nothing_refers_to_is_removed(two_domains: Workspace, toy_base: 
     export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
     other = encode("games", encoder="other", workspace=two_domains)
     assert cache_gc(workspace=two_domains).n_stores == 0
-    fit("games", encoder="other", epochs=1, workspace=two_domains)
+    fit("games", encoder="other", settings=HeadOptions(epochs=1), workspace=two_domains)
     (two_domains.encoder("other") / "manifest.json").unlink()
     assert cache_gc(workspace=two_domains).n_stores == 0  # a head looks at it
     (two_domains.head("games") / "manifest.json").unlink()
