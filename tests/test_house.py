@@ -24,6 +24,7 @@ MODULE_LEVEL_CALLS = {
         "frozenset",
         "re.compile",
         "struct.Struct",
+        "HeadOptions",
         "HeadSettings",
         "TrainSettings",
         "Html",
