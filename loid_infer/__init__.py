@@ -22,6 +22,7 @@ _PLACES = {
     "export": "verbs.export",
     "encode": "verbs.encode",
     "encode_corpus": "verbs.encode",
+    "encode_dry_run": "verbs.encode",
     "fit": "verbs.fit",
     "score": "verbs.score",
     "evaluate": "verbs.evaluate",

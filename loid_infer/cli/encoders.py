@@ -60,19 +60,14 @@ def export(
     """
 
 
-def _each(encoder: list[str] | None, **options: Any) -> Any:
-    """Run `encode` with one encoder after the other."""
-    from loid_infer.verbs.encode import encode as verb
+def _each(encoder: list[str] | None, dry_run: bool, **options: Any) -> Any:
+    """Encode with one encoder after the other."""
+    from loid_infer.verbs.encode import encode, encode_dry_run
 
+    verb = encode_dry_run if dry_run else encode
     names: list[str | None] = [*(encoder or [])] or [None]
     if len(set(names)) < len(names):
-        raise BadSetting(
-            "an encoder is named twice",
-            where="--encoder",
-            expected="each once",
-            got=", ".join(map(str, names)),
-            mend="Give each name once.",
-        )
+        raise BadSetting("an encoder is given twice", where="--encoder", got=", ".join(map(str, names)))
     results = [verb(encoder=name, **options) for name in names]
     return results[0] if len(results) == 1 else {"encoders": [asdict(result) for result in results]}
 

@@ -1,7 +1,4 @@
-"""The domain an int8 encoder is calibrated on: its texts, and whether a head notices the difference.
-
-Behind `export --precision int8`. It writes nothing.
-"""
+"""The domain an int8 encoder is calibrated and judged on, for `export --precision int8`."""
 
 from __future__ import annotations
 
@@ -10,47 +7,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loid_infer.data.reviews import ReviewTable, open_table
-from loid_infer.data.splits import split as split_of
 from loid_infer.encoder import Encoder
-from loid_infer.errors import BadSetting, ParityError
-from loid_infer.heads.comparison import HEAD, measured
-from loid_infer.heads.presets import DEFAULT_OPTIONS
+from loid_infer.errors import BadSetting
 from loid_infer.settings import Workspace
-from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, Task
+from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
 
-SEEDS = (0, 1, 2, 3, 4)  # of the splits
-MAX_CHANGE = 0.005  # of the head's test MSE, relative
-_N_TEXTS = 512  # to calibrate on and to measure
+_N_TEXTS = 512  # for calibration and for measuring
 _MIN_TEXTS = 64
-_MAX_REVIEWS = 12_000  # that the head gate looks at
-
-
-@dataclass(frozen=True, slots=True)
-class HeadGate:
-    """Test MSE of heads on float32 and on int8 vectors: means over the same splits."""
-
-    mse_fp32: float
-    mse_int8: float
-    change: float  # of the mean, relative; positive where int8 is worse
-    n_reviews: int
-    n_seeds: int
+_MAX_REVIEWS = 12_000  # for the judge
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A domain to calibrate on."""
+    """A domain to calibrate and judge on."""
 
     table: ReviewTable
     interactions: Interactions  # at most _MAX_REVIEWS reviews, of whole users
-    rows: Ints  # [n_texts], a row of the table for each of their texts
-    drawn: Ints  # ascending rows of different texts from all over the table, to calibrate on
+    rows: Ints  # [n_texts], a row of the table for each of its texts
+    drawn: Ints  # ascending rows of different texts from the whole table, to calibrate on
 
     def texts(self) -> list[str]:
         """The texts to calibrate on."""
         return [text for _, texts in self.table.texts(self.drawn) for text in texts]
 
     def vectors(self, encoder: Encoder, progress: Progress) -> Floats:
-        """What the store would hold for every text, `[n_texts, d]`.
+        """The vectors that the store would hold, `[n_texts, d]`.
 
         Raises:
             RuntimeMissing, ParityError: see `Encoder.runtime`.
@@ -60,44 +41,14 @@ class Calibration:
         order = np.argsort(self.rows)
         ordered = self.rows[order]
         with progress.task(f"encode {spec.precision}", len(order), "texts") as task:
-            for rows, found in encoder.stream(self.table.texts(ordered)):
-                vectors[order[np.searchsorted(ordered, rows)]] = found
+            for rows, part in encoder.stream(self.table.texts(ordered)):
+                vectors[order[np.searchsorted(ordered, rows)]] = part
                 task.advance(len(rows))
         return vectors
 
-    def head_gate(self, exact: Floats, quantized: Floats, where: str, progress: Progress) -> HeadGate:
-        """Fit a head on both for each seed, on equal splits, and compare.
-
-        Raises:
-            ParityError: int8 costs the head more than the gate admits.
-        """
-        with progress.task("head gate", 2 * len(SEEDS), "fits") as task:
-            errors = np.array([[self._error(vectors, seed, task) for vectors in (exact, quantized)] for seed in SEEDS])
-        of_exact, of_quantized = errors.mean(0).tolist()
-        gate = HeadGate(of_exact, of_quantized, of_quantized / of_exact - 1, self.interactions.n, len(SEEDS))
-        progress.say(f"head MSE with int8 vectors: {gate.change:+.2%} against float32, mean of {len(SEEDS)} splits")
-        if not gate.change <= MAX_CHANGE:  # also for NaN
-            raise ParityError(
-                "int8 vectors cost the head too much on the calibration domain",
-                where=where,
-                expected=f"test MSE at most {MAX_CHANGE:.1%} above float32's, mean of {len(SEEDS)} splits",
-                got=f"{gate.change:+.2%}",
-                mend="Export with --precision bf16 or fp32. Nothing was written.",
-            )
-        return gate
-
-    def _error(self, vectors: Floats, seed: int, task: Task) -> float:
-        from loid_infer.heads.training import fit_head, pairs_of  # torch: a second that no other command should pay
-
-        parts = split_of(self.interactions, "random", seed)
-        fitted = fit_head(self.interactions, parts, vectors, DEFAULT_OPTIONS.settings(), seed, SILENT)
-        predicted = fitted.predictor.predict(pairs_of(self.interactions, parts, parts.test))
-        task.advance(1)
-        return measured(self.interactions, parts, seed, HEAD, predicted).run.mse
-
 
 def open_calibration(workspace: Workspace, precision: str, domain: str | None) -> Calibration | None:
-    """The domain to calibrate on, if `precision` asks for one.
+    """The domain to calibrate on, if `precision` is int8.
 
     Raises:
         BadSetting: int8 without a domain, a domain without int8, or one with too few texts.
@@ -136,7 +87,7 @@ def open_calibration(workspace: Workspace, precision: str, domain: str | None) -
 
 
 def _whole_users(interactions: Interactions) -> Ints:
-    """Rows of all reviews of randomly drawn users, ascending, about as many as the head gate looks at."""
+    """Ascending rows of all reviews of randomly sampled users, about `_MAX_REVIEWS`."""
     n_reviews = np.bincount(interactions.users, minlength=len(interactions.user_ids))
     users = np.random.default_rng(0).permutation(len(n_reviews))
     drawn = users[: int(np.searchsorted(np.cumsum(n_reviews[users]), _MAX_REVIEWS)) + 1]

@@ -1,8 +1,7 @@
-"""`encode`: the vectors of every text of a corpus, into the store of an encoder.
+"""The verb `encode`: stores the vector of every text of a corpus.
 
-A text is computed once, whatever kills the run: what a store holds is decided by digest before a token is made, and a
-chunk's vectors and index are committed together. The verb ties corpus, encoder and store; it computes nothing itself.
-What a run took is kept in `reports/`, for people: nothing is ever decided by it.
+Texts that are in the store already are found by digest, before anything is tokenized. Figures of a run are kept in
+`reports/` for the report.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, overload
 
 import numpy as np
 
@@ -34,7 +32,7 @@ from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
 from loid_infer.verbs.cache import used_digests
-from loid_infer.verbs.encoder import resolve_or_export
+from loid_infer.verbs.encoder import export_base, resolve_encoder
 
 _SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # tokenized, and computed, to estimate the cost
 
@@ -94,18 +92,6 @@ class DryRun:
     store: str
 
 
-@overload
-def encode(
-    domain: str, *, encoder: str | None = None, runtime: str = "auto", precision: str | None = None,
-    device: str = "auto", n_threads: int | None = None, dry_run: Literal[False] = False, workspace: Place = None,
-    progress: Progress = SILENT,
-) -> EncodeResult: ...  # fmt: skip
-@overload
-def encode(
-    domain: str, *, encoder: str | None = None, runtime: str = "auto", precision: str | None = None,
-    device: str = "auto", n_threads: int | None = None, dry_run: bool, workspace: Place = None,
-    progress: Progress = SILENT,
-) -> EncodeResult | DryRun: ...  # fmt: skip
 def encode(
     domain: str,
     *,
@@ -114,19 +100,17 @@ def encode(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
-    dry_run: bool = False,
     workspace: Place = None,
     progress: Progress = SILENT,
-) -> EncodeResult | DryRun:
-    """Store the vector of every review text of `domain`.
+) -> EncodeResult:
+    """Store the vector of every review text of `domain` that is not stored yet.
 
     Args:
-        encoder: name of an export; by default the domain's own, else `base`, which is exported on first use.
-        runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that is proven.
-        precision: what the encoder must have; see `resolve_or_export`.
+        encoder: name of an export. By default that of the domain, else `base`, which is exported first if need be.
+        runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes.
+        precision: required precision; see `resolve_encoder`.
         device: auto | cpu | cuda.
-        n_threads: processors to use; all that this process may use by default.
-        dry_run: only tell what would be done; nothing is stored.
+        n_threads: number of CPU threads; by default all that this process may use.
 
     Raises:
         BadTable, BadName, BadSetting, BadArtifact: the domain, an option or the encoder is wrong.
@@ -136,13 +120,37 @@ def encode(
     place = Workspace.of(workspace)
     check_options(runtime, device)
     corpus = open_table(place.table(domain), domain)
-    folder, export_s = resolve_or_export(place, encoder, domain, precision, progress)
+    export_s = export_base(place, encoder, domain, precision, progress)
+    folder = resolve_encoder(place, encoder, domain, precision)
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
-        if dry_run:
-            return _dry_run(corpus, opened, place, progress)
         result = replace(_encode(corpus, corpus.digests(progress), opened, place, progress), export_s=export_s)
     _keep(result, place, progress)
     return result
+
+
+def encode_dry_run(
+    domain: str,
+    *,
+    encoder: str | None = None,
+    runtime: str = "auto",
+    precision: str | None = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    workspace: Place = None,
+    progress: Progress = SILENT,
+) -> DryRun:
+    """Count what `encode` with the same arguments would do, and estimate its cost. Stores no vector.
+
+    Raises:
+        BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
+    """
+    place = Workspace.of(workspace)
+    check_options(runtime, device)
+    corpus = open_table(place.table(domain), domain)
+    export_base(place, encoder, domain, precision, progress)
+    folder = resolve_encoder(place, encoder, domain, precision)
+    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+        return _dry_run(corpus, opened, place, progress)
 
 
 def encode_corpus(

@@ -1,4 +1,4 @@
-"""Which encoder a command means: one rule for `encode`, `fit`, `cache export` and all that take `--encoder`."""
+"""Resolves `--encoder`: which export a command uses, for all commands that take the option."""
 
 from __future__ import annotations
 
@@ -55,49 +55,51 @@ def encoded(
     return view_of(store, encoder.spec, encoder.fingerprint, digests, command)
 
 
-def resolve_or_export(
+def export_base(
     workspace: Workspace, encoder: str | None, domain: str, precision: str | None, progress: Progress
-) -> tuple[EncoderFolder, float]:
-    """What `resolve` gives, and the seconds spent on exporting the base where it is used for the first time.
+) -> float:
+    """Export the bundled base if it is the encoder to use and has not been exported yet.
 
-    Args:
-        precision: what the caller insists on. The base has one export a precision: `base`, `base-fp32`, ...; that of
-            int8 is calibrated on the domain it was first used for, and meant for that one only.
+    It has one export per precision: `base`, `base-fp32`, ... The one in int8 is calibrated on `domain`.
+
+    Returns:
+        Seconds; 0 if there was nothing to do.
+
+    Raises:
+        BadSetting: an unknown precision.
+        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `export`.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise BadSetting(f"there is no precision {precision!r}", expected=" | ".join(PRECISIONS))
+    name = _name(workspace, encoder, domain, precision)
+    precisions = {DEFAULT_ENCODER: "auto", **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS[1:]}}
+    if name not in precisions or workspace.encoder(name).exists():
+        return 0.0
+    progress.say(f"there is no encoder {name!r} yet, so the bundled all-MiniLM-L6-v2 is exported first (once)")
+    wanted = precisions[name] if precision in (None, "auto") else precision
+    on = domain if wanted == "int8" else None
+    return export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
+
+
+def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, precision: str | None) -> EncoderFolder:
+    """Like `resolve`, with a required precision.
 
     Raises:
         BadSetting: the encoder has another precision, or is an int8 base for another domain.
-        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `resolve` and `export`.
+        BadArtifact, ParityError: see `resolve`.
     """
-    if precision is not None and precision not in PRECISIONS:
-        raise BadSetting(
-            f"there is no precision {precision!r}",
-            expected=" | ".join(PRECISIONS),
-            mend="See `loid-infer encode --help`.",
-        )
-    name, seconds = _name(workspace, encoder, domain), 0.0
-    insisted = precision is not None and precision != "auto"
-    for_base = encoder is None and name == DEFAULT_ENCODER
-    if for_base and insisted:
-        name = f"{DEFAULT_ENCODER}-{precision}"
-    bases = {
-        DEFAULT_ENCODER: "auto",
-        **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS if other != "auto"},
-    }
-    if name in bases and not workspace.encoder(name).exists():
-        wanted = precision if precision is not None and insisted else bases[name]
-        on = domain if wanted == "int8" else None
-        seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
-    found = resolve(workspace, name, domain)
-    if insisted and found.spec.precision != precision:
+    name = _name(workspace, encoder, domain, precision)
+    folder = find_encoder(workspace, name)
+    if precision not in (None, "auto", folder.spec.precision):
         raise BadSetting(
             "precision is decided at export",
             where=f"encoder {name!r}",
-            expected=found.spec.precision,
+            expected=folder.spec.precision,
             got=f"--precision {precision}",
             mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
         )
-    calibrated_on = (found.manifest.get("int8") or {}).get("calibrated_on", domain)
-    if for_base and calibrated_on != domain:
+    calibrated_on = (folder.manifest.get("int8") or {}).get("calibrated_on", domain)
+    if encoder is None and name.startswith(f"{DEFAULT_ENCODER}-") and calibrated_on != domain:
         raise BadSetting(
             "the base's int8 encoder is calibrated on another domain",
             where=f"encoder {name!r}",
@@ -106,12 +108,12 @@ def resolve_or_export(
             mend=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
             f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
         )
-    return found, seconds
+    return folder
 
 
-def _name(workspace: Workspace, encoder: str | None, domain: str | None) -> str:
+def _name(workspace: Workspace, encoder: str | None, domain: str | None, precision: str | None = None) -> str:
     if encoder is not None:
         return encoder
     if domain is not None and workspace.encoder(domain).exists():
         return domain
-    return DEFAULT_ENCODER
+    return DEFAULT_ENCODER if precision in (None, "auto") else f"{DEFAULT_ENCODER}-{precision}"

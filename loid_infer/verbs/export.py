@@ -1,14 +1,12 @@
-"""`export`: an encoder's weights as a folder that any runtime can open and prove itself on.
-
-The verb ties base, plugins and calibration together; `graphs.making` makes the folder.
-"""
+"""The verb `export`: writes a base model with plugins folded in as an encoder that every runtime can run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
@@ -18,19 +16,23 @@ from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
-from loid_infer.errors import BadSetting, LoidError
+from loid_infer.errors import BadSetting, LoidError, ParityError
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_encoder, report
 from loid_infer.graphs.quantize import Quantization, quantize
+from loid_infer.heads.judge import HeadGate, judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
-from loid_infer.types import SILENT, Progress
-from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
+from loid_infer.types import SILENT, Floats, Interactions, Progress
+from loid_infer.verbs.calibrate import Calibration, open_calibration
+
+MAX_CHANGE = 0.005  # of the head's test MSE with int8 vectors, relative
+Judge: TypeAlias = Callable[[Interactions, Floats, Floats, Progress], HeadGate]
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Report:
-    """What int8 was calibrated on, chosen and found to cost."""
+    """How int8 was calibrated, and what it costs."""
 
     calibrated_on: str
     table_digest: str
@@ -40,11 +42,11 @@ class Int8Report:
 
 @dataclass(frozen=True, slots=True)
 class TensorRtReport:
-    """What TensorRT's engines are built for, and whether they are."""
+    """The shapes of TensorRT engines, and whether they have been built."""
 
     profiles: tuple[Profile, ...]
     ready: bool
-    missing: str  # why not; empty if they are
+    missing: str  # why not; empty if they have
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,9 @@ class ExportResult:
     precision: str
     precision_reason: str
     max_tokens: int
-    parity: Parity  # of the runtime that `auto` takes on the machine that exported
-    int8: Int8Report | None  # of an int8 export
-    tensorrt: TensorRtReport | None  # where it was asked for
+    parity: Parity  # of the runtime that `auto` takes on this machine
+    int8: Int8Report | None
+    tensorrt: TensorRtReport | None
     seconds: float
 
 
@@ -81,32 +83,34 @@ def export(
     store: str = "fp16",
     max_tokens: int | None = None,
     tensorrt: bool = False,
+    judge: Judge = judge_by_heads,
     workspace: Place = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Write `exports/encoders/<name>/`.
 
     Args:
-        name: of the encoder; the last plugin's if not given, else `base`.
-        base: `default`, a folder of Hugging Face or sentence-transformers, a GGUF file, or a hub name.
-        plugins: what is added to it, each with all that it was trained on; folded once, in float32.
-        pooling: auto | cls | mean | last, of the last layer; auto is what a sentence-transformers folder says, else
-            CLS of an encoder and the last token of a decoder or T5. The default base is read at CLS.
-        normalize, prompt, prompt_name: unit length, and what is put before every text, by itself or by the name that a
-            folder gives it; by default as the folder says.
-        precision: fp32, bf16, fp16, int8, or auto: fp16 where there is a GPU, bf16 where the processor has it
-            natively, and fp32 elsewhere or where parity fails.
-        calibrate_on: for int8, the domain whose reviews decide the scales and on which a head must not notice.
-        store: dtype of the stored vectors, fp16 or fp32.
-        max_tokens: longest input, with special tokens; longer texts are cut on the right. By default what a
-            sentence-transformers folder says, else 256 at most.
-        tensorrt: also settle the shapes that TensorRT's engines are built for, and build them where it can run.
+        name: of the encoder; by default that of the last plugin, else `base`.
+        base: `default`, a Hugging Face or sentence-transformers folder, a GGUF file, or a hub name.
+        plugins: folded into the base, each with the plugins it was trained on; once, in float32.
+        pooling: auto | cls | mean | last. `auto` is what a sentence-transformers folder says, else CLS for encoders and
+            the last token for decoders and T5. The default base has CLS pooling.
+        normalize, prompt, prompt_name: unit length; prefix of every text, given itself or by its name in the folder. By
+            default as the folder says.
+        precision: fp32, bf16, fp16, int8, or auto: fp16 with a GPU, bf16 where the CPU has it natively, and fp32
+            elsewhere or where parity fails.
+        calibrate_on: for int8, the domain whose reviews decide the scales and on whose ratings it is judged.
+        store: data type of the stored vectors, fp16 or fp32.
+        max_tokens: maximum length with special tokens; longer texts are truncated on the right. By default what a
+            sentence-transformers folder says, else at most 256.
+        tensorrt: also choose the shapes of TensorRT engines, and build them where TensorRT can run.
+        judge: compares what can be learned from exact and from int8 vectors.
 
     Raises:
-        BadSetting: an option outside its range, too few texts to calibrate on, or a plugin that is there twice or
+        BadSetting: an option outside its range, too few texts to calibrate on, or a plugin that is given twice or
             belongs to another base.
         BadTable: `calibrate_on` has no table.
-        BadArtifact, RuntimeMissing: the base cannot be had or is of no family we compute, or a plugin cannot be read.
+        BadArtifact, RuntimeMissing: the base cannot be read or its family is not supported, or a plugin cannot be read.
         ParityError: no installed runtime computes the reference's vectors, or int8 misses a gate; nothing is written.
         NoSpace: the disk is full or the folder not writable.
     """
@@ -118,11 +122,18 @@ def export(
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base, pooling, normalize=normalize, prompt=prompt, prompt_name=prompt_name)
     stacked, stack = _stacked(source, place, plugins)
-    int8 = partial(_quantized, stacked, calibration, progress) if calibration else None
+    int8 = partial(_quantized, stacked, calibration, judge, progress) if calibration else None
     proven = make_encoder(
-        path, stacked, precision=precision, progress=progress, store=store, max_tokens=max_tokens,
-        weights=stack.base_digest, plugins=stack.described(), quantize=int8,
-    )  # fmt: skip
+        path,
+        stacked,
+        precision=precision,
+        progress=progress,
+        store=store,
+        max_tokens=max_tokens,
+        weights=stack.base_digest,
+        plugins=stack.described(),
+        quantize=int8,
+    )
     made = open_folder(path, name)
     engines = _prepared(made, progress) if tensorrt else None
     return _result(made, proven, stack, engines, time.perf_counter() - start)
@@ -133,16 +144,25 @@ def _result(
 ) -> ExportResult:
     spec = made.spec
     return ExportResult(
-        encoder=made.name, path=str(made.path), plugins=tuple(plugin.name for plugin in stack.chain),
-        fingerprint=made.fingerprint, architecture=spec.architecture, pooling=spec.pooling, normalize=spec.normalize,
-        precision=spec.precision, precision_reason=proven.precision_reason, max_tokens=spec.max_tokens,
-        parity=Parity(*(proven.parity[field] for field in Parity.__slots__)), int8=proven.int8,
-        tensorrt=tensorrt, seconds=seconds,
-    )  # fmt: skip
+        encoder=made.name,
+        path=str(made.path),
+        plugins=tuple(plugin.name for plugin in stack.chain),
+        fingerprint=made.fingerprint,
+        architecture=spec.architecture,
+        pooling=spec.pooling,
+        normalize=spec.normalize,
+        precision=spec.precision,
+        precision_reason=proven.precision_reason,
+        max_tokens=spec.max_tokens,
+        parity=Parity(*(proven.parity[field] for field in Parity.__slots__)),
+        int8=proven.int8,
+        tensorrt=tensorrt,
+        seconds=seconds,
+    )
 
 
 def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
-    """The base with plugins: folded in the tensors we export, beside the weights in the module we are held against."""
+    """The base with plugins: folded into the exported tensors, and not merged in the reference module."""
     stack = stack_plugins(place, plugins, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
     if not stack.chain:
         return source, stack
@@ -155,7 +175,7 @@ def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Ba
 
 
 def _prepared(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
-    """The profiles of a finished export; its engines are built by opening it, which proves them too."""
+    """The profiles of a finished export. Opening it builds its engines and tests them."""
     shapes = profiles(encoder.spec.max_tokens, GPU_BATCH_TOKENS)
     widths = ", ".join(str(shape.max_tokens) for shape in shapes)
     progress.say(f"TensorRT: {len(shapes)} engines, for texts of up to {widths} tokens")
@@ -167,12 +187,14 @@ def _prepared(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
             open_runtime(encoder, runtime="tensorrt", device="cuda", n_threads=None, progress=progress)
         except LoidError as error:  # the export itself is finished
             missing = str(error)
-    progress.say(f"TensorRT cannot run here: {missing}" if missing else "TensorRT's engines are built and proven")
+    progress.say(f"TensorRT cannot run here: {missing}" if missing else "TensorRT engines are built and tested")
     return TensorRtReport(shapes, not missing, missing)
 
 
-def _quantized(base: Base, calibration: Calibration, progress: Progress, float32: EncoderFolder) -> Proven:
-    """An int8 graph in the place of the float one: proven on held-out texts, on the probes, and to a head."""
+def _quantized(
+    base: Base, calibration: Calibration, judge: Judge, progress: Progress, float32: EncoderFolder
+) -> Proven:
+    """Replace the float graph by an int8 one and test it on held-out texts, on the probes, and with the judge."""
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.encoders.torch import TorchRuntime
 
@@ -181,16 +203,30 @@ def _quantized(base: Base, calibration: Calibration, progress: Progress, float32
     vectors = calibration.vectors(_unfinished(float32), progress)
     progress.say(f"calibrating int8 on {domain!r} ...")
     int8, choice = quantize(float32, module, exact.encode, calibration.texts())
-    progress.say(f"int8 on texts held out: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")
+    progress.say(f"int8 on held-out texts: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")
     parity = report(int8, progress)
-    head = calibration.head_gate(vectors, calibration.vectors(_unfinished(int8), progress), int8.name, progress)
-    return Proven(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, head))
+    verdict = judge(calibration.interactions, vectors, calibration.vectors(_unfinished(int8), progress), progress)
+    progress.say(f"head MSE with int8 vectors: {verdict.change:+.2%} from float32, mean of {verdict.n_seeds} splits")
+    if not verdict.change <= MAX_CHANGE:  # also for NaN
+        raise ParityError(
+            "int8 vectors cost the head too much on the calibration domain",
+            where=int8.name,
+            expected=f"test MSE at most {MAX_CHANGE:.1%} above float32's, mean of {verdict.n_seeds} splits",
+            got=f"{verdict.change:+.2%}",
+            mend="Export with --precision bf16 or fp32. Nothing was written.",
+        )
+    return Proven(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
 
 
 def _unfinished(folder: EncoderFolder) -> Encoder:
-    """The encoder in a folder that has no manifest yet, on the CPU."""
-    return Encoder(folder.spec, lambda: (folder.tokenizer(), open_runtime(
-        folder, runtime="auto", device="cpu", n_threads=None, progress=SILENT)))  # fmt: skip
+    """The encoder of a folder that has no manifest yet, on the CPU."""
+    return Encoder(
+        folder.spec,
+        lambda: (
+            folder.tokenizer(),
+            open_runtime(folder, runtime="auto", device="cpu", n_threads=None, progress=SILENT),
+        ),
+    )
 
 
 def _check(option: str, value: str, known: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loid_infer import Encoder, Texts, cache_gc, encode, encode_corpus, ingest
+from loid_infer import Encoder, Texts, cache_gc, encode, encode_corpus, encode_dry_run, ingest
 from loid_infer.data.corpora import checked_texts
 from loid_infer.errors import BadName, BadSetting, BadTable
 from loid_infer.settings import Workspace
@@ -31,11 +31,11 @@ def test_gc_keeps_what_a_corpus_or_a_table_has(workspace: Workspace) -> None:
     encode("toys", workspace=workspace)
     with Encoder.open(workspace=workspace) as encoder:
         encode_corpus(Texts("titles", TITLES), encoder, workspace=workspace)
-    assert encode("toys", dry_run=True, workspace=workspace).n_orphaned == 0
+    assert encode_dry_run("toys", workspace=workspace).n_orphaned == 0
     assert cache_gc(workspace=workspace).n_rows == 0
     with Encoder.open(workspace=workspace) as encoder:
         encode_corpus(Texts("titles", TITLES[:1]), encoder, workspace=workspace)  # the other two are nobody's now
-    assert encode("toys", dry_run=True, workspace=workspace).n_orphaned == 2
+    assert encode_dry_run("toys", workspace=workspace).n_orphaned == 2
     assert cache_gc(workspace=workspace).n_rows == 2
     assert cache_gc(workspace=workspace).n_rows == 0
 

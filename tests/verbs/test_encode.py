@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loid_infer import cache_export, encode, export, ingest
+from loid_infer import cache_export, encode, encode_dry_run, export, ingest
 from loid_infer import encoder as encoder_module
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import open_folder
@@ -129,12 +129,12 @@ def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
 
 def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
     table(workspace, toy_texts(40))
-    told = encode("toys", dry_run=True, workspace=workspace)
+    told = encode_dry_run("toys", workspace=workspace)
     assert (told.n_unique, told.n_hits, told.n_new) == (40, 0, 40)
     assert not Path(told.store).exists()
     done = encode("toys", workspace=workspace)
     assert told.n_tokens == done.n_tokens, "40 texts are all in the sample"
-    again = encode("toys", dry_run=True, workspace=workspace)
+    again = encode_dry_run("toys", workspace=workspace)
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
 
 
@@ -186,7 +186,7 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
     table(workspace, toy_texts(40))
     encode("toys", workspace=workspace)
     table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
-    told = encode("toys", dry_run=True, workspace=workspace)
+    told = encode_dry_run("toys", workspace=workspace)
     assert (told.n_unique, told.n_hits, told.n_new, told.n_orphaned) == (37, 30, 7, 10)
     lines: list[str] = []
     monkeypatch.setattr(verbs, "file_system", lambda _: ("nfs4", True))
@@ -201,7 +201,7 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
     for line in ("is on nfs4: let one machine only", "toys with base: 37 texts, 30 stored, 7 new", "GiB are free"):
         assert any(line in said for said in lines), lines
     (workspace.root / "data" / "other.parquet").write_bytes(b"no table")
-    assert encode("toys", dry_run=True, workspace=workspace).n_orphaned is None
+    assert encode_dry_run("toys", workspace=workspace).n_orphaned is None
 
 
 RUN = """

@@ -20,10 +20,11 @@ from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.graphs import making
 from loid_infer.graphs.quantize import quantize
+from loid_infer.heads.judge import HeadGate
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import calibrate as calibrate_module
-from loid_infer.verbs.calibrate import Calibration, open_calibration
+from loid_infer.verbs.calibrate import open_calibration
 from tests.conftest import toy_texts, write_reviews
 
 
@@ -243,13 +244,18 @@ def onnx_equal(one: bytes, other: bytes) -> bool:
     return bool(onnx.load_from_string(one) == onnx.load_from_string(other))
 
 
-def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace, _ = exported_int8
     shutil.copytree(workspace.root / "data", tmp_path / "data")
-    errors = iter([1.0, 1.0051] * 5)
-    monkeypatch.setattr(Calibration, "_error", lambda self, vectors, seed, task: next(errors))
+    arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
+
+    def judge(interactions, exact, approximate, progress) -> HeadGate:
+        assert exact.shape == approximate.shape == (len(interactions.digests), 32)
+        assert not np.array_equal(exact, approximate)
+        return HeadGate(1.0, 1.0051, 0.0051, interactions.n, 5)
+
     with pytest.raises(ParityError, match=r"at most 0\.5% above .*got \+0\.51%"):
-        export("small", base=str(toy_base), precision="int8", calibrate_on="toys", max_tokens=32, workspace=tmp_path)
+        export("small", **arguments, judge=judge, workspace=tmp_path)
     assert not Workspace(tmp_path).encoder("small").exists()
 
 
