@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,6 +35,16 @@ def option(default: Any, help: str, *, min: float | None = None, max: float | No
         min, max: its limits, inclusive.
     """
     return field(default=default, metadata={"help": help, "min": min, "max": max})
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Check that `value` is one of the choices of `--option`.
+
+    Raises:
+        BadSetting: it is not.
+    """
+    if value not in choices:
+        raise BadSetting(f"unknown {option}", where=f"--{option}", expected=" | ".join(choices), got=repr(value))
 
 
 def check_limits(settings: Any) -> None:

@@ -21,7 +21,8 @@ import orjson
 import zstandard
 
 from loid_infer.data.columns import FORMATS, Layout, layout
-from loid_infer.errors import BadSetting, BadTable
+from loid_infer.errors import BadTable
+from loid_infer.settings import check_choice
 
 # What a damaged or cut compressed stream raises when it is read.
 READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
@@ -57,8 +58,7 @@ def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
         BadTable: it cannot be read, is empty, is not UTF-8, is none of the formats, or contradicts `format`.
         BadSetting: `format` or an override is unknown.
     """
-    if format != "auto" and format not in FORMATS:
-        raise BadSetting("unknown format", where="--format", expected=" | ".join(("auto", *FORMATS)), got=repr(format))
+    check_choice("format", format, ("auto", *FORMATS))
     layout("auto", overrides)  # a wrong override is told before a wrong file
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():

@@ -13,7 +13,8 @@ from loid_infer.encoders.gpu import driver
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity, gate, measure
 from loid_infer.encoders.protocol import Backend, Runtime
-from loid_infer.errors import BadSetting, NoMemory, ParityError, RuntimeMissing
+from loid_infer.errors import NoMemory, ParityError, RuntimeMissing
+from loid_infer.settings import check_choice
 from loid_infer.types import Progress
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -194,6 +195,5 @@ def check_options(runtime: str, device: str) -> None:
     Raises:
         BadSetting: it does not.
     """
-    for option, value, known in (("runtime", runtime, runtimes()), ("device", device, DEVICES)):
-        if value not in known:
-            raise BadSetting(f"there is no {option} {value!r}", expected=" | ".join(known), mend="Give one of these.")
+    check_choice("runtime", runtime, runtimes())
+    check_choice("device", device, DEVICES)

@@ -20,7 +20,7 @@ from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
 from loid_infer.graphs.gguf import read_told
 from loid_infer.graphs.hugging import from_hub, load_model, read_config, refusing, tokenizer_json
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, check_choice
 from loid_infer.store.records import FORMAT
 from loid_infer.types import Array, Spec
 
@@ -159,9 +159,7 @@ def load_base(
     plain = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
     reading = Reading(family.pooling) if plain else declared
     reading = reading if pooling == "auto" else replace(reading, pooling=pooling)
-    if reading.pooling not in POOLINGS:
-        raise BadSetting(f"there is no pooling {reading.pooling!r} here", expected=" | ".join(POOLINGS),
-                         where="--pooling" if pooling != "auto" else str(place), mend="Give --pooling.")  # fmt: skip
+    check_choice("pooling", reading.pooling, POOLINGS)
     reading = reading if normalize is None else replace(reading, normalize=normalize)
     reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
     if reading.prompt and not reading.pools_prompt:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from loid_infer.errors import BadSetting
-from loid_infer.settings import check_limits, option
+from loid_infer.settings import check_choice, check_limits, option
 
 PRESETS = ("default", "paper")
 PROTOCOLS = ("strict", "paper")
@@ -118,10 +117,8 @@ class HeadOptions:
         Raises:
             BadSetting: an unknown preset or protocol, or a number outside its range.
         """
-        for name, known in (("preset", PRESETS), ("protocol", PROTOCOLS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise BadSetting(f"unknown {name}", where=f"--{name}", expected=" or ".join(known), got=repr(value))
+        check_choice("preset", self.preset, PRESETS)
+        check_choice("protocol", self.protocol, PROTOCOLS)
         check_limits(self)
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         settings = replace(_DEFAULT if self.preset == "default" else _PAPER, **chosen)

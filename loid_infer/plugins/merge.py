@@ -18,6 +18,7 @@ from loid_infer.kernels.merging import drop_and_rescale, elect, kept, linear, tr
 from loid_infer.kernels.sampling import words
 from loid_infer.plugins.adapter import LowRank
 from loid_infer.plugins.delta import Delta, Part, dense
+from loid_infer.settings import check_choice
 from loid_infer.types import Bools, Floats, Progress
 
 METHODS = ("linear", "ties", "dare", "dare_ties")
@@ -66,9 +67,7 @@ def settle(method: str, density: float | None, rank: int | None, seed: int) -> M
     Raises:
         BadSetting: an option outside its range.
     """
-    if method not in METHODS:
-        raise BadSetting(f"there is no method {method!r}", expected=" | ".join(METHODS),
-                         mend="See `loid-infer plugin merge --help`.")  # fmt: skip
+    check_choice("method", method, METHODS)
     if rank is not None and rank < 1:
         raise BadSetting("rank out of range", expected="--rank 1 or more", got=str(rank), mend="Leave --rank out.")
     if method == "linear":

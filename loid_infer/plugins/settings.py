@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
-from loid_infer.settings import check_limits, option
+from loid_infer.settings import check_choice, check_limits, option
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -64,10 +64,7 @@ class TrainSettings:
             raise BadSetting(
                 "unknown linear layers", where="--targets", expected=", ".join(targets), got=", ".join(unknown)
             )
-        if self.precision not in PRECISIONS:
-            raise BadSetting(
-                "unknown precision", where="--precision", expected=" | ".join(PRECISIONS), got=self.precision
-            )
+        check_choice("precision", self.precision, PRECISIONS)
 
 
 DEFAULT_SETTINGS = TrainSettings()

@@ -9,7 +9,7 @@ from loid_infer.encoder import find_encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.making import PRECISIONS
-from loid_infer.settings import DEFAULT_ENCODER, Workspace
+from loid_infer.settings import DEFAULT_ENCODER, Workspace, check_choice
 from loid_infer.store.reader import view_of
 from loid_infer.types import Digests, Progress, Split, Vectors
 from loid_infer.verbs.export import export
@@ -69,8 +69,8 @@ def export_base(
         BadSetting: an unknown precision.
         BadArtifact, ParityError, RuntimeMissing, NoSpace: see `export`.
     """
-    if precision is not None and precision not in PRECISIONS:
-        raise BadSetting(f"there is no precision {precision!r}", expected=" | ".join(PRECISIONS))
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
     name = _name(workspace, encoder, domain, precision)
     precisions = {DEFAULT_ENCODER: "auto", **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS[1:]}}
     if name not in precisions or workspace.encoder(name).exists():

@@ -16,13 +16,13 @@ from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
-from loid_infer.errors import BadSetting, LoidError, ParityError
+from loid_infer.errors import LoidError, ParityError
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_encoder, report
 from loid_infer.graphs.quantize import Quantization, quantize
 from loid_infer.heads.judge import HeadGate, judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace, check_choice
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 from loid_infer.verbs.calibrate import Calibration, open_calibration
 
@@ -115,8 +115,8 @@ def export(
         NoSpace: the disk is full or the folder not writable.
     """
     start, place = time.perf_counter(), Workspace.of(workspace)
-    _check("precision", precision, PRECISIONS)
-    _check("store", store, STORE_DTYPES)
+    check_choice("precision", precision, PRECISIONS)
+    check_choice("store", store, STORE_DTYPES)
     name = name or (plugins[-1] if plugins else DEFAULT_ENCODER)
     path, calibration = place.encoder(name), open_calibration(place, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
@@ -227,10 +227,3 @@ def _unfinished(folder: EncoderFolder) -> Encoder:
             open_runtime(folder, runtime="auto", device="cpu", n_threads=None, progress=SILENT),
         ),
     )
-
-
-def _check(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise BadSetting(
-            f"there is no {option} {value!r}", expected=" | ".join(known), mend="See `loid-infer export --help`."
-        )

@@ -17,7 +17,7 @@ from loid_infer.data.duplicates import POLICIES, PairHashes
 from loid_infer.data.formats import Source, inspect
 from loid_infer.data.sources import place, read_source
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Place, Workspace, check_choice
 from loid_infer.types import SILENT, Bools, Progress, Task
 
 
@@ -143,10 +143,8 @@ def _check_options(sources: Sequence[Path], duplicates: str, on_bad: str, rating
     low, high = rating_range
     if not sources:
         raise BadSetting("there is no source", where="ingest", expected="at least one file", mend="Name a file.")
-    if duplicates not in POLICIES:
-        raise BadSetting("unknown policy", where="--duplicates", expected=" | ".join(POLICIES), got=repr(duplicates))
-    if on_bad not in ("error", "skip"):
-        raise BadSetting("unknown policy", where="--on-bad", expected="error | skip", got=repr(on_bad))
+    check_choice("duplicates", duplicates, POLICIES)
+    check_choice("on-bad", on_bad, ("error", "skip"))
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise BadSetting("not a range", where="--rating-range", expected="LOW,HIGH with LOW < HIGH",
                          got=f"{low:g},{high:g}", mend="Give for example --rating-range 1,5")  # fmt: skip

@@ -20,7 +20,7 @@ from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.neighbors import Index, build, directions
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Place, Workspace, check_choice
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check_texts
 from loid_infer.verbs.encoder import encode_command, resolve
@@ -92,13 +92,10 @@ def similar(
     queries = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
     asked = [(option, kind, value) for option, kind, value in queries if value is not None]
     if len(asked) != 1:
-        raise BadSetting("no telling what is asked about", expected="one of --item, --user and --text",
-                         got=" and ".join(f"--{option}" for option, _, _ in asked) or "none",
-                         mend="Give exactly one.")  # fmt: skip
+        got = " and ".join(f"--{option}" for option, _, _ in asked) or "none"
+        raise BadSetting("specify one query", expected="exactly one of --item, --user and --text", got=got)
     (_, source, query), of = asked[0], of or asked[0][1]
-    if of not in KINDS:
-        raise BadSetting(f"there are no {of!r} to look among", where="--of", expected=" | ".join(KINDS), got=repr(of),
-                         mend="Leave --of out for more of what is asked about.")  # fmt: skip
+    check_choice("of", of, KINDS)
     if n < 1:
         raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n), mend="Leave it out.")
     place = Workspace.of(workspace)

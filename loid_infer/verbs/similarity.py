@@ -24,7 +24,7 @@ from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
-from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, Place, Workspace, check_choice
 from loid_infer.types import SILENT, Progress
 
 RECORD, PICTURE = "similarity.json", "similarity.png"
@@ -163,9 +163,7 @@ def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
     if n_texts < 1:
         raise BadSetting("too few texts", where="--n-texts", expected="at least 1", got=str(n_texts),
                          mend="Leave --n-texts out for 100.")  # fmt: skip
-    if pooling not in POOLINGS:
-        raise BadSetting(f"there is no pooling {pooling!r}", where="--pooling", expected=" | ".join(POOLINGS),
-                         mend="Leave --pooling out for mean.")  # fmt: skip
+    check_choice("pooling", pooling, POOLINGS)
 
 
 def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
