@@ -12,7 +12,7 @@ from loid_infer import __version__
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadTable
 from loid_infer.pages.findings import of_domain, read_findings
-from loid_infer.pages.missing import NotMeasured, missing_besides, missing_of
+from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_shared
 from loid_infer.pages.page import page
 from loid_infer.settings import Place, Workspace, slug
 from loid_infer.types import SILENT, Progress
@@ -60,7 +60,7 @@ def report(domain: str | None = None, *, workspace: Place = None, progress: Prog
     found = of_domain(found, domain) if domain else found
     for problem in found.left_out:
         progress.say(f"left out: {problem}")
-    missing = [one for part in found.domains for one in missing_of(part)] + list(missing_besides(found))
+    missing = [one for part in found.domains for one in missing_of_domain(part)] + list(missing_shared(found))
     content = page(found, __version__)
     path = place.reports / (f"{domain}.report.html" if domain else PAGE)
     with new_file(path) as temporary:
