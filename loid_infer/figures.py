@@ -24,7 +24,7 @@ from loid_infer.types import Floats
 
 # Okabe & Ito's palette without its yellow, which is lost on white; distinct with every common color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_FAINT = "#888888"
+FAINT = "#888888"
 _DPI = 144
 _MIN_SPAN = 0.1  # of a heat map's colors: smaller differences are not painted as large ones
 _SMOOTH_FROM = 40  # points of a curve, from which a running mean of the n/20 latest is drawn over it
@@ -51,11 +51,6 @@ class Curve:
     losses: Sequence[float]  # [n], training loss, in the unit of eval_mse
     eval_steps: Sequence[float]  # [m], of each evaluation
     eval_mse: Sequence[float]  # [m], on the validation part
-
-    @property
-    def prefix(self) -> str:
-        """What its names in a legend begin with."""
-        return f"{self.label}: " if self.label else ""
 
 
 def heat_map(path: Path, names: Sequence[str], matrix: Floats, title: str, note: str = "") -> None:
@@ -107,7 +102,7 @@ def learning_curves(
     Raises:
         ValueError: nothing to draw, or steps and values of different lengths.
     """
-    top, n_cut = axis_top(curves, reference)
+    top, n_cut = _axis_top(curves, reference)
     cut = f"{n_cut} losses above {top:.3g} are cut off" if n_cut else ""
     with _png(path, (8.0, 4.8), title, ". ".join(filter(None, (note, cut)))) as figure:
         axes = figure.add_subplot()
@@ -115,13 +110,15 @@ def learning_curves(
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        for curve, color in zip(curves, itertools.cycle(COLORS), strict=False):
+        colored = list(zip(curves, itertools.cycle(COLORS), strict=False))
+        for curve, color in colored:
             _draw_losses(axes, curve, color)
         # In the middle, since the legend is filled by column: training to the left, validation to the right.
         if reference:
-            draw_reference(axes, reference)
-        for curve, color in zip(curves, itertools.cycle(COLORS), strict=False):
-            draw_evaluations(axes, curve, color, "white")
+            axes.axhline(reference[1], color=FAINT, linestyle="--", label=f"{reference[0]} {reference[1]:.4f}")
+        for curve, color in colored:
+            label = f"{curve.label} validation".lstrip()
+            draw_evaluations(axes, curve.eval_steps, curve.eval_mse, color, "white", label)
         axes.set_ylim(0.0, top)
         axes.margins(x=0.02)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -130,33 +127,29 @@ def learning_curves(
 
 def _draw_losses(axes: Any, curve: Curve, color: str) -> None:
     steps, losses = _finite(curve.steps, curve.losses)
-    label = f"{curve.prefix}training"
-    if len(losses) < _SMOOTH_FROM:
-        axes.plot(steps, losses, color=color, linewidth=1.2, alpha=0.7, label=label if losses.size else None)
+    if not losses.size:
         return
+    window = len(losses) // 20 if len(losses) >= _SMOOTH_FROM else 1
+    label = f"{curve.label} training".lstrip()
     axes.plot(steps, losses, color=color, linewidth=0.6, alpha=0.28)
-    axes.plot(steps, running_mean(losses, len(losses) // 20), color=color, linewidth=1.6, alpha=0.85, label=label)
+    axes.plot(steps, running_mean(losses, window), color=color, linewidth=1.6, alpha=0.85, label=label)
 
 
-def draw_reference(axes: Any, reference: tuple[str, float]) -> None:
-    """Draw a horizontal line of this name and height."""
-    name, height = reference
-    axes.axhline(height, color=_FAINT, linestyle="--", linewidth=1.2, label=f"{name} {height:.4f}")
-
-
-def draw_evaluations(axes: Any, curve: Curve, color: str, background: str) -> None:
-    """Draw the evaluations of `curve` as marked points, with a ring around the lowest.
+def draw_evaluations(
+    axes: Any, steps: Sequence[float], errors: Sequence[float], color: str, background: str, label: str
+) -> None:
+    """Draw the finite ones of `errors [m]` at `steps [m]` as marked points, with a ring around the lowest.
 
     Args:
         background: a color around points, which keeps them visible on their own run's line.
     """
-    steps, errors = _finite(curve.eval_steps, curve.eval_mse)
-    if not errors.size:
+    x, y = _finite(steps, errors)
+    if not y.size:
         return
-    best = int(errors.argmin())
-    label = f"{curve.prefix}validation, best {errors[best]:.4f} at {steps[best]:,.0f}"
-    axes.plot(steps, errors, ":o", color=color, markersize=7, markeredgecolor=background, zorder=3, label=label)
-    axes.plot(steps[best], errors[best], "o", color=color, markersize=12, fillstyle="none", markeredgewidth=1.8)
+    best = int(y.argmin())
+    label = f"{label}, best {y[best]:.4f} at {x[best]:,.0f}"
+    axes.plot(x, y, ":o", color=color, markersize=7, markeredgecolor=background, zorder=3, label=label)
+    axes.plot(x[best], y[best], "o", color=color, markersize=12, fillstyle="none", markeredgewidth=1.8)
 
 
 def running_mean(values: Floats, window: int) -> Floats:
@@ -171,12 +164,8 @@ def running_mean(values: Floats, window: int) -> Floats:
     return means
 
 
-def axis_top(curves: Sequence[Curve], reference: tuple[str, float] | None) -> tuple[float, int]:
-    """Upper end of the axis and how many losses lie above it: all that is drawn, unless losses spike far above.
-
-    Raises:
-        ValueError: no finite points, or steps and values of different lengths.
-    """
+def _axis_top(curves: Sequence[Curve], reference: tuple[str, float] | None) -> tuple[float, int]:
+    """Upper end of the axis and how many losses lie above it: all that is drawn, unless losses spike far above."""
     losses = np.concatenate([_finite(curve.steps, curve.losses)[1] for curve in curves])
     errors = np.concatenate([_finite(curve.eval_steps, curve.eval_mse)[1] for curve in curves])
     if not losses.size and not errors.size:
@@ -223,7 +212,7 @@ def _png(path: Path, inches: tuple[float, float], title: str, note: str) -> Iter
         yield figure
         for write, text, size, look in (
             (figure.suptitle, title, 12.0, {"weight": "bold"}),
-            (figure.supxlabel, note, 8.5, {"color": _FAINT}),
+            (figure.supxlabel, note, 8.5, {"color": FAINT}),
         ):
             lines = textwrap.fill(text, int(inches[0] * 110 / size))  # a letter is at most 0.65 of its size wide
             write(lines, x=0.01, ha="left", fontsize=size, **look)

@@ -1,4 +1,4 @@
-"""Commands that look: report, doctor."""
+"""The commands report and doctor."""
 
 from __future__ import annotations
 

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loid_infer.figures import (
-    PAGE_COLORS,
-    Curve,
-    axis_top,
-    draw_evaluations,
-    draw_reference,
-    inline_svg,
-    page_axes,
-    running_mean,
-)
-from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, Bin, ModelErrors
+from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, inline_svg, page_axes, running_mean
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, Bin, ModelErrors
 from loid_infer.pages.records import Evaluation, History
 
+_COLORS = {HEAD: "blue", STRICT: "blue", OWN_TEXT: "gray", BASELINES[1]: "gray"}
 _MAX_POINTS = 300  # of a curve
 _ROW_HEIGHT = 30  # pixels of a row of a difference plot and of the table beside it; the style sheet has it as well
 
@@ -60,20 +52,12 @@ def differences(evaluation: Evaluation, reference: str) -> list[Difference]:
             low=getattr(model, f"{field}_low"),
             high=getattr(model, f"{field}_high"),
             splits=_by_split(evaluation, model, reference),
-            color=_color(model, reference),
+            color=_COLORS.get(model.model, "violet" if reference == HEAD else "green"),
             is_reference=model.model == reference,
             may_exceed=model.model in (OWN_TEXT, BASELINES[0]),
         )
         differences.append(difference)
     return differences
-
-
-def _color(model: ModelErrors, reference: str) -> str:
-    if reference == HEAD:
-        return "violet"
-    if model.model in (OWN_TEXT, BASELINES[1]):
-        return "gray"
-    return "blue" if HEAD in model.model else "green"
 
 
 def _by_split(evaluation: Evaluation, model: ModelErrors, reference: str) -> tuple[float, ...]:
@@ -102,12 +86,12 @@ def difference_plot(rows: Sequence[Difference], title: str, name: str) -> str:
         axes.set_xlabel("← better\N{EM SPACE}\N{EM SPACE}worse →")
         for y, row in enumerate(rows):
             color = PAGE_COLORS[row.color]
-            if row.low is not None and row.high is not None and not row.is_reference:
+            if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=color, linewidth=2.5)
             axes.plot(row.splits, [y] * len(row.splits), "o", color=color, markersize=5, alpha=0.4)
             marker = "<" if row.mean < low else ">" if row.mean > high else "o"
-            is_filled = row.is_significant or row.is_reference or marker != "o"
-            fill = color if is_filled else PAGE_COLORS["card"]
+            is_hollow = marker == "o" and not row.is_significant and not row.is_reference
+            fill = PAGE_COLORS["card"] if is_hollow else color
             at = np.clip(row.mean, low, high)
             axes.plot(at, y, marker, color=color, markerfacecolor=fill, markersize=10, mew=2, clip_on=False)
         return inline_svg(axes, title)
@@ -144,34 +128,34 @@ def calibration_plot(bins: Sequence[Bin], title: str, name: str) -> str:
         return inline_svg(axes, title)
 
 
-def curve_plot(history: History | None, axis: str, variance: float | None, title: str, name: str) -> str:
-    """A run's losses and validation errors; nothing where no curve was kept, or no point of it is finite.
+def curve_plot(history: History, axis: str, variance: float | None, title: str, name: str) -> str:
+    """A run's losses, of many their running mean, and its validation errors; empty where none is finite.
 
     Args:
         axis: what evaluations are counted in; where it is not "step", losses are of epochs.
         variance: of the test ratings, a horizontal line.
+        title: the text alternative.
+        name: unlike that of any other plot of the page.
     """
-    if history is None:
+    losses, errors = np.array(history.losses, float), np.array(history.eval_mse, float)  # None becomes NaN
+    steps = np.arange(1.0, len(losses) + 1)
+    if axis != "step" and len(losses):
+        steps *= max(history.eval_steps, default=0.0) / len(losses) or 1.0
+    is_finite = np.isfinite(losses)
+    steps, losses = steps[is_finite], losses[is_finite]
+    if not len(losses) and not np.isfinite(errors).any():
         return ""
-    last = max(history.eval_steps, default=0.0)
-    per_loss = last / len(history.losses) if axis != "step" and last and history.losses else 1.0
-    points = [(per_loss * (i + 1), loss) for i, loss in enumerate(history.losses) if loss is not None]
-    steps, losses = np.array(points).reshape(-1, 2).T
-    errors = [np.nan if error is None else error for error in history.eval_mse]
-    if not points and not np.isfinite(errors).any():
-        return ""
-    kept = np.linspace(0, len(points) - 1, min(len(points), _MAX_POINTS)).astype(int)
-    means = running_mean(losses, len(losses) // 20)[kept]
-    curve = Curve("", steps[kept].tolist(), means.tolist(), history.eval_steps, errors)
-    reference = None if variance is None else ("variance of test ratings", variance)
-    top, _ = axis_top([curve], reference)
-    legend_height = 36 if reference is None else 54
-    with page_axes(name, 440, 250 + legend_height, left=52, top=10 + legend_height) as axes:
-        axes.plot(curve.steps, curve.losses, color=PAGE_COLORS["orange"], linewidth=2, label="training")
-        draw_evaluations(axes, curve, PAGE_COLORS["blue"], PAGE_COLORS["card"])
-        if reference:
-            draw_reference(axes, reference)
-        low = min(axes.dataLim.y0, 0.9 * top)  # small changes are not drawn as large ones
-        axes.set(xlabel=axis, ylim=(low - 0.1 * (top - low), top))
+    with page_axes(name, 440, 300, left=52, top=62) as axes:
+        if len(losses):
+            means = running_mean(losses, len(losses) // 20)
+            means = means.clip(max=1.1 * np.quantile(means, 0.97))  # a steep start would flatten everything else
+            kept = np.linspace(0, len(means) - 1, min(len(means), _MAX_POINTS)).astype(int)
+            axes.plot(steps[kept], means[kept], color=PAGE_COLORS["orange"], linewidth=2, label="training")
+        draw_evaluations(
+            axes, history.eval_steps, errors.tolist(), PAGE_COLORS["blue"], PAGE_COLORS["card"], "validation"
+        )
+        if variance is not None:
+            axes.axhline(variance, color=FAINT, linestyle="--", label=f"variance of test ratings {variance:.4f}")
+        axes.set_xlabel(axis)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.12, 1.02), borderpad=0, labelspacing=0.3)
         return inline_svg(axes, title)
