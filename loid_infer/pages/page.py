@@ -41,7 +41,7 @@ def page(findings: Findings, version: str) -> bytes:
     return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", text).encode()
 
 
-def _number(value: float | None, form: str) -> str:
+def _number(value: float | None, form: str = ".4f") -> str:
     """`value` as the format specification `form` says; nothing for None."""
     return "" if value is None else format(value, form)
 

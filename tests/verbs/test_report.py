@@ -185,8 +185,12 @@ def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None
     drawings = re.findall("<svg [^>]*>", page)
     assert len(drawings) == 6  # accuracy, ablations, calibration, curves of a head and of two plugins
     assert all(re.search('role="img" aria-label="[^"]+"', drawing) for drawing in drawings)
-    rows = [re.findall("<td[^>]*>(.*?)</td>", row, re.S) for row in re.findall("<tr>(.*?)</tr>", page, re.S)]
-    assert ["head", "0.7301", "<b>−0.0299</b>", "−0.0412 to −0.0186"] in rows
+    rows = [
+        [cell.strip() for cell in re.findall("<td[^>]*>([^<>]*)</td>", row)]
+        for row in re.findall("<tr>(.*?)</tr>", page, re.S)
+    ]
+    assert ["head", "0.7301", "−0.0299", "−0.0412 to −0.0186"] in rows
+    assert re.findall('number bold">(.*?)<', page) == ["+0.0711", "−0.0299", "+0.0143"]  # their intervals exclude zero
     assert ["bias", "0.7600", "reference", ""] in rows
     assert ["mf", "0.7777", "+0.0177", "−0.0100 to +0.0400"] in rows
     assert ["more", "4,321", "1.5000", "1.2000", "1.1000", "1.0000"] in rows
