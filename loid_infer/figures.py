@@ -1,16 +1,20 @@
-"""Pictures for people: heat maps and learning curves, as PNG files.
+"""Draws heat maps and learning curves as PNG files, and the plots of the report page as inline SVG.
 
-The only file that imports matplotlib. It knows numbers and labels, not what was measured. The same input gives the same
-bytes with the same matplotlib: a user's own style is set aside, and no version or time is written into the file.
+The only module that imports matplotlib. The same input gives the same bytes with the same matplotlib: a user's own
+style is ignored, and no version or time is written.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import logging
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,24 @@ import numpy as np
 
 from loid_infer.types import Floats
 
-# Okabe & Ito's palette without its yellow, which is lost on white; told apart with every common color vision.
+# Okabe & Ito's palette without its yellow, which is lost on white; distinct with every common color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "os^Dv"  # five, so that 35 runs differ in color or marker
-_INK, _FAINT = "#222222", "#888888"
+FAINT = "#888888"
 _DPI = 144
 _MIN_SPAN = 0.1  # of a heat map's colors: smaller differences are not painted as large ones
 _SMOOTH_FROM = 40  # points of a curve, from which a running mean of the n/20 latest is drawn over it
+
+# Plots of the page are drawn in these colors, each of which then becomes the style sheet's variable of that name.
+PAGE_COLORS = {
+    "faint": "#000001",
+    "grid": "#000002",
+    "card": "#000003",
+    "blue": "#000004",
+    "orange": "#000005",
+    "green": "#000006",
+    "violet": "#000007",
+    "gray": "#000008",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +67,22 @@ def heat_map(path: Path, names: Sequence[str], matrix: Floats, title: str, note:
         raise ValueError(f"expected finite values [{n}, {n}] and at least one name, got shape {matrix.shape}")
     side = float(np.clip(0.8 * n, 2.4, 18.0))
     low, high = float(matrix.min()), float(matrix.max())
-    missing = max(0.0, _MIN_SPAN - (high - low)) / 2
+    margin = max(0.0, _MIN_SPAN - (high - low)) / 2
     longest = max(map(len, names))
-    with _figure(path, (side + 2.4 + 0.06 * longest, side + 1.4 + 0.05 * longest), title, note) as figure:
-        axes = figure.add_subplot()
-        image = axes.imshow(matrix, cmap="cividis", vmin=low - missing, vmax=high + missing)
-        axes.set_xticks(range(n), names, rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), names)
+    with _png(path, (side + 2.4 + 0.06 * longest, side + 1.4 + 0.05 * longest), title, note) as figure:
+        axes = figure.add_subplot(aspect="equal")
+        image = axes.pcolormesh(
+            matrix, cmap="cividis", vmin=low - margin, vmax=high + margin, edgecolors="white", linewidth=1.5
+        )
+        axes.set_xticks(np.arange(n) + 0.5, names, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(np.arange(n) + 0.5, names)
+        axes.invert_yaxis()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xticks(np.arange(1, n) - 0.5, minor=True)
-        axes.set_yticks(np.arange(1, n) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=1.5)
-        axes.tick_params(which="minor", length=0)
         size = min(10.0, 26.0 * side / n)
         for (row, column), value in np.ndenumerate(matrix):
-            color = "white" if image.norm(value) < 0.55 else _INK
-            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=color, fontsize=size)
+            color = "white" if image.norm(value) < 0.55 else "black"
+            axes.text(column + 0.5, row + 0.5, f"{value:.3f}", ha="center", va="center", color=color, fontsize=size)
         bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.03)
         bar.outline.set_visible(False)
 
@@ -79,7 +93,7 @@ def learning_curves(
     """Draw training losses and validation errors by step, one color a run, into the PNG file `path`.
 
     Losses are a light line with their running mean over it, evaluations are marked points, and the best of a run has a
-    ring. The few steep losses of a run's start are cut off when they would flatten everything else, and it is said so.
+    ring. The few steep losses of a run's start are cut off when they would flatten everything else, which a note says.
 
     Args:
         reference: name and height of a horizontal line, such as the error of predicting the mean.
@@ -88,57 +102,54 @@ def learning_curves(
     Raises:
         ValueError: nothing to draw, or steps and values of different lengths.
     """
-    drawn = [(_points(curve.steps, curve.losses), _points(curve.eval_steps, curve.eval_mse)) for curve in curves]
-    if not any(losses.size or errors.size for (_, losses), (_, errors) in drawn):
-        raise ValueError("no finite points to draw")
-    top, n_cut = _top(drawn, reference)
+    top, n_cut = _axis_top(curves, reference)
     cut = f"{n_cut} losses above {top:.3g} are cut off" if n_cut else ""
-    with _figure(path, (8.0, 4.8), title, ". ".join(filter(None, (note, cut)))) as figure:
+    with _png(path, (8.0, 4.8), title, ". ".join(filter(None, (note, cut)))) as figure:
         axes = figure.add_subplot()
-        axes.set_xlabel("step")
-        axes.set_ylabel("mean squared error")
+        axes.set(xlabel="step", ylabel="mean squared error")
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        prefixes = [f"{curve.label}: " if curve.label else "" for curve in curves]
-        for number, (prefix, (losses, _)) in enumerate(zip(prefixes, drawn, strict=True)):
-            _draw_losses(axes, *losses, COLORS[number % len(COLORS)], f"{prefix}training")
+        colored = list(zip(curves, itertools.cycle(COLORS), strict=False))
+        for curve, color in colored:
+            _draw_losses(axes, curve, color)
         # In the middle, since the legend is filled by column: training to the left, validation to the right.
         if reference:
-            name, height = reference
-            axes.axhline(height, color=_FAINT, linestyle=(0, (5, 3)), linewidth=1.2, label=f"{name} {height:.3f}")
-        for number, (prefix, (_, errors)) in enumerate(zip(prefixes, drawn, strict=True)):
-            color, marker = COLORS[number % len(COLORS)], _MARKERS[number % len(_MARKERS)]
-            _draw_errors(axes, *errors, color, marker, f"{prefix}validation")
+            axes.axhline(reference[1], color=FAINT, linestyle="--", label=f"{reference[0]} {reference[1]:.4f}")
+        for curve, color in colored:
+            label = f"{curve.label} validation".lstrip()
+            draw_evaluations(axes, curve.eval_steps, curve.eval_mse, color, "white", label)
         axes.set_ylim(0.0, top)
         axes.margins(x=0.02)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=2, fontsize=9)
 
 
-def _draw_losses(axes: Any, steps: Floats, losses: Floats, color: str, label: str) -> None:
+def _draw_losses(axes: Any, curve: Curve, color: str) -> None:
+    steps, losses = _finite(curve.steps, curve.losses)
     if not losses.size:
         return
-    if len(losses) < _SMOOTH_FROM:
-        axes.plot(steps, losses, color=color, linewidth=1.2, alpha=0.7, label=label)
-        return
+    window = len(losses) // 20 if len(losses) >= _SMOOTH_FROM else 1
+    label = f"{curve.label} training".lstrip()
     axes.plot(steps, losses, color=color, linewidth=0.6, alpha=0.28)
-    axes.plot(steps, running_mean(losses, len(losses) // 20), color=color, linewidth=1.6, alpha=0.85, label=label)
+    axes.plot(steps, running_mean(losses, window), color=color, linewidth=1.6, alpha=0.85, label=label)
 
 
-def _draw_errors(axes: Any, steps: Floats, errors: Floats, color: str, marker: str, label: str) -> None:
-    if not errors.size:
+def draw_evaluations(
+    axes: Any, steps: Sequence[float], errors: Sequence[float], color: str, background: str, label: str
+) -> None:
+    """Draw the finite ones of `errors [m]` at `steps [m]` as marked points, with a ring around the lowest.
+
+    Args:
+        background: a color around points, which keeps them visible on their own run's line.
+    """
+    x, y = _finite(steps, errors)
+    if not y.size:
         return
-    best = int(errors.argmin())
-    # A white edge keeps points visible on their own run's line.
-    axes.plot(
-        steps, errors, color=color, linewidth=1.0, linestyle=":", marker=marker, markersize=7, markeredgecolor="white",
-        zorder=3, label=f"{label}, best {errors[best]:.3f} at step {steps[best]:,.0f}",
-    )  # fmt: skip
-    axes.plot(
-        steps[best], errors[best], marker=marker, markersize=12, markerfacecolor="none", markeredgecolor=color,
-        markeredgewidth=1.8, zorder=4,
-    )  # fmt: skip
+    best = int(y.argmin())
+    label = f"{label}, best {y[best]:.4f} at {x[best]:,.0f}"
+    axes.plot(x, y, ":o", color=color, markersize=7, markeredgecolor=background, zorder=3, label=label)
+    axes.plot(x[best], y[best], "o", color=color, markersize=12, fillstyle="none", markeredgewidth=1.8)
 
 
 def running_mean(values: Floats, window: int) -> Floats:
@@ -153,49 +164,93 @@ def running_mean(values: Floats, window: int) -> Floats:
     return means
 
 
-def _points(steps: Sequence[float], values: Sequence[float]) -> tuple[Floats, Floats]:
-    if len(steps) != len(values):
-        raise ValueError(f"{len(steps)} steps for {len(values)} values")
-    places, heights = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    keep = np.isfinite(places) & np.isfinite(heights)
-    return places[keep], heights[keep]
-
-
-def _top(drawn: Sequence[tuple[tuple[Floats, Floats], tuple[Floats, Floats]]], reference: Any) -> tuple[float, int]:
+def _axis_top(curves: Sequence[Curve], reference: tuple[str, float] | None) -> tuple[float, int]:
     """Upper end of the axis and how many losses lie above it: all that is drawn, unless losses spike far above."""
-    losses = np.concatenate([values for (_, values), _ in drawn])
-    firm = [*np.concatenate([values for _, (_, values) in drawn]), *([reference[1]] if reference else [])]
+    losses = np.concatenate([_finite(curve.steps, curve.losses)[1] for curve in curves])
+    errors = np.concatenate([_finite(curve.eval_steps, curve.eval_mse)[1] for curve in curves])
+    if not losses.size and not errors.size:
+        raise ValueError("no finite points to draw")
     usual = float(np.quantile(losses, 0.97)) if losses.size else 0.0
-    height = max([usual, *firm])
-    highest = float(losses.max()) if losses.size else 0.0
+    height = max(usual, errors.max(initial=0.0), reference[1] if reference else 0.0)
+    highest = losses.max(initial=0.0)
     if highest <= 1.5 * height:
         height = max(height, highest)
     top = 1.06 * height if height > 0 else 1.0
     return top, int((losses > top).sum())
 
 
+def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[Floats, Floats]:
+    if len(steps) != len(values):
+        raise ValueError(f"{len(steps)} steps for {len(values)} values")
+    x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    return x[is_finite], y[is_finite]
+
+
 @contextmanager
-def _figure(path: Path, inches: tuple[float, float], title: str, note: str) -> Iterator[Any]:
-    """A figure in matplotlib's own style, written to `path` when the block ends well. No pyplot, no display."""
+def _default_style(changes: Mapping[str, Any]) -> Iterator[type[Any]]:
+    """matplotlib's own style with `changes`, whatever the user's is; gives the class of figures."""
     log = logging.getLogger("matplotlib")
     level = log.level
-    log.setLevel(logging.ERROR)  # else a first import tells stderr about its font cache and folders
+    log.setLevel(logging.ERROR)  # a first import logs its font cache and folders
     try:
         import matplotlib
         from matplotlib.figure import Figure
 
         style: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-        style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK)
-        style["text.parse_math"] = False  # a dollar in a label is a dollar
-        with matplotlib.rc_context(style):
-            figure = Figure(figsize=inches, dpi=_DPI, layout="constrained")
-            yield figure
-            for write, text, size, look in (
-                (figure.suptitle, title, 12.0, {"color": _INK, "weight": "bold"}),
-                (figure.supxlabel, note, 8.5, {"color": _FAINT}),
-            ):
-                lines = textwrap.fill(text, int(inches[0] * 110 / size))  # a letter is at most 0.65 of its size wide
-                write(lines, x=0.01, ha="left", fontsize=size, **look)
-            figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+        with matplotlib.rc_context(style | {"text.parse_math": False} | changes):  # a dollar in a label is a dollar
+            yield Figure
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _png(path: Path, inches: tuple[float, float], title: str, note: str) -> Iterator[Any]:
+    """A figure that is written to `path` when the block ends without an error."""
+    with _default_style({}) as new_figure:
+        figure = new_figure(figsize=inches, dpi=_DPI, layout="constrained")
+        yield figure
+        for write, text, size, look in (
+            (figure.suptitle, title, 12.0, {"weight": "bold"}),
+            (figure.supxlabel, note, 8.5, {"color": FAINT}),
+        ):
+            lines = textwrap.fill(text, int(inches[0] * 110 / size))  # a letter is at most 0.65 of its size wide
+            write(lines, x=0.01, ha="left", fontsize=size, **look)
+        figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+@contextmanager
+def page_axes(name: str, width: int, height: int, *, left: int, top: int) -> Iterator[Any]:
+    """The axes of a plot of the page, `left` and `top` pixels inside it, with room for ticks and a label below.
+
+    Args:
+        name: unlike that of any other plot of the page, since it keeps ids apart.
+    """
+    style = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "axes.formatter.useoffset": False}
+    style |= {"axes.grid": True, "axes.axisbelow": True, "grid.color": PAGE_COLORS["grid"], "grid.linewidth": 1}
+    with _default_style(style) as new_figure:
+        figure = new_figure(figsize=(width / 72, height / 72))
+        right, bottom = 20, 46
+        area = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+        axes = figure.add_axes(area, frameon=False)
+        axes.locator_params(nbins=5)
+        axes.tick_params(length=0)
+        yield axes
+
+
+def inline_svg(axes: Any, title: str) -> str:
+    """The figure of `axes` as an SVG element in the page's font, whose colors are variables of the page.
+
+    Args:
+        title: the text alternative.
+    """
+    buffer = io.StringIO()
+    axes.figure.savefig(buffer, format="svg", transparent=True)
+    text = buffer.getvalue()
+    content = text[text.index("<g id=") :]  # without header, metadata and style
+    content = re.sub('<g id="[^"]*"', "<g", content)
+    content = re.sub('font[a-z-]*: [^;"]*(; )?', "", content)
+    for name, color in PAGE_COLORS.items():
+        content = content.replace(color, f"var(--{name})")
+    width, height = (round(72 * inches) for inches in axes.figure.get_size_inches())
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{content}'

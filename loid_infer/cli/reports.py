@@ -1,4 +1,4 @@
-"""Commands that only read: report, doctor."""
+"""The commands report and doctor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from loid_infer.cli.declare import command
 @command("report.report")
 def report(
     domain: Annotated[
-        str | None,
-        typer.Option("--domain", "-d", help="Report on this domain only. By default on all.", show_default=False),
+        str | None, typer.Option("--domain", "-d", help="Report on this domain only. By default on all.", show_default=False)
     ] = None,
 ) -> None:
     """Write a self-contained HTML report of everything that was measured.

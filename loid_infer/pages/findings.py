@@ -1,14 +1,11 @@
-"""Reads what a workspace's runs have left behind. What cannot be read is left out, and it is said which and why.
-
-This file knows where things lie; what they look like on a page is not its business.
-"""
+"""Reads what the runs of a workspace wrote. Files that cannot be read are left out, each with the reason."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,133 +30,134 @@ from loid_infer.settings import Workspace, slug
 T = TypeVar("T")
 R = TypeVar("R", Evaluation, EncodingRecord)
 D = TypeVar("D", Evaluation, EncodingRecord, HeadRecord)
-_AGAIN = "Make it again, or remove it."
+_FIX = "Make it again, or remove it."
 
 
-def read_findings(place: Workspace) -> Findings:
+def read_findings(workspace: Workspace) -> Findings:
     """Everything in the workspace, each kind by name."""
-    desk = _Desk(place)
-    tables = dict(_tables(desk))
-    evaluations = sorted(_reports(desk, Evaluation, "evaluation"), key=lambda one: (one.protocol == "paper", one.split))
-    encodings = list(_reports(desk, EncodingRecord, "encoding"))
-    heads = [replace(one, history=next(_history(desk, place.head(one.head)), None))
-             for one in _folders(desk, HeadRecord, "head")]  # fmt: skip
-    plugins = tuple(replace(one, history=next(_history(desk, place.plugin(one.name)), None))
-                    for one in _folders(desk, PluginRecord, "plugin"))  # fmt: skip
-    encoders = tuple(_folders(desk, EncoderRecord, "encoder"))
+    reader = _Reader(workspace)
+    tables = dict(reader.read_all(map(workspace.table, workspace.domains()), _table))
+    evaluations = reader.reports(Evaluation, "evaluation")
+    evaluations.sort(key=lambda evaluation: (evaluation.protocol == "paper", evaluation.split))
+    encodings = reader.reports(EncodingRecord, "encoding")
+    heads = reader.artifacts(HeadRecord, "head")
+    plugins = reader.artifacts(PluginRecord, "plugin")
+    encoders = reader.artifacts(EncoderRecord, "encoder")
+    heads = [replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
+    plugins = [replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
+    similarity = reader.read_if_present(workspace.reports / "similarity.json", _similarity)
 
     def of(name: str, records: Iterable[D]) -> tuple[D, ...]:
-        return tuple(one for one in records if one.domain == name)
+        return tuple(record for record in records if record.domain == name)
 
-    names = {*tables, *(one.domain for one in evaluations), *(one.domain for one in encodings),
-             *(one.domain for one in heads)}  # fmt: skip
-    domains = tuple(Domain(name, tables.get(name), of(name, evaluations), of(name, heads), of(name, encodings))
-                    for name in sorted(names))  # fmt: skip
-    similarity = next(_similarity(desk), None)
-    return Findings(domains, encoders, plugins, similarity, tuple(desk.left_out))
+    names = {*tables, *(one.domain for one in evaluations), *(one.domain for one in encodings)}
+    names |= {head.domain for head in heads}
+    domains = [
+        Domain(name, tables.get(name), of(name, evaluations), of(name, heads), of(name, encodings))
+        for name in sorted(names)
+    ]
+    return Findings(tuple(domains), tuple(encoders), tuple(plugins), similarity, tuple(reader.left_out))
 
 
-def of_domain(found: Findings, name: str) -> Findings:
-    """What belongs to one domain: its runs, the encoders they used, the plugins beneath these, those it taught."""
-    domain = next(one for one in found.domains if one.name == name)
-    used = {one.encoder for one in domain.heads} | {one.encoder for one in domain.encodings}
-    used |= {str(run.encoder) for one in domain.evaluations for run in one.runs}
-    encoders = tuple(one for one in found.encoders if one.name in used)
-    by_digest = {plugin.digest: plugin for plugin in found.plugins}
+def of_domain(findings: Findings, name: str) -> Findings:
+    """What belongs to one domain: its runs, their encoders with all plugins in them, and plugins trained on it."""
+    domain = next(one for one in findings.domains if one.name == name)
+    used = {head.encoder for head in domain.heads} | {encoding.encoder for encoding in domain.encodings}
+    used |= {str(run.encoder) for evaluation in domain.evaluations for run in evaluation.runs}
+    encoders = tuple(encoder for encoder in findings.encoders if encoder.name in used)
+    by_digest = {plugin.digest: plugin for plugin in findings.plugins}
     wanted: set[str] = set()
-    more = {plugin.digest for plugin in found.plugins if name in plugin.domains}
-    more |= {plugin.digest for one in encoders for plugin in one.plugins}
+    more = {plugin.digest for plugin in findings.plugins if name in plugin.domains}
+    more |= {plugin.digest for encoder in encoders for plugin in encoder.plugins}
     while more:
         wanted |= more
         known = [by_digest[digest] for digest in more if digest in by_digest]
-        more = {digest for one in known for digest in (*one.on, *one.holds)} - wanted
-    return replace(
-        found,
-        domains=(domain,),
-        encoders=encoders,
-        plugins=tuple(plugin for plugin in found.plugins if plugin.digest in wanted),
-        similarity=found.similarity if found.similarity and name in found.similarity.domains else None,
-    )
+        more = {digest for plugin in known for digest in (*plugin.on, *plugin.holds)} - wanted
+    plugins = tuple(plugin for plugin in findings.plugins if plugin.digest in wanted)
+    similarity = findings.similarity if findings.similarity and name in findings.similarity.domains else None
+    return replace(findings, domains=(domain,), encoders=encoders, plugins=plugins, similarity=similarity)
 
 
-@dataclass(slots=True)
-class _Desk:
-    place: Workspace
-    left_out: list[str] = field(default_factory=list)
+class _Reader:
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.left_out: list[str] = []
 
-    @contextmanager
-    def reading(self, path: Path) -> Iterator[None]:
-        """Note that a file cannot be shown, where the block finds that out."""
-        try:
-            yield
-        except LoidError as error:
-            # A path as it is called inside the workspace: the same wherever that lies.
-            name = str(path.relative_to(self.place.root))
-            at = "" if Path(error.where).is_absolute() or error.where == str(path) else error.where
-            said = f"expected {error.expected}, got {error.got}" if error.expected and error.got else error.got
-            text = ": ".join(filter(None, (name, at, error.what, said)))
-            self.left_out.append(text.encode(errors="replace").decode())  # a file's name may be any bytes
+    def read_all(self, paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
+        """What `read` returns for each path; one for which it raises a user error is noted in `left_out`."""
+        records = []
+        for path in paths:
+            try:
+                records.append(read(path))
+            except LoidError as error:
+                self.left_out.append(self._reason(path, error))
+        return records
+
+    def read_if_present(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        return next(iter(self.read_all([path] if path.is_file() else [], read)), None)
+
+    def reports(self, kind: type[R], ending: str) -> list[R]:
+        paths = sorted(self.workspace.reports.glob(f"[!.]*.{ending}.json"))
+        return self.read_all(paths, partial(_report, kind, ending))
+
+    def artifacts(self, kind: type[T], name: str) -> list[T]:
+        folders = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
+        return self.read_all(filter(Path.is_dir, folders), partial(_artifact, kind, name))
+
+    def history(self, folder: Path) -> History | None:
+        return self.read_if_present(folder / "curve.json", _history)
+
+    def _reason(self, path: Path, error: LoidError) -> str:
+        name = str(path.relative_to(self.workspace.root))  # the same wherever the workspace is
+        at = "" if Path(error.where).is_absolute() or error.where == str(path) else error.where
+        detail = f"expected {error.expected}, got {error.got}" if error.expected and error.got else error.got
+        text = ": ".join(filter(None, (name, at, error.what, detail)))
+        return text.encode(errors="replace").decode()  # a file's name may be any bytes
 
 
-def _load(path: Path) -> object:
+def _table(path: Path) -> tuple[str, TableFacts]:
+    return path.stem, open_table(path, path.stem).facts
+
+
+def _json(path: Path) -> object:
     try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        raise BadArtifact("the file cannot be read", where=str(path), got=reason, mend=_AGAIN) from error
-    return found
+        raise BadArtifact("the file cannot be read", where=str(path), got=reason, mend=_FIX) from error
 
 
-def _tables(desk: _Desk) -> Iterator[tuple[str, TableFacts]]:
-    for domain in desk.place.domains():
-        path = desk.place.table(domain)
-        with desk.reading(path):
-            yield domain, open_table(path, domain).facts
+def _report(kind: type[R], ending: str, path: Path) -> R:
+    record = typed(kind, _json(path), ending)
+    slug(record.file_names[0], "domain")
+    if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
+        got = " ".join(record.file_names)
+        raise BadArtifact("the file is not the one its name says", where=str(path), got=got)
+    return record
 
 
-def _reports(desk: _Desk, kind: type[R], ending: str) -> Iterator[R]:
-    for path in sorted(desk.place.reports.glob(f"[!.]*.{ending}.json")):
-        with desk.reading(path):
-            record = typed(kind, _load(path), ending)
-            slug(record.file_names[0], "domain")
-            if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
-                raise BadArtifact("the file is not the one its name says", where=str(path),
-                                  got=" ".join(record.file_names))  # fmt: skip
-            yield record
+def _artifact(kind: type[T], name: str, folder: Path) -> T:
+    slug(folder.name, name)
+    manifest = read_manifest(folder, name, _FIX, check_files=False)
+    # A folder's name counts: a plugin that others are trained on is kept under another than its manifest says.
+    manifest |= {"head" if name == "head" else "name": folder.name}
+    record = typed(kind, manifest, "manifest")
+    slug(getattr(record, "domain", name), "domain")
+    return record
 
 
-def _folders(desk: _Desk, kind: type[T], name: str) -> Iterator[T]:
-    for folder in sorted((desk.place.root / "exports" / f"{name}s").glob("[!.]*")):
-        if not folder.is_dir():
-            continue
-        with desk.reading(folder):
-            slug(folder.name, name)
-            manifest = read_manifest(folder, name, _AGAIN, check_files=False)
-            # A folder's name counts: a plugin that others rest on is kept under another than its manifest says.
-            manifest |= {"head" if name == "head" else "name": folder.name}
-            record = typed(kind, manifest, "manifest")
-            slug(getattr(record, "domain", name), "domain")
-            yield record
+def _history(path: Path) -> History:
+    history = typed(History, _json(path), "curve")
+    n_steps, n_errors = len(history.eval_steps), len(history.eval_mse)
+    if n_steps != n_errors:
+        raise BadArtifact("steps and errors do not match", where="curve", expected=str(n_steps), got=str(n_errors))
+    return history
 
 
-def _history(desk: _Desk, folder: Path) -> Iterator[History]:
-    path = folder / "curve.json"
-    if path.is_file():
-        with desk.reading(path):
-            found = typed(History, _load(path), "curve")
-            if len(found.eval_steps) != len(found.eval_mse):
-                raise BadArtifact("steps and errors do not match", where="curve", expected=str(len(found.eval_steps)),
-                                  got=str(len(found.eval_mse)))  # fmt: skip
-            yield found
-
-
-def _similarity(desk: _Desk) -> Iterator[Similarity]:
-    path = desk.place.reports / "similarity.json"
-    if path.is_file():
-        with desk.reading(path):
-            found = typed(Similarity, _load(path), "similarity")
-            n = len(found.domains)
-            if not n or len(found.matrix) != n or any(len(row) != n for row in found.matrix):
-                raise BadArtifact("the matrix does not fit its domains", where="similarity", expected=f"{n} x {n}",
-                                  got=" ".join(str(len(row)) for row in found.matrix)[:60] or "nothing")  # fmt: skip
-            yield found
+def _similarity(path: Path) -> Similarity:
+    similarity = typed(Similarity, _json(path), "similarity")
+    n, lengths = len(similarity.domains), [len(row) for row in similarity.matrix]
+    if not n or lengths != [n] * n:
+        got = " ".join(map(str, lengths))[:60] or "nothing"
+        raise BadArtifact("the matrix does not fit its domains", where="similarity", expected=f"{n} x {n}", got=got)
+    return similarity

@@ -1,7 +1,4 @@
-"""`report`: one page of everything a workspace's runs have measured, for people.
-
-It measures nothing: it reads what the other verbs wrote, and names the command for what they did not.
-"""
+"""`report`: one HTML page of what the runs of a workspace have measured, and the commands for what they did not."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from loid_infer import __version__
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadTable
 from loid_infer.pages.findings import of_domain, read_findings
-from loid_infer.pages.missing import NotMeasured, missing_besides, missing_of
+from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_shared
 from loid_infer.pages.page import page
 from loid_infer.settings import Place, Workspace, slug
 from loid_infer.types import SILENT, Progress
@@ -46,27 +43,43 @@ def report(domain: str | None = None, *, workspace: Place = None, progress: Prog
         NoSpace: the page cannot be written.
     """
     start = time.perf_counter()
-    place = Workspace.of(workspace)
-    found = read_findings(place)
-    names = [one.name for one in found.domains]
+    folder = Workspace.of(workspace)
+    findings = read_findings(folder)
+    names = [one.name for one in findings.domains]
     if domain is not None and slug(domain, "domain") not in names:
-        raise BadTable(f"there is no domain {domain!r}", where=str(place.root.absolute()),
-                       expected="one of this workspace", got=", ".join(names) or "none",
-                       mend=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}")  # fmt: skip
-    if not (found.domains or found.encoders or found.plugins or found.left_out):
-        raise BadTable("there is nothing to report on", where=str(place.root.absolute()),
-                       expected="a workspace with data/ or exports/", got="neither",
-                       mend="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D")  # fmt: skip
-    found = of_domain(found, domain) if domain else found
-    for problem in found.left_out:
+        raise BadTable(
+            f"there is no domain {domain!r}",
+            where=str(folder.root.absolute()),
+            expected="one of this workspace",
+            got=", ".join(names) or "none",
+            mend=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}",
+        )
+    if not (findings.domains or findings.encoders or findings.plugins or findings.left_out):
+        raise BadTable(
+            "there is nothing to report on",
+            where=str(folder.root.absolute()),
+            expected="a workspace with data/ or exports/",
+            got="neither",
+            mend="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D",
+        )
+    findings = of_domain(findings, domain) if domain else findings
+    for problem in findings.left_out:
         progress.say(f"left out: {problem}")
-    missing = [one for part in found.domains for one in missing_of(part)] + list(missing_besides(found))
-    content = page(found, __version__)
-    path = place.reports / (f"{domain}.report.html" if domain else PAGE)
+    content = page(findings, __version__)
+    path = folder.reports / (f"{domain}.report.html" if domain else PAGE)
     with new_file(path) as temporary:
         temporary.write_bytes(content)
     return ReportResult(
-        path=str(path), domains=tuple(one.name for one in found.domains), n_heads=len(found.heads),
-        n_encoders=len(found.encoders), n_plugins=len(found.plugins), not_measured=tuple(missing),
-        left_out=found.left_out, n_bytes=len(content), seconds=time.perf_counter() - start,
-    )  # fmt: skip
+        path=str(path),
+        domains=tuple(one.name for one in findings.domains),
+        n_heads=len(findings.heads),
+        n_encoders=len(findings.encoders),
+        n_plugins=len(findings.plugins),
+        not_measured=(
+            *(one for part in findings.domains for one in missing_of_domain(part)),
+            *missing_shared(findings),
+        ),
+        left_out=findings.left_out,
+        n_bytes=len(content),
+        seconds=time.perf_counter() - start,
+    )

@@ -168,15 +168,34 @@ def test_text_of_the_files_cannot_become_markup(place) -> None:
 def test_the_page_loads_nothing(place) -> None:
     read = page_of(place)
     page = (place.reports / "report.html").read_text()
-    assert not re.search(r"https?://|url\(|@import", page)
-    assert not read.tags & {"script", "link", "img", "iframe", "object", "base", "use"}
+    assert not re.search(r"https?://|url\((?!#)|@import", page)
+    assert not read.tags & {"script", "link", "img", "iframe", "object", "base"}
     assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "src", "xlink:href"))
     assert not any(name.startswith("on") for name, _ in read.attributes)
     ids = [value for name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert {value[1:] for name, value in read.attributes if name == "href"} <= set(ids)
+    assert {value[1:] for name, value in read.attributes if name in ("href", "xlink:href")} <= set(ids)
+    assert set(re.findall(r"url\(#(\w+)\)", page)) <= set(ids)
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in read.attributes
     assert "prefers-color-scheme: dark" in page
+
+
+def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None:
+    report(workspace=place)
+    page = (place.reports / "report.html").read_text()
+    drawings = re.findall("<svg [^>]*>", page)
+    assert len(drawings) == 6  # accuracy, ablations, calibration, curves of a head and of two plugins
+    assert all(re.search('role="img" aria-label="[^"]+"', drawing) for drawing in drawings)
+    rows = [
+        [cell.strip() for cell in re.findall("<td[^>]*>([^<>]*)</td>", row)]
+        for row in re.findall("<tr>(.*?)</tr>", page, re.S)
+    ]
+    assert ["head", "0.7301", "−0.0299", "−0.0412 to −0.0186"] in rows
+    assert re.findall('number bold">(.*?)<', page) == ["+0.0711", "−0.0299", "+0.0143"]  # their intervals exclude zero
+    assert ["bias", "0.7600", "reference", ""] in rows
+    assert ["mf", "0.7777", "+0.0177", "−0.0100 to +0.0400"] in rows
+    assert ["more", "4,321", "1.5000", "1.2000", "1.1000", "1.0000"] in rows
+    assert page.count("<table") == page.count("<thead") == 12
 
 
 def test_the_same_files_give_the_same_bytes_anywhere(place, tmp_path) -> None:

@@ -1,0 +1,161 @@
+"""Draws what was measured as inline SVG: differences between models, calibration, and learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, inline_svg, page_axes, running_mean
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, Bin, ModelErrors
+from loid_infer.pages.records import Evaluation, History
+
+_COLORS = {HEAD: "blue", STRICT: "blue", OWN_TEXT: "gray", BASELINES[1]: "gray"}
+_MAX_POINTS = 300  # of a curve
+_ROW_HEIGHT = 30  # pixels of a row of a difference plot and of the table beside it; the style sheet has it as well
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A model's test MSE less that of a reference model: below zero it is better."""
+
+    name: str
+    mse: float
+    mean: float
+    low: float | None  # 95 % interval; None: there is none
+    high: float | None
+    splits: tuple[float, ...]  # the difference on each split
+    color: str  # gray: not a competitor
+    is_reference: bool = False
+    may_exceed: bool = False  # does not widen the axis: an arrow where it is beyond
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def differences(evaluation: Evaluation, reference: str) -> list[Difference]:
+    """Variants of the head against `HEAD`, or all other models against the bias baseline."""
+    field = "against_head" if reference == HEAD else "against_bias"
+    differences = []
+    for model in evaluation.summary:
+        if (model in evaluation.variants) != (reference == HEAD):
+            continue
+        is_paper = model.model == HEAD and evaluation.protocol == "paper"
+        name = "head, paper protocol" if is_paper else model.model
+        difference = Difference(
+            name=f"{name} · {model.encoder}" if len(evaluation.encoders) > 1 and model.encoder else name,
+            mse=model.mse,
+            mean=getattr(model, field),
+            low=getattr(model, f"{field}_low"),
+            high=getattr(model, f"{field}_high"),
+            splits=_by_split(evaluation, model, reference),
+            color=_COLORS.get(model.model, "violet" if reference == HEAD else "green"),
+            is_reference=model.model == reference,
+            may_exceed=model.model in (OWN_TEXT, BASELINES[0]),
+        )
+        differences.append(difference)
+    return differences
+
+
+def _by_split(evaluation: Evaluation, model: ModelErrors, reference: str) -> tuple[float, ...]:
+    """The differences on each split; none where there is one, or where several encoders have the model's name."""
+    compared: dict[int, float] = {}
+    for run in evaluation.runs:  # the first encoder's head is the one that others are compared with
+        if run.model == reference:
+            compared.setdefault(run.seed, run.mse)
+    own = [run for run in evaluation.runs if (run.model, run.encoder) == (model.model, model.encoder)]
+    if evaluation.n_seeds < 2 or len({run.seed for run in own}) != len(own):
+        return ()
+    return tuple(run.mse - compared[run.seed] for run in own if run.seed in compared)
+
+
+def difference_plot(rows: Sequence[Difference], title: str, name: str) -> str:
+    """`rows` around zero, each as high as a row of the table beside it, and the axis below.
+
+    Args:
+        title: the text alternative.
+        name: unlike that of any other plot of the page.
+    """
+    low, high = _difference_limits(rows)
+    with page_axes(name, 300, _ROW_HEIGHT * len(rows) + 46, left=20, top=0) as axes:
+        axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), yticks=[])
+        axes.axvline(0.0, color=PAGE_COLORS["faint"])
+        axes.set_xlabel("← better\N{EM SPACE}\N{EM SPACE}worse →")
+        for y, row in enumerate(rows):
+            color = PAGE_COLORS[row.color]
+            if row.low is not None and row.high is not None:
+                axes.plot([row.low, row.high], [y, y], color=color, linewidth=2.5)
+            axes.plot(row.splits, [y] * len(row.splits), "o", color=color, markersize=5, alpha=0.4)
+            marker = "<" if row.mean < low else ">" if row.mean > high else "o"
+            is_hollow = marker == "o" and not row.is_significant and not row.is_reference
+            fill = PAGE_COLORS["card"] if is_hollow else color
+            at = np.clip(row.mean, low, high)
+            axes.plot(at, y, marker, color=color, markerfacecolor=fill, markersize=10, mew=2, clip_on=False)
+        return inline_svg(axes, title)
+
+
+def _difference_limits(rows: Sequence[Difference]) -> tuple[float, float]:
+    """Every mean that may not exceed the axis, and intervals as far as they leave the means distinguishable."""
+    kept = [row for row in rows if not row.may_exceed]
+    points = [0.0, *(value for row in kept for value in (row.mean, *row.splits))]
+    low, high = min(points), max(points)
+    room = 6.0 * max(high - low, 1e-4)
+    ends = [end for row in kept for end in (row.low, row.high) if end is not None]
+    return _padded([low, high, *np.clip(ends, low - room, high + room)], least=1e-6)
+
+
+def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
+    """The range of `values` with some margin on both sides, at least `least` wide."""
+    low, high = min(values), max(values)
+    margin = max(0.06 * (high - low), (least - (high - low)) / 2)
+    return low - margin, high + margin
+
+
+def calibration_plot(bins: Sequence[Bin], title: str, name: str) -> str:
+    """Mean ratings by mean predictions, each point by its number of pairs, and the line on which both are equal."""
+    predicted, rated, n_pairs = np.array([(one.predicted, one.rated, one.n_test) for one in bins]).T
+    limits = _padded([*predicted, *rated], least=0.2)
+    blue = PAGE_COLORS["blue"]
+    with page_axes(name, 440, 440, left=46, top=12) as axes:
+        axes.set(xlim=limits, ylim=limits, xlabel="mean prediction")
+        axes.text(0.02, 0.98, "mean rating", va="top", transform=axes.transAxes)
+        axes.plot(limits, limits, "--", color=PAGE_COLORS["faint"])
+        axes.plot(predicted, rated, color=blue, alpha=0.4)
+        axes.scatter(predicted, rated, 40 + 80 * n_pairs.clip(0) / max(1, n_pairs.max()), color=blue, zorder=3)
+        return inline_svg(axes, title)
+
+
+def curve_plot(history: History, axis: str, variance: float | None, title: str, name: str) -> str:
+    """A run's losses, of many their running mean, and its validation errors; empty where none is finite.
+
+    Args:
+        axis: what evaluations are counted in; where it is not "step", losses are of epochs.
+        variance: of the test ratings, a horizontal line.
+        title: the text alternative.
+        name: unlike that of any other plot of the page.
+    """
+    losses, errors = np.array(history.losses, float), np.array(history.eval_mse, float)  # None becomes NaN
+    steps = np.arange(1.0, len(losses) + 1)
+    if axis != "step" and len(losses):
+        steps *= max(history.eval_steps, default=0.0) / len(losses) or 1.0
+    is_finite = np.isfinite(losses)
+    steps, losses = steps[is_finite], losses[is_finite]
+    if not len(losses) and not np.isfinite(errors).any():
+        return ""
+    with page_axes(name, 440, 300, left=52, top=62) as axes:
+        if len(losses):
+            means = running_mean(losses, len(losses) // 20)
+            means = means.clip(max=1.1 * np.quantile(means, 0.97))  # a steep start would flatten everything else
+            kept = np.linspace(0, len(means) - 1, min(len(means), _MAX_POINTS)).astype(int)
+            axes.plot(steps[kept], means[kept], color=PAGE_COLORS["orange"], linewidth=2, label="training")
+        draw_evaluations(
+            axes, history.eval_steps, errors.tolist(), PAGE_COLORS["blue"], PAGE_COLORS["card"], "validation"
+        )
+        if variance is not None:
+            axes.axhline(variance, color=FAINT, linestyle="--", label=f"variance of test ratings {variance:.4f}")
+        axes.set_xlabel(axis)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.12, 1.02), borderpad=0, labelspacing=0.3)
+        return inline_svg(axes, title)
