@@ -151,9 +151,9 @@ def test_what_is_no_list_of_texts_is_refused(workspace: Workspace, texts: object
 
 
 def test_options_and_names_are_checked_at_once(workspace: Workspace) -> None:
-    with pytest.raises(BadSetting, match="unknown runtime.*'jax'"):
+    with pytest.raises(BadSetting, match=r"unknown runtime.*'jax'"):
         Encoder.open(workspace=workspace, runtime="jax")
-    with pytest.raises(BadSetting, match="unknown device.*'tpu'"):
+    with pytest.raises(BadSetting, match=r"unknown device.*'tpu'"):
         Encoder.open(workspace=workspace, device="tpu")
     with pytest.raises(BadArtifact, match=r"no encoder 'games'.*base.*loid-infer export --name games"):
         Encoder.open("games", workspace=workspace)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "loid_infer"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_MODULE, MAX_MEDIAN, MAX_FUNCTION = 300, 150, 60
+MAX_MODULE, MAX_MEDIAN, MAX_FUNCTION = 400, 150, 50  # lines; of a function without signature and docstring
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "base", "misc", "core"}
 # Function -> why it may be longer than MAX_FUNCTION.
 LONG_FUNCTIONS: dict[str, str] = {}
@@ -54,12 +54,13 @@ def test_modules_are_small() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_functions_are_short(path: Path) -> None:
-    found = {
-        f"{ids(path)}:{node.name}": node.end_lineno - node.lineno + 1
+    lengths = {
+        f"{ids(path)}:{node.name}": node.end_lineno - first.lineno + 1
         for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for first in [node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]]
     }
-    assert {name: n for name, n in found.items() if n > MAX_FUNCTION and name not in LONG_FUNCTIONS} == {}
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION and name not in LONG_FUNCTIONS} == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)

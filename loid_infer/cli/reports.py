@@ -12,7 +12,7 @@ from loid_infer.cli.declare import command
 @command("report.report")
 def report(
     domain: Annotated[
-        str | None, typer.Option("--domain", "-d", help="Report on this domain only. By default on all.", show_default=False)
+        str | None, typer.Option("--domain", "-d", help="Only this domain. By default all.", show_default=False)
     ] = None,
 ) -> None:
     """Write a self-contained HTML report of everything that was measured.
