@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loid_infer.errors import BadSetting
 
@@ -11,8 +13,7 @@ PRESETS = ("default", "paper")
 PROTOCOLS = ("strict", "paper")
 
 
-@dataclass(frozen=True, slots=True)
-class HeadSettings:
+class HeadSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a fit depends on besides its data and seed."""
 
     preset: str

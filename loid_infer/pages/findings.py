@@ -5,12 +5,13 @@ This file knows where things lie; what they look like on a page is not its busin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import structs
 
 from loid_infer.artifact import read_manifest
 from loid_infer.data.canonical import TableFacts
@@ -27,10 +28,10 @@ from loid_infer.pages.records import (
     PluginRecord,
     Similarity,
 )
-from loid_infer.pages.typed import typed
+from loid_infer.records import decode
 from loid_infer.settings import Workspace, slug
 
-T = TypeVar("T")
+T = TypeVar("T", EncoderRecord, HeadRecord, PluginRecord)
 R = TypeVar("R", Evaluation, EncodingRecord)
 D = TypeVar("D", Evaluation, EncodingRecord, HeadRecord)
 _AGAIN = "Make it again, or remove it."
@@ -42,9 +43,9 @@ def read_findings(place: Workspace) -> Findings:
     tables = dict(_tables(desk))
     evaluations = sorted(_reports(desk, Evaluation, "evaluation"), key=lambda one: (one.protocol == "paper", one.split))
     encodings = list(_reports(desk, EncodingRecord, "encoding"))
-    heads = [replace(one, history=next(_history(desk, place.head(one.head)), None))
+    heads = [structs.replace(one, history=next(_history(desk, place.head(one.head)), None))
              for one in _folders(desk, HeadRecord, "head")]  # fmt: skip
-    plugins = tuple(replace(one, history=next(_history(desk, place.plugin(one.name)), None))
+    plugins = tuple(structs.replace(one, history=next(_history(desk, place.plugin(one.name)), None))
                     for one in _folders(desk, PluginRecord, "plugin"))  # fmt: skip
     encoders = tuple(_folders(desk, EncoderRecord, "encoder"))
 
@@ -101,15 +102,6 @@ class _Desk:
             self.left_out.append(text.encode(errors="replace").decode())  # a file's name may be any bytes
 
 
-def _load(path: Path) -> object:
-    try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        raise BadArtifact("the file cannot be read", where=str(path), got=reason, mend=_AGAIN) from error
-    return found
-
-
 def _tables(desk: _Desk) -> Iterator[tuple[str, TableFacts]]:
     for domain in desk.place.domains():
         path = desk.place.table(domain)
@@ -120,7 +112,7 @@ def _tables(desk: _Desk) -> Iterator[tuple[str, TableFacts]]:
 def _reports(desk: _Desk, kind: type[R], ending: str) -> Iterator[R]:
     for path in sorted(desk.place.reports.glob(f"[!.]*.{ending}.json")):
         with desk.reading(path):
-            record = typed(kind, _load(path), ending)
+            record = decode(path, kind, _AGAIN, finite=True)
             slug(record.file_names[0], "domain")
             if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
                 raise BadArtifact("the file is not the one its name says", where=str(path),
@@ -134,21 +126,20 @@ def _folders(desk: _Desk, kind: type[T], name: str) -> Iterator[T]:
             continue
         with desk.reading(folder):
             slug(folder.name, name)
-            manifest = read_manifest(folder, name, _AGAIN, check_files=False)
-            # A folder's name counts: a plugin that others rest on is kept under another than its manifest says.
-            manifest |= {"head" if name == "head" else "name": folder.name}
-            record = typed(kind, manifest, "manifest")
+            record = read_manifest(folder, kind, name, _AGAIN, check_files=False, finite=True)
             slug(getattr(record, "domain", name), "domain")
-            yield record
+            # A folder's name counts: a plugin that others rest on is kept under another than its manifest says.
+            own_name = {"head" if name == "head" else "name": folder.name}
+            yield structs.replace(record, **own_name)
 
 
 def _history(desk: _Desk, folder: Path) -> Iterator[History]:
     path = folder / "curve.json"
     if path.is_file():
         with desk.reading(path):
-            found = typed(History, _load(path), "curve")
+            found = decode(path, History, _AGAIN, finite=True)
             if len(found.eval_steps) != len(found.eval_mse):
-                raise BadArtifact("steps and errors do not match", where="curve", expected=str(len(found.eval_steps)),
+                raise BadArtifact("steps and errors do not match", where=str(path), expected=str(len(found.eval_steps)),
                                   got=str(len(found.eval_mse)))  # fmt: skip
             yield found
 
@@ -157,9 +148,9 @@ def _similarity(desk: _Desk) -> Iterator[Similarity]:
     path = desk.place.reports / "similarity.json"
     if path.is_file():
         with desk.reading(path):
-            found = typed(Similarity, _load(path), "similarity")
+            found = decode(path, Similarity, _AGAIN, finite=True)
             n = len(found.domains)
             if not n or len(found.matrix) != n or any(len(row) != n for row in found.matrix):
-                raise BadArtifact("the matrix does not fit its domains", where="similarity", expected=f"{n} x {n}",
+                raise BadArtifact("the matrix does not fit its domains", where=str(path), expected=f"{n} x {n}",
                                   got=" ".join(str(len(row)) for row in found.matrix)[:60] or "nothing")  # fmt: skip
             yield found

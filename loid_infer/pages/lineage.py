@@ -43,7 +43,7 @@ def lineage(found: Findings) -> Iterator[tuple[str, str, str, str]]:
 def _described(plugin: PluginRecord) -> tuple[str, str]:
     taught = " + ".join(plugin.domains)
     if plugin.method == "train":
-        return "plugin, trained", f"{taught}, rank {plugin.settings.rank}" if plugin.settings.rank else taught
+        return "plugin, trained", f"{taught}, rank {plugin.rank}" if plugin.rank else taught
     if plugin.method == "import":
         return "plugin, imported", taught or "origin unknown"
     return f"plugin, {plugin.method}", taught

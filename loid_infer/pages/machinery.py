@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loid_infer.encoders.proof import GATES
+from loid_infer.encoders.manifest import GATES
 from loid_infer.pages import wording
 from loid_infer.pages.chapters import plugin_curves
 from loid_infer.pages.lineage import lineage

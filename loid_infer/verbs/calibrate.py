@@ -12,6 +12,7 @@ import numpy as np
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoder import Encoder
+from loid_infer.encoders.manifest import HeadGate
 from loid_infer.errors import BadSetting, ParityError
 from loid_infer.heads.comparison import HEAD, measured
 from loid_infer.heads.presets import head_settings
@@ -23,17 +24,6 @@ MAX_CHANGE = 0.005  # of the head's test MSE, relative
 _N_TEXTS = 512  # to calibrate on and to measure
 _MIN_TEXTS = 64
 _MAX_REVIEWS = 12_000  # that the head gate looks at
-
-
-@dataclass(frozen=True, slots=True)
-class HeadGate:
-    """Test MSE of heads on float32 and on int8 vectors: means over the same splits."""
-
-    mse_fp32: float
-    mse_int8: float
-    change: float  # of the mean, relative; positive where int8 is worse
-    n_reviews: int
-    n_seeds: int
 
 
 @dataclass(frozen=True, slots=True)

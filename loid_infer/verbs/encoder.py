@@ -33,8 +33,8 @@ def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split
         BadArtifact, ParityError: see `resolve`.
     """
     found = resolve(workspace, encoder, domain)
-    for plugin in found.manifest.get("plugins", []):
-        refuse_leak(plugin["trained_on"], domain, split, f"plugin {plugin['name']!r} of encoder {found.name!r}")
+    for plugin in found.plugins:
+        refuse_leak(plugin.trained_on, domain, split, f"plugin {plugin.name!r} of encoder {found.name!r}")
     return found
 
 
@@ -96,13 +96,13 @@ def resolve_or_export(
             got=f"--precision {precision}",
             mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
         )
-    calibrated_on = (found.manifest.get("int8") or {}).get("calibrated_on", domain)
-    if for_base and calibrated_on != domain:
+    int8 = found.manifest.int8 if found.manifest else None
+    if for_base and int8 and int8.calibrated_on != domain:
         raise BadSetting(
             "the base's int8 encoder is calibrated on another domain",
             where=f"encoder {name!r}",
             expected=domain,
-            got=calibrated_on,
+            got=int8.calibrated_on,
             mend=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
             f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
         )

@@ -13,29 +13,19 @@ from functools import partial
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.gpu import tensorrt_lacks
+from loid_infer.encoders.manifest import Int8Report, Parity
 from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
-from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import BadSetting, LoidError
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_encoder, report
-from loid_infer.graphs.quantize import Quantization, quantize
+from loid_infer.graphs.quantize import quantize
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
 from loid_infer.types import SILENT, Progress
-from loid_infer.verbs.calibrate import Calibration, HeadGate, open_calibration
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Report:
-    """What int8 was calibrated on, chosen and found to cost."""
-
-    calibrated_on: str
-    table_digest: str
-    choice: Quantization
-    head: HeadGate
+from loid_infer.verbs.calibrate import Calibration, open_calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +126,7 @@ def _result(
         encoder=made.name, path=str(made.path), plugins=tuple(plugin.name for plugin in stack.chain),
         fingerprint=made.fingerprint, architecture=spec.architecture, pooling=spec.pooling, normalize=spec.normalize,
         precision=spec.precision, precision_reason=proven.precision_reason, max_tokens=spec.max_tokens,
-        parity=Parity(*(proven.parity[field] for field in Parity.__slots__)), int8=proven.int8,
+        parity=proven.parity.runtimes[proven.parity.runtime], int8=proven.int8,
         tensorrt=tensorrt, seconds=seconds,
     )  # fmt: skip
 

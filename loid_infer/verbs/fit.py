@@ -5,10 +5,11 @@ This file ties table, store and head together; it computes nothing itself.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct, to_builtins
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.checkpoint import Checkpoint
@@ -16,27 +17,20 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
-from loid_infer.errors import BadSetting
+from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.comparison import HEAD, measured
+from loid_infer.heads.manifest import BaselineErrors
 from loid_infer.heads.presets import HeadSettings, head_settings
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
+from loid_infer.records import decode
 from loid_infer.settings import Place, Workspace
-from loid_infer.types import SILENT, SPEC_KEY, Bools, Interactions, Progress, Split
+from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineErrors:
-    """Test MSE of each baseline, tuned on validation."""
-
-    global_mean: float
-    bias: float
-    mf: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +142,7 @@ class _Job:
 
     def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
         """Of the run that everything which decides the weights names."""
-        run = digest_json([asdict(settings), seed, self.parts.digest, self.interactions.digest,
+        run = digest_json([to_builtins(settings), seed, self.parts.digest, self.interactions.digest,
                            self.encoder.fingerprint, self.device, versions("torch")])  # fmt: skip
         # Named by the run, so that a fit with other settings takes nothing from one that was killed.
         return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
@@ -183,6 +177,12 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     )  # fmt: skip
 
 
+class _OfDomain(Struct):
+    """The field of a head's manifest by which another domain's is told."""
+
+    domain: str
+
+
 def _check_seeds(seed: int, split_seed: int | None) -> None:
     for option, value in (("--seed", seed), ("--split-seed", split_seed)):
         if value is not None and not 0 <= value < 1 << 63:
@@ -192,21 +192,19 @@ def _check_seeds(seed: int, split_seed: int | None) -> None:
 def _keep_others(folder: Path, domain: str) -> None:
     """Refuse to replace another domain's head."""
     try:
-        other = json.loads((folder / MANIFEST).read_text()).get("domain", domain)
-    except (OSError, ValueError, AttributeError):
+        other = decode(folder / MANIFEST, _OfDomain, "").domain
+    except BadArtifact:
         return  # nothing there, or nothing that can be lost
     if other != domain:
         raise BadSetting(
             "the head of that name is another domain's",
             where=str(folder),
             expected=domain,
-            got=str(other),
+            got=other,
             mend="Choose another --name.",
         )
 
 
 def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
-    # Times are left out: the same fit gives the same bytes.
-    said = {name: value for name, value in asdict(result).items() if name not in ("samples_per_s", "seconds", "path")}
-    return said | {SPEC_KEY: job.encoder.spec.parts(), "versions": versions("torch", "numpy", "safetensors"),
-                   "device": job.device}  # fmt: skip
+    packages = versions("torch", "numpy", "safetensors")
+    return asdict(result) | {"card": job.encoder.spec, "versions": packages, "device": job.device}

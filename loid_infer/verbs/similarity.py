@@ -7,10 +7,9 @@ knows no plugin, and keeps nothing but the matrix and its picture.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,8 @@ from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
+from loid_infer.pages.records import Similarity
+from loid_infer.records import narrowed, to_json
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
 from loid_infer.types import SILENT, Progress
 
@@ -113,9 +114,8 @@ def _keep(result: SimilarityResult) -> None:
     from loid_infer.figures import heat_map
 
     # No seconds and no path: the same texts give the same bytes anywhere.
-    said = {name: value for name, value in asdict(result).items() if name not in ("path", "seconds")}
     with new_file(Path(result.path).with_name(RECORD)) as temporary:
-        temporary.write_text(json.dumps(said, indent=1) + "\n")
+        temporary.write_text(to_json(narrowed(result, Similarity), indent=1) + "\n")
     note = (
         f"Mean cosine over {result.n_texts} x {result.n_texts} reviews; {result.pooling} pooling of {result.base}, at "
         f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two draws of one domain that share no "

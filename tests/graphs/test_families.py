@@ -78,8 +78,8 @@ def test_the_export_says_what_it_is_and_every_runtime_computes_it(folder: Path, 
     assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
     assert made.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
     encoder = open_folder(Path(made.path), "it")
-    assert encoder.manifest["parity"]["runtimes"].keys() >= {"torch"}
-    assert min(one["cos_min"] for one in encoder.manifest["parity"]["runtimes"].values()) >= 0.99999
+    assert encoder.manifest.parity.runtimes.keys() >= {"torch"}
+    assert min(one.cos_min for one in encoder.manifest.parity.runtimes.values()) >= 0.99999
     expected = np.concatenate([reference_vectors(base, [text]) for text in tokens_of(base)])
     with Encoder.open(encoder) as opened:
         assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
-from loid_infer import Encoder, export, ingest
+from loid_infer import Encoder, export, ingest, tensors
 from loid_infer.artifact import digest_file
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import open_table
@@ -110,12 +111,10 @@ def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path:
 
 
 def test_a_full_disk_ends_an_export_with_its_error(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    import safetensors.torch
-
     def full(*_: object, **__: object) -> None:
-        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(NoSpace, match=r"No space left on device.*bytes free.*nothing is lost"):
         export(base=str(toy_base), precision="fp32", workspace=Workspace(tmp_path))
     assert list(Workspace(tmp_path).encoder("base").parent.iterdir()) == []
@@ -174,8 +173,8 @@ def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     assert made.int8.choice.cos_mean >= 0.998
     assert made.int8.head.change <= 0.005
     assert made.int8.head.n_seeds == 5
-    assert folder.manifest["int8"]["head"]["mse_int8"] == made.int8.head.mse_int8
-    assert set(folder.manifest["parity"]["runtimes"]) == {
+    assert folder.manifest.int8.head.mse_int8 == made.int8.head.mse_int8
+    assert set(folder.manifest.parity.runtimes) == {
         backend.name for backend in able("cpu", "int8") if backend.installed
     }
 
