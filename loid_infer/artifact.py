@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from msgspec import Struct, structs
 
@@ -32,6 +32,8 @@ _ABANDONED_S = 86_400.0
 
 class Manifest(Protocol):
     """What every manifest has."""
+
+    __struct_config__: ClassVar[structs.StructConfig]
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -163,28 +165,21 @@ def write_manifest(folder: Path, manifest: Struct) -> None:
 
 
 def read_manifest(
-    folder: Path,
-    schema: type[M],
-    kind: str,
-    mend: str,
-    *,
-    form: int | None = None,
-    check_files: bool = True,
-    finite: bool = False,
+    folder: Path, schema: type[M], mend: str, *, form: int = 0, check_files: bool = True, finite: bool = False
 ) -> M:
     """The manifest of a finished artifact, each of its files compared with the digest recorded for it.
 
     Args:
-        kind: what the folder should be (`encoder`, `head`, ...): the tag of `schema`.
+        schema: its tag is what the folder should be: encoder, head, ..
         mend: the command that makes it anew.
-        form: what its field `format` must be, for kinds that have one.
+        form: what its field `format` must be; 0 of kinds that have none.
         check_files: whether to read every file; False trusts them.
         finite: see `records.decode`.
 
     Raises:
         BadArtifact: no manifest, not JSON, another kind or format, a wrong field, or a file that is missing or altered.
     """
-    path = folder / MANIFEST
+    path, kind = folder / MANIFEST, schema.__struct_config__.tag
 
     def bad(what: str, where: Path = path, expected: str = "", got: str = "") -> BadArtifact:
         return BadArtifact(what, where=str(where), expected=expected, got=got, mend=mend)
@@ -195,7 +190,7 @@ def read_manifest(
     content = decode(path, dict[str, Any], mend, finite=finite)
     if content.get("kind") != kind:
         raise bad("another kind of artifact", expected=repr(kind), got=repr(content.get("kind"))[:80])
-    if form is not None and content.get("format") != form:
+    if form and content.get("format") != form:
         raise bad(f"the {kind} is of another format", folder, f"format {form}", str(content.get("format"))[:80])
     manifest = typed(content, schema, mend, where=str(path))
     for name, digest in manifest.files.items() if check_files else ():

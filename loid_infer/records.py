@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,11 +40,13 @@ def decode(
         error: it cannot be read, is not JSON, or see `typed`.
     """
     where = where or str(source)
-    hooks: dict[str, Any] = {"parse_constant": _none, "parse_float": _finite_float, "parse_int": _finite_int}
+    hooks: dict[str, Any] = {"parse_constant": float, "parse_float": float, "parse_int": int}
+    if finite:
+        hooks = {name: partial(_finite, number) for name, number in hooks.items()}
     try:
         # Not msgspec's own parser: NaN and lone surrogates, which Python writes, are not JSON to it.
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        value = json.loads(text, **(hooks if finite else {}))
+        value = json.loads(text, **hooks)
     except (OSError, ValueError, RecursionError) as problem:
         reason = (problem.strerror if isinstance(problem, OSError) else str(problem)) or type(problem).__name__
         raise error(f"the content cannot be read: {reason}", where=where, mend=mend) from problem
@@ -84,15 +88,6 @@ def _number(value: Any) -> Any:
     return value.item()
 
 
-def _none(_: str) -> None:
-    return None
-
-
-def _finite_float(text: str) -> float | None:
-    number = float(text)
-    return number if abs(number) < _LARGEST else None
-
-
-def _finite_int(text: str) -> int | None:
-    number = int(text)
-    return number if abs(number) < _LARGEST else None
+def _finite(number: Callable[[str], float], text: str) -> float | None:
+    value = number(text)
+    return value if abs(value) < _LARGEST else None

@@ -126,14 +126,14 @@ class NamedDigest(Struct, frozen=True):
     digest: str  # of its weights
 
 
-class TrainingRun(Struct, frozen=True, kw_only=True):
-    """What a plugin was trained on."""
+class TrainingRun(Struct, frozen=True, kw_only=True, order=True):
+    """What a plugin was trained on. Runs are sorted by these fields in this order."""
 
     domain: str
-    table_digest: str
     split: str  # kind: random | time
-    split_seed: int
     split_digest: str
+    split_seed: int
+    table_digest: str
 
 
 @dataclass(frozen=True, slots=True)

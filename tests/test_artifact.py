@@ -24,7 +24,7 @@ def make(folder: Path, text: str) -> None:
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     make(tmp_path / "a", "one")
-    assert read_manifest(tmp_path / "a", Thing, "thing", "mend").files.keys() == {"data.txt"}
+    assert read_manifest(tmp_path / "a", Thing, "mend").files.keys() == {"data.txt"}
     with pytest.raises(KeyError), new_folder(tmp_path / "a") as temporary:
         (temporary / "data.txt").write_text("half")
         raise KeyError
@@ -60,7 +60,7 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
     with pytest.raises(BadArtifact, match="outside its folder"):
-        read_manifest(tmp_path / "a", Thing, "thing", "mend")
+        read_manifest(tmp_path / "a", Thing, "mend")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_manifest_that_is_not_what_was_written_is_refused(tmp_path: Path, chan
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BadArtifact, match=f"{what}.* mend"):
-        read_manifest(tmp_path / "a", Thing, "thing", "mend", form=1)
+        read_manifest(tmp_path / "a", Thing, "mend", form=1)
 
 
 def test_a_temporary_that_vanishes_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

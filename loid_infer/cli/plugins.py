@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import to_builtins
 
 from loid_infer.architectures.family import TARGETS
 from loid_infer.cli.declare import command
@@ -145,7 +146,7 @@ def _matrix(result: Any) -> dict[str, Any]:
     rows = zip(result.domains, result.matrix, strict=True)
     # A head of its own for the first column cannot be a domain's name if it is empty.
     matrix = [{"": domain, **dict(zip(result.domains, values, strict=True))} for domain, values in rows]
-    rest = {name: value for name, value in asdict(result).items() if name not in ("domains", "matrix")}
+    rest = {name: value for name, value in to_builtins(result).items() if name not in ("domains", "matrix")}
     return {**rest, "mean cosines": matrix}
 
 

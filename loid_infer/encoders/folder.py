@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from loid_infer.artifact import read_manifest
-from loid_infer.encoders.manifest import KIND, EncoderManifest, FoldedPlugin
+from loid_infer.encoders.manifest import EncoderManifest, FoldedPlugin
 from loid_infer.encoders.spec import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, ParityError
@@ -118,7 +118,7 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         ParityError: its parity report is not a passing one.
     """
     mend = _again(name)
-    manifest = read_manifest(path, EncoderManifest, KIND, mend)
+    manifest = read_manifest(path, EncoderManifest, mend)
     spec, found = manifest.card, manifest.fingerprint
     needed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *([DENSE_FILE] if spec.dense else [])}
     unnamed = needed - manifest.files.keys()

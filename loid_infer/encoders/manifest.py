@@ -8,14 +8,12 @@ from msgspec import Struct, field
 
 from loid_infer.types import NamedDigest, Spec, TrainingRun
 
-KIND = "encoder"
 # The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
 GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "fp16": ("cos_min", 0.9999),
          "int8": ("cos_mean", 0.998)}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
+class Parity(Struct, frozen=True):
     """How far vectors are from the float32 reference, over `n_texts` texts."""
 
     cos_min: float
@@ -33,13 +31,9 @@ class Parity:
         return found
 
 
-class ParityReport(Struct, frozen=True, kw_only=True):
-    """The proof in an encoder's manifest."""
+class ParityReport(Parity, frozen=True):
+    """The proof in an encoder's manifest: the parity of the runtime that is fastest on the machine that exported."""
 
-    cos_min: float  # of the runtime that is fastest on the machine that exported, as are the next three
-    cos_mean: float
-    max_abs: float
-    n_texts: int
     passed: bool
     gate: str  # in words
     runtime: str  # the fastest
@@ -95,7 +89,7 @@ class FoldedPlugin(Struct, frozen=True, kw_only=True):
     trained_on: tuple[TrainingRun, ...]
 
 
-class EncoderManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag=KIND):
+class EncoderManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="encoder"):
     """`manifest.json` of an exported encoder."""
 
     name: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msgspec import structs
@@ -156,4 +156,4 @@ def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
                 mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(found.items()))
-    return ParityReport(**asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=found)
+    return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=found)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from msgspec import Struct, field
 
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.types import Spec
 
-KIND, FORMAT = "head", 2
+FORMAT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class BaselineErrors:
+class BaselineErrors(Struct, frozen=True):
     """Test MSE of each baseline, tuned on validation."""
 
     global_mean: float
@@ -21,42 +18,47 @@ class BaselineErrors:
     mf: float
 
 
-class HeadManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag=KIND):
-    """`manifest.json` of a head. Of the errors see `verbs.fit.FitResult`, which they are taken from."""
+class FitReport(Struct, frozen=True, kw_only=True):
+    """How far off a head is. Errors are of predictions clipped to the rating range, in float64."""
 
-    format: int
-    head: str
     domain: str
-    table_digest: str
-    rating_range: tuple[float, float]
+    head: str
     encoder: str
-    fingerprint: str  # of `card`
-    card: Spec
+    fingerprint: str
     preset: str
-    protocol: str
-    settings: HeadSettings
-    seed: int
-    share: float  # of the network's output that is added
-    mean: float  # see `heads.foundation.Foundation`, as `intercept`
-    intercept: float
+    protocol: str  # strict, or paper: then a review's own text is in view and errors mean little
     split: str
     split_seed: int
     split_digest: str
-    train_mse: float | None
-    bias_train_mse: float | None
+    train_mse: float | None  # in-sample IDs and biases: compare with `bias_train_mse`, not with the test
+    bias_train_mse: float | None  # of the bias baseline
     val_mse: float | None
     test_mse: float
     test_mae: float
-    warm_test_mse: float | None
-    cold_test_mse: float | None
+    warm_test_mse: float | None  # of pairs whose user and item have training reviews; None without any
+    cold_test_mse: float | None  # of the others; None without any
     n_train: int
     n_valid: int
     n_test: int
     n_cold_test: int
     baselines: BaselineErrors
-    network_share: float
+    network_share: float  # of the network's output that validation found worth adding, 0..1
     epochs: int
     best_epoch: int
+    seed: int
+
+
+class HeadManifest(FitReport, frozen=True, kw_only=True, tag_field="kind", tag="head"):
+    """`manifest.json` of a head."""
+
+    format: int
+    table_digest: str
+    rating_range: tuple[float, float]
+    card: Spec  # of the encoder, with the fingerprint above
+    settings: HeadSettings
+    share: float  # of the network's output that is added
+    mean: float  # see `heads.foundation.Foundation`, as `intercept`
+    intercept: float
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,7 +23,7 @@ from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
 from loid_infer.heads.loid import LoidNet
-from loid_infer.heads.manifest import FORMAT, KIND, HeadManifest
+from loid_infer.heads.manifest import FORMAT, HeadManifest
 from loid_infer.heads.model import LoidHead, LoidPredictor, known
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.records import narrowed
@@ -90,9 +89,9 @@ def save_head(
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
-    tensors: dict[str, Tensor] = {f"net.{name}": tensor.detach() for name, tensor in head.net.state_dict().items()}
+    tensors: dict[str, Tensor | Array] = {f"net.{name}": tensor.cpu() for name, tensor in head.net.state_dict().items()}
     tensors |= {f"scale.{part.name}": getattr(head.scale, part.name) for part in fields(TokenScale)}
-    tensors |= {f"foundation.{name}": torch.from_numpy(getattr(head.foundation, name)) for name in _ARRAYS}
+    tensors |= {f"foundation.{name}": getattr(head.foundation, name) for name in _ARRAYS}
     arrays: dict[str, Array] = {
         **{name: getattr(interactions, name).astype(np.int32) for name in _CODES},
         "train": train,
@@ -104,7 +103,7 @@ def save_head(
         encoded = [text.encode() for text in getattr(interactions, name)]
         arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{name}.ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    tensors |= {f"reviews.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    tensors |= {f"reviews.{name}": array for name, array in arrays.items()}
     own = {
         "format": FORMAT,
         "settings": head.settings,
@@ -131,7 +130,7 @@ def load_head(folder: Path, mend: str) -> SavedHead:
     Raises:
         BadArtifact: absent, altered, of another format, or its parts do not fit each other.
     """
-    manifest = read_manifest(folder, HeadManifest, KIND, mend, form=FORMAT)
+    manifest = read_manifest(folder, HeadManifest, mend, form=FORMAT)
     settings = manifest.settings
     try:
         tensors = load_file(folder / _FILE)

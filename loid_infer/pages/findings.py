@@ -126,7 +126,7 @@ def _folders(desk: _Desk, kind: type[T], name: str) -> Iterator[T]:
             continue
         with desk.reading(folder):
             slug(folder.name, name)
-            record = read_manifest(folder, kind, name, _AGAIN, check_files=False, finite=True)
+            record = read_manifest(folder, kind, _AGAIN, check_files=False, finite=True)
             slug(getattr(record, "domain", name), "domain")
             # A folder's name counts: a plugin that others rest on is kept under another than its manifest says.
             own_name = {"head" if name == "head" else "name": folder.name}

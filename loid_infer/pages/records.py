@@ -31,7 +31,7 @@ class Evaluation(Struct, frozen=True):
     protocol: str
     split: str
     n_seeds: int
-    interval: str | None
+    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
     runs: tuple[Run, ...]
     summary: tuple[ModelErrors, ...]
     buckets: tuple[Bucket, ...]
@@ -127,10 +127,10 @@ EncodingRecord: TypeAlias = EncodeResult
 class Similarity(Struct, frozen=True):
     """`reports/similarity.json`, as `plugin similarity` writes it."""
 
-    domains: tuple[str, ...]
-    matrix: tuple[tuple[float, ...], ...]
+    domains: tuple[str, ...]  # [n], as they were given
+    matrix: tuple[tuple[float, ...], ...]  # [n, n], symmetric
     pooling: str
-    n_texts: int
+    n_texts: int  # drawn of each domain, and as many again for its diagonal
     base: str
     max_tokens: int
     seed: int

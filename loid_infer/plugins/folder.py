@@ -12,7 +12,7 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field, structs
 
 from loid_infer.artifact import new_folder, read_manifest
 from loid_infer.errors import BadArtifact, BadSetting
@@ -21,7 +21,6 @@ from loid_infer.plugins.merge import TensorError
 from loid_infer.settings import Workspace
 from loid_infer.types import NamedDigest, Progress, TrainingRun
 
-KIND = "plugin"
 _MEND = "Make the plugin again, with `loid-infer plugin train`, `merge` or `import`."
 
 
@@ -44,10 +43,10 @@ class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: tuple[TensorError, ...] | UnsetType = UNSET
 
 
-class PluginManifest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag=KIND):
+class PluginManifest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="plugin"):
     """`manifest.json` of a plugin."""
 
-    name: str
+    name: str  # once read, that of its folder
     digest: str  # of its delta
     method: str  # `train`, `import`, or how it was merged
     base: NamedDigest  # that it adds to, with the digest of its plain weights
@@ -103,7 +102,8 @@ def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
     Raises:
         BadArtifact: it is not there, its manifest is not a plugin's, or a file is missing or altered.
     """
-    return PluginFolder(path.name, path, read_manifest(path, PluginManifest, KIND, _MEND, check_files=check_files))
+    manifest = read_manifest(path, PluginManifest, _MEND, check_files=check_files)
+    return PluginFolder(path.name, path, structs.replace(manifest, name=path.name))
 
 
 def plugin_folders(workspace: Workspace) -> list[Path]:

@@ -13,6 +13,7 @@ from loid_infer.encoders.spec import weights_digest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
+from loid_infer.records import narrowed
 from loid_infer.settings import Workspace
 from loid_infer.types import Array
 
@@ -30,15 +31,7 @@ class Stack:
 
     def described(self) -> tuple[FoldedPlugin, ...]:
         """The chain as the manifest of an encoder names it."""
-        return tuple(
-            FoldedPlugin(
-                name=plugin.name,
-                digest=plugin.digest,
-                method=plugin.manifest.method,
-                trained_on=plugin.manifest.trained_on,
-            )
-            for plugin in self.chain
-        )
+        return tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in self.chain)
 
 
 def stack_plugins(

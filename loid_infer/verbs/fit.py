@@ -6,10 +6,10 @@ This file ties table, store and head together; it computes nothing itself.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.comparison import HEAD, measured
-from loid_infer.heads.manifest import BaselineErrors
+from loid_infer.heads.manifest import BaselineErrors, FitReport
 from loid_infer.heads.presets import HeadSettings, head_settings
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
@@ -33,38 +33,12 @@ from loid_infer.verbs.encoder import encoded, resolve_honest
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
 
 
-@dataclass(frozen=True, slots=True)
-class FitResult:
-    """What was fitted and how far off it is. Errors are of predictions clipped to the rating range, in float64."""
+class FitResult(FitReport, frozen=True, kw_only=True):
+    """What was fitted, how far off it is and what it took."""
 
-    domain: str
-    head: str
     path: str
-    encoder: str
-    fingerprint: str
-    preset: str
-    protocol: str  # strict, or paper: then a review's own text is in view and errors mean little
-    split: str
-    split_seed: int
-    split_digest: str
-    train_mse: float  # in-sample IDs and biases: compare with `bias_train_mse`, not with the test
-    bias_train_mse: float  # of the bias baseline
-    val_mse: float
-    test_mse: float
-    test_mae: float
-    warm_test_mse: float | None  # of pairs whose user and item have training reviews; None without any
-    cold_test_mse: float | None  # of the others; None without any
-    n_train: int
-    n_valid: int
-    n_test: int
-    n_cold_test: int
-    baselines: BaselineErrors
-    network_share: float  # of the network's output that validation found worth adding, 0..1
-    epochs: int
-    best_epoch: int
     samples_per_s: float
     seconds: float
-    seed: int
 
 
 def fit(
@@ -207,4 +181,4 @@ def _keep_others(folder: Path, domain: str) -> None:
 
 def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
     packages = versions("torch", "numpy", "safetensors")
-    return asdict(result) | {"card": job.encoder.spec, "versions": packages, "device": job.device}
+    return {**structs.asdict(result), "card": job.encoder.spec, "versions": packages, "device": job.device}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from loid_infer.artifact import MANIFEST, versions, write_manifest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
@@ -28,9 +30,9 @@ from loid_infer.plugins.folder import (
     refuse_repeats,
 )
 from loid_infer.plugins.merge import Source, TensorError, merge, settle
-from loid_infer.records import decode, to_json
+from loid_infer.records import decode
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
-from loid_infer.types import SILENT, NamedDigest, Progress, TrainingRun
+from loid_infer.types import SILENT, NamedDigest, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +126,18 @@ def plugin_merge(
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
     merged = merge(sources, how, progress)
-    manifest = PluginManifest(
+    manifest = structs.replace(
+        first,  # whose base and chain are those of all
         name=name,
         digest=delta_digest(merged.delta),
         method=method,
-        base=first.base,
-        parent_digest=first.parent_digest,
-        tokenizer=first.tokenizer,
-        on=first.on,
         holds=tuple(sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.manifest.holds)})),
         parents=tuple(NamedDigest(plugin.name, plugin.digest) for plugin in parents),
-        trained_on=_runs(parents),
+        trained_on=tuple(sorted({run for plugin in parents for run in plugin.manifest.trained_on})),
         settings={"weights": ordered, "density": how.density, "rank": rank},
         metrics=PluginMetrics(n_tensors=len(merged.delta), relative_error=merged.relative_error, errors=merged.errors),
         seed=seed,
+        device="",
         versions=versions("numpy", "safetensors"),
     )
     with new_plugin(place, name, progress) as folder:
@@ -267,12 +267,6 @@ def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFo
 def _ground(plugin: PluginFolder) -> str:
     beneath = ", ".join(digest[:16] for digest in plugin.manifest.on) or "no plugin"
     return f"{plugin.name}: {plugin.manifest.base.name} ({plugin.manifest.base.digest[:16]}) with {beneath}"
-
-
-def _runs(plugins: Sequence[PluginFolder]) -> tuple[TrainingRun, ...]:
-    """All training runs behind `plugins`, each once, in the order of their JSON."""
-    runs = {run for plugin in plugins for run in plugin.manifest.trained_on}
-    return tuple(sorted(runs, key=lambda run: to_json(run, sort_keys=True)))
 
 
 def _info(path: Path, names: dict[str, str]) -> PluginInfo:

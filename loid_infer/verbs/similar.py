@@ -28,12 +28,12 @@ from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check
 from loid_infer.verbs.encoder import encode_command, resolve
 
 KINDS = ("items", "users", "reviews")
-_KIND, _FORMAT = "index", 1
+_FORMAT = 1
 _FILE, _CENTER = "index.faiss", "center.safetensors"
 _STEP = 1 << 16
 
 
-class IndexManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag=_KIND):
+class IndexManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="index"):
     """`manifest.json` of an index: which vectors it was built of."""
 
     format: int
@@ -192,7 +192,7 @@ def _index(
     from safetensors.numpy import load_file
 
     try:
-        manifest = read_manifest(folder, IndexManifest, _KIND, "", form=_FORMAT)
+        manifest = read_manifest(folder, IndexManifest, "", form=_FORMAT)
         if (manifest.table, manifest.fingerprint, manifest.of) == (table.digest, encoder.fingerprint, of):
             tensors = load_file(folder / _CENTER)
             index = Index.load(folder / _FILE, manifest.index, manifest.recall)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable, open_table
@@ -31,18 +31,10 @@ from loid_infer.types import SILENT, Progress
 RECORD, PICTURE = "similarity.json", "similarity.png"
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarityResult:
+class SimilarityResult(Similarity, frozen=True):
     """Mean cosines between reviews of domains."""
 
-    domains: tuple[str, ...]  # [n], as they were given
-    matrix: tuple[tuple[float, ...], ...]  # [n, n], symmetric
-    pooling: str
-    n_texts: int  # drawn of each domain, and as many again for its diagonal
-    base: str
-    max_tokens: int
-    seed: int
-    path: str  # of the heat map; the matrix lies beside it, in RECORD
+    path: str  # of the heat map; the matrix is beside it, in RECORD
     seconds: float
 
 
@@ -96,7 +88,7 @@ def plugin_similarity(
         base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
     )  # fmt: skip
     _keep(result)
-    return replace(result, seconds=time.perf_counter() - start)
+    return structs.replace(result, seconds=time.perf_counter() - start)
 
 
 def _plain(base: Base, max_tokens: int) -> Encoder:
