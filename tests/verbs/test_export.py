@@ -11,12 +11,12 @@ from loid_infer import Encoder, export, ingest, tensors
 from loid_infer.artifact import digest_file
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import open_table
-from loid_infer.encoders import opening, proof
+from loid_infer.encoders import opening
 from loid_infer.encoders import torch as torch_runtime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.manifest import GATES, Parity
 from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import has_bf16, installed
-from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.graphs import making
@@ -208,16 +208,16 @@ def test_products_that_lose_too_much_stay_in_floating_point(
 ) -> None:
     """With a gate just above what all products in bytes reach, some go back, the worst first."""
     workspace, made = exported_int8
-    gates = dict(proof.GATES)
+    where = "loid_infer.encoders.manifest.GATES"
     reached = min(made.int8.choice.cos_mean, made.parity.cos_mean)  # on held-out texts, and on the probes
-    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", reached + 1e-9)})
+    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", reached + 1e-9)})
     calibration = open_calibration(workspace, "int8", "toys")
     folder = quantizable(exported, workspace.root / "kept")
     _, choice = quantize(folder, *exact(folder), calibration.texts())
     assert choice.kept_float
     assert choice.cos_mean > made.int8.choice.cos_mean
 
-    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", 1.1)})
+    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", 1.1)})
     folder = quantizable(exported, workspace.root / "refused")
     before = folder.graph.read_bytes()
     with pytest.raises(ParityError, match=r"int8 loses too much .*got 0\.99.* of 4 groups"):
