@@ -38,7 +38,7 @@ class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_s: float | None = None
     seconds: float | None = None
     n_tensors: int | None = None  # of a merge or an import
-    n_params: int | None = None  # of an import
+    n_params: int | None = None  # of an import only
     relative_error: float | UnsetType | None = UNSET  # of a merge; None: it is kept in full
     errors: tuple[TensorError, ...] | UnsetType = UNSET
 

@@ -256,7 +256,7 @@ def _result(
         digest=result.digest,
         **job.lineage(),
         device=job.device,
-        metrics=narrowed(result, PluginMetrics),
+        metrics=structs.replace(narrowed(result, PluginMetrics), n_params=None),
         versions=versions("torch", "transformers", "peft", "numpy"),
     )
     with new_plugin(job.place, job.name, progress) as folder:
