@@ -49,7 +49,8 @@ def decode(
         value = json.loads(text, **hooks)
     except (OSError, ValueError, RecursionError) as problem:
         reason = (problem.strerror if isinstance(problem, OSError) else str(problem)) or type(problem).__name__
-        raise error(f"the content cannot be read: {reason}", where=where, mend=mend) from problem
+        name = source.name if isinstance(source, Path) else "the content"
+        raise error(f"{name} cannot be read: {reason}", where=where, mend=mend) from problem
     return typed(value, schema, mend, where=where, error=error)
 
 

@@ -255,7 +255,7 @@ def referred(manifest: Path) -> str:
     Raises:
         BadArtifact: it cannot be read.
     """
-    mend = f"Make {manifest.parent.name!r} anew or move it away. Nothing was removed."
+    mend = f"So nothing is removed: make {manifest.parent.name!r} anew or move it away."
     return decode(manifest, _Reference, mend).fingerprint
 
 
