@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from bench.forward import flops_a_token, random_bert
 from bench.record import median, real_reviews, save, table, work_folder
@@ -116,7 +117,7 @@ def forward(setting: Setting) -> Iterator[dict]:
     for name in ("torch", "onnxruntime", "tensorrt"):  # the last builds engines for minutes
         for shape, encoder in encoders(setting):
             for precision in ("fp16", "bf16"):
-                spec = replace(encoder.spec, precision=precision, max_tokens=max(WIDTHS))
+                spec = structs.replace(encoder.spec, precision=precision, max_tokens=max(WIDTHS))
                 for row in _forward_rows(setting, replace(encoder, spec=spec), name):
                     yield {"encoder": shape, "precision": precision, "runtime": name, **row}
 

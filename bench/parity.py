@@ -16,6 +16,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from bench.record import review_texts, save, saved_as, work_folder
 from bench.shapes import SMOLLM2, shape
@@ -89,7 +90,7 @@ def _row(name: str, pooling: str, precisions: list[str]) -> dict:
     row = {"model": name, "family": fp32.spec.architecture, "pooling": pooling}
     print(f"{name} {pooling}: exported", flush=True)
     for precision in precisions:
-        spec = replace(fp32.spec, precision=precision)
+        spec = structs.replace(fp32.spec, precision=precision)
         try:
             encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
             told = probes if precision == "bf16" and not has_bf16() else both

@@ -15,16 +15,32 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from msgspec import Struct, structs
 
 from loid_infer.errors import BadArtifact, NoSpace
+from loid_infer.records import decode, to_json, typed
 from loid_infer.settings import make_folder
 
 MANIFEST = "manifest.json"
 _ABANDONED_S = 86_400.0
+
+
+class Manifest(Protocol):
+    """What every manifest has."""
+
+    __struct_config__: ClassVar[structs.StructConfig]
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """sha256 of each file, by its path in the folder."""
+
+
+M = TypeVar("M", bound=Manifest)
 
 
 def digest_json(value: object) -> str:
@@ -111,28 +127,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path, manifest: dict[str, Any]) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `path` when the block ends well.
-
-    The block fills the folder and may add to `manifest`, which is written last, with the digest of every file.
-
-    Raises:
-        NoSpace: the disk is full or the folder not writable.
-    """
-    with replacing(path) as temporary:
-        yield temporary
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        manifest["files"] = {str(file.relative_to(temporary)): digest_file(file) for file in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        mask = _umask()
-        for file in (*files, temporary / MANIFEST):
-            file.chmod(0o666 & ~mask)
-            _sync(file)
-        temporary.chmod(0o777 & ~mask)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder that takes the place of `path` when the block ends well and vanishes when it does not.
 
     Raises:
@@ -152,36 +147,53 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_manifest(folder: Path, kind: str, mend: str, *, check_files: bool = True) -> dict[str, Any]:
+def write_manifest(folder: Path, manifest: Struct) -> None:
+    """Write the manifest of a new folder, with the digest of every file in it: the last step of filling it.
+
+    Args:
+        manifest: a record with a tag `kind` and a field `files`, which is filled in here.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    digests = {str(file.relative_to(folder)): digest_file(file) for file in files}
+    content = to_json(structs.replace(manifest, files=digests), indent=2, sort_keys=True)
+    (folder / MANIFEST).write_text(content + "\n", encoding="utf-8")
+    mask = _umask()
+    for file in (*files, folder / MANIFEST):
+        file.chmod(0o666 & ~mask)
+        _sync(file)
+    folder.chmod(0o777 & ~mask)
+
+
+def read_manifest(
+    folder: Path, schema: type[M], mend: str, *, form: int = 0, check_files: bool = True, finite: bool = False
+) -> M:
     """The manifest of a finished artifact, each of its files compared with the digest recorded for it.
 
     Args:
-        kind: what the folder should be, for the message (`encoder`, `head`, ...).
+        schema: its tag is what the folder should be: encoder, head, ..
         mend: the command that makes it anew.
+        form: what its field `format` must be; 0 of kinds that have none.
         check_files: whether to read every file; False trusts them.
+        finite: see `records.decode`.
 
     Raises:
-        BadArtifact: no manifest, not JSON, another kind, or a file that is missing or altered.
+        BadArtifact: no manifest, not JSON, another kind or format, a wrong field, or a file that is missing or altered.
     """
-    path = folder / MANIFEST
+    path, kind = folder / MANIFEST, schema.__struct_config__.tag
 
     def bad(what: str, where: Path = path, expected: str = "", got: str = "") -> BadArtifact:
         return BadArtifact(what, where=str(where), expected=expected, got=got, mend=mend)
 
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         got = "a folder without manifest.json" if folder.exists() else "nothing"
-        raise bad(f"there is no finished {kind} here", folder, got=got) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise bad(f"the manifest cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        got = repr(manifest.get("kind")) if isinstance(manifest, dict) else type(manifest).__name__
-        raise bad("another kind of artifact", expected=repr(kind), got=got)
-    files = manifest.get("files", {})
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise bad("the manifest lists no files", got=repr(files)[:80])
-    for name, digest in files.items() if check_files else ():
+        raise bad(f"there is no finished {kind} here", folder, got=got)
+    content = decode(path, dict[str, Any], mend, finite=finite)
+    if content.get("kind") != kind:
+        raise bad("another kind of artifact", expected=repr(kind), got=repr(content.get("kind"))[:80])
+    if form and content.get("format") != form:
+        raise bad(f"the {kind} is of another format", folder, f"format {form}", str(content.get("format"))[:80])
+    manifest = typed(content, schema, mend, where=str(path))
+    for name, digest in manifest.files.items() if check_files else ():
         file = folder / name
         try:
             inside = file.resolve().is_relative_to(folder.resolve())

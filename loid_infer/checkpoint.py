@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loid_infer.artifact import new_file
+from loid_infer.tensors import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,13 +59,11 @@ class Checkpoint:
         Raises:
             NoSpace: it cannot be written.
         """
-        from safetensors.torch import save_file
-
-        flat = {f"{group}/{name}": tensor.detach().cpu().contiguous() for group, part in snapshot.tensors.items()
+        flat = {f"{group}/{name}": tensor.detach().cpu() for group, part in snapshot.tensors.items()
                 for name, tensor in part.items()}  # fmt: skip
         state = {"run": self._run, "counts": json.dumps(snapshot.counts), "history": snapshot.history.to_json()}
         with new_file(self._path) as temporary:
-            save_file(flat, temporary, metadata=state)
+            save_tensors(temporary, flat, state, copy=True)
         self._saved = time.monotonic()
 
     def load(self) -> Snapshot | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from msgspec import structs
 
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.opening import check_options, open_runtime
@@ -78,7 +78,7 @@ class Encoder:
             return parts
 
         # What the fake runtime computes is no encoder's vector: it gets a spec, and so a store, of its own.
-        spec = replace(found.spec, precision="fake") if runtime == "fake" else found.spec
+        spec = structs.replace(found.spec, precision="fake") if runtime == "fake" else found.spec
         return Encoder(spec, load, found.name)
 
     @property

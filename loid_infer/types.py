@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
+from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
 from loid_infer.errors import BadSetting
@@ -22,8 +23,8 @@ Ints: TypeAlias = NDArray[np.integer[Any]]
 Bools: TypeAlias = NDArray[np.bool_]
 Digests: TypeAlias = NDArray[np.uint8]  # [n, 16], one 128-bit digest a row
 
-SPEC_KEY = "card"  # what manifests and bundles of format 1 call the spec
 DIGEST_BYTES = 16
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no encoding has
 
 
@@ -79,8 +80,7 @@ class Split:
     digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that decides an encoder's output, and nothing else. Its digest is the fingerprint of a store.
 
     Not here on purpose: the text template (it is in the text's digest), batch size, device, threads, paths, and the
@@ -89,21 +89,21 @@ class Spec:
 
     weights: str  # digest of the float32 tensors that the vector depends on, sorted by name
     architecture: str  # model type
-    n_layers: int
-    n_heads: int
-    hidden_dim: int
-    feed_forward_dim: int
+    n_layers: Positive
+    n_heads: Positive
+    hidden_dim: Positive
+    feed_forward_dim: Positive
     activation: str
     layer_norm_eps: float
     position_type: str
     tokenizer: str  # digest of tokenizer.json without truncation and padding
-    max_tokens: int  # with special tokens
+    max_tokens: Positive  # with special tokens
     truncation_side: str
     pooling: str  # cls | mean | last
     precision: str  # fp32 | bf16 | fp16 | int8 | fake
     quantized_graph: str  # digest of the quantized graph, empty unless int8
     store_dtype: str  # fp16 | fp32
-    format: int  # of the store's records
+    format: Positive  # of the store's records
     # Only written where they differ from these, which are BERT's at CLS: what was stored before they were there keeps
     # its fingerprint.
     details: Mapping[str, Any] = field(default_factory=dict)  # what else of the config decides, by the family
@@ -118,39 +118,22 @@ class Spec:
         """Width of the vector."""
         return self.dense_dim or self.hidden_dim
 
-    def parts(self) -> dict[str, Any]:
-        """The fields as JSON values, without those that are as BERT's."""
-        found = {part.name: getattr(self, part.name) for part in fields(self)}
-        found |= {"details": dict(self.details), "dense": list(self.dense)}
-        plain: dict[str, Any] = {
-            "details": {},
-            "normalize": False,
-            "dense": [],
-            "dense_dim": 0,
-            "prompt": "",
-            "empty_id": -1,
-        }
-        return {name: value for name, value in found.items() if name not in plain or value != plain[name]}
 
-    @staticmethod
-    def of(parts: object) -> Spec:
-        """The spec with these fields, as JSON gave them.
+class NamedDigest(Struct, frozen=True):
+    """A base or a plugin that a manifest refers to."""
 
-        Raises:
-            ValueError: a field is missing, unknown or of another kind.
-        """
-        kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": list}
-        wanted = {part.name: kinds.get(str(part.type), dict) for part in fields(Spec)}
-        needed = {part.name for part in fields(Spec) if part.default is MISSING and part.default_factory is MISSING}
-        if not isinstance(parts, dict) or not needed <= parts.keys() <= wanted.keys():
-            raise ValueError(f"a spec has the fields {', '.join(wanted)}")
-        for name, value in parts.items():
-            kind = wanted[name]
-            positive = kind is int and name in needed
-            if type(value) is not kind or (positive and value < 1):
-                raise ValueError(f"the spec's {name} is {value!r:.80}")
-        lists = {"dense": tuple(map(str, parts["dense"]))} if "dense" in parts else {}
-        return Spec(**(parts | lists))
+    name: str
+    digest: str  # of its weights
+
+
+class TrainingRun(Struct, frozen=True, kw_only=True, order=True):
+    """What a plugin was trained on. Runs are sorted by these fields in this order."""
+
+    domain: str
+    split: str  # kind: random | time
+    split_digest: str
+    split_seed: int
+    table_digest: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,27 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec import Struct, field
 
-from loid_infer.artifact import abandoned, new_file, new_folder, read_manifest
+from loid_infer.artifact import abandoned, new_file, new_folder, read_manifest, write_manifest
 from loid_infer.errors import BadArtifact
 
 
+class Thing(Struct, frozen=True, tag_field="kind", tag="thing"):
+    format: int = 1
+    files: dict[str, str] = field(default_factory=dict)
+
+
 def make(folder: Path, text: str) -> None:
-    manifest = {"kind": "thing"}
-    with new_folder(folder, manifest) as temporary:
+    with new_folder(folder) as temporary:
         (temporary / "data.txt").write_text(text)
+        write_manifest(temporary, Thing())
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     make(tmp_path / "a", "one")
-    assert read_manifest(tmp_path / "a", "thing", "mend")["files"].keys() == {"data.txt"}
-    with pytest.raises(KeyError), new_folder(tmp_path / "a", {"kind": "thing"}) as temporary:
+    assert read_manifest(tmp_path / "a", Thing, "mend").files.keys() == {"data.txt"}
+    with pytest.raises(KeyError), new_folder(tmp_path / "a") as temporary:
         (temporary / "data.txt").write_text("half")
         raise KeyError
     assert (tmp_path / "a" / "data.txt").read_text() == "one"
@@ -54,7 +60,27 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
     with pytest.raises(BadArtifact, match="outside its folder"):
-        read_manifest(tmp_path / "a", "thing", "mend")
+        read_manifest(tmp_path / "a", Thing, "mend")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"kind": "head"}, "another kind of artifact"),
+        ({"kind": None}, "another kind of artifact"),
+        ({"format": 2}, "of another format"),
+        ({"files": ["data.txt"]}, "the field files"),
+        ({"files": {"data.txt": 1}}, "the field files"),
+        ({"files": {"data.txt": "0"}}, "not the one the manifest was written for"),
+        ({"files": {"data.txt\0": "0"}}, "cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_not_what_was_written_is_refused(tmp_path: Path, change: dict, what: str) -> None:
+    make(tmp_path / "a", "one")
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BadArtifact, match=f"{what}.* mend"):
+        read_manifest(tmp_path / "a", Thing, "mend", form=1)
 
 
 def test_a_temporary_that_vanishes_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

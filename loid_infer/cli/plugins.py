@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import to_builtins
 
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
@@ -130,7 +131,7 @@ def _matrix(result: Any) -> dict[str, Any]:
     rows = zip(result.domains, result.matrix, strict=True)
     # An empty heading cannot be the name of a domain.
     matrix = [{"": domain, **dict(zip(result.domains, values, strict=True))} for domain, values in rows]
-    rest = {name: value for name, value in asdict(result).items() if name not in ("domains", "matrix")}
+    rest = {name: value for name, value in to_builtins(result).items() if name not in ("domains", "matrix")}
     return {**rest, "mean cosines": matrix}
 
 

@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from msgspec import to_builtins
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
@@ -75,9 +75,9 @@ def show(result: Any, *, as_json: bool) -> None:
     """Print a result: one JSON object on the last line of stdout, or a short table.
 
     Args:
-        result: a frozen dataclass, or a dictionary of them.
+        result: a frozen record, or a dictionary of them.
     """
-    fields = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    fields = to_builtins(result, enc_hook=_plain)
     if as_json:
         sys.stdout.write(json.dumps(fields, default=_plain, allow_nan=False) + "\n")
         sys.stdout.flush()

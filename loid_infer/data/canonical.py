@@ -6,10 +6,8 @@ This file knows the table's columns and metadata. It knows neither where reviews
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from msgspec import Struct
 
 from loid_infer.artifact import digest_json
+from loid_infer.records import to_json
 from loid_infer.types import NO_TIME, Bools
 
 TABLE_FORMAT = 1
@@ -36,31 +36,19 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableFacts:
-    """What the metadata of a canonical table says, beside its format."""
+class TableFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the metadata of a canonical table says."""
 
-    digest: str
+    format: int
+    digest: str  # see `TableWriter.finish`
     n_rows: int
     n_users: int
     n_items: int
     n_empty_text: int
     rating_range: tuple[float, float]
-    synthetic: bool
-
-    @staticmethod
-    def of(metadata: dict[str, Any]) -> TableFacts:
-        """The facts that `METADATA_KEY` holds, once parsed.
-
-        Raises:
-            KeyError, TypeError, ValueError: the metadata is not what this version writes.
-        """
-        low, high = metadata["rating_range"]
-        counts = {name: int(metadata[name]) for name in ("n_rows", "n_users", "n_items", "n_empty_text")}
-        synthetic = bool(metadata.get("synthetic", False))
-        return TableFacts(
-            digest=str(metadata["digest"]), rating_range=(float(low), float(high)), synthetic=synthetic, **counts
-        )
+    html_unescaped: bool | None = None
+    text_template: str | None = None
+    synthetic: bool = False
 
 
 class TableWriter:
@@ -110,18 +98,18 @@ class TableWriter:
             "lengths": {name: value.hexdigest() for name, value in self._length_hashes.items()},
         }
         facts = TableFacts(
+            format=TABLE_FORMAT,
             digest=digest_json(parts),
             n_rows=self.n_rows,
             n_users=n_users,
             n_items=n_items,
             n_empty_text=self.n_empty_text,
             rating_range=rating_range,
+            html_unescaped=True,
+            text_template="text",
             synthetic=synthetic,
         )
-        metadata = asdict(facts) | {"format": TABLE_FORMAT, "html_unescaped": True, "text_template": "text"}
-        if not synthetic:
-            del metadata["synthetic"]
-        self._parquet.add_key_value_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        self._parquet.add_key_value_metadata({METADATA_KEY: to_json(facts, sort_keys=True)})
         return facts
 
 

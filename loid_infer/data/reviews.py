@@ -5,7 +5,6 @@ This file knows no source format, no encoder and no store; the encoder side sees
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, blank, first_line, string_parts
 from loid_infer.errors import BadTable
+from loid_infer.records import decode, typed
 from loid_infer.types import DIGEST_BYTES, NO_TIME, Bools, Digests, Interactions, Ints, Progress
 
 MAX_PIECE_TEXTS = 4_096
@@ -47,14 +47,17 @@ def open_table(path: Path, domain: str) -> ReviewTable:
     if METADATA_KEY not in stored:
         raise BadTable("not a canonical table", where=str(path), expected="a parquet file written by ingest",
                        got=f"a parquet file with the columns {got}", mend=mend)  # fmt: skip
-    try:
-        metadata = json.loads(stored[METADATA_KEY])
-        if metadata["format"] != TABLE_FORMAT:
-            raise BadTable("the table is of another format", where=str(path), expected=f"format {TABLE_FORMAT}",
-                           got=f"format {metadata['format']}", mend=mend)  # fmt: skip
-        facts = TableFacts.of(metadata)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadTable("the table's metadata cannot be read", where=str(path), got=repr(error), mend=mend) from error
+    where = f"{path}, metadata"
+    metadata = decode(stored[METADATA_KEY], dict[str, Any], mend, where=where, error=BadTable)
+    if metadata.get("format") != TABLE_FORMAT:
+        raise BadTable(
+            "the table is of another format",
+            where=str(path),
+            expected=f"format {TABLE_FORMAT}",
+            got=f"format {metadata.get('format')}",
+            mend=mend,
+        )
+    facts = typed(metadata, TableFacts, mend, where=where, error=BadTable)
     if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
         raise BadTable("the table is not what its metadata says", where=str(path),
                        expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}", got=f"{n_rows} rows of {got}",

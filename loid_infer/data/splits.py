@@ -5,15 +5,14 @@ This file sees codes, ids and timestamps; it knows no text, no rating and no fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
 
 from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
-from loid_infer.types import NO_TIME, Array, Floats, Interactions, Split
+from loid_infer.types import NO_TIME, Array, Floats, Interactions, Split, TrainingRun
 
 _FRACTIONS = (0.8, 0.9)  # where training and validation end
 
@@ -62,23 +61,23 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
     return Split(kind, seed, train, valid, test, digest_json(told))
 
 
-def refuse_leak(seen: Iterable[Mapping[str, Any]], domain: str, split: Split, who: str) -> None:
+def refuse_leak(seen: Iterable[TrainingRun], domain: str, split: Split, who: str) -> None:
     """See that nothing trained on `domain` saw the test reviews of `split`.
 
     Args:
-        seen: domain and split of every training run, as manifests record them in `trained_on`.
+        seen: every training run, as manifests record them in `trained_on`.
         who: what was trained, for the message.
 
     Raises:
         BadSetting: a run on this domain had another split.
     """
     for run in seen:
-        if run["domain"] == domain and run["split_digest"] != split.digest:
+        if run.domain == domain and run.split_digest != split.digest:
             raise BadSetting(
                 f"{who} was trained on another split of {domain!r} and has seen reviews that are to be tested on",
-                expected=f"--split {run['split']} --split-seed {run['split_seed']}",
+                expected=f"--split {run.split} --split-seed {run.split_seed}",
                 got=f"--split {split.kind} --split-seed {split.seed}",
-                mend=f"Give --split {run['split']} --split-seed {run['split_seed']}, or train a plugin on this split.",
+                mend=f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split.",
             )
 
 

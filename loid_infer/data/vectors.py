@@ -8,7 +8,6 @@ numbers to vectors, and a spec is text to it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -16,12 +15,14 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Struct, convert, structs
 from safetensors import SafetensorError, safe_open
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable
 from loid_infer.errors import BadArtifact, BadTable
-from loid_infer.types import DIGEST_BYTES, SPEC_KEY, Digests, Floats, Ints
+from loid_infer.records import to_json
+from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints
 
 SUFFIXES = (".parquet", ".safetensors")
 _PIECE_ROWS = 8_192
@@ -91,7 +92,7 @@ def _write_safetensors(
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
     }
-    metadata = {"domain": table.domain, "table_digest": table.digest, SPEC_KEY: spec, "content": "0" * 32}
+    metadata = BundleMetadata(table.domain, table.digest, spec, "0" * 32)
     found = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
@@ -100,13 +101,22 @@ def _write_safetensors(
             found.update(content)
             file.write(content)
         file.seek(0)
-        file.write(_header(metadata | {"content": found.hexdigest()}, tensors))
+        file.write(_header(structs.replace(metadata, content=found.hexdigest()), tensors))
 
 
-def _header(metadata: dict[str, str], tensors: dict[str, Any]) -> bytes:
-    header = json.dumps({"__metadata__": metadata, **tensors}).encode()
+def _header(metadata: BundleMetadata, tensors: dict[str, Any]) -> bytes:
+    header = to_json({"__metadata__": metadata, **tensors}).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
+
+
+class BundleMetadata(Struct, frozen=True):
+    """The metadata of a bundle."""
+
+    domain: str
+    table_digest: str
+    card: str  # the spec, as JSON
+    content: str  # digest of both tensors
 
 
 class Bundle:
@@ -120,15 +130,15 @@ class Bundle:
         """
         try:
             self._file = cast(Any, safe_open(path, "np"))
-            metadata = self._file.metadata() or {}
-            self.spec, self.domain = metadata[SPEC_KEY], metadata["domain"]
+            metadata = convert(self._file.metadata() or {}, BundleMetadata)
+            self.spec, self.domain = metadata.card, metadata.domain
             self.digests: Digests = self._file.get_tensor("digests")
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()
             sound = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
-            if not (sound and self._vectors.get_dtype() == "F32" and self._content() == metadata["content"]):
+            if not (sound and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
                 raise ValueError("other content than was exported")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise BadArtifact("not a bundle of vectors", where=str(path), got=str(error) or type(error).__name__,
                               expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
                               mend="Export it again: loid-infer cache export --domain D OUT.safetensors"

@@ -18,7 +18,7 @@ from torch import Tensor
 from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
-from loid_infer.encoders.machine import recall, remember, shape_key
+from loid_infer.encoders.machine import Answer, recall, remember, shape_key
 from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import GPU_TOKENIZERS
 from loid_infer.settings import machine_memory
@@ -174,6 +174,6 @@ def gpu_budget(runtime: str, spec: Spec, max_tokens: int) -> Budget:
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     memory = f"{gpu.total_memory / 2**30:.0f} GiB"
     key = f"{gpu.name}, {memory}, {runtime}, {spec.precision}, {shape_key(spec)}"
-    known = recall(key, machine_memory()).get("max_tokens")
-    fits = known if isinstance(known, int) and 0 < known < max_tokens else max_tokens
-    return Budget(fits, lambda smaller: remember(key, {"max_tokens": smaller}, machine_memory()))
+    known = recall(key, machine_memory()).max_tokens
+    fits = known if known and 0 < known < max_tokens else max_tokens
+    return Budget(fits, lambda smaller: remember(key, Answer(max_tokens=smaller), machine_memory()))

@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 
 from loid_infer.artifact import read_manifest
+from loid_infer.encoders.manifest import EncoderManifest, FoldedPlugin
 from loid_infer.encoders.spec import TOKENIZER_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, ParityError
-from loid_infer.types import SPEC_KEY, Array, Floats, Ints, Spec
+from loid_infer.tensors import save_tensors
+from loid_infer.types import Array, Floats, Ints, Spec
 
 GRAPH_FILE = "model.onnx"
 PROBES_FILE = "parity.safetensors"
 DENSE_FILE = "dense.safetensors"  # layers behind pooling, if there are any
-KIND = "encoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,7 @@ class Probes:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        from safetensors.numpy import save_file
-
-        save_file({name: np.ascontiguousarray(part) for name, part in asdict(self).items()}, path)
+        save_tensors(path, asdict(self), copy=True)
 
     @staticmethod
     def load(path: Path, dim: int) -> Probes:
@@ -60,7 +58,12 @@ class EncoderFolder:
     path: Path
     spec: Spec
     fingerprint: str
-    manifest: dict[str, Any]
+    manifest: EncoderManifest | None = None  # None: the export is not finished
+
+    @property
+    def plugins(self) -> tuple[FoldedPlugin, ...]:
+        """All that was added to the base."""
+        return self.manifest.plugins if self.manifest else ()
 
     @property
     def graph(self) -> Path:
@@ -115,17 +118,13 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         ParityError: its parity report is not a passing one.
     """
     mend = _again(name)
-    manifest = read_manifest(path, KIND, mend)
-    try:
-        spec = Spec.of(manifest[SPEC_KEY])
-        passed, found = manifest["parity"]["passed"], manifest["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadArtifact(f"the manifest cannot be read: {error}", where=str(path), mend=mend) from error
+    manifest = read_manifest(path, EncoderManifest, mend)
+    spec, found = manifest.card, manifest.fingerprint
     needed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *([DENSE_FILE] if spec.dense else [])}
-    unnamed = needed - manifest.get("files", {}).keys()
+    unnamed = needed - manifest.files.keys()
     if unnamed:
         raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
-    if passed is not True:
+    if not manifest.parity.passed:
         raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
     computed = fingerprint(spec)
     if computed != found:

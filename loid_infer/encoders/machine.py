@@ -1,17 +1,15 @@
-"""What was measured of this machine, kept for the next run: JSON, an object a key.
-
-Knows nothing of what is measured.
-"""
+"""What was measured of this machine, kept for the next run: JSON, an object a key."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
-from typing import Any
+
+from msgspec import Struct, field
 
 from loid_infer.artifact import new_file
-from loid_infer.errors import NoSpace
+from loid_infer.errors import BadArtifact, NoSpace
+from loid_infer.records import decode, to_json
 from loid_infer.types import Spec
 
 
@@ -21,21 +19,28 @@ def shape_key(spec: Spec) -> str:
     return sizes if spec.architecture == "bert" else f"{spec.architecture} {sizes}"
 
 
-def recall(key: str, memory: Path) -> dict[str, Any]:
+class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured for one key; what was not is not written."""
+
+    n_streams: int | None = None  # that compute most tokens a second
+    tokens_per_s: dict[str, int] = field(default_factory=dict)  # by the number of streams
+    max_tokens: int | None = None  # of a pack that fits into a GPU's memory
+
+
+def recall(key: str, memory: Path) -> Answer:
     """What is kept under `key`; nothing where the file cannot be read."""
-    return _read(memory).get(key, {})
+    return _read(memory).get(key, Answer())
 
 
-def remember(key: str, answer: dict[str, Any], memory: Path) -> None:
+def remember(key: str, answer: Answer, memory: Path) -> None:
     """Keep `answer` under `key`, beside the others; where the file cannot be written, nothing is kept."""
     answers = _read(memory) | {key: answer}
     with contextlib.suppress(NoSpace), new_file(memory) as temporary:
-        temporary.write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(to_json(answers, indent=1, sort_keys=True) + "\n")
 
 
-def _read(memory: Path) -> dict[str, dict[str, Any]]:
+def _read(memory: Path) -> dict[str, Answer]:
     try:
-        answers = json.loads(memory.read_text())
-        return {key: dict(answer) for key, answer in answers.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return decode(memory, dict[str, Answer], "")
+    except BadArtifact:
         return {}

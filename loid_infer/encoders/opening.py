@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from loid_infer.encoders import onnxruntime, openvino, tensorrt, torch
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.gpu import driver
+from loid_infer.encoders.manifest import Parity, gate
 from loid_infer.encoders.processor import n_usable_threads
-from loid_infer.encoders.proof import Parity, gate, measure
+from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.errors import NoMemory, ParityError, RuntimeMissing
 from loid_infer.settings import check_choice

@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from loid_infer.encoders.folder import Probes
+from loid_infer.encoders.manifest import Parity
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
 from loid_infer.errors import ParityError
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array, TokenBatch
 
-# The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
-GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "fp16": ("cos_min", 0.9999),
-         "int8": ("cos_mean", 0.998)}  # fmt: skip
 _N_MIXED = 8
 _MAX_RATIO = 0.1  # that lengths may differ by in the middle; int8 is the farthest, at a few percent
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far vectors are from the float32 reference, over `n_texts` texts."""
-
-    cos_min: float
-    cos_mean: float
-    max_abs: float
-    n_texts: int
-
-    def passes(self, precision: str) -> bool:
-        """Whether the gate of `precision` is met; never with a vector that is not finite."""
-        return self.cosine(precision) >= GATES[precision][1]  # false for NaN
-
-    def cosine(self, precision: str) -> float:
-        """The cosine that the gate of `precision` looks at."""
-        found: float = getattr(self, GATES[precision][0])
-        return found
-
-
-def gate(precision: str) -> str:
-    """The gate of `precision`, for people."""
-    which, least = GATES[precision]
-    return f"cosine >= {least} {'for every text' if which == 'cos_min' else 'in the mean'}"
 
 
 def measure(runtime: Runtime, probes: Probes) -> Parity:

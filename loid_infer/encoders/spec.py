@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from msgspec import to_builtins
 
 from loid_infer.artifact import digest_json
 from loid_infer.errors import BadArtifact
@@ -24,7 +25,7 @@ FINGERPRINT_DIGITS = 32
 
 def fingerprint(spec: Spec) -> str:
     """The digest of every field of `spec`, 32 hex digits: the name of its store."""
-    return digest_json(spec.parts())[:FINGERPRINT_DIGITS]
+    return digest_json(to_builtins(spec))[:FINGERPRINT_DIGITS]
 
 
 def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loid_infer.encoders.machine import recall, remember
+from loid_infer.encoders.machine import Answer, recall, remember
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.types import TokenBatch
 
@@ -34,13 +34,14 @@ def fastest_streams(key: str, n_threads: int, max_tokens: int, make: Callable[[i
     """
     if n_threads == 1:
         return 1
-    known = recall(key, memory).get("n_streams")
+    known = recall(key, memory).n_streams
     if known in choices(n_threads):
-        return int(known)
+        return known
     width = min(_WIDTH, max_tokens)
     found = {n: _tokens_per_s(make(n), n_threads, width) for n in choices(n_threads)}
     best = max(found, key=lambda n: found[n])
-    remember(key, {"n_streams": best, "tokens_per_s": {str(n): round(rate) for n, rate in found.items()}}, memory)
+    rates = {str(n): round(rate) for n, rate in found.items()}
+    remember(key, Answer(n_streams=best, tokens_per_s=rates), memory)
     return best
 
 

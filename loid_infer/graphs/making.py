@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from loid_infer.artifact import new_folder, versions
-from loid_infer.encoders.folder import DENSE_FILE, GRAPH_FILE, KIND, PROBES_FILE, EncoderFolder
+from msgspec import structs
+
+from loid_infer.artifact import new_folder, versions, write_manifest
+from loid_infer.encoders.folder import DENSE_FILE, GRAPH_FILE, PROBES_FILE, EncoderFolder
 from loid_infer.encoders.graph import checked
+from loid_infer.encoders.manifest import EncoderManifest, FoldedPlugin, Int8Report, ParityReport, gate
 from loid_infer.encoders.opening import measure_runtimes, torch_device
 from loid_infer.encoders.processor import has_bf16
-from loid_infer.encoders.proof import gate
 from loid_infer.encoders.spec import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base, copy_tokenizer
 from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.parity import make_probes
-from loid_infer.types import SPEC_KEY, Progress, Spec
+from loid_infer.tensors import save_tensors
+from loid_infer.types import NamedDigest, Progress, Spec
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 STORE_DTYPES = ("fp16", "fp32")
@@ -35,8 +37,8 @@ class Proven:
 
     spec: Spec
     precision_reason: str
-    parity: dict[str, Any]
-    int8: Any = None  # of an int8 export, what was chosen and what it costs
+    parity: ParityReport
+    int8: Int8Report | None = None  # of an int8 export
 
 
 def make_encoder(
@@ -48,7 +50,7 @@ def make_encoder(
     store: str = "fp16",
     max_tokens: int | None = None,
     weights: str | None = None,
-    plugins: list[dict[str, Any]] | None = None,
+    plugins: tuple[FoldedPlugin, ...] = (),
     quantize: Callable[[EncoderFolder], Proven] | None = None,
 ) -> Proven:
     """Write the encoder in the folder `path`, which has its name.
@@ -75,51 +77,47 @@ def make_encoder(
             f"{base.name} was made for {base.made_for} pooling and is read at {reading.pooling}: "
             f"--pooling {base.made_for} reads it as it was made"
         )
-    manifest: dict[str, Any] = {
-        "kind": KIND,
-        "name": name,
-        "versions": versions(*_PACKAGES),
-        "plugins": plugins or [],
-        "base": {"name": base.name, "digest": weights or spec.weights},
-    }
-    with new_folder(path, manifest) as folder:
+    with new_folder(path) as folder:
         _fill(folder, base, spec)
-        float32 = EncoderFolder(name, folder, spec, fingerprint(spec), {})
+        float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
         parity = report(float32, progress)  # always: the graph must be right in float32 before any precision is
         proven = quantize(float32) if quantize else _prove(float32, parity, precision, progress)
-        manifest |= {
-            SPEC_KEY: proven.spec.parts(),
-            "fingerprint": fingerprint(proven.spec),
-            "parity": proven.parity,
-            "precision_reason": proven.precision_reason,
-            "int8": None if proven.int8 is None else asdict(proven.int8),
-        }
+        manifest = EncoderManifest(
+            name=name,
+            fingerprint=fingerprint(proven.spec),
+            card=proven.spec,
+            base=NamedDigest(base.name, weights or spec.weights),
+            parity=proven.parity,
+            plugins=plugins,
+            precision_reason=proven.precision_reason,
+            int8=proven.int8,
+            versions=versions(*_PACKAGES),
+        )
+        write_manifest(folder, manifest)
     return proven
 
 
 def _fill(folder: Path, base: Base, spec: Spec) -> None:
     """Write everything but the manifest."""
-    from safetensors.torch import save_file
-
     copy_tokenizer(base, folder)
     (folder / CONFIG_FILE).write_text(json.dumps(base.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     of_dense = {name: tensor for name, tensor in base.tensors.items() if name.startswith("dense.")}
     model = {name: tensor for name, tensor in base.tensors.items() if name not in of_dense}
-    save_file(model, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_FILE, model, {"format": "pt"})
     if of_dense:
-        save_file(of_dense, folder / DENSE_FILE)
+        save_tensors(folder / DENSE_FILE, of_dense)
     write_graph(spec, base.tensors, folder / GRAPH_FILE)
     checked(folder / GRAPH_FILE)
-    make_probes(base, EncoderFolder("", folder, spec, "", {}).tokenizer(), folder, spec.max_tokens).save(
+    make_probes(base, EncoderFolder("", folder, spec, "").tokenizer(), folder, spec.max_tokens).save(
         folder / PROBES_FILE
     )
 
 
-def _prove(float32: EncoderFolder, parity: dict[str, Any], precision: str, progress: Progress) -> Proven:
+def _prove(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Proven:
     """The precision asked for; for `auto` the one that is native here if it passes, else fp32."""
     wanted, reason = (precision, "asked for") if precision != "auto" else _native()
     if wanted != "fp32":
-        spec = replace(float32.spec, precision=wanted)
+        spec = structs.replace(float32.spec, precision=wanted)
         try:
             return Proven(spec, reason, report(replace(float32, spec=spec, fingerprint=fingerprint(spec)), progress))
         except ParityError as error:
@@ -137,7 +135,7 @@ def _native() -> tuple[str, str]:
     return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
 
 
-def report(encoder: EncoderFolder, progress: Progress) -> dict[str, Any]:
+def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
     """The parity of every installed runtime in the encoder's precision, as its manifest says it.
 
     Raises:
@@ -158,10 +156,4 @@ def report(encoder: EncoderFolder, progress: Progress) -> dict[str, Any]:
                 mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(found.items()))
-    return {
-        **asdict(parity),
-        "passed": True,
-        "gate": gate(precision),
-        "runtime": fastest,
-        "runtimes": {runtime: asdict(parity) for runtime, parity in found.items()},
-    }
+    return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=found)

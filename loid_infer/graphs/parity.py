@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.encoders.folder import Probes
+from loid_infer.encoders.manifest import GATES, gate
 from loid_infer.encoders.processor import exact_products
-from loid_infer.encoders.proof import GATES, gate
 from loid_infer.encoders.spec import TOKENIZER_FILE
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import ParityError

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from msgspec import structs
 
 from loid_infer.artifact import digest_file
 from loid_infer.encoders.folder import EncoderFolder, Probes
+from loid_infer.encoders.manifest import Parity, Quantization, gate
 from loid_infer.encoders.opening import measure_runtimes
-from loid_infer.encoders.proof import Parity, gate
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import ParityError
 from loid_infer.graphs.graph import load_graph, save_graph
@@ -35,19 +36,6 @@ ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)  # 0: all of the spread stays with the activa
 _HELD_OUT = 4  # every fourth text is measured on, not calibrated on
 _KEPT_TOKENS = 32  # of each batch, to tell which products lose most
 _TINY = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """What was chosen, and how far the vectors of held-out texts are from float32."""
-
-    alpha: float
-    n_products: int
-    kept_float: tuple[str, ...]  # products that stayed in floating point because the gate needs it
-    cos_min: float
-    cos_mean: float
-    n_calibration: int  # texts
-    n_held_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +77,7 @@ def quantize(
 
     def tried(alpha: float, kept: frozenset[str]) -> tuple[EncoderFolder, Parity]:
         save_graph(_quantized(floats, [x for x in inputs if x.names[0] not in kept], alpha), encoder.graph)
-        spec = replace(encoder.spec, precision="int8", quantized_graph=digest_file(encoder.graph))
+        spec = structs.replace(encoder.spec, precision="int8", quantized_graph=digest_file(encoder.graph))
         int8 = replace(encoder, spec=spec, fingerprint=fingerprint(spec))
         return int8, next(measure_runtimes(int8, probes))[1]
 

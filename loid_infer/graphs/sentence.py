@@ -5,7 +5,6 @@ Reads `modules.json` and the folders it names; knows no model and no transformer
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from loid_infer.errors import BadArtifact
+from loid_infer.records import decode
 from loid_infer.types import Array
 
 if TYPE_CHECKING:
@@ -188,13 +188,7 @@ def read_json(path: Path, kind: type = dict, *, absent: Any = None) -> Any:
     """
     if absent is not None and not path.is_file():
         return absent
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadArtifact(f"{path.name} cannot be read: {error}", where=str(path), mend=_SAVED) from error
-    if not isinstance(found, kind):
-        raise BadArtifact(f"{path.name} is no {kind.__name__}", where=str(path), mend=_SAVED)
-    return found
+    return decode(path, kind, _SAVED)
 
 
 def _refused(what: str, where: Path, got: str) -> BadArtifact:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from loid_infer.data.splits import split
+from loid_infer.encoders.manifest import HeadGate
 from loid_infer.heads.presets import DEFAULT_OPTIONS
 from loid_infer.kernels import metrics
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 
 SEEDS = (0, 1, 2, 3, 4)  # of the splits
-
-
-@dataclass(frozen=True, slots=True)
-class HeadGate:
-    """Test MSE of heads on exact and on approximate vectors, means over the same splits."""
-
-    mse_fp32: float
-    mse_int8: float
-    change: float  # relative; positive where the approximation is worse
-    n_reviews: int
-    n_seeds: int
 
 
 def judge_by_heads(interactions: Interactions, exact: Floats, approximate: Floats, progress: Progress) -> HeadGate:

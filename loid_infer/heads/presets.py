@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loid_infer.settings import check_choice, check_limits, option
 
@@ -10,8 +13,7 @@ PRESETS = ("default", "paper")
 PROTOCOLS = ("strict", "paper")
 
 
-@dataclass(frozen=True, slots=True)
-class HeadSettings:
+class HeadSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides a head besides data and seed."""
 
     preset: str

@@ -6,30 +6,30 @@ store but not the domain's table. Ratings outside the training part are not kept
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from loid_infer.artifact import new_folder, read_manifest
+from loid_infer.artifact import new_folder, read_manifest, write_manifest
 from loid_infer.checkpoint import History
 from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
 from loid_infer.heads.loid import LoidNet
+from loid_infer.heads.manifest import FORMAT, HeadManifest
 from loid_infer.heads.model import LoidHead, LoidPredictor, known
-from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import TokenScale, tokens_of
+from loid_infer.records import narrowed
+from loid_infer.tensors import save_tensors
 from loid_infer.types import NO_TIME, Array, Bools, Digests, Interactions, Ints, Vectors
 
-KIND = "head"
-FORMAT = 2
 CURVE_FILE = "curve.json"
 _FILE = "head.safetensors"
 _CODES = ("users", "items", "texts")
@@ -44,7 +44,7 @@ class SavedHead:
     head: LoidHead
     reviews: Interactions  # all rows of the table it was fitted on; ratings of the training part only, else NaN
     train: Bools  # [n]
-    manifest: dict[str, Any]
+    manifest: HeadManifest
 
     def training_digests(self) -> tuple[Ints, Digests]:
         """Codes `[m]` and digests `[m, 16]` of the texts a history can hold: those whose vectors scoring needs."""
@@ -78,20 +78,20 @@ class SavedHead:
 
 
 def save_head(
-    folder: Path, head: LoidHead, interactions: Interactions, train: Bools, history: History, manifest: dict[str, Any]
+    folder: Path, head: LoidHead, interactions: Interactions, train: Bools, history: History, report: Mapping[str, Any]
 ) -> None:
     """Write the head to `folder`, whole or not at all.
 
     Args:
         history: of its training, kept for inspection.
-        manifest: what the caller has to say (domain, encoder, metrics, ..); kind, format and settings are added.
+        report: the fields of `HeadManifest` that the head itself does not know (domain, encoder, errors, ..).
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
-    tensors: dict[str, Tensor] = {f"net.{name}": tensor.detach() for name, tensor in head.net.state_dict().items()}
+    tensors: dict[str, Tensor | Array] = {f"net.{name}": tensor.cpu() for name, tensor in head.net.state_dict().items()}
     tensors |= {f"scale.{part.name}": getattr(head.scale, part.name) for part in fields(TokenScale)}
-    tensors |= {f"foundation.{name}": torch.from_numpy(getattr(head.foundation, name)) for name in _ARRAYS}
+    tensors |= {f"foundation.{name}": getattr(head.foundation, name) for name in _ARRAYS}
     arrays: dict[str, Array] = {
         **{name: getattr(interactions, name).astype(np.int32) for name in _CODES},
         "train": train,
@@ -103,22 +103,22 @@ def save_head(
         encoded = [text.encode() for text in getattr(interactions, name)]
         arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{name}.ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    tensors |= {f"reviews.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    manifest = manifest | {
-        "kind": KIND,
+    tensors |= {f"reviews.{name}": array for name, array in arrays.items()}
+    own = {
         "format": FORMAT,
-        "settings": asdict(head.settings),
+        "settings": head.settings,
         "seed": head.seed,
         "share": head.share,
         "mean": head.foundation.mean,
         "intercept": head.foundation.intercept,
-        "rating_range": list(interactions.rating_range),
+        "rating_range": interactions.rating_range,
         "table_digest": interactions.digest,
     }
-    with new_folder(folder, manifest) as temporary:
-        # Clones: safetensors refuses tensors that share memory, as those of an absent foundation may.
-        save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary / _FILE)
+    manifest = narrowed({**report, **own}, HeadManifest)
+    with new_folder(folder) as temporary:
+        save_tensors(temporary / _FILE, tensors, copy=True)
         (temporary / CURVE_FILE).write_text(history.to_json() + "\n")
+        write_manifest(temporary, manifest)
 
 
 def load_head(folder: Path, mend: str) -> SavedHead:
@@ -130,20 +130,17 @@ def load_head(folder: Path, mend: str) -> SavedHead:
     Raises:
         BadArtifact: absent, altered, of another format, or its parts do not fit each other.
     """
-    manifest = read_manifest(folder, KIND, mend)
-    if manifest.get("format") != FORMAT:
-        raise BadArtifact("the head is of another format", where=str(folder), expected=f"format {FORMAT}",
-                          got=str(manifest.get("format")), mend=mend)  # fmt: skip
+    manifest = read_manifest(folder, HeadManifest, mend, form=FORMAT)
+    settings = manifest.settings
     try:
         tensors = load_file(folder / _FILE)
-        settings = HeadSettings(**manifest["settings"])
         scale = TokenScale(**{part.name: tensors[f"scale.{part.name}"] for part in fields(TokenScale)})
         arrays = {name: tensors[f"foundation.{name}"].numpy() for name in _ARRAYS}
-        foundation = Foundation(mean=manifest["mean"], intercept=manifest["intercept"], **arrays)
+        foundation = Foundation(mean=manifest.mean, intercept=manifest.intercept, **arrays)
         reviews = _reviews(tensors, manifest)
         net = LoidNet(settings, len(reviews.user_ids), len(reviews.item_ids), len(scale.center), scale.token_dim)
         net.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
-        head = LoidHead(settings, scale, foundation, net, manifest["share"], manifest["seed"])
+        head = LoidHead(settings, scale, foundation, net, manifest.share, manifest.seed)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadArtifact(
             f"the head cannot be read: {str(error).splitlines()[0]}", where=str(folder), mend=mend
@@ -151,8 +148,7 @@ def load_head(folder: Path, mend: str) -> SavedHead:
     return SavedHead(head, reviews, tensors["reviews.train"].numpy(), manifest)
 
 
-def _reviews(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> Interactions:
-    low, high = manifest["rating_range"]
+def _reviews(tensors: dict[str, Tensor], manifest: HeadManifest) -> Interactions:
     parts = {name[8:]: tensor.numpy() for name, tensor in tensors.items() if name.startswith("reviews.")}
     codes: dict[str, Any] = {name: parts[name].astype(np.int64) for name in _CODES}
     ids: dict[str, Any] = {name: _ids(parts[f"{name}.bytes"], parts[f"{name}.ends"]) for name in _IDS}
@@ -163,8 +159,8 @@ def _reviews(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> Interactio
         timestamps=np.full(len(parts["users"]), NO_TIME),
         digests=parts["digests"],
         empty=parts["empty"],
-        rating_range=(low, high),
-        digest=manifest["table_digest"],
+        rating_range=manifest.rating_range,
+        digest=manifest.table_digest,
     )
 
 

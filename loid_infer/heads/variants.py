@@ -5,10 +5,11 @@ This file knows settings and vectors; it knows no split seed, no store and no ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import moments
@@ -35,16 +36,16 @@ def variants(settings: HeadSettings) -> list[Variant]:
     changed = [
         Variant("vectors zeroed", settings, "zeroed"),
         Variant("vectors shuffled", settings, "shuffled"),
-        Variant("no IDs", replace(settings, ids=False, lam=0.0)),
-        Variant("mean of vectors for attention", replace(settings, attention=False)),
-        Variant("no residual", replace(settings, residual=False)),
-        Variant("no product", replace(settings, product=False)),
-        Variant("no ratings in histories", replace(settings, history_ratings=False)),
+        Variant("no IDs", structs.replace(settings, ids=False, lam=0.0)),
+        Variant("mean of vectors for attention", structs.replace(settings, attention=False)),
+        Variant("no residual", structs.replace(settings, residual=False)),
+        Variant("no product", structs.replace(settings, product=False)),
+        Variant("no ratings in histories", structs.replace(settings, history_ratings=False)),
     ]
-    changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", replace(settings, lam=lam)) for lam in LAMS]
+    changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", structs.replace(settings, lam=lam)) for lam in LAMS]
     for k in KS:  # in prediction too where that reads what training draws
         most = k if settings.max_history == settings.k else max(k, settings.max_history)
-        changed.append(Variant(f"k = {k}", replace(settings, k=k, max_history=most)))
+        changed.append(Variant(f"k = {k}", structs.replace(settings, k=k, max_history=most)))
     return [variant for variant in changed if variant.settings != settings or variant.vectors != "stored"]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import structs
 
 from loid_infer.artifact import read_manifest
 from loid_infer.data.canonical import TableFacts
@@ -24,9 +25,10 @@ from loid_infer.pages.records import (
     PluginRecord,
     Similarity,
 )
-from loid_infer.pages.typed import typed
+from loid_infer.records import decode
 from loid_infer.settings import Workspace, slug
 
+A = TypeVar("A", EncoderRecord, HeadRecord, PluginRecord)
 T = TypeVar("T")
 R = TypeVar("R", Evaluation, EncodingRecord)
 D = TypeVar("D", Evaluation, EncodingRecord, HeadRecord)
@@ -43,8 +45,8 @@ def read_findings(workspace: Workspace) -> Findings:
     heads = reader.artifacts(HeadRecord, "head")
     plugins = reader.artifacts(PluginRecord, "plugin")
     encoders = reader.artifacts(EncoderRecord, "encoder")
-    heads = [replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
-    plugins = [replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
+    heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
+    plugins = [structs.replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
     similarity = reader.read_if_present(workspace.reports / "similarity.json", _similarity)
 
     def of(name: str, records: Iterable[D]) -> tuple[D, ...]:
@@ -100,7 +102,7 @@ class _Reader:
         paths = sorted(self.workspace.reports.glob(f"[!.]*.{ending}.json"))
         return self.read_all(paths, partial(_report, kind, ending))
 
-    def artifacts(self, kind: type[T], name: str) -> list[T]:
+    def artifacts(self, kind: type[A], name: str) -> list[A]:
         folders = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
         return self.read_all(filter(Path.is_dir, folders), partial(_artifact, kind, name))
 
@@ -119,16 +121,8 @@ def _table(path: Path) -> tuple[str, TableFacts]:
     return path.stem, open_table(path, path.stem).facts
 
 
-def _json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        raise BadArtifact("the file cannot be read", where=str(path), got=reason, mend=_FIX) from error
-
-
 def _report(kind: type[R], ending: str, path: Path) -> R:
-    record = typed(kind, _json(path), ending)
+    record = decode(path, kind, _FIX, finite=True)
     slug(record.file_names[0], "domain")
     if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
         got = " ".join(record.file_names)
@@ -136,28 +130,27 @@ def _report(kind: type[R], ending: str, path: Path) -> R:
     return record
 
 
-def _artifact(kind: type[T], name: str, folder: Path) -> T:
+def _artifact(kind: type[A], name: str, folder: Path) -> A:
     slug(folder.name, name)
-    manifest = read_manifest(folder, name, _FIX, check_files=False)
-    # A folder's name counts: a plugin that others are trained on is kept under another than its manifest says.
-    manifest |= {"head" if name == "head" else "name": folder.name}
-    record = typed(kind, manifest, "manifest")
+    record = read_manifest(folder, kind, _FIX, check_files=False, finite=True)
     slug(getattr(record, "domain", name), "domain")
-    return record
+    # A folder's name counts: a plugin that others are trained on is kept under another than its manifest says.
+    own_name = {"head" if name == "head" else "name": folder.name}
+    return structs.replace(record, **own_name)
 
 
 def _history(path: Path) -> History:
-    history = typed(History, _json(path), "curve")
+    history = decode(path, History, _FIX, finite=True)
     n_steps, n_errors = len(history.eval_steps), len(history.eval_mse)
     if n_steps != n_errors:
-        raise BadArtifact("steps and errors do not match", where="curve", expected=str(n_steps), got=str(n_errors))
+        raise BadArtifact("steps and errors do not match", where=str(path), expected=str(n_steps), got=str(n_errors))
     return history
 
 
 def _similarity(path: Path) -> Similarity:
-    similarity = typed(Similarity, _json(path), "similarity")
+    similarity = decode(path, Similarity, _FIX, finite=True)
     n, lengths = len(similarity.domains), [len(row) for row in similarity.matrix]
     if not n or lengths != [n] * n:
         got = " ".join(map(str, lengths))[:60] or "nothing"
-        raise BadArtifact("the matrix does not fit its domains", where="similarity", expected=f"{n} x {n}", got=got)
+        raise BadArtifact("the matrix does not fit its domains", where=str(path), expected=f"{n} x {n}", got=got)
     return similarity

@@ -43,7 +43,7 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
 def _described(plugin: PluginRecord) -> tuple[str, str]:
     domains = " + ".join(plugin.domains)
     if plugin.method == "train":
-        return "plugin, trained", f"{domains}, rank {plugin.settings.rank}" if plugin.settings.rank else domains
+        return "plugin, trained", f"{domains}, rank {plugin.rank}" if plugin.rank else domains
     if plugin.method == "import":
         return "plugin, imported", domains or "origin unknown"
     return f"plugin, {plugin.method}", domains

@@ -6,7 +6,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from loid_infer.encoders.proof import GATES
+from loid_infer.encoders.manifest import GATES
 from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT
 from loid_infer.pages import plots
 from loid_infer.pages.lineage import lineage

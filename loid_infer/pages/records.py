@@ -1,20 +1,20 @@
-"""What a workspace's files say, as far as the page shows it: fields under the names they have in those files.
-
-This file knows no file; `findings.py` reads them.
-"""
+"""What the page is drawn from: the records that verbs keep in `reports/`, and all that is known of a workspace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from msgspec import Struct
 
 from loid_infer.data.canonical import TableFacts
-from loid_infer.encoders.proof import Parity
+from loid_infer.encoders.manifest import EncoderManifest
 from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, STRICT, Bin, Bucket, ModelErrors, Run
+from loid_infer.heads.manifest import HeadManifest
+from loid_infer.plugins.folder import PluginManifest
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """How a training run went; what was not finite is None."""
 
     losses: tuple[float | None, ...]  # of each step or epoch
@@ -22,8 +22,7 @@ class History:
     eval_mse: tuple[float | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True):
     """`reports/<domain>.evaluation.json`, as `evaluate` writes it; `.time` and `.paper` come before for those."""
 
     domain: str
@@ -32,7 +31,7 @@ class Evaluation:
     protocol: str
     split: str
     n_seeds: int
-    interval: str | None
+    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
     runs: tuple[Run, ...]
     summary: tuple[ModelErrors, ...]
     buckets: tuple[Bucket, ...]
@@ -64,118 +63,24 @@ class Evaluation:
         return next((one for one in self.summary if one.model == model), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Baselines:
-    """Test MSE of a fit's baselines, as far as it is shown."""
+class HeadRecord(HeadManifest, frozen=True, kw_only=True):
+    """A head with its learning curve."""
 
-    bias: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeadRecord:
-    """`exports/heads/<name>/`, as `fit` writes it."""
-
-    head: str
-    domain: str
-    encoder: str
-    fingerprint: str
-    preset: str
-    protocol: str
-    split: str
-    split_seed: int
-    test_mse: float
-    test_mae: float
-    baselines: Baselines
-    network_share: float
-    epochs: int
-    best_epoch: int
     history: History | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A base or a plugin that an artifact names."""
+class PluginRecord(PluginManifest, frozen=True, kw_only=True):
+    """A plugin with its learning curve, if it was trained."""
 
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProofRecord:
-    """What an export proved."""
-
-    gate: str
-    passed: bool
-    runtimes: Mapping[str, Parity]
-
-
-@dataclass(frozen=True, slots=True)
-class SpecRecord:
-    """What an encoder is, as far as it is shown."""
-
-    max_tokens: int
-    precision: str
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderRecord:
-    """`exports/encoders/<name>/`, as `export` writes it."""
-
-    name: str
-    fingerprint: str
-    base: Weights
-    plugins: tuple[Weights, ...]  # with all that they rest on
-    card: SpecRecord
-    parity: ProofRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a plugin was trained on."""
-
-    domain: str
-
-
-@dataclass(frozen=True, slots=True)
-class PluginSettings:
-    """Of a training or a merge."""
-
-    rank: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PluginMetrics:
-    """Of a training."""
-
-    test_mse: float | None = None
-    test_variance: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PluginRecord:
-    """`exports/plugins/<name>/`, as `plugin train`, `merge` and `import` write it."""
-
-    name: str
-    digest: str
-    method: str
-    base: Weights
-    on: tuple[str, ...]  # digests of all beneath it, however deep
-    holds: tuple[str, ...]  # digests of all that was summed into it, however deep
-    parents: tuple[Weights, ...]  # what it was merged of
-    trained_on: tuple[Seen, ...]
-    settings: PluginSettings
-    metrics: PluginMetrics
     history: History | None = None
 
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """All it was trained on."""
-        return tuple(sorted({seen.domain for seen in self.trained_on}))
+
+EncoderRecord: TypeAlias = EncoderManifest
 
 
 @dataclass(frozen=True, slots=True)
-class StageRecord:
-    """Seconds each stage was busy."""
+class StageSeconds:
+    """Seconds each stage was busy; they overlap."""
 
     read_s: float
     tokenize_s: float
@@ -184,37 +89,48 @@ class StageRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodingRecord:
-    """`reports/<domain>.<encoder>.encoding.json`, as `encode` writes it."""
+class EncodeResult:
+    """What a run found, did and cost. Texts are counted once however often they occur."""
 
-    domain: str
+    domain: str  # or another corpus's name
     encoder: str
-    runtime: str
+    fingerprint: str
+    runtime: str  # the runtime that ran, or the word `none` when every text was stored already
     runtime_detail: str
+    precision: str
+    max_tokens: int
+    n_rows: int
+    n_unique: int
+    n_hits: int
     n_encoded: int
     n_truncated: int
     n_tokens: int
     padding: float
     seconds: float
+    export_s: float
     setup_s: float
     tokens_per_s: float
+    texts_per_s: float
     peak_rss_bytes: int
-    stages: StageRecord
+    stages: StageSeconds
+    store: str
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """What its file's name begins with, between dots."""
+        """What the name of its file in `reports/` begins with, between dots."""
         return (self.domain, self.encoder)
 
 
-@dataclass(frozen=True, slots=True)
-class Similarity:
+EncodingRecord: TypeAlias = EncodeResult
+
+
+class Similarity(Struct, frozen=True):
     """`reports/similarity.json`, as `plugin similarity` writes it."""
 
-    domains: tuple[str, ...]
-    matrix: tuple[tuple[float, ...], ...]
+    domains: tuple[str, ...]  # [n], as they were given
+    matrix: tuple[tuple[float, ...], ...]  # [n, n], symmetric
     pooling: str
-    n_texts: int
+    n_texts: int  # drawn of each domain, and as many again for its diagonal
     base: str
     max_tokens: int
     seed: int

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from loid_infer.errors import BadArtifact
+from loid_infer.tensors import save_tensors
 from loid_infer.types import Array, Floats
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -86,8 +86,8 @@ def write_adapter(folder: Path, delta: Mapping[str, LowRank], base: str) -> None
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     factors = {f"{_PREFIX}{module}.lora_A.weight": part.a for module, part in modules.items()}
     factors |= {f"{_PREFIX}{module}.lora_B.weight": part.b for module, part in modules.items()}
-    tensors = {key: np.ascontiguousarray(factors[key], np.float32) for key in sorted(factors)}
-    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    tensors = {key: np.asarray(factors[key], np.float32) for key in sorted(factors)}
+    save_tensors(folder / ADAPTER_FILE, tensors, {"format": "pt"}, copy=True)
 
 
 def _tidy(alpha: float) -> float:

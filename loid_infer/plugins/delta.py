@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from loid_infer.errors import BadArtifact
 from loid_infer.plugins.adapter import LowRank, read_adapter, read_tensors, write_adapter
+from loid_infer.tensors import save_tensors
 from loid_infer.types import Array, Floats
 
 DELTA_FILE = "delta.safetensors"
@@ -117,5 +117,5 @@ def write_delta(folder: Path, delta: Delta, base: str) -> None:
     if len(low_rank) == len(delta):
         write_adapter(folder, low_rank, base)
     else:
-        full = {name: np.ascontiguousarray(dense(part), np.float32) for name, part in sorted(delta.items())}
-        save_file(full, folder / DELTA_FILE)
+        full = {name: np.asarray(dense(part), np.float32) for name, part in sorted(delta.items())}
+        save_tensors(folder / DELTA_FILE, full, copy=True)

@@ -12,14 +12,67 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
-from loid_infer.artifact import MANIFEST, new_folder, read_manifest
+from msgspec import UNSET, Struct, UnsetType, field, structs
+
+from loid_infer.artifact import new_folder, read_manifest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.delta import Part, read_delta
+from loid_infer.plugins.merge import TensorError
 from loid_infer.settings import Workspace
-from loid_infer.types import Progress
+from loid_infer.types import NamedDigest, Progress, TrainingRun
 
-KIND = "plugin"
 _MEND = "Make the plugin again, with `loid-infer plugin train`, `merge` or `import`."
+
+
+class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured while a plugin was made; what its method does not measure is not written."""
+
+    val_mse: float | None = None  # of a training, as all down to `seconds`
+    test_mse: float | None = None
+    test_variance: float | None = None
+    n_train: int | None = None
+    n_valid: int | None = None
+    n_test: int | None = None
+    n_steps: int | None = None
+    best_step: int | None = None
+    tokens_per_s: float | None = None
+    seconds: float | None = None
+    n_tensors: int | None = None  # of a merge or an import
+    n_params: int | None = None  # of an import only
+    relative_error: float | UnsetType | None = UNSET  # of a merge; None: it is kept in full
+    errors: tuple[TensorError, ...] | UnsetType = UNSET
+
+
+class PluginManifest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="plugin"):
+    """`manifest.json` of a plugin."""
+
+    name: str  # once read, that of its folder
+    digest: str  # of its delta
+    method: str  # `train`, `import`, or how it was merged
+    base: NamedDigest  # that it adds to, with the digest of its plain weights
+    parent_digest: str  # of what it was trained over: the base with `on` folded in
+    on: tuple[str, ...]  # digests of all plugins frozen beneath it, however deep, sorted
+    holds: tuple[str, ...]  # of all that was summed into it, however deep, sorted; empty unless merged
+    parents: tuple[NamedDigest, ...]  # what it was merged from
+    trained_on: tuple[TrainingRun, ...]  # every training run behind it
+    settings: dict[str, Any]  # of its method: TrainSettings, or a merge's weights, density and rank
+    metrics: PluginMetrics
+    seed: int | None
+    versions: dict[str, str]
+    tokenizer: str = ""  # digest of the base's
+    device: str = ""  # of a training
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """All it was trained on."""
+        return tuple(sorted({run.domain for run in self.trained_on}))
+
+    @property
+    def rank(self) -> int | None:
+        """Of its factors, where its method was given one."""
+        rank: int | None = self.settings.get("rank")
+        return rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +81,12 @@ class PluginFolder:
 
     name: str  # of its folder
     path: Path
-    manifest: dict[str, Any]
-    digest: str  # of its delta
-    method: str  # `train`, `import`, or how it was merged
-    base_name: str  # of the base it adds to
-    base_digest: str  # of that base's plain weights
-    on: tuple[str, ...]  # digests of all plugins frozen beneath it, however deep, sorted
-    holds: tuple[str, ...]  # of all that was summed into it, however deep, sorted; empty unless merged
-    parents: tuple[dict[str, Any], ...]  # names and digests of what it was merged from
-    trained_on: tuple[dict[str, Any], ...]  # domain, table and split of everything it saw
+    manifest: PluginManifest
+
+    @property
+    def digest(self) -> str:
+        """Of its delta."""
+        return self.manifest.digest
 
     def delta(self) -> dict[str, Part]:
         """What it adds to which tensor; see `read_delta`."""
@@ -50,20 +100,10 @@ def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
         check_files: whether its files are compared with their digests; False reads the manifest only.
 
     Raises:
-        BadArtifact: no manifest, one that lacks a field, or a file that is missing or altered.
+        BadArtifact: it is not there, its manifest is not a plugin's, or a file is missing or altered.
     """
-    manifest = read_manifest(path, KIND, _MEND, check_files=check_files)
-    base = manifest.get("base")
-    strings: dict[str, Any] = {field: manifest.get(field) for field in ("digest", "method")}
-    strings |= {f"base.{field}": base.get(field) if isinstance(base, dict) else None for field in ("name", "digest")}
-    lists: dict[str, Any] = {field: manifest.get(field) for field in ("on", "holds", "parents", "trained_on")}
-    wrong = [field for field, value in strings.items() if not isinstance(value, str)]
-    wrong += [field for field, value in lists.items() if not isinstance(value, list)
-              or not all(isinstance(one, str if field in ("on", "holds") else dict) for one in value)]  # fmt: skip
-    if wrong:
-        raise BadArtifact("the manifest is not a plugin's", where=str(path / MANIFEST), expected=", ".join(wrong),
-                          got="something else there, or nothing", mend=_MEND)  # fmt: skip
-    return PluginFolder(path.name, path, manifest, *strings.values(), *(tuple(value) for value in lists.values()))
+    manifest = read_manifest(path, PluginManifest, _MEND, check_files=check_files)
+    return PluginFolder(path.name, path, structs.replace(manifest, name=path.name))
 
 
 def plugin_folders(workspace: Workspace) -> list[Path]:
@@ -98,21 +138,22 @@ def readable_plugins(workspace: Workspace) -> list[PluginFolder]:
 
 
 @contextmanager
-def new_plugin(workspace: Workspace, manifest: dict[str, Any], progress: Progress) -> Iterator[Path]:
-    """The folder of a plugin to be filled, as `artifact.new_folder`; `manifest` must hold its digest by the end.
+def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[Path]:
+    """The folder of a plugin to be filled, the manifest last, as `artifact.new_folder`.
 
     A plugin that has the name now and that others rest on is kept under another: chains go by digest and find it there.
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
-    with new_folder(workspace.plugin(manifest["name"]), manifest) as folder:
+    with new_folder(workspace.plugin(name)) as folder:
         yield folder
+        new = read_plugin(folder, check_files=False)
         found = {plugin.name: plugin for plugin in readable_plugins(workspace)}
-        old = found.get(manifest["name"])
-        if old is None or old.digest == manifest["digest"]:
+        old = found.get(name)
+        if old is None or old.digest == new.digest:
             return
-        above = [plugin.name for plugin in found.values() if old.digest in plugin.on]
+        above = [plugin.name for plugin in found.values() if old.digest in plugin.manifest.on]
         if above:
             kept = f"{old.name[:55]}-{old.digest[:8]}"
             old.path.replace(workspace.plugin(kept))
@@ -135,11 +176,12 @@ def open_chain(
     """
     named = [open_plugin(workspace, name) for name in names]
     for plugin in named:
-        if plugin.base_digest != base_digest:
+        base = plugin.manifest.base
+        if base.digest != base_digest:
             raise BadSetting(
                 f"plugin {plugin.name!r} belongs to another base",
                 where=str(plugin.path),
-                expected=f"{plugin.base_name} ({plugin.base_digest[:16]})",
+                expected=f"{base.name} ({base.digest[:16]})",
                 got=f"{base_name} ({base_digest[:16]})",
                 mend="Give --base that base, or plugins of one base.",
             )
@@ -147,9 +189,9 @@ def open_chain(
     members = {plugin.digest: plugin for plugin in named}
     # Of copies the first by name.
     others = reversed(readable_plugins(workspace))
-    there = {other.digest: other.path for other in others if other.base_digest == base_digest}
+    there = {other.digest: other.path for other in others if other.manifest.base.digest == base_digest}
     for plugin in named:
-        for digest in sorted({*plugin.on} - members.keys()):
+        for digest in sorted({*plugin.manifest.on} - members.keys()):
             if digest not in there:
                 raise BadArtifact(
                     f"a plugin that {plugin.name!r} was trained on is gone",
@@ -176,7 +218,7 @@ def refuse_repeats(named: Sequence[PluginFolder]) -> None:
             alike = "is named twice" if one.name == other.name else f"is the same as {one.name!r}"
             raise BadSetting(f"plugin {other.name!r} {alike}", where=str(other.path), mend="Name it once.")
     for below, above in permutations(named, 2):
-        if below.digest in above.on:
+        if below.digest in above.manifest.on:
             raise BadSetting(f"plugin {below.name!r} is present twice: {above.name!r} was trained on it",
                              where=str(below.path), mend=f"Leave {below.name!r} out.")  # fmt: skip
     _refuse_twice(named)
@@ -185,7 +227,7 @@ def refuse_repeats(named: Sequence[PluginFolder]) -> None:
 def _refuse_twice(plugins: Sequence[PluginFolder]) -> None:
     """See that nothing is in two of `plugins`, as itself or inside a merge."""
     for one, other in combinations(plugins, 2):
-        for digest in sorted({one.digest, *one.holds} & {other.digest, *other.holds}):
+        for digest in sorted({one.digest, *one.manifest.holds} & {other.digest, *other.manifest.holds}):
             itself = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
             raise BadSetting(f"plugin {itself} is present twice", where=f"in {one.name} and in {other.name}",
                              mend="Leave one of them out.")  # fmt: skip

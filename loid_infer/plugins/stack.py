@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from loid_infer.encoders.manifest import FoldedPlugin
 from loid_infer.encoders.spec import weights_digest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
+from loid_infer.records import narrowed
 from loid_infer.settings import Workspace
 from loid_infer.types import Array
 
@@ -28,10 +29,9 @@ class Stack:
     tokenizer: str  # digest of the base's
     digest: str  # of `tensors`
 
-    def described(self) -> list[dict[str, Any]]:
-        """The chain as manifests say it."""
-        fields = ("name", "digest", "method", "trained_on")
-        return [{field: getattr(plugin, field) for field in fields} for plugin in self.chain]
+    def described(self) -> tuple[FoldedPlugin, ...]:
+        """The chain as the manifest of an encoder names it."""
+        return tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in self.chain)
 
 
 def stack_plugins(
@@ -51,11 +51,11 @@ def stack_plugins(
     digest = weights_digest(tensors, uses)
     chain = open_chain(workspace, names, base_name, digest)
     for plugin in chain:
-        if plugin.manifest.get("tokenizer") != tokenizer:
+        if plugin.manifest.tokenizer != tokenizer:
             raise BadSetting(
                 f"plugin {plugin.name!r} was trained with another tokenizer",
                 where=str(plugin.path),
-                expected=str(plugin.manifest.get("tokenizer"))[:16],
+                expected=plugin.manifest.tokenizer[:16],
                 got=f"{base_name} with {tokenizer[:16]}",
                 mend="Give --base the base with that tokenizer.",
             )

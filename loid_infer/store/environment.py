@@ -23,6 +23,7 @@ import lmdb
 
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
+from loid_infer.records import decode, to_json
 from loid_infer.store.metas import is_made
 from loid_infer.store.pages import Moved, check_tree
 from loid_infer.store.records import DTYPES, FORMAT, MEND
@@ -41,7 +42,7 @@ _NEARLY_FULL = 1 << 20
 
 def spec_bytes(spec: Spec) -> bytes:
     """A spec as canonical JSON, the form that is stored and compared."""
-    return json.dumps(spec.parts(), sort_keys=True, indent=2).encode() + b"\n"
+    return to_json(spec, sort_keys=True, indent=2).encode() + b"\n"
 
 
 def read_spec(folder: Path) -> Spec:
@@ -50,15 +51,8 @@ def read_spec(folder: Path) -> Spec:
     Raises:
         BadStore: it is not there or cannot be read.
     """
-    path = folder / SPEC_FILE
-    try:
-        return Spec.of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadStore(
-            f"the store's spec cannot be read: {error}",
-            where=str(path),
-            mend="Run `loid-infer encode` again: it writes the spec from the store.",
-        ) from error
+    mend = "Run `loid-infer encode` again: it writes the spec from the store."
+    return decode(folder / SPEC_FILE, Spec, mend, error=BadStore)
 
 
 def check_format(spec: Spec, folder: Path) -> None:

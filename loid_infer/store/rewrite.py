@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from loid_infer.artifact import replacing
+from loid_infer.artifact import new_folder
 from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.environment import DATA_FILE, Environment, check_format
@@ -111,7 +111,7 @@ def _replaced(
     folder: Path, spec: Spec, fingerprint: str, digests: Digests, vectors: _Vectors, n_before: int, progress: Progress
 ) -> Rewritten:
     before = (folder / DATA_FILE).stat().st_size
-    with replacing(folder) as new:
+    with new_folder(folder) as new:
         with (
             closing(Environment(new, spec, fingerprint, write=True)) as environment,
             progress.task("write", len(digests), "rows") as task,

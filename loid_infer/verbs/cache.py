@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from loid_infer.artifact import MANIFEST
 from loid_infer.data.corpora import recorded
@@ -17,6 +17,7 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import SUFFIXES, export_vectors
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
+from loid_infer.records import decode
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
@@ -26,6 +27,12 @@ from loid_infer.verbs.encoder import encode_command, resolve
 from loid_infer.verbs.reencode import reencode as recomputed
 
 _MAX_NAMED = 5  # texts of a store whose vectors are others
+
+
+class _Reference(Struct):
+    """What an encoder's and a head's manifest have in common."""
+
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +255,8 @@ def referred(manifest: Path) -> str:
     Raises:
         BadArtifact: it cannot be read.
     """
-    try:
-        return str(json.loads(manifest.read_text())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadArtifact(f"a manifest cannot be read, so nothing is removed: {error}", where=str(manifest),
-                          mend=f"Make {manifest.parent.name!r} anew or move it away.") from error  # fmt: skip
+    mend = f"So nothing is removed: make {manifest.parent.name!r} anew or move it away."
+    return decode(manifest, _Reference, mend).fingerprint
 
 
 def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Digests]) -> Digests:

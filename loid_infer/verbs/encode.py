@@ -6,14 +6,13 @@ Texts that are in the store already are found by digest, before anything is toke
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,8 @@ from loid_infer.encoders.opening import check_options
 from loid_infer.encoders.pipeline import Stages
 from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
+from loid_infer.pages.records import EncodeResult, StageSeconds
+from loid_infer.records import to_json
 from loid_infer.settings import Place, Workspace, file_system, slug
 from loid_infer.store.committer import Committer
 from loid_infer.store.reader import StoreReader, open_store
@@ -35,44 +36,6 @@ from loid_infer.verbs.cache import used_digests
 from loid_infer.verbs.encoder import export_base, resolve_encoder
 
 _SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # tokenized, and computed, to estimate the cost
-
-
-@dataclass(frozen=True, slots=True)
-class StageSeconds:
-    """Seconds each stage was busy; they overlap."""
-
-    read_s: float
-    tokenize_s: float
-    forward_s: float
-    commit_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeResult:
-    """What a run found, did and cost. Texts are counted once however often they occur."""
-
-    domain: str  # or another corpus's name
-    encoder: str
-    fingerprint: str
-    runtime: str  # the runtime that ran, or the word `none` when every text was stored already
-    runtime_detail: str
-    precision: str
-    max_tokens: int
-    n_rows: int
-    n_unique: int
-    n_hits: int
-    n_encoded: int
-    n_truncated: int
-    n_tokens: int
-    padding: float
-    seconds: float
-    export_s: float
-    setup_s: float
-    tokens_per_s: float
-    texts_per_s: float
-    peak_rss_bytes: int
-    stages: StageSeconds
-    store: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +241,7 @@ def _keep(result: EncodeResult, place: Workspace, progress: Progress) -> None:
         return
     try:
         with new_file(place.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
-            temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
+            temporary.write_text(to_json(result, indent=1) + "\n")
     except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
         progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")
 

@@ -33,8 +33,8 @@ def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split
         BadArtifact, ParityError: see `resolve`.
     """
     found = resolve(workspace, encoder, domain)
-    for plugin in found.manifest.get("plugins", []):
-        refuse_leak(plugin["trained_on"], domain, split, f"plugin {plugin['name']!r} of encoder {found.name!r}")
+    for plugin in found.plugins:
+        refuse_leak(plugin.trained_on, domain, split, f"plugin {plugin.name!r} of encoder {found.name!r}")
     return found
 
 
@@ -98,13 +98,14 @@ def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, prec
             got=f"--precision {precision}",
             mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
         )
-    calibrated_on = (folder.manifest.get("int8") or {}).get("calibrated_on", domain)
-    if encoder is None and name.startswith(f"{DEFAULT_ENCODER}-") and calibrated_on != domain:
+    int8 = folder.manifest.int8 if folder.manifest else None
+    is_base = encoder is None and name.startswith(f"{DEFAULT_ENCODER}-")
+    if is_base and int8 and int8.calibrated_on != domain:
         raise BadSetting(
             "the base's int8 encoder is calibrated on another domain",
             where=f"encoder {name!r}",
             expected=domain,
-            got=calibrated_on,
+            got=int8.calibrated_on,
             mend=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
             f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
         )

@@ -6,12 +6,13 @@ varied is `heads.variants`' business, and nothing here sees a text.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import structs
 
 from loid_infer.artifact import new_file, versions
 from loid_infer.data.reviews import open_table
@@ -24,11 +25,8 @@ from loid_infer.heads.comparison import (
     HEAD,
     OWN_TEXT,
     STRICT,
-    Bin,
-    Bucket,
     Measured,
     ModelErrors,
-    Run,
     averaged,
     buckets,
     calibration,
@@ -38,27 +36,17 @@ from loid_infer.heads.comparison import (
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
+from loid_infer.pages.records import Evaluation
+from loid_infer.records import to_json
 from loid_infer.settings import Place, Workspace, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateResult:
+class EvaluateResult(Evaluation, frozen=True, kw_only=True):
     """How good a head is, and how sure that is. Errors are of clipped predictions, in float64."""
 
-    domain: str
-    encoders: tuple[str, ...]
-    preset: str
-    protocol: str
-    split: str
     split_seed: int  # the first
-    n_seeds: int
-    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
-    runs: tuple[Run, ...]
-    summary: tuple[ModelErrors, ...]
-    buckets: tuple[Bucket, ...]
-    calibration: tuple[Bin, ...]
     path: str  # of all this as JSON
     seconds: float
 
@@ -153,8 +141,8 @@ def _interval(split: str, seeds: int) -> str | None:
 def _keep(result: EvaluateResult, progress: Progress) -> None:
     try:
         with new_file(Path(result.path)) as temporary:
-            record = asdict(result) | {"versions": versions("torch", "numpy")}
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            record = structs.asdict(result) | {"versions": versions("torch", "numpy")}
+            temporary.write_text(to_json(record, indent=1) + "\n")
     except NoSpace as error:  # what took so long to find is still given back
         progress.say(f"not kept for `loid-infer report`. {error}")
 

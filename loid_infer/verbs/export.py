@@ -11,16 +11,16 @@ from typing import TypeAlias
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.gpu import tensorrt_lacks
+from loid_infer.encoders.manifest import HeadGate, Int8Report, Parity
 from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
-from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import LoidError, ParityError
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_encoder, report
-from loid_infer.graphs.quantize import Quantization, quantize
-from loid_infer.heads.judge import HeadGate, judge_by_heads
+from loid_infer.graphs.quantize import quantize
+from loid_infer.heads.judge import judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace, check_choice
 from loid_infer.types import SILENT, Floats, Interactions, Progress
@@ -28,16 +28,6 @@ from loid_infer.verbs.calibrate import Calibration, open_calibration
 
 MAX_CHANGE = 0.005  # of the head's test MSE with int8 vectors, relative
 Judge: TypeAlias = Callable[[Interactions, Floats, Floats, Progress], HeadGate]
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Report:
-    """How int8 was calibrated, and what it costs."""
-
-    calibrated_on: str
-    table_digest: str
-    choice: Quantization
-    head: HeadGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +144,7 @@ def _result(
         precision=spec.precision,
         precision_reason=proven.precision_reason,
         max_tokens=spec.max_tokens,
-        parity=Parity(*(proven.parity[field] for field in Parity.__slots__)),
+        parity=proven.parity.runtimes[proven.parity.runtime],
         int8=proven.int8,
         tensorrt=tensorrt,
         seconds=seconds,

@@ -5,10 +5,11 @@ This file ties table, store and head together; it computes nothing itself.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct, structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.checkpoint import Checkpoint
@@ -16,61 +17,28 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
-from loid_infer.errors import BadSetting
+from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.comparison import HEAD, measured
+from loid_infer.heads.manifest import BaselineErrors, FitReport
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.kernels import metrics
+from loid_infer.records import decode
 from loid_infer.settings import Place, Workspace
-from loid_infer.types import SILENT, SPEC_KEY, Bools, Interactions, Progress, Split
+from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
 _PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
 
 
-@dataclass(frozen=True, slots=True)
-class BaselineErrors:
-    """Test MSE of each baseline, tuned on validation."""
+class FitResult(FitReport, frozen=True, kw_only=True):
+    """What was fitted, how far off it is and what it took."""
 
-    global_mean: float
-    bias: float
-    mf: float
-
-
-@dataclass(frozen=True, slots=True)
-class FitResult:
-    """What was fitted and how far off it is. Errors are of predictions clipped to the rating range, in float64."""
-
-    domain: str
-    head: str
     path: str
-    encoder: str
-    fingerprint: str
-    preset: str
-    protocol: str  # strict, or paper: then a review's own text is in view and errors mean little
-    split: str
-    split_seed: int
-    split_digest: str
-    train_mse: float  # in-sample IDs and biases: compare with `bias_train_mse`, not with the test
-    bias_train_mse: float  # of the bias baseline
-    val_mse: float
-    test_mse: float
-    test_mae: float
-    warm_test_mse: float | None  # of pairs whose user and item have training reviews; None without any
-    cold_test_mse: float | None  # of the others; None without any
-    n_train: int
-    n_valid: int
-    n_test: int
-    n_cold_test: int
-    baselines: BaselineErrors
-    network_share: float  # of the network's output that validation found worth adding, 0..1
-    epochs: int
-    best_epoch: int
     samples_per_s: float
     seconds: float
-    seed: int
 
 
 def fit(
@@ -137,7 +105,7 @@ class _Job:
 
     def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
         """Of the run that everything which decides the weights names."""
-        run = digest_json([asdict(settings), seed, self.parts.digest, self.interactions.digest,
+        run = digest_json([to_builtins(settings), seed, self.parts.digest, self.interactions.digest,
                            self.encoder.fingerprint, self.device, versions("torch")])  # fmt: skip
         # Named by the run, so that a fit with other settings takes nothing from one that was killed.
         return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
@@ -172,6 +140,12 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     )  # fmt: skip
 
 
+class _OfDomain(Struct):
+    """The field of a head's manifest by which another domain's is told."""
+
+    domain: str
+
+
 def _check_seeds(seed: int, split_seed: int | None) -> None:
     for option, value in (("--seed", seed), ("--split-seed", split_seed)):
         if value is not None and not 0 <= value < 1 << 63:
@@ -181,21 +155,19 @@ def _check_seeds(seed: int, split_seed: int | None) -> None:
 def _keep_others(folder: Path, domain: str) -> None:
     """Refuse to replace another domain's head."""
     try:
-        other = json.loads((folder / MANIFEST).read_text()).get("domain", domain)
-    except (OSError, ValueError, AttributeError):
+        other = decode(folder / MANIFEST, _OfDomain, "").domain
+    except BadArtifact:
         return  # nothing there, or nothing that can be lost
     if other != domain:
         raise BadSetting(
             "the head of that name is another domain's",
             where=str(folder),
             expected=domain,
-            got=str(other),
+            got=other,
             mend="Choose another --name.",
         )
 
 
 def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
-    # Times are left out: the same fit gives the same bytes.
-    said = {name: value for name, value in asdict(result).items() if name not in ("samples_per_s", "seconds", "path")}
-    return said | {SPEC_KEY: job.encoder.spec.parts(), "versions": versions("torch", "numpy", "safetensors"),
-                   "device": job.device}  # fmt: skip
+    packages = versions("torch", "numpy", "safetensors")
+    return {**structs.asdict(result), "card": job.encoder.spec, "versions": packages, "device": job.device}

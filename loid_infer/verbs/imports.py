@@ -5,7 +5,6 @@ Several machines may each encode a part and their stores or bundles be joined he
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from loid_infer.data.vectors import Bundle
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact
 from loid_infer.kernels.unique import first_rows
+from loid_infer.records import decode
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE, read_spec
@@ -89,11 +89,7 @@ def _opened(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Cal
                 yield spec, digests, lambda start, end: vectors[start:end]
     else:
         with Bundle(path) as bundle:
-            try:
-                spec = Spec.of(json.loads(bundle.spec))
-            except (ValueError, RecursionError) as error:
-                raise BadArtifact(f"the bundle's spec cannot be read: {error}", where=str(path),
-                                  mend="Export it again with this version.") from error  # fmt: skip
+            spec = decode(bundle.spec, Spec, "Export it again with this version.", where=str(path))
             if spec.dim != bundle.dim:
                 raise BadArtifact("the vectors are not as wide as their spec says", where=str(path),
                                   expected=str(spec.dim), got=str(bundle.dim),

@@ -5,21 +5,23 @@ Knows no training and no encoder; what a plugin is folded into is the business o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loid_infer.artifact import versions
+from msgspec import structs
+
+from loid_infer.artifact import MANIFEST, versions, write_manifest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
 from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
 from loid_infer.plugins.folder import (
-    KIND,
     PluginFolder,
+    PluginManifest,
+    PluginMetrics,
     new_plugin,
     open_plugin,
     plugin_folders,
@@ -28,8 +30,9 @@ from loid_infer.plugins.folder import (
     refuse_repeats,
 )
 from loid_infer.plugins.merge import Source, TensorError, merge, settle
+from loid_infer.records import decode
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
-from loid_infer.types import SILENT, Progress
+from loid_infer.types import SILENT, NamedDigest, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +125,29 @@ def plugin_merge(
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
-    runs = {json.dumps(run, sort_keys=True) for plugin in parents for run in plugin.trained_on}
     merged = merge(sources, how, progress)
-    errors = [asdict(error) for error in merged.errors]
-    manifest: dict[str, Any] = {
-        "kind": KIND,
-        "name": name,
-        "method": method,
-        **{field: first[field] for field in ("base", "parent_digest", "tokenizer", "on")},
-        "parents": [{"name": plugin.name, "digest": plugin.digest} for plugin in parents],
-        "holds": sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.holds)}),
-        "trained_on": [json.loads(run) for run in sorted(runs)],
-        "settings": {"weights": ordered, "density": how.density, "rank": rank},
-        "metrics": {"n_tensors": len(merged.delta), "relative_error": merged.relative_error, "errors": errors},
-        "seed": seed,
-        "versions": versions("numpy", "safetensors"),
-        "digest": delta_digest(merged.delta),
-    }
-    with new_plugin(place, manifest, progress) as folder:
-        write_delta(folder, merged.delta, first["base"]["name"])
+    manifest = structs.replace(
+        first,  # whose base and chain are those of all
+        name=name,
+        digest=delta_digest(merged.delta),
+        method=method,
+        holds=tuple(sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.manifest.holds)})),
+        parents=tuple(NamedDigest(plugin.name, plugin.digest) for plugin in parents),
+        trained_on=tuple(sorted({run for plugin in parents for run in plugin.manifest.trained_on})),
+        settings={"weights": ordered, "density": how.density, "rank": rank},
+        metrics=PluginMetrics(n_tensors=len(merged.delta), relative_error=merged.relative_error, errors=merged.errors),
+        seed=seed,
+        device="",
+        versions=versions("numpy", "safetensors"),
+    )
+    with new_plugin(place, name, progress) as folder:
+        write_delta(folder, merged.delta, first.base.name)
+        write_manifest(folder, manifest)
     return PluginMerge(
         plugin=name, path=str(path), method=method, parents=tuple(plugin.name for plugin in parents), weights=ordered,
         density=how.density, seed=seed, rank=rank, relative_error=merged.relative_error, errors=merged.errors,
-        n_tensors=len(merged.delta), digest=manifest["digest"], base_digest=first["base"]["digest"],
-        parent_digest=first["parent_digest"],
+        n_tensors=len(merged.delta), digest=manifest.digest, base_digest=first.base.digest,
+        parent_digest=first.parent_digest,
     )  # fmt: skip
 
 
@@ -187,15 +189,26 @@ def plugin_import(
     check_delta(delta, tensors, str(origin))
     weights = loaded.digest()
     n_params = sum(part.a.size + part.b.size for part in delta.values())
-    manifest: dict[str, Any] = {
-        "kind": KIND, "name": name, "method": "import", "base": {"name": loaded.name, "digest": weights},
-        "parent_digest": weights, "tokenizer": loaded.tokenizer_digest(), "on": [], "parents": [], "holds": [],
-        "trained_on": [], "settings": {}, "metrics": {"n_tensors": len(delta), "n_params": n_params}, "seed": None,
-        "versions": versions("numpy", "safetensors"),
-    }  # fmt: skip
-    with new_plugin(place, manifest, progress) as folder:
+    with new_plugin(place, name, progress) as folder:
         write_adapter(folder, delta, loaded.name)
-        manifest["digest"] = digest = delta_digest(read_adapter(folder))
+        digest = delta_digest(read_adapter(folder))
+        manifest = PluginManifest(
+            name=name,
+            digest=digest,
+            method="import",
+            base=NamedDigest(loaded.name, weights),
+            parent_digest=weights,
+            tokenizer=loaded.tokenizer_digest(),
+            on=(),
+            parents=(),
+            holds=(),
+            trained_on=(),
+            settings={},
+            metrics=PluginMetrics(n_tensors=len(delta), n_params=n_params),
+            seed=None,
+            versions=versions("numpy", "safetensors"),
+        )
+        write_manifest(folder, manifest)
     progress.say("what it was trained on is not known here: whether it saw a domain's test reviews, nobody can check")
     return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
 
@@ -213,7 +226,7 @@ def plugin_show(name: str, *, workspace: Place = None) -> dict[str, Any]:
     Raises:
         BadName, BadArtifact: see `open_plugin`.
     """
-    return dict(open_plugin(Workspace.of(workspace), name).manifest)
+    return decode(open_plugin(Workspace.of(workspace), name).path / MANIFEST, dict[str, Any], "Run it again.")
 
 
 def _weights(weights: Sequence[float] | None, n: int) -> list[float]:
@@ -240,9 +253,9 @@ def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFo
     first = parents[0]
     for other in parents[1:]:
         for what, one, another in (
-            ("base", first.base_digest, other.base_digest),
-            ("tokenizer", first.manifest.get("tokenizer"), other.manifest.get("tokenizer")),
-            ("chain beneath them", sorted(first.on), sorted(other.on)),
+            ("base", first.manifest.base.digest, other.manifest.base.digest),
+            ("tokenizer", first.manifest.tokenizer, other.manifest.tokenizer),
+            ("chain beneath them", sorted(first.manifest.on), sorted(other.manifest.on)),
         ):
             if one != another:
                 raise BadSetting(f"plugins {first.name!r} and {other.name!r} differ in the {what}",
@@ -252,23 +265,21 @@ def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFo
 
 
 def _ground(plugin: PluginFolder) -> str:
-    beneath = ", ".join(digest[:16] for digest in plugin.on) or "no plugin"
-    return f"{plugin.name}: {plugin.base_name} ({plugin.base_digest[:16]}) with {beneath}"
+    beneath = ", ".join(digest[:16] for digest in plugin.manifest.on) or "no plugin"
+    return f"{plugin.name}: {plugin.manifest.base.name} ({plugin.manifest.base.digest[:16]}) with {beneath}"
 
 
 def _info(path: Path, names: dict[str, str]) -> PluginInfo:
     try:
-        plugin = read_plugin(path, check_files=False)
-        return PluginInfo(
-            path.name,
-            method=plugin.method,
-            domains=tuple(sorted({str(entry["domain"]) for entry in plugin.trained_on})),
-            base=plugin.base_name,
-            on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
-            parents=tuple(str(parent["name"]) for parent in plugin.parents),
-            digest=plugin.digest,
-        )
+        plugin = read_plugin(path, check_files=False).manifest
     except BadArtifact as error:
         return PluginInfo(path.name, problem=error.what)
-    except (KeyError, TypeError, AttributeError) as error:
-        return PluginInfo(path.name, problem=f"a field of the manifest is not what it should be: {error!r}")
+    return PluginInfo(
+        path.name,
+        method=plugin.method,
+        domains=plugin.domains,
+        base=plugin.base.name,
+        on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
+        parents=tuple(parent.name for parent in plugin.parents),
+        digest=plugin.digest,
+    )

@@ -21,7 +21,7 @@ from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
-from loid_infer.types import SILENT, SPEC_KEY, Floats, Ints, Progress, Spec
+from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -100,7 +100,7 @@ class _Opened:
         folder = workspace.head(name)
         mend = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, mend)
-        self.domain = str(self.saved.manifest["domain"])
+        self.domain = self.saved.manifest.domain
         self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend), device)
         self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
@@ -145,7 +145,7 @@ class _Run:
 
     def warning(self) -> str | None:
         """What is wrong with the heads that were used."""
-        papers = [name for name, one in sorted(self.opened.items()) if one.saved.manifest["protocol"] == "paper"]
+        papers = [name for name, one in sorted(self.opened.items()) if one.saved.manifest.protocol == "paper"]
         if not papers:
             return None
         return (
@@ -184,15 +184,12 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
 def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) -> Floats:
     """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
     manifest = saved.manifest
-    try:
-        spec, recorded = Spec.of(manifest[SPEC_KEY]), manifest["fingerprint"]
-        encode = encode_command(manifest["encoder"], manifest["domain"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadArtifact(f"the head's manifest cannot be read: {error}", where=str(folder), mend=mend) from error
+    spec, recorded = manifest.card, manifest.fingerprint
     if fingerprint(spec) != recorded:
         raise BadArtifact("the head's spec is not the one of its fingerprint", where=str(folder), expected=recorded,
                           got=fingerprint(spec), mend=mend)  # fmt: skip
     texts, digests = saved.training_digests()
+    encode = encode_command(manifest.encoder, manifest.domain)
     found = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)
     vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
     vectors[texts] = found

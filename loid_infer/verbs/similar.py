@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct, field
 
-from loid_infer.artifact import new_folder, read_manifest, versions
+from loid_infer.artifact import new_folder, read_manifest, versions, write_manifest
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
@@ -22,13 +23,30 @@ from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Place, Workspace, check_choice
 from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check_texts
 from loid_infer.verbs.encoder import encode_command, resolve
 
 KINDS = ("items", "users", "reviews")
-_KIND, _FORMAT = "index", 1
+_FORMAT = 1
 _FILE, _CENTER = "index.faiss", "center.safetensors"
 _STEP = 1 << 16
+
+
+class IndexManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="index"):
+    """`manifest.json` of an index: which vectors it was built of."""
+
+    format: int
+    domain: str
+    table: str  # digest of the domain's table
+    encoder: str
+    fingerprint: str
+    of: str  # items | users | reviews
+    index: str  # exact | inverted lists
+    recall: float
+    n: int
+    versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +186,13 @@ def _index(
 ) -> tuple[Index, Floats, Ints]:
     """The index in `folder`, the center `[d]` it is seen from and the code of each vector `[n]`; built where there is
     none of this table and these vectors."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file
 
-    bound = {"format": _FORMAT, "table": table.digest, "fingerprint": encoder.fingerprint, "of": of}
     try:
-        manifest = read_manifest(folder, _KIND, "")
-        if {name: manifest.get(name) for name in bound} == bound:
+        manifest = read_manifest(folder, IndexManifest, "", form=_FORMAT)
+        if (manifest.table, manifest.fingerprint, manifest.of) == (table.digest, encoder.fingerprint, of):
             tensors = load_file(folder / _CENTER)
-            index = Index.load(folder / _FILE, manifest["index"], manifest["recall"])
+            index = Index.load(folder / _FILE, manifest.index, manifest.recall)
             return index, tensors["center"], tensors["codes"]
     except BadArtifact:
         pass  # absent or damaged: it is only a copy of what the store says
@@ -190,13 +207,22 @@ def _index(
                          got="blank ones", mend="Ingest reviews with text.")  # fmt: skip
     center = matrix.mean(0, dtype=np.float64).astype(np.float32)
     index = build(matrix, center)
-    manifest = {
-        **bound, "kind": _KIND, "domain": table.domain, "encoder": encoder.name, "index": index.kind,
-        "recall": index.recall, "n": index.n, "versions": versions("faiss-cpu", "faiss-gpu", "numpy"),
-    }  # fmt: skip
-    with new_folder(folder, manifest) as temporary:
+    manifest = IndexManifest(
+        format=_FORMAT,
+        domain=table.domain,
+        table=table.digest,
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        of=of,
+        index=index.kind,
+        recall=index.recall,
+        n=index.n,
+        versions=versions("faiss-cpu", "faiss-gpu", "numpy"),
+    )
+    with new_folder(folder) as temporary:
         index.save(temporary / _FILE)
-        save_file({"center": center, "codes": codes}, temporary / _CENTER)
+        save_tensors(temporary / _CENTER, {"center": center, "codes": codes}, copy=True)
+        write_manifest(temporary, manifest)
     return index, center, codes
 
 

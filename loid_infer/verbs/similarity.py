@@ -7,13 +7,12 @@ knows no plugin, and keeps nothing but the matrix and its picture.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from loid_infer.artifact import new_file
 from loid_infer.data.reviews import ReviewTable, open_table
@@ -24,24 +23,18 @@ from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
+from loid_infer.pages.records import Similarity
+from loid_infer.records import narrowed, to_json
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace, check_choice
 from loid_infer.types import SILENT, Progress
 
 RECORD, PICTURE = "similarity.json", "similarity.png"
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarityResult:
+class SimilarityResult(Similarity, frozen=True):
     """Mean cosines between reviews of domains."""
 
-    domains: tuple[str, ...]  # [n], as they were given
-    matrix: tuple[tuple[float, ...], ...]  # [n, n], symmetric
-    pooling: str
-    n_texts: int  # drawn of each domain, and as many again for its diagonal
-    base: str
-    max_tokens: int
-    seed: int
-    path: str  # of the heat map; the matrix lies beside it, in RECORD
+    path: str  # of the heat map; the matrix is beside it, in RECORD
     seconds: float
 
 
@@ -95,7 +88,7 @@ def plugin_similarity(
         base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
     )  # fmt: skip
     _keep(result)
-    return replace(result, seconds=time.perf_counter() - start)
+    return structs.replace(result, seconds=time.perf_counter() - start)
 
 
 def _plain(base: Base, max_tokens: int) -> Encoder:
@@ -113,9 +106,8 @@ def _keep(result: SimilarityResult) -> None:
     from loid_infer.figures import heat_map
 
     # No seconds and no path: the same texts give the same bytes anywhere.
-    said = {name: value for name, value in asdict(result).items() if name not in ("path", "seconds")}
     with new_file(Path(result.path).with_name(RECORD)) as temporary:
-        temporary.write_text(json.dumps(said, indent=1) + "\n")
+        temporary.write_text(to_json(narrowed(result, Similarity), indent=1) + "\n")
     note = (
         f"Mean cosine over {result.n_texts} x {result.n_texts} reviews; {result.pooling} pooling of {result.base}, at "
         f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two draws of one domain that share no "

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs, to_builtins
 
-from loid_infer.artifact import digest_json, versions
+from loid_infer.artifact import digest_json, versions, write_manifest
 from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
@@ -24,11 +25,13 @@ from loid_infer.graphs.bases import Base, load_base
 from loid_infer.plugins.adapter import LowRank, write_adapter
 from loid_infer.plugins.delta import delta_digest
 from loid_infer.plugins.examples import Examples
-from loid_infer.plugins.folder import KIND, new_plugin
+from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
+from loid_infer.records import narrowed
 from loid_infer.settings import DEFAULT_BASE, Place, Workspace
-from loid_infer.types import SILENT, Array, Bools, Interactions, Progress, Split
+from loid_infer.tensors import save_tensors
+from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Progress, Split, TrainingRun
 
 if TYPE_CHECKING:
     from loid_infer.plugins.adapted import RatingModel
@@ -36,10 +39,6 @@ if TYPE_CHECKING:
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
 _MAX_EVALUATED = 10_000  # reviews of the validation part, and of the test part
-_METRICS = (
-    *("val_mse", "test_mse", "test_variance", "n_train", "n_valid", "n_test", "n_steps", "best_step"),
-    *("tokens_per_s", "seconds"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +115,10 @@ def plugin_train(
     settings = _resolved(settings, source, on_device)
     beneath = stack_plugins(place, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
     for plugin in beneath.chain:
-        refuse_leak(plugin.trained_on, domain, parts, f"plugin {plugin.name!r}")
+        refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
     job = _Job(place, path.name, table, interactions, parts, source, beneath, settings, on_device)
     sets = _examples(job, progress)
-    run = digest_json([job.lineage(), on_device])
+    run = digest_json(to_builtins([job.lineage(), on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, trained = _train(job, sets, checkpoint, progress)
     test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
@@ -156,19 +155,24 @@ class _Job:
     device: str
 
     def lineage(self) -> dict[str, Any]:
-        """What the weights rest on, as manifests say it."""
+        """What the weights rest on: fields of the plugin's manifest."""
         parts = self.parts
-        saw = {"domain": self.table.domain, "table_digest": self.table.digest, "split": parts.kind,
-               "split_seed": parts.seed, "split_digest": parts.digest}  # fmt: skip
+        run = TrainingRun(
+            domain=self.table.domain,
+            table_digest=self.table.digest,
+            split=parts.kind,
+            split_seed=parts.seed,
+            split_digest=parts.digest,
+        )
         return {
             "method": "train",
-            "base": {"name": self.source.name, "digest": self.beneath.base_digest},
+            "base": NamedDigest(self.source.name, self.beneath.base_digest),
             "parent_digest": self.beneath.digest,
             "tokenizer": self.beneath.tokenizer,
-            "on": sorted(plugin.digest for plugin in self.beneath.chain),
-            "parents": [],
-            "holds": [],
-            "trained_on": [saw],
+            "on": tuple(sorted(plugin.digest for plugin in self.beneath.chain)),
+            "parents": (),
+            "holds": (),
+            "trained_on": (run,),
             "settings": asdict(self.settings),
             "seed": self.settings.seed,
         }
@@ -209,8 +213,8 @@ def _train(
 
     settings, ratings = job.settings, sets["train"].ratings
     # What LoRA learns from is what is pooled: dense layers and unit length come behind it and stay as they are.
-    spec = replace(job.source.spec(job.beneath.digest, settings.max_tokens, precision=settings.precision),
-                   dense=(), dense_dim=0, normalize=False)  # fmt: skip
+    whole = job.source.spec(job.beneath.digest, settings.max_tokens, precision=settings.precision)
+    spec = structs.replace(whole, dense=(), dense_dim=0, normalize=False)
     frozen = {key: torch.from_numpy(part) for key, part in job.beneath.tensors.items()}
     scale = (float(ratings.mean()), float(ratings.std()))
     model = rating_model(spec, frozen, job.source.model, settings, scale).to(job.device)
@@ -248,22 +252,26 @@ def _result(
         precision=job.settings.precision, base_digest=job.beneath.base_digest, parent_digest=job.beneath.digest,
         split_digest=job.parts.digest, seed=job.settings.seed, seconds=time.perf_counter() - start,
     )  # fmt: skip
-    manifest = {"kind": KIND, "name": result.plugin, "digest": result.digest, **job.lineage(), "device": job.device,
-                "metrics": {name: getattr(result, name) for name in _METRICS},
-                "versions": versions("torch", "transformers", "peft", "numpy")}  # fmt: skip
-    with new_plugin(job.place, manifest, progress) as folder:
+    manifest = PluginManifest(
+        name=result.plugin,
+        digest=result.digest,
+        **job.lineage(),
+        device=job.device,
+        metrics=structs.replace(narrowed(result, PluginMetrics), n_params=None),
+        versions=versions("torch", "transformers", "peft", "numpy"),
+    )
+    with new_plugin(job.place, job.name, progress) as folder:
         write_adapter(folder, delta, job.source.name)
         _keep(folder, regressor, trained, job)
+        write_manifest(folder, manifest)
     return result
 
 
 def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job) -> None:
     """What is kept for inspection: the regressor, the curve, its picture."""
-    from safetensors.numpy import save_file
-
     from loid_infer.figures import Curve, learning_curves
 
-    save_file(regressor, folder / REGRESSOR_FILE)
+    save_tensors(folder / REGRESSOR_FILE, regressor, copy=True)
     history = trained.history
     (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from loid_infer.cli.heads import row, tables
 from loid_infer.cli.terminal import show
@@ -35,10 +36,10 @@ def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
 
 def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result, capsys):
     without = replace(result.summary[0], against_bias_low=None, against_bias_high=None)
-    show(replace(result, summary=(without,), interval=None), as_json=True)
+    show(structs.replace(result, summary=(without,), interval=None), as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["interval"] is None and found["summary"][0]["against_bias_low"] is None
-    show(tables(replace(result, summary=(without,), interval=None)), as_json=False)
+    show(tables(structs.replace(result, summary=(without,), interval=None)), as_json=False)
     assert "inf" not in capsys.readouterr().out
 
 

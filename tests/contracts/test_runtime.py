@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.fake import FakeRuntime
@@ -63,7 +64,7 @@ def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Run
         return FakeRuntime(encoder.spec.dim), 1.0
     if precision == "int8":
         return opened(place, name, request.getfixturevalue("encoder_int8")), 0.99
-    made = opened(place, name, replace(encoder, spec=replace(encoder.spec, precision=precision)))
+    made = opened(place, name, replace(encoder, spec=structs.replace(encoder.spec, precision=precision)))
     # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
     return made, {"fp32": 0.99999, "bf16": 0.995, "fp16": 0.9999}[precision]
 

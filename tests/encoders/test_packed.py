@@ -14,7 +14,7 @@ from loid_infer.encoders import cuda
 from loid_infer.encoders.budget import Budget, is_full
 from loid_infer.encoders.cuda import PackedRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.encoders.machine import recall, remember
+from loid_infer.encoders.machine import Answer, recall, remember
 from loid_infer.encoders.schedule import token_batches
 from loid_infer.encoders.torch import module_of
 from loid_infer.errors import NoMemory
@@ -230,6 +230,7 @@ def test_what_is_no_lack_of_memory_is_not_tried_again() -> None:
 
 def test_what_a_machine_remembers_is_kept_beside_the_rest(tmp_path: Path) -> None:
     memory = tmp_path / "machine.json"
-    remember("a", {"max_tokens": 4}, memory)
-    remember("b", {"n_streams": 2}, memory)
-    assert (recall("a", memory), recall("b", memory), recall("c", memory)) == ({"max_tokens": 4}, {"n_streams": 2}, {})
+    remember("a", Answer(max_tokens=4), memory)
+    remember("b", Answer(n_streams=2), memory)
+    found = [recall(key, memory) for key in "abc"]
+    assert found == [Answer(max_tokens=4), Answer(n_streams=2), Answer()]

@@ -1,14 +1,17 @@
 """Whatever changes a vector changes the fingerprint; whatever does not, does not."""
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from loid_infer.architectures.bert import family
 from loid_infer.encoders.spec import fingerprint, tokenizer_digest, weights_digest
+from loid_infer.errors import BadArtifact
+from loid_infer.records import decode, to_json, typed
 from loid_infer.types import Spec
 
 TENSORS = {
@@ -33,22 +36,38 @@ def spec(**changes: object) -> Spec:
     return replace(made, **changes)
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Spec)])
+@pytest.mark.parametrize("field", Spec.__struct_fields__)
 def test_every_field_of_the_spec_counts(field: str) -> None:
     value = getattr(spec(), field)
     other = OTHERS[field] if field in OTHERS else value + 1 if isinstance(value, int | float) else value + "x"
     changed = spec(**{field: other})
     assert fingerprint(changed) != fingerprint(spec())
-    assert Spec.of(json.loads(json.dumps(changed.parts()))) == changed
+    assert decode(to_json(changed), Spec, "") == changed
 
 
 def test_what_is_as_berts_is_not_written() -> None:
-    assert not OTHERS.keys() & spec().parts().keys()
-    assert OTHERS.keys() <= spec(**OTHERS).parts().keys()
-    with pytest.raises(ValueError, match="a spec has the fields"):
-        Spec.of(spec().parts() | {"of_tomorrow": 1})
-    with pytest.raises(ValueError, match="normalize"):
-        Spec.of(spec().parts() | {"normalize": 1})
+    # Computed, so that they are not the very objects of the class's defaults.
+    plain = {
+        "details": {},
+        "normalize": 1 > 2,
+        "dense": OTHERS["dense"][1:],
+        "dense_dim": int("0"),
+        "prompt": "ab"[2:],
+        "empty_id": int("-1"),
+    }
+    written = to_builtins(spec())
+    assert not OTHERS.keys() & written.keys()
+    assert to_builtins(spec(**plain)) == written and fingerprint(spec(**plain)) == fingerprint(spec())
+    assert OTHERS.keys() <= to_builtins(spec(**OTHERS)).keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"of_tomorrow": 1}, {"normalize": 1}, {"n_layers": 0}, {"n_layers": True}, {"dense": [1]}, {"weights": None}],
+)
+def test_what_is_no_spec_is_refused_and_the_field_is_named(change: dict) -> None:
+    with pytest.raises(BadArtifact, match=next(iter(change))):
+        typed(to_builtins(spec()) | change, Spec, "mend", where="here")
 
 
 def test_fingerprint_is_the_same_on_every_machine() -> None:

@@ -12,7 +12,7 @@ from loid_infer import Encoder, export
 from loid_infer.architectures.family import FAMILIES as KNOWN
 from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
-from loid_infer.encoders import proof
+from loid_infer.encoders import manifest
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.torch import TorchRuntime
 from loid_infer.errors import LoidError
@@ -78,8 +78,8 @@ def test_the_export_says_what_it_is_and_every_runtime_computes_it(folder: Path, 
     assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
     assert made.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
     encoder = open_folder(Path(made.path), "it")
-    assert encoder.manifest["parity"]["runtimes"].keys() >= {"torch"}
-    assert min(one["cos_min"] for one in encoder.manifest["parity"]["runtimes"].values()) >= 0.99999
+    assert encoder.manifest.parity.runtimes.keys() >= {"torch"}
+    assert min(one.cos_min for one in encoder.manifest.parity.runtimes.values()) >= 0.99999
     expected = np.concatenate([reference_vectors(base, [text]) for text in tokens_of(base)])
     with Encoder.open(encoder) as opened:
         assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999
@@ -159,7 +159,7 @@ def test_a_config_says_in_the_spec_whatever_decides_the_vectors(folder: Path) ->
     ("name", "pooling"), [("llama", "mean"), ("modernbert", "mean"), ("flan-t5", "mean"), ("qwen2", "last")]
 )
 def test_int8_takes_every_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(proof, "GATES", proof.GATES | {"int8": ("cos_mean", 0.9)})
+    monkeypatch.setattr(manifest, "GATES", manifest.GATES | {"int8": ("cos_mean", 0.9)})
     base = load_base(str(make_family(tmp_path / name, name)), pooling)
     make_encoder(tmp_path / "it", base, precision="fp32", max_tokens=MAX_TOKENS, progress=SILENT)
     fp32 = open_folder(tmp_path / "it", "it")

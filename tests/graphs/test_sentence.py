@@ -152,8 +152,8 @@ BROKEN = {
     "custom code": (other_type("my_code.Pooling"), "my_code.Pooling"),
     "another module": (other_type("sentence_transformers.models.CNN"), "CNN"),
     "order": (lambda folder: edit(folder / "modules.json", lambda modules: modules[::-1]), "Normalize, "),
-    "no list": (lambda folder: edit(folder / "modules.json", lambda _: {"a": 1}), "no list"),
-    "no object": (lambda folder: edit(folder / "config_sentence_transformers.json", lambda _: []), "no dict"),
+    "no list": (lambda folder: edit(folder / "modules.json", lambda _: {"a": 1}), "expected array, got object"),
+    "no object": (lambda folder: edit(folder / "config_sentence_transformers.json", lambda _: []), "expected object"),
     "two transformers": (
         lambda folder: edit(folder / "modules.json", lambda m: [m[0], *m]),
         "Transformer, Transformer",
@@ -186,7 +186,7 @@ BROKEN = {
         "outside the folder",
     ),
     "half a file": (lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git"), "safetensors"),
-    "no length": (lambda folder: edit(folder / "config.json", lambda _: []), "no dict"),
+    "no length": (lambda folder: edit(folder / "config.json", lambda _: []), "expected object, got array"),
     "outside": (
         lambda folder: edit(folder / "modules.json", lambda m: [m[0] | {"path": "../elsewhere"}, *m[1:]]),
         "outside the folder",

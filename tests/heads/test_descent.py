@@ -1,10 +1,9 @@
 """A network's training goes on after a kill as if nothing had happened."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.splits import split

@@ -1,9 +1,8 @@
 """The head finds the structure that `sample` plants, from all it may see and from each part of it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bench.planted import DOMAIN, N_REVIEWS, contents, expected_mse, optimum
 from loid_infer.data.sample import draw_world

@@ -3,14 +3,45 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 from loid_infer.data.splits import split
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import load_head, save_head
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
 from tests.heads.worlds import telling
+from tests.verbs.recommender import SPEC
+
+REPORT = {
+    "head": "h",
+    "domain": "d",
+    "encoder": "made-up",
+    "fingerprint": fingerprint(SPEC),
+    "card": SPEC,
+    "preset": "default",
+    "protocol": "strict",
+    "split": "random",
+    "split_seed": 0,
+    "split_digest": "s",
+    "train_mse": 0.5,
+    "bias_train_mse": 0.6,
+    "val_mse": 0.7,
+    "test_mse": 0.7,
+    "test_mae": 0.6,
+    "warm_test_mse": 0.7,
+    "cold_test_mse": None,
+    "n_train": 8,
+    "n_valid": 1,
+    "n_test": 1,
+    "n_cold_test": 0,
+    "baselines": {"global_mean": 0.9, "bias": 0.8, "mf": 0.8},
+    "network_share": 0.5,
+    "epochs": 2,
+    "best_epoch": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +57,7 @@ def parts(data):
 
 def save(folder, data, fitted):
     head = replace(fitted.head, share=0.5)  # so that the network counts
-    save_head(folder, head, data, parts(data).train, fitted.history, {"domain": "d"})
+    save_head(folder, head, data, parts(data).train, fitted.history, REPORT)
 
 
 @pytest.fixture
@@ -81,7 +112,14 @@ def test_an_altered_head_is_refused(saved):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 99}, {"kind": "encoder"}, {"settings": {}}, {"share": None, "seed": None, "mean": None}]
+    "change",
+    [
+        {"format": 99},
+        {"kind": "encoder"},
+        {"settings": {}},
+        {"settings": {**to_builtins(HeadOptions().settings()), "of_tomorrow": 1}},
+        {"share": None, "seed": None, "mean": None},
+    ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, change):
     path = saved / "manifest.json"

@@ -1,7 +1,6 @@
-from dataclasses import asdict
-
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 from loid_infer.data.splits import split
 from loid_infer.heads.presets import HeadOptions
@@ -18,7 +17,8 @@ def test_a_variant_differs_in_what_its_name_says(preset, protocol):
     found = variants(settings)
     assert len({variant.name for variant in found}) == len(found) >= 10
     for variant in found:
-        changed = {name for name, value in asdict(variant.settings).items() if value != asdict(settings)[name]}
+        other = to_builtins(variant.settings)
+        changed = {name for name, value in to_builtins(settings).items() if value != other[name]}
         assert changed or variant.vectors != "stored"
         assert changed <= {"ids", "lam"} or len(changed - {"max_history"}) == 1
     names = [variant.name for variant in found]

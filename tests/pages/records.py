@@ -1,13 +1,41 @@
 """A workspace of made-up files, as the verbs write them, for the page that shows them."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, structs, to_builtins
+
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 
 BASE = {"name": "tiny-bert", "digest": "b" * 64}
 FINGERPRINT = "f" * 32
+SPEC = {
+    "weights": "w",
+    "architecture": "bert",
+    "n_layers": 6,
+    "n_heads": 12,
+    "hidden_dim": 384,
+    "feed_forward_dim": 1536,
+    "activation": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_type": "absolute",
+    "tokenizer": "t",
+    "max_tokens": 256,
+    "truncation_side": "right",
+    "pooling": "cls",
+    "precision": "bf16",
+    "quantized_graph": "",
+    "store_dtype": "fp16",
+    "format": 1,
+}
+
+
+def replace(record: Any, **changes: Any) -> Any:
+    """A dataclass or Struct with other values."""
+    return (structs if isinstance(record, Struct) else dataclasses).replace(record, **changes)
 
 
 def write(path: Path, content: Any) -> None:
@@ -57,19 +85,27 @@ def encoding(domain: str = "toys", encoder: str = "base", **changes: Any) -> dic
 def head(name: str = "toys", domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:
     baselines = {"global_mean": 0.83, "bias": 0.7654, "mf": 0.77}
     return {"kind": "head", "head": name, "domain": domain, "encoder": encoder, "fingerprint": FINGERPRINT,
-            "preset": "default", "protocol": "strict", "split": "random", "split_seed": 3, "n_train": 800,
-            "n_test": 100, "test_mse": 0.7321, "test_mae": 0.61, "baselines": baselines, "network_share": 0.91,
-            "epochs": 12, "best_epoch": 9, "files": {}, **changes}  # fmt: skip
+            "preset": "default", "protocol": "strict", "split": "random", "split_seed": 3, "split_digest": "s",
+            "train_mse": 0.5, "bias_train_mse": 0.6, "val_mse": 0.7, "test_mse": 0.7321, "test_mae": 0.61,
+            "warm_test_mse": 0.7, "cold_test_mse": None, "n_train": 800, "n_valid": 100, "n_test": 100,
+            "n_cold_test": 0, "baselines": baselines, "network_share": 0.91, "epochs": 12, "best_epoch": 9,
+            "format": 2, "card": SPEC, "settings": to_builtins(HeadOptions().settings()), "seed": 0,
+            "share": 0.91, "mean": 4.0, "intercept": 0.0, "rating_range": [1.0, 5.0], "table_digest": "t",
+            "device": "cpu", "versions": {}, "files": {}, **changes}  # fmt: skip
 
 
 def encoder(name: str = "base", plugins: tuple[tuple[str, str], ...] = (), **changes: Any) -> dict[str, Any]:
     measured = {"cos_min": 0.999984, "cos_mean": 0.999991, "max_abs": 0.0078, "n_texts": 64}
     return {"kind": "encoder", "name": name, "fingerprint": FINGERPRINT, "base": BASE,
-            "plugins": [{"name": one, "digest": digest, "method": "train"} for one, digest in plugins],
-            "card": {"n_layers": 6, "hidden_dim": 384, "max_tokens": 256, "precision": "bf16", "store_dtype": "fp16"},
+            "plugins": [{"name": one, "digest": digest, "method": "train", "trained_on": []}
+                        for one, digest in plugins], "card": SPEC,
             "precision_reason": "native", "parity": {**measured, "passed": True, "gate": "cosine >= 0.9999",
             "runtime": "openvino", "runtimes": {"openvino": measured, "torch": measured | {"cos_min": 0.9998}}},
             **changes}  # fmt: skip
+
+
+def training_run(domain: str) -> dict[str, Any]:
+    return {"domain": domain, "table_digest": "t", "split": "random", "split_seed": 0, "split_digest": "s"}
 
 
 def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), **changes: Any) -> dict[str, Any]:
@@ -77,9 +113,9 @@ def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), 
     return {"kind": "plugin", "name": name, "digest": digest, "method": method, "base": BASE, "on": list(on),
             "parents": [{"name": one, "digest": other} for one, other in parents],
             "holds": [other for _, other in parents],
-            "trained_on": [{"domain": name, "split": "random"}], "settings": {"rank": 32 if trained else None},
+            "trained_on": [training_run(name)], "settings": {"rank": 32 if trained else None},
             "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
-            **changes}  # fmt: skip
+            "parent_digest": "b" * 64, "seed": 0, "versions": {}, **changes}  # fmt: skip
 
 
 CURVE = {"losses": [1.0 / (1 + i) for i in range(60)], "eval_steps": [30, 60], "eval_mse": [0.4, 0.3456]}

@@ -1,7 +1,6 @@
 """What the page says where something is missing, synthetic or of several encoders."""
 
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +12,7 @@ from loid_infer.pages.page import page
 from loid_infer.pages.records import Findings
 from loid_infer.settings import Workspace
 from tests.conftest import toy_texts, write_reviews
-from tests.pages.records import full
+from tests.pages.records import full, replace
 
 
 @pytest.fixture
@@ -93,5 +92,7 @@ def test_an_empty_workspace_with_a_file_that_cannot_be_read_has_a_page(tmp_path)
     (tmp_path / "reports" / "toys.evaluation.json").write_text("{")
     text = text_of(read_findings(Workspace(tmp_path)))
     assert "No head yet." in text
-    assert "Left out, because it cannot be read: reports/toys.evaluation.json: the file cannot be read" in text
+    assert (
+        "Left out, because it cannot be read: reports/toys.evaluation.json: toys.evaluation.json cannot be read" in text
+    )
     assert "loid-infer export" in text

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from loid_infer.heads.comparison import Bin
 from loid_infer.pages.plots import Difference, calibration_plot, curve_plot, difference_plot, differences
 from loid_infer.pages.records import Evaluation, History
-from loid_infer.pages.typed import typed
-from tests.pages.records import evaluation
+from loid_infer.records import typed
+from tests.pages.records import evaluation, replace
 
 ROOT = Path(__file__).parents[2]
 ROW = Difference("head", 0.7, -0.02, -0.03, -0.01, (-0.025, -0.015), "blue")
@@ -94,7 +93,7 @@ def test_what_may_exceed_the_axis_does_not_widen_it() -> None:
 
 
 def test_differences_are_of_the_same_splits() -> None:
-    record = typed(Evaluation, evaluation(), "evaluation")
+    record = typed(evaluation(), Evaluation, "", where="evaluation")
     to_bias = {row.name: row for row in differences(record, "bias")}
     assert list(to_bias) == ["global mean", "bias", "mf", "head", "reads the target's own text (impossible)"]
     assert to_bias["head"].splits == pytest.approx((-0.0299, -0.0299))

@@ -1,13 +1,16 @@
 """Plugins for tests: adapters written by peft itself, and plugin folders with the lineage a test wants."""
 
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from loid_infer.artifact import new_folder
+from loid_infer.artifact import new_folder, write_manifest
 from loid_infer.plugins.delta import LowRank, delta_digest, read_delta, write_delta
+from loid_infer.plugins.folder import PluginManifest, PluginMetrics
 from loid_infer.settings import Workspace
+from loid_infer.types import NamedDigest, TrainingRun
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
 MODULES = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
@@ -48,15 +51,30 @@ def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.
 
 
 def put(workspace: Workspace, name: str, delta, **manifest) -> str:
-    """Write a plugin with this delta; the digest of it."""
-    fields = {
-        "kind": "plugin", "name": name, "method": "train", "base": {"name": "toy", "digest": "b" * 64},
-        "parent_digest": "b" * 64, "tokenizer": "t" * 64, "on": [], "parents": [], "holds": [],
-        "trained_on": [{"domain": name, "table_digest": "d", "split": "random", "split_seed": 0, "split_digest": "s"}],
-        "settings": {}, "metrics": {}, "seed": 0, "versions": {},
-    }  # fmt: skip
-    with new_folder(workspace.plugin(name), fields) as folder:
+    """Write a plugin with this delta, and these fields of its manifest, right or wrong; the digest of the delta."""
+    with new_folder(workspace.plugin(name)) as folder:
         write_delta(folder, delta, "toy")
         digest = delta_digest(read_delta(folder))
-        fields |= {"digest": digest} | manifest
+        run = TrainingRun(domain=name, table_digest="d", split="random", split_seed=0, split_digest="s")
+        write_manifest(
+            folder,
+            PluginManifest(
+                name=name,
+                digest=digest,
+                method="train",
+                base=NamedDigest("toy", "b" * 64),
+                parent_digest="b" * 64,
+                tokenizer="t" * 64,
+                on=(),
+                parents=(),
+                holds=(),
+                trained_on=(run,),
+                settings={},
+                metrics=PluginMetrics(),
+                seed=0,
+                versions={},
+            ),
+        )
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
     return digest

@@ -9,6 +9,7 @@ from loid_infer.errors import BadArtifact, BadName, BadSetting
 from loid_infer.plugins.delta import delta_digest
 from loid_infer.plugins.folder import open_chain, open_plugin
 from loid_infer.settings import Workspace
+from loid_infer.types import NamedDigest
 from tests.plugins.making import put, random_delta
 
 BASE = ("toy", "b" * 64)
@@ -27,8 +28,9 @@ def test_a_plugin_is_what_its_folder_says(place: Workspace) -> None:
     delta = random_delta(0)
     digest = put(place, "one", delta)
     plugin = open_plugin(place, "one")
-    assert (plugin.name, plugin.digest, plugin.base_name, plugin.base_digest) == ("one", digest, *BASE)
-    assert (plugin.on, plugin.holds, plugin.trained_on[0]["domain"], plugin.method) == ((), (), "one", "train")
+    manifest = plugin.manifest
+    assert (plugin.name, plugin.digest, manifest.base) == ("one", digest, NamedDigest(*BASE))
+    assert (manifest.on, manifest.holds, manifest.domains, manifest.method) == ((), (), ("one",), "train")
     assert delta_digest(plugin.delta()) == delta_digest(delta) == digest
 
 
@@ -54,7 +56,17 @@ def test_an_altered_plugin_is_refused(place: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"kind": "head"}, {"digest": 1}, {"on": None}, {"base": "toy"}, {"base": {}}, {"holds": 0}]
+    "change",
+    [
+        {"kind": "head"},
+        {"digest": 1},
+        {"on": None},
+        {"base": "toy"},
+        {"base": {}},
+        {"holds": 0},
+        {"trained_on": ["x"]},
+        {"parents": [{"name": "x"}]},
+    ],
 )
 def test_a_manifest_that_is_no_plugins_is_refused(place: Workspace, change: dict) -> None:
     put(place, "one", random_delta(0), **change)

@@ -27,6 +27,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.folder import PluginFolder, read_plugin
+from loid_infer.records import decode
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import read_spec, spec_bytes
 from loid_infer.store.records import pack, unpack
@@ -171,8 +172,8 @@ def test_bundles(made, tmp_path, counted, n):
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
-        with Bundle(path) as bundle, contextlib.suppress(ValueError, RecursionError):
-            Spec.of(json.loads(bundle.spec))
+        with Bundle(path) as bundle:
+            decode(bundle.spec, Spec, "Export it again.", where="the bundle")
 
     def header(content: bytes) -> None:
         read(len(content).to_bytes(8, "little") + content + whole[8 + n_header :])
@@ -188,7 +189,7 @@ def scored(head: SavedHead, folder: Path) -> None:
 
 
 def used(plugin: PluginFolder) -> None:
-    _ = plugin.method, plugin.base_name, plugin.base_digest, plugin.on, plugin.holds, plugin.trained_on, plugin.delta()
+    _ = plugin.manifest.domains, plugin.manifest.base.digest, plugin.delta()
 
 
 KINDS = {

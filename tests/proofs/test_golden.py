@@ -5,11 +5,11 @@ own, and these stay.
 """
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.data.vectors import Bundle

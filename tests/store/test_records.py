@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from loid_infer.errors import BadStore
 from loid_infer.store.records import pack, unpack

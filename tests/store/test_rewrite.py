@@ -2,11 +2,11 @@
 
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from loid_infer import artifact
 from loid_infer.encoders.spec import fingerprint

@@ -4,11 +4,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy

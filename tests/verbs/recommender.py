@@ -17,7 +17,7 @@ SPEC = Spec(
     activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="none", max_tokens=8,
     truncation_side="right", pooling="cls", precision="fake", quantized_graph="", store_dtype="fp16", format=1,
 )  # fmt: skip
-ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC), {})
+ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC))
 
 
 def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:

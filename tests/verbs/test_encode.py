@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from loid_infer import cache_export, encode, encode_dry_run, export, ingest
 from loid_infer import encoder as encoder_module
@@ -46,7 +47,7 @@ def stored(workspace: Workspace, domain: str = "toys", encoder: str | None = Non
 
 def fake_vectors(workspace: Workspace, result: verbs.EncodeResult) -> dict[bytes, bytes]:
     """What a fake store holds: vector by digest."""
-    spec = replace(open_folder(workspace.encoder("base"), "base").spec, precision="fake")
+    spec = structs.replace(open_folder(workspace.encoder("base"), "base").spec, precision="fake")
     store = open_store(Path(result.store), spec, result.fingerprint)
     found = {bytes(d): v.tobytes() for chunk in store.scan() for d, v in zip(chunk.digests, chunk.vectors, strict=True)}
     store.close()

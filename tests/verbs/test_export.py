@@ -5,22 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
-from loid_infer import Encoder, export, ingest
+from loid_infer import Encoder, export, ingest, tensors
 from loid_infer.artifact import digest_file
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import open_table
-from loid_infer.encoders import opening, proof
+from loid_infer.encoders import opening
 from loid_infer.encoders import torch as torch_runtime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
+from loid_infer.encoders.manifest import GATES, HeadGate, Parity
 from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import has_bf16, installed
-from loid_infer.encoders.proof import Parity
 from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.graphs import making
 from loid_infer.graphs.quantize import quantize
-from loid_infer.heads.judge import HeadGate
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import calibrate as calibrate_module
@@ -111,12 +111,10 @@ def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path:
 
 
 def test_a_full_disk_ends_an_export_with_its_error(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    import safetensors.torch
-
     def full(*_: object, **__: object) -> None:
-        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(NoSpace, match=r"No space left on device.*bytes free.*nothing is lost"):
         export(base=str(toy_base), precision="fp32", workspace=Workspace(tmp_path))
     assert list(Workspace(tmp_path).encoder("base").parent.iterdir()) == []
@@ -175,8 +173,8 @@ def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     assert made.int8.choice.cos_mean >= 0.998
     assert made.int8.head.change <= 0.005
     assert made.int8.head.n_seeds == 5
-    assert folder.manifest["int8"]["head"]["mse_int8"] == made.int8.head.mse_int8
-    assert set(folder.manifest["parity"]["runtimes"]) == {
+    assert folder.manifest.int8.head.mse_int8 == made.int8.head.mse_int8
+    assert set(folder.manifest.parity.runtimes) == {
         backend.name for backend in able("cpu", "int8") if backend.installed
     }
 
@@ -210,16 +208,16 @@ def test_products_that_lose_too_much_stay_in_floating_point(
 ) -> None:
     """With a gate just above what all products in bytes reach, some go back, the worst first."""
     workspace, made = exported_int8
-    gates = dict(proof.GATES)
+    where = "loid_infer.encoders.manifest.GATES"
     reached = min(made.int8.choice.cos_mean, made.parity.cos_mean)  # on held-out texts, and on the probes
-    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", reached + 1e-9)})
+    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", reached + 1e-9)})
     calibration = open_calibration(workspace, "int8", "toys")
     folder = quantizable(exported, workspace.root / "kept")
     _, choice = quantize(folder, *exact(folder), calibration.texts())
     assert choice.kept_float
     assert choice.cos_mean > made.int8.choice.cos_mean
 
-    monkeypatch.setattr(proof, "GATES", gates | {"int8": ("cos_mean", 1.1)})
+    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", 1.1)})
     folder = quantizable(exported, workspace.root / "refused")
     before = folder.graph.read_bytes()
     with pytest.raises(ParityError, match=r"int8 loses too much .*got 0\.99.* of 4 groups"):

@@ -80,7 +80,7 @@ def test_a_merge_of_a_merge_holds_all_that_is_in_it(two: Workspace) -> None:
     plugin_merge(["one", "two"], "both", method="ties", workspace=two)
     plugin_merge(["both", "three"], "all", method="ties", workspace=two)
     everything = [open_plugin(two, name).digest for name in ("both", "one", "three", "two")]
-    assert open_plugin(two, "all").holds == tuple(sorted(everything))
+    assert open_plugin(two, "all").manifest.holds == tuple(sorted(everything))
     with pytest.raises(BadSetting, match="'one' is present twice"):
         plugin_merge(["both", "one"], "again", method="linear", workspace=two)
     with pytest.raises(BadSetting, match="is present twice"):
@@ -237,7 +237,7 @@ def test_the_list_shows_lineage_and_survives_a_broken_one(two: Workspace) -> Non
     )
     assert (found["top"].on, found["top"].base) == (("both", "e" * 16), "toy")
     assert found["one"].digest == open_plugin(two, "one").digest
-    assert "cannot be read" in found["broken"].problem and "not a plugin's" in found["odd"].problem
+    assert "cannot be read" in found["broken"].problem and "trained_on[0] is invalid" in found["odd"].problem
     assert not any(found[name].problem for name in ("both", "one", "top", "two"))
     with pytest.raises(BadArtifact):
         plugin_show("broken", workspace=two)

@@ -13,7 +13,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as evaluate_verb
 from tests.conftest import toy_texts, write_reviews
-from tests.pages.records import encoding, evaluation, full, head, plugin, write
+from tests.pages.records import encoding, evaluation, full, head, plugin, training_run, write
 from tests.verbs.recommender import ENCODER, make_domain
 
 EVIL = '"><script>alert(1)</script>&\ud800\x00'
@@ -154,7 +154,7 @@ def test_text_of_the_files_cannot_become_markup(place) -> None:
     write(place.reports / "toys.evaluation.json", found)
     write(place.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL))
     write(place.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
-    one = plugin("one", "1" * 64, trained_on=[{"domain": EVIL}], base={"name": EVIL, "digest": EVIL})
+    one = plugin("one", "1" * 64, trained_on=[training_run(EVIL)], base={"name": EVIL, "digest": EVIL})
     write(place.plugin("one") / "manifest.json", one)
     write(place.reports / "similarity.json", {"domains": [EVIL], "matrix": [[1.0]], "pooling": EVIL, "n_texts": 1,
                                               "base": EVIL, "max_tokens": 3, "seed": 0})  # fmt: skip
@@ -219,12 +219,12 @@ def test_a_damaged_file_is_left_out_and_named(place) -> None:
     said = "\n".join(result.left_out)
     for name, why in (
         ("reports/toys.evaluation.json", "cannot be read"),
-        ("reports/toys.base.encoding.json", "encoding.seconds"),
+        ("reports/toys.base.encoding.json", "field seconds"),
         ("reports/other.base.encoding.json", "not the one its name says"),
         ("exports/heads/toys/curve.json", "do not match"),
-        ("exports/encoders/base", "another kind"),
-        ("exports/plugins/one", "manifest"),
-        ("reports/similarity.json", "similarity.pooling"),
+        ("exports/encoders/base", "the content is invalid: expected object, got array"),
+        ("exports/plugins/one", "field digest"),
+        ("reports/similarity.json", "field pooling"),
         ("data/toys.parquet", "cannot be read"),
     ):
         assert re.search(f"{re.escape(name)}: .*{why}", said), (name, said)

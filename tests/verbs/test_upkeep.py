@@ -253,7 +253,7 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: W
     assert cache_verify(workspace=two_domains).n_bad == 0
     (other / DATA_FILE).write_bytes(content)
     (other / SPEC_FILE).write_text("{")
-    assert "spec cannot be read" in cache_verify(workspace=two_domains).problems[0]
+    assert "card.json cannot be read" in cache_verify(workspace=two_domains).problems[0]
 
 
 def test_an_export_is_of_a_format_that_its_name_tells(tmp_path):

@@ -1,0 +1,64 @@
+"""Manifests and records with the fields that earlier versions wrote, and without those they did not have, are read."""
+
+import json
+from dataclasses import asdict
+
+from loid_infer.artifact import read_manifest
+from loid_infer.data.canonical import TableFacts
+from loid_infer.encoders.machine import Answer, recall
+from loid_infer.encoders.manifest import EncoderManifest
+from loid_infer.heads.manifest import HeadManifest
+from loid_infer.pages.records import EncodeResult
+from loid_infer.plugins.folder import PluginManifest
+from loid_infer.records import decode
+from tests.pages.records import encoder, encoding, head, plugin, write
+
+
+def read(tmp_path, schema, manifest: dict, **unlike):
+    write(tmp_path / "manifest.json", manifest)
+    return read_manifest(tmp_path, schema, "mend", **unlike)
+
+
+def test_an_encoder_of_before_there_were_plugins_and_int8(tmp_path) -> None:
+    manifest = encoder(of_yesterday=1)
+    del manifest["plugins"], manifest["precision_reason"]
+    found = read(tmp_path, EncoderManifest, manifest)
+    assert (found.plugins, found.int8, found.card.max_tokens, found.parity.n_texts) == ((), None, 256, 64)
+    assert found.parity.runtimes["torch"].cos_min == 0.9998
+
+
+def test_a_plugin_of_before_its_tokenizer_was_recorded(tmp_path) -> None:
+    found = read(tmp_path, PluginManifest, plugin("one", "1" * 64, of_yesterday=1))
+    assert (found.tokenizer, found.device, found.rank, found.domains) == ("", "", 32, ("one",))
+
+
+def test_a_head_of_before_its_device_was_recorded(tmp_path) -> None:
+    manifest = head(of_yesterday=1)
+    del manifest["device"]
+    found = read(tmp_path, HeadManifest, manifest, form=2)
+    assert (found.device, found.settings.k, found.rating_range) == ("", 5, (1.0, 5.0))
+
+
+def test_what_encode_kept_while_several_encoders_shared_a_pass() -> None:
+    old = encoding(joined=["other"], n_shared_layers=2)
+    found = decode(json.dumps(old), EncodeResult, "mend", where="here", finite=True)
+    assert asdict(found) == encoding()
+
+
+def test_a_table_that_says_no_more_than_is_needed() -> None:
+    facts = {
+        "format": 1,
+        "digest": "d",
+        "n_rows": 1,
+        "n_users": 1,
+        "n_items": 1,
+        "n_empty_text": 0,
+        "rating_range": [1, 5],
+    }
+    assert decode(json.dumps(facts), TableFacts, "mend", where="here").rating_range == (1.0, 5.0)
+
+
+def test_what_was_measured_of_a_machine(tmp_path) -> None:
+    write(tmp_path / "m.json", {"a": {"n_streams": 2, "tokens_per_s": {"1": 10, "2": 20}}, "b": {"max_tokens": 4096}})
+    assert recall("a", tmp_path / "m.json") == Answer(n_streams=2, tokens_per_s={"1": 10, "2": 20})
+    assert recall("b", tmp_path / "m.json").max_tokens == 4096

@@ -1,0 +1,94 @@
+"""What is in a file is what its schema says, or the error names the field."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec import Struct
+
+from loid_infer.errors import BadArtifact, BadStore
+from loid_infer.records import decode, narrowed, to_json, typed
+
+
+class Inner(Struct, frozen=True, forbid_unknown_fields=True):
+    x: float
+
+
+class Outer(Struct, frozen=True):
+    name: str
+    n: int
+    share: float | None
+    inner: Inner
+    many: tuple[Inner, ...]
+    named: dict[str, int]
+    ready: bool = True
+
+
+class Some(Struct, frozen=True):
+    share: float
+    inner: Inner
+
+
+GOOD = {"name": "a", "n": 3, "share": 0.5, "inner": {"x": 1}, "many": [{"x": 2.0}], "named": {"k": 1}}
+HUGE = [float("nan"), float("inf"), -1e16, 10**40]
+
+
+def test_json_becomes_what_the_annotations_say(tmp_path: Path) -> None:
+    expected = Outer("a", 3, 0.5, Inner(1.0), (Inner(2.0),), {"k": 1})
+    text = json.dumps(GOOD | {"unknown": [1]})
+    (tmp_path / "file").write_text(text)
+    assert decode(tmp_path / "file", Outer, "mend") == decode(text.encode(), Outer, "mend", where="x") == expected
+    assert decode(to_json(expected), Outer, "mend") == expected
+
+
+@pytest.mark.parametrize("number", HUGE)
+def test_what_cannot_be_drawn_counts_as_absent_where_that_is_asked(number: float) -> None:
+    text = json.dumps(GOOD | {"share": number})
+    assert decode(text, Outer, "mend", finite=True).share is None
+    assert str(decode(text, Outer, "mend").share) == str(float(number))
+    for change in ({"inner": {"x": number}}, {"n": number}):
+        with pytest.raises(BadArtifact, match=f"the field {next(iter(change))}"):
+            decode(json.dumps(GOOD | change), Outer, "mend", finite=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "expected", "got"),
+    [
+        ({"name": 3}, "name", "str", "int"),
+        ({"n": "3"}, "n", "int", "str"),
+        ({"n": True}, "n", "int", "bool"),
+        ({"n": 1.5}, "n", "int", "float"),
+        ({"inner": {"x": 10**400}}, "inner.x", "", "Number out of range"),
+        ({"inner": {}}, "inner.x", "a value", "nothing"),
+        ({"inner": {"x": 1, "y": 2}}, "inner.y", "no such field", "one"),
+        ({"inner": [1]}, "inner", "object", "array"),
+        ({"many": [{"x": 1}, {"x": "y"}]}, "many[1].x", "float", "str"),
+        ({"many": {"x": 1}}, "many", "array", "object"),
+        ({"named": {"k": None}}, "named[...]", "int", "null"),
+        ({"ready": 1}, "ready", "bool", "int"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(change: dict, field: str, expected: str, got: str) -> None:
+    with pytest.raises(BadArtifact) as caught:
+        typed(GOOD | change, Outer, "mend", where="file")
+    assert f"the field {field} is" in caught.value.what
+    assert (caught.value.where, caught.value.expected, caught.value.got) == ("file", expected, got)
+    assert caught.value.mend == "mend"
+
+
+def test_what_is_no_record_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match=r"x: the content is invalid \(expected object, got array\)"):
+        decode("[]", Outer, "mend", where="x")
+    for content in (b"{", b"\xff", b"[" * 100_000):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(BadStore, match=r"file cannot be read: .* mend"):
+            decode(tmp_path / "file", Outer, "mend", error=BadStore)
+    with pytest.raises(BadArtifact, match="No such file"):
+        decode(tmp_path / "absent", Outer, "mend")
+
+
+def test_numbers_of_numpy_and_those_that_are_not_finite_are_written() -> None:
+    everything = Outer("a", 3, np.float64(0.1), Inner(np.float32(0.5)), (), {})
+    assert narrowed(everything, Some) == Some(0.1, Inner(0.5))
+    assert to_json({"a": np.float32(0.5), "b": np.int64(3), "c": float("nan")}) == '{"a": 0.5, "b": 3, "c": NaN}'
