@@ -28,7 +28,7 @@ from loid_infer.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from loid_infer.verbs.evaluate import EvaluateResult
+    from loid_infer.heads.comparison import EvaluateResult
 
 
 @command("fit.fit")
@@ -57,21 +57,20 @@ def fit(
 
 def tables(result: EvaluateResult) -> dict[str, Any]:
     """What people want to see of an evaluation; the rest is in the file it names."""
-    from loid_infer.heads.comparison import NO_VARIANTS
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder, records
 
     models = []
-    for model in result.summary:
-        varied = model.model not in NO_VARIANTS
-        found = (
-            (model.against_head, model.against_head_low, model.against_head_high) if varied
-            else (model.against_bias, model.against_bias_low, model.against_bias_high)
-        )  # fmt: skip
-        mean, low, high = ("" if value is None else f"{value:+.4f}" for value in found)
-        models.append({"model": model.model, "encoder": model.encoder or "", "MSE": f"{model.mse:.4f}",
-                       "difference": mean, "from": "head" if varied else "bias", "low": low, "high": high})  # fmt: skip
+    for one in result.summary:
+        model, encoder = model_and_encoder(one.system)
+        reference = BASELINES[1] if model in NO_VARIANTS else HEAD
+        if one.metric == "mse" and reference == model_and_encoder(one.reference)[0]:
+            low, high = ("" if end is None else f"{end:+.4f}" for end in (one.low, one.high))
+            figures = {"MSE": f"{one.value:.4f}", "difference": f"{one.difference:+.4f}", "from": reference}
+            models.append({"model": model, "encoder": encoder or "", **figures, "low": low, "high": high})
     buckets = [
-        {"by": one.by, "bucket": one.bucket, "pairs": one.n_test, "bias": f"{one.bias:.4f}", "head": f"{one.head:.4f}"}
-        for one in result.buckets
+        {"by": one["by"], "bucket": one["bucket"], "pairs": one["n_test"]}
+        | {name: f"{one[name]:.4f}" for name in ("bias", "head")}
+        for one in records(result)["buckets"]
     ]
     last = result.split_seed + result.n_seeds - 1
     return {

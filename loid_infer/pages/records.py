@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from loid_infer.data.canonical import TableFacts
 from loid_infer.encoders.proof import Parity
-from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, STRICT, Bin, Bucket, ModelErrors, Run
+from loid_infer.evaluation.rows import Bin
+from loid_infer.heads.comparison import (
+    BASELINES,
+    HEAD,
+    NO_VARIANTS,
+    STRICT,
+    Bucket,
+    EvaluateResult,
+    ModelErrors,
+    Run,
+    records,
+)
+from loid_infer.pages.typed import typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,13 @@ class Evaluation:
     summary: tuple[ModelErrors, ...]
     buckets: tuple[Bucket, ...]
     calibration: tuple[Bin, ...]
+
+    @staticmethod
+    def from_rows(content: Any, where: str) -> Any:
+        """The content of a file of long rows as these fields; that of an earlier version's file has them already."""
+        if not (isinstance(content, dict) and "rows" in content):
+            return content
+        return content | records(typed(EvaluateResult, content, where))
 
     @property
     def file_names(self) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ def typed(kind: type[T], value: object, where: str) -> T:
     Raises:
         BadArtifact: a field is missing, or of another type.
     """
-    made: T = _as(kind, value, where)
+    convert = getattr(kind, "from_rows", None)
+    made: T = _as(kind, convert(value, where) if convert else value, where)
     return made
 
 

@@ -13,7 +13,7 @@ from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoder import Encoder
 from loid_infer.errors import BadSetting, ParityError
-from loid_infer.heads.comparison import HEAD, measured
+from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.heads.presets import head_settings
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, Task
@@ -93,7 +93,7 @@ class Calibration:
         fitted = fit_head(self.interactions, parts, vectors, head_settings("default", "strict"), seed, SILENT)
         predicted = fitted.predictor.predict(pairs_of(self.interactions, parts, parts.test))
         task.advance(1)
-        return measured(self.interactions, parts, seed, HEAD, predicted).run.mse
+        return mse(clipped(predicted, self.interactions.rating_range), self.interactions.ratings[parts.test])
 
 
 def open_calibration(workspace: Workspace, precision: str, domain: str | None) -> Calibration | None:

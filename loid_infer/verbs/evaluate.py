@@ -10,57 +10,26 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from loid_infer.artifact import new_file, versions
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadSetting, NoSpace
+from loid_infer.evaluation.metrics import clipped, mse
+from loid_infer.evaluation.rows import Result, measure
 from loid_infer.heads.baselines import Baselines, Head
-from loid_infer.heads.comparison import (
-    BASELINES,
-    HEAD,
-    OWN_TEXT,
-    STRICT,
-    Bin,
-    Bucket,
-    Measured,
-    ModelErrors,
-    Run,
-    averaged,
-    buckets,
-    calibration,
-    measured,
-    summary,
-)
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, compare, system
 from loid_infer.heads.presets import HeadSettings, head_settings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.settings import Place, Workspace, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
 from loid_infer.verbs.encoder import encoded, resolve_honest
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluateResult:
-    """How good a head is, and how sure that is. Errors are of clipped predictions, in float64."""
-
-    domain: str
-    encoders: tuple[str, ...]
-    preset: str
-    protocol: str
-    split: str
-    split_seed: int  # the first
-    n_seeds: int
-    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
-    runs: tuple[Run, ...]
-    summary: tuple[ModelErrors, ...]
-    buckets: tuple[Bucket, ...]
-    calibration: tuple[Bin, ...]
-    path: str  # of all this as JSON
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,19 +88,39 @@ def evaluate(
     others += variants(settings) if ablate else []
     inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, settings, others)
     parts = [split_of(inside.data, split, split_seed + i * (split != "time")) for i in range(seeds)]
+    return _evaluate(inside, names, parts, start, progress)
+
+
+def _evaluate(
+    inside: _Inside, names: Sequence[str | None], parts: Sequence[Split], start: float, progress: Progress
+) -> EvaluateResult:
+    """Everything on every split; the record is kept in the workspace."""
+    first, settings = parts[0], inside.settings
     opened = _encoders(inside, names, parts)
-    make_folder(place.reports)
-    n_fits = seeds * (len(names) + len(others))
+    labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
+    make_folder(inside.place.reports)
+    n_fits = len(parts) * (len(names) + len(inside.others))
     with _stored(inside, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
-        found = [[*_split_runs(inside, parts[i], opened[i], vectors, split_seed + i, task)] for i in range(seeds)]
-    shown, over = ([averaged(found)], parts[:1]) if split == "time" else (found, parts)
+        results = [
+            [*_split_results(inside, labels, part, folders, vectors, first.seed + i, task)]
+            for i, (part, folders) in enumerate(zip(parts, opened, strict=True))
+        ]
+    rows, summary, bins = compare(results, system(HEAD, labels[0]), inside.data, parts)
     result = EvaluateResult(
-        domain=domain, encoders=tuple(name or opened[0][0].name for name in names), preset=preset,
-        protocol=protocol, split=split, split_seed=split_seed, n_seeds=seeds, interval=_interval(split, seeds),
-        runs=tuple(one.run for row in found for one in row), buckets=tuple(buckets(shown, over, inside.data)),
-        summary=tuple(_as_asked(found, parts[0], split, opened[0], names)), seconds=time.perf_counter() - start,
-        calibration=tuple(calibration(shown, over, inside.data)), path=str(_file(place, domain, split, protocol)),
-    )  # fmt: skip
+        domain=inside.domain,
+        encoders=labels,
+        preset=settings.preset,
+        protocol=settings.protocol,
+        split=first.kind,
+        split_seed=first.seed,
+        n_seeds=len(parts),
+        interval=_interval(first.kind, len(parts)),
+        rows=rows,
+        summary=summary,
+        calibration=bins,
+        path=str(_file(inside.place, inside.domain, first.kind, settings.protocol)),
+        seconds=time.perf_counter() - start,
+    )
     _keep(result, progress)
     return result
 
@@ -140,16 +129,6 @@ def _file(place: Workspace, domain: str, split: str, protocol: str) -> Path:
     """Each protocol and kind of split has a file of its own; a later run of the same replaces it."""
     marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "", "evaluation.json")
     return place.reports / ".".join((domain, *filter(None, marks)))
-
-
-def _as_asked(
-    found: Sequence[Sequence[Measured]], part: Split, split: str, opened: Sequence[EncoderFolder],
-    names: Sequence[str | None],
-) -> Iterator[ModelErrors]:  # fmt: skip
-    """Each encoder under the name that was asked for: with `{seed}` it is another one on every split."""
-    asked = {folder.name: name or folder.name for folder, name in zip(opened, names, strict=True)}
-    for one in summary(found, part, by_rows=split == "time"):
-        yield replace(one, encoder=one.encoder and asked[one.encoder])
 
 
 def _interval(split: str, seeds: int) -> str | None:
@@ -183,32 +162,41 @@ def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Itera
                for key, one in needed.items()}  # fmt: skip
 
 
-def _split_runs(
-    inside: _Inside, parts: Split, encoders: Sequence[EncoderFolder], stored: Mapping[str, Vectors], seed: int,
+def _split_results(
+    inside: _Inside,
+    labels: Sequence[str],
+    parts: Split,
+    encoders: Sequence[EncoderFolder],
+    stored: Mapping[str, Vectors],
+    seed: int,
     task: Task,
-) -> Iterator[Measured]:  # fmt: skip
-    """All models on one split: baselines, then the head of each encoder, then the first one's variants."""
-    data = inside.data
+) -> Iterator[Result]:
+    """All systems on one split: baselines, then the head of each encoder, then the first one's variants."""
+    data, name = inside.data, f"{parts.kind}-{seed}"
     test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
+    ratings = data.ratings[parts.test].astype(np.float64)
 
-    def fit(model: str, encoder: EncoderFolder, vectors: Vectors, settings: HeadSettings) -> tuple[Measured, Baselines]:
+    def result(called: str, model: Head, figures: Mapping[str, float]) -> Result:
+        before = mse(clipped(model.predict(train), data.rating_range), data.ratings[parts.train])
+        predictions = clipped(model.predict(test), data.rating_range)
+        return measure(called, inside.domain, name, predictions, ratings, {"train_mse": before, **figures})
+
+    def fit(model: str, label: str, vectors: Vectors, settings: HeadSettings) -> tuple[Result, Baselines]:
         start = time.perf_counter()
         fitted = fit_head(data, parts, vectors, settings, seed, SILENT)
-        seconds = time.perf_counter() - start
+        figures = {"network_share": fitted.head.share, "seconds": time.perf_counter() - start}
         task.advance(1)
-        head = fitted.predictor
-        one = measured(data, parts, seed, model, head.predict(test), encoder=encoder.name, before=head.predict(train),
-                       network_share=fitted.head.share, seconds=seconds)  # fmt: skip
-        return one, fitted.baselines
+        return result(system(model, label), fitted.predictor, figures), fitted.baselines
 
-    for number, encoder in enumerate(encoders):
+    for number, (label, encoder) in enumerate(zip(labels, encoders, strict=True)):
         vectors = stored[encoder.fingerprint]
-        head, found = fit(HEAD, encoder, vectors, inside.settings)
+        head, baselines = fit(HEAD, label, vectors, inside.settings)
         if number == 0:
-            models: tuple[Head, ...] = (found.mean, found.bias, found.factors)
-            for name, model in zip(BASELINES, models, strict=True):
-                yield measured(data, parts, seed, name, model.predict(test), before=model.predict(train))
+            models: tuple[Head, ...] = (baselines.mean, baselines.bias, baselines.factors)
+            for baseline, model in zip(BASELINES, models, strict=True):
+                yield result(baseline, model, {})
         yield head
-        yield measured(data, parts, seed, OWN_TEXT, own_text(data, parts, vectors), encoder=encoder.name)
+        read = clipped(own_text(data, parts, vectors), data.rating_range)
+        yield measure(system(OWN_TEXT, label), inside.domain, name, read, ratings, {})
         for other in inside.others if number == 0 else ():
-            yield fit(other.name, encoder, vectors_of(other, vectors, seed), other.settings)[0]
+            yield fit(other.name, label, vectors_of(other, vectors, seed), other.settings)[0]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.splits import split
 from loid_infer.heads.presets import head_settings
 from loid_infer.heads.training import Fitted, fit_head
+from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.types import SILENT, Progress
 from tests.heads.worlds import telling
 
@@ -87,6 +87,6 @@ def test_the_history_is_by_epoch_and_the_best_one_is_kept():
     data, _ = telling()
     n_train = int(split(data, "random", 0).train.sum())
     assert history.eval_steps == [n_train * epoch for epoch in range(1, 6)]
-    assert len(history.losses) == len(history.eval_mse) == 5
-    assert fitted.best_epoch == int(np.argmin(history.eval_mse)) + 1
+    assert len(history.losses) == len(history.eval_errors) == 5
+    assert fitted.best_epoch == int(np.argmin(history.eval_errors)) + 1
     assert history.losses[-1] < history.losses[0]

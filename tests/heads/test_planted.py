@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from loid_infer.kernels.metrics import clipped
 
 from bench.planted import DOMAIN, N_REVIEWS, contents, expected_mse, optimum
 from loid_infer.data.sample import draw_world
 from loid_infer.data.splits import split
 from loid_infer.heads.presets import head_settings
 from loid_infer.heads.training import fit_head, pairs_of
-from loid_infer.kernels.metrics import clipped
 from loid_infer.types import SILENT
 from tests.heads import worlds
 
