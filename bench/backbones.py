@@ -36,10 +36,10 @@ def main(n_reviews: int = 2000, n_seeds: int = 3) -> None:
     rows, first = [], np.array([run["text_mse"] for run in runs["minilm"]])
     for model, label in MODELS.items():
         errors = np.array([run["text_mse"] for run in runs[model]])
-        text = paired(errors - first, 1 / 8)
+        mean, low, high = paired(errors - first, 1 / 8)
         rows.append({
-            "model": label, "text_mse": float(errors.mean()), "text_difference": round(text.mean, 4),
-            "text_interval": interval(text.low, text.high), "head_mse": heads[model]["mse"],
+            "model": label, "text_mse": float(errors.mean()), "text_difference": round(mean, 4),
+            "text_interval": interval(low, high), "head_mse": heads[model]["mse"],
             "head_difference": heads[model]["difference"], "head_interval": heads[model]["interval"],
             "train_tokens_per_s": median([run["trained"] for run in runs[model]]),
             "encode_tokens_per_s": median([run["encoded"] for run in runs[model]]),

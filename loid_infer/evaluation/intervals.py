@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,18 +11,10 @@ from loid_infer.types import Floats
 _NORMAL = 1_000  # degrees of freedom from which Student's t is the normal distribution, to three digits
 
 
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """A mean difference with its 95 % interval."""
+def paired(differences: Floats, test_share: float = 0.0) -> tuple[float, float | None, float | None]:
+    """Mean of `differences [n]`, one a split, and the ends of its 95 % interval; no ends where n = 1.
 
-    mean: float
-    low: float | None  # None: one difference gives no interval
-    high: float | None
-
-
-def paired(differences: Floats, test_share: float = 0.0) -> Paired:
-    """Corrected resampled t interval of `differences [n]`, one a split (Nadeau & Bengio 2003, section 3, estimator 7).
-
+    It is the corrected resampled t interval (Nadeau & Bengio 2003, section 3, estimator 7).
     Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`. Without a
     share it is Student's t interval, of one difference a test example: the uncertainty from the choice of examples.
 
@@ -32,10 +23,10 @@ def paired(differences: Floats, test_share: float = 0.0) -> Paired:
     """
     n, mean = len(differences), float(np.mean(differences, dtype=np.float64))
     if n < 2:
-        return Paired(mean, None, None)
+        return mean, None, None
     variance = float(np.var(differences.astype(np.float64), ddof=1))
     half = student_975(min(n - 1, _NORMAL)) * math.sqrt(variance * (1 / n + test_share))
-    return Paired(mean, mean - half, mean + half)
+    return mean, mean - half, mean + half
 
 
 def student_975(freedom: int) -> float:

@@ -103,32 +103,23 @@ def differences(
                     interval = paired(np.mean(parts, axis=0))
                 else:
                     interval = paired(np.array([part.mean() for part in parts]), test_share)
-                yield Difference(system, reference, metric, mean, interval.mean, interval.low, interval.high)
+                yield Difference(system, reference, metric, mean, *interval)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Groups:
-    """A partition of test examples."""
-
-    kind: str
-    names: Sequence[str]
-    codes: Ints  # [n], into names
-
-
-def group_rows(results: Sequence[Sequence[Result]], groups: Groups) -> Iterator[Row]:
+def group_rows(results: Sequence[Sequence[Result]], kind: str, names: Sequence[str], codes: Ints) -> Iterator[Row]:
     """Every metric of every system in each group that has examples, all splits together.
 
     Args:
         results: one sequence a split, of the same systems in the same order.
-        groups: of the examples of all splits, one split after another.
+        kind, names, codes: a partition of the examples of all splits, one split after another, by codes `[n]` of names.
     """
-    for code, name in enumerate(groups.names):
-        chosen = groups.codes == code
+    for code, name in enumerate(names):
+        chosen = codes == code
         for column, first in enumerate(results[0]) if chosen.any() else ():
             for metric in METRICS:
                 values = np.concatenate([row[column].values[metric] for row in results])[chosen]
-                group, mean = f"{groups.kind}={name}", float(values.mean())
-                yield Row(first.system, first.domain, "", metric, mean, len(values), group)
+                mean = float(values.mean())
+                yield Row(first.system, first.domain, "", metric, mean, len(values), f"{kind}={name}")
 
 
 def calibration(predictions: Floats, ratings: Floats) -> Iterator[Bin]:

@@ -9,17 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from loid_infer.evaluation.rows import (
-    Bin,
-    Difference,
-    Groups,
-    Result,
-    Row,
-    averaged,
-    calibration,
-    differences,
-    group_rows,
-)
+from loid_infer.evaluation.rows import Bin, Difference, Result, Row, averaged, calibration, differences, group_rows
 from loid_infer.types import Interactions, Ints, Split
 
 HEAD = "head"
@@ -113,6 +103,8 @@ def compare(
 ) -> tuple[tuple[Row, ...], tuple[Difference, ...], tuple[Bin, ...]]:
     """The rows, the summary and the calibration of an `EvaluateResult`.
 
+    Groups of test pairs are by the fewer training reviews of the user's and the item's, and by rating.
+
     Args:
         results: one sequence a split, of the same systems in the same order.
         head: the system that the others are compared with, besides the bias model.
@@ -125,18 +117,13 @@ def compare(
     if by_time:
         results, parts = [[averaged(runs) for runs in zip(*results, strict=True)]], parts[:1]
     grouped = [[one for one in row if one.system in (*BASELINES, head)] for row in results]
-    rows += [row for groups in _groups(data, parts) for row in group_rows(grouped, groups)]
+    fewest = np.concatenate([_fewest(data, part) for part in parts])
+    rows += group_rows(grouped, "history", _HISTORY, np.searchsorted(_LONGEST, fewest))
     ratings = np.concatenate([data.ratings[part.test] for part in parts]).astype(np.float64)
+    levels, codes = np.unique(ratings, return_inverse=True)
+    rows += group_rows(grouped, "rating", [f"{level:g}" for level in levels], codes)
     predictions = np.concatenate([next(one.predictions for one in row if one.system == head) for row in results])
     return tuple(rows), summary, tuple(calibration(predictions, ratings))
-
-
-def _groups(data: Interactions, parts: Sequence[Split]) -> list[Groups]:
-    """The test pairs of all splits by the fewer training reviews of the user's and the item's, and by rating."""
-    fewest = np.concatenate([_fewest(data, part) for part in parts])
-    ratings, codes = np.unique(np.concatenate([data.ratings[part.test] for part in parts]), return_inverse=True)
-    by_rating = Groups("rating", [f"{rating:g}" for rating in ratings], codes)
-    return [Groups("history", _HISTORY, np.searchsorted(_LONGEST, fewest)), by_rating]
 
 
 def _fewest(data: Interactions, part: Split) -> Ints:

@@ -32,11 +32,6 @@ class Fitted:
     history: History  # by epoch; steps are pairs, losses the mean over the epoch's pairs
 
     @property
-    def best_epoch(self) -> int:
-        """Whose weights were kept, from 1."""
-        return self.history.best + 1
-
-    @property
     def head(self) -> LoidHead:
         """All that was learnt."""
         return self.predictor.head

@@ -96,7 +96,13 @@ def _evaluate(
 ) -> EvaluateResult:
     """Everything on every split; the record is kept in the workspace."""
     first, settings = parts[0], inside.settings
-    opened = _encoders(inside, names, parts)
+    opened = [
+        [
+            resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
+            for name in names
+        ]
+        for part in parts
+    ]
     labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
     make_folder(inside.place.reports)
     n_fits = len(parts) * (len(names) + len(inside.others))
@@ -146,20 +152,15 @@ def _keep(result: EvaluateResult, progress: Progress) -> None:
         progress.say(f"not kept for `loid-infer report`. {error}")
 
 
-def _encoders(inside: _Inside, names: Sequence[str | None], parts: Sequence[Split]) -> list[list[EncoderFolder]]:
-    """Those of each split."""
-    return [[resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
-               for name in names] for part in parts]  # fmt: skip
-
-
 @contextmanager
 def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Mapping[str, Vectors]]:
-    """The vectors of every encoder by its fingerprint. All are opened before the first fit: better told now than after
-    hours that some are missing."""
+    """The vectors of every encoder by its fingerprint, all opened before the first fit."""
     needed = {one.fingerprint: one for row in opened for one in row}
     with ExitStack() as stores:
-        yield {key: stores.enter_context(encoded(inside.place, one, inside.domain, inside.data.digests))
-               for key, one in needed.items()}  # fmt: skip
+        yield {
+            key: stores.enter_context(encoded(inside.place, one, inside.domain, inside.data.digests))
+            for key, one in needed.items()
+        }
 
 
 def _split_results(

@@ -155,7 +155,7 @@ class _Job:
 
 def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     data, parts, encoder = job.interactions, job.parts, job.encoder
-    head, models = fitted.head, fitted.baselines
+    head, models, history = fitted.head, fitted.baselines, fitted.history
 
     def error(model: Head, rows: Bools) -> float:
         return mse(clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range), data.ratings[rows])
@@ -176,9 +176,9 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
         val_mse=error(fitted.predictor, parts.valid), test_mse=errors["mse"], test_mae=errors["mae"],
         warm_test_mse=part(~cold), cold_test_mse=part(cold),
         n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
-        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(fitted.history.losses),
+        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(history.losses),
         baselines=BaselineErrors(*(error(model, parts.test) for model in (models.mean, models.bias, models.factors))),
-        best_epoch=fitted.best_epoch, samples_per_s=fitted.history.units_per_s, seconds=time.perf_counter() - start,
+        best_epoch=history.best + 1, samples_per_s=history.units_per_s, seconds=time.perf_counter() - start,
         seed=head.seed,
     )  # fmt: skip
 

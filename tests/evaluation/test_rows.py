@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from loid_infer.evaluation import rows
-from loid_infer.evaluation.rows import Groups, Row, averaged, calibration, differences, group_rows, measure
+from loid_infer.evaluation.rows import Row, averaged, calibration, differences, group_rows, measure
 
 TRUTH = np.array([1.0, 2.0, 4.0, 5.0])
 
@@ -26,15 +26,15 @@ def test_a_metric_that_is_registered_is_in_every_table(monkeypatch):
     (first, second) = differences(grid, ["a"], 1 / 8)
     assert (first.difference, second.metric, second.value, second.difference) == (0.0, "hit", 0.5, -0.5)
     assert second.low is second.high is None  # one split
-    groups = Groups("kind", ["even", "odd", "none"], np.array([0, 1, 0, 1]))
-    assert [(row.group, row.system, row.value, row.n) for row in group_rows(grid, groups)] == [
+    groups = ("kind", ["even", "odd", "none"], np.array([0, 1, 0, 1]))
+    assert [(row.group, row.system, row.value, row.n) for row in group_rows(grid, *groups)] == [
         ("kind=even", "a", 1.0, 2), ("kind=even", "b", 1.0, 2), ("kind=odd", "a", 1.0, 2), ("kind=odd", "b", 0.0, 2),
     ]  # fmt: skip
 
 
 def test_groups_are_of_all_splits_one_after_another():
     grid = [[result("a", 0, 0, 0, 0)], [result("a", 1, 2, 3, 4)]]
-    found = list(group_rows(grid, Groups("kind", ["x", "y"], np.array([0, 0, 0, 0, 0, 1, 1, 1]))))
+    found = list(group_rows(grid, "kind", ["x", "y"], np.array([0, 0, 0, 0, 0, 1, 1, 1])))
     assert [(row.group, row.metric, row.value, row.n, row.split) for row in found] == [
         ("kind=x", "mse", 0.2, 5, ""), ("kind=x", "mae", 0.2, 5, ""),
         ("kind=y", "mse", 29 / 3, 3, ""), ("kind=y", "mae", 3.0, 3, ""),
