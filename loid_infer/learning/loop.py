@@ -104,7 +104,7 @@ def train(training: Training, checkpoint: Checkpoint | None, progress: Progress)
         done = f"after epoch {run.history.epoch}" if training.by_epoch else f"from step {run.history.step:,}"
         progress.say(f"going on {done}")
     on_gpu = any(parameter.is_cuda for parameter in training.parameters.values())
-    devices: list[int] | None = None if on_gpu else []  # None: all of them
+    devices = range(torch.cuda.device_count() if on_gpu else 0)
     name, unit = training.task
     with torch.random.fork_rng(devices), progress.task(name, training.epochs * training.n_samples, unit) as task:
         task.advance(run.history.n_samples)

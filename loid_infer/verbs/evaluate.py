@@ -173,14 +173,14 @@ def _split_results(
     task: Task,
 ) -> Iterator[Result]:
     """All systems on one split: baselines, then the head of each encoder, then the first one's variants."""
-    data, name = inside.data, f"{parts.kind}-{seed}"
+    data, split = inside.data, f"{parts.kind}-{seed}"
     test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
     ratings = data.ratings[parts.test].astype(np.float64)
 
-    def result(called: str, model: Head, figures: Mapping[str, float]) -> Result:
+    def result(name: str, model: Head, figures: Mapping[str, float]) -> Result:
         before = mse(clipped(model.predict(train), data.rating_range), data.ratings[parts.train])
         predictions = clipped(model.predict(test), data.rating_range)
-        return measure(called, inside.domain, name, predictions, ratings, {"train_mse": before, **figures})
+        return measure(name, inside.domain, split, predictions, ratings, {"train_mse": before, **figures})
 
     def fit(model: str, label: str, vectors: Vectors, settings: HeadSettings) -> tuple[Result, Baselines]:
         start = time.perf_counter()
@@ -197,7 +197,7 @@ def _split_results(
             for baseline, model in zip(BASELINES, models, strict=True):
                 yield result(baseline, model, {})
         yield head
-        read = clipped(own_text(data, parts, vectors), data.rating_range)
-        yield measure(system(OWN_TEXT, label), inside.domain, name, read, ratings, {})
+        predictions = clipped(own_text(data, parts, vectors), data.rating_range)
+        yield measure(system(OWN_TEXT, label), inside.domain, split, predictions, ratings, {})
         for other in inside.others if number == 0 else ():
             yield fit(other.name, label, vectors_of(other, vectors, seed), other.settings)[0]

@@ -46,7 +46,7 @@ def made(*, noise=0.0, errors=(), kill_at=-1, seen=None, **settings) -> Training
         if number == kill_at:
             raise KilledError
         if seen is not None:
-            seen.append(float(weights["a"]))
+            seen.append(weights["a"].item())
         target = 2 * x[batch] + 1 + noise * torch.rand(BATCH)
         squared = (weights["a"] * x[batch] + weights["b"] - target).square().mean()
         return Loss(squared, squared.detach(), BATCH, 10)
