@@ -8,9 +8,9 @@ import sys
 import numpy as np
 
 from bench.plugged import text_mse
-from bench.record import against, loid, median, real_table, save
+from bench.record import compared, interval, loid, median, real_table, save
 from bench.shapes import SMOLLM2, shape
-from loid_infer.kernels.metrics import paired
+from loid_infer.evaluation.intervals import paired
 
 MODELS = {"minilm": "MiniLM-L6 (encoder, cls)", SMOLLM2: "SmolLM2-135M (decoder, last)"}
 MAX_TOKENS = 96
@@ -31,15 +31,15 @@ def main(n_reviews: int = 2000, n_seeds: int = 3) -> None:
                                 "encoded": encoded["tokens_per_s"]})  # fmt: skip
             print(name, runs[model][-1], flush=True)
     asked = [option for model in MODELS for option in ("-e", f"{model}-{{seed}}")]
-    found = loid("evaluate", "-d", "reviews", "--seeds", str(n_seeds), *asked, "-w", str(place))["summary"]
-    heads = dict(zip(MODELS, (against(row, "head") for row in found if row["model"] == "head"), strict=True))
+    summary = loid("evaluate", "-d", "reviews", "--seeds", str(n_seeds), *asked, "-w", str(place))["summary"]
+    heads = dict(zip(MODELS, (row for _, row in compared(summary, "head") if row["model"] == "head"), strict=True))
     rows, first = [], np.array([run["text_mse"] for run in runs["minilm"]])
     for model, label in MODELS.items():
         errors = np.array([run["text_mse"] for run in runs[model]])
-        text = paired(errors - first, 1 / 8)
+        mean, low, high = paired(errors - first, 1 / 8)
         rows.append({
-            "model": label, "text_mse": float(errors.mean()), "text_difference": round(text.mean, 4),
-            "text_interval": f"{text.low:+.4f} to {text.high:+.4f}", "head_mse": heads[model]["mse"],
+            "model": label, "text_mse": float(errors.mean()), "text_difference": round(mean, 4),
+            "text_interval": interval(low, high), "head_mse": heads[model]["mse"],
             "head_difference": heads[model]["difference"], "head_interval": heads[model]["interval"],
             "train_tokens_per_s": median([run["trained"] for run in runs[model]]),
             "encode_tokens_per_s": median([run["encoded"] for run in runs[model]]),

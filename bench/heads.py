@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import against, loid, median, needed_reviews, save, work_folder
+from bench.record import compared, loid, median, needed_reviews, save, work_folder
 
 DOMAINS = ("musical_instruments", "digital_music")
 ABLATED = DOMAINS[0]
@@ -23,13 +23,14 @@ def main(n_seeds: int = 10, n_pairs: int = 1_000_000) -> None:
         loid("ingest", str(needed_reviews(domain)), "-d", domain, "-w", str(workspace))
         loid("encode", "-d", domain, "-w", str(workspace))
         ablate = ("--ablate",) if domain == ABLATED else ()
-        found = loid("evaluate", "-d", domain, "--seeds", str(n_seeds), *ablate, "-w", str(workspace))
-        on_splits = {"domain": domain, "split": "random"}
-        n_models = next(i for i, row in enumerate(found["summary"]) if "impossible" in row["model"]) + 1
-        rows += [on_splits | against(row, "bias") for row in found["summary"][:n_models]]
-        ablations += [on_splits | against(row, "head") for row in found["summary"][n_models:]]
+        result = loid("evaluate", "-d", domain, "--seeds", str(n_seeds), *ablate, "-w", str(workspace))
         by_time = loid("evaluate", "-d", domain, "--seeds", "3", "--split", "time", "-w", str(workspace))
-        rows += [on_splits | {"split": "time"} | against(row, "bias") for row in by_time["summary"][:n_models]]
+        on_splits, on_time = ({"domain": domain, "split": split} for split in ("random", "time"))
+        models = [row for _, row in compared(result["summary"], "bias")]
+        n_models = next(i for i, row in enumerate(models) if "impossible" in row["model"]) + 1
+        rows += [on_splits | row for row in models[:n_models]]
+        ablations += [on_splits | row for _, row in compared(result["summary"], "head")[n_models:]]
+        rows += [on_time | row for _, row in compared(by_time["summary"], "bias")[:n_models]]
     save(
         "How good are the ratings without peeking?",
         "heads",

@@ -19,9 +19,9 @@ from loid_infer.data import sample
 from loid_infer.data.reviews import open_table
 from loid_infer.data.sample import SampleWorld
 from loid_infer.data.splits import split
+from loid_infer.evaluation.metrics import clipped
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
-from loid_infer.kernels.metrics import clipped
 from loid_infer.settings import Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Array, Bools, Floats

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import against, loid, needed_reviews, save, work_folder
+from bench.record import compared, loid, needed_reviews, save, work_folder
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
 TRAINING = ("--epochs", "2", "--evals", "8")
@@ -36,8 +36,7 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
     labels = {"base": "frozen base", **{name: label for label, (name, _) in KINDS.items()}}
     save(
         "What do plugins add to a head?", "plugged",
-        [against(row | {"model": labels[row["encoder"]]}, "head") for row in strict["summary"]
-         if row["model"] == "head"],
+        [row | {"model": labels[name]} for name, row in compared(strict["summary"], "head") if row["model"] == "head"],
         f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins of "
         "all six linear maps, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
         "from the head of the frozen base, with its corrected 95 % interval.",
@@ -45,7 +44,7 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
     seen = loid("evaluate", *common, "-e", OWN, "--protocol", "paper")
     save(
         "What does it change that the paper's histories may hold the review to be rated?", "paper",
-        [against(row, "head") for row in seen["summary"]],
+        [row for _, row in compared(seen["summary"], "head")],
         f"Test MSE on Musical Instruments with its own plugin (rank 32), split seeds 0 to {n_seeds - 1}. `head` draws "
         "histories as the paper does, with the target's review among them; `difference` is from that, with its "
         "corrected 95 % interval.",
@@ -59,8 +58,8 @@ def _ranks(place: Path) -> None:
     rows = []
     for rank, name in RANKS.items():
         encoder(place, TARGET, name, 0, ("--rank", str(rank)))
-        found = loid("evaluate", "-d", TARGET, "--seeds", "1", "-e", name, "-w", str(place))["summary"]
-        head = next(row["mse"] for row in found if row["model"] == "head")
+        summary = loid("evaluate", "-d", TARGET, "--seeds", "1", "-e", name, "-w", str(place))["summary"]
+        head = next(row["mse"] for _, row in compared(summary, "head") if row["model"] == "head")
         rows.append({"rank": rank, "text_mse": text_mse(place, name), "head_mse": head})
     save(
         "What does the rank of a plugin change?", "rank", rows,

@@ -110,12 +110,25 @@ def loid(*arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def against(row: dict, other: str) -> dict:
-    """A row of `evaluate`'s summary: its errors, and the difference from the `bias` or the first `head`."""
-    mean, low, high = (row[f"against_{other}{end}"] for end in ("", "_low", "_high"))
-    interval = "-" if low is None else f"{low:+.4f} to {high:+.4f}"
-    return {"model": row["model"], "mse": row["mse"], "mae": row["mae"], "difference": round(mean, 4) + 0.0,
-            "interval": interval}  # fmt: skip
+def compared(summary: list[dict], reference: str) -> list[tuple[str, dict]]:
+    """The systems of `evaluate`'s summary, each as its encoder and a row of its errors and of its MSE's difference from
+    the reference: `bias`, or the first `head`."""
+    values = {(row["system"], row["metric"]): row["value"] for row in summary}
+    systems = []
+    for row in summary:
+        if row["metric"] == "mse" and row["reference"].partition(" @ ")[0] == reference:
+            model, _, encoder = row["system"].partition(" @ ")
+            errors = {"model": model, "mse": row["value"], "mae": values[row["system"], "mae"]}
+            difference = round(row["difference"], 4) + 0.0
+            systems.append(
+                (encoder, {**errors, "difference": difference, "interval": interval(row["low"], row["high"])})
+            )
+    return systems
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """As a table shows it."""
+    return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
 def median(values: list[float]) -> float:

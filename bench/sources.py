@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from bench.plugged import TRAINING, encoder, text_mse
-from bench.record import against, loid, save, work_folder
+from bench.record import compared, loid, save, work_folder
 
 SOURCES, TARGET = ("electronics", "movies_tv"), "video_games"
 BENEATH = {"none": (), **{name: (name,) for name in SOURCES}, "both, merged": ("both",)}
@@ -32,12 +32,12 @@ def main(n_seeds: int = 3) -> None:
             options = tuple(part for name in on for part in ("--on", name))
             encoder(place, TARGET, names[label].format(seed=seed), seed, options)
     asked = [part for name in names.values() for part in ("-e", name)]
-    found = loid("evaluate", "-d", TARGET, "--seeds", str(n_seeds), *asked, "-w", str(place))["summary"]
-    heads = {row["encoder"]: row for row in found if row["model"] == "head"}
+    summary = loid("evaluate", "-d", TARGET, "--seeds", str(n_seeds), *asked, "-w", str(place))["summary"]
+    heads = {name: row for name, row in compared(summary, "head") if row["model"] == "head"}
     rows = []
     for label, name in names.items():
         text = float(np.mean([text_mse(place, name.format(seed=seed)) for seed in range(n_seeds)]))
-        rows.append({"text_mse": text, **against(heads[name] | {"model": f"over {label}"}, "head")})
+        rows.append({"text_mse": text, **heads[name], "model": f"over {label}"})
     save(
         "Does it help to merge two source plugins?", "sources", rows,
         f"Synthetic domains: plugins of {' and '.join(SOURCES)} (6,000 reviews each), alone or merged (DARE, then "

@@ -14,7 +14,7 @@ from loid_infer.cli.options import DeviceOption, DomainOption, EncoderOption, Se
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
 
 if TYPE_CHECKING:
-    from loid_infer.verbs.evaluate import EvaluateResult
+    from loid_infer.heads.comparison import EvaluateResult
 
 
 @command("fit.fit")
@@ -38,27 +38,20 @@ def fit(
 
 def tables(result: EvaluateResult) -> dict[str, Any]:
     """The parts of an evaluation that are printed; the rest is in the file it names."""
-    from loid_infer.heads.comparison import NO_VARIANTS
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder, records
 
     models = []
-    for model in result.summary:
-        is_variant = model.model not in NO_VARIANTS
-        other = "head" if is_variant else "bias"
-        mean, low, high = (getattr(model, f"against_{other}{end}") for end in ("", "_low", "_high"))
-        models.append(
-            {
-                "model": model.model,
-                "encoder": model.encoder or "",
-                "MSE": f"{model.mse:.4f}",
-                "difference": _signed(mean),
-                "from": other,
-                "low": _signed(low),
-                "high": _signed(high),
-            }
-        )
+    for one in result.summary:
+        model, encoder = model_and_encoder(one.system)
+        reference = BASELINES[1] if model in NO_VARIANTS else HEAD
+        if one.metric == "mse" and reference == model_and_encoder(one.reference)[0]:
+            figures = {"MSE": f"{one.value:.4f}", "difference": f"{one.difference:+.4f}", "from": reference}
+            interval = {"low": _signed(one.low), "high": _signed(one.high)}
+            models.append({"model": model, "encoder": encoder or "", **figures, **interval})
     buckets = [
-        {"by": one.by, "bucket": one.bucket, "pairs": one.n_test, "bias": f"{one.bias:.4f}", "head": f"{one.head:.4f}"}
-        for one in result.buckets
+        {"by": one["by"], "bucket": one["bucket"], "pairs": one["n_test"]}
+        | {name: f"{one[name]:.4f}" for name in ("bias", "head")}
+        for one in records(result)["buckets"]
     ]
     last = result.split_seed + result.n_seeds - 1
     return {

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from loid_infer.data.histories import CodePairs
-from loid_infer.kernels import metrics, sampling
+from loid_infer.evaluation import metrics
+from loid_infer.kernels import sampling
 from loid_infer.types import Bools, Floats, Ints
 
 BIAS_GRID = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

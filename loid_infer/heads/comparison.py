@@ -1,25 +1,47 @@
-"""Models measured on the same test pairs: how much better one is than another, where, and how sure that is.
-
-This file knows predictions and who was seen how often; it fits nothing and knows no vector.
-"""
+"""What `evaluate` compares: the names of the systems, its result, and the groups of test pairs that it tells apart."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from loid_infer.kernels import metrics
-from loid_infer.types import Bools, Floats, Interactions, Ints, Split
+from loid_infer.evaluation.rows import Bin, Difference, Result, Row, averaged, calibration, differences, group_rows
+from loid_infer.types import Interactions, Ints, Split
 
 HEAD = "head"
 BASELINES = ("global mean", "bias", "mf")
 OWN_TEXT, STRICT = "reads the target's own text (impossible)", "head, strict protocol"
 NO_VARIANTS = (*BASELINES, HEAD, OWN_TEXT, STRICT)  # what is not the head with one thing changed
-_HISTORY = ((0, 0, "0"), (1, 2, "1-2"), (3, 5, "3-5"), (6, math.inf, "more"))
-_N_BINS = 10
+_AT = " @ "  # between a model and its encoder, in the name of a system
+_HISTORY = ("0", "1-2", "3-5", "more")
+_LONGEST = (0, 2, 5)  # of the first three
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """How good a head is, and how sure that is. Errors are of clipped predictions, in float64.
+
+    A system is called as its model, with ` @ ` and its encoder if it has one.
+    """
+
+    domain: str
+    encoders: tuple[str, ...]
+    preset: str
+    protocol: str
+    split: str
+    split_seed: int  # the first
+    n_seeds: int
+    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
+    runs: tuple[Row, ...]  # by split; for heads and baselines also the error in training
+    buckets: tuple[Row, ...]  # of groups of test pairs, all splits together
+    summary: tuple[Difference, ...]  # from the bias model and from the first head
+    calibration: tuple[Bin, ...]  # of the first head
+    path: str  # of all this as JSON
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,123 +88,78 @@ class Bucket:
     head: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Test pairs with like predictions, all splits together."""
-
-    predicted: float  # mean
-    rated: float  # mean
-    n_test: int
+def system(model: str, encoder: str | None) -> str:
+    """The name of a model on the vectors of an encoder, if it sees any."""
+    return f"{model}{_AT}{encoder}" if encoder else model
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """A run with its clipped predictions and squared errors, `[n_test]` each."""
-
-    run: Run
-    predicted: Floats
-    squares: Floats
+def model_and_encoder(system: str) -> tuple[str, str | None]:
+    """The parts of the name of a system."""
+    model, _, encoder = system.partition(_AT)
+    return model, encoder or None
 
 
-def measured(
-    data: Interactions,
-    split: Split,
-    seed: int,
-    model: str,
-    predicted: Floats,
-    *,
-    encoder: str | None = None,
-    before: Floats | None = None,
-    network_share: float | None = None,
-    seconds: float = 0.0,
-) -> Measured:
-    """`model` on the test pairs of `split`.
+def compare(
+    results: Sequence[Sequence[Result]], head: str, data: Interactions, parts: Sequence[Split]
+) -> tuple[tuple[Row, ...], tuple[Row, ...], tuple[Difference, ...], tuple[Bin, ...]]:
+    """The runs, buckets, summary and calibration of an `EvaluateResult`.
+
+    Groups of test pairs are by the fewer training reviews of the user's and the item's, and by rating.
 
     Args:
-        predicted: ratings of the test pairs `[n_test]`, not clipped; `before` those of the training pairs `[n_train]`.
+        results: one sequence a split, of the same systems in the same order.
+        head: the system that the others are compared with, besides the bias model.
+        parts: the splits; those by time are all the same one, and its test pairs count once.
     """
-    test, train = data.ratings[split.test].astype(np.float64), data.ratings[split.train]
-    predicted = metrics.clipped(predicted, data.rating_range)
-    train_mse = None if before is None else metrics.mse(metrics.clipped(before, data.rating_range), train)
-    run = Run(seed, model, encoder, len(test), metrics.mse(predicted, test), metrics.mae(predicted, test), train_mse,
-              network_share, seconds)  # fmt: skip
-    return Measured(run, predicted, (predicted - test) ** 2)
-
-
-def summary(found: Sequence[Sequence[Measured]], parts: Split, *, by_rows: bool) -> Iterator[ModelErrors]:
-    """Every model against the biases and against the head, in the order of the runs.
-
-    Args:
-        found: one row a split, the same models in the same order in each.
-        by_rows: all rows are one split: intervals are over its test pairs, not over splits.
-    """
-    share = parts.test.sum() / parts.train.sum()
-
-    def against(column: int, other: int) -> metrics.Paired:
-        differences = [row[column].squares - row[other].squares for row in found]
-        if by_rows:
-            return metrics.paired(np.mean(differences, axis=0))
-        return metrics.paired(np.array([part.mean() for part in differences]), float(share))
-
-    bias, head = _column(found, "bias"), _column(found, HEAD)
-    for column, first in enumerate(found[0]):
-        runs = [row[column].run for row in found]
-        to_bias, to_head = against(column, bias), against(column, head)
-        yield ModelErrors(
-            first.run.model, first.run.encoder, float(np.mean([run.mse for run in runs])),
-            float(np.mean([run.mae for run in runs])), *_interval(to_bias), *_interval(to_head),
-        )  # fmt: skip
-
-
-def averaged(found: Sequence[Sequence[Measured]]) -> list[Measured]:
-    """Several runs on one split as one row: mean predictions and mean squared errors of each pair."""
-    columns = [[row[i] for row in found] for i in range(len(found[0]))]
-    return [Measured(runs[0].run, np.mean([one.predicted for one in runs], axis=0),
-                     np.mean([one.squares for one in runs], axis=0)) for runs in columns]  # fmt: skip
-
-
-def buckets(found: Sequence[Sequence[Measured]], parts: Sequence[Split], data: Interactions) -> Iterator[Bucket]:
-    """By how many training reviews there are, and by rating.
-
-    Args:
-        found: one row a split, the same models in the same order in each.
-    """
-    models = [_column(found, name) for name in (*BASELINES, HEAD)]
-    squares = np.stack([np.concatenate([row[i].squares for row in found]) for i in models])
+    by_time = parts[0].kind == "time"
+    share = None if by_time else float(parts[0].test.sum() / parts[0].train.sum())
+    runs = tuple(row for one in chain(*results) for row in one.rows())
+    summary = tuple(differences(results, (BASELINES[1], head), share))
+    if by_time:
+        results, parts = [[averaged(runs) for runs in zip(*results, strict=True)]], parts[:1]
+    grouped = [[one for one in row if one.system in (*BASELINES, head)] for row in results]
     fewest = np.concatenate([_fewest(data, part) for part in parts])
-    ratings = np.concatenate([data.ratings[part.test] for part in parts])
-
-    def bucket(by: str, name: str, rows: Bools) -> Iterator[Bucket]:
-        if rows.any():
-            yield Bucket(by, name, int(rows.sum()), *(float(part[rows].mean()) for part in squares))
-
-    for low, high, name in _HISTORY:
-        yield from bucket("history", name, (fewest >= low) & (fewest <= high))
-    for rating in np.unique(ratings):
-        yield from bucket("rating", f"{rating:g}", ratings == rating)
+    buckets = [*group_rows(grouped, "history", _HISTORY, np.searchsorted(_LONGEST, fewest))]
+    ratings = np.concatenate([data.ratings[part.test] for part in parts]).astype(np.float64)
+    levels, codes = np.unique(ratings, return_inverse=True)
+    buckets += group_rows(grouped, "rating", [f"{level:g}" for level in levels], codes)
+    predictions = np.concatenate([next(one.predictions for one in row if one.system == head) for row in results])
+    return runs, tuple(buckets), summary, tuple(calibration(predictions, ratings))
 
 
 def _fewest(data: Interactions, part: Split) -> Ints:
     """Training reviews `[n_test]` of each test pair's user or item, whichever has fewer."""
-    counts = [np.bincount(codes[part.train], minlength=len(names))[codes[part.test]]
-              for codes, names in ((data.users, data.user_ids), (data.items, data.item_ids))]  # fmt: skip
+    counts = [
+        np.bincount(codes[part.train], minlength=len(names))[codes[part.test]]
+        for codes, names in ((data.users, data.user_ids), (data.items, data.item_ids))
+    ]
     fewest: Ints = np.minimum(*counts)
     return fewest
 
 
-def calibration(found: Sequence[Sequence[Measured]], parts: Sequence[Split], data: Interactions) -> Iterator[Bin]:
-    """The head's predictions in ten parts of like size."""
-    at = _column(found, HEAD)
-    predicted = np.concatenate([row[at].predicted for row in found])
-    ratings = np.concatenate([data.ratings[part.test] for part in parts]).astype(np.float64)
-    for rows in np.array_split(np.argsort(predicted, kind="stable"), _N_BINS):
-        if len(rows):
-            yield Bin(float(predicted[rows].mean()), float(ratings[rows].mean()), len(rows))
-
-
-def _interval(found: metrics.Paired) -> tuple[float, float | None, float | None]:
-    return (found.mean, found.low, found.high) if math.isfinite(found.low) else (found.mean, None, None)
-
-
-def _column(found: Sequence[Sequence[Measured]], model: str) -> int:
-    return next(i for i, one in enumerate(found[0]) if one.run.model == model)
+def records(result: EvaluateResult) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a result as the fields of `Run`, `ModelErrors` and `Bucket`."""
+    runs: dict[tuple[str, str], dict[str, Any]] = {}
+    splits = list(dict.fromkeys(row.split for row in result.runs))
+    for row in result.runs:
+        model, encoder = model_and_encoder(row.system)
+        seed = result.split_seed + splits.index(row.split)
+        encoder = encoder and encoder.replace("{seed}", str(result.split_seed if result.split == "time" else seed))
+        run = {"seed": seed, "model": model, "encoder": encoder, "n_test": row.n}
+        run |= {"train_mse": None, "network_share": None, "seconds": 0.0}  # where there is no such row
+        runs.setdefault((row.split, row.system), run)[row.metric] = row.value
+    buckets: dict[str, dict[str, Any]] = {}
+    for row in result.buckets:
+        if row.metric == "mse":
+            by, _, name = row.group.partition("=")
+            bucket = buckets.setdefault(row.group, {"by": by, "bucket": name, "n_test": row.n})
+            bucket[model_and_encoder(row.system)[0].replace(" ", "_")] = row.value
+    models: dict[str, dict[str, Any]] = {}
+    for one in result.summary:
+        model, encoder = model_and_encoder(one.system)
+        errors = models.setdefault(one.system, {"model": model, "encoder": encoder})
+        errors[one.metric] = one.value
+        if one.metric == "mse":
+            against = f"against_{model_and_encoder(one.reference)[0]}"
+            errors |= {against: one.difference, f"{against}_low": one.low, f"{against}_high": one.high}
+    return {"runs": [*runs.values()], "summary": [*models.values()], "buckets": [*buckets.values()]}

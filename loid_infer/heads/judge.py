@@ -6,8 +6,8 @@ import numpy as np
 
 from loid_infer.data.splits import split
 from loid_infer.encoders.manifest import HeadGate
+from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.heads.presets import DEFAULT_OPTIONS
-from loid_infer.kernels import metrics
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 
 SEEDS = (0, 1, 2, 3, 4)  # of the splits
@@ -27,7 +27,7 @@ def judge_by_heads(interactions: Interactions, exact: Floats, approximate: Float
             )
             for j, vectors in enumerate((exact, approximate)):
                 predicted = fit_head(interactions, parts, vectors, settings, seed, SILENT).predictor.predict(test)
-                errors[i, j] = metrics.mse(metrics.clipped(predicted, interactions.rating_range), ratings)
+                errors[i, j] = mse(clipped(predicted, interactions.rating_range), ratings)
                 task.advance(1)
     of_exact, of_approximate = errors.mean(0).tolist()
     return HeadGate(of_exact, of_approximate, of_approximate / of_exact - 1, interactions.n, len(SEEDS))

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loid_infer.artifact import new_folder, read_manifest, write_manifest
-from loid_infer.checkpoint import History
 from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
@@ -26,6 +25,7 @@ from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.manifest import FORMAT, HeadManifest
 from loid_infer.heads.model import LoidHead, LoidPredictor, known
 from loid_infer.heads.tokens import TokenScale, tokens_of
+from loid_infer.learning.loop import History
 from loid_infer.records import narrowed
 from loid_infer.tensors import save_tensors
 from loid_infer.types import NO_TIME, Array, Bools, Digests, Interactions, Ints, Vectors

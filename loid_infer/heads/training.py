@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from loid_infer.checkpoint import Checkpoint, History
 from loid_infer.data.histories import CodePairs, Histories, histories
 from loid_infer.heads.baselines import Baselines, Ratings, fit_baselines, left_out_biases
 from loid_infer.heads.descent import Material, train_network
@@ -19,6 +18,8 @@ from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.model import LoidHead, LoidPredictor, known
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import token_scale, tokens_of
+from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.learning.loop import History
 from loid_infer.types import Bools, Floats, Interactions, Progress, Split, Vectors
 
 
@@ -29,8 +30,6 @@ class Fitted:
     baselines: Baselines
     predictor: LoidPredictor  # the head with the histories and vectors it looks at
     history: History  # by epoch; steps are pairs, losses the mean over the epoch's pairs
-    best_epoch: int  # whose weights were kept
-    samples_per_s: float  # training pairs of this process, without evaluation
 
     @property
     def head(self) -> LoidHead:
@@ -87,7 +86,7 @@ def fit_head(
         net = LoidNet(settings, n_users, n_items, vectors.shape[1], x)
         if not settings.with_biases:
             torch.nn.init.constant_(net.last.bias, baselines.mean.mean)
-        return Fitted(baselines, *train_network(net, data, checkpoint, progress))
+    return Fitted(baselines, *train_network(net, data, checkpoint, progress))
 
 
 def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs:

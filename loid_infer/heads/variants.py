@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
+from loid_infer.evaluation import metrics
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import moments
-from loid_infer.kernels import metrics
 from loid_infer.types import Floats, Interactions, Ints, Split, Vectors
 
 KS = (1, 3, 5, 10)

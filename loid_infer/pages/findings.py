@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -24,6 +24,7 @@ from loid_infer.pages.records import (
     History,
     PluginRecord,
     Similarity,
+    read_evaluation,
 )
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, slug
@@ -121,8 +122,8 @@ def _table(path: Path) -> tuple[str, TableFacts]:
     return path.stem, open_table(path, path.stem).facts
 
 
-def _report(kind: type[R], ending: str, path: Path) -> R:
-    record = decode(path, kind, _FIX, finite=True)
+def _report(kind: type[Any], ending: str, path: Path) -> Any:
+    record = read_evaluation(path, _FIX) if kind is Evaluation else decode(path, kind, _FIX, finite=True)
     slug(record.file_names[0], "domain")
     if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
         got = " ".join(record.file_names)

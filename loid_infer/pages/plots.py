@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loid_infer.evaluation.rows import Bin
 from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, inline_svg, page_axes, running_mean
-from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, Bin, ModelErrors
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, ModelErrors
 from loid_infer.pages.records import Evaluation, History
 
 _COLORS = {HEAD: "blue", STRICT: "blue", OWN_TEXT: "gray", BASELINES[1]: "gray"}

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
 from loid_infer.data.canonical import TableFacts
 from loid_infer.encoders.manifest import EncoderManifest
-from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, STRICT, Bin, Bucket, ModelErrors, Run
+from loid_infer.evaluation.rows import Bin
+from loid_infer.heads.comparison import (
+    BASELINES,
+    HEAD,
+    NO_VARIANTS,
+    STRICT,
+    Bucket,
+    EvaluateResult,
+    ModelErrors,
+    Run,
+    records,
+)
 from loid_infer.heads.manifest import HeadManifest
 from loid_infer.plugins.folder import PluginManifest
+from loid_infer.records import decode, typed
 
 
 class History(Struct, frozen=True):
@@ -61,6 +74,19 @@ class Evaluation(Struct, frozen=True):
     def named(self, model: str) -> ModelErrors | None:
         """The first model of that name."""
         return next((one for one in self.summary if one.model == model), None)
+
+
+def read_evaluation(path: Path, mend: str) -> Evaluation:
+    """The evaluation in a file of long rows, or in one of an earlier version, which has the fields of `Evaluation`.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
+    content: dict[str, Any] = decode(path, dict, mend, finite=True)
+    runs = content.get("runs")
+    if isinstance(runs, list) and any(isinstance(run, dict) and "system" in run for run in runs):
+        content |= records(typed(content, EvaluateResult, mend, where=str(path)))
+    return typed(content, Evaluation, mend, where=str(path))
 
 
 class HeadRecord(HeadManifest, frozen=True, kw_only=True):

@@ -12,19 +12,18 @@ from pathlib import Path
 from msgspec import Struct, structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
-from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.evaluation.metrics import METRICS, clipped, mse
 from loid_infer.heads.baselines import Head
-from loid_infer.heads.comparison import HEAD, measured
 from loid_infer.heads.manifest import BaselineErrors, FitReport
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
-from loid_infer.kernels import metrics
+from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.records import decode
 from loid_infer.settings import Place, Workspace
 from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
@@ -113,29 +112,30 @@ class _Job:
 
 def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     data, parts, encoder = job.interactions, job.parts, job.encoder
-    head, models = fitted.head, fitted.baselines
+    head, models, history = fitted.head, fitted.baselines, fitted.history
 
     def error(model: Head, rows: Bools) -> float:
-        predicted = metrics.clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range)
-        return metrics.mse(predicted, data.ratings[rows])
+        return mse(clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range), data.ratings[rows])
 
     def part(rows: Bools) -> float | None:
-        return float(found.squares[rows].mean()) if rows.any() else None
+        return float(values["mse"][rows].mean()) if rows.any() else None
 
     test = pairs_of(data, parts, parts.test)
-    found = measured(data, parts, head.seed, HEAD, fitted.predictor.predict(test))
+    predicted = clipped(fitted.predictor.predict(test), data.rating_range)
+    values = {name: metric(predicted, data.ratings[parts.test]) for name, metric in METRICS.items()}
     cold = (test.users < 0) | (test.items < 0)
+    errors = {name: float(part.mean()) for name, part in values.items()}
     return FitResult(
         domain=job.domain, head=job.folder.name, path=str(job.folder), encoder=encoder.name,
         fingerprint=encoder.fingerprint, preset=head.settings.preset, protocol=head.settings.protocol,
         split=parts.kind, split_seed=parts.seed, split_digest=parts.digest,
         train_mse=error(fitted.predictor, parts.train), bias_train_mse=error(models.bias, parts.train),
-        val_mse=error(fitted.predictor, parts.valid), test_mse=found.run.mse, test_mae=found.run.mae,
+        val_mse=error(fitted.predictor, parts.valid), test_mse=errors["mse"], test_mae=errors["mae"],
         warm_test_mse=part(~cold), cold_test_mse=part(cold),
         n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
-        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(fitted.history.losses),
+        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(history.losses),
         baselines=BaselineErrors(*(error(model, parts.test) for model in (models.mean, models.bias, models.factors))),
-        best_epoch=fitted.best_epoch, samples_per_s=fitted.samples_per_s, seconds=time.perf_counter() - start,
+        best_epoch=history.best + 1, samples_per_s=history.units_per_s, seconds=time.perf_counter() - start,
         seed=head.seed,
     )  # fmt: skip
 

@@ -17,8 +17,8 @@ from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
-from loid_infer.kernels import metrics
 from loid_infer.settings import Place, Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Floats, Ints, Progress

@@ -15,13 +15,13 @@ import numpy as np
 from msgspec import structs, to_builtins
 
 from loid_infer.artifact import digest_json, versions, write_manifest
-from loid_infer.checkpoint import Checkpoint
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, load_base
+from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.plugins.adapter import LowRank, write_adapter
 from loid_infer.plugins.delta import delta_digest
 from loid_infer.plugins.examples import Examples
@@ -34,8 +34,8 @@ from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Progress, Split, TrainingRun
 
 if TYPE_CHECKING:
+    from loid_infer.learning.loop import History
     from loid_infer.plugins.adapted import RatingModel
-    from loid_infer.plugins.train import Trained
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
 _MAX_EVALUATED = 10_000  # reviews of the validation part, and of the test part
@@ -120,9 +120,9 @@ def plugin_train(
     sets = _examples(job, progress)
     run = digest_json(to_builtins([job.lineage(), on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
-    model, trained = _train(job, sets, checkpoint, progress)
+    model, history = _train(job, sets, checkpoint, progress)
     test_mse = clipped_mse(model, sets["test"], interactions.rating_range, settings)
-    result = _result(job, model, trained, sets, test_mse, start, progress)
+    result = _result(job, model, history, sets, test_mse, start, progress)
     checkpoint.remove()
     return result
 
@@ -206,7 +206,7 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
 
 def _train(
     job: _Job, sets: dict[str, Examples], checkpoint: Checkpoint, progress: Progress
-) -> tuple[RatingModel, Trained]:
+) -> tuple[RatingModel, History]:
     import torch
 
     from loid_infer.plugins.train import Data, rating_model, train
@@ -230,7 +230,7 @@ def _train(
 def _result(
     job: _Job,
     model: RatingModel,
-    trained: Trained,
+    history: History,
     sets: dict[str, Examples],
     test_mse: float,
     start: float,
@@ -245,10 +245,10 @@ def _result(
     result = PluginTrainResult(
         plugin=job.name, path=str(job.place.plugin(job.name)), digest=delta_digest(delta), domain=job.table.domain,
         base=job.source.name, on=job.beneath.names, n_params=sum(part.a.size + part.b.size for part in delta.values()),
-        val_mse=trained.val_mse, test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
+        val_mse=history.eval_errors[history.best], test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
         n_train=sets["train"].n, n_valid=sets["valid"].n, n_test=sets["test"].n,
-        n_steps=len(trained.history.losses), best_step=trained.best_step,
-        tokens_per_s=trained.n_tokens / trained.train_s if trained.train_s else 0.0,
+        n_steps=len(history.losses), best_step=history.eval_steps[history.best],
+        tokens_per_s=history.units_per_s,
         precision=job.settings.precision, base_digest=job.beneath.base_digest, parent_digest=job.beneath.digest,
         split_digest=job.parts.digest, seed=job.settings.seed, seconds=time.perf_counter() - start,
     )  # fmt: skip
@@ -262,17 +262,16 @@ def _result(
     )
     with new_plugin(job.place, job.name, progress) as folder:
         write_adapter(folder, delta, job.source.name)
-        _keep(folder, regressor, trained, job)
+        _keep(folder, regressor, history, job)
         write_manifest(folder, manifest)
     return result
 
 
-def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job) -> None:
+def _keep(folder: Path, regressor: dict[str, Array], history: History, job: _Job) -> None:
     """What is kept for inspection: the regressor, the curve, its picture."""
     from loid_infer.figures import Curve, learning_curves
 
     save_tensors(folder / REGRESSOR_FILE, regressor, copy=True)
-    history = trained.history
     (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)
     on = f" on {' + '.join(job.beneath.names)}" if job.beneath.names else ""
@@ -280,7 +279,7 @@ def _keep(folder: Path, regressor: dict[str, Array], trained: Trained, job: _Job
     learning_curves(
         folder / PICTURE,
         f"{job.name}: ratings of {job.table.domain} from a review's own text",
-        [Curve("", steps, history.losses, history.eval_steps, history.eval_mse)],
+        [Curve("", steps, history.losses, history.eval_steps, history.eval_errors)],
         reference=("variance of the validation ratings", variance),
         note=f"LoRA rank {job.settings.rank}{on}; training: MSE of a step's batch; validation: clipped predictions.",
     )

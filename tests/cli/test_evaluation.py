@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from msgspec import structs
 
 from loid_infer.cli.heads import row, tables
 from loid_infer.cli.terminal import show
+from loid_infer.heads.comparison import ModelErrors, records
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
@@ -27,7 +27,7 @@ def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
     show(tables(result), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.startswith("head ")).split()
-    found = {errors.model: errors for errors in result.summary}
+    found = {row["model"]: ModelErrors(**row) for row in records(result)["summary"]}
     assert head[2:4] == [f"{found['head'].mse:.4f}", f"{found['head'].against_bias:+.4f}"] and head[4] == "bias"
     zeroed = next(line for line in lines if line.startswith("vectors zeroed")).split()
     assert zeroed[4:6] == [f"{found['vectors zeroed'].against_head:+.4f}", "head"]
@@ -35,11 +35,11 @@ def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
 
 
 def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result, capsys):
-    without = replace(result.summary[0], against_bias_low=None, against_bias_high=None)
-    show(structs.replace(result, summary=(without,), interval=None), as_json=True)
+    without = replace(result.summary[0], low=None, high=None)
+    show(replace(result, summary=(without,), interval=None), as_json=True)
     found = json.loads(capsys.readouterr().out)
-    assert found["interval"] is None and found["summary"][0]["against_bias_low"] is None
-    show(tables(structs.replace(result, summary=(without,), interval=None)), as_json=False)
+    assert found["interval"] is None and found["summary"][0]["low"] is None
+    show(tables(replace(result, summary=(without,), interval=None)), as_json=False)
     assert "inf" not in capsys.readouterr().out
 
 

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from bench.planted import DOMAIN, N_REVIEWS, contents, expected_mse, optimum
 from loid_infer.data.sample import draw_world
 from loid_infer.data.splits import split
+from loid_infer.evaluation.metrics import clipped
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
-from loid_infer.kernels.metrics import clipped
 from loid_infer.types import SILENT
 from tests.heads import worlds
 

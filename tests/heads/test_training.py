@@ -7,11 +7,11 @@ import torch
 from loid_infer.data.histories import CodePairs
 from loid_infer.data.splits import split
 from loid_infer.errors import BadSetting
+from loid_infer.evaluation import metrics
 from loid_infer.heads.foundation import _kept_share
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.tokens import tokens_of
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
-from loid_infer.kernels import metrics
 from loid_infer.types import SILENT, Interactions
 from tests.heads.worlds import interactions, stating, symmetric, telling
 

@@ -3,10 +3,10 @@ import pytest
 from msgspec import to_builtins
 
 from loid_infer.data.splits import split
+from loid_infer.evaluation import metrics
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import own_text, variants, vectors_of
-from loid_infer.kernels import metrics
 from loid_infer.types import SILENT
 from tests.heads.worlds import stating, telling
 

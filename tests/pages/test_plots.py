@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer.heads.comparison import Bin
+from loid_infer.evaluation.rows import Bin
 from loid_infer.pages.plots import Difference, calibration_plot, curve_plot, difference_plot, differences
 from loid_infer.pages.records import Evaluation, History
 from loid_infer.records import typed

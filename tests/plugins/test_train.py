@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from loid_infer.architectures.family import TARGETS
-from loid_infer.checkpoint import Checkpoint
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
+from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.plugins.adapted import RatingModel, module_names
 from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.settings import TrainSettings
@@ -94,10 +94,9 @@ def test_training_starts_as_the_frozen_encoder_and_moves_only_lora_and_the_regre
 def test_what_texts_say_is_learnt(base: Base, tmp_path) -> None:
     data = Data(examples(400), examples(100, 1), (1, 2))
     settings = replace(SETTINGS, epochs=20, learning_rate=5e-3, patience=20)
-    done = train(model_of(base), data, settings, Checkpoint(tmp_path / "c", "r", 1e9), SILENT)
-    assert done.val_mse < 0.3 * data.valid.ratings.var()
-    assert done.val_mse == min(done.history.eval_mse)
-    assert done.history.eval_steps[-1] == len(done.history.losses)
+    history = train(model_of(base), data, settings, Checkpoint(tmp_path / "c", "r", 1e9), SILENT)
+    assert min(history.eval_errors) < 0.3 * data.valid.ratings.var()
+    assert history.eval_steps[-1] == len(history.losses)
 
 
 def test_early_stopping_keeps_the_best(base: Base, tmp_path) -> None:
@@ -106,11 +105,10 @@ def test_early_stopping_keeps_the_best(base: Base, tmp_path) -> None:
     data = Data(Examples(noise.flat_ids, noise.lengths, rng.normal(size=40)), examples(40, 1), (-9, 9))
     settings = replace(SETTINGS, epochs=200, evals=1, patience=3, learning_rate=5e-3)
     model = model_of(base, settings)
-    done = train(model, data, settings, Checkpoint(tmp_path / "c", "r", 1e9), SILENT)
-    errors = done.history.eval_mse
+    errors = train(model, data, settings, Checkpoint(tmp_path / "c", "r", 1e9), SILENT).eval_errors
     assert len(errors) < 200
     assert len(errors) - int(np.argmin(errors)) == settings.patience + 1
-    assert clipped_mse(model, data.valid, (-9, 9), settings) == pytest.approx(done.val_mse)
+    assert clipped_mse(model, data.valid, (-9, 9), settings) == pytest.approx(min(errors))
 
 
 class _KilledError(Exception):
@@ -124,11 +122,11 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(
     data = Data(examples(90), examples(30, 1), (1, 2))
     whole = model_of(load_base(str(toy_base)))
     reference = train(whole, data, SETTINGS, Checkpoint(tmp_path / "whole", "run", 1e9), SILENT)
-    assert len(reference.history.losses) > 10
+    assert len(reference.losses) > 10
     checkpoint, saves = Checkpoint(tmp_path / "broken", "run", 0.0), itertools.count(1)
 
-    def save_and_die(snapshot, save=checkpoint.save) -> None:
-        save(snapshot)
+    def save_and_die(tensors, state, save=checkpoint.save) -> None:
+        save(tensors, state)
         if next(saves) == after:
             raise _KilledError
 
@@ -145,8 +143,8 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(
 
     done = train(again, data, SETTINGS, checkpoint, Told())
     resumed_at = int(said[0].removeprefix("going on from step "))
-    assert 0 < resumed_at < len(reference.history.losses)
-    assert done.history == reference.history
+    assert 0 < resumed_at < len(reference.losses)
+    assert done == reference
     for name, parameter in whole.trained().items():
         assert torch.equal(parameter, again.trained()[name]), name
 

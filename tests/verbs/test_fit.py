@@ -7,9 +7,9 @@ import pytest
 from loid_infer import score
 from loid_infer.data.splits import split
 from loid_infer.errors import BadName, BadSetting, BadTable, NotEncoded
+from loid_infer.evaluation import metrics
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
-from loid_infer.kernels import metrics
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import fit as verb

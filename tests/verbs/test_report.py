@@ -255,7 +255,8 @@ def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
     result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=place)
     assert report(workspace=place).left_out == ()
     text = page_of(place).text
-    assert all(f"{model.mse:.4f}" in text and model.model in text for model in result.summary)
+    assert all(f"{one.value:.4f}" in text for one in result.summary if one.metric == "mse")
+    assert all(one.system.partition(" @ ")[0] in text for one in result.summary)
 
 
 def test_user_errors(place, tmp_path) -> None:

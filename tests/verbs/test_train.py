@@ -259,7 +259,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_gives_the_same_weights(trained, 
         while time.monotonic() < deadline and run.poll() is None and not (counts["epoch"] and counts["position"]):
             if state.exists():
                 with safe_open(state, framework="np") as file:
-                    counts = json.loads(file.metadata()["counts"])
+                    counts = json.loads(file.metadata()["state"])
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()

@@ -1,12 +1,8 @@
-"""How far predictions are from ratings, and how sure a difference between two models is.
-
-All means are taken in float64. This file knows no model and no split.
-"""
+"""Paired differences of two systems with their 95 % confidence intervals."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,48 +11,22 @@ from loid_infer.types import Floats
 _NORMAL = 1_000  # degrees of freedom from which Student's t is the normal distribution, to three digits
 
 
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """The mean difference of two models on the same test pairs, with its 95 % interval."""
+def paired(differences: Floats, test_share: float = 0.0) -> tuple[float, float | None, float | None]:
+    """Mean of `differences [n]`, one a split, and the ends of its 95 % interval; no ends where n = 1.
 
-    mean: float
-    low: float
-    high: float
-    n: int  # splits, or test pairs
-
-
-def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
-    """Predictions `[n]` inside the range ratings can have, float64."""
-    return np.clip(predictions.astype(np.float64), *rating_range)
-
-
-def mse(predictions: Floats, ratings: Floats) -> float:
-    """Mean squared error (LoID eq. 4 and 10, and the measure of its table 1); nan without rows."""
-    errors = predictions.astype(np.float64) - ratings.astype(np.float64)
-    return float(np.mean(errors**2)) if len(errors) else math.nan
-
-
-def mae(predictions: Floats, ratings: Floats) -> float:
-    """Mean absolute error; nan without rows."""
-    errors = predictions.astype(np.float64) - ratings.astype(np.float64)
-    return float(np.mean(np.abs(errors))) if len(errors) else math.nan
-
-
-def paired(differences: Floats, test_share: float = 0.0) -> Paired:
-    """Corrected resampled t interval of `differences [n]`, one a split (Nadeau & Bengio 2003, section 3, estimator 7).
-
+    It is the corrected resampled t interval (Nadeau & Bengio 2003, section 3, estimator 7).
     Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`. Without a
-    share it is Student's t interval, of one difference a test pair: how far chance among the pairs alone may reach.
+    share it is Student's t interval, of one difference a test example: the uncertainty from the choice of examples.
 
     Args:
         test_share: `n_test / n_train`, 1/8 for a split of 8:1:1.
     """
     n, mean = len(differences), float(np.mean(differences, dtype=np.float64))
     if n < 2:
-        return Paired(mean, -math.inf, math.inf, n)
+        return mean, None, None
     variance = float(np.var(differences.astype(np.float64), ddof=1))
     half = student_975(min(n - 1, _NORMAL)) * math.sqrt(variance * (1 / n + test_share))
-    return Paired(mean, mean - half, mean + half, n)
+    return mean, mean - half, mean + half
 
 
 def student_975(freedom: int) -> float:

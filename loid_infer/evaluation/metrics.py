@@ -1,0 +1,39 @@
+"""The registry of metrics. A metric gives one value for each test example; its figure for a system is their mean.
+
+All is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from loid_infer.types import Floats
+
+Metric: TypeAlias = Callable[[Floats, Floats], Floats]  # (predictions [n], truth [n]) -> values [n]
+
+
+def squared_errors(predictions: Floats, truth: Floats) -> Floats:
+    """Squared errors `[n]`, whose mean is the MSE (LoID eq. 4 and 10, and the measure of its table 1)."""
+    return (predictions.astype(np.float64) - truth.astype(np.float64)) ** 2
+
+
+def absolute_errors(predictions: Floats, truth: Floats) -> Floats:
+    """Absolute errors `[n]`, whose mean is the MAE."""
+    return np.abs(predictions.astype(np.float64) - truth.astype(np.float64))
+
+
+METRICS: Mapping[str, Metric] = {"mse": squared_errors, "mae": absolute_errors}
+
+
+def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
+    """Predictions `[n]` inside the range that ratings can have, float64."""
+    return np.clip(predictions.astype(np.float64), *rating_range)
+
+
+def mse(predictions: Floats, truth: Floats) -> float:
+    """Mean squared error; nan without examples."""
+    return float(np.mean(squared_errors(predictions, truth))) if len(truth) else math.nan

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from loid_infer.evaluation import rows
+from loid_infer.evaluation.rows import Row, averaged, calibration, differences, group_rows, measure
+
+TRUTH = np.array([1.0, 2.0, 4.0, 5.0])
+
+
+def result(system: str, *errors: float, split: str = "random-0"):
+    return measure(system, "toys", split, TRUTH + np.array(errors), TRUTH, {"seconds": 2.0})
+
+
+def test_every_metric_and_figure_is_a_row():
+    assert list(result("a", 1, -1, 2, 0).rows()) == [
+        Row("a", "toys", "random-0", "mse", 1.5, 4),
+        Row("a", "toys", "random-0", "mae", 1.0, 4),
+        Row("a", "toys", "random-0", "seconds", 2.0, 4),
+    ]
+
+
+def test_a_metric_that_is_registered_is_in_every_table(monkeypatch):
+    monkeypatch.setattr(rows, "METRICS", {"hit": lambda predictions, truth: (predictions == truth).astype(float)})
+    grid = [[result("a", 0, 0, 0, 0), result("b", 0, 1, 0, 1)]]
+    assert [(row.metric, row.value) for one in grid[0] for row in one.rows()][::2] == [("hit", 1.0), ("hit", 0.5)]
+    (first, second) = differences(grid, ["a"], 1 / 8)
+    assert (first.difference, second.metric, second.value, second.difference) == (0.0, "hit", 0.5, -0.5)
+    assert second.low is second.high is None  # one split
+    groups = ("kind", ["even", "odd", "none"], np.array([0, 1, 0, 1]))
+    assert [(row.group, row.system, row.value, row.n) for row in group_rows(grid, *groups)] == [
+        ("kind=even", "a", 1.0, 2), ("kind=even", "b", 1.0, 2), ("kind=odd", "a", 1.0, 2), ("kind=odd", "b", 0.0, 2),
+    ]  # fmt: skip
+
+
+def test_groups_are_of_all_splits_one_after_another():
+    grid = [[result("a", 0, 0, 0, 0)], [result("a", 1, 2, 3, 4)]]
+    found = list(group_rows(grid, "kind", ["x", "y"], np.array([0, 0, 0, 0, 0, 1, 1, 1])))
+    assert [(row.group, row.metric, row.value, row.n, row.split) for row in found] == [
+        ("kind=x", "mse", 0.2, 5, ""), ("kind=x", "mae", 0.2, 5, ""),
+        ("kind=y", "mse", 29 / 3, 3, ""), ("kind=y", "mae", 3.0, 3, ""),
+    ]  # fmt: skip
+
+
+def test_an_interval_is_over_splits_or_over_the_examples_of_one():
+    grid = [[result("a", 1, 1, 1, 1), result("b", 1, 2, 3, 4)], [result("a", 0, 0, 0, 0), result("b", 1, 0, 0, 0)]]
+    over_splits = [one for one in differences(grid, ["a"], 1 / 8) if (one.system, one.metric) == ("b", "mae")]
+    over_examples = [one for one in differences(grid, ["a"], None) if (one.system, one.metric) == ("b", "mae")]
+    assert over_splits[0].difference == over_examples[0].difference == pytest.approx((1.5 + 0.25) / 2)
+    half = 12.7062 * np.sqrt(np.var([1.5, 0.25], ddof=1) * (1 / 2 + 1 / 8))
+    assert over_splits[0].high - over_splits[0].difference == pytest.approx(half, rel=1e-4)
+    half = 3.18245 * np.std([0.5, 0.5, 1, 1.5], ddof=1) / 2
+    assert over_examples[0].difference - over_examples[0].low == pytest.approx(half, rel=1e-4)
+
+
+def test_runs_on_one_split_are_averaged_example_by_example():
+    one = averaged([result("a", 0, 0, 0, 0), result("a", 1, 2, 3, 4)])
+    np.testing.assert_allclose(one.predictions, TRUTH + np.array([0.5, 1, 1.5, 2]))
+    np.testing.assert_allclose(one.values["mse"], [0.5, 2, 4.5, 8])
+
+
+def test_a_calibrated_system_is_rated_as_it_predicts():
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(1, 6, 203).astype(float)
+    bins = list(calibration(ratings, ratings))
+    assert len(bins) == 10 and sum(one.n_test for one in bins) == 203
+    assert [one.predicted for one in bins] == [one.rated for one in bins]
+    assert [one.predicted for one in bins] == sorted(one.predicted for one in bins)
+    assert len(list(calibration(ratings[:3], ratings[:3]))) == 3
