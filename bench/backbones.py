@@ -27,8 +27,13 @@ def main(n_reviews: int = 2000, n_seeds: int = 3) -> None:
             trained = loid("plugin", "train", "-d", "reviews", "--split-seed", str(seed), *TRAINING, *common)
             loid("export", "--plugin", name, *common)
             encoded = loid("encode", "-d", "reviews", "-e", name, "-w", str(place))
-            runs[model].append({"text_mse": text_mse(place, name), "trained": trained["tokens_per_s"],
-                                "encoded": encoded["tokens_per_s"]})  # fmt: skip
+            runs[model].append(
+                {
+                    "text_mse": text_mse(place, name),
+                    "trained": trained["tokens_per_s"],
+                    "encoded": encoded["tokens_per_s"],
+                }
+            )
             print(name, runs[model][-1], flush=True)
     asked = [option for model in MODELS for option in ("-e", f"{model}-{{seed}}")]
     summary = loid("evaluate", "-d", "reviews", "--seeds", str(n_seeds), *asked, "-w", str(place))["summary"]
@@ -37,20 +42,28 @@ def main(n_reviews: int = 2000, n_seeds: int = 3) -> None:
     for model, label in MODELS.items():
         errors = np.array([run["text_mse"] for run in runs[model]])
         mean, low, high = paired(errors - first, 1 / 8)
-        rows.append({
-            "model": label, "text_mse": float(errors.mean()), "text_difference": round(mean, 4),
-            "text_interval": interval(low, high), "head_mse": heads[model]["mse"],
-            "head_difference": heads[model]["difference"], "head_interval": heads[model]["interval"],
-            "train_tokens_per_s": median([run["trained"] for run in runs[model]]),
-            "encode_tokens_per_s": median([run["encoded"] for run in runs[model]]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": label,
+                "text_mse": float(errors.mean()),
+                "text_difference": round(mean, 4),
+                "text_interval": interval(low, high),
+                "head_mse": heads[model]["mse"],
+                "head_difference": heads[model]["difference"],
+                "head_interval": heads[model]["interval"],
+                "train_tokens_per_s": median([run["trained"] for run in runs[model]]),
+                "encode_tokens_per_s": median([run["encoded"] for run in runs[model]]),
+            }
+        )
     save(
-        "An encoder or a decoder?", "backbones", rows,
+        "An encoder or a decoder?",
+        "backbones",
+        rows,
         f"{n_reviews:,} Musical Instruments reviews, cut at {MAX_TOKENS} tokens, split seeds 0 to {n_seeds - 1}; "
         "plugins of rank 32 on all linear maps, 2 epochs, each trained on the training part of the split it is tested "
         "on. `text_mse`: of the plugin, which reads a test rating off its own text; `head_mse`: of the head on its "
         "vectors, strict protocol, default preset; differences from MiniLM with their corrected 95 % intervals.",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

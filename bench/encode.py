@@ -49,8 +49,20 @@ def timed(
         shutil.rmtree(workspace / "exports" / "encoders" / name, ignore_errors=True)
         on = ("--calibrate-on", "reviews") if precision == "int8" else ()
         try:
-            loid("export", "--name", name, "--base", base, "--max-tokens", str(max_tokens), "--precision", precision,
-                 *on, "-w", str(workspace))  # fmt: skip
+            loid(
+                "export",
+                "--name",
+                name,
+                "--base",
+                base,
+                "--max-tokens",
+                str(max_tokens),
+                "--precision",
+                precision,
+                *on,
+                "-w",
+                str(workspace),
+            )
         except SystemExit as refusal:
             reason = str(refusal).splitlines()[1].split(": ")[-1].split(". ")[0]
             missing.append(f"{Path(base).stem} in {precision} is refused: {reason}")

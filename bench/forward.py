@@ -32,8 +32,19 @@ def main() -> None:
     for shape, base in (("MiniLM-L6", "default"), ("BERT-base", str(bert))):
         for precision in ("fp32", "bf16") if has_bf16() else ("fp32",):
             name = f"{shape.lower()}-{precision}"
-            loid("export", "--name", name, "--base", base, "--precision", precision, "--max-tokens", "512",
-                 "-w", str(workspace))  # fmt: skip
+            loid(
+                "export",
+                "--name",
+                name,
+                "--base",
+                base,
+                "--precision",
+                precision,
+                "--max-tokens",
+                "512",
+                "-w",
+                str(workspace),
+            )
             encoder = open_folder(Workspace(workspace).encoder(name), name)
             rows += _rows(shape, encoder)
     save(

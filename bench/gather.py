@@ -19,10 +19,24 @@ from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import Spec
 
 CARD = Spec(
-    weights="bench", architecture="bert", n_layers=6, n_heads=12, hidden_dim=384, feed_forward_dim=1536,
-    activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="bench", max_tokens=256,
-    truncation_side="right", pooling="cls", precision="fp32", quantized_graph="", store_dtype="fp16", format=1,
-)  # fmt: skip
+    weights="bench",
+    architecture="bert",
+    n_layers=6,
+    n_heads=12,
+    hidden_dim=384,
+    feed_forward_dim=1536,
+    activation="gelu",
+    layer_norm_eps=1e-12,
+    position_type="absolute",
+    tokenizer="bench",
+    max_tokens=256,
+    truncation_side="right",
+    pooling="cls",
+    precision="fp32",
+    quantized_graph="",
+    store_dtype="fp16",
+    format=1,
+)
 BATCHES, ROUNDS = (2_560, 10_240, 81_920), 30
 
 
@@ -51,14 +65,22 @@ def main(n: int = 1_000_000) -> None:
                     seconds["memmap"].append(_seconds(plain, which))
                     seconds["store"].append(_seconds(view, which))
                 ours, theirs = median(seconds["store"]), median(seconds["memmap"])
-                rows.append({"batch": batch, "store_per_s": batch / ours, "memmap_per_s": batch / theirs,
-                             "ratio": theirs / ours})  # fmt: skip
+                rows.append(
+                    {
+                        "batch": batch,
+                        "store_per_s": batch / ours,
+                        "memmap_per_s": batch / theirs,
+                        "ratio": theirs / ours,
+                    }
+                )
     save(
-        "How fast are vectors picked from the store?", "gather", rows,
+        "How fast are vectors picked from the store?",
+        "gather",
+        rows,
         f"Vectors a second of {n:,} (384 x float16), random, one thread, median of {ROUNDS} batches each. Before that, "
         f"once: {looked_up - start:.1f} s to look all digests up, {ready - looked_up:.1f} s to check the checksum of "
         "every chunk and the digest of every row.",
-    )  # fmt: skip
+    )
     shutil.rmtree(folder)
 
 

@@ -85,19 +85,39 @@ def _measured(part: str, setting: Setting) -> bool:
     """Measure a part and save what there is of it; whether that is all."""
     print(f"\n== {part}", flush=True)
     measure_part, question, notes = {
-        "forward": (forward, "How fast is the forward pass on a GPU?",
-                    (f"Ids in main memory -> vectors in main memory, {setting.n_forward:,} texts, medians of "
-                    f"{setting.rounds}; real tokens, the FLOPs that CLS needs, parity over 64 probes.")),
-        "choices": (choices, "How many tokens should a pack have, and does torch.compile pay?",
-                    (f"The real mix of lengths, up to {MAX_TOKENS}; medians of {setting.rounds}. `first_s`: the first "
-                    "pass, with all that is compiled then.")),
-        "encode": (encoded, "How fast do texts come into a store through a GPU?",
-                   (f"`loid-infer encode`, texts of up to {MAX_TOKENS} tokens, {_source()}. Stages overlap; "
-                   "`tokenize_s` adds up threads.")),
-        "rivals": (rivals, "Texts to vectors: how far from sentence-transformers on the same GPU?",
-                   (f"{setting.n_rivals:,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
-                   "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024.")),
-    }[part]  # fmt: skip
+        "forward": (
+            forward,
+            "How fast is the forward pass on a GPU?",
+            (
+                f"Ids in main memory -> vectors in main memory, {setting.n_forward:,} texts, medians of "
+                f"{setting.rounds}; real tokens, the FLOPs that CLS needs, parity over 64 probes."
+            ),
+        ),
+        "choices": (
+            choices,
+            "How many tokens should a pack have, and does torch.compile pay?",
+            (
+                f"The real mix of lengths, up to {MAX_TOKENS}; medians of {setting.rounds}. `first_s`: the first "
+                "pass, with all that is compiled then."
+            ),
+        ),
+        "encode": (
+            encoded,
+            "How fast do texts come into a store through a GPU?",
+            (
+                f"`loid-infer encode`, texts of up to {MAX_TOKENS} tokens, {_source()}. Stages overlap; "
+                "`tokenize_s` adds up threads."
+            ),
+        ),
+        "rivals": (
+            rivals,
+            "Texts to vectors: how far from sentence-transformers on the same GPU?",
+            (
+                f"{setting.n_rivals:,} texts, {_source()}, up to {MAX_TOKENS} tokens, tokenizing included; "
+                "sentence-transformers: own pooling, SDPA, the fastest of batches of 128, 512, 1,024."
+            ),
+        ),
+    }[part]
     rows: list[dict] = []
     try:
         for row in measure_part(setting):
@@ -131,8 +151,14 @@ def choices(setting: Setting) -> Iterator[dict]:
                 runtime = packed_runtime(setting, encoder, precision, tokens, compiled=compiled)
                 parts = batches(lengths_of(setting, "mix"), runtime.max_batch_tokens)
                 speed, seconds = tokens_per_s(runtime, parts, setting.rounds)
-                yield {"encoder": shape, "precision": precision, "compiled": "yes" if compiled else "no",
-                             "pack_tokens": tokens, "tokens_per_s": speed, "first_s": seconds}  # fmt: skip
+                yield {
+                    "encoder": shape,
+                    "precision": precision,
+                    "compiled": "yes" if compiled else "no",
+                    "pack_tokens": tokens,
+                    "tokens_per_s": speed,
+                    "first_s": seconds,
+                }
 
 
 def encoded(setting: Setting) -> Iterator[dict]:
@@ -147,12 +173,21 @@ def encoded(setting: Setting) -> Iterator[dict]:
                     export(name, base=base, precision=precision, max_tokens=MAX_TOKENS, workspace=workspace)
                 _emptied(setting.device)
                 found = encode(f"texts-{n}", encoder=name, device=setting.device, workspace=workspace)
-                yield {"encoder": shape, "precision": precision, "texts": found.n_encoded,
-                             "tokens_per_s": found.tokens_per_s, "texts_per_s": found.texts_per_s,
-                             "seconds": found.seconds, "setup_s": found.setup_s, "read_s": found.stages.read_s,
-                             "tokenize_s": found.stages.tokenize_s, "forward_s": found.stages.forward_s,
-                             "commit_s": found.stages.commit_s, "peak_rss_gib": found.peak_rss_bytes / 2**30,
-                             "gpu_gib": _gpu_gib(setting.device)}  # fmt: skip
+                yield {
+                    "encoder": shape,
+                    "precision": precision,
+                    "texts": found.n_encoded,
+                    "tokens_per_s": found.tokens_per_s,
+                    "texts_per_s": found.texts_per_s,
+                    "seconds": found.seconds,
+                    "setup_s": found.setup_s,
+                    "read_s": found.stages.read_s,
+                    "tokenize_s": found.stages.tokenize_s,
+                    "forward_s": found.stages.forward_s,
+                    "commit_s": found.stages.commit_s,
+                    "peak_rss_gib": found.peak_rss_bytes / 2**30,
+                    "gpu_gib": _gpu_gib(setting.device),
+                }
                 for stored in workspace.cache.glob("*/data.mdb"):
                     stored.unlink()
                     stored.with_name("lock.mdb").unlink(missing_ok=True)
@@ -170,17 +205,33 @@ def rivals(setting: Setting) -> Iterator[dict]:
             ours = median([_ours(tokenizer, runtime, texts) for _ in range(setting.rounds + 1)][1:])
             theirs, size = _sentence_transformers(setting, base, precision, texts)
             for label, seconds, batch in (("loid-infer", ours, "-"), ("sentence-transformers", theirs, str(size))):
-                yield {"encoder": shape, "precision": precision, "library": label, "batch": batch,
-                             "tokens_per_s": n_tokens / seconds, "times": theirs / seconds}  # fmt: skip
+                yield {
+                    "encoder": shape,
+                    "precision": precision,
+                    "library": label,
+                    "batch": batch,
+                    "tokens_per_s": n_tokens / seconds,
+                    "times": theirs / seconds,
+                }
 
 
 def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterator[dict]:
     """A row a kind of length, or one that says why there is none."""
-    row = {"tokens": "-", "tokens_per_s": None, "tflop_per_s": None, "of_rate": None, "cos_min": None,
-           "gpu_gib": None, "not_run": "-"}  # fmt: skip
+    row = {
+        "tokens": "-",
+        "tokens_per_s": None,
+        "tflop_per_s": None,
+        "of_rate": None,
+        "cos_min": None,
+        "gpu_gib": None,
+        "not_run": "-",
+    }
     try:
-        runtime: Runtime = (packed_runtime(setting, encoder, encoder.spec.precision, MAX_PACK_TOKENS)
-                            if name == "torch" else load(name, encoder, setting.device, 1))  # fmt: skip
+        runtime: Runtime = (
+            packed_runtime(setting, encoder, encoder.spec.precision, MAX_PACK_TOKENS)
+            if name == "torch"
+            else load(name, encoder, setting.device, 1)
+        )
         cos_min = measure(runtime, encoder.probes()).cos_min
     except Exception as error:  # noqa: BLE001 - whatever it is, the next runtime is measured
         yield row | {"not_run": f"{type(error).__name__}: {error}"[:300]}
@@ -191,16 +242,22 @@ def _forward_rows(setting: Setting, encoder: EncoderFolder, name: str) -> Iterat
         _emptied(setting.device)
         speed, _ = tokens_per_s(runtime, batches(lengths, runtime.max_batch_tokens), setting.rounds)
         needed = sum(flops_a_token(encoder.spec, int(n)) * n for n in lengths) / lengths.sum()
-        yield row | {"tokens": str(length), "tokens_per_s": speed, "tflop_per_s": speed * needed / 1e12,
-                     "of_rate": speed * needed / rate, "cos_min": cos_min,
-                     "gpu_gib": _gpu_gib(setting.device)}  # fmt: skip
+        yield row | {
+            "tokens": str(length),
+            "tokens_per_s": speed,
+            "tflop_per_s": speed * needed / 1e12,
+            "of_rate": speed * needed / rate,
+            "cos_min": cos_min,
+            "gpu_gib": _gpu_gib(setting.device),
+        }
 
 
 def packed_runtime(
     setting: Setting, encoder: EncoderFolder, precision: str, max_tokens: int, *, compiled: bool = False
 ) -> PackedRuntime:
-    return PackedRuntime(module_of(encoder), precision, setting.device, Budget(max_tokens), half=True,
-                         compiled=compiled)  # fmt: skip
+    return PackedRuntime(
+        module_of(encoder), precision, setting.device, Budget(max_tokens), half=True, compiled=compiled
+    )
 
 
 def tokens_per_s(runtime: Runtime, parts: list[TokenBatch], rounds: int) -> tuple[float, float]:

@@ -58,14 +58,22 @@ def _fit_speed(workspace: Path) -> None:
     for domain in DOMAINS:
         fits = [loid("fit", "-d", domain, "--epochs", "4", "-w", str(workspace)) for _ in range(3)]
         rate = median([fit["samples_per_s"] for fit in fits])
-        rows.append({"domain": domain, "train_pairs": fits[0]["n_train"], "pairs_per_s": rate,
-                     "epoch_s": fits[0]["n_train"] / rate,
-                     "fit_s": median([fit["seconds"] for fit in fits])})  # fmt: skip
+        rows.append(
+            {
+                "domain": domain,
+                "train_pairs": fits[0]["n_train"],
+                "pairs_per_s": rate,
+                "epoch_s": fits[0]["n_train"] / rate,
+                "fit_s": median([fit["seconds"] for fit in fits]),
+            }
+        )
     save(
-        "How fast is a head trained?", "fit", rows,
+        "How fast is a head trained?",
+        "fit",
+        rows,
         "Default preset, d = 384, k = 5, batches of 512, 4 epochs; `pairs_per_s`: of the network's training alone; "
         "`fit_s`: from opening the table to the saved head, baselines and evaluation included. Medians of 3.",
-    )  # fmt: skip
+    )
 
 
 def _score_speed(workspace: Path, n_pairs: int) -> None:
@@ -86,12 +94,22 @@ def _score_speed(workspace: Path, n_pairs: int) -> None:
     for head in (default, paper):
         command = ("score", str(workspace / "pairs.parquet"), "--head", head["head"], "-w", str(workspace))
         rates = [loid(*command)["rows_per_s"] for _ in range(3)]
-        rows.append({"preset": head["preset"], "network_share": head["network_share"], "pairs": n_pairs,
-                     "pairs_per_s": median(rates), "slowest": min(rates), "fastest": max(rates)})  # fmt: skip
+        rows.append(
+            {
+                "preset": head["preset"],
+                "network_share": head["network_share"],
+                "pairs": n_pairs,
+                "pairs_per_s": median(rates),
+                "slowest": min(rates),
+                "fastest": max(rates),
+            }
+        )
     save(
-        "How fast are pairs scored?", "score", rows,
+        "How fast are pairs scored?",
+        "score",
+        rows,
         "Random users and items of Musical Instruments, 3 % of either unknown; file to file; median of 3 processes.",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -30,21 +30,32 @@ def main(n_pairs: int = 512) -> None:
         {"way": "from the store", "pairs": 4 * n_train, "pairs_per_s": n_train / ours, "epoch_s": ours, "times": 1.0}
     ]
     batches = _texts(workspace, n_pairs)
-    for way, encode in (("encoder in the loop, loid-infer", _engine(workspace)),
-                        ("encoder in the loop, transformers fp32", _transformers(workspace))):  # fmt: skip
+    for way, encode in (
+        ("encoder in the loop, loid-infer", _engine(workspace)),
+        ("encoder in the loop, transformers fp32", _transformers(workspace)),
+    ):
         encode(batches[0][:64])  # warm
         start = time.perf_counter()
         for texts in batches:
             encode(texts)
         rate = len(batches) * BATCH / (time.perf_counter() - start)
-        rows.append({"way": way, "pairs": len(batches) * BATCH, "pairs_per_s": rate, "epoch_s": n_train / rate,
-                     "times": n_train / rate / ours})  # fmt: skip
+        rows.append(
+            {
+                "way": way,
+                "pairs": len(batches) * BATCH,
+                "pairs_per_s": rate,
+                "epoch_s": n_train / rate,
+                "times": n_train / rate / ours,
+            }
+        )
     save(
-        "What does the store save an epoch of the head?", "loop", rows,
+        "What does the store save an epoch of the head?",
+        "loop",
+        rows,
         f"Musical Instruments, {n_train:,} training pairs, k = {K}, steps of {BATCH} pairs, MiniLM-L6 on the CPU. In "
         f"the loop: the encoder's time alone, on top of the head's; transformers takes {PART} texts at a time. "
         "`epoch_s`: all pairs at that rate.",
-    )  # fmt: skip
+    )
     shutil.rmtree(workspace)
 
 
@@ -65,8 +76,10 @@ def _texts(workspace: Path, n_pairs: int) -> list[list[str]]:
     steps = []
     for start in range(0, n_pairs, BATCH):
         rows = slice(start, start + BATCH)
-        reviews = [lists.reviews[places[rows][places[rows] >= 0]] for lists, places in
-                   ((drawn.by_user, of_user), (drawn.by_item, of_item))]  # fmt: skip
+        reviews = [
+            lists.reviews[places[rows][places[rows] >= 0]]
+            for lists, places in ((drawn.by_user, of_user), (drawn.by_item, of_item))
+        ]
         steps.append([texts[review] for review in np.concatenate(reviews)])
     return steps
 

@@ -48,12 +48,14 @@ def main() -> None:
         options = ["--rank", str(rank)] if rank else []
         runs = [_merge(workspace, method, options) for _ in range(REPEATS)]
         kept = workspace.plugin("both")
-        rows.append({
-            "method": f"{method} --rank {rank}" if rank else method,
-            "seconds": median([seconds for seconds, _ in runs]),
-            "peak_mib": max(peak for _, peak in runs) / 2**20,
-            "written_mib": sum(file.stat().st_size for file in kept.iterdir()) / 2**20,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": f"{method} --rank {rank}" if rank else method,
+                "seconds": median([seconds for seconds, _ in runs]),
+                "peak_mib": max(peak for _, peak in runs) / 2**20,
+                "written_mib": sum(file.stat().st_size for file in kept.iterdir()) / 2**20,
+            }
+        )
     save(
         "What does a merge of two plugins of BERT-base's size cost?",
         "merge",

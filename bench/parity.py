@@ -60,9 +60,12 @@ def main(asked: list[str]) -> None:
             told[name, pooling] = known | found
             columns = sorted({column for row in told.values() for column in row} - {*KEYS}, key=_place)
             order = [(model, one) for model in MODELS for one in ("cls", "mean", "last")]
-            save("Which families compute what transformers computes?", "parity",
-                 [{column: told[key].get(column) for column in (*KEYS, *columns)} for key in order if key in told],
-                 NOTES)  # fmt: skip
+            save(
+                "Which families compute what transformers computes?",
+                "parity",
+                [{column: told[key].get(column) for column in (*KEYS, *columns)} for key in order if key in told],
+                NOTES,
+            )
 
 
 def _place(column: str) -> tuple[int, str]:
@@ -85,8 +88,9 @@ def _row(name: str, pooling: str, precisions: list[str]) -> dict:
     texts = _reviews()
     tokens, probes = fp32.tokenizer()(texts[:N_REVIEWS]), fp32.probes()
     reference = np.concatenate([probes.cls, _reference(base, tokens)])
-    both = Probes(np.concatenate([probes.flat_ids, tokens.flat_ids]),
-                  np.concatenate([probes.lengths, tokens.lengths]), reference)  # fmt: skip
+    both = Probes(
+        np.concatenate([probes.flat_ids, tokens.flat_ids]), np.concatenate([probes.lengths, tokens.lengths]), reference
+    )
     row = {"model": name, "family": fp32.spec.architecture, "pooling": pooling}
     print(f"{name} {pooling}: exported", flush=True)
     for precision in precisions:

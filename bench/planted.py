@@ -118,10 +118,15 @@ def _seen(world: SampleWorld, train: Bools) -> _Seen:
     aspects, degrees = (part[train] for part in world.opinions())
     rows, at = np.nonzero(aspects >= 0)
     return _Seen(
-        world.users[train], world.items[train], np.where(ratings <= 1, -np.inf, ratings - 0.5),
-        np.where(ratings >= sample.N_LEVELS, np.inf, ratings + 0.5), aspects, world.items[train][rows],
-        aspects[rows, at], degrees[rows, at],
-    )  # fmt: skip
+        world.users[train],
+        world.items[train],
+        np.where(ratings <= 1, -np.inf, ratings - 0.5),
+        np.where(ratings >= sample.N_LEVELS, np.inf, ratings + 0.5),
+        aspects,
+        world.items[train][rows],
+        aspects[rows, at],
+        degrees[rows, at],
+    )
 
 
 def _level(now: _Hidden, seen: _Seen) -> Array:
@@ -230,16 +235,26 @@ def main(n_seeds: int = 3) -> None:
     rows = []
     for name, by_seed in errors.items():
         best, exact, frozen = np.mean(by_seed, axis=0).tolist()
-        rows.append({"head_sees": name, "optimum": best, "all_texts_say": exact, "above": f"{exact / best - 1:.1%}",
-                     "frozen_encoder": frozen, "frozen_above": f"{frozen / best - 1:.1%}"})  # fmt: skip
+        rows.append(
+            {
+                "head_sees": name,
+                "optimum": best,
+                "all_texts_say": exact,
+                "above": f"{exact / best - 1:.1%}",
+                "frozen_encoder": frozen,
+                "frozen_above": f"{frozen / best - 1:.1%}",
+            }
+        )
     save(
-        "Does the head find what is planted?", "planted", rows,
+        "Does the head find what is planted?",
+        "planted",
+        rows,
         f"Test MSE in expectation over the noise of ratings, {N_REVIEWS} reviews of `sample`'s `{DOMAIN}`, strict "
         f"protocol, mean of split seeds 0 to {n_seeds - 1}. `optimum`: posterior mean given the training reviews (a "
         "head is also tuned on validation) and everything about how they were drawn. `all_texts_say`: vectors are the "
         "aspects and opinions a text was made of. `frozen_encoder`: vectors of all-MiniLM-L6-v2, which also see the "
         "sentence in which a third of the texts states its rating.",
-    )  # fmt: skip
+    )
     shutil.rmtree(workspace)
 
 

@@ -35,20 +35,22 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
     strict = loid("evaluate", *common, "-e", "base", *asked)
     labels = {"base": "frozen base", **{name: label for label, (name, _) in KINDS.items()}}
     save(
-        "What do plugins add to a head?", "plugged",
+        "What do plugins add to a head?",
+        "plugged",
         [row | {"model": labels[name]} for name, row in compared(strict["summary"], "head") if row["model"] == "head"],
         f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins of "
         "all six linear maps, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
         "from the head of the frozen base, with its corrected 95 % interval.",
-    )  # fmt: skip
+    )
     seen = loid("evaluate", *common, "-e", OWN, "--protocol", "paper")
     save(
-        "What does it change that the paper's histories may hold the review to be rated?", "paper",
+        "What does it change that the paper's histories may hold the review to be rated?",
+        "paper",
         [row for _, row in compared(seen["summary"], "head")],
         f"Test MSE on Musical Instruments with its own plugin (rank 32), split seeds 0 to {n_seeds - 1}. `head` draws "
         "histories as the paper does, with the target's review among them; `difference` is from that, with its "
         "corrected 95 % interval.",
-    )  # fmt: skip
+    )
     _ranks(place)
     if not workspace:
         shutil.rmtree(place)
@@ -62,17 +64,31 @@ def _ranks(place: Path) -> None:
         head = next(row["mse"] for _, row in compared(summary, "head") if row["model"] == "head")
         rows.append({"rank": rank, "text_mse": text_mse(place, name), "head_mse": head})
     save(
-        "What does the rank of a plugin change?", "rank", rows,
+        "What does the rank of a plugin change?",
+        "rank",
+        rows,
         "Musical Instruments, split seed 0. `text_mse`: of reading a test rating off its own text; `head_mse`: of the "
         "head, strict protocol, default preset.",
-    )  # fmt: skip
+    )
 
 
 def train(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...] = ()) -> None:
     """The plugin, trained on split `seed`, unless it is there."""
     if not (place / "exports" / "plugins" / name).exists():
-        loid("plugin", "train", "-d", domain, "--name", name, "--split-seed", str(seed), *TRAINING, *options,
-             "-w", str(place))  # fmt: skip
+        loid(
+            "plugin",
+            "train",
+            "-d",
+            domain,
+            "--name",
+            name,
+            "--split-seed",
+            str(seed),
+            *TRAINING,
+            *options,
+            "-w",
+            str(place),
+        )
 
 
 def encoder(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...]) -> None:

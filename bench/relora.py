@@ -28,8 +28,11 @@ def main() -> None:
     rows += [_run(workspace, TARGET, seed, epochs, source=source) for seed in SEEDS for source in (False, True)]
     for source in ("none", SOURCE):
         mine = [row for row in rows if row["plugin"] == TARGET and row["over"] == source]
-        mean = {key: float(np.mean([row[key] for row in mine])) for key in mine[0]
-                if all(_is_number(row[key]) for row in mine)}  # fmt: skip
+        mean = {
+            key: float(np.mean([row[key] for row in mine]))
+            for key in mine[0]
+            if all(_is_number(row[key]) for row in mine)
+        }
         rows.append({**mine[0], **mean, "split": "mean"})
     _draw(workspace, rows)
     save(
@@ -52,8 +55,23 @@ def main() -> None:
 def _run(workspace: Path, domain: str, seed: int, epochs: str, *, source: bool) -> dict:
     name = f"{domain}-{seed}{'-over' if source else ''}"
     on = ("--on", f"{SOURCE}-0") if source else ()
-    done = loid("plugin", "train", "-d", domain, "--name", name, "--split-seed", str(seed), "--epochs", epochs,
-                "--evals", str(EVALS), "-w", str(workspace), *on)  # fmt: skip
+    done = loid(
+        "plugin",
+        "train",
+        "-d",
+        domain,
+        "--name",
+        name,
+        "--split-seed",
+        str(seed),
+        "--epochs",
+        epochs,
+        "--evals",
+        str(EVALS),
+        "-w",
+        str(workspace),
+        *on,
+    )
     history = json.loads((Path(done["path"]) / "curve.json").read_text())
     variance = _validation_variance(workspace, domain, seed)
     print(f"{name}: test {done['test_mse']:.4f} of {done['test_variance']:.4f}", file=sys.stderr, flush=True)
@@ -102,8 +120,12 @@ def _draw(workspace: Path, rows: list[dict]) -> None:
             )
         )
     variance = float(np.mean([_validation_variance(workspace, TARGET, seed) for seed in SEEDS]))
-    learning_curves(RESULTS / "relora.png", f"{TARGET}: mean of split seeds 0 to {SEEDS[-1]}", curves,
-                    reference=("variance of the validation ratings", variance))  # fmt: skip
+    learning_curves(
+        RESULTS / "relora.png",
+        f"{TARGET}: mean of split seeds 0 to {SEEDS[-1]}",
+        curves,
+        reference=("variance of the validation ratings", variance),
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -24,14 +24,29 @@ SHAPES = {
     "opt-125m": ("OPTConfig", {"vocab_size": 50272}, ("</s>", "")),
     "qwen2-0.5b": (
         "Qwen2Config",
-        {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-         "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
+        {
+            "vocab_size": 151936,
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
         _NONE,
     ),
     "qwen3-0.6b": (
         "Qwen3Config",
-        {"vocab_size": 151669, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
+        {
+            "vocab_size": 151669,
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "tie_word_embeddings": True,
+        },
         ("", "<pad>"),
     ),
     "t5-small": ("T5Config", {"vocab_size": 32128}, ("", "</s>")),
@@ -40,7 +55,7 @@ SHAPES = {
         {"vocab_size": 32128, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"},
         ("", "</s>"),
     ),
-}  # fmt: skip
+}
 SMOLLM2 = "smollm2-135m"  # its real weights
 _N_TOKENS = 30_000  # of the tokenizers that are trained on the reviews
 

@@ -39,12 +39,14 @@ def main(n_seeds: int = 3) -> None:
         text = float(np.mean([text_mse(place, name.format(seed=seed)) for seed in range(n_seeds)]))
         rows.append({"text_mse": text, **heads[name], "model": f"over {label}"})
     save(
-        "Does it help to merge two source plugins?", "sources", rows,
+        "Does it help to merge two source plugins?",
+        "sources",
+        rows,
         f"Synthetic domains: plugins of {' and '.join(SOURCES)} (6,000 reviews each), alone or merged (DARE, then "
         f"TIES, density 0.8), beneath one of {TARGET} (1,500 reviews); means of split seeds 0 to {n_seeds - 1}. "
         "`text_mse`: of reading a test rating off its own text; `mse`: of the head, strict protocol; `difference`: "
         "from that over none, with its corrected 95 % interval.",
-    )  # fmt: skip
+    )
     shutil.rmtree(place)
 
 

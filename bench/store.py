@@ -45,12 +45,14 @@ print(seconds, int(peak.split()[1]) / 1024)
 def main(*sizes: int) -> None:
     rows = [_measured(n) for n in sizes or (1_000_000, 10_000_000)]
     save(
-        "What does the store cost?", "store", rows,
+        "What does the store cost?",
+        "store",
+        rows,
         "Vectors of 384 x float16 under random digests; sizes are of the file, index and digests included, relative to "
         "the vectors alone. Committed in transactions of at most 8 chunks of 1,024, each synced; `lookup_s` is for "
         f"{N_ASKED:,} digests in random order; `open_mib` is the peak of a whole process that imports and opens (Linux "
         "only). The file was in the system's page cache where there was room for it. One run each, in this order.",
-    )  # fmt: skip
+    )
 
 
 def _measured(n: int) -> dict[str, object]:
@@ -68,10 +70,17 @@ def _measured(n: int) -> dict[str, object]:
     salvage_s = _seconds(lambda: salvage(folder, CARD, PRINT, SILENT))
     compact_s = _seconds(lambda: compact(folder, CARD, PRINT, None, SILENT))
     row = {
-        "vectors": n, "committed_per_s": n / commit_s, "size": written, "size_compact": _size(folder, n),
-        "open_s": open_s, "open_mib": open_mib, "lookup_s": lookup_s, "verify_s": verify_s, "salvage_s": salvage_s,
+        "vectors": n,
+        "committed_per_s": n / commit_s,
+        "size": written,
+        "size_compact": _size(folder, n),
+        "open_s": open_s,
+        "open_mib": open_mib,
+        "lookup_s": lookup_s,
+        "verify_s": verify_s,
+        "salvage_s": salvage_s,
         "compact_s": compact_s,
-    }  # fmt: skip
+    }
     shutil.rmtree(folder)
     return row
 

@@ -23,8 +23,14 @@ def main() -> None:
     for way in ("loid-infer", "tokenizers (Rust)"):
         for n_threads in sorted({1, n_usable_threads()}):
             environment = {**os.environ, "RAYON_NUM_THREADS": str(n_threads)}
-            done = subprocess.run([sys.executable, "-m", "bench.tokens", way, str(n_threads)], cwd=ROOT, text=True,
-                                  env=environment, capture_output=True, check=True)  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.tokens", way, str(n_threads)],
+                cwd=ROOT,
+                text=True,
+                env=environment,
+                capture_output=True,
+                check=True,
+            )
             rows.append({"tokenizer": way, "threads": n_threads, **json.loads(done.stdout.splitlines()[-1])})
     agree = len({row.pop("checksum") for row in rows}) == 1
     assert agree, "the ids differ"
@@ -66,8 +72,16 @@ def one(way: str, n_threads: int) -> None:
             seconds.append(time.perf_counter() - start)
     n_tokens = sum(map(len, found))
     checksum = int(sum(int((ids.astype(np.int64) ** 2).sum()) for ids in found))
-    print(json.dumps({"tokens_per_s": n_tokens / median(seconds[1:]), "texts_per_s": len(texts) / median(seconds[1:]),
-                      "first_s": seconds[0], "checksum": checksum}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "tokens_per_s": n_tokens / median(seconds[1:]),
+                "texts_per_s": len(texts) / median(seconds[1:]),
+                "first_s": seconds[0],
+                "checksum": checksum,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

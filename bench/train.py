@@ -45,8 +45,20 @@ def main(n_reviews: int = 1500, epochs: int = 2) -> None:
 
 
 def _ours(workspace, epochs: int, precision: str) -> dict:
-    done = loid("plugin", "train", "-d", "reviews", "--epochs", str(epochs), "--evals", "1", "--precision", precision,
-                "-w", str(workspace))  # fmt: skip
+    done = loid(
+        "plugin",
+        "train",
+        "-d",
+        "reviews",
+        "--epochs",
+        str(epochs),
+        "--evals",
+        "1",
+        "--precision",
+        precision,
+        "-w",
+        str(workspace),
+    )
     return {"tokens_per_s": done["tokens_per_s"], "val_mse": done["val_mse"]}
 
 

@@ -56,10 +56,14 @@ def main(n_reviews: int = 1500, repeats: int = 3) -> None:
     best = median(times["all on: the forward pass alone"][1:])
     n_tokens = int(tokens.lengths.sum())
     rows = [
-        {"way": way, "seconds": median(found[1:]), "tokens_per_s": n_tokens / median(found[1:]),
-         "times_slower": median(found[1:]) / best}
+        {
+            "way": way,
+            "seconds": median(found[1:]),
+            "tokens_per_s": n_tokens / median(found[1:]),
+            "times_slower": median(found[1:]) / best,
+        }
         for way, found in times.items()
-    ]  # fmt: skip
+    ]
     halves = [_encode(workspace, texts, copies, repeats) for copies in (1, 2)]
     rows += [
         {"way": way, "seconds": seconds, "tokens_per_s": n_tokens / seconds, "times_slower": seconds / halves[0]}

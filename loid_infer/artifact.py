@@ -85,7 +85,7 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write: {os.strerror(code)}",
             where=str(path),
             got=f"{free_bytes(path):,} bytes free on that disk" if full else "",
-            mend=f"{act}, then run the same command again; nothing is lost.",
+            fix=f"{act}, then run the same command again; nothing is lost.",
         ) from error
 
 
@@ -165,7 +165,7 @@ def write_manifest(folder: Path, manifest: Struct) -> None:
 
 
 def read_manifest(
-    folder: Path, schema: type[M], mend: str, *, form: int = 0, check_files: bool = True, finite: bool = False
+    folder: Path, schema: type[M], fix: str, *, form: int = 0, check_files: bool = True, finite: bool = False
 ) -> M:
     """The manifest of a finished artifact, each of its files compared with the digest recorded for it.
 
@@ -182,17 +182,17 @@ def read_manifest(
     path, kind = folder / MANIFEST, schema.__struct_config__.tag
 
     def bad(what: str, where: Path = path, expected: str = "", got: str = "") -> BadArtifact:
-        return BadArtifact(what, where=str(where), expected=expected, got=got, mend=mend)
+        return BadArtifact(what, where=str(where), expected=expected, got=got, fix=fix)
 
     if not path.exists():
         got = "a folder without manifest.json" if folder.exists() else "nothing"
         raise bad(f"there is no finished {kind} here", folder, got=got)
-    content = decode(path, dict[str, Any], mend, finite=finite)
+    content = decode(path, dict[str, Any], fix, finite=finite)
     if content.get("kind") != kind:
         raise bad("another kind of artifact", expected=repr(kind), got=repr(content.get("kind"))[:80])
     if form and content.get("format") != form:
         raise bad(f"the {kind} is of another format", folder, f"format {form}", str(content.get("format"))[:80])
-    manifest = typed(content, schema, mend, where=str(path))
+    manifest = typed(content, schema, fix, where=str(path))
     for name, digest in manifest.files.items() if check_files else ():
         file = folder / name
         try:

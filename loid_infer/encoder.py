@@ -21,7 +21,7 @@ from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Floats, Ints, Progress, Spec, check_texts
 
 Parts: TypeAlias = tuple[Tokenizer, Runtime]
@@ -47,7 +47,7 @@ class Encoder:
     def open(
         encoder: str | os.PathLike[str] | EncoderFolder = DEFAULT_ENCODER,
         *,
-        workspace: Place = None,
+        workspace: WorkspaceLike = None,
         runtime: str = "auto",
         device: str = "auto",
         n_threads: int | None = None,
@@ -152,32 +152,30 @@ class Encoder:
         return self._parts
 
 
-def _find(encoder: str | os.PathLike[str], place: Workspace, progress: Progress) -> EncoderFolder:
+def _find(encoder: str | os.PathLike[str], workspace: Workspace, progress: Progress) -> EncoderFolder:
     path = Path(encoder)
     if not isinstance(encoder, str) or os.sep in encoder:
         return open_folder(path, path.resolve().name)
-    path = place.encoder(encoder)
+    path = workspace.encoder(encoder)
     if encoder == DEFAULT_ENCODER and not path.exists():
         from loid_infer.graphs.bases import load_base  # torch and transformers: seconds that only this should pay
         from loid_infer.graphs.making import make_encoder
 
         progress.say(f"exporting encoder {encoder!r}, the bundled model: this is its first use here ...")
         make_encoder(path, load_base(DEFAULT_BASE), precision="auto", progress=progress)
-    return find_encoder(place, encoder)
+    return find_encoder(workspace, encoder)
 
 
-def find_encoder(place: Workspace, name: str) -> EncoderFolder:
+def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:
     """The export of that name.
 
     Raises:
         BadArtifact, BadName, ParityError: see `Encoder.open`.
     """
-    path = place.encoder(name)
+    path = workspace.encoder(name)
     if path.exists():
         return open_folder(path, name)
     known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
     by_itself = ", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."
-    mend = f"Run `loid-infer export --name {name}`{by_itself}"
-    raise BadArtifact(
-        f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none", mend=mend
-    )
+    fix = f"Run `loid-infer export --name {name}`{by_itself}"
+    raise BadArtifact(f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none", fix=fix)

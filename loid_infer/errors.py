@@ -18,8 +18,8 @@ class LoidError(Exception):
         mend: the command, or the act, that mends it.
     """
 
-    def __init__(self, what: str, *, where: str = "", expected: str = "", got: str = "", mend: str = "") -> None:
-        self.what, self.where, self.expected, self.got, self.mend = what, where, expected, got, mend
+    def __init__(self, what: str, *, where: str = "", expected: str = "", got: str = "", fix: str = "") -> None:
+        self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class LoidError(Exception):
             parts += [f"got {self.got}"] if self.got else []
             text += f" ({', '.join(parts)})"
         text += "."
-        return f"{text} {self.mend}" if self.mend else text
+        return f"{text} {self.fix}" if self.fix else text
 
 
 class BadName(LoidError):

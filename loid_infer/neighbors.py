@@ -110,6 +110,6 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        mend = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
-        raise RuntimeMissing(f"FAISS cannot be imported: {error}", mend=mend) from error
+        fix = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
+        raise RuntimeMissing(f"FAISS cannot be imported: {error}", fix=fix) from error
     return faiss

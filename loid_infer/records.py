@@ -23,7 +23,7 @@ _MESSAGE = re.compile(
 def decode(
     source: Path | str | bytes,
     schema: type[T],
-    mend: str,
+    fix: str,
     *,
     where: str = "",
     error: type[LoidError] = BadArtifact,
@@ -50,11 +50,11 @@ def decode(
     except (OSError, ValueError, RecursionError) as problem:
         reason = (problem.strerror if isinstance(problem, OSError) else str(problem)) or type(problem).__name__
         name = source.name if isinstance(source, Path) else "the content"
-        raise error(f"{name} cannot be read: {reason}", where=where, mend=mend) from problem
-    return typed(value, schema, mend, where=where, error=error)
+        raise error(f"{name} cannot be read: {reason}", where=where, fix=fix) from problem
+    return typed(value, schema, fix, where=where, error=error)
 
 
-def typed(value: object, schema: type[T], mend: str, *, where: str, error: type[LoidError] = BadArtifact) -> T:
+def typed(value: object, schema: type[T], fix: str, *, where: str, error: type[LoidError] = BadArtifact) -> T:
     """`value`, which consists of dictionaries, lists, strings and numbers, as a record.
 
     Raises:
@@ -72,7 +72,7 @@ def typed(value: object, schema: type[T], mend: str, *, where: str, error: type[
         field = ".".join(filter(None, (path.removeprefix("$").removeprefix("."), parts.get("field"))))
         what = f"the field {field} is invalid" if field else "the content is invalid"
         expected, got = parts.get("expected") or "", parts.get("got") or ""
-        raise error(what, where=where, expected=expected, got=got[:80], mend=mend) from problem
+        raise error(what, where=where, expected=expected, got=got[:80], fix=fix) from problem
 
 
 def narrowed(record: object, schema: type[T]) -> T:

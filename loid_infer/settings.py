@@ -76,7 +76,7 @@ def slug(name: str, kind: str) -> str:
         f"not a name for a {kind}",
         where=repr(name[:80]),
         expected="1 to 64 of a-z 0-9 _ + -, the first a letter or digit",
-        mend=f"Choose a {kind} name like 'video_games'.",
+        fix=f"Choose a {kind} name like 'video_games'.",
     )
 
 
@@ -87,11 +87,11 @@ class Workspace:
     root: Path
 
     @staticmethod
-    def of(place: Place) -> Workspace:
-        """The workspace at `place`; without one, at `LOID_WORKSPACE`, else in the current folder."""
-        if isinstance(place, Workspace):
-            return place
-        return Workspace(Path(place or os.environ.get("LOID_WORKSPACE") or "."))
+    def of(workspace: WorkspaceLike) -> Workspace:
+        """The workspace in a folder; by default in `LOID_WORKSPACE`, else in the current folder."""
+        if isinstance(workspace, Workspace):
+            return workspace
+        return Workspace(Path(workspace or os.environ.get("LOID_WORKSPACE") or "."))
 
     def table(self, domain: str) -> Path:
         """The canonical table of a domain."""
@@ -145,7 +145,7 @@ def machine_memory() -> Path:
     return Path(caches) / "loid-infer" / "machine.json"
 
 
-Place: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
+WorkspaceLike: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str, bool]:
@@ -174,6 +174,6 @@ def make_folder(folder: Path) -> Path:
         raise NoSpace(
             f"the folder cannot be created: {error.strerror}",
             where=str(folder),
-            mend="Give another workspace with -w DIR, or make this one writable.",
+            fix="Give another workspace with -w DIR, or make this one writable.",
         ) from error
     return folder

@@ -170,14 +170,14 @@ def check_texts(texts: Iterable[str], where: str = "") -> list[str]:
     Raises:
         BadSetting: it is one string, or has something else in it, or a lone surrogate, which is no character.
     """
-    mend = "Give a list of strings; what was read as bytes, decode with errors='replace'."
+    fix = "Give a list of strings; what was read as bytes, decode with errors='replace'."
     wanted = "Unicode without lone surrogates"
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts)[:60], mend=mend)
+        raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts)[:60], fix=fix)
     found = list(texts)
     for i, text in enumerate(found):
         if not isinstance(text, str) or (not text.isascii() and _SURROGATE.search(text)):
-            raise BadSetting("not a text", where=f"{where}[{i}]", expected=wanted, got=ascii(text)[:60], mend=mend)
+            raise BadSetting("not a text", where=f"{where}[{i}]", expected=wanted, got=ascii(text)[:60], fix=fix)
     return found
 
 

@@ -181,7 +181,11 @@ def toy_texts(n: int, seed: int = 0) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """Print what the proofs counted."""
-    lines = [line for report in terminalreporter.stats.get("passed", ()) for kind, line in report.user_properties
-             if kind == "proof"]  # fmt: skip
+    lines = [
+        line
+        for report in terminalreporter.stats.get("passed", ())
+        for kind, line in report.user_properties
+        if kind == "proof"
+    ]
     for line in sorted(lines):
         terminalreporter.write_line(line)

@@ -10,8 +10,13 @@ from tests.conftest import WORDS
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _T5 = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 3, "num_heads": 4}
 _DISTIL = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 80}
-_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-           "original_max_position_embeddings": 16}  # fmt: skip
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 _ROPE = {"rope_theta": 5000.0, "rope_scaling": _LLAMA3}  # 4.57 reads no other spelling, and 5 writes its own
 _OPT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32}
 _POSITIONS = {"max_position_embeddings": 82}
@@ -83,7 +88,14 @@ def write_tokenizer(folder: Path, before: str, behind: str, texts: Iterable[str]
     if around:
         made.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=around)
     made.save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>",
-            "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
+    told = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     return made.get_vocab_size()

@@ -94,8 +94,10 @@ def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
 def test_a_device_that_does_not_exist_is_refused_by_whatever_trains_or_scores(toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_domain(workspace, "games", n=30)
-    for run in (lambda: fit("games", device="tpu", workspace=workspace),
-                lambda: score(tmp_path / "pairs.csv", domain="games", device="tpu", workspace=workspace),
-                lambda: plugin_train("games", base=str(toy_base), device="tpu", workspace=workspace)):  # fmt: skip
+    for run in (
+        lambda: fit("games", device="tpu", workspace=workspace),
+        lambda: score(tmp_path / "pairs.csv", domain="games", device="tpu", workspace=workspace),
+        lambda: plugin_train("games", base=str(toy_base), device="tpu", workspace=workspace),
+    ):
         with pytest.raises(BadSetting, match=r"no device 'tpu'.*auto \| cpu \| cuda"):
             run()

@@ -74,7 +74,7 @@ def test_a_field_that_is_wrong_is_named(change: dict, field: str, expected: str,
         typed(GOOD | change, Outer, "mend", where="file")
     assert f"the field {field} is" in caught.value.what
     assert (caught.value.where, caught.value.expected, caught.value.got) == ("file", expected, got)
-    assert caught.value.mend == "mend"
+    assert caught.value.fix == "mend"
 
 
 def test_what_is_no_record_at_all_is_refused(tmp_path: Path) -> None:

@@ -19,8 +19,12 @@ def prepare(folder: str, max_tokens: int):
     settings = json.loads((place / "tokenizer_config.json").read_text())
     (place / "tokenizer_config.json").write_text(json.dumps(settings | {"max_length": max_tokens}))
     TextEmbedding.add_custom_model(
-        model="local/encoder", pooling=PoolingType.CLS, normalization=False, sources=ModelSource(hf="local/encoder"),
-        dim=json.loads((place / "config.json").read_text())["hidden_size"], model_file="model.onnx",
-    )  # fmt: skip
+        model="local/encoder",
+        pooling=PoolingType.CLS,
+        normalization=False,
+        sources=ModelSource(hf="local/encoder"),
+        dim=json.loads((place / "config.json").read_text())["hidden_size"],
+        model_file="model.onnx",
+    )
     model = TextEmbedding("local/encoder", specific_model_path=str(place))
     return lambda texts: list(model.embed(texts))

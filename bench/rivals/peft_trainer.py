@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 MAX_TOKENS, RANK, RATE, BATCH = 256, 32, 1e-3, 32
-TARGETS = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-           "intermediate.dense", "output.dense")  # fmt: skip
+TARGETS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
 
 
 def main() -> None:
@@ -36,15 +42,26 @@ def main() -> None:
     options = {"group_by_length": True} if padding == "longest" else {}
     with tempfile.TemporaryDirectory() as out:
         arguments = transformers.TrainingArguments(
-            out, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH, num_train_epochs=epochs,
-            learning_rate=RATE, warmup_ratio=0.06, weight_decay=0.01, lr_scheduler_type="linear", logging_steps=10_000,
-            save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, dataloader_num_workers=0, seed=0,
+            out,
+            per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=BATCH,
+            num_train_epochs=epochs,
+            learning_rate=RATE,
+            warmup_ratio=0.06,
+            weight_decay=0.01,
+            lr_scheduler_type="linear",
+            logging_steps=10_000,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+            seed=0,
             **options,
-        )  # fmt: skip
+        )
         trainer = transformers.Trainer(
-            model, arguments, train_dataset=sets["train"],
-            data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        )  # fmt: skip
+            model, arguments, train_dataset=sets["train"], data_collator=transformers.DataCollatorWithPadding(tokenizer)
+        )
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
@@ -52,8 +69,16 @@ def main() -> None:
     with torch.no_grad():
         error = float(np.mean((np.clip(np.ravel(predicted), 1, 5) - parts["valid"][1]) ** 2))
     n_tokens = epochs * sum(sum(row["attention_mask"]) for row in sets["train"])
-    print(json.dumps({"seconds": seconds, "n_tokens": n_tokens, "val_mse": error,
-                      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "n_tokens": n_tokens,
+                "val_mse": error,
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
 
 
 def rated_texts(table: Path):

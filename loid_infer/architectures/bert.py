@@ -30,12 +30,24 @@ def read(config: Mapping[str, Any]) -> Shape:
     """The shape of a BertConfig, or of one with its fields."""
     check(config, {"position_embedding_type": ("absolute", None), "is_decoder": (False, None)})
     return Shape(
-        config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"], config["intermediate_size"],
-        config["hidden_act"], float(config.get("layer_norm_eps", 1e-12)), config["max_position_embeddings"],
-    )  # fmt: skip
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["hidden_act"],
+        float(config.get("layer_norm_eps", 1e-12)),
+        config["max_position_embeddings"],
+    )
 
 
 def family() -> Family:
     """BERT."""
-    return Family(read=read, plan=Plan.of, parts=PARTS, layer=LAYER, reaches=("embeddings.", "encoder."),
-                  prefix="bert.", numbers_padding=True)  # fmt: skip
+    return Family(
+        read=read,
+        plan=Plan.of,
+        parts=PARTS,
+        layer=LAYER,
+        reaches=("embeddings.", "encoder."),
+        prefix="bert.",
+        numbers_padding=True,
+    )

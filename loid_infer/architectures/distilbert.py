@@ -28,12 +28,24 @@ _LAYER = {
 def read(config: Mapping[str, Any]) -> Shape:
     """The shape of a DistilBertConfig; the norms' epsilon is fixed."""
     return Shape(
-        config["n_layers"], config["n_heads"], config["dim"], config["hidden_dim"], config["activation"], 1e-12,
+        config["n_layers"],
+        config["n_heads"],
+        config["dim"],
+        config["hidden_dim"],
+        config["activation"],
+        1e-12,
         config["max_position_embeddings"],
-    )  # fmt: skip
+    )
 
 
 def family() -> Family:
     """DistilBERT."""
-    return Family(read=read, plan=Plan.of, parts=_PARTS, layer=_LAYER, reaches=("embeddings.", "transformer."),
-                  prefix="distilbert.", numbers_padding=True)  # fmt: skip
+    return Family(
+        read=read,
+        plan=Plan.of,
+        parts=_PARTS,
+        layer=_LAYER,
+        reaches=("embeddings.", "transformer."),
+        prefix="distilbert.",
+        numbers_padding=True,
+    )

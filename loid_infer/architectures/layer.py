@@ -52,8 +52,14 @@ class Plan:
         """BERT's layers in the sizes of `spec`."""
         head_dim = spec.details.get("head_dim") or spec.hidden_dim // spec.n_heads
         n_kv_heads = spec.details.get("num_key_value_heads") or spec.n_heads
-        return Plan(n_heads=spec.n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, scale=head_dim**-0.5,
-                    eps=spec.layer_norm_eps, activation=spec.activation)  # fmt: skip
+        return Plan(
+            n_heads=spec.n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            scale=head_dim**-0.5,
+            eps=spec.layer_norm_eps,
+            activation=spec.activation,
+        )
 
 
 class RmsNorm(nn.Module):

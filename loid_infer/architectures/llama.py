@@ -38,9 +38,16 @@ def read(config: Mapping[str, Any]) -> Shape:
         **rotary(config, 10_000.0),
     }
     return Shape(
-        config["num_hidden_layers"], n_heads, width, config["intermediate_size"], config["hidden_act"],
-        float(config["rms_norm_eps"]), config["max_position_embeddings"], "rotary", details,
-    )  # fmt: skip
+        config["num_hidden_layers"],
+        n_heads,
+        width,
+        config["intermediate_size"],
+        config["hidden_act"],
+        float(config["rms_norm_eps"]),
+        config["max_position_embeddings"],
+        "rotary",
+        details,
+    )
 
 
 def plan(spec: Spec) -> Plan:

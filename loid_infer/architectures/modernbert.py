@@ -42,10 +42,16 @@ def read(config: Mapping[str, Any]) -> Shape:
         check(rope | {"rope_scaling": config.get("rope_scaling")}, {"rope_type": (None,), "rope_scaling": (None,)})
         details[f"{name}_theta"] = float(theta)
     return Shape(
-        n_layers, config["num_attention_heads"], config["hidden_size"], config["intermediate_size"],
-        config.get("hidden_activation", "gelu"), float(config.get("norm_eps", 1e-5)), config["max_position_embeddings"],
-        "rotary", details,
-    )  # fmt: skip
+        n_layers,
+        config["num_attention_heads"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        config.get("hidden_activation", "gelu"),
+        float(config.get("norm_eps", 1e-5)),
+        config["max_position_embeddings"],
+        "rotary",
+        details,
+    )
 
 
 def plan(spec: Spec) -> Plan:
@@ -60,5 +66,11 @@ def plan(spec: Spec) -> Plan:
 
 def family() -> Family:
     """ModernBERT."""
-    return Family(read=read, plan=plan, parts=_PARTS, layer=_LAYER, reaches=("embeddings.", "layers.", "final_norm."),
-                  prefix="model.")  # fmt: skip
+    return Family(
+        read=read,
+        plan=plan,
+        parts=_PARTS,
+        layer=_LAYER,
+        reaches=("embeddings.", "layers.", "final_norm."),
+        prefix="model.",
+    )

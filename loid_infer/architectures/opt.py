@@ -31,13 +31,25 @@ _LAYER = {
 def read(config: Mapping[str, Any]) -> Shape:
     """The shape of an OPTConfig: not OPT-350m's, whose norms stand behind the sums and whose words are narrower."""
     width = config["hidden_size"]
-    check(config, {"do_layer_norm_before": (True, None), "_remove_final_layer_norm": (False, None),
-                   "word_embed_proj_dim": (width, None), "is_causal": (True, None),
-                   "layer_norm_elementwise_affine": (True, None)})  # fmt: skip
+    check(
+        config,
+        {
+            "do_layer_norm_before": (True, None),
+            "_remove_final_layer_norm": (False, None),
+            "word_embed_proj_dim": (width, None),
+            "is_causal": (True, None),
+            "layer_norm_elementwise_affine": (True, None),
+        },
+    )
     return Shape(
-        config["num_hidden_layers"], config["num_attention_heads"], width, config["ffn_dim"],
-        config.get("activation_function", "relu"), 1e-5, config["max_position_embeddings"],
-    )  # fmt: skip
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        width,
+        config["ffn_dim"],
+        config.get("activation_function", "relu"),
+        1e-5,
+        config["max_position_embeddings"],
+    )
 
 
 def plan(spec: Spec) -> Plan:

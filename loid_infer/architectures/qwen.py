@@ -23,5 +23,12 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 def family() -> Family:
     """Qwen."""
-    return Family(read=read, plan=llama.plan, parts=llama.PARTS, layer=_LAYER, reaches=llama.REACHES, prefix="model.",
-                  pooling="last")  # fmt: skip
+    return Family(
+        read=read,
+        plan=llama.plan,
+        parts=llama.PARTS,
+        layer=_LAYER,
+        reaches=llama.REACHES,
+        prefix="model.",
+        pooling="last",
+    )

@@ -48,9 +48,16 @@ def read(config: Mapping[str, Any]) -> Shape:
         "max_distance": config.get("relative_attention_max_distance", 128),
     }
     return Shape(
-        config["num_layers"], config["num_heads"], config["d_model"], config["d_ff"], _ACTIVATIONS[kind],
-        float(config.get("layer_norm_epsilon", 1e-6)), _MAX_TOKENS, "relative", details,
-    )  # fmt: skip
+        config["num_layers"],
+        config["num_heads"],
+        config["d_model"],
+        config["d_ff"],
+        _ACTIVATIONS[kind],
+        float(config.get("layer_norm_epsilon", 1e-6)),
+        _MAX_TOKENS,
+        "relative",
+        details,
+    )
 
 
 def plan(spec: Spec) -> Plan:
@@ -62,7 +69,15 @@ def plan(spec: Spec) -> Plan:
 def family() -> Family:
     """T5."""
     return Family(
-        read=read, plan=plan, parts=_PARTS, layer=_LAYER, gated=_GATED, prefix="transformer.", pooling="last",
-        ends="</s>", reaches=("shared.", "encoder.block.", "encoder.final_layer_norm."), loader="T5EncoderModel",
+        read=read,
+        plan=plan,
+        parts=_PARTS,
+        layer=_LAYER,
+        gated=_GATED,
+        prefix="transformer.",
+        pooling="last",
+        ends="</s>",
+        reaches=("shared.", "encoder.block.", "encoder.final_layer_norm."),
+        loader="T5EncoderModel",
         tied=("encoder.embed_tokens.weight",),
-    )  # fmt: skip
+    )

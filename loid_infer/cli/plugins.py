@@ -61,7 +61,7 @@ def _numbers(text: str) -> list[float]:
             where="--weights",
             expected="numbers like 1,0.5",
             got=text or "''",
-            mend="Give one number per plugin, separated by commas.",
+            fix="Give one number per plugin, separated by commas.",
         ) from None
 
 

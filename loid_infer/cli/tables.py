@@ -41,7 +41,7 @@ def _mapping(columns: str) -> dict[str, str]:
             where="--columns",
             expected="user_id=..,item_id=..,rating=..,text=..",
             got=columns,
-            mend="Name the source's column after each =.",
+            fix="Name the source's column after each =.",
         )
     return {name.strip(): column.strip() for name, column in pairs}
 
@@ -57,7 +57,7 @@ def _range(text: str) -> tuple[float, float]:
             where="--rating-range",
             expected="LOW,HIGH like 1,5",
             got=text,
-            mend="Give --rating-range 1,5.",
+            fix="Give --rating-range 1,5.",
         )
     return low, high
 

@@ -49,7 +49,7 @@ def layout(format: str, overrides: Mapping[str, str]) -> Layout:
                 where="--columns",
                 expected="NAME=SOURCE with NAME one of " + ", ".join(COLUMNS),
                 got=repr(f"{name}={source}"),
-                mend="Give for example --columns user_id=reviewer,text=body",
+                fix="Give for example --columns user_id=reviewer,text=body",
             )
     is_2023 = format == "amazon2023"
     names = {**dict(zip(COLUMNS, _SOURCES.get(format, COLUMNS), strict=True)), **overrides}

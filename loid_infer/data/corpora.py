@@ -64,8 +64,11 @@ def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tupl
             check_texts(texts, corpus.name)
             raise
         if not same:
-            raise BadTable("the texts were replaced while they were being read", where=corpus.name,
-                           mend="Run the same command again.")  # fmt: skip
+            raise BadTable(
+                "the texts were replaced while they were being read",
+                where=corpus.name,
+                fix="Run the same command again.",
+            )
         yield found, texts
 
 
@@ -92,6 +95,6 @@ def recorded(path: Path) -> Digests:
             where=str(path),
             expected=f"a multiple of {DIGEST_BYTES} bytes",
             got=str(len(content)),
-            mend="Encode that corpus again, or remove the file.",
+            fix="Encode that corpus again, or remove the file.",
         )
     return content.reshape(-1, DIGEST_BYTES)

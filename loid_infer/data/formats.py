@@ -63,13 +63,19 @@ def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
         got = "an empty file" if not n_bytes else "white space only"
-        raise BadTable("there is nothing to ingest", where=str(path), expected="reviews", got=got,
-                       mend="Give another file.")  # fmt: skip
+        raise BadTable(
+            "there is nothing to ingest", where=str(path), expected="reviews", got=got, fix="Give another file."
+        )
     found = _format_of(path, head, overrides)
     taken = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
     if found not in taken.get(format, (format,)):
-        raise BadTable("the content is of another format", where=str(path), expected=f"{format} (--format {format})",
-                       got=found, mend="Leave --format out, or name the format it is.")  # fmt: skip
+        raise BadTable(
+            "the content is of another format",
+            where=str(path),
+            expected=f"{format} (--format {format})",
+            got=found,
+            fix="Leave --format out, or name the format it is.",
+        )
     chosen = found if format == "auto" else format
     return Source(path, chosen, layout(chosen, overrides), n_bytes)
 
@@ -86,11 +92,16 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
             raw = stack.enter_context(path.open("rb"))
             magic = raw.read(4)
         except OSError as error:
-            raise BadTable(f"the file cannot be read: {error.strerror}", where=str(path),
-                           mend="Check the path and its permissions.") from error  # fmt: skip
+            raise BadTable(
+                f"the file cannot be read: {error.strerror}", where=str(path), fix="Check the path and its permissions."
+            ) from error
         if not raw.seekable():
-            raise BadTable("the source is a pipe", where=str(path), expected="a file, for it is read more than once",
-                           mend="Write it to a file first.")  # fmt: skip
+            raise BadTable(
+                "the source is a pipe",
+                where=str(path),
+                expected="a file, for it is read more than once",
+                fix="Write it to a file first.",
+            )
         raw.seek(0)
         if magic.startswith(b"\x1f\x8b"):
             yield raw, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
@@ -135,11 +146,16 @@ def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
         archive = zipfile.ZipFile(raw)
         names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
         if len(names) != 1:
-            raise BadTable("the archive does not hold one table", where=str(path), expected="one file inside the .zip",
-                           got=f"{len(names)} ({', '.join(names[:5])})", mend=f"Run: unzip {path}")  # fmt: skip
+            raise BadTable(
+                "the archive does not hold one table",
+                where=str(path),
+                expected="one file inside the .zip",
+                got=f"{len(names)} ({', '.join(names[:5])})",
+                fix=f"Run: unzip {path}",
+            )
         return archive.open(names[0])
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise BadTable(f"the archive cannot be read: {error}", where=str(path), mend=f"Run: unzip {path}") from error
+        raise BadTable(f"the archive cannot be read: {error}", where=str(path), fix=f"Run: unzip {path}") from error
 
 
 def _head(path: Path) -> bytes:
@@ -163,7 +179,7 @@ def cut(path: Path, number: int, error: Exception) -> BadTable:
         where=str(path),
         expected="a whole file",
         got=f"{number:,} whole lines",
-        mend="Download or compress it again, then run the same command.",
+        fix="Download or compress it again, then run the same command.",
     )
 
 
@@ -172,24 +188,35 @@ def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
                 return "parquet"
-        raise BadTable("a parquet file inside another compression", where=str(path),
-                       mend="Decompress it first; parquet is compressed inside.")  # fmt: skip
+        raise BadTable(
+            "a parquet file inside another compression",
+            where=str(path),
+            fix="Decompress it first; parquet is compressed inside.",
+        )
     _refuse_other_encodings(path, head)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     names = _json_names(text)
     # A first line like [1, 2] before JSON objects is but a bad line; an array has no objects beside it, or is open.
     if text.startswith(b"[") and (names is None or b"]" not in text.split(b"\n", 1)[0]):
-        raise BadTable("a JSON array, not JSON lines", where=str(path), expected="one JSON object a line",
-                       mend=f"Run: jq -c '.[]' {path} > {path.stem}.jsonl")  # fmt: skip
+        raise BadTable(
+            "a JSON array, not JSON lines",
+            where=str(path),
+            expected="one JSON object a line",
+            fix=f"Run: jq -c '.[]' {path} > {path.stem}.jsonl",
+        )
     if names is not None or text.startswith(b"{"):
         return _json_format(names or set())
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
     headers = _headers(text)
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
-        raise BadTable("no format recognized", where=str(path), got=f"a first line {first!r}",
-                       expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
-                       mend="Convert it to one of these.")  # fmt: skip
+        raise BadTable(
+            "no format recognized",
+            where=str(path),
+            got=f"a first line {first!r}",
+            expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
+            fix="Convert it to one of these.",
+        )
     wanted = set(layout("csv", overrides).names.values())
     # A column's name may hold the other delimiter: the header with more of the wanted columns is the right one.
     return max(headers, key=lambda name: (len(wanted & {*headers[name]}), len(headers[name]), name))
@@ -228,8 +255,18 @@ def _refuse_other_encodings(path: Path, head: bytes) -> None:
         if max(even, odd) < max(2, len(start) // 8):
             return
         if min(even, odd) > len(start) // 8:
-            raise BadTable("a binary file", where=str(path), expected="JSON lines, CSV, TSV or parquet",
-                           got="null bytes throughout", mend="Convert it to one of these.")  # fmt: skip
+            raise BadTable(
+                "a binary file",
+                where=str(path),
+                expected="JSON lines, CSV, TSV or parquet",
+                got="null bytes throughout",
+                fix="Convert it to one of these.",
+            )
         name = "UTF-16LE" if odd > even else "UTF-16BE"
-    raise BadTable("the file is not UTF-8", where=str(path), expected="UTF-8", got=name,
-                   mend=f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8")  # fmt: skip
+    raise BadTable(
+        "the file is not UTF-8",
+        where=str(path),
+        expected="UTF-8",
+        got=name,
+        fix=f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8",
+    )

@@ -69,9 +69,13 @@ class PairSource:
                     yield _pairs(self.path, piece, start)
                     start += piece.num_rows
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise BadTable(f"the file is damaged: {first_line(error)}", where=str(self.path),
-                           expected="a whole file in UTF-8", got=f"{start:,} good rows",
-                           mend="Write it again.") from error  # fmt: skip
+            raise BadTable(
+                f"the file is damaged: {first_line(error)}",
+                where=str(self.path),
+                expected="a whole file in UTF-8",
+                got=f"{start:,} good rows",
+                fix="Write it again.",
+            ) from error
 
     def _record_batches(self) -> Iterator[Any]:
         if self.format == "parquet":
@@ -102,18 +106,29 @@ def read_pairs(path: Path) -> PairSource:
                 names = next(csv.reader(text), [])
             schema = pa.schema([(name, pa.string()) for name in names])
     except OSError as error:
-        raise BadTable(f"the file cannot be read: {error.strerror or error}", where=str(path),
-                       mend="Check the path and its permissions.") from error  # fmt: skip
+        raise BadTable(
+            f"the file cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="Check the path and its permissions.",
+        ) from error
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise BadTable(f"neither parquet nor CSV in UTF-8: {first_line(error)}", where=str(path),
-                       mend="Write the pairs as parquet or CSV.") from error  # fmt: skip
+        raise BadTable(
+            f"neither parquet nor CSV in UTF-8: {first_line(error)}",
+            where=str(path),
+            fix="Write the pairs as parquet or CSV.",
+        ) from error
     expected = "user_id, item_id and maybe domain, rating, each once; neither score nor known"
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
     if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
         what = f"columns are missing: {', '.join(absent)}" if absent else "columns clash with each other or the scores"
-        raise BadTable(what, where=str(path), expected=expected, got=", ".join(names)[:200] or "no columns",
-                       mend="Rename the columns.")  # fmt: skip
+        raise BadTable(
+            what,
+            where=str(path),
+            expected=expected,
+            got=", ".join(names)[:200] or "no columns",
+            fix="Rename the columns.",
+        )
     return PairSource(path, "parquet" if is_parquet else "csv", schema)
 
 
@@ -129,12 +144,21 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     """
     suffix = out.suffix.lower()
     if suffix not in (".parquet", ".csv"):
-        raise BadSetting("unknown format of scores", where=str(out), expected=".parquet or .csv", got=repr(suffix),
-                         mend="Name the file with one of these endings, as in --out scores.parquet")  # fmt: skip
+        raise BadSetting(
+            "unknown format of scores",
+            where=str(out),
+            expected=".parquet or .csv",
+            got=repr(suffix),
+            fix="Name the file with one of these endings, as in --out scores.parquet",
+        )
     if out.is_dir() or out.resolve() == source.path.resolve():
-        raise BadSetting("cannot write scores there", where=str(out), expected="a file of its own",
-                         got="a folder" if out.is_dir() else "the very file of pairs",
-                         mend="Name another file with --out.")  # fmt: skip
+        raise BadSetting(
+            "cannot write scores there",
+            where=str(out),
+            expected="a file of its own",
+            got="a folder" if out.is_dir() else "the very file of pairs",
+            fix="Name another file with --out.",
+        )
     added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
     schema = pa.schema([*source.schema, *added])
     with new_file(out) as temporary, ExitStack() as stack:
@@ -161,14 +185,24 @@ def _pairs(path: Path, rows: Any, start: int) -> Pairs:
 def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise BadTable(f"the column {name} is not of ids", where=str(path), expected="text or whole numbers",
-                       got=str(kind), mend="Cast the column to text.")  # fmt: skip
+        raise BadTable(
+            f"the column {name} is not of ids",
+            where=str(path),
+            expected="text or whole numbers",
+            got=str(kind),
+            fix="Cast the column to text.",
+        )
     column = column.cast(kind).cast(pa.string())
     bad = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
     if pc.any(bad).as_py():
         row = start + pc.index(bad, True).as_py() + 1
-        raise BadTable(f"the {name} is missing", where=f"{path}, row {row}", expected="an id on every row",
-                       got="null or empty text", mend="Leave such rows out.")  # fmt: skip
+        raise BadTable(
+            f"the {name} is missing",
+            where=f"{path}, row {row}",
+            expected="an id on every row",
+            got="null or empty text",
+            fix="Leave such rows out.",
+        )
     return list(column.to_pylist())
 
 
@@ -178,8 +212,12 @@ def _ratings(path: Path, column: Any, start: int) -> Floats:
     try:
         numbers = column.cast(pa.float32(), safe=False)
     except pa.ArrowException as error:
-        raise BadTable("a rating is not a number", where=f"{path}, rows {start + 1} to {start + len(column)}",
-                       expected="numbers or nothing in the column rating", got=first_line(error),
-                       mend="Mend the column, or leave it out to score without measuring.") from error  # fmt: skip
+        raise BadTable(
+            "a rating is not a number",
+            where=f"{path}, rows {start + 1} to {start + len(column)}",
+            expected="numbers or nothing in the column rating",
+            got=first_line(error),
+            fix="Mend the column, or leave it out to score without measuring.",
+        ) from error
     ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
     return ratings

@@ -33,35 +33,44 @@ def open_table(path: Path, domain: str) -> ReviewTable:
     Raises:
         BadTable: absent, damaged, not written by `ingest` or `sample`, or of another format.
     """
-    mend = f"Run: loid-infer ingest SRC --domain {domain}"
+    fix = f"Run: loid-infer ingest SRC --domain {domain}"
     if not path.is_file():
-        raise BadTable(f"there is no table of domain {domain!r}", where=str(path), got="no file", mend=mend)
+        raise BadTable(f"there is no table of domain {domain!r}", where=str(path), got="no file", fix=fix)
     try:
         with pq.ParquetFile(path) as file:
             schema, stored = file.schema_arrow, file.metadata.metadata or {}
             n_rows = file.metadata.num_rows
             group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadTable(f"the table cannot be read: {first_line(error)}", where=str(path), mend=mend) from error
+        raise BadTable(f"the table cannot be read: {first_line(error)}", where=str(path), fix=fix) from error
     got = ", ".join(schema.names)
     if METADATA_KEY not in stored:
-        raise BadTable("not a canonical table", where=str(path), expected="a parquet file written by ingest",
-                       got=f"a parquet file with the columns {got}", mend=mend)  # fmt: skip
+        raise BadTable(
+            "not a canonical table",
+            where=str(path),
+            expected="a parquet file written by ingest",
+            got=f"a parquet file with the columns {got}",
+            fix=fix,
+        )
     where = f"{path}, metadata"
-    metadata = decode(stored[METADATA_KEY], dict[str, Any], mend, where=where, error=BadTable)
+    metadata = decode(stored[METADATA_KEY], dict[str, Any], fix, where=where, error=BadTable)
     if metadata.get("format") != TABLE_FORMAT:
         raise BadTable(
             "the table is of another format",
             where=str(path),
             expected=f"format {TABLE_FORMAT}",
             got=f"format {metadata.get('format')}",
-            mend=mend,
+            fix=fix,
         )
-    facts = typed(metadata, TableFacts, mend, where=where, error=BadTable)
+    facts = typed(metadata, TableFacts, fix, where=where, error=BadTable)
     if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
-        raise BadTable("the table is not what its metadata says", where=str(path),
-                       expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}", got=f"{n_rows} rows of {got}",
-                       mend=mend)  # fmt: skip
+        raise BadTable(
+            "the table is not what its metadata says",
+            where=str(path),
+            expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}",
+            got=f"{n_rows} rows of {got}",
+            fix=fix,
+        )
     return ReviewTable(path, domain, facts, np.cumsum([0, *group_rows]))
 
 
@@ -151,8 +160,8 @@ class ReviewTable:
             with pq.ParquetFile(self.path, read_dictionary=read_dictionary, page_checksum_verification=True) as file:
                 yield file
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            mend = f"Run: loid-infer ingest SRC --domain {self.domain}"
-            raise BadTable(f"the table is damaged: {first_line(error)}", where=str(self.path), mend=mend) from error
+            fix = f"Run: loid-infer ingest SRC --domain {self.domain}"
+            raise BadTable(f"the table is damaged: {first_line(error)}", where=str(self.path), fix=fix) from error
 
     def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
         digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)

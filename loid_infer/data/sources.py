@@ -59,7 +59,7 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
         except BadValue as fault:
             if not skip_bad:
                 raise BadTable(
-                    fault.reason, where=place(source, row[0]), expected=fault.expected, got=fault.got, mend=_SKIP
+                    fault.reason, where=location(source, row[0]), expected=fault.expected, got=fault.got, fix=_SKIP
                 ) from None
             batch.n_skipped += 1
             continue
@@ -72,7 +72,7 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
     yield batch
 
 
-def place(source: Source, number: int) -> str:
+def location(source: Source, number: int) -> str:
     """Where a line or row is, for people."""
     return f"{source.path}, row {number}" if source.format == "parquet" else f"{source.path}:{number}"
 
@@ -104,7 +104,7 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     # A record may lack its text, but a first record without it is almost surely a column of another
                     # name, and a table of empty texts would be of no use to anyone.
                     if text not in record:
-                        raise _missing(source, place(source, number), [text], list(record))
+                        raise _missing(source, location(source, number), [text], list(record))
                     seen_text = True
                 get = record.get
                 item_id = get(item)
@@ -142,8 +142,11 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
             try:
                 header = next((row for row in reader if row), [])
             except csv.Error as error:
-                raise BadTable(f"the header is not {source.format.upper()}: {error}", where=str(source.path),
-                               mend="Name the format with --format, or mend the first line.") from error  # fmt: skip
+                raise BadTable(
+                    f"the header is not {source.format.upper()}: {error}",
+                    where=str(source.path),
+                    fix="Name the format with --format, or mend the first line.",
+                ) from error
             user, item, rating, text, time = _places(source, header)
             while True:
                 number = reader.line_num + 1
@@ -184,9 +187,8 @@ def _places(source: Source, header: list[str]) -> list[int]:
 
 def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
     canonical = {name: key for key, name in source.layout.names.items()}
-    mend = "Name the columns: " + "--columns " + ",".join(f"{canonical[name]}=NAME" for name in missing)
-    return BadTable("columns are missing", where=where, expected=", ".join(missing), got=", ".join(got)[:200],
-                    mend=mend)  # fmt: skip
+    fix = "Name the columns: " + "--columns " + ",".join(f"{canonical[name]}=NAME" for name in missing)
+    return BadTable("columns are missing", where=where, expected=", ".join(missing), got=", ".join(got)[:200], fix=fix)
 
 
 def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
@@ -204,9 +206,13 @@ def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     yield (number, *values)
                 position[0] = source.n_bytes * number // n_rows
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadTable(f"the parquet file is cut or damaged: {first_line(error)}", where=str(source.path),
-                       expected="a whole file", got=f"{number:,} rows",
-                       mend="Get or write it again.") from error  # fmt: skip
+        raise BadTable(
+            f"the parquet file is cut or damaged: {first_line(error)}",
+            where=str(source.path),
+            expected="a whole file",
+            got=f"{number:,} rows",
+            fix="Get or write it again.",
+        ) from error
 
 
 def _values(column: Any) -> list[Any]:

@@ -38,7 +38,7 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
                 "a split by time needs a timestamp on every review",
                 where="--split time",
                 got=f"{n_missing:,} of {interactions.n:,} reviews without one",
-                mend="Use --split random, or ingest with --columns timestamp=NAME.",
+                fix="Use --split random, or ingest with --columns timestamp=NAME.",
             )
         values = interactions.timestamps
         if interactions.n:
@@ -55,7 +55,7 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
             where=f"--split {kind}",
             expected="at least one review in each part",
             got=f"{interactions.n:,} reviews: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()),
-            mend="Ingest more reviews" + (", or try another --split-seed." if kind == "random" else "."),
+            fix="Ingest more reviews" + (", or try another --split-seed." if kind == "random" else "."),
         )
     told = {"kind": kind, "seed": seed, "fractions": _FRACTIONS, "cuts": cuts if kind == "time" else []}
     return Split(kind, seed, train, valid, test, digest_json(told))
@@ -77,7 +77,7 @@ def refuse_leak(seen: Iterable[TrainingRun], domain: str, split: Split, who: str
                 f"{who} was trained on another split of {domain!r} and has seen reviews that are to be tested on",
                 expected=f"--split {run.split} --split-seed {run.split_seed}",
                 got=f"--split {split.kind} --split-seed {split.seed}",
-                mend=f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split.",
+                fix=f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split.",
             )
 
 

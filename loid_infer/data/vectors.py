@@ -79,8 +79,9 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
                 break
             writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
     if start != table.n_rows:
-        raise BadTable("the table was replaced while it was being read", where=str(table.path),
-                       mend="Run the same command again.")  # fmt: skip
+        raise BadTable(
+            "the table was replaced while it was being read", where=str(table.path), fix="Run the same command again."
+        )
 
 
 def _write_safetensors(
@@ -139,10 +140,13 @@ class Bundle:
             if not (sound and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
                 raise ValueError("other content than was exported")
         except (OSError, SafetensorError, ValueError) as error:
-            raise BadArtifact("not a bundle of vectors", where=str(path), got=str(error) or type(error).__name__,
-                              expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
-                              mend="Export it again: loid-infer cache export --domain D OUT.safetensors"
-                              ) from error  # fmt: skip
+            raise BadArtifact(
+                "not a bundle of vectors",
+                where=str(path),
+                got=str(error) or type(error).__name__,
+                expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
+                fix="Export it again: loid-infer cache export --domain D OUT.safetensors",
+            ) from error
 
     def __enter__(self) -> Bundle:
         return self

@@ -27,7 +27,7 @@ def is_full(error: Exception) -> bool:
 def no_memory(what: str, got: str = "") -> NoMemory:
     """What to raise where there is too little for `what`, and no less of it is possible."""
     return NoMemory(
-        f"the GPU has not enough memory for {what}", got=got, mend="Use --device cpu, or free the GPU's memory."
+        f"the GPU has not enough memory for {what}", got=got, fix="Use --device cpu, or free the GPU's memory."
     )
 
 

@@ -81,7 +81,7 @@ class EncoderFolder:
         except (KeyError, ValueError, SafetensorError) as error:
             where = str(self.path / PROBES_FILE)
             raise BadArtifact(
-                f"the parity probes cannot be read: {error}", where=where, mend=_again(self.name)
+                f"the parity probes cannot be read: {error}", where=where, fix=_again(self.name)
             ) from error
 
     def tokenizer(self) -> Tokenizer:
@@ -102,7 +102,7 @@ class EncoderFolder:
                 found |= load_file(self.path / file)
             except (OSError, SafetensorError) as error:
                 raise BadArtifact(
-                    f"the weights cannot be read: {error}", where=str(self.path / file), mend=_again(self.name)
+                    f"the weights cannot be read: {error}", where=str(self.path / file), fix=_again(self.name)
                 ) from error
         return found
 
@@ -117,22 +117,22 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
         BadArtifact: there is none, or a file or field is not what was exported.
         ParityError: its parity report is not a passing one.
     """
-    mend = _again(name)
-    manifest = read_manifest(path, EncoderManifest, mend)
+    fix = _again(name)
+    manifest = read_manifest(path, EncoderManifest, fix)
     spec, found = manifest.card, manifest.fingerprint
     needed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *([DENSE_FILE] if spec.dense else [])}
     unnamed = needed - manifest.files.keys()
     if unnamed:
-        raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), mend=mend)
+        raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), fix=fix)
     if not manifest.parity.passed:
-        raise ParityError("this export has no passing parity report", where=str(path), mend=mend)
+        raise ParityError("this export has no passing parity report", where=str(path), fix=fix)
     computed = fingerprint(spec)
     if computed != found:
         what = "the spec is not the one that was exported"
-        raise BadArtifact(what, where=str(path), expected=found, got=computed, mend=mend)
+        raise BadArtifact(what, where=str(path), expected=found, got=computed, fix=fix)
     if expected and found != expected:
-        what, mend = "the encoder was exported anew meanwhile", "Run the same command again."
-        raise BadArtifact(what, where=str(path), expected=expected, got=found, mend=mend)
+        what, fix = "the encoder was exported anew meanwhile", "Run the same command again."
+        raise BadArtifact(what, where=str(path), expected=expected, got=found, fix=fix)
     return EncoderFolder(name, path, spec, found, manifest)
 
 

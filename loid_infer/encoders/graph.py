@@ -24,21 +24,21 @@ def checked(path: Path) -> Path:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), mend=_MEND) from error
+        raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), fix=_MEND) from error
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     if any(part.HasField("g") or part.graphs for part in attributes):
-        raise BadArtifact("the graph has graphs inside", where=str(path), mend=_MEND)
+        raise BadArtifact("the graph has graphs inside", where=str(path), fix=_MEND)
     sparse = [part for part in attributes if part.HasField("sparse_tensor") or part.sparse_tensors]
     if sparse or model.graph.sparse_initializer:
-        raise BadArtifact("the graph has sparse tensors", where=str(path), mend=_MEND)
+        raise BadArtifact("the graph has sparse tensors", where=str(path), fix=_MEND)
     inside = [tensor for part in attributes for tensor in (part.t, *part.tensors)]
     elsewhere = {_file(tensor) for tensor in (*model.graph.initializer, *inside)} - {"", path.name + DATA_SUFFIX}
     if elsewhere or any(map(_file, inside)):
-        raise BadArtifact("the graph keeps tensors outside its file", where=str(path), mend=_MEND)
+        raise BadArtifact("the graph keeps tensors outside its file", where=str(path), fix=_MEND)
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign or model.functions:
         raise BadArtifact(
-            "the graph has operators that are not ONNX's own", where=str(path), got=", ".join(foreign), mend=_MEND
+            "the graph has operators that are not ONNX's own", where=str(path), got=", ".join(foreign), fix=_MEND
         )
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
     if names != ["input_ids", "attention_mask", "cls"]:
@@ -47,7 +47,7 @@ def checked(path: Path) -> Path:
             where=str(path),
             got=", ".join(names),
             expected="input_ids, attention_mask, cls",
-            mend=_MEND,
+            fix=_MEND,
         )
     return path
 
@@ -62,9 +62,9 @@ def _file(tensor: Any) -> str:
 def refused(runtime: str, graph: Path, error: Exception) -> BadArtifact:
     """What to raise where a runtime cannot load `graph`."""
     reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
-    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), mend=_MEND)
+    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), fix=_MEND)
 
 
 def other_taken(what: str, graph: Path, asked: str, taken: str) -> RuntimeMissing:
     """What to raise where a runtime took something else than it was `asked` for."""
-    return RuntimeMissing(what, where=str(graph), expected=asked, got=taken, mend="See `loid-infer doctor`.")
+    return RuntimeMissing(what, where=str(graph), expected=asked, got=taken, fix="See `loid-infer doctor`.")

@@ -9,8 +9,12 @@ from msgspec import Struct, field
 from loid_infer.types import NamedDigest, Spec, TrainingRun
 
 # The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
-GATES = {"fp32": ("cos_min", 0.99999), "bf16": ("cos_min", 0.9999), "fp16": ("cos_min", 0.9999),
-         "int8": ("cos_mean", 0.998)}  # fmt: skip
+GATES = {
+    "fp32": ("cos_min", 0.99999),
+    "bf16": ("cos_min", 0.9999),
+    "fp16": ("cos_min", 0.9999),
+    "int8": ("cos_mean", 0.998),
+}
 
 
 class Parity(Struct, frozen=True):

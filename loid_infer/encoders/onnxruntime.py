@@ -49,26 +49,26 @@ class OnnxRuntime:
     name = "onnxruntime"
     pads = True
 
-    def __init__(self, graph: Path, precision: str, place: str, n_threads: int, budget: Budget | None = None) -> None:
+    def __init__(self, graph: Path, precision: str, device: str, n_threads: int, budget: Budget | None = None) -> None:
         """Load `graph`, which holds float32, or int8 beside it.
 
         Args:
             precision: fp32, or int8 where the graph is; on a GPU also fp16 or bf16: products are computed in TF32
                 then, whose inputs have the bits of fp16 and more than those of bf16. With fp32 they never are.
-            place: cpu | cuda.
+            device: cpu | cuda.
             budget: of a batch with its padding; for a GPU.
 
         Raises:
             BadArtifact: it cannot be loaded.
             RuntimeMissing: the session runs on another provider than the one asked for.
         """
-        self._place, self._budget = place, budget or Budget(sys.maxsize)
+        self._device, self._budget = device, budget or Budget(sys.maxsize)
         self.max_batch_tokens, self.n_tokenizers = (
             (budget.max_tokens, GPU_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
         )
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
-        self._session = open_session(graph, place, options if place == "cuda" else {}, n_threads)
-        where, computed = (f"CPU, {n_threads} threads", "fp32") if place == "cpu" else ("CUDA", "TF32")
+        self._session = open_session(graph, device, options if device == "cuda" else {}, n_threads)
+        where, computed = (f"CPU, {n_threads} threads", "fp32") if device == "cpu" else ("CUDA", "TF32")
         self.detail = f"{where}, {precision}" + (f" with {computed}" if precision in ("fp16", "bf16") else "")
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
@@ -77,7 +77,7 @@ class OnnxRuntime:
             yield from self._budget.fit(Padded(batch), self._forward)
 
     def _forward(self, work: Padded) -> tuple[Ints, Floats]:
-        return work.batch.slots, forward(self._session, work.batch, self._place)
+        return work.batch.slots, forward(self._session, work.batch, self._device)
 
 
 def open_session(graph: Path, provider: str, options: dict[str, str], n_threads: int) -> Any:
@@ -96,7 +96,7 @@ def open_session(graph: Path, provider: str, options: dict[str, str], n_threads:
             where=str(graph),
             expected=asked,
             got=", ".join(onnxruntime.get_available_providers()),
-            mend="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
+            fix="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
         )
     wanted: list[Any] = [(asked, options)]
     if provider == "tensorrt":
@@ -115,7 +115,7 @@ def open_session(graph: Path, provider: str, options: dict[str, str], n_threads:
     return session
 
 
-def forward(session: Any, batch: TokenBatch, place: str) -> Floats:
+def forward(session: Any, batch: TokenBatch, device: str) -> Floats:
     """The vectors `[n, d]` of a batch, its ids and vectors bound to the memory of `place` (cpu | cuda).
 
     Raises:
@@ -126,12 +126,12 @@ def forward(session: Any, batch: TokenBatch, place: str) -> Floats:
     bound = session.io_binding()
     try:
         for name, ids in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask)):
-            bound.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, place, 0))
-        bound.bind_output("cls", place)
+            bound.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, device, 0))
+        bound.bind_output("cls", device)
         session.run_with_iobinding(bound)
         vectors: Floats = bound.copy_outputs_to_cpu()[0]
     except Exception as error:
-        if place != "cpu" and is_full(error):
+        if device != "cpu" and is_full(error):
             raise DeviceFull from error
         raise
     return vectors

@@ -61,16 +61,16 @@ def open_runtime(
 
         return FakeRuntime(encoder.spec.dim)
     precision = encoder.spec.precision
-    place = _place(runtime, device, precision)
+    target = _target(runtime, device, precision)
     if runtime != "auto":
-        return _proven(load(runtime, encoder, place, n_threads), encoder)
-    reasons = [] if able(place, precision) else [f"none computes it on {place}"]
-    for backend in able(place, precision):
+        return _proven(load(runtime, encoder, target, n_threads), encoder)
+    reasons = [] if able(target, precision) else [f"none computes it on {target}"]
+    for backend in able(target, precision):
         if not backend.installed:
             reasons.append(f"{backend.name} is not installed")
             continue
         try:
-            opened = _proven(backend.open(encoder, place, n_threads), encoder)
+            opened = _proven(backend.open(encoder, target, n_threads), encoder)
         except (RuntimeMissing, ParityError, NoMemory) as error:
             reasons.append(str(error))
             continue
@@ -93,7 +93,7 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
         raise RuntimeMissing(
             f"the runtime {name} is not installed",
             where=encoder.name,
-            mend=f"pip install 'loid-infer[{'cpu' if device == 'cpu' else 'gpu'}]', or let --runtime auto choose.",
+            fix=f"pip install 'loid-infer[{'cpu' if device == 'cpu' else 'gpu'}]', or let --runtime auto choose.",
         )
     if not backend.computes(device, precision):
         other = "cuda" if device == "cpu" else "cpu"
@@ -105,7 +105,7 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
             where=encoder.name,
             expected=f"--device {other}" if elsewhere else " or ".join(one.name for one in able(device, precision)),
             got=_PLACES[device] if elsewhere else "",
-            mend="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
+            fix="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
         )
     return backend.open(encoder, device, n_threads)
 
@@ -144,7 +144,7 @@ def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
         f"no runtime can compute {encoder.spec.precision} here",
         where=encoder.name,
         got=why,
-        mend="Run `loid-infer doctor` to see what is missing.",
+        fix="Run `loid-infer doctor` to see what is missing.",
     )
 
 
@@ -157,11 +157,11 @@ def _proven(opened: Runtime, encoder: EncoderFolder) -> Runtime:
         where=encoder.name,
         expected=f"{gate(precision)}, over {parity.n_texts} probes",
         got=f"{parity.cosine(precision):.6f}",
-        mend="Choose another --runtime; nothing was stored.",
+        fix="Choose another --runtime; nothing was stored.",
     )
 
 
-def _place(runtime: str, device: str, precision: str) -> str:
+def _target(runtime: str, device: str, precision: str) -> str:
     """Where to compute: with `auto` not on a GPU that the runtime, or every runtime, cannot compute this on."""
     names = [backend.name for backend in able("cuda", precision)]
     if device == "auto" and (not names if runtime == "auto" else runtime not in names):
@@ -186,7 +186,7 @@ def torch_device(device: str) -> str:
     if device == "auto":
         return "cpu"
     raise RuntimeMissing(
-        "torch sees no CUDA device", got="--device cuda", mend="Use --device cpu, or see `loid-infer doctor`."
+        "torch sees no CUDA device", got="--device cuda", fix="Use --device cpu, or see `loid-infer doctor`."
     )
 
 

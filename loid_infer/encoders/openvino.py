@@ -35,7 +35,7 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
             "OpenVINO computes bf16 only where it is native",
             where=encoder.name,
             got=model(),
-            mend="Let --runtime auto choose, or `loid-infer export --precision fp32`.",
+            fix="Let --runtime auto choose, or `loid-infer export --precision fp32`.",
         )
     version = versions("openvino").get("openvino")
     key = f"{model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"

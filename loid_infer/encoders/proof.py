@@ -35,7 +35,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
                 f"{runtime.name} gives vectors of another shape than the encoder's",
                 expected=str(expected.shape),
                 got=str(vectors.shape),
-                mend="Export the encoder again.",
+                fix="Export the encoder again.",
             )
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)

@@ -44,7 +44,7 @@ def tokenizer_digest(path: Path) -> str:
         return tokenizer_content_digest(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(
-            f"the tokenizer cannot be read: {error}", where=str(path), mend="Export the encoder again."
+            f"the tokenizer cannot be read: {error}", where=str(path), fix="Export the encoder again."
         ) from error
 
 

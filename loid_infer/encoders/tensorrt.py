@@ -50,7 +50,7 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
         raise RuntimeMissing(
             f"TensorRT takes encoders of {MIN_TOKENS} tokens and more",
             got=f"--max-tokens {encoder.spec.max_tokens}",
-            mend="Use --runtime torch.",
+            fix="Use --runtime torch.",
         )
     spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
     name, memory = torch.cuda.get_device_name(), machine_memory().parent
@@ -125,13 +125,13 @@ class TensorRt:
             raise RuntimeMissing(
                 f"TensorRT cannot run here: {lacks}",
                 where=str(graph),
-                mend="See `loid-infer doctor`, or let --runtime auto choose.",
+                fix="See `loid-infer doctor`, or let --runtime auto choose.",
             )
         try:
             library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
         except OSError as error:
             raise RuntimeMissing(
-                f"TensorRT's library cannot be opened: {error}", where=str(graph), mend="See `loid-infer doctor`."
+                f"TensorRT's library cannot be opened: {error}", where=str(graph), fix="See `loid-infer doctor`."
             ) from error
         self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
         self._profiles = profiles(max_tokens, budget.max_tokens)
@@ -166,12 +166,12 @@ class TensorRt:
             session = open_session(self._graph, "tensorrt", options, n_threads=1)
         except BadArtifact as error:
             raise RuntimeMissing(
-                f"TensorRT cannot build an engine: {error.what}", where=error.where, mend="Let --runtime auto choose."
+                f"TensorRT cannot build an engine: {error.what}", where=error.where, fix="Let --runtime auto choose."
             ) from error
         vectors = forward(session, work.batch, "cuda")
         if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime gives CUDA whatever TensorRT does not take
             raise RuntimeMissing(
-                "TensorRT took no part of the graph", where=str(self._graph), mend="Let --runtime auto choose."
+                "TensorRT took no part of the graph", where=str(self._graph), fix="Let --runtime auto choose."
             )
         self._sessions[profile] = session
         return work.batch.slots, vectors
@@ -195,6 +195,6 @@ def private_folder(*parts: Path | str) -> Path:
                 where=str(path),
                 expected="a folder of yours with mode 700",
                 got=f"mode {stat.S_IMODE(found.st_mode):o} of user {found.st_uid}",
-                mend=f"Run `rm -r {path}`; engines are built anew.",
+                fix=f"Run `rm -r {path}`; engines are built anew.",
             )
     return folder

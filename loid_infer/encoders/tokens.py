@@ -50,7 +50,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
             raise BadArtifact(
-                f"the tokenizer cannot be read: {error}", where=str(path), mend="Export the encoder again."
+                f"the tokenizer cannot be read: {error}", where=str(path), fix="Export the encoder again."
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first", direction="right")

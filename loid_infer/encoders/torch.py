@@ -49,8 +49,8 @@ def module_of(encoder: EncoderFolder) -> Transformer:
             raise ValueError("the tokenizer gives ids for which there is no embedding")
         return module
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        mend = f"Run `loid-infer export --name {encoder.name}` to make it anew."
-        raise BadArtifact(f"the weights do not fit the spec: {error}", where=str(encoder.path), mend=mend) from error
+        fix = f"Run `loid-infer export --name {encoder.name}` to make it anew."
+        raise BadArtifact(f"the weights do not fit the spec: {error}", where=str(encoder.path), fix=fix) from error
 
 
 class TorchRuntime:

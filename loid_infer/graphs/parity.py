@@ -102,7 +102,7 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
                 where=repr(text[:60]),
                 expected=str(theirs[:12]),
                 got=str(mine[:12].tolist()),
-                mend="Give --base a folder whose tokenizer.json belongs to its model.",
+                fix="Give --base a folder whose tokenizer.json belongs to its model.",
             )
     _check_pooled_token(base, tokenizer, ours)
     with exact_products():
@@ -156,19 +156,19 @@ def _check_batches(base: Base, texts: Sequence[Array], alone: Array) -> None:
                 where=f"{base.name}, padded on the {side}",
                 expected=gate("fp32"),
                 got=f"{least:.6f}",
-                mend="Try another release of transformers; nothing was written.",
+                fix="Try another release of transformers; nothing was written.",
             )
 
 
 def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]) -> None:
     """See that the token which is pooled is the one that the folder or the family declares for it."""
 
-    def refuse(what: str, expected: str, got: str, mend: str) -> None:
-        raise ParityError(what, where=base.name, expected=expected, got=got, mend=mend)
+    def refuse(what: str, expected: str, got: str, fix: str) -> None:
+        raise ParityError(what, where=base.name, expected=expected, got=got, fix=fix)
 
     pooling, files = base.reading.pooling, ("special_tokens_map.json", "tokenizer_config.json")
-    told = {name: value for file in files for name, value in read_json(base.place / file, absent={}).items()}
-    if told.get("cls_token") and not all(tokenizer.frame) and not (base.place / TOKENIZER_FILE).exists():
+    told = {name: value for file in files for name, value in read_json(base.path / file, absent={}).items()}
+    if told.get("cls_token") and not all(tokenizer.frame) and not (base.path / TOKENIZER_FILE).exists():
         what = "the tokenizer that transformers makes of the folder puts nothing around a text"
         refuse(what, TOKENIZER_FILE, "none", "Give --base a folder that has one.")
     if pooling == "cls":
@@ -187,6 +187,6 @@ def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]
     wanted = tokenizer.id_of(name) if name and (pooling != "mean" or base.family.ends) else None
     if wanted is not None and not all(text[at] == wanted for text in texts):
         what = "the tokenizer does not give the token that is pooled"
-        mend = "Give --base a folder whose tokenizer.json adds it."
+        fix = "Give --base a folder whose tokenizer.json adds it."
         found = sorted({int(text[at]) for text in texts})[:5]
-        refuse(what, f"{name} ({wanted}) {'last' if at else 'first'}", str(found), mend)
+        refuse(what, f"{name} ({wanted}) {'last' if at else 'first'}", str(found), fix)

@@ -89,15 +89,16 @@ def quantize(
         if parity.passes("int8") and next(measure_runtimes(int8, encoder.probes()))[1].passes("int8"):
             names = tuple(name for x in inputs if x.names[0] in kept for name in x.names)
             n_products = sum(len(x.names) for x in inputs) - len(names)
-            return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean,
-                                      int((~held).sum()), int(held.sum()))  # fmt: skip
+            return int8, Quantization(
+                alpha, n_products, names, parity.cos_min, parity.cos_mean, int((~held).sum()), int(held.sum())
+            )
     save_graph(floats, encoder.graph)
     raise ParityError(
         "int8 loses too much on texts of the calibration domain or on the probes",
         where=encoder.name,
         expected=gate("int8"),
         got=f"{parity.cos_mean:.6f} with {len(kept)} of {len(inputs)} groups of products in floating point",
-        mend="Export with --precision bf16 or fp32. Nothing was written.",
+        fix="Export with --precision bf16 or fp32. Nothing was written.",
     )
 
 
@@ -134,8 +135,11 @@ def _observe(module: Any, exact: Vectors, texts: list[str]) -> list[_Shared]:
 
     # A last layer that runs on one token a text has nothing to gain.
     layers = list(module.layers) if module.pooling == "mean" else list(module.layers)[:-1]
-    groups = {f"layers.{i}.{parts[0]}": [(f"layers.{i}.{part}", getattr(layer, part)) for part in parts]
-              for i, layer in enumerate(layers) for parts in layer.groups()}  # fmt: skip
+    groups = {
+        f"layers.{i}.{parts[0]}": [(f"layers.{i}.{part}", getattr(layer, part)) for part in parts]
+        for i, layer in enumerate(layers)
+        for parts in layer.groups()
+    }
     with ExitStack() as hooks:
         hooks.callback(module.register_forward_pre_hook(remember_mask).remove)
         for name, group in groups.items():
@@ -143,11 +147,14 @@ def _observe(module: Any, exact: Vectors, texts: list[str]) -> list[_Shared]:
         exact(texts)
     return [
         _Shared(
-            tuple(part for part, _ in group), tuple(linear.weight.numpy().T for _, linear in group),
-            low[name], high[name], np.concatenate(sample[name]),
+            tuple(part for part, _ in group),
+            tuple(linear.weight.numpy().T for _, linear in group),
+            low[name],
+            high[name],
+            np.concatenate(sample[name]),
         )
         for name, group in groups.items()
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True, slots=True)

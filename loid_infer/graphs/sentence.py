@@ -175,7 +175,7 @@ def _dense(folder: Path) -> Dense:
             where=str(folder),
             expected="model.safetensors",
             got=pickled,
-            mend="Save the model again with a current sentence-transformers.",
+            fix="Save the model again with a current sentence-transformers.",
         ) from error
     return Dense(weight, None if bias is None else bias.astype("<f4"), activation)
 
@@ -192,4 +192,4 @@ def read_json(path: Path, kind: type = dict, *, absent: Any = None) -> Any:
 
 
 def _refused(what: str, where: Path, got: str) -> BadArtifact:
-    return BadArtifact(what, where=str(where), got=got, mend=_MEND)
+    return BadArtifact(what, where=str(where), got=got, fix=_MEND)

@@ -79,13 +79,19 @@ class Examples:
     def take(self, rows: Ints) -> Examples:
         """Those of `rows`."""
         pairs = CodePairs(self.pairs.users[rows], self.pairs.items[rows], self.pairs.texts[rows])
-        return Examples(pairs, self.user_bias[rows], self.item_bias[rows], self.of_user[rows], self.of_item[rows],
-                        self.ratings[rows])  # fmt: skip
+        return Examples(
+            pairs,
+            self.user_bias[rows],
+            self.item_bias[rows],
+            self.of_user[rows],
+            self.of_item[rows],
+            self.ratings[rows],
+        )
 
 
 def fit_readout(
-    start: Foundation, train: Examples, valid: Examples, histories: Histories, tokens: Tokens, seed: int,
-) -> Foundation:  # fmt: skip
+    start: Foundation, train: Examples, valid: Examples, histories: Histories, tokens: Tokens, seed: int
+) -> Foundation:
     """`start` with the readout that predicts what the biases leave, shrunk to what holds on the validation pairs.
 
     A large training part is sampled. The share of the readout that is kept has a normal prior, which a few hundred
@@ -103,8 +109,13 @@ def fit_readout(
     weights = np.linalg.solve(left + np.diag(penalty), right)
     readout = np.concatenate([features @ weights for features, _ in _features(start, valid, histories, tokens)])
     weights *= _kept_share(readout, _rest(start, valid))
-    return replace(start, on_user=weights[:x], on_item=weights[x : 2 * x], on_biases=weights[2 * x : -1] * _BIAS_WEIGHT,
-                   intercept=float(weights[-1]))  # fmt: skip
+    return replace(
+        start,
+        on_user=weights[:x],
+        on_item=weights[x : 2 * x],
+        on_biases=weights[2 * x : -1] * _BIAS_WEIGHT,
+        intercept=float(weights[-1]),
+    )
 
 
 def _rest(start: Foundation, examples: Examples) -> Floats:
@@ -126,12 +137,17 @@ def _features(
     n = len(examples.ratings)
     for first in range(0, n, _STEP):
         part = examples.take(np.arange(first, min(first + _STEP, n)))
-        yield np.hstack([
-            _mean_tokens(histories.by_user, part.of_user, tokens),
-            _mean_tokens(histories.by_item, part.of_item, tokens),
-            _BIAS_WEIGHT * start.bias_features(part.user_bias, part.item_bias),
-            np.ones((len(part.ratings), 1)),
-        ]).astype(np.float32), part  # fmt: skip
+        yield (
+            np.hstack(
+                [
+                    _mean_tokens(histories.by_user, part.of_user, tokens),
+                    _mean_tokens(histories.by_item, part.of_item, tokens),
+                    _BIAS_WEIGHT * start.bias_features(part.user_bias, part.item_bias),
+                    np.ones((len(part.ratings), 1)),
+                ]
+            ).astype(np.float32),
+            part,
+        )
 
 
 def _mean_tokens(lists: Lists, places: Ints, tokens: Tokens) -> Floats:

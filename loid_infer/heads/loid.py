@@ -91,9 +91,13 @@ class LoidNet(nn.Module):
         super().__init__()
         width, self.with_ids = settings.width or vector_dim, settings.ids
         if width % settings.n_heads:
-            raise BadSetting("attention heads must share its width evenly", where="--n-heads",
-                             expected=f"a divisor of {width}", got=str(settings.n_heads),
-                             mend="Leave --n-heads out for 4.")  # fmt: skip
+            raise BadSetting(
+                "attention heads must share its width evenly",
+                where="--n-heads",
+                expected=f"a divisor of {width}",
+                got=str(settings.n_heads),
+                fix="Leave --n-heads out for 4.",
+            )
         self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # last: unknown
         self.of_user, self.of_item = Exchange(settings, width, token_dim), Exchange(settings, width, token_dim)
         normed = nn.LayerNorm if settings.residual else nn.Identity
@@ -156,8 +160,10 @@ def triplet_loss(exchanged: Exchanged, users: Tensor, items: Tensor, draws: Tens
     unit = nn.functional.normalize if settings.unit_triplet else (lambda x: x)
     p_user, p_item = unit(exchanged.p_user), unit(exchanged.p_item)
     total = p_user.new_zeros(())
-    for anchor, positive, ids, draw in ((unit(exchanged.v_item), p_user, users, draws[0]),
-                                        (unit(exchanged.v_user), p_item, items, draws[1])):  # fmt: skip
+    for anchor, positive, ids, draw in (
+        (unit(exchanged.v_item), p_user, users, draws[0]),
+        (unit(exchanged.v_user), p_item, items, draws[1]),
+    ):
         rows, found = negatives(ids, draw)
         # index_select and not [rows]: the gradient of the latter is summed in an order that differs from run to run.
         losses = triplet(anchor, positive, positive.index_select(0, rows), settings.margin)

@@ -121,7 +121,7 @@ def save_head(
         write_manifest(temporary, manifest)
 
 
-def load_head(folder: Path, mend: str) -> SavedHead:
+def load_head(folder: Path, fix: str) -> SavedHead:
     """The head in `folder`.
 
     Args:
@@ -130,7 +130,7 @@ def load_head(folder: Path, mend: str) -> SavedHead:
     Raises:
         BadArtifact: absent, altered, of another format, or its parts do not fit each other.
     """
-    manifest = read_manifest(folder, HeadManifest, mend, form=FORMAT)
+    manifest = read_manifest(folder, HeadManifest, fix, form=FORMAT)
     settings = manifest.settings
     try:
         tensors = load_file(folder / _FILE)
@@ -143,7 +143,7 @@ def load_head(folder: Path, mend: str) -> SavedHead:
         head = LoidHead(settings, scale, foundation, net, manifest.share, manifest.seed)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadArtifact(
-            f"the head cannot be read: {str(error).splitlines()[0]}", where=str(folder), mend=mend
+            f"the head cannot be read: {str(error).splitlines()[0]}", where=str(folder), fix=fix
         ) from error
     return SavedHead(head, reviews, tensors["reviews.train"].numpy(), manifest)
 

@@ -56,8 +56,12 @@ def fit_head(
     ratings = Ratings(interactions.users, interactions.items, interactions.ratings.astype(np.float64), n_users, n_items)
     train_ratings = ratings.where(split.train)
     baselines = fit_baselines(train_ratings, ratings.where(split.valid), interactions.rating_range, seed)
-    drawn = histories(interactions, split.train if strict else np.ones(interactions.n, bool),
-                      strict=strict, by_time=split.kind == "time")  # fmt: skip
+    drawn = histories(
+        interactions,
+        split.train if strict else np.ones(interactions.n, bool),
+        strict=strict,
+        by_time=split.kind == "time",
+    )
     tokens = tokens_of(interactions, vectors, token_scale(interactions, split.train, vectors, settings, seed))
     x, none = tokens.scale.token_dim, np.zeros(len(train_ratings.values))
     on_user, on_item = np.zeros((2, x))
@@ -69,18 +73,35 @@ def fit_head(
         foundation = replace(foundation, mean=baselines.bias.mean)
     if settings.with_biases and settings.ids:
         biases = left_out_biases(train_ratings, baselines.bias, seed)
-        foundation = replace(foundation, user_bias=baselines.bias.user_bias, item_bias=baselines.bias.item_bias,
-                             bias_spread=np.maximum([part.std() for part in biases], 1e-3))  # fmt: skip
+        foundation = replace(
+            foundation,
+            user_bias=baselines.bias.user_bias,
+            item_bias=baselines.bias.item_bias,
+            bias_spread=np.maximum([part.std() for part in biases], 1e-3),
+        )
     train = _examples(interactions, split, split.train, *biases, drawn, settings, seed)
     valid_pairs = pairs_of(interactions, split, split.valid)
     if settings.with_biases:
         known_biases = foundation.user_bias[valid_pairs.users], foundation.item_bias[valid_pairs.items]
         valid = _examples(interactions, split, split.valid, *known_biases, drawn, settings, seed)
         foundation = fit_readout(foundation, train, valid, drawn, tokens, seed)
-    readout = (history_readout(drawn.by_user, tokens, foundation.on_user, train.of_user),
-               history_readout(drawn.by_item, tokens, foundation.on_item, train.of_item))  # fmt: skip
-    data = Material(settings, foundation, train, valid_pairs, interactions.ratings[split.valid].astype(np.float64),
-                    drawn, tokens, readout, interactions.rating_range, seed, device)  # fmt: skip
+    readout = (
+        history_readout(drawn.by_user, tokens, foundation.on_user, train.of_user),
+        history_readout(drawn.by_item, tokens, foundation.on_item, train.of_item),
+    )
+    data = Material(
+        settings,
+        foundation,
+        train,
+        valid_pairs,
+        interactions.ratings[split.valid].astype(np.float64),
+        drawn,
+        tokens,
+        readout,
+        interactions.rating_range,
+        seed,
+        device,
+    )
     with torch.random.fork_rng(devices=[] if device == "cpu" else None):
         torch.manual_seed(seed)
         net = LoidNet(settings, n_users, n_items, vectors.shape[1], x)
@@ -98,9 +119,15 @@ def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs
 
 
 def _examples(
-    interactions: Interactions, split: Split, rows: Bools, user_bias: Floats, item_bias: Floats, drawn: Histories,
-    settings: HeadSettings, seed: int,
-) -> Examples:  # fmt: skip
+    interactions: Interactions,
+    split: Split,
+    rows: Bools,
+    user_bias: Floats,
+    item_bias: Floats,
+    drawn: Histories,
+    settings: HeadSettings,
+    seed: int,
+) -> Examples:
     pairs = pairs_of(interactions, split, rows)
     of_user, of_item = drawn.draw(pairs, settings.max_history, seed, -1)
     return Examples(pairs, user_bias, item_bias, of_user, of_item, interactions.ratings[rows].astype(np.float64))

@@ -25,8 +25,8 @@ def negatives(ids: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.searchsorted(ordered, ids, right=True) - first
     others = n - count
     draw = (uniform.double() * others).long().clamp(max=n - 1)
-    place = (draw + (draw >= first) * count).clamp(max=n - 1)
-    return order[place], others > 0
+    position = (draw + (draw >= first) * count).clamp(max=n - 1)
+    return order[position], others > 0
 
 
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:

@@ -76,17 +76,17 @@ class Evaluation(Struct, frozen=True):
         return next((one for one in self.summary if one.model == model), None)
 
 
-def read_evaluation(path: Path, mend: str) -> Evaluation:
+def read_evaluation(path: Path, fix: str) -> Evaluation:
     """The evaluation in a file of long rows, or in one of an earlier version, which has the fields of `Evaluation`.
 
     Raises:
         BadArtifact: it cannot be read.
     """
-    content: dict[str, Any] = decode(path, dict, mend, finite=True)
+    content: dict[str, Any] = decode(path, dict, fix, finite=True)
     runs = content.get("runs")
     if isinstance(runs, list) and any(isinstance(run, dict) and "system" in run for run in runs):
-        content |= records(typed(content, EvaluateResult, mend, where=str(path)))
-    return typed(content, Evaluation, mend, where=str(path))
+        content |= records(typed(content, EvaluateResult, fix, where=str(path)))
+    return typed(content, Evaluation, fix, where=str(path))
 
 
 class HeadRecord(HeadManifest, frozen=True, kw_only=True):

@@ -27,14 +27,16 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Fields of a peft config that are read here, or that change nothing once an adapter is trained. Any other that is set
 # changes the function in a way we do not know: DoRA, biases, further modules, tokens, parameters, whatever comes next.
-_UNDERSTOOD = frozenset({
-    *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"),
-    *("fan_in_fan_out",),  # peft itself sets it to false on torch.nn.Linear, and no family has another kind
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"),
-    *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
-    *("megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying", "runtime_config"),
-})  # fmt: skip
+_UNDERSTOOD = frozenset(
+    {
+        *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"),
+        *("fan_in_fan_out",),  # peft itself sets it to false on torch.nn.Linear, and no family has another kind
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"),
+        *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+        *("megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying", "runtime_config"),
+    }
+)
 # Starts that leave the base as it was; PiSSA, OLoRA, LoftQ and their kin subtract the start from it.
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 _WANTED = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": _STARTS}
@@ -113,8 +115,12 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
     for key, tensor in read_tensors(path).items():
         found = _KEY.fullmatch(key)
         if found is None:
-            raise BadArtifact("a tensor that is no factor of a weight matrix", where=f"{path}: {key}",
-                              expected=f"{_PREFIX}<module>.lora_A.weight or .lora_B.weight", mend=_MEND)  # fmt: skip
+            raise BadArtifact(
+                "a tensor that is no factor of a weight matrix",
+                where=f"{path}: {key}",
+                expected=f"{_PREFIX}<module>.lora_A.weight or .lora_B.weight",
+                fix=_MEND,
+            )
         factors.setdefault(found["module"], {})[found["factor"]] = tensor
     delta: dict[str, LowRank] = {}
     for module, pair in factors.items():
@@ -123,17 +129,26 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
         alpha = _matching(config["alpha_pattern"], module, config["lora_alpha"])
         b, a = pair.get("B"), pair.get("A")
         if b is None or a is None:
-            raise BadArtifact("one factor without the other", where=f"{path}: {module}",
-                              expected="lora_A and lora_B", got=f"lora_{next(iter(pair))}", mend=_MEND)  # fmt: skip
+            raise BadArtifact(
+                "one factor without the other",
+                where=f"{path}: {module}",
+                expected="lora_A and lora_B",
+                got=f"lora_{next(iter(pair))}",
+                fix=_MEND,
+            )
         if b.ndim != 2 or a.ndim != 2 or not b.shape[1] == a.shape[0] == rank:
-            raise BadArtifact("factors that do not fit each other and their rank", where=f"{path}: {module}",
-                              expected=f"lora_B [d_out, {rank}] and lora_A [{rank}, d_in]",
-                              got=f"{list(b.shape)} and {list(a.shape)}", mend=_MEND)  # fmt: skip
+            raise BadArtifact(
+                "factors that do not fit each other and their rank",
+                where=f"{path}: {module}",
+                expected=f"lora_B [d_out, {rank}] and lora_A [{rank}, d_in]",
+                got=f"{list(b.shape)} and {list(a.shape)}",
+                fix=_MEND,
+            )
         if name in delta:
-            raise BadArtifact("two factor pairs for one tensor", where=f"{path}: {name}", mend=_MEND)
+            raise BadArtifact("two factor pairs for one tensor", where=f"{path}: {name}", fix=_MEND)
         delta[name] = LowRank(b, a, float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
     if not delta:
-        raise BadArtifact("an adapter without a tensor", where=str(path), mend=_MEND)
+        raise BadArtifact("an adapter without a tensor", where=str(path), fix=_MEND)
     return delta
 
 
@@ -152,18 +167,27 @@ def _config(path: Path) -> dict[str, Any]:
         for pattern in (*patterns[0], *patterns[1]):
             re.compile(pattern)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
-        raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), mend=_MEND) from error
+        raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), fix=_MEND) from error
     for field, allowed in _WANTED.items():
         if config.get(field) not in allowed:
-            raise BadArtifact(f"an adapter we do not fold: {field}", where=str(path),
-                              expected=" or ".join(str(value) for value in allowed if value is not None),
-                              got=repr(config.get(field)), mend=_MEND)  # fmt: skip
+            raise BadArtifact(
+                f"an adapter we do not fold: {field}",
+                where=str(path),
+                expected=" or ".join(str(value) for value in allowed if value is not None),
+                got=repr(config.get(field)),
+                fix=_MEND,
+            )
     for field in sorted(config):
         if config[field] and field not in _UNDERSTOOD:
-            raise BadArtifact(f"an adapter we do not fold: {field}", where=str(path), expected="not set",
-                              got=repr(config[field])[:80], mend=_MEND)  # fmt: skip
+            raise BadArtifact(
+                f"an adapter we do not fold: {field}",
+                where=str(path),
+                expected="not set",
+                got=repr(config[field])[:80],
+                fix=_MEND,
+            )
     if not all(0 < number < math.inf for number in numbers):
-        raise BadArtifact("ranks and alphas must be positive", where=str(path), got=str(numbers), mend=_MEND)
+        raise BadArtifact("ranks and alphas must be positive", where=str(path), got=str(numbers), fix=_MEND)
     return dict(config)
 
 
@@ -187,9 +211,9 @@ def read_tensors(path: Path) -> dict[str, Array]:
             f"the tensors cannot be read: {str(error).splitlines()[0][:200]}",
             where=str(path),
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
-            mend=_MEND,
+            fix=_MEND,
         ) from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise BadArtifact("a tensor with NaN or infinite entries", where=f"{path}: {name}", mend=_MEND)
+            raise BadArtifact("a tensor with NaN or infinite entries", where=f"{path}: {name}", fix=_MEND)
     return tensors

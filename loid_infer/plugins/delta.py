@@ -60,14 +60,14 @@ def check_delta(delta: Delta, tensors: Mapping[str, Array], where: str) -> None:
     """
     for name, part in delta.items():
         if name not in tensors:
-            raise BadArtifact(f"the base has no tensor {name}", where=where, mend=_MEND)
+            raise BadArtifact(f"the base has no tensor {name}", where=where, fix=_MEND)
         if part.shape != tensors[name].shape:
             raise BadArtifact(
                 f"the shape of {name} is not the base's",
                 where=where,
                 expected=str(tensors[name].shape),
                 got=str(part.shape),
-                mend=_MEND,
+                fix=_MEND,
             )
 
 

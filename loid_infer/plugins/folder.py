@@ -121,8 +121,8 @@ def open_plugin(workspace: Workspace, name: str) -> PluginFolder:
     path = workspace.plugin(name)
     if not path.exists():
         known = ", ".join(folder.name for folder in plugin_folders(workspace)) or "none"
-        mend = f"Run `loid-infer plugin train --domain {name}`, or name one that is there."
-        raise BadArtifact(f"there is no plugin {name!r}", where=str(workspace.plugins), got=known, mend=mend)
+        fix = f"Run `loid-infer plugin train --domain {name}`, or name one that is there."
+        raise BadArtifact(f"there is no plugin {name!r}", where=str(workspace.plugins), got=known, fix=fix)
     return read_plugin(path)
 
 
@@ -183,7 +183,7 @@ def open_chain(
                 where=str(plugin.path),
                 expected=f"{base.name} ({base.digest[:16]})",
                 got=f"{base_name} ({base_digest[:16]})",
-                mend="Give --base that base, or plugins of one base.",
+                fix="Give --base that base, or plugins of one base.",
             )
     refuse_repeats(named)
     members = {plugin.digest: plugin for plugin in named}
@@ -198,7 +198,7 @@ def open_chain(
                     where=str(workspace.plugins),
                     expected=f"a plugin with the digest {digest}",
                     got=", ".join(folder.name for folder in plugin_folders(workspace)) or "none",
-                    mend=f"Bring its folder back (any name will do), or train {plugin.name!r} again.",
+                    fix=f"Bring its folder back (any name will do), or train {plugin.name!r} again.",
                 )
             members[digest] = read_plugin(there[digest])
     chain = tuple(members[digest] for digest in sorted(members))
@@ -216,11 +216,14 @@ def refuse_repeats(named: Sequence[PluginFolder]) -> None:
     for one, other in combinations(named, 2):
         if one.digest == other.digest:
             alike = "is named twice" if one.name == other.name else f"is the same as {one.name!r}"
-            raise BadSetting(f"plugin {other.name!r} {alike}", where=str(other.path), mend="Name it once.")
+            raise BadSetting(f"plugin {other.name!r} {alike}", where=str(other.path), fix="Name it once.")
     for below, above in permutations(named, 2):
         if below.digest in above.manifest.on:
-            raise BadSetting(f"plugin {below.name!r} is present twice: {above.name!r} was trained on it",
-                             where=str(below.path), mend=f"Leave {below.name!r} out.")  # fmt: skip
+            raise BadSetting(
+                f"plugin {below.name!r} is present twice: {above.name!r} was trained on it",
+                where=str(below.path),
+                fix=f"Leave {below.name!r} out.",
+            )
     _refuse_twice(named)
 
 
@@ -229,5 +232,8 @@ def _refuse_twice(plugins: Sequence[PluginFolder]) -> None:
     for one, other in combinations(plugins, 2):
         for digest in sorted({one.digest, *one.manifest.holds} & {other.digest, *other.manifest.holds}):
             itself = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
-            raise BadSetting(f"plugin {itself} is present twice", where=f"in {one.name} and in {other.name}",
-                             mend="Leave one of them out.")  # fmt: skip
+            raise BadSetting(
+                f"plugin {itself} is present twice",
+                where=f"in {one.name} and in {other.name}",
+                fix="Leave one of them out.",
+            )

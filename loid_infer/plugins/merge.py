@@ -69,16 +69,23 @@ def settle(method: str, density: float | None, rank: int | None, seed: int) -> M
     """
     check_choice("method", method, METHODS)
     if rank is not None and rank < 1:
-        raise BadSetting("rank out of range", expected="--rank 1 or more", got=str(rank), mend="Leave --rank out.")
+        raise BadSetting("rank out of range", expected="--rank 1 or more", got=str(rank), fix="Leave --rank out.")
     if method == "linear":
         if density is not None:
-            raise BadSetting("linear drops nothing, so it has no density", got=f"--density {density:g}",
-                             mend="Leave --density out, or take ties, dare or dare_ties.")  # fmt: skip
+            raise BadSetting(
+                "linear drops nothing, so it has no density",
+                got=f"--density {density:g}",
+                fix="Leave --density out, or take ties, dare or dare_ties.",
+            )
     elif density is None:
         density = DEFAULT_DENSITY
     elif not 0 < density <= 1:
-        raise BadSetting("density out of range", expected="above 0, at most 1", got=f"--density {density:g}",
-                         mend=f"Leave --density out: {DEFAULT_DENSITY:g}.")  # fmt: skip
+        raise BadSetting(
+            "density out of range",
+            expected="above 0, at most 1",
+            got=f"--density {density:g}",
+            fix=f"Leave --density out: {DEFAULT_DENSITY:g}.",
+        )
     return Merge(method, density, seed, rank)
 
 
@@ -117,8 +124,13 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         for name, part in source.delta.items():
             if shapes.setdefault(name, part.shape) != part.shape:
-                raise BadSetting("two plugins have a tensor in two shapes", where=name, expected=str(shapes[name]),
-                                 got=str(part.shape), mend="Merge plugins of one base.")  # fmt: skip
+                raise BadSetting(
+                    "two plugins have a tensor in two shapes",
+                    where=name,
+                    expected=str(shapes[name]),
+                    got=str(part.shape),
+                    fix="Merge plugins of one base.",
+                )
     return sorted(shapes)
 
 
@@ -158,9 +170,12 @@ def truncate(name: str, delta: Floats, rank: int) -> LowRank:
     """
     most = min(delta.shape) if delta.ndim == 2 else 0
     if rank > most:
-        raise BadSetting(f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}", where=name,
-                         expected=f"--rank at most {most}" if most else "a matrix",
-                         mend="Give a smaller --rank, or leave it out: the merge is then kept in full.")  # fmt: skip
+        raise BadSetting(
+            f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}",
+            where=name,
+            expected=f"--rank at most {most}" if most else "a matrix",
+            fix="Give a smaller --rank, or leave it out: the merge is then kept in full.",
+        )
     u, s, v = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
     root = np.sqrt(s[:rank])
     return LowRank((u[:, :rank] * root).astype(np.float32), (root[:, None] * v[:rank]).astype(np.float32), 1.0)

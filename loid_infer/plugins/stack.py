@@ -35,9 +35,13 @@ class Stack:
 
 
 def stack_plugins(
-    workspace: Workspace, names: Sequence[str], base_name: str, tokenizer: str, tensors: Mapping[str, Array],
+    workspace: Workspace,
+    names: Sequence[str],
+    base_name: str,
+    tokenizer: str,
+    tensors: Mapping[str, Array],
     uses: Callable[[str], bool],
-) -> Stack:  # fmt: skip
+) -> Stack:
     """The plugins `names`, with all that they rest on, folded into a base's float32 `tensors`.
 
     Args:
@@ -57,7 +61,7 @@ def stack_plugins(
                 where=str(plugin.path),
                 expected=plugin.manifest.tokenizer[:16],
                 got=f"{base_name} with {tokenizer[:16]}",
-                mend="Give --base the base with that tokenizer.",
+                fix="Give --base the base with that tokenizer.",
             )
     folded = fold(tensors, [plugin.delta() for plugin in chain])
     return Stack(tuple(names), chain, folded, digest, tokenizer, weights_digest(folded, uses) if chain else digest)

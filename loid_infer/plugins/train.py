@@ -80,7 +80,7 @@ def train(
                 "training diverged",
                 where=f"step {number + 1:,}",
                 got="an error that is not finite",
-                mend=f"Give a smaller --learning-rate than {settings.learning_rate:g}.",
+                fix=f"Give a smaller --learning-rate than {settings.learning_rate:g}.",
             )
         n = len(ratings)
         error = squared.detach().double() * model.spread**2 / n

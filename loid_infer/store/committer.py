@@ -52,14 +52,14 @@ class Committer:
                 "the runtime gave vectors of another shape",
                 got=str(stored.shape),
                 expected=str((len(digests), self._vectors.shape[1])),
-                mend="Choose another --runtime.",
+                fix="Choose another --runtime.",
             )
         if not np.isfinite(stored).all():
             raise ParityError(
                 "the runtime gave a vector that is not finite",
                 expected=f"numbers that fit {self._vectors.dtype}",
                 got="NaN or infinity",
-                mend="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
+                fix="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
             )
         at = 0
         while at < len(stored):

@@ -51,8 +51,8 @@ def read_spec(folder: Path) -> Spec:
     Raises:
         BadStore: it is not there or cannot be read.
     """
-    mend = "Run `loid-infer encode` again: it writes the spec from the store."
-    return decode(folder / SPEC_FILE, Spec, mend, error=BadStore)
+    fix = "Run `loid-infer encode` again: it writes the spec from the store."
+    return decode(folder / SPEC_FILE, Spec, fix, error=BadStore)
 
 
 def check_format(spec: Spec, folder: Path) -> None:
@@ -67,7 +67,7 @@ def check_format(spec: Spec, folder: Path) -> None:
             where=str(folder),
             expected=f"{FORMAT} in {' or '.join(DTYPES)}",
             got=f"{spec.format} in {spec.store_dtype}",
-            mend="Export the encoder again with this version.",
+            fix="Export the encoder again with this version.",
         )
 
 
@@ -123,7 +123,7 @@ class Environment:
                 except Moved:  # a writer made two commits meanwhile
                     if commit == before:
                         what = "the file was replaced while another process has it open"
-                        raise BadStore(what, where=str(data), mend=f"Stop that process. {MEND}") from None
+                        raise BadStore(what, where=str(data), fix=f"Stop that process. {MEND}") from None
             before = commit
 
     def _check_spec(self, write: bool) -> None:
@@ -141,7 +141,7 @@ class Environment:
                 where=str(self.folder),
                 expected=f"the spec of {self.fingerprint}",
                 got=_differing(expected, found),
-                mend="Move that folder away and run `loid-infer encode` again.",
+                fix="Move that folder away and run `loid-infer encode` again.",
             )
         path = self.folder / SPEC_FILE
         if write and not (path.is_file() and path.read_bytes() == expected):
@@ -211,11 +211,14 @@ class Environment:
             lmdb.PanicError,
             lmdb.VersionMismatchError,
         ) as error:
-            raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), mend=MEND) from error
+            raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), fix=MEND) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
-                raise StoreBusy("this process has the store open already", where=str(self.folder),
-                                mend="Use it where it is open, or from another process.") from error  # fmt: skip
+                raise StoreBusy(
+                    "this process has the store open already",
+                    where=str(self.folder),
+                    fix="Use it where it is open, or from another process.",
+                ) from error
             if not _says(error, *_DISK):
                 raise
             raise self._refused(error, change) from error
@@ -235,7 +238,7 @@ class Environment:
             where=str(self.folder),
             expected=f"{missing:,} bytes more for the next chunks" if missing > 0 else "",
             got=f"{free:,} bytes free on that disk",
-            mend=f"{act}, then run the same command again: it goes on after the last committed chunk.",
+            fix=f"{act}, then run the same command again: it goes on after the last committed chunk.",
         )
 
     def _file_bytes_for(self, change: Change) -> int:

@@ -112,9 +112,14 @@ def _meta(page: bytes, data: Path) -> Meta:
 
 def bad(data: Path, what: str, expected: str) -> BadStore:
     """What to raise where the file is not as LMDB writes it."""
-    return BadStore(f"the file is damaged: {what}", where=str(data), expected=expected, mend=MEND)
+    return BadStore(f"the file is damaged: {what}", where=str(data), expected=expected, fix=MEND)
 
 
 def _short(data: Path, expected: int, got: int) -> BadStore:
-    return BadStore("the file is shorter than its own pages", where=str(data), expected=f"{expected:,} bytes",
-                    got=f"{got:,}", mend=MEND)  # fmt: skip
+    return BadStore(
+        "the file is shorter than its own pages",
+        where=str(data),
+        expected=f"{expected:,} bytes",
+        got=f"{got:,}",
+        fix=MEND,
+    )

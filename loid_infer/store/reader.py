@@ -67,7 +67,7 @@ class StoreReader:
                 rows[part] = np.frombuffer(found, "<i8")
         return rows
 
-    def rows_of(self, digests: Digests, mend: str) -> Ints:
+    def rows_of(self, digests: Digests, fix: str) -> Ints:
         """The row of each of `digests [n, 16]`, int64 `[n]`, all of which must be there.
 
         Args:
@@ -80,7 +80,7 @@ class StoreReader:
         n_missing = int(np.count_nonzero(rows < 0))
         if n_missing:
             what = f"{n_missing:,} of {len(digests):,} texts have no vector yet"
-            raise NotEncoded(what, where=str(self.environment.folder), mend=mend)
+            raise NotEncoded(what, where=str(self.environment.folder), fix=fix)
         return rows
 
     def gather(self, rows: Ints, digests: Digests) -> Floats:
@@ -193,7 +193,7 @@ class StoreReader:
         return StoreSize(n_chunks, n_rows, n_index, (environment.folder / DATA_FILE).stat().st_size)
 
 
-def open_store(folder: Path, spec: Spec, fingerprint: str, mend: str = _ENCODE) -> StoreReader:
+def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -> StoreReader:
     """The store of `spec` in `folder`, for reading.
 
     Args:
@@ -206,21 +206,21 @@ def open_store(folder: Path, spec: Spec, fingerprint: str, mend: str = _ENCODE) 
     try:
         return StoreReader(Environment(folder, spec, fingerprint, write=False))
     except NotEncoded as error:
-        raise NotEncoded(error.what, where=error.where, mend=mend) from None
+        raise NotEncoded(error.what, where=error.where, fix=fix) from None
 
 
-def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests, mend: str) -> Floats:
+def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Floats:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in memory; see `open_store`, `rows_of`, `view`."""
-    with view_of(folder, spec, fingerprint, digests, mend) as vectors:
+    with view_of(folder, spec, fingerprint, digests, fix) as vectors:
         return vectors[:]
 
 
 @contextmanager
-def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, mend: str) -> Iterator[StoredVectors]:
+def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Iterator[StoredVectors]:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the file; see `open_store`, `rows_of`, `view`."""
     with (
-        open_store(folder, spec, fingerprint, mend) as store,
-        store.view(store.rows_of(digests, mend), digests) as vectors,
+        open_store(folder, spec, fingerprint, fix) as store,
+        store.view(store.rows_of(digests, fix), digests) as vectors,
     ):
         yield vectors
 
@@ -247,4 +247,4 @@ def _first_row(cursor: Any) -> int:
 
 
 def _row_error(folder: Path, row: int, what: str) -> BadStore:
-    return BadStore(what, where=f"{folder}, row {row}", mend=MEND)
+    return BadStore(what, where=f"{folder}, row {row}", fix=MEND)

@@ -109,4 +109,4 @@ def unpack(
 
 
 def _damaged(what: str, where: str, expected: str, got: str) -> BadStore:
-    return BadStore(what, where=where, expected=expected, got=got, mend=MEND)
+    return BadStore(what, where=where, expected=expected, got=got, fix=MEND)

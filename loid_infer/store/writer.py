@@ -79,7 +79,7 @@ class StoreWriter:
         except _StoredAlready as error:
             if (self.reader.lookup(digests) >= 0).any() or len(set(keys)) < len(keys):
                 raise
-            raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), mend=MEND) from error
+            raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=MEND) from error
 
     def close(self) -> None:
         """Close the store and let the next writer in."""
@@ -115,7 +115,7 @@ def held(folder: Path) -> Iterator[None]:
         NoSpace: the folder cannot be written to.
     """
     if not folder.is_dir():
-        raise NotEncoded("there is no store", where=str(folder), mend="Run: loid-infer encode --domain D")
+        raise NotEncoded("there is no store", where=str(folder), fix="Run: loid-infer encode --domain D")
     path = folder / _LOCK_FILE
     while True:
         with writing(path):
@@ -141,5 +141,5 @@ def _lock(descriptor: int, folder: Path) -> None:
             "another run is writing to this store",
             where=str(folder),
             got=os.read(descriptor, 200).decode(errors="replace").strip() or "another process",
-            mend="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
+            fix="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
         ) from None

@@ -18,7 +18,7 @@ from loid_infer.data.vectors import SUFFIXES, export_vectors
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.records import decode
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
@@ -85,16 +85,16 @@ class CacheExport:
     out: str
 
 
-def cache_info(*, workspace: Place = None) -> CacheInfo:
+def cache_info(*, workspace: WorkspaceLike = None) -> CacheInfo:
     """Every store of the workspace.
 
     Raises:
         BadStore: a store cannot be opened, or lies under another spec's name.
     """
-    place = Workspace.of(workspace)
-    names = encoders_by_fingerprint(place)
+    workspace = Workspace.of(workspace)
+    names = encoders_by_fingerprint(workspace)
     stores = []
-    for folder in store_folders(place):
+    for folder in store_folders(workspace):
         with _open(folder) as store:
             size, spec = store.size(), store.environment.spec
         stores.append(
@@ -120,7 +120,7 @@ def cache_verify(
     encoder: str | None = None,
     reencode: int = 0,
     seed: int = 0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> CacheCheck:
     """Check every checksum and index entry, of all stores or of one encoder's. A store that cannot be opened is bad.
@@ -132,8 +132,8 @@ def cache_verify(
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         RuntimeMissing, ParityError, BadTable: what `reencode` takes is not there.
     """
-    place = Workspace.of(workspace)
-    folders, names = store_folders(place, encoder), encoders_by_fingerprint(place)
+    workspace = Workspace.of(workspace)
+    folders, names = store_folders(workspace, encoder), encoders_by_fingerprint(workspace)
     checks: list[StoreCheck] = []
     again: list[tuple[Floats, list[str]]] = []
     for folder in folders:
@@ -142,8 +142,8 @@ def cache_verify(
                 checks.append(verify(store, progress))
                 why = "it is damaged" if checks[-1].n_bad else "no encoder here has that fingerprint"
                 if reencode and folder.name in names and not checks[-1].n_bad:
-                    found = resolve(place, encoder or names[folder.name][0], None)
-                    again.append(recomputed(place, found, store, reencode, seed, progress))
+                    found = resolve(workspace, encoder or names[folder.name][0], None)
+                    again.append(recomputed(workspace, found, store, reencode, seed, progress))
                 elif reencode:
                     progress.say(f"{folder.name}: {why}, so none of its texts is computed anew")
         except BadStore as error:  # no reason not to look at the others
@@ -168,7 +168,7 @@ def cache_export(
     out: str | os.PathLike[str],
     *,
     encoder: str | None = None,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> CacheExport:
     """Write the vectors of `domain` in review order, as float32, to a .parquet or .safetensors file.
@@ -178,21 +178,21 @@ def cache_export(
         NotEncoded: some texts have no vector yet.
         BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
     """
-    place, target = Workspace.of(workspace), Path(out)
+    workspace, target = Workspace.of(workspace), Path(out)
     if target.suffix not in SUFFIXES:
         raise BadSetting(
             "cannot tell the format from the file's name",
             where=str(target),
             expected=" or ".join(SUFFIXES),
             got=target.suffix or "no suffix",
-            mend=f"Name it {target.stem}.parquet.",
+            fix=f"Name it {target.stem}.parquet.",
         )
-    table = open_table(place.table(domain), domain)
-    found = resolve(place, encoder, domain)
+    table = open_table(workspace.table(domain), domain)
+    found = resolve(workspace, encoder, domain)
     encode = encode_command(found.name, domain)
     digests = table.digests(progress)
     with (
-        open_store(place.store(found.fingerprint), found.spec, found.fingerprint, encode) as store,
+        open_store(workspace.store(found.fingerprint), found.spec, found.fingerprint, encode) as store,
         progress.task("export", table.n_rows, "rows") as task,
     ):
         rows_in_store = store.rows_of(digests, encode)
@@ -217,8 +217,9 @@ def store_folders(workspace: Workspace, encoder: str | None = None) -> list[Path
         return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
     folder = workspace.store(resolve(workspace, encoder, None).fingerprint)
     if not (folder / DATA_FILE).exists():
-        raise NotEncoded("no vectors of this encoder are stored yet", where=str(folder),
-                         mend=encode_command(encoder, "D"))  # fmt: skip
+        raise NotEncoded(
+            "no vectors of this encoder are stored yet", where=str(folder), fix=encode_command(encoder, "D")
+        )
     return [folder]
 
 
@@ -230,7 +231,7 @@ def _open(folder: Path) -> StoreReader:
             where=str(folder),
             expected=fingerprint(spec),
             got=folder.name,
-            mend="Rename the folder to what its spec says, or move it away.",
+            fix="Rename the folder to what its spec says, or move it away.",
         )
     return open_store(folder, spec, folder.name)
 
@@ -255,11 +256,11 @@ def referred(manifest: Path) -> str:
     Raises:
         BadArtifact: it cannot be read.
     """
-    mend = f"So nothing is removed: make {manifest.parent.name!r} anew or move it away."
-    return decode(manifest, _Reference, mend).fingerprint
+    fix = f"So nothing is removed: make {manifest.parent.name!r} anew or move it away."
+    return decode(manifest, _Reference, fix).fingerprint
 
 
-def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Digests]) -> Digests:
+def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, Digests]) -> Digests:
     """The digests of all texts that a table or another corpus has or a head looks at, each once, `[n, 16]`, ascending.
 
     What `cache gc` keeps.
@@ -271,14 +272,19 @@ def used_digests(place: Workspace, progress: Progress, known: Mapping[str, Diges
         BadSetting: no domain has a table and no corpus was encoded.
         BadTable, BadArtifact: a table, a corpus's record or a head cannot be read.
     """
-    domains, corpora = place.domains(), sorted(place.corpora.glob("[!.]*.digests"))
+    domains, corpora = workspace.domains(), sorted(workspace.corpora.glob("[!.]*.digests"))
     if not domains and not corpora:
-        raise BadSetting("no domain has a table, so every row would be dropped", where=str(place.root / "data"),
-                         mend="Run `loid-infer ingest` first, or remove the folder of the store yourself.")  # fmt: skip
-    parts = [known[domain] if domain in known else open_table(place.table(domain), domain).digests(progress)
-             for domain in domains]  # fmt: skip
+        raise BadSetting(
+            "no domain has a table, so every row would be dropped",
+            where=str(workspace.root / "data"),
+            fix="Run `loid-infer ingest` first, or remove the folder of the store yourself.",
+        )
+    parts = [
+        known[domain] if domain in known else open_table(workspace.table(domain), domain).digests(progress)
+        for domain in domains
+    ]
     parts += [recorded(path) for path in corpora]
-    heads = manifests(place, "heads")
+    heads = manifests(workspace, "heads")
     if heads:
         from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
 

@@ -60,11 +60,11 @@ def open_calibration(workspace: Workspace, precision: str, domain: str | None) -
         raise BadSetting(
             "only int8 is calibrated",
             got=f"--calibrate-on {domain} with --precision {precision}",
-            mend="Give --precision int8, or leave --calibrate-on out.",
+            fix="Give --precision int8, or leave --calibrate-on out.",
         )
     if domain is None:
         raise BadSetting(
-            "int8 is calibrated on reviews", expected="--calibrate-on DOMAIN", mend="Name a domain that was ingested."
+            "int8 is calibrated on reviews", expected="--calibrate-on DOMAIN", fix="Name a domain that was ingested."
         )
     table = open_table(workspace.table(domain), domain)
     interactions = table.interactions(SILENT)
@@ -74,7 +74,7 @@ def open_calibration(workspace: Workspace, precision: str, domain: str | None) -
             where=domain,
             expected=f"at least {_MIN_TEXTS} different ones",
             got=str(len(interactions.digests)),
-            mend="Calibrate on a larger domain, or export with --precision bf16 or fp32.",
+            fix="Calibrate on a larger domain, or export with --precision bf16 or fp32.",
         )
     unique = np.unique(interactions.texts, return_index=True)[1]
     drawn = np.sort(np.random.default_rng(0).permutation(unique)[:_N_TEXTS])

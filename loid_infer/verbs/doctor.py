@@ -15,7 +15,7 @@ from loid_infer.artifact import free_bytes, versions
 from loid_infer.encoders import gpu
 from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import features, has_bf16, n_usable_threads
-from loid_infer.settings import Place, Workspace, file_system
+from loid_infer.settings import Workspace, WorkspaceLike, file_system
 
 _SUPPORTED = ((3, 11), (3, 14))
 _LOW_DISK_BYTES = 2 << 30
@@ -46,9 +46,9 @@ class Diagnosis:
     checks: tuple[Check, ...]
 
 
-def doctor(*, workspace: Place = None) -> Diagnosis:
+def doctor(*, workspace: WorkspaceLike = None) -> Diagnosis:
     """Look at the machine, the installation and the workspace. Changes nothing."""
-    place, found = Workspace.of(workspace).root, versions(*_SHOWN)
+    root, found = Workspace.of(workspace).root, versions(*_SHOWN)
     by_torch = "--device cuda of encode, fit, score and plugin train"
     checks = (
         _found(
@@ -67,8 +67,8 @@ def doctor(*, workspace: Place = None) -> Diagnosis:
         _one_wheel("onnxruntime", {"onnxruntime", "onnxruntime-gpu"}, found),
         _one_wheel("faiss", {"faiss-cpu", "faiss-gpu"}, found),
         _bundle(),
-        _file_system(place),
-        _disk(place),
+        _file_system(root),
+        _disk(root),
     )
     return Diagnosis(checks)
 
@@ -121,14 +121,14 @@ def _bundle() -> Check:
     return _found("default encoder", f"{_BUNDLE} {version}" if version else "not installed", mend)
 
 
-def _file_system(place: Path) -> Check:
-    kind, bad = file_system(place)
-    detail = f"{place.resolve()} is on {kind or 'an unknown file system'}"
+def _file_system(root: Path) -> Check:
+    kind, bad = file_system(root)
+    detail = f"{root.resolve()} is on {kind or 'an unknown file system'}"
     detail += "; locks hold on one machine only there" if bad else ""
     return _found("file system", detail, "Put the workspace on a local disk: -w DIR" if bad else "")
 
 
-def _disk(place: Path) -> Check:
-    free = free_bytes(place)
+def _disk(root: Path) -> Check:
+    free = free_bytes(root)
     mend = "" if free > _LOW_DISK_BYTES else "Free some space, or use another workspace: -w DIR"
     return _found("disk", f"{free / 2**30:.1f} GiB free", mend)

@@ -27,7 +27,7 @@ from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
 from loid_infer.pages.records import EncodeResult, StageSeconds
 from loid_infer.records import to_json
-from loid_infer.settings import Place, Workspace, file_system, slug
+from loid_infer.settings import Workspace, WorkspaceLike, file_system, slug
 from loid_infer.store.committer import Committer
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
@@ -63,7 +63,7 @@ def encode(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EncodeResult:
     """Store the vector of every review text of `domain` that is not stored yet.
@@ -80,14 +80,14 @@ def encode(
         RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
         StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
     """
-    place = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     check_options(runtime, device)
-    corpus = open_table(place.table(domain), domain)
-    export_s = export_base(place, encoder, domain, precision, progress)
-    folder = resolve_encoder(place, encoder, domain, precision)
+    corpus = open_table(workspace.table(domain), domain)
+    export_s = export_base(workspace, encoder, domain, precision, progress)
+    folder = resolve_encoder(workspace, encoder, domain, precision)
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
-        result = replace(_encode(corpus, corpus.digests(progress), opened, place, progress), export_s=export_s)
-    _keep(result, place, progress)
+        result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
+    _keep(result, workspace, progress)
     return result
 
 
@@ -99,7 +99,7 @@ def encode_dry_run(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> DryRun:
     """Count what `encode` with the same arguments would do, and estimate its cost. Stores no vector.
@@ -107,17 +107,17 @@ def encode_dry_run(
     Raises:
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
     """
-    place = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     check_options(runtime, device)
-    corpus = open_table(place.table(domain), domain)
-    export_base(place, encoder, domain, precision, progress)
-    folder = resolve_encoder(place, encoder, domain, precision)
+    corpus = open_table(workspace.table(domain), domain)
+    export_base(workspace, encoder, domain, precision, progress)
+    folder = resolve_encoder(workspace, encoder, domain, precision)
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
-        return _dry_run(corpus, opened, place, progress)
+        return _dry_run(corpus, opened, workspace, progress)
 
 
 def encode_corpus(
-    corpus: Corpus, encoder: Encoder, *, workspace: Place = None, progress: Progress = SILENT
+    corpus: Corpus, encoder: Encoder, *, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> EncodeResult:
     """Store the vector of every text of `corpus`, which `cache gc` keeps from then on.
 
@@ -129,23 +129,27 @@ def encode_corpus(
         BadName: the corpus's name is no slug.
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
-    place = Workspace.of(workspace)
-    path = place.corpora / f"{slug(corpus.name, 'corpus')}.digests"
+    workspace = Workspace.of(workspace)
+    path = workspace.corpora / f"{slug(corpus.name, 'corpus')}.digests"
     digests = corpus.digests(progress)
     # Whenever the run is broken off, what was stored before and what is stored by then are both kept.
     record(path, np.concatenate([digests, recorded(path)]) if path.exists() else digests)
-    result = _encode(corpus, digests, encoder, place, progress)
+    result = _encode(corpus, digests, encoder, workspace, progress)
     record(path, digests)
     return result
 
 
-def _encode(corpus: Corpus, digests: Digests, encoder: Encoder, place: Workspace, progress: Progress) -> EncodeResult:
+def _encode(
+    corpus: Corpus, digests: Digests, encoder: Encoder, workspace: Workspace, progress: Progress
+) -> EncodeResult:
     start, stages, commit_s = time.perf_counter(), Stages(), 0.0
-    kind, is_network = file_system(place.cache)
+    kind, is_network = file_system(workspace.cache)
     if is_network:
-        progress.say(f"{place.cache} is on {kind}: let one machine only write to it, or join shards with "
-                     "`loid-infer cache import`")  # fmt: skip
-    unique, folder = first_rows(digests), place.store(encoder.fingerprint)
+        progress.say(
+            f"{workspace.cache} is on {kind}: let one machine only write to it, or join shards with "
+            "`loid-infer cache import`"
+        )
+    unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
     runtime, detail, setup_s = "none", "every text was stored already", 0.0
     with StoreWriter(folder, encoder.spec, encoder.fingerprint) as writer:
         missing = _missing(digests, unique, writer.reader.lookup)
@@ -157,14 +161,29 @@ def _encode(corpus: Corpus, digests: Digests, encoder: Encoder, place: Workspace
             commit_s = _commit(finished, digests, len(missing), writer, progress)
     seconds = time.perf_counter() - start - setup_s
     return EncodeResult(
-        domain=corpus.name, encoder=encoder.name, fingerprint=encoder.fingerprint, runtime=runtime,
-        runtime_detail=detail, precision=encoder.spec.precision, max_tokens=encoder.spec.max_tokens,
-        n_rows=corpus.n_rows, n_unique=len(unique), n_hits=len(unique) - len(missing), n_encoded=len(missing),
-        n_truncated=stages.n_truncated, n_tokens=stages.n_tokens, padding=stages.padding, seconds=seconds, export_s=0.0,
-        setup_s=setup_s, tokens_per_s=stages.n_tokens / seconds, texts_per_s=len(unique) / seconds,
-        peak_rss_bytes=_peak_rss_bytes(), store=str(folder),
+        domain=corpus.name,
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        runtime=runtime,
+        runtime_detail=detail,
+        precision=encoder.spec.precision,
+        max_tokens=encoder.spec.max_tokens,
+        n_rows=corpus.n_rows,
+        n_unique=len(unique),
+        n_hits=len(unique) - len(missing),
+        n_encoded=len(missing),
+        n_truncated=stages.n_truncated,
+        n_tokens=stages.n_tokens,
+        padding=stages.padding,
+        seconds=seconds,
+        export_s=0.0,
+        setup_s=setup_s,
+        tokens_per_s=stages.n_tokens / seconds,
+        texts_per_s=len(unique) / seconds,
+        peak_rss_bytes=_peak_rss_bytes(),
+        store=str(folder),
         stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, commit_s),
-    )  # fmt: skip
+    )
 
 
 def _missing(digests: Digests, unique: Ints, lookup: Callable[[Digests], Ints]) -> Ints:
@@ -177,8 +196,10 @@ def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path
     progress.say(f"{corpus.name} with {encoder.name}: {n:,} texts, {n - n_new:,} stored, {n_new:,} new")
     n_bytes, free = n_new * stored_bytes(encoder.spec), shutil.disk_usage(folder).free
     if n_bytes > free:
-        progress.say(f"they take about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: it "
-                     "may stop on the way, and goes on from there when there is room")  # fmt: skip
+        progress.say(
+            f"they take about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: it "
+            "may stop on the way, and goes on from there when there is room"
+        )
 
 
 def _commit(
@@ -200,14 +221,14 @@ def _commit(
     return committer.commit_s
 
 
-def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progress) -> DryRun:
+def _dry_run(corpus: Corpus, encoder: Encoder, workspace: Workspace, progress: Progress) -> DryRun:
     digests = corpus.digests(progress)
-    unique, folder = first_rows(digests), place.store(encoder.fingerprint)
+    unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
     missing = unique
     n_orphaned: int | None = 0
     with suppress(NotEncoded), open_store(folder, encoder.spec, encoder.fingerprint) as store:
         missing = _missing(digests, unique, store.lookup)
-        n_orphaned = _n_unused(place, {corpus.name: digests}, store, progress)
+        n_orphaned = _n_unused(workspace, {corpus.name: digests}, store, progress)
     n_tokens = seconds = 0.0
     if len(missing):
         picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
@@ -220,27 +241,35 @@ def _dry_run(corpus: Corpus, encoder: Encoder, place: Workspace, progress: Progr
             pass
         seconds = n_tokens * (time.perf_counter() - timing) / stages.n_tokens
     return DryRun(
-        domain=corpus.name, encoder=encoder.name, fingerprint=encoder.fingerprint, n_rows=corpus.n_rows,
-        n_unique=len(unique), n_hits=len(unique) - len(missing), n_new=len(missing), n_orphaned=n_orphaned,
-        n_tokens=round(n_tokens), seconds=seconds, store=str(folder),
-    )  # fmt: skip
+        domain=corpus.name,
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        n_rows=corpus.n_rows,
+        n_unique=len(unique),
+        n_hits=len(unique) - len(missing),
+        n_new=len(missing),
+        n_orphaned=n_orphaned,
+        n_tokens=round(n_tokens),
+        seconds=seconds,
+        store=str(folder),
+    )
 
 
-def _n_unused(place: Workspace, known: dict[str, Digests], store: StoreReader, progress: Progress) -> int | None:
+def _n_unused(workspace: Workspace, known: dict[str, Digests], store: StoreReader, progress: Progress) -> int | None:
     try:
-        used = used_digests(place, progress, known)
+        used = used_digests(workspace, progress, known)
     except (BadTable, BadArtifact) as error:
         progress.say(f"the rows that nothing uses are not counted. {error}")
         return None
     return store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
 
 
-def _keep(result: EncodeResult, place: Workspace, progress: Progress) -> None:
+def _keep(result: EncodeResult, workspace: Workspace, progress: Progress) -> None:
     """Write what was measured to `reports/`, for `report`. What computed nothing measured nothing."""
     if not result.n_encoded:
         return
     try:
-        with new_file(place.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
+        with new_file(workspace.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
             temporary.write_text(to_json(result, indent=1) + "\n")
     except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
         progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")

@@ -96,7 +96,7 @@ def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, prec
             where=f"encoder {name!r}",
             expected=folder.spec.precision,
             got=f"--precision {precision}",
-            mend=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
+            fix=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
         )
     int8 = folder.manifest.int8 if folder.manifest else None
     is_base = encoder is None and name.startswith(f"{DEFAULT_ENCODER}-")
@@ -106,7 +106,7 @@ def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, prec
             where=f"encoder {name!r}",
             expected=domain,
             got=int8.calibrated_on,
-            mend=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
+            fix=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
             f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
         )
     return folder

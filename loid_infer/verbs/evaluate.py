@@ -27,7 +27,7 @@ from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.records import to_json
-from loid_infer.settings import Place, Workspace, make_folder
+from loid_infer.settings import Workspace, WorkspaceLike, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
@@ -38,7 +38,7 @@ class _Inside:
 
     domain: str
     data: Interactions
-    place: Workspace
+    workspace: Workspace
     settings: HeadSettings
     others: Sequence[Variant]
 
@@ -52,7 +52,7 @@ def evaluate(
     settings: HeadOptions = DEFAULT_OPTIONS,
     split: str = "random",
     split_seed: int = 0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EvaluateResult:
     """Fit and test heads on `seeds` splits from `split_seed` on; the same pairs for every model.
@@ -69,7 +69,7 @@ def evaluate(
         BadSetting: an option outside its range, or an encoder that has seen test reviews.
         BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: as `fit`.
     """
-    start, place = time.perf_counter(), Workspace.of(workspace)
+    start, workspace = time.perf_counter(), Workspace.of(workspace)
     names: list[str | None] = [*encoders] or [None]
     if not 1 <= seeds <= 1000:
         raise BadSetting("a number outside its range", where="--seeds", expected="1 to 1000", got=str(seeds))
@@ -77,7 +77,9 @@ def evaluate(
     strict = replace(settings, protocol="strict").settings()
     others = [Variant(STRICT, strict)] if chosen.protocol == "paper" else []
     others += variants(chosen) if ablate else []
-    inside = _Inside(domain, open_table(place.table(domain), domain).interactions(progress), place, chosen, others)
+    inside = _Inside(
+        domain, open_table(workspace.table(domain), domain).interactions(progress), workspace, chosen, others
+    )
     parts = [split_of(inside.data, split, split_seed + i * (split != "time")) for i in range(seeds)]
     return _evaluate(inside, names, parts, start, progress)
 
@@ -89,13 +91,13 @@ def _evaluate(
     first, settings = parts[0], inside.settings
     opened = [
         [
-            resolve_honest(inside.place, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
+            resolve_honest(inside.workspace, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
             for name in names
         ]
         for part in parts
     ]
     labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
-    make_folder(inside.place.reports)
+    make_folder(inside.workspace.reports)
     n_fits = len(parts) * (len(names) + len(inside.others))
     with _stored(inside, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
         results = [
@@ -116,17 +118,17 @@ def _evaluate(
         buckets=buckets,
         summary=summary,
         calibration=bins,
-        path=str(_file(inside.place, inside.domain, first.kind, settings.protocol)),
+        path=str(_file(inside.workspace, inside.domain, first.kind, settings.protocol)),
         seconds=time.perf_counter() - start,
     )
     _keep(result, progress)
     return result
 
 
-def _file(place: Workspace, domain: str, split: str, protocol: str) -> Path:
+def _file(workspace: Workspace, domain: str, split: str, protocol: str) -> Path:
     """Each protocol and kind of split has a file of its own; a later run of the same replaces it."""
     marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "", "evaluation.json")
-    return place.reports / ".".join((domain, *filter(None, marks)))
+    return workspace.reports / ".".join((domain, *filter(None, marks)))
 
 
 def _interval(split: str, seeds: int) -> str | None:
@@ -150,7 +152,7 @@ def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Itera
     needed = {one.fingerprint: one for row in opened for one in row}
     with ExitStack() as stores:
         yield {
-            key: stores.enter_context(encoded(inside.place, one, inside.domain, inside.data.digests))
+            key: stores.enter_context(encoded(inside.workspace, one, inside.domain, inside.data.digests))
             for key, one in needed.items()
         }
 

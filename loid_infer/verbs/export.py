@@ -22,7 +22,7 @@ from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_enco
 from loid_infer.graphs.quantize import quantize
 from loid_infer.heads.judge import judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Place, Workspace, check_choice
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Workspace, WorkspaceLike, check_choice
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 from loid_infer.verbs.calibrate import Calibration, open_calibration
 
@@ -74,7 +74,7 @@ def export(
     max_tokens: int | None = None,
     tensorrt: bool = False,
     judge: Judge = judge_by_heads,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Write `exports/encoders/<name>/`.
@@ -104,14 +104,14 @@ def export(
         ParityError: no installed runtime computes the reference's vectors, or int8 misses a gate; nothing is written.
         NoSpace: the disk is full or the folder not writable.
     """
-    start, place = time.perf_counter(), Workspace.of(workspace)
+    start, workspace = time.perf_counter(), Workspace.of(workspace)
     check_choice("precision", precision, PRECISIONS)
     check_choice("store", store, STORE_DTYPES)
     name = name or (plugins[-1] if plugins else DEFAULT_ENCODER)
-    path, calibration = place.encoder(name), open_calibration(place, precision, calibrate_on)
+    path, calibration = workspace.encoder(name), open_calibration(workspace, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base, pooling, normalize=normalize, prompt=prompt, prompt_name=prompt_name)
-    stacked, stack = _stacked(source, place, plugins)
+    stacked, stack = _stacked(source, workspace, plugins)
     int8 = partial(_quantized, stacked, calibration, judge, progress) if calibration else None
     proven = make_encoder(
         path,
@@ -151,9 +151,11 @@ def _result(
     )
 
 
-def _stacked(source: Base, place: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
+def _stacked(source: Base, workspace: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
     """The base with plugins: folded into the exported tensors, and not merged in the reference module."""
-    stack = stack_plugins(place, plugins, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
+    stack = stack_plugins(
+        workspace, plugins, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses
+    )
     if not stack.chain:
         return source, stack
     import torch
@@ -203,7 +205,7 @@ def _quantized(
             where=int8.name,
             expected=f"test MSE at most {MAX_CHANGE:.1%} above float32's, mean of {verdict.n_seeds} splits",
             got=f"{verdict.change:+.2%}",
-            mend="Export with --precision bf16 or fp32. Nothing was written.",
+            fix="Export with --precision bf16 or fp32. Nothing was written.",
         )
     return Proven(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
 

@@ -25,7 +25,7 @@ from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.records import decode
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import encoded, resolve_honest
 
@@ -43,7 +43,7 @@ class FitResult(FitReport, frozen=True, kw_only=True):
 def fit(
     domain: str,
     *,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     encoder: str | None = None,
     settings: HeadOptions = DEFAULT_OPTIONS,
     name: str | None = None,
@@ -72,16 +72,16 @@ def fit(
         RuntimeMissing: the device is not there.
         NoSpace: the disk is full or the folder not writable.
     """
-    start, place = time.perf_counter(), Workspace.of(workspace)
+    start, workspace = time.perf_counter(), Workspace.of(workspace)
     chosen = settings.settings()
-    folder = place.head(name or (f"{domain}-paper" if chosen.protocol == "paper" else domain))
+    folder = workspace.head(name or (f"{domain}-paper" if chosen.protocol == "paper" else domain))
     _check_seeds(seed, split_seed)
     _keep_others(folder, domain)
-    on_device, interactions = torch_device(device), open_table(place.table(domain), domain).interactions(progress)
+    on_device, interactions = torch_device(device), open_table(workspace.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    job = _Job(domain, interactions, parts, resolve_honest(place, encoder, domain, parts), folder, on_device)
+    job = _Job(domain, interactions, parts, resolve_honest(workspace, encoder, domain, parts), folder, on_device)
     checkpoint = job.checkpoint(chosen, seed, checkpoint_s)
-    with encoded(place, job.encoder, domain, interactions.digests) as vectors:
+    with encoded(workspace, job.encoder, domain, interactions.digests) as vectors:
         fitted = fit_head(interactions, parts, vectors, chosen, seed, progress, checkpoint, on_device)
     if chosen.protocol == "paper":
         progress.say(_PAPER)
@@ -104,8 +104,17 @@ class _Job:
 
     def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
         """Of the run that everything which decides the weights names."""
-        run = digest_json([to_builtins(settings), seed, self.parts.digest, self.interactions.digest,
-                           self.encoder.fingerprint, self.device, versions("torch")])  # fmt: skip
+        run = digest_json(
+            [
+                to_builtins(settings),
+                seed,
+                self.parts.digest,
+                self.interactions.digest,
+                self.encoder.fingerprint,
+                self.device,
+                versions("torch"),
+            ]
+        )
         # Named by the run, so that a fit with other settings takes nothing from one that was killed.
         return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
 
@@ -126,18 +135,35 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     cold = (test.users < 0) | (test.items < 0)
     errors = {name: float(part.mean()) for name, part in values.items()}
     return FitResult(
-        domain=job.domain, head=job.folder.name, path=str(job.folder), encoder=encoder.name,
-        fingerprint=encoder.fingerprint, preset=head.settings.preset, protocol=head.settings.protocol,
-        split=parts.kind, split_seed=parts.seed, split_digest=parts.digest,
-        train_mse=error(fitted.predictor, parts.train), bias_train_mse=error(models.bias, parts.train),
-        val_mse=error(fitted.predictor, parts.valid), test_mse=errors["mse"], test_mae=errors["mae"],
-        warm_test_mse=part(~cold), cold_test_mse=part(cold),
-        n_train=int(parts.train.sum()), n_valid=int(parts.valid.sum()), n_test=int(parts.test.sum()),
-        n_cold_test=int(cold.sum()), network_share=head.share, epochs=len(history.losses),
+        domain=job.domain,
+        head=job.folder.name,
+        path=str(job.folder),
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        preset=head.settings.preset,
+        protocol=head.settings.protocol,
+        split=parts.kind,
+        split_seed=parts.seed,
+        split_digest=parts.digest,
+        train_mse=error(fitted.predictor, parts.train),
+        bias_train_mse=error(models.bias, parts.train),
+        val_mse=error(fitted.predictor, parts.valid),
+        test_mse=errors["mse"],
+        test_mae=errors["mae"],
+        warm_test_mse=part(~cold),
+        cold_test_mse=part(cold),
+        n_train=int(parts.train.sum()),
+        n_valid=int(parts.valid.sum()),
+        n_test=int(parts.test.sum()),
+        n_cold_test=int(cold.sum()),
+        network_share=head.share,
+        epochs=len(history.losses),
         baselines=BaselineErrors(*(error(model, parts.test) for model in (models.mean, models.bias, models.factors))),
-        best_epoch=history.best + 1, samples_per_s=history.units_per_s, seconds=time.perf_counter() - start,
+        best_epoch=history.best + 1,
+        samples_per_s=history.units_per_s,
+        seconds=time.perf_counter() - start,
         seed=head.seed,
-    )  # fmt: skip
+    )
 
 
 class _OfDomain(Struct):
@@ -149,7 +175,7 @@ class _OfDomain(Struct):
 def _check_seeds(seed: int, split_seed: int | None) -> None:
     for option, value in (("--seed", seed), ("--split-seed", split_seed)):
         if value is not None and not 0 <= value < 1 << 63:
-            raise BadSetting("not a seed", where=option, expected="0 to 2^63 - 1", got=str(value), mend="Give another.")
+            raise BadSetting("not a seed", where=option, expected="0 to 2^63 - 1", got=str(value), fix="Give another.")
 
 
 def _keep_others(folder: Path, domain: str) -> None:
@@ -164,7 +190,7 @@ def _keep_others(folder: Path, domain: str) -> None:
             where=str(folder),
             expected=domain,
             got=other,
-            mend="Choose another --name.",
+            fix="Choose another --name.",
         )
 
 

@@ -18,7 +18,7 @@ from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact
 from loid_infer.kernels.unique import first_rows
 from loid_infer.records import decode
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE, read_spec
 from loid_infer.store.reader import open_store
@@ -42,7 +42,7 @@ class CacheImport:
 
 
 def cache_import(
-    source: str | os.PathLike[str], *, workspace: Place = None, progress: Progress = SILENT
+    source: str | os.PathLike[str], *, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> CacheImport:
     """Take in a store's folder, copied from elsewhere, or a bundle that `cache export` wrote as .safetensors.
 
@@ -54,16 +54,20 @@ def cache_import(
         StoreBusy, NoSpace: the store here cannot be written to; what was committed stays, and the command goes on.
         ParityError: a vector is not finite.
     """
-    place, path = Workspace.of(workspace), Path(source)
+    workspace, path = Workspace.of(workspace), Path(source)
     with _opened(path, progress) as (spec, digests, vectors):
         ours = fingerprint(spec)
-        names = encoders_by_fingerprint(place).get(ours)
+        names = encoders_by_fingerprint(workspace).get(ours)
         if not names:
-            raise BadArtifact("vectors of an encoder that is not in this workspace", where=str(path), got=ours,
-                              expected="the fingerprint of one of exports/encoders",
-                              mend="Export that encoder here first, or copy its folder.")  # fmt: skip
+            raise BadArtifact(
+                "vectors of an encoder that is not in this workspace",
+                where=str(path),
+                got=ours,
+                expected="the fingerprint of one of exports/encoders",
+                fix="Export that encoder here first, or copy its folder.",
+            )
         unique = first_rows(digests)
-        with StoreWriter(place.store(ours), spec, ours) as writer:
+        with StoreWriter(workspace.store(ours), spec, ours) as writer:
             new = unique[writer.reader.lookup(digests[unique]) < 0]
             wanted: Array = np.zeros(len(digests), np.bool_)
             wanted[new] = True
@@ -74,7 +78,7 @@ def cache_import(
                         part = vectors(start, min(start + _STEP, len(wanted)))
                         behind.add(digests[start + rows], part[rows])
                         task.advance(len(rows))
-    return CacheImport(str(path), ours, names[0], len(unique), len(new), str(place.store(ours)))
+    return CacheImport(str(path), ours, names[0], len(unique), len(new), str(workspace.store(ours)))
 
 
 @contextmanager
@@ -91,7 +95,11 @@ def _opened(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Cal
         with Bundle(path) as bundle:
             spec = decode(bundle.spec, Spec, "Export it again with this version.", where=str(path))
             if spec.dim != bundle.dim:
-                raise BadArtifact("the vectors are not as wide as their spec says", where=str(path),
-                                  expected=str(spec.dim), got=str(bundle.dim),
-                                  mend="Export it again.")  # fmt: skip
+                raise BadArtifact(
+                    "the vectors are not as wide as their spec says",
+                    where=str(path),
+                    expected=str(spec.dim),
+                    got=str(bundle.dim),
+                    fix="Export it again.",
+                )
             yield spec, bundle.digests, bundle.vectors

@@ -15,9 +15,9 @@ from loid_infer.artifact import new_file
 from loid_infer.data.canonical import TableFacts, TableWriter, filter_table, table_writer
 from loid_infer.data.duplicates import POLICIES, PairHashes
 from loid_infer.data.formats import Source, inspect
-from loid_infer.data.sources import place, read_source
+from loid_infer.data.sources import location, read_source
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.settings import Place, Workspace, check_choice
+from loid_infer.settings import Workspace, WorkspaceLike, check_choice
 from loid_infer.types import SILENT, Bools, Progress, Task
 
 
@@ -40,7 +40,7 @@ def ingest(
     sources: Sequence[Path],
     domain: str,
     *,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     duplicates: str = "keep-last",
@@ -98,17 +98,25 @@ class _Stream:
             for source in self._sources:
                 self._read(source, writer, task)
             if not self.numbers:
-                raise BadTable("no review is left", where=", ".join(str(source.path) for source in self._sources),
-                               expected="at least one review", got=f"{self.n_skipped:,} bad lines",
-                               mend="Run again with --on-bad error to see what is wrong.")  # fmt: skip
+                raise BadTable(
+                    "no review is left",
+                    where=", ".join(str(source.path) for source in self._sources),
+                    expected="at least one review",
+                    got=f"{self.n_skipped:,} bad lines",
+                    fix="Run again with --on-bad error to see what is wrong.",
+                )
             keep = self._hashes.keep(duplicates)
             if keep.all():
                 return self._finish(writer, keep)
         if duplicates == "error":
             one, other = self._hashes.first_repeat(keep)
-            raise BadTable("the same user has reviewed the same item before", where=self._place(other),
-                           expected="one review a pair", got=f"another at {self._place(one)}",
-                           mend="Choose which to keep with --duplicates keep-last or keep-first.")  # fmt: skip
+            raise BadTable(
+                "the same user has reviewed the same item before",
+                where=self._location(other),
+                expected="one review a pair",
+                got=f"another at {self._location(one)}",
+                fix="Choose which to keep with --duplicates keep-last or keep-first.",
+            )
         everything = path.replace(path.with_stem(f"{path.stem}-all"))
         try:
             with table_writer(path) as writer:
@@ -134,17 +142,22 @@ class _Stream:
         n_users, n_items = self._hashes.counts(keep)
         return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range)
 
-    def _place(self, row: int) -> str:
+    def _location(self, row: int) -> str:
         source = max(i for i, start in enumerate(self._starts) if start <= row)
-        return place(self._sources[source], self.numbers[row])
+        return location(self._sources[source], self.numbers[row])
 
 
 def _check_options(sources: Sequence[Path], duplicates: str, on_bad: str, rating_range: tuple[float, float]) -> None:
     low, high = rating_range
     if not sources:
-        raise BadSetting("there is no source", where="ingest", expected="at least one file", mend="Name a file.")
+        raise BadSetting("there is no source", where="ingest", expected="at least one file", fix="Name a file.")
     check_choice("duplicates", duplicates, POLICIES)
     check_choice("on-bad", on_bad, ("error", "skip"))
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise BadSetting("not a range", where="--rating-range", expected="LOW,HIGH with LOW < HIGH",
-                         got=f"{low:g},{high:g}", mend="Give for example --rating-range 1,5")  # fmt: skip
+        raise BadSetting(
+            "not a range",
+            where="--rating-range",
+            expected="LOW,HIGH with LOW < HIGH",
+            got=f"{low:g},{high:g}",
+            fix="Give for example --rating-range 1,5",
+        )

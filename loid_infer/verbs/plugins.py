@@ -31,7 +31,7 @@ from loid_infer.plugins.folder import (
 )
 from loid_infer.plugins.merge import Source, TensorError, merge, settle
 from loid_infer.records import decode
-from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, NamedDigest, Progress
 
 
@@ -100,7 +100,7 @@ def plugin_merge(
     density: float | None = None,
     rank: int | None = None,
     seed: int = 0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginMerge:
     """Write `exports/plugins/<name>/`, the merge of `plugins`: their order changes nothing.
@@ -117,11 +117,11 @@ def plugin_merge(
         BadArtifact: a plugin is not there, or altered.
         NoSpace: the disk is full or the folder not writable.
     """
-    place = Workspace.of(workspace)
-    path = place.plugin(name)
+    workspace = Workspace.of(workspace)
+    path = workspace.plugin(name)
     how = settle(method, density, rank, seed)
     given = _weights(weights, len(plugins))
-    weighted = sorted(zip(_parents(place, plugins, name), given, strict=True), key=lambda pair: pair[0].digest)
+    weighted = sorted(zip(_parents(workspace, plugins, name), given, strict=True), key=lambda pair: pair[0].digest)
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
@@ -140,15 +140,25 @@ def plugin_merge(
         device="",
         versions=versions("numpy", "safetensors"),
     )
-    with new_plugin(place, name, progress) as folder:
+    with new_plugin(workspace, name, progress) as folder:
         write_delta(folder, merged.delta, first.base.name)
         write_manifest(folder, manifest)
     return PluginMerge(
-        plugin=name, path=str(path), method=method, parents=tuple(plugin.name for plugin in parents), weights=ordered,
-        density=how.density, seed=seed, rank=rank, relative_error=merged.relative_error, errors=merged.errors,
-        n_tensors=len(merged.delta), digest=manifest.digest, base_digest=first.base.digest,
+        plugin=name,
+        path=str(path),
+        method=method,
+        parents=tuple(plugin.name for plugin in parents),
+        weights=ordered,
+        density=how.density,
+        seed=seed,
+        rank=rank,
+        relative_error=merged.relative_error,
+        errors=merged.errors,
+        n_tensors=len(merged.delta),
+        digest=manifest.digest,
+        base_digest=first.base.digest,
         parent_digest=first.parent_digest,
-    )  # fmt: skip
+    )
 
 
 def plugin_import(
@@ -156,7 +166,7 @@ def plugin_import(
     name: str,
     *,
     base: str = DEFAULT_BASE,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginImport:
     """Write `exports/plugins/<name>/` from a LoRA adapter that peft saved elsewhere.
@@ -174,11 +184,15 @@ def plugin_import(
     """
     from loid_infer.graphs.bases import load_base
 
-    place, origin = Workspace.of(workspace), Path(source)
-    path = place.plugin(name)
+    workspace, origin = Workspace.of(workspace), Path(source)
+    path = workspace.plugin(name)
     if not (origin / ADAPTER_CONFIG).is_file():
-        raise BadArtifact("no peft adapter here", where=str(origin), expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
-                          mend="Give the folder that model.save_pretrained wrote.")  # fmt: skip
+        raise BadArtifact(
+            "no peft adapter here",
+            where=str(origin),
+            expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
+            fix="Give the folder that model.save_pretrained wrote.",
+        )
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
     delta, tensors, family = read_adapter(origin, loaded.family.prefix), loaded.arrays(), loaded.family
@@ -189,7 +203,7 @@ def plugin_import(
     check_delta(delta, tensors, str(origin))
     weights = loaded.digest()
     n_params = sum(part.a.size + part.b.size for part in delta.values())
-    with new_plugin(place, name, progress) as folder:
+    with new_plugin(workspace, name, progress) as folder:
         write_adapter(folder, delta, loaded.name)
         digest = delta_digest(read_adapter(folder))
         manifest = PluginManifest(
@@ -213,14 +227,14 @@ def plugin_import(
     return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
 
 
-def plugin_list(*, workspace: Place = None) -> PluginList:
+def plugin_list(*, workspace: WorkspaceLike = None) -> PluginList:
     """Every plugin of the workspace, by name; one that cannot be read is listed with the reason."""
-    place = Workspace.of(workspace)
-    names = {plugin.digest: plugin.name for plugin in reversed(readable_plugins(place))}
-    return PluginList(tuple(_info(path, names) for path in plugin_folders(place)))
+    workspace = Workspace.of(workspace)
+    names = {plugin.digest: plugin.name for plugin in reversed(readable_plugins(workspace))}
+    return PluginList(tuple(_info(path, names) for path in plugin_folders(workspace)))
 
 
-def plugin_show(name: str, *, workspace: Place = None) -> dict[str, Any]:
+def plugin_show(name: str, *, workspace: WorkspaceLike = None) -> dict[str, Any]:
     """The manifest of a plugin, each of its files compared with its digest.
 
     Raises:
@@ -233,22 +247,33 @@ def _weights(weights: Sequence[float] | None, n: int) -> list[float]:
     weights = [1.0] * n if weights is None else [float(weight) for weight in weights]
     said = ",".join(f"{weight:g}" for weight in weights)
     if len(weights) != n:
-        raise BadSetting("not one weight for each plugin", where="--weights", expected=f"{n}",
-                         got=f"{len(weights)}: {said}", mend="Give them in the order of the plugins.")  # fmt: skip
+        raise BadSetting(
+            "not one weight for each plugin",
+            where="--weights",
+            expected=f"{n}",
+            got=f"{len(weights)}: {said}",
+            fix="Give them in the order of the plugins.",
+        )
     if not all(math.isfinite(weight) and weight for weight in weights):
-        raise BadSetting("a weight that is no weight", where="--weights", expected="finite numbers other than 0",
-                         got=said, mend="Leave a plugin out that is not to count.")  # fmt: skip
+        raise BadSetting(
+            "a weight that is no weight",
+            where="--weights",
+            expected="finite numbers other than 0",
+            got=said,
+            fix="Leave a plugin out that is not to count.",
+        )
     return weights
 
 
-def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFolder]:
+def _parents(workspace: Workspace, names: Sequence[str], name: str) -> list[PluginFolder]:
     """The named plugins, which must stand on one ground, be different, and not be what is written over."""
     if not names:
-        raise BadSetting("nothing to merge", expected="one or more plugins", mend="See `loid-infer plugin list`.")
+        raise BadSetting("nothing to merge", expected="one or more plugins", fix="See `loid-infer plugin list`.")
     if name in names:
-        raise BadSetting("a merge cannot take the place of one of its parents", where=f"--name {name}",
-                         mend="Choose another --name.")  # fmt: skip
-    parents = [open_plugin(place, parent) for parent in names]
+        raise BadSetting(
+            "a merge cannot take the place of one of its parents", where=f"--name {name}", fix="Choose another --name."
+        )
+    parents = [open_plugin(workspace, parent) for parent in names]
     refuse_repeats(parents)
     first = parents[0]
     for other in parents[1:]:
@@ -258,9 +283,13 @@ def _parents(place: Workspace, names: Sequence[str], name: str) -> list[PluginFo
             ("chain beneath them", sorted(first.manifest.on), sorted(other.manifest.on)),
         ):
             if one != another:
-                raise BadSetting(f"plugins {first.name!r} and {other.name!r} differ in the {what}",
-                                 where=str(place.plugins), expected=_ground(first), got=_ground(other),
-                                 mend="Merge plugins of one base that were trained on the same plugins.")  # fmt: skip
+                raise BadSetting(
+                    f"plugins {first.name!r} and {other.name!r} differ in the {what}",
+                    where=str(workspace.plugins),
+                    expected=_ground(first),
+                    got=_ground(other),
+                    fix="Merge plugins of one base that were trained on the same plugins.",
+                )
     return parents
 
 

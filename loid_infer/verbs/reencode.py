@@ -27,7 +27,7 @@ _COS_MIN_FLOAT = 0.999
 
 
 def reencode(
-    place: Workspace, encoder: EncoderFolder, store: StoreReader, n: int, seed: int, progress: Progress
+    workspace: Workspace, encoder: EncoderFolder, store: StoreReader, n: int, seed: int, progress: Progress
 ) -> tuple[Floats, list[str]]:
     """Compute `n` random stored texts anew, of those that the workspace's tables have.
 
@@ -38,7 +38,7 @@ def reencode(
         RuntimeMissing, ParityError: the encoder cannot run here.
         BadTable, BadStore: a table or the store cannot be read.
     """
-    tables = [open_table(place.table(domain), domain) for domain in place.domains()]
+    tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
     digests = [table.digests(progress) for table in tables]
     every = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *digests])
     first = first_rows(every)  # a text counts once, however often it was written
@@ -60,8 +60,11 @@ def reencode(
             task.advance(len(slots))
     cosines = row_cosines(stored, again)
     cos_min = _COS_MIN.get(encoder.spec.precision, _COS_MIN_FLOAT)
-    return cosines, [f"row {row}: {encoder.name!r} gives another vector (cosine {cosine:.4f})"
-                     for row, cosine in zip(rows, cosines, strict=True) if cosine < cos_min]  # fmt: skip
+    return cosines, [
+        f"row {row}: {encoder.name!r} gives another vector (cosine {cosine:.4f})"
+        for row, cosine in zip(rows, cosines, strict=True)
+        if cosine < cos_min
+    ]
 
 
 def _texts(

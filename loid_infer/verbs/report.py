@@ -11,7 +11,7 @@ from loid_infer.errors import BadTable
 from loid_infer.pages.findings import of_domain, read_findings
 from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_shared
 from loid_infer.pages.page import page
-from loid_infer.settings import Place, Workspace, slug
+from loid_infer.settings import Workspace, WorkspaceLike, slug
 from loid_infer.types import SILENT, Progress
 
 PAGE = "report.html"
@@ -32,7 +32,7 @@ class ReportResult:
     seconds: float
 
 
-def report(domain: str | None = None, *, workspace: Place = None, progress: Progress = SILENT) -> ReportResult:
+def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progress: Progress = SILENT) -> ReportResult:
     """Write `reports/report.html`, or `reports/<domain>.report.html` of one domain: a page that loads nothing else.
 
     A file that cannot be read is left out, and the page and the result say so.
@@ -52,7 +52,7 @@ def report(domain: str | None = None, *, workspace: Place = None, progress: Prog
             where=str(folder.root.absolute()),
             expected="one of this workspace",
             got=", ".join(names) or "none",
-            mend=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}",
+            fix=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}",
         )
     if not (findings.domains or findings.encoders or findings.plugins or findings.left_out):
         raise BadTable(
@@ -60,7 +60,7 @@ def report(domain: str | None = None, *, workspace: Place = None, progress: Prog
             where=str(folder.root.absolute()),
             expected="a workspace with data/ or exports/",
             got="neither",
-            mend="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D",
+            fix="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D",
         )
     findings = of_domain(findings, domain) if domain else findings
     for problem in findings.left_out:

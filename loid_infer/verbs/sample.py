@@ -15,7 +15,7 @@ from loid_infer.artifact import new_file
 from loid_infer.data.canonical import table_writer
 from loid_infer.data.sample import SampleWorld, draw_world
 from loid_infer.errors import BadSetting
-from loid_infer.settings import SAMPLE_DOMAINS, Place, Workspace
+from loid_infer.settings import SAMPLE_DOMAINS, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Progress
 
 NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on them say nothing of real data."
@@ -45,7 +45,7 @@ def sample(
     *,
     n_reviews: int = 2000,
     seed: int = 0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> SampleResult:
     """Write synthetic domains of `n_reviews` reviews each into `data/`; a table of that name is replaced.
@@ -60,13 +60,18 @@ def sample(
         BadSetting: `n_reviews` below 1 or `seed` below 0.
         NoSpace: the disk is full or the workspace not writable.
     """
-    place = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     if n_reviews < 1:
-        raise BadSetting("too few reviews", where="--n-reviews", expected="at least 1", got=str(n_reviews),
-                         mend="Give for example --n-reviews 2000")  # fmt: skip
+        raise BadSetting(
+            "too few reviews",
+            where="--n-reviews",
+            expected="at least 1",
+            got=str(n_reviews),
+            fix="Give for example --n-reviews 2000",
+        )
     if seed < 0:
-        raise BadSetting("not a seed", where="--seed", expected="0 or more", got=str(seed), mend="Give --seed 0")
-    paths = {domain: place.table(domain) for domain in domains or SAMPLE_DOMAINS}
+        raise BadSetting("not a seed", where="--seed", expected="0 or more", got=str(seed), fix="Give --seed 0")
+    paths = {domain: workspace.table(domain) for domain in domains or SAMPLE_DOMAINS}
     written = [_write(draw_world(domain, n_reviews, seed), path, progress) for domain, path in paths.items()]
     progress.say(NOTE)
     return SampleResult(written)

@@ -19,7 +19,7 @@ from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import stored_vectors
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command
@@ -52,7 +52,7 @@ def score(
     head: str | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> ScoreResult:
     """Score every row of `pairs` (parquet or CSV) and write the same rows with `score` and `known` to `out`.
@@ -73,9 +73,9 @@ def score(
         NotEncoded, BadStore: the store lacks vectors the head looks at.
     """
     start = time.perf_counter()
-    on_device, place, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
+    on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
     target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
-    run = _Run(place, on_device, _only_head(place, source, domain, head), domain)
+    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
@@ -85,12 +85,19 @@ def score(
         progress.say(warning)
     seconds, n_rows = time.perf_counter() - start, int(run.n_known.sum())
     return ScoreResult(
-        domains=tuple(sorted(opened.domain for opened in run.opened.values())), heads=tuple(sorted(run.opened)),
-        n_rows=n_rows, n_unknown_users=int(run.n_known[:2].sum()), n_unknown_items=int(run.n_known[::2].sum()),
-        n_rated=run.n_rated, mse=run.squares / run.n_rated if run.n_rated else None,
-        mae=run.absolutes / run.n_rated if run.n_rated else None, rows_per_s=n_rows / seconds, seconds=seconds,
-        out=str(target), warning=warning,
-    )  # fmt: skip
+        domains=tuple(sorted(opened.domain for opened in run.opened.values())),
+        heads=tuple(sorted(run.opened)),
+        n_rows=n_rows,
+        n_unknown_users=int(run.n_known[:2].sum()),
+        n_unknown_items=int(run.n_known[::2].sum()),
+        n_rated=run.n_rated,
+        mse=run.squares / run.n_rated if run.n_rated else None,
+        mae=run.absolutes / run.n_rated if run.n_rated else None,
+        rows_per_s=n_rows / seconds,
+        seconds=seconds,
+        out=str(target),
+        warning=warning,
+    )
 
 
 class _Opened:
@@ -98,10 +105,10 @@ class _Opened:
 
     def __init__(self, workspace: Workspace, name: str, domain: str, device: str) -> None:
         folder = workspace.head(name)
-        mend = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
-        self.saved = load_head(folder, mend)
+        fix = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
+        self.saved = load_head(folder, fix)
         self.domain = self.saved.manifest.domain
-        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, mend), device)
+        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, fix), device)
         self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
 
@@ -158,8 +165,13 @@ class _Run:
             opened = _Opened(self.workspace, name, self.domain or name, self.device)
             expected = self.domain or (None if self.only else name)  # the column names domains
             if expected is not None and opened.domain != expected:
-                raise BadSetting("the head is another domain's", where=f"--head {name}", expected=expected,
-                                 got=opened.domain, mend="Leave --domain or --head out.")  # fmt: skip
+                raise BadSetting(
+                    "the head is another domain's",
+                    where=f"--head {name}",
+                    expected=expected,
+                    got=opened.domain,
+                    fix="Leave --domain or --head out.",
+                )
             self.opened[name] = opened
         return self.opened[name]
 
@@ -175,19 +187,28 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
     if len(names) == 1:
         return names[0]
     if not names:
-        raise BadArtifact("there is no head to score with", where=str(folder), mend="Run: loid-infer fit --domain D")
-    raise BadSetting("several heads, and nothing says which one is meant", where=str(folder),
-                     expected="--domain, --head or a column domain", got=f"the heads {', '.join(names)}",
-                     mend=f"Run: loid-infer score {source.path.name} --head {names[0]}")  # fmt: skip
+        raise BadArtifact("there is no head to score with", where=str(folder), fix="Run: loid-infer fit --domain D")
+    raise BadSetting(
+        "several heads, and nothing says which one is meant",
+        where=str(folder),
+        expected="--domain, --head or a column domain",
+        got=f"the heads {', '.join(names)}",
+        fix=f"Run: loid-infer score {source.path.name} --head {names[0]}",
+    )
 
 
-def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, mend: str) -> Floats:
+def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> Floats:
     """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
     manifest = saved.manifest
     spec, recorded = manifest.card, manifest.fingerprint
     if fingerprint(spec) != recorded:
-        raise BadArtifact("the head's spec is not the one of its fingerprint", where=str(folder), expected=recorded,
-                          got=fingerprint(spec), mend=mend)  # fmt: skip
+        raise BadArtifact(
+            "the head's spec is not the one of its fingerprint",
+            where=str(folder),
+            expected=recorded,
+            got=fingerprint(spec),
+            fix=fix,
+        )
     texts, digests = saved.training_digests()
     encode = encode_command(manifest.encoder, manifest.domain)
     found = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)

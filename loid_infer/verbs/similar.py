@@ -21,7 +21,7 @@ from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.neighbors import Index, build, directions
-from loid_infer.settings import Place, Workspace, check_choice
+from loid_infer.settings import Workspace, WorkspaceLike, check_choice
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check_texts
@@ -89,7 +89,7 @@ def similar(
     n: int = 10,
     encoder: str | None = None,
     device: str = "auto",
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> SimilarResult:
     """The `n` nearest to an item, a user or a text of `domain`; the one that is asked about is not among them.
@@ -115,15 +115,15 @@ def similar(
     (_, source, query), of = asked[0], of or asked[0][1]
     check_choice("of", of, KINDS)
     if n < 1:
-        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n), mend="Leave it out.")
-    place = Workspace.of(workspace)
-    table = open_table(place.table(domain), domain)
-    found = resolve(place, encoder, domain)
+        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n), fix="Leave it out.")
+    workspace = Workspace.of(workspace)
+    table = open_table(workspace.table(domain), domain)
+    found = resolve(workspace, encoder, domain)
     data = table.interactions(progress)
     encode = encode_command(found.name, domain)
-    with open_store(place.store(found.fingerprint), found.spec, found.fingerprint, encode) as store:
+    with open_store(workspace.store(found.fingerprint), found.spec, found.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
-        folder = place.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
+        folder = workspace.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
         is_text = source == "reviews"
         vector = _encoded(query, found, device, progress) if is_text else vectors.of_one(source, query, domain)
         index, center, codes = _index(folder, of, table, found, vectors, progress)
@@ -131,21 +131,32 @@ def similar(
     near = [(int(codes[number]), float(score)) for number, score in zip(numbers, scores, strict=True)]
     own = vectors.code(source, query) if source == of != "reviews" else -1
     near = [(code, score) for code, score in near if code != own][:n]
-    return SimilarResult(domain, found.name, found.fingerprint, of, query, _neighbors(of, near, data, table), index.n,
-                         index.kind, index.recall, str(folder), time.perf_counter() - start)  # fmt: skip
+    return SimilarResult(
+        domain,
+        found.name,
+        found.fingerprint,
+        of,
+        query,
+        _neighbors(of, near, data, table),
+        index.n,
+        index.kind,
+        index.recall,
+        str(folder),
+        time.perf_counter() - start,
+    )
 
 
 class _Vectors:
     """The vectors of a domain's texts, and the means over items and users."""
 
-    def __init__(self, data: Interactions, store: StoreReader, mend: str) -> None:
-        self.data, self._store, self._mend = data, store, mend
+    def __init__(self, data: Interactions, store: StoreReader, fix: str) -> None:
+        self.data, self._store, self._fix = data, store, fix
         self.filled = ~data.empty[data.texts]  # [n], reviews of some text
 
     def of_texts(self, texts: Ints) -> Floats:
         """`[m, d]`, as stored, of text codes `[m]`."""
         digests = self.data.digests[texts]
-        return self._store.gather(self._store.rows_of(digests, self._mend), digests)
+        return self._store.gather(self._store.rows_of(digests, self._fix), digests)
 
     def code(self, kind: str, name: str) -> int:
         """The code of an item's or user's id; -1 if the domain has none."""
@@ -159,8 +170,13 @@ class _Vectors:
         rows = np.flatnonzero((_groups(kind, self.data)[0] == code) & self.filled)
         if not len(rows):
             why = f"the domain has no such {what}" if code < 0 else "none of its reviews has text"
-            raise BadSetting(why, where=f"--{what} {name}", expected=f"an id of {domain}'s table", got=repr(name),
-                             mend=f"Look into data/{domain}.parquet for the ids there are.")  # fmt: skip
+            raise BadSetting(
+                why,
+                where=f"--{what} {name}",
+                expected=f"an id of {domain}'s table",
+                got=repr(name),
+                fix=f"Look into data/{domain}.parquet for the ids there are.",
+            )
         mean: Floats = self.of_texts(self.data.texts[rows]).astype(np.float64).mean(0)
         return mean
 
@@ -203,8 +219,13 @@ def _index(
     else:
         matrix, codes = vectors.means(of)
     if not len(matrix):
-        raise BadSetting("there is nothing to look among", where=table.domain, expected="reviews with text",
-                         got="blank ones", mend="Ingest reviews with text.")  # fmt: skip
+        raise BadSetting(
+            "there is nothing to look among",
+            where=table.domain,
+            expected="reviews with text",
+            got="blank ones",
+            fix="Ingest reviews with text.",
+        )
     center = matrix.mean(0, dtype=np.float64).astype(np.float32)
     index = build(matrix, center)
     manifest = IndexManifest(
@@ -230,7 +251,7 @@ def _encoded(text: str, encoder: EncoderFolder, device: str, progress: Progress)
     """The vector `[d]` of a text of the caller's."""
     check_texts([text], "--text")
     if not text.strip():
-        raise BadSetting("a blank text is near nothing", where="--text", expected="some words", mend="Say something.")
+        raise BadSetting("a blank text is near nothing", where="--text", expected="some words", fix="Say something.")
     with Encoder.open(encoder, device=device, progress=progress) as opened:
         vector: Floats = opened.encode([text])[0]
     return vector
@@ -245,13 +266,24 @@ def _neighbors(
         return tuple(Neighbor(ids[code], score, int(counts[code])) for code, score in near)
     rows = {code: np.flatnonzero(data.texts == code) for code, _ in near}
     firsts = sorted(int(found[0]) for found in rows.values())
-    texts = {int(row): text for numbers, part in table.texts(np.array(firsts, np.int64))
-             for row, text in zip(numbers, part, strict=True)}  # fmt: skip
+    texts = {
+        int(row): text
+        for numbers, part in table.texts(np.array(firsts, np.int64))
+        for row, text in zip(numbers, part, strict=True)
+    }
     return tuple(
-        Neighbor(str(row), score, len(rows[code]), data.user_ids[data.users[row]], data.item_ids[data.items[row]],
-                 float(data.ratings[row]), texts[row])
-        for code, score in near for row in [int(rows[code][0])]
-    )  # fmt: skip
+        Neighbor(
+            str(row),
+            score,
+            len(rows[code]),
+            data.user_ids[data.users[row]],
+            data.item_ids[data.items[row]],
+            float(data.ratings[row]),
+            texts[row],
+        )
+        for code, score in near
+        for row in [int(rows[code][0])]
+    )
 
 
 def _groups(kind: str, data: Interactions) -> tuple[Ints, Sequence[str]]:

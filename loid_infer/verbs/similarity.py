@@ -25,7 +25,7 @@ from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.pages.records import Similarity
 from loid_infer.records import narrowed, to_json
-from loid_infer.settings import DEFAULT_BASE, Place, Workspace, check_choice
+from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike, check_choice
 from loid_infer.types import SILENT, Progress
 
 RECORD, PICTURE = "similarity.json", "similarity.png"
@@ -46,7 +46,7 @@ def plugin_similarity(
     n_texts: int = 100,
     max_tokens: int | None = None,
     seed: int = 0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> SimilarityResult:
     """Compare domains by the mean cosine over all `n_texts` x `n_texts` pairs of reviews; matrix and map to `reports/`.
@@ -68,9 +68,9 @@ def plugin_similarity(
         NoSpace: matrix or picture cannot be written.
     """
     start = time.perf_counter()
-    place = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     _check(domains, n_texts, pooling)
-    tables = [open_table(place.table(domain), domain) for domain in domains]
+    tables = [open_table(workspace.table(domain), domain) for domain in domains]
     drawn = [_draw(table, n_texts, seed, progress) for table in tables]
     _check_different(domains, [content for content, _ in drawn])
     source = load_base(base, pooling, normalize=False)
@@ -84,9 +84,16 @@ def plugin_similarity(
     n = range(len(drawn))
     matrix = tuple(tuple(mean_pairwise_cosine(firsts[i], (others if i == j else firsts)[j]) for j in n) for i in n)
     result = SimilarityResult(
-        domains=tuple(domains), matrix=matrix, pooling=pooling, n_texts=n_texts,
-        base=source.name, max_tokens=max_tokens, seed=seed, path=str(place.reports / PICTURE), seconds=0.0,
-    )  # fmt: skip
+        domains=tuple(domains),
+        matrix=matrix,
+        pooling=pooling,
+        n_texts=n_texts,
+        base=source.name,
+        max_tokens=max_tokens,
+        seed=seed,
+        path=str(workspace.reports / PICTURE),
+        seconds=0.0,
+    )
     _keep(result)
     return structs.replace(result, seconds=time.perf_counter() - start)
 
@@ -129,10 +136,14 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tu
     data = table.interactions(progress)
     filled = np.flatnonzero(~data.empty)  # in the order of their digests
     if len(filled) < 2 * n_texts:
-        mend = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Leave it out."
-        raise BadSetting("too few texts to compare", where=table.domain,
-                         expected=f"at least {2 * n_texts} different ones that are not blank: two draws of {n_texts}",
-                         got=str(len(filled)), mend=mend)  # fmt: skip
+        fix = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Leave it out."
+        raise BadSetting(
+            "too few texts to compare",
+            where=table.domain,
+            expected=f"at least {2 * n_texts} different ones that are not blank: two draws of {n_texts}",
+            got=str(len(filled)),
+            fix=fix,
+        )
     digests = data.digests[filled]
     content = hashlib.sha256(digests.tobytes()).digest()
     halves = digests.view(">u8").astype(np.uint64)
@@ -146,15 +157,25 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tu
 
 def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
     if len(domains) < 2:
-        raise BadSetting("there is nothing to compare", expected="two domains or more", got=str(len(domains)),
-                         mend="Name another domain that was ingested.")  # fmt: skip
+        raise BadSetting(
+            "there is nothing to compare",
+            expected="two domains or more",
+            got=str(len(domains)),
+            fix="Name another domain that was ingested.",
+        )
     twice = sorted({domain for domain in domains if list(domains).count(domain) > 1})
     if twice:
-        raise BadSetting("a domain is given twice", got=", ".join(twice),
-                         mend="Name each once; the diagonal compares it with itself.")  # fmt: skip
+        raise BadSetting(
+            "a domain is given twice", got=", ".join(twice), fix="Name each once; the diagonal compares it with itself."
+        )
     if n_texts < 1:
-        raise BadSetting("too few texts", where="--n-texts", expected="at least 1", got=str(n_texts),
-                         mend="Leave --n-texts out for 100.")  # fmt: skip
+        raise BadSetting(
+            "too few texts",
+            where="--n-texts",
+            expected="at least 1",
+            got=str(n_texts),
+            fix="Leave --n-texts out for 100.",
+        )
     check_choice("pooling", pooling, POOLINGS)
 
 
@@ -164,5 +185,8 @@ def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
     for domain, content in zip(domains, contents, strict=True):
         known = first.setdefault(content, domain)
         if known != domain:
-            raise BadSetting("two domains have the same texts", got=f"{known}, {domain}",
-                             mend="Name one of them; the diagonal compares it with itself.")  # fmt: skip
+            raise BadSetting(
+                "two domains have the same texts",
+                got=f"{known}, {domain}",
+                fix="Name one of them; the diagonal compares it with itself.",
+            )

@@ -29,7 +29,7 @@ from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.records import narrowed
-from loid_infer.settings import DEFAULT_BASE, Place, Workspace
+from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Progress, Split, TrainingRun
 
@@ -81,7 +81,7 @@ def plugin_train(
     split_seed: int | None = None,
     device: str = "auto",
     checkpoint_s: float = 30.0,
-    workspace: Place = None,
+    workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginTrainResult:
     """Train a plugin on the training part of `domain` and write it to `exports/plugins/<name>/`.
@@ -105,18 +105,18 @@ def plugin_train(
     from loid_infer.plugins.train import clipped_mse
 
     start = time.perf_counter()
-    place = Workspace.of(workspace)
-    path = place.plugin(name or domain)
+    workspace = Workspace.of(workspace)
+    path = workspace.plugin(name or domain)
     on_device = torch_device(device)
-    table = open_table(place.table(domain), domain)
+    table = open_table(workspace.table(domain), domain)
     interactions = table.interactions(progress)
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
     settings = _resolved(settings, source, on_device)
-    beneath = stack_plugins(place, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
+    beneath = stack_plugins(workspace, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
     for plugin in beneath.chain:
         refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
-    job = _Job(place, path.name, table, interactions, parts, source, beneath, settings, on_device)
+    job = _Job(workspace, path.name, table, interactions, parts, source, beneath, settings, on_device)
     sets = _examples(job, progress)
     run = digest_json(to_builtins([job.lineage(), on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
@@ -144,7 +144,7 @@ def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettin
 class _Job:
     """What is trained, on what."""
 
-    place: Workspace
+    workspace: Workspace
     name: str
     table: ReviewTable
     interactions: Interactions
@@ -183,7 +183,7 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
     interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
     first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
     order = np.argsort(first)
-    place = np.argsort(order)
+    position = np.argsort(order)
     ids, lengths = [], []
     with progress.task("tokenize", len(first), "texts") as task:
         for rows, texts in job.table.texts(first[order]):
@@ -197,11 +197,14 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
         chosen = np.flatnonzero(rows)
         if len(chosen) > most:
             chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
-        return everything.take(place[interactions.texts[chosen]], interactions.ratings[chosen].astype(np.float64))
+        return everything.take(position[interactions.texts[chosen]], interactions.ratings[chosen].astype(np.float64))
 
     parts = job.parts
-    return {"train": part(parts.train, interactions.n), "valid": part(parts.valid, _MAX_EVALUATED),
-            "test": part(parts.test, _MAX_EVALUATED)}  # fmt: skip
+    return {
+        "train": part(parts.train, interactions.n),
+        "valid": part(parts.valid, _MAX_EVALUATED),
+        "test": part(parts.test, _MAX_EVALUATED),
+    }
 
 
 def _train(
@@ -243,15 +246,29 @@ def _result(
     regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
     regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
     result = PluginTrainResult(
-        plugin=job.name, path=str(job.place.plugin(job.name)), digest=delta_digest(delta), domain=job.table.domain,
-        base=job.source.name, on=job.beneath.names, n_params=sum(part.a.size + part.b.size for part in delta.values()),
-        val_mse=history.eval_errors[history.best], test_mse=test_mse, test_variance=float(sets["test"].ratings.var()),
-        n_train=sets["train"].n, n_valid=sets["valid"].n, n_test=sets["test"].n,
-        n_steps=len(history.losses), best_step=history.eval_steps[history.best],
+        plugin=job.name,
+        path=str(job.workspace.plugin(job.name)),
+        digest=delta_digest(delta),
+        domain=job.table.domain,
+        base=job.source.name,
+        on=job.beneath.names,
+        n_params=sum(part.a.size + part.b.size for part in delta.values()),
+        val_mse=history.eval_errors[history.best],
+        test_mse=test_mse,
+        test_variance=float(sets["test"].ratings.var()),
+        n_train=sets["train"].n,
+        n_valid=sets["valid"].n,
+        n_test=sets["test"].n,
+        n_steps=len(history.losses),
+        best_step=history.eval_steps[history.best],
         tokens_per_s=history.units_per_s,
-        precision=job.settings.precision, base_digest=job.beneath.base_digest, parent_digest=job.beneath.digest,
-        split_digest=job.parts.digest, seed=job.settings.seed, seconds=time.perf_counter() - start,
-    )  # fmt: skip
+        precision=job.settings.precision,
+        base_digest=job.beneath.base_digest,
+        parent_digest=job.beneath.digest,
+        split_digest=job.parts.digest,
+        seed=job.settings.seed,
+        seconds=time.perf_counter() - start,
+    )
     manifest = PluginManifest(
         name=result.plugin,
         digest=result.digest,
@@ -260,7 +277,7 @@ def _result(
         metrics=structs.replace(narrowed(result, PluginMetrics), n_params=None),
         versions=versions("torch", "transformers", "peft", "numpy"),
     )
-    with new_plugin(job.place, job.name, progress) as folder:
+    with new_plugin(job.workspace, job.name, progress) as folder:
         write_adapter(folder, delta, job.source.name)
         _keep(folder, regressor, history, job)
         write_manifest(folder, manifest)

@@ -16,7 +16,7 @@ from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadSetting, BadStore
 from loid_infer.kernels.unique import first_rows
-from loid_infer.settings import Place, Workspace
+from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
@@ -72,7 +72,9 @@ class CacheSweep:
     stores: tuple[StoreChange, ...]
 
 
-def cache_salvage(*, encoder: str | None = None, workspace: Place = None, progress: Progress = SILENT) -> CacheChange:
+def cache_salvage(
+    *, encoder: str | None = None, workspace: WorkspaceLike = None, progress: Progress = SILENT
+) -> CacheChange:
     """Keep every sound chunk of all stores, or of one encoder's, and tell which domains must be encoded again.
 
     Raises:
@@ -80,17 +82,19 @@ def cache_salvage(*, encoder: str | None = None, workspace: Place = None, progre
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
-    place, changes = Workspace.of(workspace), []
-    for folder in store_folders(place, encoder):
-        spec = _spec(place, folder)
+    workspace, changes = Workspace.of(workspace), []
+    for folder in store_folders(workspace, encoder):
+        spec = _spec(workspace, folder)
         with held(folder):
             done = salvage(folder, spec, folder.name, progress)
-        lost = tuple(_unfinished(place, folder, spec, done.n_dropped > 0, progress))
+        lost = tuple(_unfinished(workspace, folder, spec, done.n_dropped > 0, progress))
         changes.append(StoreChange(folder.name, **asdict(done), unfinished=lost))
     return _changed(changes)
 
 
-def cache_compact(*, encoder: str | None = None, workspace: Place = None, progress: Progress = SILENT) -> CacheChange:
+def cache_compact(
+    *, encoder: str | None = None, workspace: WorkspaceLike = None, progress: Progress = SILENT
+) -> CacheChange:
     """Write all stores, or one encoder's, anew with full chunks and full pages.
 
     Raises:
@@ -98,15 +102,15 @@ def cache_compact(*, encoder: str | None = None, workspace: Place = None, progre
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
-    place, changes = Workspace.of(workspace), []
-    for folder in store_folders(place, encoder):
+    workspace, changes = Workspace.of(workspace), []
+    for folder in store_folders(workspace, encoder):
         with held(folder):
             done = compact(folder, read_spec(folder), folder.name, None, progress)
         changes.append(StoreChange(folder.name, **asdict(done)))
     return _changed(changes)
 
 
-def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progress = SILENT) -> CacheSweep:
+def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress: Progress = SILENT) -> CacheSweep:
     """Remove stores that no encoder and no head refers to, rows of texts that no table, no other corpus and no head
     has, and what killed runs left unfinished. A finished export has a name, by which anybody may ask for it: it is
     never removed.
@@ -120,20 +124,22 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
         BadStore: a store is damaged.
         StoreBusy, NoSpace: see `store.rewrite`.
     """
-    place = Workspace.of(workspace)
+    workspace = Workspace.of(workspace)
     with ExitStack() as stack:
-        folders = store_folders(place)
+        folders = store_folders(workspace)
         for folder in folders:
             stack.enter_context(held(folder))
-        alive = {referred(path) for kind in ("encoders", "heads") for path in manifests(place, kind)}
-        used = used_digests(place, progress, {})
+        alive = {referred(path) for kind in ("encoders", "heads") for path in manifests(workspace, kind)}
+        used = used_digests(workspace, progress, {})
         gone = [folder for folder in folders if folder.name not in alive]
         specs = {folder: read_spec(folder) for folder in folders if folder.name in alive}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
-        if not place.domains() and any(n_unused for _, n_unused in counts.values()):
-            raise BadSetting("no domain has a table, and rows would be dropped that no other corpus has",
-                             where=str(place.root / "data"), mend="Bring the tables back with `loid-infer ingest`, or "
-                             "remove the folder of the store yourself.")  # fmt: skip
+        if not workspace.domains() and any(n_unused for _, n_unused in counts.values()):
+            raise BadSetting(
+                "no domain has a table, and rows would be dropped that no other corpus has",
+                where=str(workspace.root / "data"),
+                fix="Bring the tables back with `loid-infer ingest`, or remove the folder of the store yourself.",
+            )
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
             if n_unused:
@@ -148,7 +154,7 @@ def cache_gc(*, dry_run: bool = False, workspace: Place = None, progress: Progre
                 with writing(folder):
                     shutil.rmtree(folder.resolve())
                     folder.unlink(missing_ok=True)  # what is left of a link
-        folders = [place.cache, *(place.root / "exports" / kind for kind in ("encoders", "heads", "plugins"))]
+        folders = [workspace.cache, *(workspace.root / "exports" / kind for kind in ("encoders", "heads", "plugins"))]
         leftovers = [left for folder in folders for left in abandoned(folder)]
         for left in leftovers:
             freed += sum(file.stat().st_size for file in (left, *left.rglob("*")) if file.is_file())
@@ -164,25 +170,31 @@ def _changed(changes: Sequence[StoreChange]) -> CacheChange:
     return CacheChange(len(changes), sum(change.n_dropped for change in changes), freed, tuple(changes))
 
 
-def _spec(place: Workspace, folder: Path) -> Spec:
+def _spec(workspace: Workspace, folder: Path) -> Spec:
     """The spec beside the store or, if that is lost too, the one of an encoder with the store's fingerprint."""
     with suppress(BadStore):
         spec = read_spec(folder)
         if fingerprint(spec) == folder.name:
             return spec
-    for name in encoders_by_fingerprint(place).get(folder.name, ()):
-        return open_folder(place.encoder(name), name).spec
-    raise BadStore("nobody knows which encoder's vectors these are", where=str(folder / SPEC_FILE),
-                   expected=f"the spec of {folder.name}, or an encoder of that fingerprint", got="neither",
-                   mend="Export that encoder again, then run the same command.")  # fmt: skip
+    for name in encoders_by_fingerprint(workspace).get(folder.name, ()):
+        return open_folder(workspace.encoder(name), name).spec
+    raise BadStore(
+        "nobody knows which encoder's vectors these are",
+        where=str(folder / SPEC_FILE),
+        expected=f"the spec of {folder.name}, or an encoder of that fingerprint",
+        got="neither",
+        fix="Export that encoder again, then run the same command.",
+    )
 
 
-def _unfinished(place: Workspace, folder: Path, spec: Spec, dropped: bool, progress: Progress) -> Iterator[Unfinished]:
+def _unfinished(
+    workspace: Workspace, folder: Path, spec: Spec, dropped: bool, progress: Progress
+) -> Iterator[Unfinished]:
     """Domains of which the store has a part; and those of which it has nothing, where it has lost something."""
-    names = encoders_by_fingerprint(place).get(folder.name, ["ENCODER"])
+    names = encoders_by_fingerprint(workspace).get(folder.name, ["ENCODER"])
     with open_store(folder, spec, folder.name) as store:
-        for domain in place.domains():
-            digests = open_table(place.table(domain), domain).digests(progress)
+        for domain in workspace.domains():
+            digests = open_table(workspace.table(domain), domain).digests(progress)
             rows = store.lookup(digests[first_rows(digests)])
             n_missing = int((rows < 0).sum())
             if n_missing and (dropped or n_missing < len(rows)):

@@ -44,8 +44,15 @@ def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result,
 
 
 def test_texts_of_reviews_are_printed_as_they_are(capsys):
-    near = {"id": "7", "score": 0.5, "n_reviews": 1, "user_id": "u", "item_id": "i", "rating": 4.0,
-            "text": "a good [red]guitar[/b]"}  # fmt: skip
+    near = {
+        "id": "7",
+        "score": 0.5,
+        "n_reviews": 1,
+        "user_id": "u",
+        "item_id": "i",
+        "rating": 4.0,
+        "text": "a good [red]guitar[/b]",
+    }
     show({"neighbors": [row(near)]}, as_json=False)
     assert "[red]guitar[/b]" in capsys.readouterr().out
     assert row(near | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}

@@ -28,8 +28,20 @@ def test_merge_list_show(tmp_path: Path) -> None:
 
 def test_import(toy_base: Path, tmp_path: Path) -> None:
     adapted(toy_base).save_pretrained(tmp_path / "mine")
-    made = as_json(loid("plugin", "import", str(tmp_path / "mine"), "--name", "mine", "--base", str(toy_base),
-                        "-w", str(tmp_path), "--json"))  # fmt: skip
+    made = as_json(
+        loid(
+            "plugin",
+            "import",
+            str(tmp_path / "mine"),
+            "--name",
+            "mine",
+            "--base",
+            str(toy_base),
+            "-w",
+            str(tmp_path),
+            "--json",
+        )
+    )
     assert (made["plugin"], made["method"], made["base"]) == ("mine", "import", toy_base.name)
 
 

@@ -14,8 +14,17 @@ def test_train_stack_and_export(toy_base: Path, tmp_path: Path) -> None:
     common = ("--base", str(toy_base), "-w", root, "--json")
     train = ("plugin", "train", "--epochs", "1", "--rank", "2", *common)
     films = as_json(loid(*train, "--domain", "films"))
-    fields = {"plugin", "path", "n_params", "val_mse", "test_mse", "base_digest", "parent_digest", "split_digest",
-              "seconds"}  # fmt: skip
+    fields = {
+        "plugin",
+        "path",
+        "n_params",
+        "val_mse",
+        "test_mse",
+        "base_digest",
+        "parent_digest",
+        "split_digest",
+        "seconds",
+    }
     assert films.keys() >= fields
     games = as_json(loid(*train, "--domain", "games", "--on", "films", "--layers", "1", "--targets", "query,value"))
     assert games["n_params"] == 2 * 2 * (32 + 32)

@@ -24,9 +24,13 @@ from tests.conftest import toy_texts
 CASES = [
     ("cpu", "fake", "fp32"),
     *(("cpu", "packed", precision) for precision in ("fp32", "fp16", "bf16")),
-    *((place, backend.name, precision) for backend in backends() for place in backend.precisions
-      for precision in backend.precisions[place]),
-]  # fmt: skip
+    *(
+        (place, backend.name, precision)
+        for backend in backends()
+        for place in backend.precisions
+        for precision in backend.precisions[place]
+    ),
+]
 BACKENDS = {backend.name: backend for backend in backends()}
 
 

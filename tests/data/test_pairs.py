@@ -42,7 +42,11 @@ def test_rows_order_and_columns_are_kept(kind, out_kind, tmp_path):
     out = tmp_path / f"scores.{out_kind}"
     (pairs,) = score_all(make(tmp_path / f"pairs.{kind}", PAIRS), out)
     assert (pairs.user_ids, pairs.item_ids, pairs.domains, pairs.ratings) == (
-        ["u", "v", "u"], ["i1", "i2", "é"], None, None)  # fmt: skip
+        ["u", "v", "u"],
+        ["i1", "i2", "é"],
+        None,
+        None,
+    )
     if out_kind == "parquet":
         got = pq.read_table(out)
         assert got.schema.names == ["note", "item_id", "user_id", "score", "known"]
@@ -97,13 +101,15 @@ def test_a_table_without_rows_gives_a_table_without_rows(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "parts"),
     [
-        ({"user": ["u"], "item_id": ["i"]}, ("columns are missing: user_id", "expected user_id, item_id",
-                                             "got user, item_id")),
+        (
+            {"user": ["u"], "item_id": ["i"]},
+            ("columns are missing: user_id", "expected user_id, item_id", "got user, item_id"),
+        ),
         ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("columns clash", "neither score nor known")),
         ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is missing", "got null or empty text")),
         ({"user_id": ["u"], "item_id": ["i"], "rating": ["five"]}, ("a rating is not a number", "rows 1 to 1")),
     ],
-)  # fmt: skip
+)
 def test_bad_pairs_are_named(kind, columns, parts, tmp_path):
     path = make(tmp_path / f"p.{kind}", columns)
     with pytest.raises(BadTable) as caught:

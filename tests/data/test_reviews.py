@@ -61,9 +61,14 @@ def test_the_digest_does_not_depend_on_row_groups_but_on_every_cell(tmp_path, ro
     digests = {write(path, rows, sizes).digest for sizes in ([200], [1, 199], [150, 50])}
     assert len(digests) == 1
     user, item, rating, text, time = rows[7]
-    changed = [(user + "x", item, rating, text, time), (user, item + "x", rating, text, time),
-               (user, item, rating + 1, text, time), (user, item, rating, text + "x", time),
-               (user, item, rating, text, 123), (user, item, rating, text, 0)]  # fmt: skip
+    changed = [
+        (user + "x", item, rating, text, time),
+        (user, item + "x", rating, text, time),
+        (user, item, rating + 1, text, time),
+        (user, item, rating, text + "x", time),
+        (user, item, rating, text, 123),
+        (user, item, rating, text, 0),
+    ]
     for row in changed:
         digests.add(write(path, [*rows[:7], row, *rows[8:]], [200]).digest)
     assert len(digests) == 7
@@ -154,8 +159,16 @@ def stored(path, schema, metadata):
             writer.add_key_value_metadata({METADATA_KEY: metadata})
 
 
-FACTS = {"format": 1, "digest": "d", "n_rows": 0, "n_users": 0, "n_items": 0, "n_empty_text": 0,
-         "rating_range": [1, 5], "html_unescaped": True}  # fmt: skip
+FACTS = {
+    "format": 1,
+    "digest": "d",
+    "n_rows": 0,
+    "n_users": 0,
+    "n_items": 0,
+    "n_empty_text": 0,
+    "rating_range": [1, 5],
+    "html_unescaped": True,
+}
 
 
 def test_what_is_no_canonical_table_is_refused(tmp_path, table):

@@ -42,9 +42,10 @@ def test_without_a_driver_nothing_runs_on_a_gpu(machine: Path, monkeypatch) -> N
     assert gpu.driver() == "unknown", "a container may show no more than the device"
 
 
-@pytest.mark.parametrize(("line", "lacks"), [
-    ("cuda: Optional[str] = '13.0'", ""), ("cuda: str | None = None", "this torch is built for the CPU only"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "lacks"),
+    [("cuda: Optional[str] = '13.0'", ""), ("cuda: str | None = None", "this torch is built for the CPU only")],
+)
 def test_what_torch_was_built_for_is_read_and_not_imported(machine: Path, line: str, lacks: str) -> None:
     (machine / "torch").mkdir()
     (machine / "torch" / "version.py").write_text(f"__version__ = '2.11.0'\ndebug = False\n{line}\nhip = None\n")

@@ -45,11 +45,14 @@ def test_the_packed_module_gives_what_the_padded_one_gives(encoder: EncoderFolde
     np.testing.assert_allclose(made(one), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(("relation", "seen"), [
-    (Relation(), lambda distance: distance == distance),
-    (Relation(causal=True), lambda distance: distance <= 0),
-    (Relation(window=2), lambda distance: abs(distance) <= 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("relation", "seen"),
+    [
+        (Relation(), lambda distance: distance == distance),
+        (Relation(causal=True), lambda distance: distance <= 0),
+        (Relation(window=2), lambda distance: abs(distance) <= 2),
+    ],
+)
 def test_attention_is_the_formula_within_each_text_and_never_beyond(relation: Relation, seen) -> None:
     noise = torch.Generator().manual_seed(0)
     lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
@@ -165,13 +168,16 @@ def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFol
     assert max(n * longest for n, longest in shapes) <= 300
 
 
-@pytest.mark.parametrize(("said", "full"), [
-    ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
-    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
-    ("CUDA error: out of memory", True),
-    ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1", True),
-    ("CUDA error: an illegal memory access was encountered", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: out of memory", True),
+        ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
 def test_every_way_to_say_that_memory_is_full(said: str, full: bool) -> None:
     assert is_full(RuntimeError(said)) == full
 

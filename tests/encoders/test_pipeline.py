@@ -12,9 +12,10 @@ from loid_infer.encoders.tokens import Tokenizer
 from tests.conftest import toy_texts
 
 
-@pytest.mark.parametrize(("piece", "first_window", "n_tokenizers"), [
-    (7, 5, 1), (1000, 16, 1), (300, 512, 1), (1, 512, 1), (7, 5, 4), (1000, 16, 3), (1, 512, 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("piece", "first_window", "n_tokenizers"),
+    [(7, 5, 1), (1000, 16, 1), (300, 512, 1), (1, 512, 1), (7, 5, 4), (1000, 16, 3), (1, 512, 2)],
+)
 def test_every_text_comes_out_once_whatever_the_pieces(
     toy_base: Path, monkeypatch, piece: int, first_window: int, n_tokenizers: int
 ) -> None:

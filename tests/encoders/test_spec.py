@@ -19,8 +19,14 @@ TENSORS = {
     "encoder.b": np.zeros(4, np.float32),
     "pooler.dense.weight": np.ones(2),
 }
-OTHERS = {"details": {"pad_token_id": 1}, "normalize": True, "dense": ("tanh",), "dense_dim": 8, "prompt": "query: ",
-          "empty_id": 0}  # fmt: skip
+OTHERS = {
+    "details": {"pad_token_id": 1},
+    "normalize": True,
+    "dense": ("tanh",),
+    "dense_dim": 8,
+    "prompt": "query: ",
+    "empty_id": 0,
+}
 
 
 def digest(tensors: dict) -> str:
@@ -29,10 +35,24 @@ def digest(tensors: dict) -> str:
 
 def spec(**changes: object) -> Spec:
     made = Spec(
-        weights=digest(TENSORS), architecture="bert", n_layers=2, n_heads=4, hidden_dim=32, feed_forward_dim=64,
-        activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="t", max_tokens=256,
-        truncation_side="right", pooling="cls", precision="fp32", quantized_graph="", store_dtype="fp16", format=1,
-    )  # fmt: skip
+        weights=digest(TENSORS),
+        architecture="bert",
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=32,
+        feed_forward_dim=64,
+        activation="gelu",
+        layer_norm_eps=1e-12,
+        position_type="absolute",
+        tokenizer="t",
+        max_tokens=256,
+        truncation_side="right",
+        pooling="cls",
+        precision="fp32",
+        quantized_graph="",
+        store_dtype="fp16",
+        format=1,
+    )
     return replace(made, **changes)
 
 

@@ -66,8 +66,12 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
         least = dict(part.split(":") for part in options["trt_profile_min_shapes"].split(","))["attention_mask"]
         if made:
             Path(options["trt_engine_cache_path"], options["trt_engine_cache_prefix"] + "_1_0_fp16.engine").touch()
-        return SimpleNamespace(real=open_session(graph, "cpu", {}, 1), rows=int(most.split("x")[0]),
-                               most=int(most.split("x")[1]), least=int(least.split("x")[1]))  # fmt: skip
+        return SimpleNamespace(
+            real=open_session(graph, "cpu", {}, 1),
+            rows=int(most.split("x")[0]),
+            most=int(most.split("x")[1]),
+            least=int(least.split("x")[1]),
+        )
 
     def compute(session, batch, place):
         n, width = batch.input_ids.shape
@@ -113,8 +117,13 @@ def test_engines_of_another_graph_precision_or_gpu_lie_elsewhere(
     for copy, more in zip(copies, (b"", b"\n"), strict=True):
         copy.write_bytes(encoder.graph.read_bytes() + more)
     same, other = copies
-    for graph, precision, gpu in ((encoder.graph, "fp16", "A"), (encoder.graph, "bf16", "A"), (same, "fp16", "B"),
-                                  (other, "fp16", "A"), (same, "fp16", "A")):  # fmt: skip
+    for graph, precision, gpu in (
+        (encoder.graph, "fp16", "A"),
+        (encoder.graph, "bf16", "A"),
+        (same, "fp16", "B"),
+        (other, "fp16", "A"),
+        (same, "fp16", "A"),
+    ):
         folders.add(TensorRt(graph, precision, 32, gpu, tmp_path, Budget(256))._folder)
     assert len(folders) == 4, "the same graph in two files is one"
 

@@ -118,9 +118,9 @@ def test_a_plain_text_is_looked_up_and_any_other_is_not(toy_base: Path) -> None:
     assert plain.tolist() == [True, True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("change", [
-    {"normalizer": None}, {"pre_tokenizer": {"type": "Whitespace"}}, {"post_processor": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [{"normalizer": None}, {"pre_tokenizer": {"type": "Whitespace"}}, {"post_processor": None}]
+)
 def test_a_tokenizer_of_other_rules_is_left_alone(toy_base: Path, tmp_path: Path, change: dict) -> None:
     import json
 

@@ -28,17 +28,22 @@ def test_a_metric_that_is_registered_is_in_every_table(monkeypatch):
     assert second.low is second.high is None  # one split
     groups = ("kind", ["even", "odd", "none"], np.array([0, 1, 0, 1]))
     assert [(row.group, row.system, row.value, row.n) for row in group_rows(grid, *groups)] == [
-        ("kind=even", "a", 1.0, 2), ("kind=even", "b", 1.0, 2), ("kind=odd", "a", 1.0, 2), ("kind=odd", "b", 0.0, 2),
-    ]  # fmt: skip
+        ("kind=even", "a", 1.0, 2),
+        ("kind=even", "b", 1.0, 2),
+        ("kind=odd", "a", 1.0, 2),
+        ("kind=odd", "b", 0.0, 2),
+    ]
 
 
 def test_groups_are_of_all_splits_one_after_another():
     grid = [[result("a", 0, 0, 0, 0)], [result("a", 1, 2, 3, 4)]]
     found = list(group_rows(grid, "kind", ["x", "y"], np.array([0, 0, 0, 0, 0, 1, 1, 1])))
     assert [(row.group, row.metric, row.value, row.n, row.split) for row in found] == [
-        ("kind=x", "mse", 0.2, 5, ""), ("kind=x", "mae", 0.2, 5, ""),
-        ("kind=y", "mse", 29 / 3, 3, ""), ("kind=y", "mae", 3.0, 3, ""),
-    ]  # fmt: skip
+        ("kind=x", "mse", 0.2, 5, ""),
+        ("kind=x", "mae", 0.2, 5, ""),
+        ("kind=y", "mse", 29 / 3, 3, ""),
+        ("kind=y", "mae", 3.0, 3, ""),
+    ]
 
 
 def test_an_interval_is_over_splits_or_over_the_examples_of_one():

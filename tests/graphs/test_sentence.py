@@ -229,7 +229,7 @@ def test_what_we_do_not_compute_is_refused_by_name(whole: Path, tmp_path: Path, 
         load_base(str(folder))
     assert said in str(caught.value)
     assert str(tmp_path) in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_prompt_that_pooling_leaves_out_is_refused(whole: Path, tmp_path: Path) -> None:

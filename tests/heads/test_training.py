@@ -139,10 +139,17 @@ def test_the_paper_preset_trains_without_biases():
 
 @pytest.mark.parametrize(
     ("options", "where"),
-    [({"preset": "best"}, "--preset"), ({"protocol": "lax"}, "--protocol"), ({"k": 0}, "--k"), ({"lam": -1.0}, "--lam"),
-     ({"epochs": 0}, "--epochs"), ({"margin": -0.1}, "--margin"), ({"n_heads": 0}, "--n-heads"),
-     ({"dropout": 1.0}, "--dropout")],
-)  # fmt: skip
+    [
+        ({"preset": "best"}, "--preset"),
+        ({"protocol": "lax"}, "--protocol"),
+        ({"k": 0}, "--k"),
+        ({"lam": -1.0}, "--lam"),
+        ({"epochs": 0}, "--epochs"),
+        ({"margin": -0.1}, "--margin"),
+        ({"n_heads": 0}, "--n-heads"),
+        ({"dropout": 1.0}, "--dropout"),
+    ],
+)
 def test_options_outside_their_range(options, where):
     with pytest.raises(BadSetting, match=where):
         HeadOptions(**options).settings()

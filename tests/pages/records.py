@@ -60,48 +60,136 @@ def evaluation(domain: str = "toys", **changes: Any) -> dict[str, Any]:
         errors("reads the target's own text (impossible)", 0.4, (-0.36, -0.4, -0.3), (-0.33, -0.4, -0.3), "base"),
         errors("vectors zeroed", 0.7444, (-0.0156, -0.03, 0.0), (0.0143, 0.0021, 0.0265), "base"),
     ]
-    runs = [{"seed": seed, "model": row["model"], "encoder": row["encoder"], "n_test": 1234,
-             "mse": row["mse"] + seed / 1000, "mae": 0.6, "train_mse": None,
-             "network_share": 0.87 if row["model"] == "head" else None, "seconds": 1.0}
-            for seed in (0, 1) for row in rows]  # fmt: skip
+    runs = [
+        {
+            "seed": seed,
+            "model": row["model"],
+            "encoder": row["encoder"],
+            "n_test": 1234,
+            "mse": row["mse"] + seed / 1000,
+            "mae": 0.6,
+            "train_mse": None,
+            "network_share": 0.87 if row["model"] == "head" else None,
+            "seconds": 1.0,
+        }
+        for seed in (0, 1)
+        for row in rows
+    ]
     kinds = [("history", "0", 11), ("history", "more", 4321), ("rating", "1", 17), ("rating", "5", 999)]
-    found = [{"by": by, "bucket": name, "n_test": n, "global_mean": 1.5, "bias": 1.2, "mf": 1.1, "head": 1.0}
-             for by, name, n in kinds]  # fmt: skip
+    found = [
+        {"by": by, "bucket": name, "n_test": n, "global_mean": 1.5, "bias": 1.2, "mf": 1.1, "head": 1.0}
+        for by, name, n in kinds
+    ]
     bins = [{"predicted": 3 + i / 10, "rated": 3.1 + i / 11, "n_test": 100} for i in range(10)]
-    return {"domain": domain, "encoders": ["base"], "preset": "default", "protocol": "strict", "split": "random",
-            "n_seeds": 2, "interval": "splits, corrected for their overlap", "runs": runs, "summary": rows,
-            "buckets": found, "calibration": bins, "path": "/somewhere/else", "seconds": 5.0, **changes}  # fmt: skip
+    return {
+        "domain": domain,
+        "encoders": ["base"],
+        "preset": "default",
+        "protocol": "strict",
+        "split": "random",
+        "n_seeds": 2,
+        "interval": "splits, corrected for their overlap",
+        "runs": runs,
+        "summary": rows,
+        "buckets": found,
+        "calibration": bins,
+        "path": "/somewhere/else",
+        "seconds": 5.0,
+        **changes,
+    }
 
 
 def encoding(domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:
-    return {"domain": domain, "encoder": encoder, "fingerprint": FINGERPRINT, "runtime": "openvino",
-            "runtime_detail": "CPU, 2 streams", "precision": "bf16", "max_tokens": 256, "n_rows": 1000, "n_unique": 990,
-            "n_hits": 0, "n_encoded": 990, "n_truncated": 12, "n_tokens": 98_765, "padding": 0.031, "seconds": 4.0,
-            "export_s": 0.0, "setup_s": 1.5, "tokens_per_s": 24_691.25, "texts_per_s": 247.5, "peak_rss_bytes": 2**29,
-            "stages": {"read_s": 0.1, "tokenize_s": 0.5, "forward_s": 3.8, "commit_s": 0.2},
-            "store": "/somewhere/cache", **changes}  # fmt: skip
+    return {
+        "domain": domain,
+        "encoder": encoder,
+        "fingerprint": FINGERPRINT,
+        "runtime": "openvino",
+        "runtime_detail": "CPU, 2 streams",
+        "precision": "bf16",
+        "max_tokens": 256,
+        "n_rows": 1000,
+        "n_unique": 990,
+        "n_hits": 0,
+        "n_encoded": 990,
+        "n_truncated": 12,
+        "n_tokens": 98_765,
+        "padding": 0.031,
+        "seconds": 4.0,
+        "export_s": 0.0,
+        "setup_s": 1.5,
+        "tokens_per_s": 24_691.25,
+        "texts_per_s": 247.5,
+        "peak_rss_bytes": 2**29,
+        "stages": {"read_s": 0.1, "tokenize_s": 0.5, "forward_s": 3.8, "commit_s": 0.2},
+        "store": "/somewhere/cache",
+        **changes,
+    }
 
 
 def head(name: str = "toys", domain: str = "toys", encoder: str = "base", **changes: Any) -> dict[str, Any]:
     baselines = {"global_mean": 0.83, "bias": 0.7654, "mf": 0.77}
-    return {"kind": "head", "head": name, "domain": domain, "encoder": encoder, "fingerprint": FINGERPRINT,
-            "preset": "default", "protocol": "strict", "split": "random", "split_seed": 3, "split_digest": "s",
-            "train_mse": 0.5, "bias_train_mse": 0.6, "val_mse": 0.7, "test_mse": 0.7321, "test_mae": 0.61,
-            "warm_test_mse": 0.7, "cold_test_mse": None, "n_train": 800, "n_valid": 100, "n_test": 100,
-            "n_cold_test": 0, "baselines": baselines, "network_share": 0.91, "epochs": 12, "best_epoch": 9,
-            "format": 2, "card": SPEC, "settings": to_builtins(HeadOptions().settings()), "seed": 0,
-            "share": 0.91, "mean": 4.0, "intercept": 0.0, "rating_range": [1.0, 5.0], "table_digest": "t",
-            "device": "cpu", "versions": {}, "files": {}, **changes}  # fmt: skip
+    return {
+        "kind": "head",
+        "head": name,
+        "domain": domain,
+        "encoder": encoder,
+        "fingerprint": FINGERPRINT,
+        "preset": "default",
+        "protocol": "strict",
+        "split": "random",
+        "split_seed": 3,
+        "split_digest": "s",
+        "train_mse": 0.5,
+        "bias_train_mse": 0.6,
+        "val_mse": 0.7,
+        "test_mse": 0.7321,
+        "test_mae": 0.61,
+        "warm_test_mse": 0.7,
+        "cold_test_mse": None,
+        "n_train": 800,
+        "n_valid": 100,
+        "n_test": 100,
+        "n_cold_test": 0,
+        "baselines": baselines,
+        "network_share": 0.91,
+        "epochs": 12,
+        "best_epoch": 9,
+        "format": 2,
+        "card": SPEC,
+        "settings": to_builtins(HeadOptions().settings()),
+        "seed": 0,
+        "share": 0.91,
+        "mean": 4.0,
+        "intercept": 0.0,
+        "rating_range": [1.0, 5.0],
+        "table_digest": "t",
+        "device": "cpu",
+        "versions": {},
+        "files": {},
+        **changes,
+    }
 
 
 def encoder(name: str = "base", plugins: tuple[tuple[str, str], ...] = (), **changes: Any) -> dict[str, Any]:
     measured = {"cos_min": 0.999984, "cos_mean": 0.999991, "max_abs": 0.0078, "n_texts": 64}
-    return {"kind": "encoder", "name": name, "fingerprint": FINGERPRINT, "base": BASE,
-            "plugins": [{"name": one, "digest": digest, "method": "train", "trained_on": []}
-                        for one, digest in plugins], "card": SPEC,
-            "precision_reason": "native", "parity": {**measured, "passed": True, "gate": "cosine >= 0.9999",
-            "runtime": "openvino", "runtimes": {"openvino": measured, "torch": measured | {"cos_min": 0.9998}}},
-            **changes}  # fmt: skip
+    return {
+        "kind": "encoder",
+        "name": name,
+        "fingerprint": FINGERPRINT,
+        "base": BASE,
+        "plugins": [{"name": one, "digest": digest, "method": "train", "trained_on": []} for one, digest in plugins],
+        "card": SPEC,
+        "precision_reason": "native",
+        "parity": {
+            **measured,
+            "passed": True,
+            "gate": "cosine >= 0.9999",
+            "runtime": "openvino",
+            "runtimes": {"openvino": measured, "torch": measured | {"cos_min": 0.9998}},
+        },
+        **changes,
+    }
 
 
 def training_run(domain: str) -> dict[str, Any]:
@@ -110,17 +198,35 @@ def training_run(domain: str) -> dict[str, Any]:
 
 def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), **changes: Any) -> dict[str, Any]:
     trained = method == "train"
-    return {"kind": "plugin", "name": name, "digest": digest, "method": method, "base": BASE, "on": list(on),
-            "parents": [{"name": one, "digest": other} for one, other in parents],
-            "holds": [other for _, other in parents],
-            "trained_on": [training_run(name)], "settings": {"rank": 32 if trained else None},
-            "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
-            "parent_digest": "b" * 64, "seed": 0, "versions": {}, **changes}  # fmt: skip
+    return {
+        "kind": "plugin",
+        "name": name,
+        "digest": digest,
+        "method": method,
+        "base": BASE,
+        "on": list(on),
+        "parents": [{"name": one, "digest": other} for one, other in parents],
+        "holds": [other for _, other in parents],
+        "trained_on": [training_run(name)],
+        "settings": {"rank": 32 if trained else None},
+        "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
+        "parent_digest": "b" * 64,
+        "seed": 0,
+        "versions": {},
+        **changes,
+    }
 
 
 CURVE = {"losses": [1.0 / (1 + i) for i in range(60)], "eval_steps": [30, 60], "eval_mse": [0.4, 0.3456]}
-SIMILARITY = {"domains": ["toys", "books"], "matrix": [[0.351, 0.273], [0.273, 0.316]], "pooling": "mean",
-              "n_texts": 60, "base": "tiny-bert", "max_tokens": 256, "seed": 0}  # fmt: skip
+SIMILARITY = {
+    "domains": ["toys", "books"],
+    "matrix": [[0.351, 0.273], [0.273, 0.316]],
+    "pooling": "mean",
+    "n_texts": 60,
+    "base": "tiny-bert",
+    "max_tokens": 256,
+    "seed": 0,
+}
 
 
 def full(root: Path) -> Workspace:

@@ -24,7 +24,9 @@ def test_what_is_named_but_not_there_is_said(tmp_path) -> None:
     write(place.plugin("one") / "manifest.json", plugin("one", "1" * 64, on=["8" * 64, "9" * 64]))
     found = {name: under for _, name, _, under in lineage(read_findings(place))}
     assert found == {
-        "tiny-bert": "", "base": "tiny-bert + lost (not in this workspace)",
+        "tiny-bert": "",
+        "base": "tiny-bert + lost (not in this workspace)",
         "one": "tiny-bert + 8888888888888888 (not in this workspace) + lost (not in this workspace)",
-        "a": "gone (not in this workspace)", "b": "base, before it was exported anew",
-    }  # fmt: skip
+        "a": "gone (not in this workspace)",
+        "b": "base, before it was exported anew",
+    }

@@ -37,7 +37,7 @@ def plain_state(base: Path) -> dict[str, np.ndarray]:
         {"target_modules": "all-linear", "lora_dropout": 0.3, "init_lora_weights": "gaussian"},
         {"fan_in_fan_out": True},
     ],
-)  # fmt: skip
+)
 def test_folding_is_what_peft_merges(toy_base: Path, tmp_path: Path, config: dict) -> None:
     model = adapted(toy_base, **config)
     model.save_pretrained(tmp_path)

@@ -18,8 +18,9 @@ from loid_infer.plugins.train import Data, clipped_mse, rating_model, train
 from loid_infer.types import SILENT, Spec
 
 MAX_TOKENS = 32
-SETTINGS = TrainSettings(rank=4, targets=tuple(TARGETS), epochs=2, batch_tokens=256, max_tokens=MAX_TOKENS,
-                         precision="fp32", seed=3)  # fmt: skip
+SETTINGS = TrainSettings(
+    rank=4, targets=tuple(TARGETS), epochs=2, batch_tokens=256, max_tokens=MAX_TOKENS, precision="fp32", seed=3
+)
 
 
 @pytest.fixture
@@ -185,12 +186,19 @@ def test_taking_rows_takes_their_tokens() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"rank": 0}, "--rank"), ({"rank": 33}, "--rank"), ({"layers": 3}, "--layers"), ({"epochs": 0}, "--epochs"),
-        ({"learning_rate": 0.0}, "--learning-rate"), ({"alpha": -1.0}, "--alpha"), ({"targets": ("",)}, "--targets"),
-        ({"targets": ("query", "pooler")}, "pooler"), ({"precision": "fp16"}, "--precision"),
-        ({"evals": 0}, "--evals"), ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"rank": 0}, "--rank"),
+        ({"rank": 33}, "--rank"),
+        ({"layers": 3}, "--layers"),
+        ({"epochs": 0}, "--epochs"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"alpha": -1.0}, "--alpha"),
+        ({"targets": ("",)}, "--targets"),
+        ({"targets": ("query", "pooler")}, "pooler"),
+        ({"precision": "fp16"}, "--precision"),
+        ({"evals": 0}, "--evals"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused_by_name(wrong: dict, said: str) -> None:
     with pytest.raises(BadSetting, match=said):
         TrainSettings(**wrong).check(n_layers=2, width=32, targets=["query", "value"])

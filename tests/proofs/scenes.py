@@ -69,8 +69,10 @@ class Scene:
         cosine 0.9999 to it."""
         if self.runtime == "fake":
             return there.items() <= self.whole.items()
-        one, other = (np.frombuffer(b"".join(part[digest] for digest in there), np.float16).astype(np.float32)
-                      for part in (there, self.whole))  # fmt: skip
+        one, other = (
+            np.frombuffer(b"".join(part[digest] for digest in there), np.float16).astype(np.float32)
+            for part in (there, self.whole)
+        )
         cosines = row_cosines(*(part.reshape(len(there), self.spec.dim) for part in (one, other)))
         return not there or float(cosines.min()) >= 0.9999
 
@@ -121,7 +123,7 @@ def forked(act: Callable[[], object], kill_after: float | None = None) -> int:
             code = NOT_REACHED if act() is False else FINISHED
         except LoidError as error:
             print(error, file=sys.stderr)
-            code = REFUSED if error.mend else CRASHED
+            code = REFUSED if error.fix else CRASHED
         except BaseException:  # noqa: BLE001 - told by the exit code
             traceback.print_exc()
         finally:

@@ -140,8 +140,11 @@ def run_cases(root: Path, seed: int, n_flips: int, n_cuts: int) -> None:
                 else:
                     file.seek(at)
                     file.write(bytes([whole[at] ^ rng.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])]))
-            kept = [n for (_, n), copies in placed.items()
-                    if any(end <= at if kind == "cut" else not start <= at < end for start, end in copies)]  # fmt: skip
+            kept = [
+                n
+                for (_, n), copies in placed.items()
+                if any(end <= at if kind == "cut" else not start <= at < end for start, end in copies)
+            ]
             told.write(json.dumps(outcome(store, spare, digests, vectors, sum(kept))) + "\n")
             with (store / DATA_FILE).open("r+b") as file:
                 if kind == "cut":

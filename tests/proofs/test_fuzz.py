@@ -43,8 +43,12 @@ NASTY = [
     *(b"\x00", b"\xff\xfe", b"NaN", b"1e999", b"-1", b"9" * 40, b'"', b"{", b"}", b"null", b"[]", b'{"a":1}', b"true"),
     *(b"[" * 3_000, b'{"a":' * 3_000, b"../../etc/passwd", b"\r\n", b"\\ud800", b"\xf0\x9f\x98\x80", b",", b"\t"),
 ]
-EDIT = st.tuples(st.sampled_from(["flip", "cut", "insert", "drop", "repeat", "number"]), st.floats(0, 1),
-                 st.integers(0, 255), st.one_of(st.sampled_from(NASTY), st.binary(max_size=8)))  # fmt: skip
+EDIT = st.tuples(
+    st.sampled_from(["flip", "cut", "insert", "drop", "repeat", "number"]),
+    st.floats(0, 1),
+    st.integers(0, 255),
+    st.one_of(st.sampled_from(NASTY), st.binary(max_size=8)),
+)
 VALUE = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("../../x")),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
@@ -118,7 +122,7 @@ def tried(outcomes: Counter, read: Callable[[], object]) -> None:
         read()
         outcomes["read"] += 1
     except LoidError as error:
-        assert error.mend, error
+        assert error.fix, error
         outcomes["refused"] += 1
 
 

@@ -174,9 +174,15 @@ def test_a_store_is_a_dictionary(monkeypatch, counted, n_runs):
     OTHER[:] = [here]
     run_state_machine_as_test(
         Stores,
-        settings=settings(max_examples=n_runs, stateful_step_count=30, deadline=None, derandomize=n_runs < 10,
-                          suppress_health_check=list(HealthCheck), database=None),
-    )  # fmt: skip
+        settings=settings(
+            max_examples=n_runs,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=n_runs < 10,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
     here.send(None)
     process.join()
     assert process.exitcode == 0

@@ -114,8 +114,10 @@ def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seco
         check = verify(store, SILENT)
         assert (check.n_bad, check.n_rows) == (0, n_commits * COMMIT)
     n_looks, longest = sum(n for n, *_ in looks), max(s for *_, s in looks)
-    counted(f"side by side: {n_readers} readers looked {n_looks:,} times (the longest look {longest:.2f} s) while "
-            f"{n_commits:,} commits let the file grow by {n_steps:,} steps of the map")  # fmt: skip
+    counted(
+        f"side by side: {n_readers} readers looked {n_looks:,} times (the longest look {longest:.2f} s) while "
+        f"{n_commits:,} commits let the file grow by {n_steps:,} steps of the map"
+    )
 
 
 def test_a_reader_does_not_wait_for_a_commit_nor_see_it_before_it_is_made(tmp_path):

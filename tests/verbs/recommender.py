@@ -13,10 +13,24 @@ from loid_infer.verbs.ingest import ingest
 from tests.heads.worlds import telling
 
 SPEC = Spec(
-    weights="made up", architecture="bert", n_layers=1, n_heads=1, hidden_dim=16, feed_forward_dim=16,
-    activation="gelu", layer_norm_eps=1e-12, position_type="absolute", tokenizer="none", max_tokens=8,
-    truncation_side="right", pooling="cls", precision="fake", quantized_graph="", store_dtype="fp16", format=1,
-)  # fmt: skip
+    weights="made up",
+    architecture="bert",
+    n_layers=1,
+    n_heads=1,
+    hidden_dim=16,
+    feed_forward_dim=16,
+    activation="gelu",
+    layer_norm_eps=1e-12,
+    position_type="absolute",
+    tokenizer="none",
+    max_tokens=8,
+    truncation_side="right",
+    pooling="cls",
+    precision="fake",
+    quantized_graph="",
+    store_dtype="fp16",
+    format=1,
+)
 ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC))
 
 

@@ -173,7 +173,7 @@ def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace,
         for runtime in runtimes:
             with pytest.raises(BadArtifact) as caught:
                 encode("toys", runtime=runtime, workspace=workspace)
-            assert caught.value.mend
+            assert caught.value.fix
         (folder / name).write_bytes(before[0])
         (folder / "manifest.json").write_bytes(before[1])
     manifest = json.loads((folder / "manifest.json").read_text())

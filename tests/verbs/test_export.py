@@ -273,8 +273,11 @@ def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, mon
     whole = open_table(workspace.table("toys"), "toys").interactions(SILENT)
     per_user = np.bincount(whole.users)
     assert (np.bincount(part.users, minlength=len(per_user))[part.users] == per_user[part.users]).all()
-    texts = {tuple(digest): row for rows, found in calibration.table.texts(np.sort(calibration.rows))
-             for row, digest in zip(rows.tolist(), digests_of(found), strict=True)}  # fmt: skip
+    texts = {
+        tuple(digest): row
+        for rows, found in calibration.table.texts(np.sort(calibration.rows))
+        for row, digest in zip(rows.tolist(), digests_of(found), strict=True)
+    }
     assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
 
 

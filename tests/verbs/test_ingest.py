@@ -22,11 +22,19 @@ from loid_infer.settings import Workspace
 from loid_infer.verbs.ingest import ingest
 
 AMAZON_2014 = [
-    {"reviewerID": "A1", "asin": "B1", "reviewText": "loud &#34;good&#34; amp", "overall": 5.0, "helpful": [1, 2],
-     "unixReviewTime": 1393545600, "reviewTime": "02 28, 2014", "summary": "yes"},
+    {
+        "reviewerID": "A1",
+        "asin": "B1",
+        "reviewText": "loud &#34;good&#34; amp",
+        "overall": 5.0,
+        "helpful": [1, 2],
+        "unixReviewTime": 1393545600,
+        "reviewTime": "02 28, 2014",
+        "summary": "yes",
+    },
     {"reviewerID": "A2", "asin": "B1", "reviewText": "", "overall": 2.0, "unixReviewTime": 1393545601},
     {"reviewerID": "A1", "asin": "B2", "reviewText": "zwölf Töne 🎸", "overall": 3.0, "unixReviewTime": 1393545602},
-]  # fmt: skip
+]
 ROWS = [
     ("A1", "B1", 5.0, 'loud "good" amp', 1393545600),
     ("A2", "B1", 2.0, "", 1393545601),
@@ -84,10 +92,18 @@ def rows_of(ws, domain="toys"):
 
 AMAZON_2018 = [{**record, "verified": True, "vote": "1,234", "style": {"Size:": " L"}} for record in AMAZON_2014]
 AMAZON_2023 = [
-    {"user_id": user, "asin": "variant", "parent_asin": item, "rating": rating, "title": "a title", "text": text,
-     "timestamp": time * 1000 + 999, "verified_purchase": True}
+    {
+        "user_id": user,
+        "asin": "variant",
+        "parent_asin": item,
+        "rating": rating,
+        "title": "a title",
+        "text": text,
+        "timestamp": time * 1000 + 999,
+        "verified_purchase": True,
+    }
     for user, item, rating, text, time in ROWS
-]  # fmt: skip
+]
 COLUMNS = {name: [record[name] for record in CANONICAL] for name in CANONICAL[0]}
 GOOD = {
     "2014": lines(AMAZON_2014),
@@ -143,13 +159,25 @@ def test_schema_and_metadata_of_the_table(ws, write):
     result = ingest([write(GOOD["2014"])], "toys", workspace=ws, rating_range=(0, 10))
     file = pq.ParquetFile(ws.table("toys"))
     kinds = [(field.name, str(field.type)) for field in file.schema_arrow]
-    assert kinds == [("user_id", "string"), ("item_id", "string"), ("rating", "float"), ("text", "string"),
-                     ("timestamp", "int64")]  # fmt: skip
+    assert kinds == [
+        ("user_id", "string"),
+        ("item_id", "string"),
+        ("rating", "float"),
+        ("text", "string"),
+        ("timestamp", "int64"),
+    ]
     assert file.metadata.row_group(0).column(3).compression == "ZSTD"
     assert json.loads(file.metadata.metadata[METADATA_KEY]) == {
-        "format": 1, "digest": result.digest, "n_rows": 3, "n_users": 2, "n_items": 2, "n_empty_text": 1,
-        "rating_range": [0.0, 10.0], "html_unescaped": True, "text_template": "text",
-    }  # fmt: skip
+        "format": 1,
+        "digest": result.digest,
+        "n_rows": 3,
+        "n_users": 2,
+        "n_items": 2,
+        "n_empty_text": 1,
+        "rating_range": [0.0, 10.0],
+        "html_unescaped": True,
+        "text_template": "text",
+    }
     assert open_table(ws.table("toys"), "toys").digest == result.digest
 
 
@@ -206,8 +234,12 @@ def test_duplicates_are_resolved_in_input_order_over_all_sources(ws, write):
     result = ingest([one, two], "toys", workspace=ws, duplicates="keep-first")
     assert [row[3] for row in rows_of(ws)] == ["1", "2", "4"]
     assert result.digest != last
-    clean = write(lines({**dict(zip(("user_id", "item_id", "rating", "text", "timestamp"), row, strict=True))}
-                        for row in rows_of(ws)))  # fmt: skip
+    clean = write(
+        lines(
+            {**dict(zip(("user_id", "item_id", "rating", "text", "timestamp"), row, strict=True))}
+            for row in rows_of(ws)
+        )
+    )
     assert ingest([clean], "other", workspace=ws).digest == result.digest
     assert sorted(path.name for path in ws.table("toys").parent.iterdir()) == ["other.parquet", "toys.parquet"]
 
@@ -304,8 +336,14 @@ def test_a_bad_csv_row_is_named_or_skipped(row, parts, ws, write):
 
 def test_a_bad_parquet_row_is_named_or_skipped(ws, write):
     source = write(parquet({**COLUMNS, "rating": [5.0, None, 3.0]}))
-    assert_refused(ws, source, f"{source}, row 2: the rating is missing", "expected a number from 1 to 5", "got None",
-                   "--on-bad skip")  # fmt: skip
+    assert_refused(
+        ws,
+        source,
+        f"{source}, row 2: the rating is missing",
+        "expected a number from 1 to 5",
+        "got None",
+        "--on-bad skip",
+    )
     assert ingest([source], "toys", workspace=ws, on_bad="skip").n_skipped == 1
 
 
@@ -313,8 +351,15 @@ def test_columns_that_are_missing_are_named(ws, write):
     others = {"reader": ["a"], "item_id": ["i"], "rating": [3], "body": ["t"]}
     for content in (parquet(others), b"reader,item_id,rating,body\na,i,3,t\n"):
         source = write(content)
-        assert_refused(ws, source, str(source), "columns are missing", "expected user_id, text",
-                       "got reader, item_id, rating, body", "--columns user_id=NAME,text=NAME")  # fmt: skip
+        assert_refused(
+            ws,
+            source,
+            str(source),
+            "columns are missing",
+            "expected user_id, text",
+            "got reader, item_id, rating, body",
+            "--columns user_id=NAME,text=NAME",
+        )
     source = write(lines([{"user_id": "a", "item_id": "b", "rating": 1, "body": "t"}]))
     assert_refused(ws, source, "columns are missing", "expected text", "got user_id, item_id, rating, body")
     source = write(GOOD["csv"])
@@ -324,14 +369,19 @@ def test_columns_that_are_missing_are_named(ws, write):
 LONG = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
 
 
-@pytest.mark.parametrize(
-    "whole", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"]
-)  # fmt: skip
+@pytest.mark.parametrize("whole", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
 def test_a_cut_file_is_named_with_the_line_reached(whole, ws, write):
     source = write(whole[: len(whole) * 3 // 4])
     for on_bad in ("error", "skip"):
-        error = assert_refused(ws, source, f"{source}: the compressed file is cut or damaged", "expected a whole file",
-                               "whole lines", "then run the same command", on_bad=on_bad)  # fmt: skip
+        error = assert_refused(
+            ws,
+            source,
+            f"{source}: the compressed file is cut or damaged",
+            "expected a whole file",
+            "whole lines",
+            "then run the same command",
+            on_bad=on_bad,
+        )
         assert 10_000 < int(error.got.split()[0].replace(",", "")) < 16_000
     for n in (3, 12, 30):
         assert_refused(ws, write(whole[:n]), "cut or damaged" if n > 3 else "")
@@ -355,8 +405,9 @@ def test_a_damaged_gzip_zip_and_parquet(ws, write):
 def test_utf_16_is_named_with_the_command_that_mends_it(coding, content, ws, write):
     source = write(content.decode().encode(coding))
     name = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[coding]
-    assert_refused(ws, source, "the file is not UTF-8", "expected UTF-8", f"got {name}",
-                   f"iconv -f {name} -t UTF-8 {source}")  # fmt: skip
+    assert_refused(
+        ws, source, "the file is not UTF-8", "expected UTF-8", f"got {name}", f"iconv -f {name} -t UTF-8 {source}"
+    )
 
 
 @pytest.mark.parametrize("coding", ["utf-32-le", "utf-32-be"])

@@ -132,10 +132,11 @@ def test_what_is_missing_is_named_with_its_command(place) -> None:
     text = page_of(place).text
     commands = [one.command for one in result.not_measured]
     assert commands == [
-        "loid-infer encode --domain toys", "loid-infer evaluate --domain toys --ablate",
+        "loid-infer encode --domain toys",
+        "loid-infer evaluate --domain toys --ablate",
         "loid-infer fit --domain toys --encoder base --name toys --split-seed 3",
         "loid-infer plugin similarity toys OTHER",
-    ]  # fmt: skip
+    ]
     assert all(command in text for command in commands)
     bare = Workspace(place.root.parent / "bare")
     ingest([write_reviews(place.root.parent / "b.jsonl", toy_texts(20))], "bare", workspace=bare)
@@ -156,8 +157,10 @@ def test_text_of_the_files_cannot_become_markup(place) -> None:
     write(place.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
     one = plugin("one", "1" * 64, trained_on=[training_run(EVIL)], base={"name": EVIL, "digest": EVIL})
     write(place.plugin("one") / "manifest.json", one)
-    write(place.reports / "similarity.json", {"domains": [EVIL], "matrix": [[1.0]], "pooling": EVIL, "n_texts": 1,
-                                              "base": EVIL, "max_tokens": 3, "seed": 0})  # fmt: skip
+    write(
+        place.reports / "similarity.json",
+        {"domains": [EVIL], "matrix": [[1.0]], "pooling": EVIL, "n_texts": 1, "base": EVIL, "max_tokens": 3, "seed": 0},
+    )
     write(place.reports / 'a"><script>.evaluation.json', "{")
     read = page_of(place)
     assert "script" not in read.tags

@@ -149,8 +149,9 @@ def test_a_merged_plugin_is_exported_and_held_against_the_same_weights(trained, 
     manifest = json.loads((workspace.encoder("both") / "manifest.json").read_text())
     (plugin,) = manifest["plugins"]
     assert {run["domain"] for run in plugin["trained_on"]} == {"films", "games"}
-    on_merge = plugin_train("games", settings=FAST, base=str(toy_base), on=["both"], name="on_both",
-                            workspace=workspace)  # fmt: skip
+    on_merge = plugin_train(
+        "games", settings=FAST, base=str(toy_base), on=["both"], name="on_both", workspace=workspace
+    )
     assert on_merge.parent_digest == manifest["card"]["weights"]
     assert other.base_digest == on_merge.base_digest
 
@@ -171,8 +172,9 @@ def test_nothing_twice_and_no_foreign_base(trained, toy_base: Path, tmp_path: Pa
 def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     with pytest.raises(BadSetting, match="--split-seed 0"):
-        plugin_train("films", settings=FAST, base=str(toy_base), on=["films"], split_seed=1, name="x",
-                     workspace=workspace)  # fmt: skip
+        plugin_train(
+            "films", settings=FAST, base=str(toy_base), on=["films"], split_seed=1, name="x", workspace=workspace
+        )
     export("of_films", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     encode("films", encoder="of_films", workspace=workspace)
     with pytest.raises(BadSetting, match="--split-seed 0"):
@@ -215,8 +217,13 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
         def say(self, line: str) -> None:
             said.append(line)
 
-    anew = plugin_train("films", settings=TrainSettings(rank=3, epochs=1, precision="fp32"), base=str(toy_base),
-                        workspace=workspace, progress=Told())  # fmt: skip
+    anew = plugin_train(
+        "films",
+        settings=TrainSettings(rank=3, epochs=1, precision="fp32"),
+        base=str(toy_base),
+        workspace=workspace,
+        progress=Told(),
+    )
     assert anew.digest != first.digest
     kept = f"films-{first.digest[:8]}"
     assert any(kept in line for line in said)
