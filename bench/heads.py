@@ -45,7 +45,7 @@ def main(n_seeds: int = 10, n_pairs: int = 1_000_000) -> None:
         "ablation",
         ablations,
         f"Test MSE, mean of split seeds 0 to {n_seeds - 1}, strict protocol, default preset with one thing changed, "
-        "frozen all-MiniLM-L6-v2. `difference`: from the head as it is, with its corrected 95 % interval; above zero "
+        "frozen all-MiniLM-L6-v2. `difference`: from the unchanged head, with its corrected 95 % interval; above zero "
         "the change makes it worse.",
     )
     _fit_speed(workspace)

@@ -60,7 +60,7 @@ def main() -> None:
         "What does a merge of two plugins of BERT-base's size cost?",
         "merge",
         rows,
-        f"Two plugins of random factors of rank {RANK} over all {N_LAYERS * len(MAPS)} linear maps of BERT-base; whole "
+        f"Two plugins of random factors of rank {RANK} on all {N_LAYERS * len(MAPS)} linear layers of BERT-base; whole "
         f"command with start, checks and write, on one thread, median of {REPEATS}, density 0.8, no base needed.",
     )
     shutil.rmtree(workspace.root)

@@ -251,9 +251,9 @@ def main(n_seeds: int = 3) -> None:
         rows,
         f"Test MSE in expectation over the noise of ratings, {N_REVIEWS} reviews of `sample`'s `{DOMAIN}`, strict "
         f"protocol, mean of split seeds 0 to {n_seeds - 1}. `optimum`: posterior mean given the training reviews (a "
-        "head is also tuned on validation) and everything about how they were drawn. `all_texts_say`: vectors are the "
-        "aspects and opinions a text was made of. `frozen_encoder`: vectors of all-MiniLM-L6-v2, which also see the "
-        "sentence in which a third of the texts states its rating.",
+        "head is also tuned on validation) and everything about how they were generated. `all_texts_say`: vectors are "
+        "the aspects and opinions a text was generated from. `frozen_encoder`: vectors of all-MiniLM-L6-v2, which also "
+        "see the sentence that states the rating in a third of the texts.",
     )
     shutil.rmtree(workspace)
 

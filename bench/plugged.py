@@ -38,8 +38,8 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
         "What do plugins add to a head?",
         "plugged",
         [row | {"model": labels[name]} for name, row in compared(strict["summary"], "head") if row["model"] == "head"],
-        f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins of "
-        "all six linear maps, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
+        f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins on "
+        "all six linear layers, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
         "from the head of the frozen base, with its corrected 95 % interval.",
     )
     seen = loid("evaluate", *common, "-e", OWN, "--protocol", "paper")
@@ -47,8 +47,8 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
         "What does it change that the paper's histories may hold the review to be rated?",
         "paper",
         [row for _, row in compared(seen["summary"], "head")],
-        f"Test MSE on Musical Instruments with its own plugin (rank 32), split seeds 0 to {n_seeds - 1}. `head` draws "
-        "histories as the paper does, with the target's review among them; `difference` is from that, with its "
+        f"Test MSE on Musical Instruments with its own plugin (rank 32), split seeds 0 to {n_seeds - 1}. `head` "
+        "samples histories as the paper does, the target review included; `difference`: from that head, with its "
         "corrected 95 % interval.",
     )
     _ranks(place)
@@ -67,8 +67,8 @@ def _ranks(place: Path) -> None:
         "What does the rank of a plugin change?",
         "rank",
         rows,
-        "Musical Instruments, split seed 0. `text_mse`: of reading a test rating off its own text; `head_mse`: of the "
-        "head, strict protocol, default preset.",
+        "Musical Instruments, split seed 0. `text_mse`: test MSE of predicting a rating from its own text; `head_mse`: "
+        "of the head, strict protocol, default preset.",
     )
 
 
@@ -100,7 +100,7 @@ def encoder(place: Path, domain: str, name: str, seed: int, options: tuple[str, 
 
 
 def text_mse(place: Path, name: str) -> float:
-    """Of the plugin: what it misses of a test rating by reading its own text."""
+    """Test MSE of the plugin, which predicts a rating from its own text."""
     return json.loads((place / "exports" / "plugins" / name / "manifest.json").read_text())["metrics"]["test_mse"]
 
 

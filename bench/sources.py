@@ -43,9 +43,9 @@ def main(n_seeds: int = 3) -> None:
         "sources",
         rows,
         f"Synthetic domains: plugins of {' and '.join(SOURCES)} (6,000 reviews each), alone or merged (DARE, then "
-        f"TIES, density 0.8), beneath one of {TARGET} (1,500 reviews); means of split seeds 0 to {n_seeds - 1}. "
-        "`text_mse`: of reading a test rating off its own text; `mse`: of the head, strict protocol; `difference`: "
-        "from that over none, with its corrected 95 % interval.",
+        f"TIES, density 0.8), under a plugin of {TARGET} (1,500 reviews); means of split seeds 0 to {n_seeds - 1}. "
+        "`text_mse`: test MSE of predicting a rating from its own text; `mse`: of the head, strict protocol; "
+        "`difference`: from the head without a source plugin, with its corrected 95 % interval.",
     )
     shutil.rmtree(place)
 

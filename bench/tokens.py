@@ -38,8 +38,8 @@ def main() -> None:
         "How fast do texts become ids?",
         "tokens",
         rows,
-        f"The reviews of Musical Instruments, cut at 256 tokens, {_PIECE} at a time, to arrays of ids, the same ones; "
-        f"medians of {_ROUNDS} passes. `first_s`: the first pass, in which ours meets every word for the first time.",
+        f"The reviews of Musical Instruments, cut at 256 tokens, {_PIECE} at a time, to arrays of ids, which are equal; "
+        f"medians of {_ROUNDS} passes. `first_s`: the first pass, with an empty cache of words.",
     )
 
 

@@ -37,8 +37,8 @@ def main(n_reviews: int = 1500, epochs: int = 2) -> None:
         "How fast is a plugin trained?",
         "train",
         sorted(rows, key=lambda row: -row["tokens_per_s"]),
-        f"LoRA of rank 32 on all six linear maps of MiniLM-L6, {epochs} epochs over the training part of "
-        f"{n_reviews:,} Musical Instruments reviews; real tokens of training steps a second, validation not counted, "
+        f"LoRA of rank 32 on all six linear layers of MiniLM-L6, {epochs} epochs over the training part "
+        f"of {n_reviews:,} Musical Instruments reviews; real tokens per second of training, without validation, "
         "medians. `val_mse`: after the last epoch, ratings' variance is about 0.8. Trainer: batches of 32, the same "
         "learning rate and schedule, dropout 0.1 inside the base; ours: batches of 4,096 tokens, no dropout.",
     )
