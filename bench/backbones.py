@@ -60,9 +60,9 @@ def main(n_reviews: int = 2000, n_seeds: int = 3) -> None:
         "backbones",
         rows,
         f"{n_reviews:,} Musical Instruments reviews, cut at {MAX_TOKENS} tokens, split seeds 0 to {n_seeds - 1}; "
-        "plugins of rank 32 on all linear layers, 2 epochs, each trained on the training part of the split it is tested "
-        "on. `text_mse`: of the plugin, which predicts a test rating from its own text; `head_mse`: of the head on its "
-        "vectors, strict protocol, default preset; differences from MiniLM with their corrected 95 % intervals.",
+        "plugins of rank 32 on all linear layers, 2 epochs, each trained on the training part of the split it is "
+        "tested on. `text_mse`: of the plugin, which predicts a test rating from its own text; `head_mse`: of the head "
+        "on its vectors, strict protocol, default preset; differences from MiniLM with their corrected 95 % intervals.",
     )
 
 

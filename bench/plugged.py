@@ -39,8 +39,8 @@ def main(n_seeds: int = 3, workspace: str | None = None) -> None:
         "plugged",
         [row | {"model": labels[name]} for name, row in compared(strict["summary"], "head") if row["model"] == "head"],
         f"Test MSE on Musical Instruments, strict protocol, default preset, split seeds 0 to {n_seeds - 1}; plugins on "
-        "all six linear layers, 2 epochs, each trained on the training part of the split it is tested on. `difference`: "
-        "from the head of the frozen base, with its corrected 95 % interval.",
+        "all six linear layers, 2 epochs, each trained on the training part of the split it is tested on. "
+        "`difference`: from the head of the frozen base, with its corrected 95 % interval.",
     )
     seen = loid("evaluate", *common, "-e", OWN, "--protocol", "paper")
     save(

@@ -39,11 +39,11 @@ def main() -> None:
         "What does a source plugin underneath change (re-LoRA)?",
         "relora",
         [{key: value for key, value in row.items() if key != "curve"} for row in rows],
-        f"Predicting a rating from the review's own text, the task of plugin training; LoRA of rank 32 on all six linear "
-        f"layers of MiniLM-L6, {epochs} epochs, {EVALS} validations each, default settings. `ratio`: test MSE over the variance "
-        f"of the same test ratings. `steps_to_0.80` and so on: the first validation at or below that share of the "
-        "variance of the validation ratings. The source plugin was trained on its own split 0. Curves: `relora.json`, "
-        "`relora.png`.",
+        f"Predicting a rating from the review's own text, the task of plugin training; LoRA of rank 32 on all six "
+        f"linear layers of MiniLM-L6, {epochs} epochs, {EVALS} validations each, default settings. `ratio`: test MSE "
+        "over the variance of the same test ratings. `steps_to_0.80` and so on: the first validation at or below "
+        "that share of the variance of the validation ratings. The source plugin was trained on its own split 0. "
+        "Curves: `relora.json`, `relora.png`.",
     )
     path = RESULTS / "relora.json"
     record = json.loads(path.read_text())

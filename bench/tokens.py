@@ -38,8 +38,8 @@ def main() -> None:
         "How fast do texts become ids?",
         "tokens",
         rows,
-        f"The reviews of Musical Instruments, cut at 256 tokens, {_PIECE} at a time, to arrays of ids, which are equal; "
-        f"medians of {_ROUNDS} passes. `first_s`: the first pass, with an empty cache of words.",
+        f"The reviews of Musical Instruments, cut at 256 tokens, {_PIECE} at a time, to arrays of ids, which are "
+        f"equal; medians of {_ROUNDS} passes. `first_s`: the first pass, with an empty cache of words.",
     )
 
 
