@@ -54,3 +54,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         if section:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             assert section in [re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings], target
+
+
+def test_the_design_page_names_modules_that_exist() -> None:
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", (ROOT / "docs" / "design.md").read_text()))
+    assert len(named) > 40
+    roots = (ROOT, ROOT / "loid_infer", ROOT / "loid_infer" / "learning", ROOT / "loid_infer" / "evaluation")
+    assert {name for name in named if not any((root / name).exists() for root in roots)} == set()
