@@ -46,7 +46,7 @@ def test_synthetic_reviews_are_marked(findings) -> None:
     assert "synthetic" not in text_of(findings)
     made_up = replace(findings.domains[0].table, synthetic=True)
     one = with_domain(findings, table=made_up)
-    assert "All reviews here are synthetic, so these figures say nothing of real data." in text_of(one)
+    assert "All reviews here are synthetic, so these figures say nothing about real data." in text_of(one)
     assert re.search("The head synthetic", text_of(one))
     two = replace(findings, domains=(*one.domains, replace(findings.domains[0], name="books")))
     assert "toys: reviews are synthetic, so these figures" in text_of(two)
@@ -54,9 +54,9 @@ def test_synthetic_reviews_are_marked(findings) -> None:
 
 def test_a_domain_without_an_evaluation_shows_its_fit_and_one_without_a_fit_says_so(findings) -> None:
     text = text_of(with_domain(findings, evaluations=()))
-    assert "0.7321 test MSE, one fit biases 0.7654 · head toys One fit on one split is an anecdote" in text
+    assert "0.7321 test MSE, one fit biases 0.7654 · head toys One fit on one split is not a comparison" in text
     paper = tuple(replace(head, head="other", protocol="paper") for head in findings.heads)
-    assert "head other Paper protocol: its error is no result." in text_of(
+    assert "head other Paper protocol: its error is not a valid result." in text_of(
         with_domain(findings, evaluations=(), heads=paper)
     )
     assert "No head has been fitted or evaluated." in text_of(with_domain(findings, evaluations=(), heads=()))

@@ -108,9 +108,9 @@ def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) 
     (place.reports / "toys.evaluation.json").unlink(missing_ok=True)
     write(place.reports / "toys.paper.evaluation.json", found)
     text = page_of(place).text
-    assert "are no results" in text and "head, paper protocol" in text
+    assert "are not valid results" in text and "head, paper protocol" in text
     assert "0.7512 test MSE, strict head" in text
-    assert "reads the target's own text (impossible)" in text and "no recommender can do that" in text
+    assert "reads the target's own text (impossible)" in text and "which no recommender can" in text
 
 
 def test_one_domain_has_a_page_of_its_own(place) -> None:
@@ -279,7 +279,7 @@ def test_every_way_of_testing_is_shown_and_the_strict_one_on_random_splits_first
     paper = evaluation(protocol="paper")
     write(place.reports / "toys.paper.evaluation.json", paper)
     text = page_of(place).text
-    assert text.index("0.8765") < text.index("are no results")
+    assert text.index("0.8765") < text.index("are not valid results")
     assert "Split by time" in text and "Random splits" in text
     write(place.reports / "toys.time.paper.evaluation.json", by_time)  # not what its name says
     assert "toys.time.paper.evaluation.json" in page_of(place).text
