@@ -72,7 +72,8 @@ def shape(name: str) -> str:
     folder = WORK / "shapes" / name
     if not (folder / "model.safetensors").is_file():
         kind, fields, frame = SHAPES[name]
-        write_tokenizer(folder, *frame, review_texts(), min(_N_TOKENS, fields["vocab_size"]))
+        n_tokens = min(_N_TOKENS, fields["vocab_size"])
+        write_tokenizer(folder, *frame, review_texts(), n_tokens, like_qwen=kind.startswith("Qwen"))
         write_model(folder, kind, fields, lambda parameter: None if kind == "T5Config" else _widen(parameter))
     return str(folder)
 

@@ -71,14 +71,31 @@ def write_model(folder: Path, kind: str, fields: dict, init: Callable[[Any], obj
     return folder
 
 
-def write_tokenizer(folder: Path, before: str, behind: str, texts: Iterable[str], n_tokens: int) -> int:
-    """A byte-level BPE tokenizer of `texts` that puts these tokens around a text; its number of tokens."""
+def write_tokenizer(
+    folder: Path, before: str, behind: str, texts: Iterable[str], n_tokens: int, *, like_qwen: bool = False
+) -> int:
+    """A byte-level BPE tokenizer of `texts` that puts these tokens around a text; its number of tokens.
+
+    Args:
+        like_qwen: split texts as Qwen2Tokenizer does, which transformers 5 uses for every Qwen folder whatever its
+            tokenizer.json says.
+    """
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     folder.mkdir(parents=True, exist_ok=True)
     made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if like_qwen:
+        from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+        made.normalizer = normalizers.NFC()
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(PRETOKENIZE_REGEX), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, special_tokens=[*SPECIAL], initial_alphabet=alphabet)
