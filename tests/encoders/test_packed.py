@@ -8,7 +8,7 @@ import torch
 
 from loid_infer.architectures import packed
 from loid_infer.architectures.layer import Plan
-from loid_infer.architectures.packed import Pack, PackedTransformer, Padded, Texts, mix_for
+from loid_infer.architectures.packed import Pack, PackedTransformer, Padded, Texts, attention_for
 from loid_infer.architectures.positions import Positions, Relation
 from loid_infer.encoders import cuda
 from loid_infer.encoders.budget import Budget, is_full
@@ -57,10 +57,10 @@ def test_attention_is_the_formula_within_each_text_and_never_beyond(relation: Re
     noise = torch.Generator().manual_seed(0)
     lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
     query, key, value = (torch.randn(11, 2, 8, generator=noise) for _ in range(3))
-    mix = Padded(Positions(relation, 32, None), 8**-0.5)
-    found = mix(query, key, value, Texts(starts, starts, 6, 6, None))
+    attention = Padded(Positions(relation, 32, None), 8**-0.5)
+    found = attention(query, key, value, Texts(starts, starts, 6, 6, None))
     rows, last = torch.arange(4, dtype=torch.int32), starts[1:] - 1
-    for_last = mix(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
+    for_last = attention(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=False)):
         part, at = slice(start, start + length), torch.arange(length)
         for head in range(2):
@@ -88,7 +88,7 @@ def test_flash_attention_is_for_16_bits_on_a_gpu_and_for_heads_and_relations_it_
     def pads(device: str, dtype: torch.dtype, head_dim: int, relation: Relation, *, one: bool = False) -> bool:
         plan = Plan(n_heads=1, n_kv_heads=1, head_dim=head_dim, eps=1e-5, activation="gelu", scale=head_dim**-0.5)
         bias = torch.zeros(32, 1) if relation.buckets else None
-        found = mix_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
+        found = attention_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
         return isinstance(found, Padded)
 
     plain, causal, window = Relation(), Relation(causal=True), Relation(window=4)
@@ -120,8 +120,8 @@ def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
 @pytest.mark.parametrize("half", [False, True])
 def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
     sizes = []
-    real, mix = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
-    monkeypatch.setattr(packed, "mix_for", lambda *_, **__: mix.__call__)  # as one that packs
+    real, attention = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
+    monkeypatch.setattr(packed, "attention_for", lambda *_, **__: attention.__call__)  # not a `Padded`
 
     def watched(*arguments):
         made = real(*arguments)

@@ -132,7 +132,7 @@ def test_engines_of_another_graph_precision_or_gpu_lie_elsewhere(
 def test_a_graph_that_tensorrt_leaves_to_cuda_is_refused(encoder: EncoderFolder, tmp_path: Path, asked) -> None:
     runtime = TensorRt(encoder.graph, "fp16", 32, "A/B GPU", tmp_path, Budget(256))
     tokens = encoder.tokenizer()(["great guitar"])
-    with pytest.raises(RuntimeMissing, match="TensorRT took no part of the graph"):
+    with pytest.raises(RuntimeMissing, match="TensorRT computes no part of the graph"):
         list(runtime.run(token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, 256, 32)))
     assert len(asked) == 1
 
@@ -156,7 +156,7 @@ def test_another_provider_than_the_one_asked_for_is_refused(encoder: EncoderFold
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("three lines"))
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: silent)
-    with pytest.raises(RuntimeMissing, match=r"took another provider.*expected CUDA.*got CPU.*doctor"):
+    with pytest.raises(RuntimeMissing, match=r"uses another provider.*expected CUDA.*got CPU.*doctor"):
         open_session(encoder.graph, "cuda", {}, 1)
 
 

@@ -50,7 +50,7 @@ def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: li
 def test_so_they_are_in_a_small_table_and_in_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
     """Words meet in the table, wait for one another's places and are forgotten."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, small in (("_PLACE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
+        for name, small in (("_TABLE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
             patch.setattr(words, name, small)
         tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
         for texts in batches:
@@ -82,8 +82,8 @@ def test_words_whose_keys_begin_alike_are_told_apart(toy_base: Path) -> None:
 def test_many_long_words_are_asked_for_together_and_the_longest_not_kept(toy_base: Path) -> None:
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
     assert tokenizer._words is not None
-    asked, real = [], tokenizer._words._ask
-    tokenizer._words._ask = lambda words: (asked.append(len(words)), real(words))[1]
+    asked, real = [], tokenizer._words._tokenize
+    tokenizer._words._tokenize = lambda words: (asked.append(len(words)), real(words))[1]
     texts = [" ".join(f"longerthansixteen{i}x{j}" for j in range(20)) + " " + "z" * 101 for i in range(100)]
     agree(tokenizer, toy_base, texts)
     assert asked == [2001], "each once, all at once"
@@ -104,7 +104,7 @@ def test_a_tokenizer_with_a_token_of_letters_is_left_alone(toy_base: Path, tmp_p
 
 def test_another_one_for_another_thread_gives_the_same_and_shares_no_words(toy_base: Path) -> None:
     one = Tokenizer(toy_base / "tokenizer.json", 20)
-    other = one.another()
+    other = one.copy()
     texts = ["Great guitar, 10/10!", "naïve", "the plot was " * 30]
     assert one(texts).flat_ids.tolist() == other(texts).flat_ids.tolist()
     assert one._words is not other._words
