@@ -55,7 +55,7 @@ def one(way: str, n_threads: int) -> None:
     texts = list(dict.fromkeys(review_texts()))
     parts = [texts[at : at + _PIECE] for at in range(0, len(texts), _PIECE)]
     ours = Tokenizer(find_base("default")[1] / "tokenizer.json", 256)
-    each = [ours, *(ours.another() for _ in range(n_threads - 1))]
+    each = [ours, *(ours.copy() for _ in range(n_threads - 1))]
 
     def looked_up(i: int) -> list:
         return [each[i](part).flat_ids for part in parts[i::n_threads]]

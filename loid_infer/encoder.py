@@ -1,7 +1,4 @@
-"""The door from texts to vectors: an encoder with its tokenizer and a runtime that is proven on this machine.
-
-Whatever needs the vector of a text asks here. It knows texts and vectors; no table and no store.
-"""
+"""Encoder: texts to vectors, with the tokenizer of an export and a runtime that was verified on this machine."""
 
 from __future__ import annotations
 
@@ -28,17 +25,17 @@ Parts: TypeAlias = tuple[Tokenizer, Runtime]
 
 
 class Encoder:
-    """Texts to vectors. The runtime is opened, and proven, when it is first needed.
+    """Texts to vectors. The runtime is opened and verified on first use.
 
     Attributes:
-        name: of the export.
+        name: name of the export.
         spec: everything that decides the vectors.
-        fingerprint: the digest of `spec`: the name of the store of these vectors.
+        fingerprint: digest of `spec`, the name of the store of these vectors.
         setup_s: seconds that opening the runtime took.
     """
 
     def __init__(self, spec: Spec, load: Callable[[], Parts], name: str = "") -> None:
-        """An encoder whose tokenizer and runtime `load` makes; for one that was exported see `open`."""
+        """An encoder whose tokenizer and runtime are made by `load`; see `open` for exported encoders."""
         self.name, self.spec, self.fingerprint, self.setup_s = name, spec, fingerprint(spec), 0.0
         self._load = load
         self._parts: Parts | None = None
@@ -53,33 +50,34 @@ class Encoder:
         n_threads: int | None = None,
         progress: Progress = SILENT,
     ) -> Encoder:
-        """An exported encoder.
+        """Open an exported encoder.
 
         Args:
             encoder: the name of an export of the workspace, or an export's folder. `base`, the bundled MiniLM at CLS,
                 is exported on first use.
-            runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that is proven.
+            runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes the
+                parity check.
             device: auto | cpu | cuda.
-            n_threads: processors to use; all that this process may use by default.
+            n_threads: CPU threads; by default all processors that this process may use.
 
         Raises:
-            BadArtifact: it is not there, or not what was exported.
-            BadName, BadSetting: a name or option that is none.
-            ParityError: it has no passing parity report.
+            BadArtifact: the export is missing or was changed.
+            BadName, BadSetting: an invalid name or option.
+            ParityError: the export has no passing parity report.
         """
         check_options(runtime, device)
-        found = encoder if isinstance(encoder, EncoderFolder) else _find(encoder, Workspace.of(workspace), progress)
+        folder = encoder if isinstance(encoder, EncoderFolder) else _locate(encoder, Workspace.of(workspace), progress)
 
         def load() -> Parts:
-            opened = open_runtime(found, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
-            parts = found.tokenizer(), opened
-            # All that decides a vector is loaded by now: what was loaded must be what the fingerprint says.
-            open_folder(found.path, found.name, expected=found.fingerprint)
+            opened = open_runtime(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
+            parts = folder.tokenizer(), opened
+            # The files may have been replaced while they were loaded: check the fingerprint again.
+            open_folder(folder.path, folder.name, expected=folder.fingerprint)
             return parts
 
-        # What the fake runtime computes is no encoder's vector: it gets a spec, and so a store, of its own.
-        spec = structs.replace(found.spec, precision="fake") if runtime == "fake" else found.spec
-        return Encoder(spec, load, found.name)
+        # Fake vectors get a spec, and so a store, of their own.
+        spec = structs.replace(folder.spec, precision="fake") if runtime == "fake" else folder.spec
+        return Encoder(spec, load, folder.name)
 
     @property
     def dim(self) -> int:
@@ -88,54 +86,55 @@ class Encoder:
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime, which is opened now if it is not yet.
+        """The runtime, opened on first use.
 
         Raises:
-            RuntimeMissing, ParityError, NoMemory: it cannot run here, or computes something else.
-            BadArtifact: a file cannot be loaded, or was replaced meanwhile.
+            RuntimeMissing, ParityError, NoMemory: it cannot run here, or fails the parity check.
+            BadArtifact: a file cannot be loaded, or was replaced during loading.
         """
-        return self._ready()[1]
+        return self._open_parts()[1]
 
     def encode(self, texts: Iterable[str]) -> Floats:
-        """The vectors `[n, d]` float32 of `texts [n]`, in their order.
+        """The vectors `[n, d]` float32 of `texts [n]`, in order.
 
         Raises:
-            BadSetting: not a list of strings, or one that is no Unicode text.
+            BadSetting: not a list of strings, or a string with lone surrogates.
             RuntimeMissing, ParityError, NoMemory, BadArtifact: see `runtime`.
         """
-        given, n_finished = check_texts(texts), 0
-        found = np.empty((len(given), self.dim), np.float32)
-        for slots, vectors in self.stream([(np.arange(len(given)), given)]):
-            found[slots] = vectors
+        texts = check_texts(texts)
+        n, n_finished = len(texts), 0
+        vectors = np.empty((n, self.dim), np.float32)
+        for slots, part in self.stream([(np.arange(n), texts)]):
+            vectors[slots] = part
             n_finished += len(slots)
-        if n_finished != len(given):
-            raise RuntimeError(f"the runtime gave {n_finished} of {len(given)} vectors back")
-        return found
+        if n_finished != n:
+            raise RuntimeError(f"the runtime returned {n_finished} of {n} vectors")
+        return vectors
 
     def stream(
         self, pieces: Iterable[tuple[Ints, Sequence[str]]], stages: Stages | None = None
     ) -> Generator[tuple[Ints, Floats]]:
-        """The vectors of texts that come in pieces, as they are finished, so that memory holds a part of them only.
+        """Encode texts that come in pieces; only part of them is in memory.
 
         Args:
-            pieces: (slots `[m]`, texts `[m]`): the caller's numbers of the texts, which may not repeat.
-            stages: filled in with what each stage took.
+            pieces: (slots `[m]`, texts `[m]`); slots are the caller's numbers of the texts, each used once.
+            stages: filled in with the time of each stage.
 
         Yields:
-            Slots `[m]` and vectors `[m, d]`, in no particular order, in float32 or the runtime's float16.
+            Slots `[m]` and vectors `[m, d]`, as they are finished, in float32 or the runtime's float16.
 
         Raises:
             RuntimeMissing, ParityError, NoMemory, BadArtifact: see `runtime`.
         """
-        tokenizer, runtime = self._ready()
+        tokenizer, runtime = self._open_parts()
         return encode_stream(iter(pieces), tokenizer, runtime, stages or Stages())
 
     def lengths(self, texts: Sequence[str]) -> Ints:
-        """Tokens `[n]` of each of `texts [n]` as it is encoded: with special tokens and the prompt, and cut."""
-        return self._ready()[0](texts).lengths
+        """Number of tokens `[n]` of `texts [n]`, with prompt and special tokens, after truncation."""
+        return self._open_parts()[0](texts).lengths
 
     def close(self) -> None:
-        """Let go of the runtime and its memory; it is opened again if it is needed."""
+        """Free the runtime and its memory; the next use opens it again."""
         self._parts = None
 
     def __enter__(self) -> Encoder:
@@ -144,7 +143,7 @@ class Encoder:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _ready(self) -> Parts:
+    def _open_parts(self) -> Parts:
         if self._parts is None:
             start = time.perf_counter()
             self._parts = self._load()
@@ -152,22 +151,22 @@ class Encoder:
         return self._parts
 
 
-def _find(encoder: str | os.PathLike[str], workspace: Workspace, progress: Progress) -> EncoderFolder:
+def _locate(encoder: str | os.PathLike[str], workspace: Workspace, progress: Progress) -> EncoderFolder:
     path = Path(encoder)
     if not isinstance(encoder, str) or os.sep in encoder:
         return open_folder(path, path.resolve().name)
     path = workspace.encoder(encoder)
     if encoder == DEFAULT_ENCODER and not path.exists():
-        from loid_infer.graphs.bases import load_base  # torch and transformers: seconds that only this should pay
+        from loid_infer.graphs.bases import load_base  # imports torch and transformers, which takes seconds
         from loid_infer.graphs.making import make_encoder
 
-        progress.say(f"exporting encoder {encoder!r}, the bundled model: this is its first use here ...")
+        progress.say(f"exporting encoder {encoder!r}, the bundled model, on first use ...")
         make_encoder(path, load_base(DEFAULT_BASE), precision="auto", progress=progress)
     return find_encoder(workspace, encoder)
 
 
 def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:
-    """The export of that name.
+    """The export `name` of the workspace.
 
     Raises:
         BadArtifact, BadName, ParityError: see `Encoder.open`.
@@ -176,6 +175,6 @@ def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:
     if path.exists():
         return open_folder(path, name)
     known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
-    by_itself = ", or `loid-infer encode --domain D`, which exports it." if name == DEFAULT_ENCODER else "."
-    fix = f"Run `loid-infer export --name {name}`{by_itself}"
+    alternative = ", or `loid-infer encode --domain D`, which exports it" if name == DEFAULT_ENCODER else ""
+    fix = f"Run `loid-infer export --name {name}`{alternative}."
     raise BadArtifact(f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none", fix=fix)

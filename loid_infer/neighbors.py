@@ -1,7 +1,4 @@
-"""Which vectors point most nearly the same way: a FAISS index of directions, exact while that is fast.
-
-The only file that imports faiss. It knows vectors by number, not what they stand for, and no store.
-"""
+"""Nearest neighbors by cosine: a FAISS index, exact up to 100,000 vectors and inverted lists above."""
 
 from __future__ import annotations
 
@@ -17,42 +14,42 @@ from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints
 
 EXACT = "exact"
-EXACT_ROWS = 100_000  # up to here every vector is compared: 10 ms of a core at d = 384
+EXACT_ROWS = 100_000  # an exact search of so many takes 10 ms on one core at d = 384
 MIN_RECALL = 0.98
-_STEP = 1 << 16
-_N_PROBES = 256  # indexed vectors whose neighbors are looked up both ways, to measure recall
-_DEPTH = 10
-_PER_LIST = 64  # vectors a list that its center is learnt from
+_BLOCK_ROWS = 1 << 16
+_N_QUERIES = 256  # indexed vectors that are searched for, to measure recall
+_DEPTH = 10  # neighbors per query when recall is measured
+_PER_LIST = 64  # training vectors per list
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Directions that can be searched."""
+    """A searchable set of directions."""
 
     kind: str  # exact | inverted lists
-    recall: float  # share of the 10 nearest of an indexed vector that a search finds; 1 where it is exact
-    found: Any  # the FAISS index
+    recall: float  # recall at 10, measured for indexed vectors; 1 where the search is exact
+    faiss_index: Any
 
     @property
     def n(self) -> int:
-        """How many vectors it holds."""
-        return int(self.found.ntotal)
+        """Number of vectors."""
+        return int(self.faiss_index.ntotal)
 
     def search(self, direction: Floats, n: int) -> tuple[Ints, Floats]:
-        """The numbers and cosines of the `n` nearest (or all there are) to `direction [d]`, nearest first.
+        """The row numbers and cosines of the `n` nearest (at most all) to `direction [d]`, nearest first.
 
-        Lists are searched in proportion to `n`, from the ten that recall was measured at; all of them in the end.
+        The number of lists searched grows in proportion to `n`; recall was measured at n = 10.
         """
-        found, depth = self.found, None
+        index, params = self.faiss_index, None
         if self.kind != EXACT:
-            depth = _faiss().SearchParametersIVF(nprobe=min(-(-n // _DEPTH) * found.nprobe, found.nlist))
-        scores, numbers = found.search(direction[None].astype(np.float32), max(min(n, self.n), 1), params=depth)
-        kept = np.flatnonzero(numbers[0] >= 0)[:n]
-        return numbers[0][kept], scores[0][kept]
+            params = _faiss().SearchParametersIVF(nprobe=min(-(-n // _DEPTH) * index.nprobe, index.nlist))
+        scores, numbers = index.search(direction[None].astype(np.float32), max(min(n, self.n), 1), params=params)
+        valid = np.flatnonzero(numbers[0] >= 0)[:n]
+        return numbers[0][valid], scores[0][valid]
 
     def save(self, path: Path) -> None:
-        """Write it in FAISS's own format; `load` needs the two words beside it as well."""
-        _faiss().write_index(self.found, str(path))
+        """Write the FAISS index; `kind` and `recall` are not in the file."""
+        _faiss().write_index(self.faiss_index, str(path))
 
     @staticmethod
     def load(path: Path, kind: str, recall: float) -> Index:
@@ -61,18 +58,18 @@ class Index:
 
 
 def directions(vectors: Floats, center: Floats) -> Floats:
-    """`vectors [n, d]` seen from `center [d]`, each of length 1, float32; 0 for a vector at the center."""
-    seen: Floats = vectors.astype(np.float32) - center.astype(np.float32)
-    norms = np.linalg.norm(seen, axis=1, keepdims=True)
-    return seen / np.where(norms > 0, norms, np.float32(1))
+    """`vectors [n, d]` minus `center [d]`, normalized to length 1, float32; 0 for a vector at the center."""
+    centered: Floats = vectors.astype(np.float32) - center.astype(np.float32)
+    norms = np.linalg.norm(centered, axis=1, keepdims=True)
+    return centered / np.where(norms > 0, norms, np.float32(1))
 
 
 def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Index:
     """An index of the directions of `vectors [n, d]`, in any floating dtype, from `center [d]`.
 
-    Above `exact_rows` vectors it is inverted lists with half-precision vectors (Jegou et al. 2011): of about
-    `4 sqrt(n)` lists as many are searched as it takes to reach a recall of 0.98, which is measured against the exact
-    search. Learning the lists' centers runs on a GPU where FAISS sees one.
+    Above `exact_rows` vectors it has about `4 sqrt(n)` inverted lists of half-precision vectors (Jegou et al. 2011).
+    The number of lists searched is doubled until the recall at 10, measured against the exact search, is 0.98. The
+    lists are trained on a GPU where FAISS sees one.
     """
     faiss, rng = _faiss(), np.random.default_rng(0)
     n, d = vectors.shape
@@ -90,26 +87,26 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     index.clustering_index = None
     for block in _blocks(vectors, center):
         index.add(block)
-    asked = directions(vectors[np.sort(rng.choice(n, min(n, _N_PROBES), replace=False))], center)
-    search: Any = importlib.import_module("faiss.contrib.exhaustive_search").knn_ground_truth
-    truth = search(asked, _blocks(vectors, center), _DEPTH, faiss.METRIC_INNER_PRODUCT)[1]
+    queries = directions(vectors[np.sort(rng.choice(n, min(n, _N_QUERIES), replace=False))], center)
+    exact_search: Any = importlib.import_module("faiss.contrib.exhaustive_search").knn_ground_truth
+    truth = exact_search(queries, _blocks(vectors, center), _DEPTH, faiss.METRIC_INNER_PRODUCT)[1]
     recall, index.nprobe = 0.0, 4
     while recall < MIN_RECALL and index.nprobe < n_lists:
         index.nprobe = min(2 * index.nprobe, n_lists)
-        found = index.search(asked, _DEPTH)[1]
-        recall = float(np.mean([len(set(one) & set(other)) for one, other in zip(found, truth, strict=True)])) / _DEPTH
+        numbers = index.search(queries, _DEPTH)[1]
+        recall = float(np.mean([len({*row} & {*exact}) for row, exact in zip(numbers, truth, strict=True)])) / _DEPTH
     return Index("inverted lists", recall, index)
 
 
 def _blocks(vectors: Floats, center: Floats) -> Iterator[Floats]:
-    for start in range(0, len(vectors), _STEP):
-        yield directions(vectors[start : start + _STEP], center)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        yield directions(vectors[start : start + _BLOCK_ROWS], center)
 
 
 def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        fix = "pip install 'loid-infer[cpu]', or [gpu] on a machine with a GPU."
+        fix = "Run `pip install 'loid-infer[cpu]'`, or [gpu] on a machine with a GPU."
         raise RuntimeMissing(f"FAISS cannot be imported: {error}", fix=fix) from error
     return faiss

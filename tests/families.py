@@ -1,4 +1,4 @@
-"""A model of every family we compute: a few kilobytes, random weights, a tokenizer of its own kind, as a folder."""
+"""Small models with random weights of every family, as folders with a tokenizer."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -17,10 +17,10 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-_ROPE = {"rope_theta": 5000.0, "rope_scaling": _LLAMA3}  # 4.57 reads no other spelling, and 5 writes its own
+_ROPE = {"rope_theta": 5000.0, "rope_scaling": _LLAMA3}  # transformers 4.57 reads only this spelling
 _OPT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32}
 _POSITIONS = {"max_position_embeddings": 82}
-# name -> the class of its config, its fields, what stands before and behind a text
+# name -> class of the config, its fields, tokens before and after a text
 FAMILIES = {
     "bert": ("BertConfig", SIZES | _POSITIONS, ("<s>", "</s>")),
     "roberta": ("RobertaConfig", SIZES | _POSITIONS | {"type_vocab_size": 1}, ("<s>", "</s>")),
@@ -47,15 +47,14 @@ def make_family(folder: Path, name: str, *, seed: int = 0) -> Path:
     kind, fields, frame = FAMILIES[name]
     n_words = write_tokenizer(folder, *frame, [" ".join(WORDS)] * 5, 340)
 
-    def wide(parameter: torch.Tensor) -> None:  # wider than the families' own, so that texts differ and errors show
+    def init(parameter: torch.Tensor) -> None:  # larger than by default, so that texts differ
         torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else None
 
-    return write_model(folder, kind, fields | {"vocab_size": n_words}, wide, seed=seed)
+    return write_model(folder, kind, fields | {"vocab_size": n_words}, init, seed=seed)
 
 
 def write_model(folder: Path, kind: str, fields: dict, init: Callable[[Any], object], *, seed: int = 0) -> Path:
-    """Write the model of a config whose numbers of special tokens are those of `SPECIAL`, `init` applied to each of its
-    parameters."""
+    """Write the model of a config with the special tokens `SPECIAL`; `init` is applied to each parameter."""
     import torch
     import transformers
 
@@ -72,9 +71,9 @@ def write_model(folder: Path, kind: str, fields: dict, init: Callable[[Any], obj
 
 
 def write_tokenizer(
-    folder: Path, before: str, behind: str, texts: Iterable[str], n_tokens: int, *, like_qwen: bool = False
+    folder: Path, before: str, after: str, texts: Iterable[str], n_tokens: int, *, like_qwen: bool = False
 ) -> int:
-    """A byte-level BPE tokenizer of `texts` that puts these tokens around a text; its number of tokens.
+    """Write a byte-level BPE tokenizer that puts these tokens around a text; returns its vocabulary size.
 
     Args:
         like_qwen: split texts as Qwen2Tokenizer does, which transformers 5 uses for every Qwen folder whatever its
@@ -84,28 +83,28 @@ def write_tokenizer(
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if like_qwen:
         from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-        made.normalizer = normalizers.NFC()
-        made.pre_tokenizer = pre_tokenizers.Sequence(
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(tokenizers.Regex(PRETOKENIZE_REGEX), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-    made.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, special_tokens=[*SPECIAL], initial_alphabet=alphabet)
-    made.train_from_iterator(texts, trainer)
-    parts = [*([before] if before else []), "$A", *([behind] if behind else [])]
-    around = [(token, made.token_to_id(token)) for token in {before, behind} - {""}]
-    if around:
-        made.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=around)
-    made.save(str(folder / "tokenizer.json"))
-    told = {
+    tokenizer.train_from_iterator(texts, trainer)
+    parts = [*([before] if before else []), "$A", *([after] if after else [])]
+    special = [(token, tokenizer.token_to_id(token)) for token in {before, after} - {""}]
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -114,5 +113,5 @@ def write_tokenizer(
         "sep_token": "</s>",
         "unk_token": "<unk>",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    return made.get_vocab_size()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer.get_vocab_size()

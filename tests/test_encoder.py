@@ -1,4 +1,4 @@
-"""The door from texts to vectors, as a library's user opens it."""
+"""Encoder, the public interface from texts to vectors."""
 
 import shutil
 from pathlib import Path
@@ -40,33 +40,33 @@ def test_texts_to_vectors_in_their_order(workspace: Workspace, toy_base: Path, r
         np.testing.assert_allclose(encoder.encode(tuple(TEXTS[:1])), vectors[:1], atol=1e-5)
 
 
-class Labelled:
-    """Texts under labels, as a shuffled column of a data frame has them."""
+class Labeled:
+    """Texts with labels as indices, like a shuffled column of a data frame."""
 
     def __init__(self, texts: list[str]) -> None:
-        self.held = dict(reversed([*enumerate(texts)]))
+        self.texts = dict(reversed([*enumerate(texts)]))
 
     def __getitem__(self, label: int) -> str:
-        return self.held[label]
+        return self.texts[label]
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.texts)
 
     def __iter__(self):
-        return iter(self.held.values())
+        return iter(self.texts.values())
 
 
-def test_texts_may_be_held_by_anything(workspace: Workspace) -> None:
+def test_texts_can_be_any_iterable(workspace: Workspace) -> None:
     with Encoder.open(workspace=workspace, n_threads=1) as encoder:
         expected = encoder.encode(TEXTS)
-        np.testing.assert_array_equal(encoder.encode(Labelled(TEXTS)), expected[::-1])
+        np.testing.assert_array_equal(encoder.encode(Labeled(TEXTS)), expected[::-1])
         np.testing.assert_array_equal(encoder.encode(text for text in TEXTS), expected)
         for wrong in ("one", b"one", 3, None, [3], [b"a"]):
             with pytest.raises(BadSetting, match="text"):
                 encoder.encode(wrong)
 
 
-def test_a_folder_is_opened_wherever_it_lies(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_export_is_opened_by_its_folder(workspace: Workspace, tmp_path: Path) -> None:
     elsewhere = Path(shutil.move(workspace.encoder("base"), tmp_path / "copied"))
     by_path = Encoder.open(elsewhere)
     assert (by_path.name, by_path.fingerprint) == ("copied", open_folder(elsewhere, "base").fingerprint)
@@ -75,27 +75,27 @@ def test_a_folder_is_opened_wherever_it_lies(workspace: Workspace, tmp_path: Pat
 
 def test_the_base_is_exported_on_first_use(toy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loid_infer.encoder, "DEFAULT_BASE", str(toy_base))
-    said = []
+    lines = []
 
-    class Ears(type(loid_infer.types.SILENT)):
+    class Recorder(type(loid_infer.types.SILENT)):
         def say(self, text: str) -> None:
-            said.append(text)
+            lines.append(text)
 
-    first = Encoder.open(workspace=tmp_path, progress=Ears())
-    assert any("exporting encoder 'base'" in text for text in said)
-    said.clear()
-    assert Encoder.open(workspace=tmp_path, progress=Ears()).fingerprint == first.fingerprint
-    assert said == []
+    first = Encoder.open(workspace=tmp_path, progress=Recorder())
+    assert any("exporting encoder 'base'" in text for text in lines)
+    lines.clear()
+    assert Encoder.open(workspace=tmp_path, progress=Recorder()).fingerprint == first.fingerprint
+    assert lines == []
 
 
-def test_a_stream_holds_pieces_only_and_gives_every_slot_once(workspace: Workspace) -> None:
+def test_a_stream_reads_pieces_on_demand_and_yields_every_slot_once(workspace: Workspace) -> None:
     texts, pulled = toy_texts(6000), 0
 
     def pieces():
         nonlocal pulled
-        for at in range(0, 6000, 50):
+        for start in range(0, 6000, 50):
             pulled += 1
-            yield np.arange(at, at + 50) * 3, texts[at : at + 50]
+            yield np.arange(start, start + 50) * 3, texts[start : start + 50]
 
     encoder = Encoder.open(workspace=workspace, runtime="torch")
     stream = encoder.stream(pieces())
@@ -109,7 +109,7 @@ def test_a_stream_holds_pieces_only_and_gives_every_slot_once(workspace: Workspa
     assert encoder.lengths(["it works", ""]).tolist() == [4, 2]
 
 
-def test_it_gives_what_a_store_of_its_fingerprint_holds(workspace: Workspace) -> None:
+def test_vectors_equal_those_in_the_store(workspace: Workspace) -> None:
     texts = toy_texts(20)
     ingest([write_reviews(workspace.root / "r.jsonl", texts)], "toys", workspace=workspace)
     encode("toys", workspace=workspace)
@@ -120,7 +120,7 @@ def test_it_gives_what_a_store_of_its_fingerprint_holds(workspace: Workspace) ->
     np.testing.assert_allclose(stored, encoder.encode(texts), atol=2e-3, rtol=2e-3)
 
 
-def test_closed_it_opens_again(workspace: Workspace) -> None:
+def test_a_closed_encoder_opens_again(workspace: Workspace) -> None:
     with Encoder.open(workspace=workspace) as encoder:
         before = encoder.encode(TEXTS)
     assert encoder._parts is None
@@ -133,7 +133,7 @@ def test_fake_vectors_have_a_store_of_their_own(workspace: Workspace) -> None:
     assert fake.fingerprint != Encoder.open(workspace=workspace).fingerprint
 
 
-def test_what_was_replaced_meanwhile_is_not_encoded_with(workspace: Workspace) -> None:
+def test_an_export_that_was_changed_after_opening_is_refused(workspace: Workspace) -> None:
     encoder = Encoder.open(workspace=workspace)
     other = workspace.encoder("base") / "config.json"
     other.write_text(other.read_text() + " ")
@@ -142,11 +142,11 @@ def test_what_was_replaced_meanwhile_is_not_encoded_with(workspace: Workspace) -
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "message"),
     [("one string", "'one string'"), (["a", 3], "3"), ([None], "None"), (["a", "\ud800"], r"\[1\].*surrogate")],
 )
-def test_what_is_no_list_of_texts_is_refused(workspace: Workspace, texts: object, said: str) -> None:
-    with pytest.raises(BadSetting, match=said):
+def test_inputs_other_than_lists_of_texts_are_refused(workspace: Workspace, texts: object, message: str) -> None:
+    with pytest.raises(BadSetting, match=message):
         Encoder.open(workspace=workspace).encode(texts)
 
 

@@ -1,4 +1,4 @@
-"""Indexes of directions, against a search that compares everything."""
+"""The index, compared with a brute-force search."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from loid_infer.neighbors import MIN_RECALL, Index, build, directions
 
 
-def slow(vectors, center, direction, n):
-    """Numbers of the nearest by cosine, one by one."""
+def brute_force(vectors, center, direction, n):
+    """Brute force: row numbers and cosines of the nearest vectors."""
     cosines = []
     for vector in vectors.astype(np.float64) - center:
         length = np.linalg.norm(vector)
@@ -23,44 +23,44 @@ def vectors():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_an_exact_index_finds_what_a_slow_search_finds(vectors, dtype):
+def test_an_exact_index_equals_brute_force(vectors, dtype):
     some = vectors[:300].astype(dtype)
     center = some.mean(0, dtype=np.float64)
     index = build(some, center)
     assert (index.kind, index.recall, index.n) == ("exact", 1.0, 300)
     direction = directions(some[7:8], center)[0]
     numbers, cosines = index.search(direction, 10)
-    expected, values = slow(some, center, direction, 10)
+    expected, values = brute_force(some, center, direction, 10)
     assert numbers[0] == 7
     np.testing.assert_array_equal(numbers, expected)
     np.testing.assert_allclose(cosines, values, atol=1e-5)
 
 
-def test_the_recall_of_inverted_lists_is_what_is_found_of_the_truth(vectors):
+def test_the_reported_recall_of_inverted_lists_is_the_true_recall(vectors):
     center = vectors.mean(0, dtype=np.float64)
     index = build(vectors, center, exact_rows=1_000)
     assert index.kind == "inverted lists"
     assert MIN_RECALL <= index.recall <= 1
-    assert index.found.nprobe < index.found.nlist  # some lists were left out: it is no search of everything
+    assert index.faiss_index.nprobe < index.faiss_index.nlist  # not all lists are searched
     shares = []
     for number in range(0, 3_000, 60):
         direction = directions(vectors[number : number + 1], center)[0]
-        shares.append(len({*index.search(direction, 10)[0]} & {*slow(vectors, center, direction, 10)[0]}) / 10)
+        shares.append(len({*index.search(direction, 10)[0]} & {*brute_force(vectors, center, direction, 10)[0]}) / 10)
     assert np.mean(shares) == pytest.approx(index.recall, abs=0.02)
 
 
-def test_saved_and_loaded_it_finds_the_same(vectors, tmp_path):
+def test_a_loaded_index_gives_the_same_results(vectors, tmp_path):
     center = vectors.mean(0, dtype=np.float64)
     for exact_rows in (1_000, 10_000):
         index = build(vectors, center, exact_rows=exact_rows)
         index.save(tmp_path / "index")
-        again = Index.load(tmp_path / "index", index.kind, index.recall)
+        loaded = Index.load(tmp_path / "index", index.kind, index.recall)
         direction = directions(vectors[5:6], center)[0]
-        for one, other in zip(index.search(direction, 20), again.search(direction, 20), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for before, after in zip(index.search(direction, 20), loaded.search(direction, 20), strict=True):
+            np.testing.assert_array_equal(before, after)
 
 
-def test_no_more_than_there_are_and_a_vector_at_the_center_is_near_nothing():
+def test_n_is_limited_by_the_index_and_a_vector_at_the_center_has_cosine_0():
     vectors = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     index = build(vectors, np.zeros(2))
     numbers, cosines = index.search(np.array([1, 0]), 10)
@@ -68,13 +68,13 @@ def test_no_more_than_there_are_and_a_vector_at_the_center_is_near_nothing():
     np.testing.assert_allclose(cosines, [1, 0, 0], atol=1e-6)
 
 
-def test_many_neighbors_are_as_near_as_a_few(vectors):
+def test_recall_stays_high_for_many_neighbors(vectors):
     center = vectors.mean(0, dtype=np.float64)
     index = build(vectors, center, exact_rows=1_000)
     direction = directions(vectors[9:10], center)[0]
     for n in (10, 200, 3_000, 5_000):
         numbers, cosines = index.search(direction, n)
         assert len(set(numbers.tolist())) == min(n, 3_000)
-        assert len({*numbers} & {*slow(vectors, center, direction, n)[0]}) >= 0.95 * min(n, 3_000)
+        assert len({*numbers} & {*brute_force(vectors, center, direction, n)[0]}) >= 0.95 * min(n, 3_000)
         assert (np.diff(cosines) <= 1e-6).all()
     assert len(build(np.zeros((0, 4), np.float32), np.zeros(4)).search(np.ones(4), 5)[0]) == 0

@@ -1,1 +1,1 @@
-"""Model families: what is particular to each in one file, and the transformer that all of them are put together as."""
+"""Model families, one module each, and the transformer that they configure."""

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018), and with it MiniLM, E5, BGE and GTE: learned positions, LayerNorm behind every sum."""
+"""BERT (Devlin et al. 2018), and with it MiniLM, E5, BGE and GTE: learned positions, post-LayerNorm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loid_infer.architectures.layer import Plan
 PARTS = {
     "words": "embeddings.word_embeddings",
     "positions": "embeddings.position_embeddings",
-    "segments": "embeddings.token_type_embeddings",  # all of them 0, so their row joins the positions
+    "segments": "embeddings.token_type_embeddings",  # always token type 0, whose row is added to the positions
     "norm": "embeddings.LayerNorm",
 }
 LAYER = {
@@ -27,7 +27,7 @@ LAYER = {
 
 
 def read(config: Mapping[str, Any]) -> Shape:
-    """The shape of a BertConfig, or of one with its fields."""
+    """The shape of a BertConfig or a config with the same fields."""
     check(config, {"position_embedding_type": ("absolute", None), "is_decoder": (False, None)})
     return Shape(
         config["num_hidden_layers"],
@@ -47,7 +47,7 @@ def family() -> Family:
         plan=Plan.of,
         parts=PARTS,
         layer=LAYER,
-        reaches=("embeddings.", "encoder."),
+        used_prefixes=("embeddings.", "encoder."),
         prefix="bert.",
         numbers_padding=True,
     )

@@ -45,7 +45,7 @@ def family() -> Family:
         plan=Plan.of,
         parts=_PARTS,
         layer=_LAYER,
-        reaches=("embeddings.", "transformer."),
+        used_prefixes=("embeddings.", "transformer."),
         prefix="distilbert.",
         numbers_padding=True,
     )

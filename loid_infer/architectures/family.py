@@ -1,6 +1,6 @@
-"""What a family file says of its models, the list of families, and how a config is read. Imports no torch.
+"""The interface of a model family and the list of families. Imports no torch.
 
-A family is one file with a function `family`, and one line here.
+To add a family, write a module with a function `family` and add a line to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loid_infer.types import Spec
 if TYPE_CHECKING:
     from loid_infer.architectures.layer import Plan
 
-# `model_type` of config.json -> the file of its family.
+# `model_type` of config.json -> the module of its family.
 FAMILIES = {
     "bert": "bert",
     "roberta": "roberta",
@@ -30,7 +30,7 @@ FAMILIES = {
     "qwen3": "qwen",
     "t5": "t5",
 }
-# What users call the linear maps of a layer -> what `layer.Layer` calls them.
+# Option values for the linear maps of a layer -> their names in `layer.Layer`.
 TARGETS = {
     "query": "query",
     "key": "key",
@@ -44,7 +44,7 @@ TARGETS = {
 
 
 class Unsupported(ValueError):
-    """A config whose function no family computes."""
+    """A config that no family supports."""
 
     def __init__(self, field: str, got: object, expected: str) -> None:
         self.field, self.got, self.expected = field, got, expected
@@ -53,7 +53,7 @@ class Unsupported(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a config says of the function, as the spec keeps it, and the longest input it allows."""
+    """The fields of a config that decide the computation, as the spec stores them, and the maximum length."""
 
     n_layers: int
     n_heads: int
@@ -63,36 +63,38 @@ class Shape:
     eps: float
     max_tokens: int
     position_type: str = "absolute"
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else of the config decides the function
+    details: Mapping[str, Any] = field(default_factory=dict)  # family-specific fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A family of models. Names are those of `AutoModel.state_dict()` without `.weight`, `{}` is a layer's number."""
+    """A family of models. Names are those of `AutoModel.state_dict()` without `.weight`; `{}` is the layer number."""
 
     read: Callable[[Mapping[str, Any]], Shape]  # raises Unsupported, KeyError
     plan: Callable[[Spec], Plan]
     parts: Mapping[str, str]  # parts of `transformer.Transformer` outside its layers
     layer: Mapping[str, str]  # parts of `layer.Layer`
-    gated: Mapping[str, str] = field(default_factory=dict)  # instead of those, where the spec's details say so
-    reaches: tuple[str, ...]  # beginnings of the tensors that the vector depends on
-    prefix: str  # of the same tensors in a model with a task head
-    pooling: str = "cls"  # where a folder does not say
-    ends: str = ""  # the token that stands behind every text, if the family always has one
-    loader: str = "AutoModel"  # of transformers
-    numbers_padding: bool = False  # transformers' positions do, where none are given
-    tied: tuple[str, ...] = ()  # tensors that are others by another name
+    gated: Mapping[str, str] = field(default_factory=dict)  # overrides `layer` where the spec's details have `gated`
+    used_prefixes: tuple[str, ...]  # name prefixes of the tensors that a vector depends on
+    prefix: str  # of these tensors in a model with a task head
+    pooling: str = "cls"  # default of the family
+    ends: str = ""  # the token that the family puts after every text
+    loader: str = "AutoModel"  # class of transformers
+    numbers_padding: bool = False  # transformers gives padding positions of its own, where none are passed
+    tied: tuple[str, ...] = ()  # tensors that are stored under another name too
 
     def uses(self, tensor: str) -> bool:
-        """Whether a vector depends on the tensor of this name."""
-        return tensor.startswith((*self.reaches, "dense.")) and not tensor.endswith(("position_ids", "token_type_ids"))
+        """Whether a vector depends on this tensor."""
+        return tensor.startswith((*self.used_prefixes, "dense.")) and not tensor.endswith(
+            ("position_ids", "token_type_ids")
+        )
 
     def names(self, spec: Spec) -> dict[str, str]:
-        """The parts of a layer of `spec`."""
+        """Parts of a layer of `spec` -> tensor names."""
         return {**self.layer, **(self.gated if spec.details.get("gated") else {})}
 
     def targets(self, spec: Spec) -> dict[str, str]:
-        """TARGETS that its layers have, and the names of the linear maps."""
+        """The keys of TARGETS that the layers have -> tensor names."""
         names = self.names(spec)
         return {target: names[part] for target, part in TARGETS.items() if part in names}
 
@@ -101,19 +103,19 @@ def family_of(model_type: str) -> Family:
     """The family of a `model_type`.
 
     Raises:
-        Unsupported: there is none.
+        Unsupported: an unknown model type.
     """
     if model_type not in FAMILIES:
         raise Unsupported("model_type", model_type, ", ".join(FAMILIES))
-    found: Family = importlib.import_module(f"loid_infer.architectures.{FAMILIES[model_type]}").family()
-    return found
+    family: Family = importlib.import_module(f"loid_infer.architectures.{FAMILIES[model_type]}").family()
+    return family
 
 
 def check(config: Mapping[str, Any], allowed: Mapping[str, tuple[object, ...]]) -> None:
-    """See that each field of `config` has one of the values `allowed`.
+    """Check that each field of `config` has one of its `allowed` values.
 
     Raises:
-        Unsupported: one has not.
+        Unsupported: a field has another value.
     """
     for name, values in allowed.items():
         if config.get(name) not in values:

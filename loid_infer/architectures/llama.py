@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023) and with it SmolLM2: a decoder with rotary positions and RMSNorm."""
+"""Llama (Touvron et al. 2023), also SmolLM2: a decoder with rotary positions and RMSNorm."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LAYER = {
     "contract": "layers.{}.mlp.down_proj",
     "output_norm": "layers.{}.post_attention_layernorm",
 }
-REACHES = ("embed_tokens.", "layers.", "norm.")
+USED_PREFIXES = ("embed_tokens.", "layers.", "norm.")
 
 
 def read(config: Mapping[str, Any]) -> Shape:
-    """The shape of a LlamaConfig, or of one with its fields."""
+    """The shape of a LlamaConfig or a config with the same fields."""
     check(config, {"is_causal": (True, None)})
     if kinds := {*(config.get("layer_types") or ())} - {"full_attention"}:
         raise Unsupported("layer_types", ", ".join(sorted(kinds)), "full_attention")
@@ -51,11 +51,13 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 
 def plan(spec: Spec) -> Plan:
-    """A decoder's layers."""
+    """Causal pre-norm layers with RMSNorm and rotary positions."""
     relation = Relation(causal=True, frequencies=frequencies(spec.details, spec.details["head_dim"]))
     return replace(Plan.of(spec), pre_norm=True, rms=True, relations=(relation,))
 
 
 def family() -> Family:
     """Llama."""
-    return Family(read=read, plan=plan, parts=PARTS, layer=LAYER, reaches=REACHES, prefix="model.", pooling="last")
+    return Family(
+        read=read, plan=plan, parts=PARTS, layer=LAYER, used_prefixes=USED_PREFIXES, prefix="model.", pooling="last"
+    )

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): rotary positions, gated feed-forward, and layers that see a window only."""
+"""ModernBERT (Warner et al. 2024): rotary positions, gated feed-forward, global and local attention."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 
 def plan(spec: Spec) -> Plan:
-    """Two kinds of layers, each with rotations of its own."""
+    """Global and local layers, each kind with its own rotary frequencies."""
     dim, kinds = spec.hidden_dim // spec.n_heads, tuple(_THETA)
-    turns = {kind: frequencies({"rope_theta": spec.details[f"{kind}_theta"]}, dim) for kind in kinds}
     windows = {"global": 0, "local": spec.details["window"]}
-    relations = tuple(Relation(window=windows[kind], frequencies=turns[kind]) for kind in kinds)
+    relations = tuple(
+        Relation(window=windows[kind], frequencies=frequencies({"rope_theta": spec.details[f"{kind}_theta"]}, dim))
+        for kind in kinds
+    )
     order = tuple(kinds.index(kind) for kind in spec.details["layers"].split())
     return replace(Plan.of(spec), pre_norm=True, glu=True, relations=relations, relation_of=order)
 
@@ -71,6 +73,6 @@ def family() -> Family:
         plan=plan,
         parts=_PARTS,
         layer=_LAYER,
-        reaches=("embeddings.", "layers.", "final_norm."),
+        used_prefixes=("embeddings.", "layers.", "final_norm."),
         prefix="model.",
     )

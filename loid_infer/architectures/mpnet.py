@@ -1,4 +1,4 @@
-"""MPNet (Song et al. 2020): RoBERTa's positions, and one distance bias for the attention of all layers."""
+"""MPNet (Song et al. 2020): RoBERTa's positions and one relative position bias for all layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loid_infer.architectures.layer import Plan
 from loid_infer.architectures.positions import Relation
 from loid_infer.types import Spec
 
-_PAD_ID = 1  # transformers reads no other from the config
-_BUCKETS = 32, 128  # and neither of these
+_PAD_ID = 1  # fixed in transformers, as are the buckets
+_BUCKETS = 32, 128  # number, maximum distance
 
 _PARTS = {
     "words": "embeddings.word_embeddings",
@@ -32,17 +32,17 @@ _LAYER = bert.LAYER | {
 
 def read(config: Mapping[str, Any]) -> Shape:
     """The shape of an MPNetConfig; 512 of 514 positions are for tokens."""
-    found = bert.read(config)
-    return replace(found, max_tokens=found.max_tokens - _PAD_ID - 1)
+    shape = bert.read(config)
+    return replace(shape, max_tokens=shape.max_tokens - _PAD_ID - 1)
 
 
 def plan(spec: Spec) -> Plan:
-    """BERT's layers with the bias."""
+    """BERT's layers with the relative position bias."""
     return replace(Plan.of(spec), skip=_PAD_ID, pad_id=_PAD_ID, relations=(Relation(buckets=_BUCKETS),))
 
 
 def family() -> Family:
     """MPNet."""
     return Family(
-        read=read, plan=plan, parts=_PARTS, layer=_LAYER, reaches=("embeddings.", "encoder."), prefix="mpnet."
+        read=read, plan=plan, parts=_PARTS, layer=_LAYER, used_prefixes=("embeddings.", "encoder."), prefix="mpnet."
     )

@@ -1,4 +1,4 @@
-"""OPT (Zhang et al. 2022): a decoder with learned positions, the first two of which no token takes."""
+"""OPT (Zhang et al. 2022): a decoder with learned positions, whose first two rows are unused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LAYER = {
 
 
 def read(config: Mapping[str, Any]) -> Shape:
-    """The shape of an OPTConfig: not OPT-350m's, whose norms stand behind the sums and whose words are narrower."""
+    """The shape of an OPTConfig; OPT-350m, with post-norm and narrower embeddings, is not supported."""
     width = config["hidden_size"]
     check(
         config,
@@ -53,12 +53,12 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 
 def plan(spec: Spec) -> Plan:
-    """A decoder's layers."""
+    """Causal pre-norm layers."""
     return replace(Plan.of(spec), pre_norm=True, skip=2, relations=(Relation(causal=True),))
 
 
 def family() -> Family:
     """OPT."""
     return Family(
-        read=read, plan=plan, parts=_PARTS, layer=_LAYER, reaches=("decoder.",), prefix="model.", pooling="last"
+        read=read, plan=plan, parts=_PARTS, layer=_LAYER, used_prefixes=("decoder.",), prefix="model.", pooling="last"
     )

@@ -1,4 +1,4 @@
-"""How two tokens of a text see each other: masks, windows, distance biases and rotations, all by their positions."""
+"""Position-dependent attention: causal masks, windows, relative position biases and rotary positions."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch import Tensor, nn
 
 from loid_infer.architectures.family import Unsupported
 
-MASKED = -1e4  # added to the score of a token that is not seen: its weight is 0, and it is finite in every precision
+MASKED = -1e4  # added to masked scores: finite in every precision, and the softmax weight is 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Relation:
-    """What a layer's attention depends on besides content: masked scores or learned biases, and rotations."""
+    """How attention depends on positions: at most one of causal, window and buckets; and rotary frequencies."""
 
-    causal: bool = False  # no token sees a later one
-    window: int = 0  # the farthest that a token sees to either side; 0: everything
-    buckets: tuple[int, int] | None = None  # number and reach of learned distance biases (Raffel et al. 2020, 2.1)
-    frequencies: Tensor | None = None  # [head_dim / 2], of rotary positions (Su et al. 2021)
+    causal: bool = False  # no attention to later tokens
+    window: int = 0  # maximum distance of attention to either side; 0: unlimited
+    buckets: tuple[int, int] | None = None  # number and maximum distance of relative biases (Raffel et al. 2020, 2.1)
+    frequencies: Tensor | None = None  # [head_dim / 2], rotary positions (Su et al. 2021)
 
 
 class Positions(nn.Module):
-    """A `Relation` as tensors, for texts of up to `max_tokens`."""
+    """The tensors of a `Relation` for texts of up to `max_tokens`."""
 
-    table: Tensor | None  # [heads, 2 max_tokens - 1], what scores get by distance
+    table: Tensor | None  # [heads, 2 max_tokens - 1], score bias by distance
     cos: Tensor | None  # [max_tokens, head_dim]
     sin: Tensor | None
 
     def __init__(self, relation: Relation, max_tokens: int, biases: Tensor | None) -> None:
-        """`biases [buckets, heads]`: of each bucket of distances, where there are any."""
+        """`biases [buckets, heads]`: the relative position biases, if there are any."""
         super().__init__()
-        self.causal, self.window, self.farthest = relation.causal, relation.window, max_tokens - 1
+        self.causal, self.window, self.max_distance = relation.causal, relation.window, max_tokens - 1
         if sum([relation.causal, bool(relation.window), relation.buckets is not None]) > 1:
-            raise NotImplementedError("`bias` knows one of mask, window and distance biases")
+            raise NotImplementedError("at most one of causal, window and buckets is supported")
         table = cos = sin = None
         if relation.buckets is not None and biases is not None:
-            table = biases[_bucket(torch.arange(-self.farthest, max_tokens), *relation.buckets)].T.contiguous()
+            table = biases[_bucket(torch.arange(-self.max_distance, max_tokens), *relation.buckets)].T.contiguous()
         if relation.frequencies is not None:
             angles = torch.arange(max_tokens).float()[:, None] * relation.frequencies
             cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))
@@ -49,61 +49,59 @@ class Positions(nn.Module):
 
     @property
     def sees_all(self) -> bool:
-        """Whether every token sees every other alike, so that there is no `bias`."""
+        """Whether there is no mask and no bias, so that `bias` need not be called."""
         return self.table is None and not self.causal and not self.window
 
     def bias(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
-        """What scores get for `distance [..]`, key's position less query's: `[heads or 1, ..]`."""
+        """Score biases `[heads or 1, ..]` for `distance [..]`, the position of the key minus that of the query."""
         if self.table is not None:
-            return self.table[:, distance + self.farthest].to(dtype)
-        unseen = distance > 0 if self.causal else distance.abs() > self.window
-        return unseen[None].to(dtype) * MASKED
+            return self.table[:, distance + self.max_distance].to(dtype)
+        masked = distance > 0 if self.causal else distance.abs() > self.window
+        return masked[None].to(dtype) * MASKED
 
-    def turned(self, x: Tensor, at: Tensor | slice, axis: int) -> Tensor:
-        """`x [.., head_dim]`, rotated by the positions `at`, which lie along `axis` of it."""
+    def rotate(self, x: Tensor, positions: Tensor | slice, axis: int) -> Tensor:
+        """`x [.., head_dim]` with rotary positions applied; `positions` are those along `axis` of `x`."""
         if self.cos is None or self.sin is None:
             return x
-        cos, sin = (part[at].to(x.dtype) for part in (self.cos, self.sin))
+        cos, sin = (part[positions].to(x.dtype) for part in (self.cos, self.sin))
         for _ in range(-2 - axis):
             cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
         first, second = x.chunk(2, -1)
         return x * cos + torch.cat([-second, first], -1) * sin
 
 
-def hidden_by(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What scores get for the keys of `mask [n, tokens]`: nothing for a token (1), MASKED for padding (0). `[n, 1, 1,
-    tokens]`."""
+def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Score biases `[n, 1, 1, tokens]` of `mask [n, tokens]`: 0 for a token (1), MASKED for padding (0)."""
     return (1.0 - mask[:, None, None, :].to(dtype)) * MASKED
 
 
-def _bucket(distance: Tensor, n: int, reach: int) -> Tensor:
-    """The bucket of each distance: half of them for each side, near ones exact, then by logarithm up to `reach`."""
-    side, near = n // 2, n // 4
+def _bucket(distance: Tensor, n_buckets: int, max_distance: int) -> Tensor:
+    """T5's bucket of each distance: half of them per direction, small distances exact, larger ones logarithmic."""
+    per_side, n_exact = n_buckets // 2, n_buckets // 4
     size = distance.abs()
-    far = near + (torch.log(size.float() / near) / math.log(reach / near) * (side - near)).long()
-    return (distance > 0).long() * side + torch.where(size < near, size, far.clamp(max=side - 1))
+    scaled = torch.log(size.float() / n_exact) / math.log(max_distance / n_exact) * (per_side - n_exact)
+    large = (n_exact + scaled.long()).clamp(max=per_side - 1)
+    return (distance > 0).long() * per_side + torch.where(size < n_exact, size, large)
 
 
 def rotary(config: Mapping[str, Any], theta: float, scaled: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The fields of a config that rotary frequencies come from, as transformers 4 or 5 writes them.
+    """The rotary fields of a config of transformers 4 or 5.
 
     Args:
-        theta: the base of the frequencies where the config names none.
-        scaled: transformers 5's `rope_parameters` of these layers, where they are of several kinds.
+        theta: default base of the frequencies.
+        scaled: the `rope_parameters` of one kind of layer, where transformers 5 has several.
 
     Raises:
-        Unsupported: frequencies that depend on a text's length, or any other kind we do not compute.
+        Unsupported: a kind of scaling that is not implemented, such as those that depend on the length of the text.
     """
     given = dict(scaled or config.get("rope_parameters") or config.get("rope_scaling") or {})
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in _SCALED or given.get("partial_rotary_factor", 1.0) != 1.0:
         raise Unsupported("rope_type", kind, " or ".join(_SCALED))
-    found = {"rope_theta": float(given.get("rope_theta") or config.get("rope_theta") or theta)}
-    return (
-        found
-        | ({"rope_type": kind} if kind != "default" else {})
-        | {name: float(given[name]) for name in _SCALED[kind]}
-    )
+    rope: dict[str, Any] = {"rope_theta": float(given.get("rope_theta") or config.get("rope_theta") or theta)}
+    if kind != "default":
+        rope["rope_type"] = kind
+    return rope | {name: float(given[name]) for name in _SCALED[kind]}
 
 
 _SCALED: dict[str, tuple[str, ...]] = {
@@ -114,15 +112,16 @@ _SCALED: dict[str, tuple[str, ...]] = {
 
 
 def frequencies(rope: Mapping[str, Any], head_dim: int) -> Tensor:
-    """The frequencies `[head_dim / 2]` of what `rotary` read."""
-    found: Tensor = 1.0 / (rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
+    """The rotary frequencies `[head_dim / 2]` for the fields that `rotary` returned."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequency: Tensor = 1.0 / (rope["rope_theta"] ** exponents)
     if rope.get("rope_type") == "linear":
-        found /= rope["factor"]
-    if rope.get("rope_type") == "llama3":  # long waves are stretched, short ones stay, and between the two it is mixed
+        frequency /= rope["factor"]
+    if rope.get("rope_type") == "llama3":  # low frequencies are scaled, high ones are not, interpolated in between
         low, high, context = (rope[name] for name in _SCALED["llama3"][1:])
-        length = 2 * math.pi / found
-        stretched = torch.where(length > context / low, found / rope["factor"], found)
-        share = (context / length - low) / (high - low)
-        mixed = (1 - share) * stretched / rope["factor"] + share * stretched
-        found = torch.where((length >= context / high) & (length <= context / low), mixed, stretched)
-    return found
+        wavelength = 2 * math.pi / frequency
+        scaled = torch.where(wavelength > context / low, frequency / rope["factor"], frequency)
+        share = (context / wavelength - low) / (high - low)
+        mixed = (1 - share) * scaled / rope["factor"] + share * scaled
+        frequency = torch.where((wavelength >= context / high) & (wavelength <= context / low), mixed, scaled)
+    return frequency

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 (Yang et al. 2024, 2025), with it Qwen3-Embedding: Llama with biases, or with norms of heads."""
+"""Qwen2, Qwen3 and Qwen3-Embedding (Yang et al. 2024, 2025): Llama with biases, or with query and key norms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loid_infer.architectures import llama
 from loid_infer.architectures.family import Family, Shape, check
 
 _LAYER = llama.LAYER | {
-    "query_norm": "layers.{}.self_attn.q_norm",  # Qwen2 has neither
+    "query_norm": "layers.{}.self_attn.q_norm",  # Qwen3 only
     "key_norm": "layers.{}.self_attn.k_norm",
 }
 
@@ -28,7 +28,7 @@ def family() -> Family:
         plan=llama.plan,
         parts=llama.PARTS,
         layer=_LAYER,
-        reaches=llama.REACHES,
+        used_prefixes=llama.USED_PREFIXES,
         prefix="model.",
         pooling="last",
     )

@@ -1,4 +1,4 @@
-"""The encoder of T5 (Raffel et al. 2020) and FLAN-T5: distance biases, unscaled scores, RMSNorm."""
+"""The encoder of T5 (Raffel et al. 2020) and FLAN-T5: relative position biases, unscaled scores, RMSNorm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loid_infer.architectures.layer import Plan
 from loid_infer.architectures.positions import Relation
 from loid_infer.types import Spec
 
-_MAX_TOKENS = 8192  # distances have no end of their own
+_MAX_TOKENS = 8192  # relative positions have no limit of their own
 _ACTIVATIONS = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 
 _PARTS = {
@@ -61,7 +61,7 @@ def read(config: Mapping[str, Any]) -> Shape:
 
 
 def plan(spec: Spec) -> Plan:
-    """T5's layers."""
+    """Pre-norm layers with RMSNorm, relative position biases and unscaled scores."""
     relation = Relation(buckets=(spec.details["n_buckets"], spec.details["max_distance"]))
     return replace(Plan.of(spec), pre_norm=True, rms=True, scale=1.0, relations=(relation,))
 
@@ -77,7 +77,7 @@ def family() -> Family:
         prefix="transformer.",
         pooling="last",
         ends="</s>",
-        reaches=("shared.", "encoder.block.", "encoder.final_layer_norm."),
+        used_prefixes=("shared.", "encoder.block.", "encoder.final_layer_norm."),
         loader="T5EncoderModel",
         tied=("encoder.embed_tokens.weight",),
     )

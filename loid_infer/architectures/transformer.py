@@ -1,7 +1,6 @@
-"""From token ids to one vector a text: embeddings, layers, pooling, put together from a family's parts.
+"""The torch module of every family: token ids to one vector per text.
 
-The module is what the torch runtime of the CPU runs, what the ONNX graph is traced from and what plugins are trained
-on. The file knows neither files nor runtimes.
+The torch runtime runs it on the CPU, the ONNX graph is traced from it, and plugins are trained on it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from loid_infer.architectures.family import family_of
 from loid_infer.architectures.layer import NORMS, Attend, EveryToken, Layer, OneToken, Plan, RmsNorm
-from loid_infer.architectures.positions import Positions, hidden_by
+from loid_infer.architectures.positions import Positions, padding_bias
 from loid_infer.types import Spec
 
 DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -29,7 +28,7 @@ DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Pool(nn.Module):
-    """From the last layer to the vector: pooling, then dense layers, then unit length, as far as the spec asks."""
+    """Pooling, then the dense layers and normalization of the spec, if any."""
 
     def __init__(self, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class Pool(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids -> vectors, in float32, without dropout and gradients."""
+    """Token ids -> vectors, in float32, without dropout or gradients."""
 
     positions: Tensor | None
     norm: Any
@@ -64,17 +63,17 @@ class Transformer(nn.Module):
         """Build the module of `spec`.
 
         Args:
-            tensors: the state of the family's transformers module, float32; dense layers as `dense.0.weight`.
+            tensors: the state dict of the family's transformers model, float32; dense layers as `dense.0.weight`.
 
         Raises:
-            KeyError, RuntimeError: a tensor is missing, or of another shape.
+            KeyError, ValueError, RuntimeError: a tensor is missing or of another shape.
         """
         super().__init__()
         family = family_of(spec.architecture)
         plan, names = family.plan(spec), family.parts
         self.plan, self.pooling = plan, spec.pooling
-        self.words = nn.Embedding.from_pretrained(_of(tensors, f"{names['words']}.weight", -1, spec.hidden_dim))
-        self.positions = _table(names, tensors, plan, spec)
+        self.words = nn.Embedding.from_pretrained(_tensor(tensors, f"{names['words']}.weight", -1, spec.hidden_dim))
+        self.positions = _position_table(names, tensors, plan, spec)
         self.norm = norm(tensors, names.get("norm"), plan)
         self.layers = nn.ModuleList(_layer(family.names(spec), plan, tensors, spec, i) for i in range(spec.n_layers))
         self.final_norm = norm(tensors, names.get("final_norm"), plan)
@@ -85,9 +84,9 @@ class Transformer(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1 token, 0 padding behind them), int64 -> `[n, d]`."""
+        """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1: token, 0: right padding), int64 -> `[n, d]`."""
         hidden = self.embed(input_ids)
-        padding = hidden_by(attention_mask, hidden.dtype)
+        padding = padding_bias(attention_mask, hidden.dtype)
         every = [EveryToken.of(relation, padding) for relation in self.relations]
         attends: list[Attend] = [every[i] for i in self.relation_of]
         if self.pooling != "mean":
@@ -95,52 +94,51 @@ class Transformer(nn.Module):
             attends[-1] = OneToken.of(relation, padding, attention_mask, last=last)
         for layer, attend in zip(self.layers, attends, strict=True):
             hidden = layer(hidden, attend)
-        found: Tensor = self.pool(hidden if self.final_norm is None else self.final_norm(hidden), attention_mask)
-        return found
+        hidden = hidden if self.final_norm is None else self.final_norm(hidden)
+        vectors: Tensor = self.pool(hidden, attention_mask)
+        return vectors
 
-    def embed(self, input_ids: Tensor, at: Tensor | None = None) -> Tensor:
-        """What the first layer gets for `input_ids [n, tokens]`, or `[tokens]` of packed texts, `[.., width]`.
+    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The input `[.., width]` of the first layer.
 
         Args:
-            at: `[tokens]`, of packed texts each token's place in its text.
+            input_ids: `[n, tokens]`, or `[tokens]` of packed texts.
+            positions: `[tokens]`, for packed texts: the position of each token in its text.
         """
         hidden: Tensor = self.words(input_ids)
         if self.positions is not None:
-            hidden = hidden + self._rows(input_ids, at)
+            hidden = hidden + self._position_embeddings(self.positions, input_ids, positions)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _rows(self, ids: Tensor, at: Tensor | None) -> Tensor:
-        table = self.positions
-        assert table is not None
+    def _position_embeddings(self, table: Tensor, ids: Tensor, positions: Tensor | None) -> Tensor:
         if self.plan.pad_id is None:
-            return table[: ids.shape[-1]] if at is None else functional.embedding(at, table)
-        counted = ids != self.plan.pad_id  # a padding token inside a text takes no position either
+            return table[: ids.shape[-1]] if positions is None else functional.embedding(positions, table)
+        counted = ids != self.plan.pad_id  # padding tokens inside a text are not counted either
         numbers = counted.long().cumsum(-1)
-        if at is not None:  # count from each text's first token on
-            first = torch.arange(len(ids), device=ids.device) - at
+        if positions is not None:  # packed: subtract the count before each text's first token
+            first = torch.arange(len(ids), device=ids.device) - positions
             numbers = numbers - (numbers - counted.long())[first]
         return functional.embedding(numbers * counted, table)
 
 
-def _of(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
-    """The tensor of this name; of a size that is given as -1, any will do.
+def _tensor(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
+    """The tensor `name`, checked to have this shape; -1 allows any size.
 
     Raises:
-        KeyError, ValueError: there is none, or of another shape.
+        KeyError, ValueError: it is missing or of another shape.
     """
-    found = tensors[name]
-    if found.dim() != len(shape) or any(
-        wanted not in (-1, got) for wanted, got in zip(shape, found.shape, strict=True)
-    ):
-        raise ValueError(f"{name} has the shape {list(found.shape)}, not {list(shape)}")
-    return found
+    tensor = tensors[name]
+    if tensor.dim() != len(shape) or any(want not in (-1, got) for want, got in zip(shape, tensor.shape, strict=True)):
+        raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
+    return tensor
 
 
-def _table(names: Mapping[str, str], tensors: Mapping[str, Tensor], plan: Plan, spec: Spec) -> nn.Parameter | None:
-    """What a token's embedding gets for its position, `[positions, width]`."""
+def _position_table(
+    names: Mapping[str, str], tensors: Mapping[str, Tensor], plan: Plan, spec: Spec
+) -> nn.Parameter | None:
     if "positions" not in names:
         return None
-    table = _of(tensors, f"{names['positions']}.weight", -1, spec.hidden_dim)[plan.skip :]
+    table = _tensor(tensors, f"{names['positions']}.weight", -1, spec.hidden_dim)[plan.skip :]
     if len(table) < spec.max_tokens:
         raise ValueError(f"{names['positions']} has {len(table)} positions for {spec.max_tokens} tokens")
     if "segments" in names:
@@ -164,31 +162,34 @@ def _layer(names: Mapping[str, str], plan: Plan, tensors: Mapping[str, Tensor], 
     parts: dict[str, nn.Module] = {}
     for part, template in names.items():
         name = template.format(i)
-        made = norm(tensors, name, plan) if part in NORMS else linear(tensors, name, *sizes[part])
-        parts |= {} if made is None else {part: made}
+        module = norm(tensors, name, plan) if part in NORMS else linear(tensors, name, *sizes[part])
+        if module is not None:
+            parts[part] = module
     return Layer(plan, parts)
 
 
 def linear(tensors: Mapping[str, Tensor], name: str, d_out: int = -1, d_in: int = -1) -> nn.Linear:
-    """The linear map of this name, with a bias where the checkpoint has one."""
-    weight, bias = _of(tensors, f"{name}.weight", d_out, d_in), tensors.get(f"{name}.bias")
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        made.bias = nn.Parameter(bias, requires_grad=False)
-    return made
+    """The linear map `name`, with a bias if the checkpoint has one."""
+    weight, bias = _tensor(tensors, f"{name}.weight", d_out, d_in), tensors.get(f"{name}.bias")
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    _set_parameters(module, weight, bias)
+    return module
 
 
 def norm(tensors: Mapping[str, Tensor], name: str | None, plan: Plan) -> nn.Module | None:
-    """The norm of this name, with a bias where the checkpoint has one; None where it has none."""
+    """The norm `name`, with a bias if the checkpoint has one; None if the checkpoint has no such norm."""
     weight = None if name is None else tensors.get(f"{name}.weight")
     if weight is None:
         return None
     if plan.rms:
         return RmsNorm(weight, plan.eps)
     bias = tensors.get(f"{name}.bias")
-    made = nn.LayerNorm(weight.shape[0], eps=plan.eps, bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight, requires_grad=False)
+    module = nn.LayerNorm(weight.shape[0], eps=plan.eps, bias=bias is not None, device="meta")
+    _set_parameters(module, weight, bias)
+    return module
+
+
+def _set_parameters(module: nn.Linear | nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> None:
+    module.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        made.bias = nn.Parameter(bias, requires_grad=False)
-    return made
+        module.bias = nn.Parameter(bias, requires_grad=False)

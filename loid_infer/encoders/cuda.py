@@ -1,8 +1,7 @@
 """The torch runtime on a GPU: packs of many texts, computed while the host prepares the next ones.
 
-Batches are collected into packs, which are bounded by tokens: a GPU that runs out of memory gets packs of half the
-size from then on, also in the next run. Nothing waits for the GPU but whoever takes a finished pack. The file knows
-packs and memory; not the model's steps, which `architectures.packed` has.
+Batches are joined into packs of a limited number of tokens. If the GPU runs out of memory, the limit is halved, for
+later runs too.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from loid_infer.encoders.protocol import GPU_TOKENIZERS
 from loid_infer.settings import machine_memory
 from loid_infer.types import Floats, Ints, Spec, TokenBatch
 
-MAX_PACK_TOKENS = 65_536  # of a pack, while the GPU has memory for it
+MAX_PACK_TOKENS = 65_536  # per pack, if the GPU's memory suffices
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_UNDER_WAY = 2  # packs queued on the GPU while the next one is prepared
+_MAX_PENDING = 2  # packs queued on the GPU while the next one is prepared
 
 
 @dataclass(frozen=True, slots=True)
-class _Texts:
-    """Texts one after another, in main memory."""
+class _HostPack:
+    """Concatenated texts in main memory."""
 
     slots: Ints  # [n]
     ids: Ints  # [tokens]
     positions: Ints  # [tokens]
     lengths: Ints  # [n]
-    pads: bool  # whether padding counts
+    pads: bool  # whether `n_tokens` includes padding
 
     @property
     def n_texts(self) -> int:
@@ -47,46 +46,46 @@ class _Texts:
     def n_tokens(self) -> int:
         return self.n_texts * int(self.lengths.max()) if self.pads else len(self.ids)
 
-    def halves(self) -> tuple[_Texts, _Texts]:
+    def halves(self) -> tuple[_HostPack, _HostPack]:
         ends = np.cumsum(self.lengths)
         n = int(np.clip(np.searchsorted(ends, ends[-1] // 2, side="right"), 1, len(ends) - 1))
-        at = int(ends[n - 1])
+        end = int(ends[n - 1])
         return (
-            _Texts(self.slots[:n], self.ids[:at], self.positions[:at], self.lengths[:n], self.pads),
-            _Texts(self.slots[n:], self.ids[at:], self.positions[at:], self.lengths[n:], self.pads),
+            _HostPack(self.slots[:n], self.ids[:end], self.positions[:end], self.lengths[:n], self.pads),
+            _HostPack(self.slots[n:], self.ids[end:], self.positions[end:], self.lengths[n:], self.pads),
         )
 
 
 class PackedRuntime:
-    """The module with several packs under way; LayerNorm and softmax compute in float32.
-
-    It runs on any device of torch; what it is for is CUDA.
-    """
+    """The packed module with several packs in flight, for CUDA; it runs on any device of torch."""
 
     name = "torch"
-    max_batch_tokens, n_tokenizers = 8192, GPU_TOKENIZERS  # batches are put together again
+    max_batch_tokens, n_tokenizers = 8192, GPU_TOKENIZERS  # batches are joined into packs
 
     def __init__(
         self, module: Transformer, precision: str, device: str, budget: Budget, *, half: bool, compiled: bool = False
     ) -> None:
-        """Bring `module` to `device`.
+        """Move `module` to `device`.
 
         Args:
             precision: one of DTYPES.
             budget: of a pack.
-            half: whether vectors come back in float16, as a store of that dtype takes them; else in float32.
-            compiled: whether torch.compile fuses what it can, which takes it a minute when the first packs come.
+            half: whether to return float16 vectors, for a store of that type; else float32.
+            compiled: whether to use torch.compile, which takes about a minute for the first packs.
+
+        Raises:
+            NoMemory: the weights do not fit.
         """
         self._device = torch.device(device)
         try:
-            brought = PackedTransformer(module, self._device, DTYPES[precision])
+            packed = PackedTransformer(module, self._device, DTYPES[precision])
         except RuntimeError as error:
             if is_full(error):
                 raise no_memory("the encoder's weights") from error
             raise
-        self._module = torch.compile(brought, dynamic=True) if compiled else brought
-        self.pads = brought.pads
-        self._given = torch.float16 if half else torch.float32
+        self._module = torch.compile(packed, dynamic=True) if compiled else packed
+        self.pads = packed.pads
+        self._output_dtype = torch.float16 if half else torch.float32
         self._is_cuda = self._device.type == "cuda"
         self._budget = budget
         name = torch.cuda.get_device_name(self._device) if self._is_cuda else device
@@ -95,25 +94,25 @@ class PackedRuntime:
         )
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
-        """See `Runtime.run`; several batches come back as one."""
-        under_way: deque[_Flight] = deque()
-        for texts in self._packs(batches):
-            for flight in self._budget.fit(texts, self._launch):
-                under_way.append(flight)
-                while len(under_way) > _UNDER_WAY:
-                    yield under_way.popleft().landed()
-        while under_way:
-            yield under_way.popleft().landed()
+        """See `Runtime.run`; several batches are returned as one."""
+        pending: deque[_Pending] = deque()
+        for pack in self._packs(batches):
+            for launched in self._budget.fit(pack, self._launch):
+                pending.append(launched)
+                while len(pending) > _MAX_PENDING:
+                    yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
-    def _packs(self, batches: Iterable[TokenBatch]) -> Iterator[_Texts]:
-        held: list[TokenBatch] = []
+    def _packs(self, batches: Iterable[TokenBatch]) -> Iterator[_HostPack]:
+        collected: list[TokenBatch] = []
         for batch in batches:
-            if held and self._size([*held, batch]) > self._budget.max_tokens:
-                yield _texts(held, self.pads)
-                held = []
-            held.append(batch)
-        if held:
-            yield _texts(held, self.pads)
+            if collected and self._size([*collected, batch]) > self._budget.max_tokens:
+                yield _pack(collected, self.pads)
+                collected = []
+            collected.append(batch)
+        if collected:
+            yield _pack(collected, self.pads)
 
     def _size(self, batches: Sequence[TokenBatch]) -> int:
         if not self.pads:
@@ -121,14 +120,15 @@ class PackedRuntime:
         widest = max(int(batch.input_ids.shape[1]) for batch in batches)
         return widest * sum(len(batch.slots) for batch in batches)
 
-    def _launch(self, texts: _Texts) -> _Flight:
-        starts = np.concatenate([[0], np.cumsum(texts.lengths)]).astype(np.int32)
+    def _launch(self, pack: _HostPack) -> _Pending:
+        starts = np.concatenate([[0], np.cumsum(pack.lengths)]).astype(np.int32)
         try:
             with torch.inference_mode(), exact_products():
-                ids, positions, starts_there = map(self._sent, (texts.ids, texts.positions, starts))
-                found = self._module(Pack(ids, positions, starts_there, int(texts.lengths.max()))).to(self._given)
-                back = torch.empty(found.shape, dtype=found.dtype, pin_memory=self._is_cuda)
-                back.copy_(found, non_blocking=True)
+                ids, positions, starts_there = map(self._to_device, (pack.ids, pack.positions, starts))
+                vectors = self._module(Pack(ids, positions, starts_there, int(pack.lengths.max())))
+                vectors = vectors.to(self._output_dtype)
+                copied = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=self._is_cuda)
+                copied.copy_(vectors, non_blocking=True)
         except RuntimeError as error:
             if is_full(error):
                 raise DeviceFull from error
@@ -136,31 +136,31 @@ class PackedRuntime:
         event = torch.cuda.Event() if self._is_cuda else None
         if event is not None:
             event.record()
-        return _Flight(texts.slots, back, event)
+        return _Pending(pack.slots, copied, event)
 
-    def _sent(self, array: Ints) -> Tensor:
-        there = torch.from_numpy(array)
-        return there.pin_memory().to(self._device, non_blocking=True) if self._is_cuda else there
+    def _to_device(self, array: Ints) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._is_cuda else tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
-    """A pack that is being computed, or is by now."""
+class _Pending:
+    """A pack that the GPU computes."""
 
     slots: Ints
-    back: Tensor  # [n, d]
+    vectors: Tensor  # [n, d], in main memory, valid after `event`
     event: torch.cuda.Event | None
 
-    def landed(self) -> tuple[Ints, Floats]:
-        """Its slots and vectors, when it is finished."""
+    def result(self) -> tuple[Ints, Floats]:
+        """Wait for the slots and vectors."""
         if self.event is not None:
             self.event.synchronize()
-        return self.slots, self.back.numpy()
+        return self.slots, self.vectors.numpy()
 
 
-def _texts(batches: Sequence[TokenBatch], pads: bool) -> _Texts:
+def _pack(batches: Sequence[TokenBatch], pads: bool) -> _HostPack:
     masks = [batch.attention_mask.astype(np.bool_) for batch in batches]
-    return _Texts(
+    return _HostPack(
         np.concatenate([batch.slots for batch in batches]),
         np.concatenate([batch.input_ids[mask] for batch, mask in zip(batches, masks, strict=True)]).astype(np.int32),
         np.concatenate([np.nonzero(mask)[1] for mask in masks]).astype(np.int32),
@@ -170,10 +170,10 @@ def _texts(batches: Sequence[TokenBatch], pads: bool) -> _Texts:
 
 
 def gpu_budget(runtime: str, spec: Spec, max_tokens: int) -> Budget:
-    """`max_tokens`, or what this GPU had memory for when it was tried before."""
+    """A budget of `max_tokens`, or of the smaller number that an earlier run found this GPU to have memory for."""
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     memory = f"{gpu.total_memory / 2**30:.0f} GiB"
     key = f"{gpu.name}, {memory}, {runtime}, {spec.precision}, {shape_key(spec)}"
     known = recall(key, machine_memory()).max_tokens
-    fits = known if known and 0 < known < max_tokens else max_tokens
-    return Budget(fits, lambda smaller: remember(key, Answer(max_tokens=smaller), machine_memory()))
+    limit = known if known and 0 < known < max_tokens else max_tokens
+    return Budget(limit, lambda smaller: remember(key, Answer(max_tokens=smaller), machine_memory()))

@@ -1,7 +1,6 @@
-"""A runtime without a model: vectors that are a fixed function of the ids, in whole numbers and so the same everywhere.
+"""A runtime without a model, for tests and for timing the pipeline: vectors are integer hashes of the ids.
 
-For tests and for measuring the pipeline alone. Its vectors mean nothing, and its spec says precision `fake`, so they
-never share a store with real ones.
+Its spec has the precision `fake`, so its vectors never share a store with real ones.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _COLUMN = np.uint64(0xD1342543DE82EF95)
 
 
 class FakeRuntime:
-    """Hashes ids into vectors of small whole numbers over 64."""
+    """Hashes ids into vectors of small integers divided by 64."""
 
     name = "fake"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
@@ -30,7 +29,7 @@ class FakeRuntime:
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
-            ids = (batch.input_ids + batch.attention_mask).astype(np.uint64)  # padding is 0, a token at least 1
+            ids = (batch.input_ids + batch.attention_mask).astype(np.uint64)  # 0 for padding, at least 1 for tokens
             positions = (np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * _POSITION) | np.uint64(1)
             keys = (ids * positions * ids).sum(axis=1, dtype=np.uint64)
             hashed = (keys[:, None] * self._columns) >> np.uint64(57)

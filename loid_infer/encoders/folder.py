@@ -1,4 +1,4 @@
-"""An exported encoder on disk: its spec, its proof of parity, its files. Opens no runtime and no store."""
+"""The folder of an exported encoder: spec, manifest, parity probes, tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from loid_infer.types import Array, Floats, Ints, Spec
 
 GRAPH_FILE = "model.onnx"
 PROBES_FILE = "parity.safetensors"
-DENSE_FILE = "dense.safetensors"  # layers behind pooling, if there are any
+DENSE_FILE = "dense.safetensors"  # layers after pooling, if any
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Texts as ids, and the vectors that plain transformers computed for them in float32."""
+    """Tokenized texts and their float32 vectors from transformers."""
 
-    flat_ids: Ints  # one text after another
+    flat_ids: Ints  # [sum(lengths)], concatenated
     lengths: Ints  # [n]
-    cls: Floats  # [n, d], whatever the pooling
+    cls: Floats  # [n, d], for every pooling
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -35,34 +35,34 @@ class Probes:
 
     @staticmethod
     def load(path: Path, dim: int) -> Probes:
-        """Read what `save` wrote of an encoder of width `dim`.
+        """Read a file of `save`, for an encoder of width `dim`.
 
         Raises:
-            SafetensorError, KeyError, ValueError: it is something else.
+            SafetensorError, KeyError, ValueError: the file is invalid.
         """
         from safetensors.numpy import load_file
 
         parts: dict[str, Array] = load_file(path)
-        found = Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
-        n = len(found.lengths)
-        if n == 0 or found.cls.shape != (n, dim) or found.flat_ids.shape != (int(found.lengths.sum()),):
-            raise ValueError("they do not fit together")
-        return found
+        probes = Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
+        n = len(probes.lengths)
+        if n == 0 or probes.cls.shape != (n, dim) or probes.flat_ids.shape != (int(probes.lengths.sum()),):
+            raise ValueError("inconsistent shapes")
+        return probes
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderFolder:
-    """A finished export. Every file was compared with its digest when this was made."""
+    """An export whose files were compared with their digests."""
 
     name: str
     path: Path
     spec: Spec
     fingerprint: str
-    manifest: EncoderManifest | None = None  # None: the export is not finished
+    manifest: EncoderManifest | None = None  # None during the export
 
     @property
     def plugins(self) -> tuple[FoldedPlugin, ...]:
-        """All that was added to the base."""
+        """The plugins added to the base."""
         return self.manifest.plugins if self.manifest else ()
 
     @property
@@ -74,67 +74,67 @@ class EncoderFolder:
         """The parity probes.
 
         Raises:
-            BadArtifact: the file does not hold them.
+            BadArtifact: the file cannot be read.
         """
         try:
             return Probes.load(self.path / PROBES_FILE, self.spec.dim)
         except (KeyError, ValueError, SafetensorError) as error:
-            where = str(self.path / PROBES_FILE)
-            raise BadArtifact(
-                f"the parity probes cannot be read: {error}", where=where, fix=_again(self.name)
-            ) from error
+            raise _unreadable("parity probes", self.path / PROBES_FILE, self.name, error) from error
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, at the spec's number of tokens."""
+        """The tokenizer, with the spec's maximum length and prompt."""
         return Tokenizer(self.path / TOKENIZER_FILE, self.spec.max_tokens, self.spec.prompt, self.spec.empty_id)
 
     def tensors(self) -> dict[str, Any]:
-        """The float32 weights as torch tensors, dense layers among them.
+        """The float32 weights as torch tensors, including dense layers.
 
         Raises:
             BadArtifact: a file cannot be read.
         """
         from safetensors.torch import load_file
 
-        found: dict[str, Any] = {}
+        tensors: dict[str, Any] = {}
         for file in (WEIGHTS_FILE, *([DENSE_FILE] if self.spec.dense else [])):
             try:
-                found |= load_file(self.path / file)
+                tensors |= load_file(self.path / file)
             except (OSError, SafetensorError) as error:
-                raise BadArtifact(
-                    f"the weights cannot be read: {error}", where=str(self.path / file), fix=_again(self.name)
-                ) from error
-        return found
+                raise _unreadable("weights", self.path / file, self.name, error) from error
+        return tensors
 
 
 def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
-    """The export in `path`.
+    """Open the export in `path`.
 
     Args:
-        expected: the fingerprint it must have, where the caller has seen it before.
+        expected: the fingerprint it must have, if known.
 
     Raises:
-        BadArtifact: there is none, or a file or field is not what was exported.
-        ParityError: its parity report is not a passing one.
+        BadArtifact: there is no export, or it was changed.
+        ParityError: it has no passing parity report.
     """
-    fix = _again(name)
+    fix = export_again(name)
     manifest = read_manifest(path, EncoderManifest, fix)
-    spec, found = manifest.card, manifest.fingerprint
+    spec, recorded = manifest.card, manifest.fingerprint
     needed = {GRAPH_FILE, PROBES_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *([DENSE_FILE] if spec.dense else [])}
-    unnamed = needed - manifest.files.keys()
-    if unnamed:
-        raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(unnamed)), fix=fix)
+    missing = needed - manifest.files.keys()
+    if missing:
+        raise BadArtifact("the manifest lacks a file", where=str(path), expected=", ".join(sorted(missing)), fix=fix)
     if not manifest.parity.passed:
         raise ParityError("this export has no passing parity report", where=str(path), fix=fix)
     computed = fingerprint(spec)
-    if computed != found:
-        what = "the spec is not the one that was exported"
-        raise BadArtifact(what, where=str(path), expected=found, got=computed, fix=fix)
-    if expected and found != expected:
-        what, fix = "the encoder was exported anew meanwhile", "Run the same command again."
-        raise BadArtifact(what, where=str(path), expected=expected, got=found, fix=fix)
-    return EncoderFolder(name, path, spec, found, manifest)
+    if computed != recorded:
+        what = "the spec was changed after the export"
+        raise BadArtifact(what, where=str(path), expected=recorded, got=computed, fix=fix)
+    if expected and recorded != expected:
+        what, fix = "the encoder was exported again in the meantime", "Run the same command again."
+        raise BadArtifact(what, where=str(path), expected=expected, got=recorded, fix=fix)
+    return EncoderFolder(name, path, spec, recorded, manifest)
 
 
-def _again(name: str) -> str:
-    return f"Run `loid-infer export --name {name}` to make it anew."
+def export_again(name: str) -> str:
+    """The fix for a damaged export."""
+    return f"Run `loid-infer export --name {name}` to export it again."
+
+
+def _unreadable(content: str, path: Path, name: str, error: Exception) -> BadArtifact:
+    return BadArtifact(f"the {content} cannot be read: {error}", where=str(path), fix=export_again(name))

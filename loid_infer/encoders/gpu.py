@@ -1,6 +1,6 @@
-"""What this machine has of NVIDIA's, and what each runtime lacks to use it. Reads files; imports and opens nothing.
+"""Detects NVIDIA's driver and GPUs, and why a library cannot use them, by reading files; no library is imported.
 
-What it tells is for people and for choosing: whether a runtime really runs on a GPU shows when it is opened.
+The answers are for messages and for `auto`; only opening a runtime shows whether it works.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ _LIBRARIES = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxru
 
 
 def driver() -> str:
-    """The version of NVIDIA's driver; empty where there is none."""
+    """The version of NVIDIA's driver; empty if there is none."""
     try:
-        said = Path(_DRIVER, "version").read_text()
-    except OSError:  # in a container or under WSL only the devices may be there
+        text = Path(_DRIVER, "version").read_text()
+    except OSError:  # containers and WSL may have the devices only
         return "unknown" if any(Path(device).exists() for device in _DEVICES) else ""
-    found = re.search(r"\d+\.\d+(\.\d+)?", said)
-    return found[0] if found else "unknown"
+    match = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return match[0] if match else "unknown"
 
 
 def names() -> list[str]:
-    """The GPUs' names, as the driver tells them."""
-    said = [path.read_text() for path in sorted(Path(_DRIVER).glob("gpus/*/information"))]
-    return [line.split(":", 1)[1].strip() for text in said for line in text.splitlines() if line.startswith("Model:")]
+    """The names of the GPUs."""
+    texts = [path.read_text() for path in sorted(Path(_DRIVER).glob("gpus/*/information"))]
+    return [line.split(":", 1)[1].strip() for text in texts for line in text.splitlines() if line.startswith("Model:")]
 
 
 def torch_lacks() -> str:
-    """Why torch computes on no GPU; empty where it can."""
+    """Why torch cannot use a GPU; empty if it can."""
     return _no_driver() or ("" if _torch_cuda() else "this torch is built for the CPU only")
 
 
 def onnxruntime_lacks() -> str:
-    """Why onnxruntime computes on no GPU; empty where it can. torch tells it which GPU there is."""
+    """Why onnxruntime cannot use a GPU; empty if it can. It needs torch, for the properties of the GPU."""
     lacks = torch_lacks() or _no_library("cuda")
-    theirs, ours = _onnxruntime_cuda(), _torch_cuda().split(".")[0]
-    if lacks or theirs in ("", ours):
+    onnxruntime_cuda, torch_cuda = _onnxruntime_cuda(), _torch_cuda().split(".")[0]
+    if lacks or onnxruntime_cuda in ("", torch_cuda):
         return lacks
-    return f"this onnxruntime is built for CUDA {theirs}, this torch for CUDA {ours}"
+    return f"this onnxruntime is built for CUDA {onnxruntime_cuda}, this torch for CUDA {torch_cuda}"
 
 
 def tensorrt_lacks() -> str:
-    """Why nothing is computed by TensorRT; empty where it can be."""
+    """Why TensorRT cannot be used; empty if it can."""
     lacks = onnxruntime_lacks() or _no_library("tensorrt")
     if lacks or tensorrt_libraries():
         return lacks
@@ -57,30 +57,30 @@ def tensorrt_lacks() -> str:
 
 
 def faiss_lacks() -> str:
-    """Why FAISS builds no index on a GPU; empty where it can."""
+    """Why FAISS cannot use a GPU; empty if it can."""
     return _no_driver() or _no_faiss()
 
 
 def tensorrt_libraries() -> tuple[str, ...]:
-    """TensorRT and its ONNX parser, of the version that onnxruntime was built against, out of TensorRT's own package or
-    the system's folders; nothing where one is missing. To be opened in this order, before onnxruntime looks for them.
+    """The libraries of TensorRT and its ONNX parser, in the version that onnxruntime was built against; empty if one is
+    missing. To be loaded in this order, before onnxruntime looks for them.
     """
     major = _tensorrt_major()
     package = importlib.util.find_spec("tensorrt_libs")
     folders = [Path(folder) for folder in (package.submodule_search_locations or [])] if package else []
-    found = []
+    paths = []
     for name in ("nvinfer", "nvonnxparser"):
         file = f"lib{name}.so.{major}"
         packaged = next((str(folder / file) for folder in folders if (folder / file).exists()), "")
-        found.append(packaged or find_library(name) or "")
-    return tuple(found) if all(path.endswith(f".so.{major}") for path in found) else ()
+        paths.append(packaged or find_library(name) or "")
+    return tuple(paths) if all(path.endswith(f".so.{major}") for path in paths) else ()
 
 
 def _tensorrt_major() -> str:
-    """The major version that onnxruntime's library names; its file is a few megabytes."""
+    """The major version of TensorRT that onnxruntime is linked against."""
     path = _library("tensorrt")
-    found = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path else None
-    return found[1].decode() if found else "10"
+    match = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path else None
+    return match[1].decode() if match else "10"
 
 
 def _no_driver() -> str:
@@ -98,26 +98,27 @@ def _library(provider: str) -> Path | None:
 
 
 def _onnxruntime_cuda() -> str:
-    """The major version of CUDA that onnxruntime was built for; empty where it does not say."""
-    told = _file("onnxruntime", "capi", "build_and_package_info.py")
-    found = re.search(r"cuda_version\s*=\s*['\"](\d+)", told.read_text()) if told else None
-    return found[1] if found else ""
+    """The major version of CUDA that onnxruntime was built for; empty if unknown."""
+    return _search(r"cuda_version\s*=\s*['\"](\d+)", _file("onnxruntime", "capi", "build_and_package_info.py"))
 
 
 def _torch_cuda() -> str:
-    """The CUDA version that torch was built for, out of its own file: importing torch takes seconds."""
-    told = _file("torch", "version.py")
-    found = re.search(r"^cuda.*= '([\d.]+)'", told.read_text(), re.MULTILINE) if told else None
-    return found[1] if found else ""
+    """The CUDA version that torch was built for; empty for a CPU build. Importing torch would take seconds."""
+    return _search(r"^cuda.*= '([\d.]+)'", _file("torch", "version.py"))
+
+
+def _search(pattern: str, path: Path | None) -> str:
+    match = re.search(pattern, path.read_text(), re.MULTILINE) if path else None
+    return match[1] if match else ""
 
 
 def _file(package: str, *parts: str) -> Path | None:
-    """A file of an installed package, which is not imported."""
+    """A file of an installed package, if it exists; the package is not imported."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).with_name(parts[0]).joinpath(*parts[1:]) if spec and spec.origin else None
     return path if path and path.is_file() else None
 
 
 def _no_faiss() -> str:
-    names = ((found.metadata["Name"] or "").lower() for found in importlib.metadata.distributions())
+    names = ((package.metadata["Name"] or "").lower() for package in importlib.metadata.distributions())
     return "" if any(name.startswith("faiss-gpu") for name in names) else "faiss-cpu is installed, not faiss-gpu"

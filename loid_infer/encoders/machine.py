@@ -1,4 +1,4 @@
-"""What was measured of this machine, kept for the next run: JSON, an object a key."""
+"""Measurements of this machine, kept for later runs in a JSON file: one object per key."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from loid_infer.types import Spec
 
 
 def shape_key(spec: Spec) -> str:
-    """What encoders must have in common for one measurement to hold for both."""
+    """The part of a key that describes the encoder's shape; encoders of one shape share measurements."""
     sizes = f"{spec.n_layers} x {spec.hidden_dim} x {spec.feed_forward_dim}"
     return sizes if spec.architecture == "bert" else f"{spec.architecture} {sizes}"
 
 
 class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was measured for one key; what was not is not written."""
+    """The measurements under one key."""
 
-    n_streams: int | None = None  # that compute most tokens a second
-    tokens_per_s: dict[str, int] = field(default_factory=dict)  # by the number of streams
-    max_tokens: int | None = None  # of a pack that fits into a GPU's memory
+    n_streams: int | None = None  # the fastest number of streams
+    tokens_per_s: dict[str, int] = field(default_factory=dict)  # by number of streams
+    max_tokens: int | None = None  # of a batch that fits into a GPU's memory
 
 
 def recall(key: str, memory: Path) -> Answer:
-    """What is kept under `key`; nothing where the file cannot be read."""
+    """The measurements under `key`; empty if there are none or the file cannot be read."""
     return _read(memory).get(key, Answer())
 
 
 def remember(key: str, answer: Answer, memory: Path) -> None:
-    """Keep `answer` under `key`, beside the others; where the file cannot be written, nothing is kept."""
+    """Store `answer` under `key`, if the file can be written."""
     answers = _read(memory) | {key: answer}
     with contextlib.suppress(NoSpace), new_file(memory) as temporary:
         temporary.write_text(to_json(answers, indent=1, sort_keys=True) + "\n")

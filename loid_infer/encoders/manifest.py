@@ -1,4 +1,4 @@
-"""What the manifest of an exported encoder holds: its spec, its proof of parity, and what it was made of."""
+"""The schema of an exported encoder's manifest, and the parity gates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from loid_infer.types import NamedDigest, Spec, TrainingRun
 
-# The cosine to the float32 reference that a precision must reach: of every text, or in the mean over texts.
+# Required cosine to the float32 reference: minimum or mean over texts.
 GATES = {
     "fp32": ("cos_min", 0.99999),
     "bf16": ("cos_min", 0.9999),
@@ -18,7 +18,7 @@ GATES = {
 
 
 class Parity(Struct, frozen=True):
-    """How far vectors are from the float32 reference, over `n_texts` texts."""
+    """Vectors compared with the float32 reference, over `n_texts` texts."""
 
     cos_min: float
     cos_mean: float
@@ -26,37 +26,37 @@ class Parity(Struct, frozen=True):
     n_texts: int
 
     def passes(self, precision: str) -> bool:
-        """Whether the gate of `precision` is met; never with a vector that is not finite."""
-        return self.cosine(precision) >= GATES[precision][1]  # false for NaN
+        """Whether the gate of `precision` is met; false for NaN."""
+        return self.cosine(precision) >= GATES[precision][1]
 
     def cosine(self, precision: str) -> float:
-        """The cosine that the gate of `precision` looks at."""
-        found: float = getattr(self, GATES[precision][0])
-        return found
+        """The cosine that the gate of `precision` applies to."""
+        cosine: float = getattr(self, GATES[precision][0])
+        return cosine
 
 
 class ParityReport(Parity, frozen=True):
-    """The proof in an encoder's manifest: the parity of the runtime that is fastest on the machine that exported."""
+    """The parity of the fastest runtime on the machine of the export."""
 
     passed: bool
-    gate: str  # in words
-    runtime: str  # the fastest
+    gate: str  # as text
+    runtime: str
     runtimes: dict[str, Parity]
 
 
 def gate(precision: str) -> str:
-    """The gate of `precision`, for people."""
-    which, least = GATES[precision]
-    return f"cosine >= {least} {'for every text' if which == 'cos_min' else 'in the mean'}"
+    """The gate of `precision` as text."""
+    statistic, minimum = GATES[precision]
+    return f"cosine >= {minimum} {'for every text' if statistic == 'cos_min' else 'in the mean'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """What was chosen, and how far the vectors of held-out texts are from float32."""
+    """The quantization that was chosen, and the parity of held-out texts."""
 
     alpha: float
     n_products: int
-    kept_float: tuple[str, ...]  # products that stayed in floating point because the gate needs it
+    kept_float: tuple[str, ...]  # products kept in floating point to pass the gate
     cos_min: float
     cos_mean: float
     n_calibration: int  # texts
@@ -65,18 +65,18 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class HeadGate:
-    """Test MSE of heads on float32 and on int8 vectors, means over the same splits."""
+    """Mean test MSE of heads on float32 and on int8 vectors, over the same splits."""
 
     mse_fp32: float
     mse_int8: float
-    change: float  # relative; positive where int8 is worse
+    change: float  # relative; positive if int8 is worse
     n_reviews: int
     n_seeds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Report:
-    """How int8 was calibrated, and what it costs."""
+    """Calibration and loss of an int8 export."""
 
     calibrated_on: str
     table_digest: str
@@ -85,7 +85,7 @@ class Int8Report:
 
 
 class FoldedPlugin(Struct, frozen=True, kw_only=True):
-    """A plugin that was added to an encoder's base."""
+    """A plugin that was added to the base."""
 
     name: str
     digest: str
@@ -101,7 +101,7 @@ class EncoderManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     card: Spec
     base: NamedDigest
     parity: ParityReport
-    plugins: tuple[FoldedPlugin, ...] = ()  # with all that they were trained on
+    plugins: tuple[FoldedPlugin, ...] = ()  # including the plugins they were trained on
     precision_reason: str = ""
     int8: Int8Report | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,7 +1,6 @@
-"""The onnxruntime runtime: model.onnx on the CPU, in the precision it was written in, or on a GPU.
+"""The onnxruntime runtime: model.onnx on the CPU or on a GPU.
 
-The provider is named, and checked after loading: onnxruntime itself takes the CPU in silence where a library of the
-GPU's is missing.
+The provider is checked after loading, since onnxruntime silently falls back to the CPU if a GPU library is missing.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import numpy as np
 from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, other_taken, refused
+from loid_infer.encoders.graph import checked, load_error, mismatch_error
 from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints, TokenBatch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-GPU_BATCH_TOKENS = 32_768  # of a batch on a GPU, while it has memory for it
+GPU_BATCH_TOKENS = 32_768  # per batch on a GPU, if its memory suffices
 
 
 def backend() -> Backend:
-    """onnxruntime. fp16 and bf16 are computed in float32 on a processor, and in TF32 on a GPU."""
+    """onnxruntime. fp16 and bf16 are computed in float32 on a CPU and in TF32 on a GPU."""
     precisions = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
     return Backend("onnxruntime", "onnxruntime", precisions, gpu.onnxruntime_lacks, _open)
 
@@ -50,17 +49,16 @@ class OnnxRuntime:
     pads = True
 
     def __init__(self, graph: Path, precision: str, device: str, n_threads: int, budget: Budget | None = None) -> None:
-        """Load `graph`, which holds float32, or int8 beside it.
+        """Load `graph`, whose weights are float32 or int8.
 
         Args:
-            precision: fp32, or int8 where the graph is; on a GPU also fp16 or bf16: products are computed in TF32
-                then, whose inputs have the bits of fp16 and more than those of bf16. With fp32 they never are.
+            precision: on a GPU, fp16 and bf16 use TF32 products, whose inputs have the mantissa of fp16; fp32 does not.
             device: cpu | cuda.
             budget: of a batch with its padding; for a GPU.
 
         Raises:
-            BadArtifact: it cannot be loaded.
-            RuntimeMissing: the session runs on another provider than the one asked for.
+            BadArtifact: the graph cannot be loaded.
+            RuntimeMissing: the session runs on another provider than requested.
         """
         self._device, self._budget = device, budget or Budget(sys.maxsize)
         self.max_batch_tokens, self.n_tokenizers = (
@@ -68,8 +66,8 @@ class OnnxRuntime:
         )
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, device, options if device == "cuda" else {}, n_threads)
-        where, computed = (f"CPU, {n_threads} threads", "fp32") if device == "cpu" else ("CUDA", "TF32")
-        self.detail = f"{where}, {precision}" + (f" with {computed}" if precision in ("fp16", "bf16") else "")
+        target, products = (f"CPU, {n_threads} threads", "fp32") if device == "cpu" else ("CUDA", "TF32")
+        self.detail = f"{target}, {precision}" + (f" with {products}" if precision in ("fp16", "bf16") else "")
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
@@ -81,55 +79,56 @@ class OnnxRuntime:
 
 
 def open_session(graph: Path, provider: str, options: dict[str, str], n_threads: int) -> Any:
-    """A session of `graph` on one of PROVIDERS; see `OnnxRuntime`. TensorRT leaves to CUDA what it cannot compute."""
+    """A session of `graph` on one of PROVIDERS; see `OnnxRuntime`. CUDA computes what TensorRT cannot."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = n_threads
     settings.log_severity_level = 3
-    # The arena keeps the largest batch ever run and never shrinks; without it memory follows the batch.
+    # The arena never shrinks below the largest batch; without it memory follows the current batch.
     settings.enable_cpu_mem_arena = False
-    asked = PROVIDERS[provider]
-    if asked not in onnxruntime.get_available_providers():
+    name = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
         raise RuntimeMissing(
             "this onnxruntime is not built for a GPU",
             where=str(graph),
-            expected=asked,
+            expected=name,
             got=", ".join(onnxruntime.get_available_providers()),
-            fix="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'loid-infer[gpu]'.",
+            fix="Run `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'loid-infer[gpu]'`.",
         )
-    wanted: list[Any] = [(asked, options)]
+    providers: list[Any] = [(name, options)]
     if provider == "tensorrt":
-        wanted.append(PROVIDERS["cuda"])
+        providers.append(PROVIDERS["cuda"])
     try:
-        with redirect_stdout(sys.stderr):  # it prints, and stdout is data
+        with redirect_stdout(sys.stderr):  # onnxruntime prints to stdout, which is for results
             if provider != "cpu":
-                onnxruntime.preload_dlls()  # CUDA and cuDNN, out of the packages that torch brings along
-            session = onnxruntime.InferenceSession(str(graph), settings, providers=wanted, enable_fallback=0)
+                onnxruntime.preload_dlls()  # CUDA and cuDNN from the packages of torch
+            session = onnxruntime.InferenceSession(str(graph), settings, providers=providers, enable_fallback=0)
     except Exception as error:
         if is_full(error):
             raise no_memory("the encoder's weights") from error
-        raise refused("onnxruntime", graph, error) from error
-    if session.get_providers()[0] != asked:
-        raise other_taken("onnxruntime took another provider", graph, asked, ", ".join(session.get_providers()))
+        raise load_error("onnxruntime", graph, error) from error
+    if session.get_providers()[0] != name:
+        got = ", ".join(session.get_providers())
+        raise mismatch_error("onnxruntime uses another provider", graph, name, got)
     return session
 
 
 def forward(session: Any, batch: TokenBatch, device: str) -> Floats:
-    """The vectors `[n, d]` of a batch, its ids and vectors bound to the memory of `place` (cpu | cuda).
+    """The vectors `[n, d]` of a batch; inputs and outputs are in the memory of `device` (cpu | cuda).
 
     Raises:
-        DeviceFull: there was too little of it.
+        DeviceFull: the GPU has too little memory.
     """
     import onnxruntime
 
-    bound = session.io_binding()
+    binding = session.io_binding()
     try:
         for name, ids in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask)):
-            bound.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, device, 0))
-        bound.bind_output("cls", device)
-        session.run_with_iobinding(bound)
-        vectors: Floats = bound.copy_outputs_to_cpu()[0]
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, device, 0))
+        binding.bind_output("cls", device)
+        session.run_with_iobinding(binding)
+        vectors: Floats = binding.copy_outputs_to_cpu()[0]
     except Exception as error:
         if device != "cpu" and is_full(error):
             raise DeviceFull from error
@@ -139,22 +138,22 @@ def forward(session: Any, batch: TokenBatch, device: str) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A batch as a GPU counts it."""
+    """A padded batch as `budget.Work`."""
 
     batch: TokenBatch
 
     @property
     def n_texts(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.batch.slots)
 
     @property
     def n_tokens(self) -> int:
-        """With padding."""
+        """Number of tokens, with padding."""
         return int(self.batch.input_ids.size)
 
     def halves(self) -> tuple[Padded, Padded]:
-        """The upper and the lower rows."""
+        """The first and the second half of the rows."""
         return self._rows(slice(None, self.n_texts // 2)), self._rows(slice(self.n_texts // 2, None))
 
     def _rows(self, rows: slice) -> Padded:

@@ -1,6 +1,7 @@
-"""The door to the runtimes: which one runs an encoder on this machine, proven before it is handed out.
+"""Selects, opens and verifies the runtime of an encoder.
 
-`auto` takes the first that is installed, able and proven, and says so. An explicit choice is obeyed or is an error.
+`auto` takes the first runtime that is installed, supports the precision and passes the parity check. A runtime that is
+requested by name is used or is an error.
 """
 
 from __future__ import annotations
@@ -19,40 +20,40 @@ from loid_infer.settings import check_choice
 from loid_infer.types import Progress
 
 DEVICES = ("auto", "cpu", "cuda")
-_PLACES = {"cpu": "the CPU", "cuda": "a GPU"}
+_DEVICE_NAMES = {"cpu": "the CPU", "cuda": "a GPU"}
 
 
 def backends() -> tuple[Backend, ...]:
-    """Every runtime, fastest on a CPU first; on a GPU it is the other way round."""
+    """All runtimes, the fastest on a CPU first; on a GPU the order is reversed."""
     return openvino.backend(), onnxruntime.backend(), tensorrt.backend(), torch.backend()
 
 
 def able(device: str, precision: str) -> list[Backend]:
-    """The runtimes that compute this precision on cpu or cuda, installed or not, fastest first."""
-    found = [backend for backend in backends() if backend.computes(device, precision)]
-    return found if device == "cpu" else found[::-1]
+    """The runtimes that support `precision` on `device` (cpu | cuda), installed or not, fastest first."""
+    supporting = [backend for backend in backends() if backend.computes(device, precision)]
+    return supporting if device == "cpu" else supporting[::-1]
 
 
 def runtimes() -> tuple[str, ...]:
-    """What may be asked for."""
+    """The choices of `--runtime`."""
     return ("auto", *(backend.name for backend in backends()), "fake")
 
 
 def open_runtime(
     encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
 ) -> Runtime:
-    """A runtime that computes `encoder`, proven on its parity probes.
+    """A runtime of `encoder`, verified on its parity probes.
 
     Args:
-        runtime: one of `runtimes`; `auto` decides.
-        device: one of DEVICES; `auto` takes CUDA where torch sees a GPU.
-        n_threads: processors to use, None for all that this process may use.
+        runtime: one of `runtimes`.
+        device: one of DEVICES; `auto` takes CUDA if torch sees a GPU.
+        n_threads: CPU threads; None: all processors that this process may use.
 
     Raises:
         BadSetting: no such runtime or device.
-        RuntimeMissing: what was asked for cannot run here, or with this precision.
-        NoMemory: a GPU has too little memory for it.
-        ParityError: the vectors are not those of the encoder; nothing was stored.
+        RuntimeMissing: the request cannot be satisfied here, or with this precision.
+        NoMemory: the GPU has too little memory.
+        ParityError: the vectors are not those of the encoder.
     """
     check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
@@ -61,30 +62,31 @@ def open_runtime(
 
         return FakeRuntime(encoder.spec.dim)
     precision = encoder.spec.precision
-    target = _target(runtime, device, precision)
+    device = _device(runtime, device, precision)
     if runtime != "auto":
-        return _proven(load(runtime, encoder, target, n_threads), encoder)
-    reasons = [] if able(target, precision) else [f"none computes it on {target}"]
-    for backend in able(target, precision):
+        return _verified(load(runtime, encoder, device, n_threads), encoder)
+    candidates = able(device, precision)
+    reasons = [] if candidates else [f"no runtime supports it on {device}"]
+    for backend in candidates:
         if not backend.installed:
             reasons.append(f"{backend.name} is not installed")
             continue
         try:
-            opened = _proven(backend.open(encoder, target, n_threads), encoder)
+            opened = _verified(backend.open(encoder, device, n_threads), encoder)
         except (RuntimeMissing, ParityError, NoMemory) as error:
             reasons.append(str(error))
             continue
-        why = "; ".join([*reasons, "fastest that is proven here"])
-        progress.say(f"runtime: {backend.name} ({opened.detail}): {why}")
+        reasons.append("the fastest that passes the parity check")
+        progress.say(f"runtime: {backend.name} ({opened.detail}): {'; '.join(reasons)}")
         return opened
     raise _no_runtime(encoder, "; ".join(reasons))
 
 
 def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
-    """The runtime `name` of `encoder` on cpu or cuda, not proven.
+    """The runtime `name` of `encoder` on `device` (cpu | cuda), not verified.
 
     Raises:
-        RuntimeMissing: it is not installed, or computes something else or elsewhere only.
+        RuntimeMissing: it is not installed, or does not support the precision on this device.
         BadArtifact: a file of the encoder cannot be loaded.
     """
     precision = encoder.spec.precision
@@ -93,76 +95,78 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
         raise RuntimeMissing(
             f"the runtime {name} is not installed",
             where=encoder.name,
-            fix=f"pip install 'loid-infer[{'cpu' if device == 'cpu' else 'gpu'}]', or let --runtime auto choose.",
+            fix=f"Run `pip install 'loid-infer[{'cpu' if device == 'cpu' else 'gpu'}]'`, or use --runtime auto.",
         )
     if not backend.computes(device, precision):
         other = "cuda" if device == "cpu" else "cpu"
-        elsewhere = backend.computes(other, precision)
+        if backend.computes(other, precision):
+            raise RuntimeMissing(
+                f"{name} computes {precision} on {_DEVICE_NAMES[other]} only",
+                where=encoder.name,
+                expected=f"--device {other}",
+                got=_DEVICE_NAMES[device],
+                fix="Use --runtime auto.",
+            )
         raise RuntimeMissing(
-            f"{name} computes {precision} on {_PLACES[other]} only"
-            if elsewhere
-            else f"{name} does not compute {precision}",
+            f"{name} does not compute {precision}",
             where=encoder.name,
-            expected=f"--device {other}" if elsewhere else " or ".join(one.name for one in able(device, precision)),
-            got=_PLACES[device] if elsewhere else "",
-            fix="Let --runtime auto choose" + ("." if elsewhere else ", or `loid-infer export --precision fp32`."),
+            expected=" or ".join(backend.name for backend in able(device, precision)),
+            fix="Use --runtime auto, or run `loid-infer export --precision fp32`.",
         )
     return backend.open(encoder, device, n_threads)
 
 
 def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> Iterator[tuple[str, Parity]]:
-    """The parity of every installed runtime that can compute the encoder's precision on the CPU, fastest first; before
-    them that of torch on a GPU, where there is one.
-
-    A runtime is opened when its turn comes, so whoever wants the fastest only pays for that one.
+    """The parity of torch on a GPU, if there is one, and of every installed runtime that supports the precision on the
+    CPU, fastest first. Runtimes are opened one by one, as the iterator is consumed.
 
     Args:
-        probes: other ones than the encoder's own.
+        probes: instead of the encoder's own.
 
     Raises:
-        RuntimeMissing: there is none.
+        RuntimeMissing: there is no such runtime.
     """
     probes, precision = probes or encoder.probes(), encoder.spec.precision
     on_gpu = torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda"
     if on_gpu:
         yield "torch on cuda", measure(load("torch", encoder, "cuda", n_usable_threads()), probes)
-    reasons, n_able = [], int(on_gpu)
+    reasons, n_measured = [], int(on_gpu)
     for backend in able("cpu", precision):
         try:
             opened = load(backend.name, encoder, "cpu", n_usable_threads())
         except RuntimeMissing as error:
             reasons.append(str(error))
             continue
-        n_able += 1
+        n_measured += 1
         yield backend.name, measure(opened, probes)
-    if not n_able:
+    if not n_measured:
         raise _no_runtime(encoder, "; ".join(reasons))
 
 
-def _no_runtime(encoder: EncoderFolder, why: str) -> RuntimeMissing:
+def _no_runtime(encoder: EncoderFolder, reasons: str) -> RuntimeMissing:
     return RuntimeMissing(
         f"no runtime can compute {encoder.spec.precision} here",
         where=encoder.name,
-        got=why,
+        got=reasons,
         fix="Run `loid-infer doctor` to see what is missing.",
     )
 
 
-def _proven(opened: Runtime, encoder: EncoderFolder) -> Runtime:
+def _verified(opened: Runtime, encoder: EncoderFolder) -> Runtime:
     precision, parity = encoder.spec.precision, measure(opened, encoder.probes())
     if parity.passes(precision):
         return opened
     raise ParityError(
-        f"{opened.name} computes other vectors than the encoder's weights say",
+        f"{opened.name} computes other vectors than the float32 reference",
         where=encoder.name,
         expected=f"{gate(precision)}, over {parity.n_texts} probes",
         got=f"{parity.cosine(precision):.6f}",
-        fix="Choose another --runtime; nothing was stored.",
+        fix="Use another --runtime; nothing was stored.",
     )
 
 
-def _target(runtime: str, device: str, precision: str) -> str:
-    """Where to compute: with `auto` not on a GPU that the runtime, or every runtime, cannot compute this on."""
+def _device(runtime: str, device: str, precision: str) -> str:
+    """`cpu` or `cuda`; `auto` takes the CPU if the runtime (or every runtime) lacks the precision on a GPU."""
     names = [backend.name for backend in able("cuda", precision)]
     if device == "auto" and (not names if runtime == "auto" else runtime not in names):
         return "cpu"
@@ -170,11 +174,11 @@ def _target(runtime: str, device: str, precision: str) -> str:
 
 
 def torch_device(device: str) -> str:
-    """`cpu` or `cuda`; for `auto` the second where torch has it.
+    """`cpu` or `cuda`; `auto` takes CUDA if torch sees a GPU.
 
     Raises:
-        BadSetting: there is no such device.
-        RuntimeMissing: CUDA was asked for and is not there.
+        BadSetting: no such device.
+        RuntimeMissing: CUDA was requested and torch sees no GPU.
     """
     check_options("auto", device)
     if device == "cpu" or (device == "auto" and not driver()):
@@ -185,16 +189,15 @@ def torch_device(device: str) -> str:
         return "cuda"
     if device == "auto":
         return "cpu"
-    raise RuntimeMissing(
-        "torch sees no CUDA device", got="--device cuda", fix="Use --device cpu, or see `loid-infer doctor`."
-    )
+    fix = "Use --device cpu, or run `loid-infer doctor`."
+    raise RuntimeMissing("torch sees no CUDA device", got="--device cuda", fix=fix)
 
 
 def check_options(runtime: str, device: str) -> None:
-    """Refuse a runtime or device that does not exist, before any work is done.
+    """Check that the runtime and the device exist.
 
     Raises:
-        BadSetting: it does not.
+        BadSetting: one does not.
     """
     check_choice("runtime", runtime, runtimes())
     check_choice("device", device, DEVICES)

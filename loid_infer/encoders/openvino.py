@@ -1,10 +1,11 @@
-"""The OpenVINO runtime: the same model.onnx, compiled for the CPU, several batches under way at once.
+"""The OpenVINO runtime: model.onnx compiled for the CPU, with several batches computed at once.
 
-The inference precision is set, never left to the plugin: on a processor with bfloat16 its default is not float32.
+The inference precision is always set: on a processor with bfloat16 the default is not float32.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, other_taken, refused
+from loid_infer.encoders.graph import checked, load_error, mismatch_error
 from loid_infer.encoders.machine import shape_key
 from loid_infer.encoders.processor import has_bf16, model
 from loid_infer.encoders.protocol import Backend, Runtime
@@ -24,38 +25,38 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 
 def backend() -> Backend:
-    """OpenVINO. On a processor fp16 is computed in float32, which is nearer to the weights than it promises."""
-    return Backend("openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, lambda: "it has none", _open)
+    """OpenVINO. fp16 is computed in float32, which is more exact."""
+    return Backend(
+        "openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, lambda: "it runs on the CPU only", _open
+    )
 
 
 def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     graph, precision = checked(encoder.graph), encoder.spec.precision
-    if precision == "bf16" and not has_bf16():  # it would be emulated, far slower than float32
+    if precision == "bf16" and not has_bf16():  # emulated bf16 is far slower than float32
         raise RuntimeMissing(
-            "OpenVINO computes bf16 only where it is native",
+            "OpenVINO computes bf16 only on processors that support it natively",
             where=encoder.name,
             got=model(),
-            fix="Let --runtime auto choose, or `loid-infer export --precision fp32`.",
+            fix="Use --runtime auto, or run `loid-infer export --precision fp32`.",
         )
     version = versions("openvino").get("openvino")
     key = f"{model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"
-    made: dict[int, Runtime] = {}
 
+    @functools.cache
     def make(n_streams: int) -> Runtime:
-        made[n_streams] = OpenVino(graph, precision, n_threads, n_streams)
-        return made[n_streams]
+        return OpenVino(graph, precision, n_threads, n_streams)
 
-    n_streams = fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory())
-    return made.get(n_streams) or make(n_streams)
+    return make(fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory()))
 
 
 def _hint(precision: str) -> str:
-    """What is not a product of bytes in an int8 graph is computed in bf16 where that is native."""
+    """The inference precision; the floating-point part of an int8 graph is computed in bf16 where that is native."""
     return "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
 
 
 class OpenVino:
-    """A compiled model, whose threads are dealt out to streams; each stream computes a batch of its own."""
+    """A compiled model. Threads are divided among streams, each of which computes one batch at a time."""
 
     name = "openvino"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
@@ -64,8 +65,8 @@ class OpenVino:
         """Compile `graph` for `precision` (fp32 | bf16 | fp16 | int8).
 
         Raises:
-            BadArtifact: it cannot be compiled.
-            RuntimeMissing: the plugin took another precision.
+            BadArtifact: the graph cannot be compiled.
+            RuntimeMissing: OpenVINO uses another precision than requested.
         """
         import openvino
 
@@ -80,12 +81,12 @@ class OpenVino:
         try:
             self._model = core.compile_model(str(graph), "CPU", options)
         except RuntimeError as error:
-            raise refused(self.name, graph, error) from error
-        # One request more than streams: the next batch waits inside the plugin, not outside.
+            raise load_error(self.name, graph, error) from error
+        # One request more than streams, so that the next batch is ready when a stream finishes.
         self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
-        taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if taken != hint:
-            raise other_taken("OpenVINO took another precision", graph, hint, taken)
+        actual = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if actual != hint:
+            raise mismatch_error("OpenVINO uses another precision", graph, hint, actual)
         self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}" + (
             f" with {hint}" if precision in ("int8", "fp16") else ""
         )
@@ -101,7 +102,7 @@ class OpenVino:
         try:
             for batch in batches:
                 feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-                self._requests.start_async(feed, batch.slots)  # waits until a request is idle
+                self._requests.start_async(feed, batch.slots)  # blocks until a request is idle
                 while done:
                     yield done.popleft()
         finally:

@@ -1,7 +1,4 @@
-"""The encode engine: reading and tokenizing ahead, batches of one width, vectors out as they are finished.
-
-It knows texts by the caller's numbers; not where they come from or where the vectors go.
-"""
+"""The encoding pipeline: a thread reads and tokenizes ahead, while the runtime computes batches of one width."""
 
 from __future__ import annotations
 
@@ -23,28 +20,27 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 T = TypeVar("T")
 
-# The first window is small so that the runtime starts at once; each next one doubles, for less padding.
+# Texts per window. The first is small, so that the runtime starts at once; each next one doubles, for less padding.
 _FIRST_WINDOW = 512
 _LAST_WINDOW = 16_384
-_PIECE = 512  # texts that a thread tokenizes at a time
-_WINDOW_TOKENS = 2_000_000
+_PIECE = 512  # texts that a thread tokenizes at once
+_WINDOW_TOKENS = 2_000_000  # limit of a window
 
 
 @dataclass(slots=True)
 class Stages:
-    """Seconds each stage was busy, and what was counted on the way. Stages overlap, so they may add up to more than the
-    wall clock."""
+    """Seconds that each stage was busy, and token counts. Stages overlap, so their sum may exceed the wall time."""
 
     read_s: float = 0.0
     tokenize_s: float = 0.0
     forward_s: float = 0.0
     n_tokens: int = 0
-    n_computed: int = 0  # tokens with padding
+    n_computed: int = 0  # tokens, with padding if the runtime computes it
     n_truncated: int = 0
 
     @property
     def padding(self) -> float:
-        """Share of computed tokens that are padding, 0..1."""
+        """Share of computed tokens that are padding, 0 to 1."""
         return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
 
 
@@ -61,13 +57,13 @@ def encode_stream(
     """The slots `[n]` and vectors `[n, d]` of every text, in no particular order and in the runtime's dtype.
 
     Args:
-        pieces: (slots, texts), read in a thread of its own.
-        stages: filled in while this runs.
+        pieces: (slots, texts), read in a separate thread.
+        stages: filled in during the run.
     """
-    waited = 0.0
+    waited = 0.0  # seconds that the runtime waited for windows
 
-    def counted(found: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
-        for batch in found:
+    def counted(batches: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+        for batch in batches:
             stages.n_computed += batch.input_ids.size if runtime.pads else batch.n_tokens
             yield batch
 
@@ -106,60 +102,56 @@ def _windows(
     pieces: Iterator[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages, n_tokenizers: int
 ) -> Iterator[_Window]:
     size = _FIRST_WINDOW
-    held: list[_Window] = []
-    for window in _tokenized(_timed(pieces, stages), tokenizer, stages, n_tokenizers):
-        held.append(window)
-        if sum(len(window.slots) for window in held) >= size or _n_tokens(held) >= _WINDOW_TOKENS:
-            yield _joined(held)
-            held = []
+    parts: list[_Window] = []
+    for part in _tokenized(_timed(pieces, stages), tokenizer, stages, n_tokenizers):
+        parts.append(part)
+        n_tokens = sum(len(part.flat_ids) for part in parts)
+        if sum(len(part.slots) for part in parts) >= size or n_tokens >= _WINDOW_TOKENS:
+            yield _joined(parts)
+            parts = []
             size = min(size * 2, _LAST_WINDOW)
-    if held:
-        yield _joined(held)
+    if parts:
+        yield _joined(parts)
 
 
 def _tokenized(
     pieces: Iterable[tuple[Ints, Sequence[str]]], tokenizer: Tokenizer, stages: Stages, n_tokenizers: int
 ) -> Iterator[_Window]:
-    """Pieces of `_PIECE` texts, tokenized by several threads, in order."""
+    """Windows of up to `_PIECE` texts, tokenized by several threads, in order."""
     idle: queue.SimpleQueue[Tokenizer] = queue.SimpleQueue()
     for _ in range(n_tokenizers):
-        idle.put(tokenizer if n_tokenizers == 1 else tokenizer.another())
+        idle.put(tokenizer if n_tokenizers == 1 else tokenizer.copy())
 
     def work(slots: Ints, texts: Sequence[str]) -> tuple[_Window, int, float]:
-        mine, start = idle.get(), time.perf_counter()
+        own, start = idle.get(), time.perf_counter()
         try:
-            tokens = mine(texts)
+            tokens = own(texts)
         finally:
-            idle.put(mine)
+            idle.put(own)
         window = _Window(slots, tokens.flat_ids, tokens.lengths)
         return window, tokens.n_truncated, time.perf_counter() - start
 
     with ThreadPoolExecutor(n_tokenizers, "tokenize") as pool:
-        waiting: deque[Future[tuple[_Window, int, float]]] = deque()
+        pending: deque[Future[tuple[_Window, int, float]]] = deque()
         try:
             for slots, texts in pieces:
-                for at in range(0, len(texts), _PIECE):
-                    part = slice(at, at + _PIECE)
-                    waiting.append(pool.submit(work, slots[part], texts[part]))
-                    if len(waiting) > n_tokenizers:
-                        yield _counted(waiting.popleft().result(), stages)
-            while waiting:
-                yield _counted(waiting.popleft().result(), stages)
+                for start in range(0, len(texts), _PIECE):
+                    part = slice(start, start + _PIECE)
+                    pending.append(pool.submit(work, slots[part], texts[part]))
+                    if len(pending) > n_tokenizers:
+                        yield _counted(*pending.popleft().result(), stages)
+            while pending:
+                yield _counted(*pending.popleft().result(), stages)
         finally:
-            for rest in waiting:
-                rest.cancel()
+            for future in pending:
+                future.cancel()
 
 
-def _counted(done: tuple[_Window, int, float], stages: Stages) -> _Window:
-    window, n_truncated, seconds = done
+def _counted(window: _Window, n_truncated: int, seconds: float, stages: Stages) -> _Window:
     stages.tokenize_s += seconds
     stages.n_tokens += len(window.flat_ids)
     stages.n_truncated += n_truncated
     return window
-
-
-def _n_tokens(windows: list[_Window]) -> int:
-    return sum(len(window.flat_ids) for window in windows)
 
 
 def _joined(windows: list[_Window]) -> _Window:
@@ -182,8 +174,8 @@ def _timed(pieces: Iterable[T], stages: Stages) -> Iterator[T]:
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T]:
-    """`items`, produced by a thread up to `depth` ahead of the consumer; its errors are raised here."""
-    done = object()
+    """`items`, produced by a thread up to `depth` ahead of the consumer; errors of the thread are raised here."""
+    end = object()
     ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -196,7 +188,7 @@ def ahead(items: Iterator[T], depth: int) -> Generator[T]:
                     return
         except BaseException as error:  # noqa: BLE001 - carried to the consumer
             failure = error
-        ready.put((done, failure))
+        ready.put((end, failure))
 
     thread = threading.Thread(target=work, name="tokenize", daemon=True)
     thread.start()
@@ -205,12 +197,12 @@ def ahead(items: Iterator[T], depth: int) -> Generator[T]:
             item, failure = ready.get()
             if failure is not None:
                 raise failure
-            if item is done:
+            if item is end:
                 return
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
-        while thread.is_alive():  # make room, so that a waiting put ends
+        while thread.is_alive():  # make room for a blocked put
             try:
                 ready.get(timeout=0.05)
             except queue.Empty:

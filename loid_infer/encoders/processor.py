@@ -1,4 +1,4 @@
-"""What this machine can run: processor features, usable threads, installed runtimes. Opens and decides nothing."""
+"""Facts about this machine: processor features, usable threads, installed packages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def features() -> set[str]:
-    """The processor's feature flags as Linux names them; empty where it does not tell."""
-    return set(_said("flags", "Features").split())
+    """The processor's feature flags as Linux names them; empty on other systems."""
+    return set(_cpuinfo("flags", "Features").split())
 
 
 def model() -> str:
-    """The processor's name, as well as the system tells it."""
-    return _said("model name").strip() or platform.processor() or platform.machine()
+    """The processor's name, as far as the system knows it."""
+    return _cpuinfo("model name").strip() or platform.processor() or platform.machine()
 
 
-def _said(*fields: str) -> str:
+def _cpuinfo(*fields: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -31,12 +31,12 @@ def _said(*fields: str) -> str:
 
 
 def has_bf16() -> bool:
-    """Whether matrix products in bfloat16 are native (AVX512-BF16 or AMX); emulated ones are slower than float32."""
+    """Whether bfloat16 products are native (AVX512-BF16 or AMX); emulated ones are slower than float32."""
     return bool(features() & _BF16_FLAGS)
 
 
 def n_usable_threads() -> int:
-    """Processors this process may run on."""
+    """Number of processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -47,7 +47,7 @@ def installed(package: str) -> bool:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Float32 products in float32: another library may have told torch, in the whole process, to use fewer bits."""
+    """Compute float32 products in full float32, whatever the process-wide setting of torch is."""
     import torch
 
     before = torch.get_float32_matmul_precision()

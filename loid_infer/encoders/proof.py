@@ -1,4 +1,4 @@
-"""Whether a runtime computes what the weights say: its vectors of the probes against the float32 reference."""
+"""Compares a runtime's vectors of the parity probes with the float32 reference."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array, TokenBatch
 
 _N_MIXED = 8
-_MAX_RATIO = 0.1  # that lengths may differ by in the middle; int8 is the farthest, at a few percent
+_MAX_NORM_CHANGE = 0.1  # of the median norm; int8 changes it most, by a few percent
 
 
 def measure(runtime: Runtime, probes: Probes) -> Parity:
-    """Run the probes, once sorted by length and some of them mixed, and compare.
+    """Run the probes in batches by length, and some of mixed lengths in one batch, and compare.
+
+    A text without a vector has cosine -1, and so have all texts if the norms are wrong.
 
     Raises:
-        ParityError: the runtime gives vectors of another shape than the reference.
+        ParityError: the vectors have another shape than the reference.
     """
     worst: Array = np.ones(len(probes.lengths))
-    seen: Array = np.zeros(len(worst), np.bool_)
-    ratios: Array = np.ones(len(worst))  # of lengths, which a cosine does not see: a lost normalization
+    computed: Array = np.zeros(len(worst), np.bool_)
+    norm_ratios: Array = np.ones(len(worst))  # a cosine does not show a missing normalization
     max_abs = 0.0
     for slots, vectors in runtime.run(_batches(probes)):
         expected = probes.cls[slots]
         if vectors.shape != expected.shape:
             raise ParityError(
-                f"{runtime.name} gives vectors of another shape than the encoder's",
+                f"{runtime.name} computes vectors of another shape than the encoder's",
                 expected=str(expected.shape),
                 got=str(vectors.shape),
                 fix="Export the encoder again.",
             )
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)
-        ratios[slots] = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-30)
-        seen[slots] = True
+        norms = np.maximum(np.linalg.norm(expected, axis=1), 1e-30)
+        norm_ratios[slots] = np.linalg.norm(vectors, axis=1) / norms
+        computed[slots] = True
         max_abs = max(max_abs, float(np.abs(vectors - expected).max()))
-    worst[~seen] = -1.0  # a text that never came back
-    if not abs(np.median(ratios) - 1) <= _MAX_RATIO:
+    worst[~computed] = -1.0
+    if not abs(np.median(norm_ratios) - 1) <= _MAX_NORM_CHANGE:  # true for NaN
         worst[:] = -1.0
     return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
 
@@ -51,7 +54,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
 def _batches(probes: Probes) -> Iterator[TokenBatch]:
     slots, longest = np.arange(len(probes.lengths)), int(probes.lengths.max())
     yield from token_batches(slots, probes.flat_ids, probes.lengths, MAX_BATCH_TOKENS, longest)
-    # The longest and the shortest side by side: a runtime that ignores the mask shows here.
+    # The longest and the shortest in one batch: shows a runtime that ignores the mask.
     by_length = np.argsort(probes.lengths, kind="stable")
     mixed = np.concatenate([by_length[: _N_MIXED // 2], by_length[-_N_MIXED // 2 :]])
     starts = np.cumsum(probes.lengths) - probes.lengths

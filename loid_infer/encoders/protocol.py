@@ -1,7 +1,4 @@
-"""What every runtime is: a stream of token batches in, vectors out; and what makes one, a backend.
-
-A runtime knows ids and masks; not texts, tokenizers, stores or the order the caller wants.
-"""
+"""The interface of a runtime, which turns token batches into vectors, and of a backend, which opens one."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.processor import installed
 from loid_infer.types import Floats, Ints, TokenBatch
 
-GPU_TOKENIZERS = 4  # threads that make tokens for a GPU; beside a processor's runtime one is enough
+GPU_TOKENIZERS = 4  # tokenizer threads for a GPU; for a CPU one is enough
 
 
 class Runtime(Protocol):
-    """One way to compute an encoder's vectors. A vector depends on its own row of the batch only."""
+    """Computes an encoder's vectors. A vector depends on its own row of the batch only."""
 
     @property
     def name(self) -> str:
@@ -29,7 +26,7 @@ class Runtime(Protocol):
 
     @property
     def max_batch_tokens(self) -> int:
-        """Tokens of a batch, padding included, that it computes fastest; it takes any number."""
+        """The fastest batch size in tokens, padding included; other sizes work too."""
 
     @property
     def pads(self) -> bool:
@@ -37,32 +34,30 @@ class Runtime(Protocol):
 
     @property
     def n_tokenizers(self) -> int:
-        """Threads that should make tokens for it: one beside a processor's runtime, several beside a GPU."""
+        """Tokenizer threads it needs."""
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
-        """The slots `[n]` of one or several batches and their vectors `[n, d]`, in float32 or, where it says so in
-        `detail`, float16; in any order.
+        """The slots `[n]` of one or several batches and their vectors `[n, d]`, float32 or float16, in any order.
 
-        Batches are pulled as the runtime has room for them, so several may be under way at once. Closing the generator
-        waits for those and drops them.
+        Several batches may be computed at once. Closing the generator waits for them and drops their results.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """How a runtime is made."""
+    """Describes and opens a runtime."""
 
     name: str
-    package: str  # that must be installed
-    precisions: Mapping[str, tuple[str, ...]]  # that it computes, by device: cpu | cuda
-    gpu_lacks: Callable[[], str]  # why it computes on no GPU here; empty where it can
+    package: str  # required Python package
+    precisions: Mapping[str, tuple[str, ...]]  # supported precisions by device: cpu | cuda
+    gpu_lacks: Callable[[], str]  # why it cannot use a GPU here; empty if it can
     open: Callable[[EncoderFolder, str, int], Runtime]  # (encoder, device, threads)
 
     @property
     def installed(self) -> bool:
-        """Whether its package is there; it is not imported."""
+        """Whether the package is installed, without importing it."""
         return installed(self.package)
 
     def computes(self, device: str, precision: str) -> bool:
-        """Whether it has this precision on that device."""
+        """Whether it supports `precision` on `device`."""
         return precision in self.precisions.get(device, ())

@@ -1,7 +1,4 @@
-"""From an encoder's parts to its spec: what decides its vectors, digested.
-
-Knows the file names of a Hugging Face folder; not ONNX, not runtimes, not stores.
-"""
+"""Digests for an encoder's spec: fingerprint, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ FINGERPRINT_DIGITS = 32
 
 
 def fingerprint(spec: Spec) -> str:
-    """The digest of every field of `spec`, 32 hex digits: the name of its store."""
+    """The digest of all fields of `spec`, 32 hex digits; the name of its store."""
     return digest_json(to_builtins(spec))[:FINGERPRINT_DIGITS]
 
 
 def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) -> str:
-    """sha256 over the tensors whose names `uses` picks, sorted: name, shape, little-endian float32; 64 hex digits."""
+    """sha256 of the tensors whose names `uses` accepts, sorted: name, shape, little-endian float32; 64 hex digits."""
     digest = hashlib.sha256()
     for name in sorted(filter(uses, tensors)):
         tensor = np.ascontiguousarray(tensors[name], "<f4")
@@ -39,7 +36,11 @@ def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) ->
 
 
 def tokenizer_digest(path: Path) -> str:
-    """sha256 of a tokenizer.json without its truncation and padding, which the spec states itself."""
+    """sha256 of a tokenizer.json without truncation and padding, which have fields of their own in the spec.
+
+    Raises:
+        BadArtifact: the file cannot be read.
+    """
     try:
         return tokenizer_content_digest(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

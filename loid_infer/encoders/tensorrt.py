@@ -1,8 +1,8 @@
-"""The TensorRT runtime: the same model.onnx through onnxruntime, as engines that are built for this very GPU.
+"""The TensorRT runtime: model.onnx through onnxruntime, compiled to engines for this GPU.
 
-An engine holds for a range of widths and is slow to build, so there are few, one an octave of widths, built when first
-needed and kept. An engine is machine code: it lies in a folder of the user's own, under the digest of the graph it was
-built from, never in a workspace and never taken from one.
+An engine covers a range of widths and is slow to build, so there is one per octave of widths, built on first use and
+cached. Engines are machine code: they are kept in a private folder of the user, by the digest of their graph, and never
+read from a workspace.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 MIN_TOKENS = 16
 _INPUTS = ("input_ids", "attention_mask")
-_PRIVATE = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _FLAGS = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
 
 
 def backend() -> Backend:
-    """TensorRT, through onnxruntime. Norms are computed in float32."""
+    """TensorRT, through onnxruntime."""
     return Backend("tensorrt", "onnxruntime", {"cuda": ("bf16", "fp16")}, tensorrt_lacks, _open)
 
 
@@ -48,7 +48,7 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
 
     if encoder.spec.max_tokens < MIN_TOKENS:
         raise RuntimeMissing(
-            f"TensorRT takes encoders of {MIN_TOKENS} tokens and more",
+            f"TensorRT needs a maximum length of at least {MIN_TOKENS} tokens",
             got=f"--max-tokens {encoder.spec.max_tokens}",
             fix="Use --runtime torch.",
         )
@@ -59,15 +59,15 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The shapes that one engine takes: any number of rows up to `max_rows`, of `min_tokens` to `max_tokens`."""
+    """The shapes of one engine: up to `max_rows` rows of `min_tokens` to `max_tokens` tokens."""
 
     min_tokens: int
     max_tokens: int
-    best_rows: int  # at `max_tokens`: what it is tuned for
+    best_rows: int  # the engine is tuned for so many rows of `max_tokens`
     max_rows: int
 
     def options(self) -> dict[str, str]:
-        """As onnxruntime wants them."""
+        """The options of onnxruntime's TensorRT provider."""
         shapes = {
             "min": (1, self.min_tokens),
             "opt": (self.best_rows, self.max_tokens),
@@ -80,67 +80,61 @@ class Profile:
 
 
 def profiles(max_tokens: int, max_batch_tokens: int) -> tuple[Profile, ...]:
-    """One an octave of widths up to `max_tokens`, for batches of up to `max_batch_tokens` with padding.
+    """One profile per octave of widths up to `max_tokens`, for batches of up to `max_batch_tokens` with padding.
 
-    The lowest begins at MIN_TOKENS: an engine keeps memory for its most rows of its most tokens.
+    The smallest width is MIN_TOKENS, because an engine reserves memory for `max_rows` x `max_tokens`.
     """
-    found: list[Profile] = []
+    result: list[Profile] = []
     low, high = MIN_TOKENS, 2 * MIN_TOKENS
-    while not found or low <= max_tokens:
+    while not result or low <= max_tokens:
         top = max(low, min(high, max_tokens))
-        found.append(Profile(low, top, max(1, max_batch_tokens // top), max(1, max_batch_tokens // low)))
+        result.append(Profile(low, top, max(1, max_batch_tokens // top), max(1, max_batch_tokens // low)))
         low, high = high + 1, high * 2
-    return tuple(found)
+    return tuple(result)
 
 
 def widened(batch: TokenBatch) -> TokenBatch:
-    """`batch`, padded to MIN_TOKENS where it is narrower."""
-    more = ((0, 0), (0, max(0, MIN_TOKENS - batch.input_ids.shape[1])))
-    ids, mask = (np.pad(part, more) for part in (batch.input_ids, batch.attention_mask))
+    """`batch`, padded to at least MIN_TOKENS."""
+    padding = ((0, 0), (0, max(0, MIN_TOKENS - batch.input_ids.shape[1])))
+    ids, mask = (np.pad(part, padding) for part in (batch.input_ids, batch.attention_mask))
     return TokenBatch(batch.slots, ids, mask, batch.n_tokens)
 
 
 class TensorRt:
-    """One session a profile; each opened when a batch of its widths comes."""
+    """One session per profile, opened for the first batch of its widths."""
 
     name = "tensorrt"
     pads, n_tokenizers = True, GPU_TOKENIZERS
 
     def __init__(self, graph: Path, precision: str, max_tokens: int, gpu: str, memory: Path, budget: Budget) -> None:
-        """Look for TensorRT, and for a private folder to keep engines in.
+        """Load TensorRT's libraries and create the folder for engines.
 
         Args:
-            precision: fp16 | bf16; LayerNorm, one operator in the graph, is computed in float32 all the same.
-            max_tokens: the encoder's.
-            gpu: its name, which engines are kept under.
-            memory: the folder whose `tensorrt` holds engines.
+            precision: fp16 | bf16; LayerNorm, a single operator of the graph, is computed in float32.
+            max_tokens: of the encoder.
+            gpu: name of the GPU, part of the folder's name.
+            memory: engines are cached in its subfolder `tensorrt`.
             budget: of a batch with its padding.
 
         Raises:
-            RuntimeMissing: TensorRT cannot run here.
-            BadArtifact: others may write to the folder.
+            RuntimeMissing: TensorRT cannot be used here.
+            BadArtifact: other users may write to the folder.
         """
         lacks = tensorrt_lacks()
         if lacks:
-            raise RuntimeMissing(
-                f"TensorRT cannot run here: {lacks}",
-                where=str(graph),
-                fix="See `loid-infer doctor`, or let --runtime auto choose.",
-            )
+            fix = "Run `loid-infer doctor`, or use --runtime auto."
+            raise RuntimeMissing(f"TensorRT cannot run here: {lacks}", where=str(graph), fix=fix)
         try:
             library, _ = (ctypes.CDLL(path, ctypes.RTLD_GLOBAL) for path in tensorrt_libraries())
         except OSError as error:
-            raise RuntimeMissing(
-                f"TensorRT's library cannot be opened: {error}", where=str(graph), fix="See `loid-infer doctor`."
-            ) from error
+            what = f"TensorRT's library cannot be opened: {error}"
+            raise RuntimeMissing(what, where=str(graph), fix="Run `loid-infer doctor`.") from error
         self._graph, self._budget, self.max_batch_tokens = graph, budget, budget.max_tokens
         self._profiles = profiles(max_tokens, budget.max_tokens)
         self._sessions: dict[Profile, Any] = {}
-        digest = digest_file(graph)
-        version = library.getInferLibVersion()
-        self._folder = private_folder(
-            memory / "tensorrt", f"{digest[:32]}-{version}-{re.sub(r'[^A-Za-z0-9.-]', '_', gpu)}-{precision}"
-        )
+        version, gpu_slug = library.getInferLibVersion(), re.sub(r"[^A-Za-z0-9.-]", "_", gpu)
+        name = f"{digest_file(graph)[:32]}-{version}-{gpu_slug}-{precision}"
+        self._folder = private_folder(memory / "tensorrt", name)
         self._options = {
             **_FLAGS[precision],
             "trt_engine_cache_enable": "1",
@@ -165,36 +159,34 @@ class TensorRt:
         try:
             session = open_session(self._graph, "tensorrt", options, n_threads=1)
         except BadArtifact as error:
-            raise RuntimeMissing(
-                f"TensorRT cannot build an engine: {error.what}", where=error.where, fix="Let --runtime auto choose."
-            ) from error
+            what = f"TensorRT cannot build an engine: {error.what}"
+            raise RuntimeMissing(what, where=error.where, fix="Use --runtime auto.") from error
         vectors = forward(session, work.batch, "cuda")
-        if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime gives CUDA whatever TensorRT does not take
-            raise RuntimeMissing(
-                "TensorRT took no part of the graph", where=str(self._graph), fix="Let --runtime auto choose."
-            )
+        if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime falls back to CUDA
+            what = "TensorRT computes no part of the graph"
+            raise RuntimeMissing(what, where=str(self._graph), fix="Use --runtime auto.")
         self._sessions[profile] = session
         return work.batch.slots, vectors
 
 
 def private_folder(*parts: Path | str) -> Path:
-    """A folder that nobody but this user can write to or read, made if it is not there.
+    """A folder that only this user can read and write; created if missing.
 
     Raises:
-        BadArtifact: it is there and others can.
+        BadArtifact: the folder exists and other users have access.
     """
     folder = Path(*parts)
     folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for path in (folder.parent, folder):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _PRIVATE:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & _OTHERS:
             raise BadArtifact(
                 "engines are machine code, and others may write to their folder",
                 where=str(path),
-                expected="a folder of yours with mode 700",
-                got=f"mode {stat.S_IMODE(found.st_mode):o} of user {found.st_uid}",
-                fix=f"Run `rm -r {path}`; engines are built anew.",
+                expected="your own folder with mode 700",
+                got=f"mode {stat.S_IMODE(status.st_mode):o} of user {status.st_uid}",
+                fix=f"Run `rm -r {path}`; engines will be built again.",
             )
     return folder

@@ -1,4 +1,4 @@
-"""The torch runtime: the module as it is on the CPU, which is the reference; packed on a GPU, see `cuda`."""
+"""The torch runtime: the module on the CPU, or on a GPU with packed texts (`cuda`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loid_infer.encoders import gpu
-from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.folder import EncoderFolder, export_again
 from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def backend() -> Backend:
-    """torch. On a processor fp16 is computed in float32."""
+    """torch. On a CPU, fp16 is computed in float32."""
     floats = ("fp32", "bf16", "fp16")
     return Backend("torch", "torch", {"cpu": floats, "cuda": floats}, gpu.torch_lacks, _open)
 
@@ -39,22 +39,22 @@ def module_of(encoder: EncoderFolder) -> Transformer:
     """The encoder's module.
 
     Raises:
-        BadArtifact: weights do not fit their spec.
+        BadArtifact: the weights do not fit the spec.
     """
     from loid_infer.architectures.transformer import Transformer
 
     try:
         module = Transformer(encoder.spec, encoder.tensors())
         if len(module.words.weight) <= encoder.tokenizer().highest_id:
-            raise ValueError("the tokenizer gives ids for which there is no embedding")
+            raise ValueError("the tokenizer has ids without an embedding")
         return module
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        fix = f"Run `loid-infer export --name {encoder.name}` to make it anew."
-        raise BadArtifact(f"the weights do not fit the spec: {error}", where=str(encoder.path), fix=fix) from error
+        what, fix = f"the weights do not fit the spec: {error}", export_again(encoder.name)
+        raise BadArtifact(what, where=str(encoder.path), fix=fix) from error
 
 
 class TorchRuntime:
-    """The module on the CPU, one batch at a time; bf16 through autocast: norms and softmax stay in float32."""
+    """The module on the CPU, one batch at a time. bf16 is autocast, which keeps norms and softmax in float32."""
 
     name = "torch"
     max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1

@@ -1,9 +1,9 @@
-"""The ids of plain texts without a tokenizer's loop: words are found and looked up a hundred thousand at a time.
+"""Vectorized tokenization of printable ASCII by BERT's rules: texts are split into words, and ids looked up by word.
 
-For printable ASCII BERT's rules come to this: lower the case, take each run of letters and digits and each punctuation
-mark alone; a word's ids do not depend on its neighbors. So a block of texts is a few array operations, which leave
-Python to other threads. A word is its own key, 16 bytes in two numbers, so no two can be taken for one another; whoever
-knows the ids of a new one is asked once. The file knows no tokenizer and no model.
+There, a word is a run of letters and digits or a single punctuation mark, lower-cased if the model is uncased, and its
+ids do not depend on its neighbors. A block of texts is a few array operations, which release the GIL. Words of up to 16
+bytes are their own keys in a hash table (two uint64, so there are no false matches); the ids of a new word are computed
+once by the tokenizer.
 """
 
 from __future__ import annotations
@@ -17,85 +17,86 @@ import numpy as np
 
 from loid_infer.types import Array, Ints
 
-_SPACE, _LETTER, _MARK = 0, 1, 2  # kinds of characters
-_BLOCK_CHARS = 1 << 18  # looked at together: what stays in a processor's cache
-_MAX_WORDS = 250_000  # remembered at once; the table has twice as many places
-_PLACE_BITS = 19
-_KEY_BYTES = 16  # longer words are kept in a dict
-_MAX_BYTES = 100  # and longer ones than that not at all: they would be memory without bound
-_LOW, _HIGH = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd, of well mixed bits
+_SPACE, _LETTER, _PUNCTUATION = 0, 1, 2  # kinds of characters
+_BLOCK_CHARS = 1 << 18  # characters per block, which fits into a processor's cache
+_MAX_WORDS = 250_000  # the table is emptied above; it has twice as many slots
+_TABLE_BITS = 19
+_KEY_BYTES = 16  # longer words are stored in a dict
+_MAX_BYTES = 100  # and longer ones than that not at all, to bound the memory
+_LOW, _HIGH = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd multipliers of the hash
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """The words of a block of texts, one text after another."""
+class _Block:
+    """The words of a block of texts, concatenated."""
 
-    content: bytes  # the block, in lower case if that is the rule
+    content: bytes  # the texts, lower-cased if the model is uncased
     starts: Ints  # [n_words], first byte
     lengths: Ints  # [n_words], bytes
     bounds: Ints  # [n_texts + 1], the first word of each text, and the end
 
     def word(self, i: int) -> bytes:
-        """The i-th."""
+        """The i-th word."""
         return self.content[self.starts[i] : self.starts[i] + self.lengths[i]]
 
 
 class Words:
-    """The ids of every word met so far, and texts made of them. For one thread."""
+    """Tokenizes texts by a table of words, which grows as needed. Not thread-safe; see `copy`."""
 
-    _n: int
-    _places: Array  # [places], the entry of each; -1 where it is free
-    _lows: Array  # [places], and its key
+    _n: int  # words in the table
+    _slots: Array  # [slots], entry of each slot; -1: free
+    _lows: Array  # [slots], key of each slot
     _highs: Array
-    _firsts: Ints  # [entries], of the entry's ids in
+    _firsts: Ints  # [entries], first index into `_ids`
+    _counts: Ints  # [entries], number of ids
     _ids: Ints
-    _counts: Ints  # [entries], how many
-    _long: dict[bytes, int]  # entries of words that are longer than a key
+    _long: dict[bytes, int]  # entries of words longer than a key
 
     def __init__(
-        self, ask: Callable[[list[str]], list[list[int]]], frame: tuple[int, int], max_tokens: int, *, lower: bool
+        self, tokenize: Callable[[list[str]], list[list[int]]], frame: tuple[int, int], max_tokens: int, *, lower: bool
     ) -> None:
-        """Know no word yet.
+        """Start with an empty table.
 
         Args:
-            ask: words -> the ids of each.
-            frame: what every text begins and ends with.
-            max_tokens: of a text, with its frame.
-            lower: whether A is a.
+            tokenize: words -> the ids of each.
+            frame: first and last id of every text.
+            max_tokens: maximum length of a text, with its frame.
+            lower: whether to convert to lower case.
         """
-        self._ask, self._frame, self._max_tokens = ask, frame, max_tokens
-        every = [chr(code) for code in range(128)]
-        self._kinds = bytes(_SPACE if c in " \t\n\r" else _LETTER if c.isalnum() else _MARK for c in every) + bytes(128)
-        self._cases = bytes(ord(c.lower() if lower else c) for c in every) + bytes(range(128, 256))
-        self._forget()
+        self._tokenize, self._frame, self._max_tokens = tokenize, frame, max_tokens
+        chars = [chr(code) for code in range(128)]
+        kinds = (_SPACE if c in " \t\n\r" else _LETTER if c.isalnum() else _PUNCTUATION for c in chars)
+        self._kinds = bytes(kinds) + bytes(128)
+        self._cases = bytes(ord(c.lower() if lower else c) for c in chars) + bytes(range(128, 256))
+        self._clear()
 
     def __len__(self) -> int:
-        """Words known."""
+        """Number of words in the table."""
         return self._n
 
-    def another(self) -> Words:
-        """One that knows no word yet, for another thread."""
+    def copy(self) -> Words:
+        """The same with an empty table, for another thread."""
         other = copy.copy(self)
-        other._forget()
+        other._clear()
         return other
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints, int]:
-        """The ids of plain texts one after another, int32, how many each has `[n]`, and how many texts were cut."""
-        parts = [self._block(texts[part]) for part in _blocks(texts)]
+        """The concatenated ids of plain texts, int32, their lengths `[n]`, and the number of truncated texts."""
+        parts = [self._block_ids(texts[part]) for part in _blocks(texts)]
         flat = np.concatenate([np.zeros(0, np.int32), *(part[0] for part in parts)])
         lengths = np.concatenate([np.zeros(0, np.int64), *(part[1] for part in parts)])
         return flat, lengths, sum(part[2] for part in parts)
 
-    def _block(self, texts: Sequence[str]) -> tuple[Ints, Ints, int]:
-        found = self._find(texts)
-        entries = self._look_up(found)
+    def _block_ids(self, texts: Sequence[str]) -> tuple[Ints, Ints, int]:
+        block = self._split(texts)
+        entries = self._look_up(block)
         counts = self._counts[entries]
         ends = np.concatenate([[0], np.cumsum(counts)])
         flat = self._ids[np.repeat(self._firsts[entries] - ends[:-1], counts) + np.arange(ends[-1])]
-        lengths = np.diff(ends[found.bounds])
+        lengths = np.diff(ends[block.bounds])
         room = self._max_tokens - 2
-        n_cut = int((lengths > room).sum())
-        if n_cut:
+        n_truncated = int((lengths > room).sum())
+        if n_truncated:
             flat = flat[_ranks(lengths) < room]
         lengths = np.minimum(lengths, room) + 2
         last = np.cumsum(lengths) - 1
@@ -103,82 +104,81 @@ class Words:
         framed, inside = np.empty(int(lengths.sum()), np.int32), np.ones(int(lengths.sum()), np.bool_)
         inside[first] = inside[last] = False
         framed[first], framed[last], framed[inside] = *self._frame, flat
-        return framed, lengths, n_cut
+        return framed, lengths, n_truncated
 
-    def _find(self, texts: Sequence[str]) -> _Found:
-        """The words of `texts`, of each at most as many as show that it must be cut."""
-        block = "\n".join(["", *texts, ""]).encode()
-        kinds = np.frombuffer(block.translate(self._kinds), np.uint8)
+    def _split(self, texts: Sequence[str]) -> _Block:
+        """The words of `texts`; of each text at most enough to show that it must be truncated."""
+        content = "\n".join(["", *texts, ""]).encode()
+        kinds = np.frombuffer(content.translate(self._kinds), np.uint8)
         letter = kinds == _LETTER
-        begins = kinds == _MARK
-        begins[1:] |= letter[1:] & ~letter[:-1]
-        starts = np.flatnonzero(begins)
+        is_start = kinds == _PUNCTUATION
+        is_start[1:] |= letter[1:] & ~letter[:-1]
+        starts = np.flatnonzero(is_start)
         lengths = np.ones(len(starts), np.int64)
         runs = letter[starts]
         lengths[runs] = np.flatnonzero(letter[:-1] & ~letter[1:]) + 1 - starts[runs]
         chars = np.fromiter(map(len, texts), np.int64, len(texts))
-        of_text = np.cumsum(chars + 1) - chars
-        bounds = np.searchsorted(starts, np.append(of_text, len(block)))
-        counts, most = np.diff(bounds), self._max_tokens - 1
-        if counts.max() > most:
-            kept = _ranks(counts) < most
+        text_starts = np.cumsum(chars + 1) - chars
+        bounds = np.searchsorted(starts, np.append(text_starts, len(content)))
+        counts, max_words = np.diff(bounds), self._max_tokens - 1
+        if counts.max() > max_words:
+            kept = _ranks(counts) < max_words
             starts, lengths = starts[kept], lengths[kept]
-            bounds = np.concatenate([[0], np.cumsum(np.minimum(counts, most))])
-        return _Found(block.translate(self._cases) + bytes(_KEY_BYTES), starts, lengths, bounds)
+            bounds = np.concatenate([[0], np.cumsum(np.minimum(counts, max_words))])
+        return _Block(content.translate(self._cases) + bytes(_KEY_BYTES), starts, lengths, bounds)
 
-    def _look_up(self, found: _Found) -> Ints:
-        """The entry of each word."""
+    def _look_up(self, block: _Block) -> Ints:
+        """The entry of each word; new words are added."""
         if self._n > _MAX_WORDS:
-            self._forget()
-        low, high = _keys(found)
+            self._clear()
+        low, high = _keys(block)
         entries = self._table_entries(low, high)
-        long = np.flatnonzero(found.lengths > _KEY_BYTES).tolist()
-        named = {i: found.word(i) for i in long}
-        entries[long] = [self._long.get(word, -1) for word in named.values()]
-        new_long = list(dict.fromkeys(word for i, word in named.items() if entries[i] < 0))
-        new = np.flatnonzero((entries < 0) & (found.lengths <= _KEY_BYTES))
+        long = {i: block.word(i) for i in np.flatnonzero(block.lengths > _KEY_BYTES).tolist()}
+        entries[list(long)] = [self._long.get(word, -1) for word in long.values()]
+        new_long = list(dict.fromkeys(word for i, word in long.items() if entries[i] < 0))
+        new = np.flatnonzero((entries < 0) & (block.lengths <= _KEY_BYTES))
         if not len(new) and not new_long:
             return entries
         keys = np.stack([low[new], high[new]], 1)
-        keys, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        learnt = self._learn([*(found.word(i) for i in new[first].tolist()), *new_long])
-        self._keep(keys[:, 0], keys[:, 1], learnt[: len(keys)])
-        entries[new] = learnt[which.ravel()]
-        of_long = dict(zip(new_long, learnt[len(keys) :].tolist(), strict=True))
-        self._long |= {word: entry for word, entry in of_long.items() if len(word) <= _MAX_BYTES}
-        for i, word in named.items():
-            entries[i] = of_long.get(word, entries[i])
+        keys, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        added = self._add([*(block.word(i) for i in new[first].tolist()), *new_long])
+        self._insert(keys[:, 0], keys[:, 1], added[: len(keys)])
+        entries[new] = added[inverse.ravel()]
+        long_entries = dict(zip(new_long, added[len(keys) :].tolist(), strict=True))
+        self._long |= {word: entry for word, entry in long_entries.items() if len(word) <= _MAX_BYTES}
+        for i, word in long.items():
+            entries[i] = long_entries.get(word, entries[i])
         return entries
 
     def _table_entries(self, low: Array, high: Array) -> Ints:
-        """The entries under these keys; -1 where there is none."""
-        places = _place(low, high)
-        entries = self._places[places]
-        waiting = np.flatnonzero((entries >= 0) & ((self._lows[places] != low) | (self._highs[places] != high)))
-        entries[waiting] = -1
-        while len(waiting):  # the place is another word's: look in the next
-            places[waiting] = (places[waiting] + 1) % len(self._places)
-            here = places[waiting]
-            there = self._places[here]
-            same = (there >= 0) & (self._lows[here] == low[waiting]) & (self._highs[here] == high[waiting])
-            entries[waiting[same]] = there[same]
-            waiting = waiting[(there >= 0) & ~same]
+        """The entries under these keys; -1 where there is none. Open addressing with linear probing."""
+        slots = _slot(low, high)
+        entries = self._slots[slots]
+        pending = np.flatnonzero((entries >= 0) & ((self._lows[slots] != low) | (self._highs[slots] != high)))
+        entries[pending] = -1
+        while len(pending):
+            slots[pending] = (slots[pending] + 1) % len(self._slots)
+            slot = slots[pending]
+            entry = self._slots[slot]
+            same = (entry >= 0) & (self._lows[slot] == low[pending]) & (self._highs[slot] == high[pending])
+            entries[pending[same]] = entry[same]
+            pending = pending[(entry >= 0) & ~same]
         return entries
 
-    def _keep(self, low: Array, high: Array, entries: Ints) -> None:
-        places, waiting = _place(low, high), np.arange(len(low))
-        while len(waiting):
-            _, first = np.unique(places[waiting], return_index=True)  # of those who want the same place
-            settled = waiting[first]
-            settled = settled[self._places[places[settled]] < 0]
-            here = places[settled]
-            self._places[here], self._lows[here], self._highs[here] = entries[settled], low[settled], high[settled]
-            waiting = np.setdiff1d(waiting, settled, assume_unique=True)
-            places[waiting] = (places[waiting] + 1) % len(self._places)
+    def _insert(self, low: Array, high: Array, entries: Ints) -> None:
+        slots, pending = _slot(low, high), np.arange(len(low))
+        while len(pending):
+            _, first = np.unique(slots[pending], return_index=True)  # one key per slot
+            free = pending[first]
+            free = free[self._slots[slots[free]] < 0]
+            slot = slots[free]
+            self._slots[slot], self._lows[slot], self._highs[slot] = entries[free], low[free], high[free]
+            pending = np.setdiff1d(pending, free, assume_unique=True)
+            slots[pending] = (slots[pending] + 1) % len(self._slots)
 
-    def _learn(self, words: list[bytes]) -> Ints:
-        """New entries for `words`, `[n]`."""
-        ids = self._ask([word.decode() for word in words])
+    def _add(self, words: list[bytes]) -> Ints:
+        """New entries `[n]` for `words`."""
+        ids = self._tokenize([word.decode() for word in words])
         counts = np.fromiter(map(len, ids), np.int64, len(ids))
         first = len(self._ids) + np.cumsum(counts) - counts
         self._firsts, self._counts = np.append(self._firsts, first), np.append(self._counts, counts)
@@ -186,10 +186,10 @@ class Words:
         self._n += len(words)
         return np.arange(self._n - len(words), self._n)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._n, self._long = 0, {}
-        self._places = np.full(1 << _PLACE_BITS, -1, np.int32)
-        self._lows, self._highs = (np.zeros(1 << _PLACE_BITS, np.uint64) for _ in range(2))
+        self._slots = np.full(1 << _TABLE_BITS, -1, np.int32)
+        self._lows, self._highs = (np.zeros(1 << _TABLE_BITS, np.uint64) for _ in range(2))
         self._firsts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._ids = np.zeros(0, np.int32)
 
@@ -206,23 +206,25 @@ def _blocks(texts: Sequence[str]) -> Iterator[slice]:
 
 
 def _ranks(counts: Ints) -> Ints:
-    """0, 1, .. within each of groups of these sizes, `[sum(counts)]`."""
+    """0, 1, .. within each group, for groups of these sizes, `[sum(counts)]`."""
     starts = np.cumsum(counts) - counts
     ranks: Ints = np.arange(int(counts.sum())) - np.repeat(starts, counts)
     return ranks
 
 
-def _keys(found: _Found) -> tuple[Array, Array]:
-    """The first 8 bytes of each word and the next 8, as numbers; what is behind the word is 0."""
-    eight: Array = np.ndarray((len(found.content) - 7,), "<u8", found.content, strides=(1,))  # the 8 bytes at each byte
+def _keys(block: _Block) -> tuple[Array, Array]:
+    """The first 8 bytes of each word and the next 8, as integers, zero-padded."""
+    # The 8 bytes from each byte on, as a view.
+    eight: Array = np.ndarray((len(block.content) - 7,), "<u8", block.content, strides=(1,))
     masks = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
-    low = eight[found.starts] & masks[np.minimum(found.lengths, 8)]
+    low = eight[block.starts] & masks[np.minimum(block.lengths, 8)]
     high = np.zeros_like(low)
-    longer = np.flatnonzero(found.lengths > 8)
-    high[longer] = eight[found.starts[longer] + 8] & masks[np.minimum(found.lengths[longer] - 8, 8)]
+    longer = np.flatnonzero(block.lengths > 8)
+    high[longer] = eight[block.starts[longer] + 8] & masks[np.minimum(block.lengths[longer] - 8, 8)]
     return low, high
 
 
-def _place(low: Array, high: Array) -> Ints:
+def _slot(low: Array, high: Array) -> Ints:
+    """The first slot to probe for each key."""
     mixed = (low * np.uint64(_LOW)) ^ (high * np.uint64(_HIGH))
-    return (mixed >> np.uint64(64 - _PLACE_BITS)).astype(np.int64)
+    return (mixed >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)

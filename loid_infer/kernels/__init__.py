@@ -1,1 +1,1 @@
-"""Pure formulas: arrays in, arrays out; no paths, no settings, no hidden randomness."""
+"""Pure functions of arrays: formulas without files, settings or global random state."""

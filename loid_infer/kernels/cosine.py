@@ -1,4 +1,4 @@
-"""How alike vectors are: row by row, and two sets as wholes. Knows nothing of encoders or of what the gate is."""
+"""Cosine similarity: row by row, and the mean over all pairs of two sets."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def row_cosines(a: Floats, b: Floats) -> Floats:
 def mean_pairwise_cosine(a: Floats, b: Floats) -> float:
     """Mean of the cosines of all n x m pairs of a row of `a [n, d]` and a row of `b [m, d]`, in float64.
 
-    What LoID's table 2 compares domains by. The mean of all products is the product of the means, so no pair is formed:
-    `1/(nm) sum_ij x_i y_j = (1/n sum_i x_i)(1/m sum_j y_j)` for rows x_i and y_j of length 1. A row of zeros has
-    cosine 0 with every other. Exchanging `a` and `b` changes no bit.
+    The domain similarity of LoID's table 2. For rows of length 1 it is the product of the means,
+    `1/(nm) sum_ij x_i y_j = (1/n sum_i x_i)(1/m sum_j y_j)`. A row of zeros has cosine 0 with every other. Exact
+    symmetry: exchanging `a` and `b` gives the same bits.
     """
     return float((_mean_direction(a) * _mean_direction(b)).sum())
 

@@ -1,10 +1,9 @@
-"""How several deltas of one tensor become one: linear, DARE, TIES, and both.
+"""Merging several weight deltas of one tensor into one: linear, DARE, TIES.
 
 DARE: Yu et al. 2023, "Language Models are Super Mario" (arXiv 2311.03099). TIES: Yadav et al. 2023, "TIES-Merging"
-(arXiv 2306.01708). Of deltas, never of the factors A and B: merging those leaves cross terms B_i A_j.
+(arXiv 2306.01708). Deltas are merged, not the LoRA factors A and B, which would add cross terms B_i A_j.
 
-Sums run in float64 in the order given and are rounded to float32 by the caller, once. This file knows neither plugins
-nor where a mask's words come from.
+Sums are float64, in the order given; the caller rounds to float32 once.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from loid_infer.types import Array, Bools, Floats
 
 
 def linear(deltas: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """`sum w_i d_i`, float64 `[..]`: the sum of LoID eq. 5 (task arithmetic, Ilharco et al. 2023, with weights).
+    """`sum w_i d_i`, float64 `[..]`: LoID eq. 5 with weights (task arithmetic, Ilharco et al. 2023).
 
     Args:
         deltas: arrays of one shape `[..]`.
-        weights: one each.
+        weights: one per delta.
     """
     total = np.zeros(deltas[0].shape)
     for delta, weight in zip(deltas, weights, strict=True):
@@ -32,58 +31,56 @@ def linear(deltas: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def kept(words: Array, density: float) -> Bools:
-    """Which entries survive, each with probability `density`: `m ~ Bernoulli(q)`, by the upper 53 bits of a word.
+    """The mask `m ~ Bernoulli(density)`, from the upper 53 bits of each word.
 
     Args:
-        words: `[n]` uint64, independent and even.
+        words: `[n]` uint64, independent and uniform.
     """
-    survives: Bools = (words >> np.uint64(11)) < np.uint64(math.ceil(density * 2.0**53))
-    return survives
+    mask: Bools = (words >> np.uint64(11)) < np.uint64(math.ceil(density * 2.0**53))
+    return mask
 
 
 def drop_and_rescale(delta: Floats, keep: Bools, density: float) -> Floats:
-    """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3).
-
-    Its mean over masks is `d`.
-    """
-    thinned: Floats = np.where(keep, delta.astype(np.float64) / density, 0.0)
-    return thinned
+    """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3). Its expectation is `d`."""
+    rescaled: Floats = np.where(keep, delta.astype(np.float64) / density, 0.0)
+    return rescaled
 
 
 def trim(delta: Floats, density: float) -> Floats:
-    """The `ceil(q n)` largest of the `n` entries by magnitude, the others zero: TIES' Algorithm 1, step 1.
+    """`delta` with all but the `ceil(q n)` entries of largest magnitude set to zero: TIES' Algorithm 1, step 1.
 
-    Of equal magnitudes the lower flat index is kept. The density is taken as the decimal it is written as: 0.07 of 100
-    entries are 7, although the product of floats is above.
+    Ties go to the lower flat index. The density is taken as the decimal it is written as: 0.07 of 100 entries are 7,
+    although the product of floats is larger.
     """
-    size = np.abs(delta).reshape(-1)
-    n_kept = min(math.ceil(Fraction(repr(float(density))) * size.size), size.size)
-    if n_kept == size.size:
+    magnitudes = np.abs(delta).reshape(-1)
+    n = magnitudes.size
+    n_kept = min(math.ceil(Fraction(repr(float(density))) * n), n)
+    if n_kept == n:
         return delta
-    bound = np.partition(size, size.size - n_kept)[size.size - n_kept]
-    keep = size > bound
-    equal = np.flatnonzero(size == bound)
+    bound = np.partition(magnitudes, n - n_kept)[n - n_kept]
+    keep = magnitudes > bound
+    equal = np.flatnonzero(magnitudes == bound)
     keep[equal[: n_kept - np.count_nonzero(keep)]] = True
     trimmed: Floats = np.where(keep.reshape(delta.shape), delta, delta.dtype.type(0))
     return trimmed
 
 
 def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """By entry the mean of those `w_i t_i` whose sign is that of `sum w_i t_i`, float64.
+    """Per entry the weighted mean of the parts with the sign of the sum, float64: TIES' Algorithm 1, steps 2 and 3.
 
-    TIES' Algorithm 1, steps 2 and 3, weighted: `sum over sign(w_i t_i) = g of w_i t_i / sum over the same of |w_i|`,
-    `g = sign(sum w_i t_i)`; where g is 0, 0.
+    With `g = sign(sum w_i t_i)`: the sum of `w_i t_i` over the sum of `|w_i|`, both over all i with
+    `sign(w_i t_i) = g`; 0 where g is 0.
 
     Args:
-        parts: `t_i`, arrays of one shape `[..]`, trimmed or dropped.
+        parts: `t_i`, arrays of one shape `[..]`, after `trim` or `drop_and_rescale`.
         weights: `w_i`, none of them 0.
     """
     sign = np.sign(linear(parts, weights))
-    total, share = np.zeros(sign.shape), np.zeros(sign.shape)
+    total, total_weight = np.zeros(sign.shape), np.zeros(sign.shape)
     for part, weight in zip(parts, weights, strict=True):
         weighted = weight * part.astype(np.float64)
         agrees = np.sign(weighted) == sign
         total += np.where(agrees, weighted, 0.0)
-        share += np.where(agrees, abs(weight), 0.0)
-    merged: Floats = np.divide(total, share, out=np.zeros(sign.shape), where=sign != 0)
+        total_weight += np.where(agrees, abs(weight), 0.0)
+    merged: Floats = np.divide(total, total_weight, out=np.zeros(sign.shape), where=sign != 0)
     return merged

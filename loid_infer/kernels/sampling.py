@@ -1,7 +1,4 @@
-"""Random draws that depend on a key and on nothing else: neither row order, nor batch, nor what was drawn before.
-
-This file knows keys and counts; whose history a draw is taken from is its caller's business.
-"""
+"""Counter-based random numbers: a draw depends on its key only, not on row order, batch or earlier draws."""
 
 from __future__ import annotations
 
@@ -10,14 +7,11 @@ import numpy as np
 from loid_infer.types import Array, Bools, Ints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_BLOCK = 16_384  # words made at a time: what stays in a core's own cache is three times as fast
+_BLOCK = 16_384  # words per block: three times as fast while a block stays in a core's cache
 
 
 def mix(values: Array) -> Array:
-    """SplitMix64's output for the states `values [..]` uint64 (Steele, Lea, Flood 2014, figure 17).
-
-    A bijection of 64 bits whose outputs look independent even for consecutive inputs.
-    """
+    """SplitMix64's output, a bijection, for the states `values [..]` uint64 (Steele, Lea, Flood 2014, figure 17)."""
     with np.errstate(over="ignore"):
         z = values + _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -27,10 +21,7 @@ def mix(values: Array) -> Array:
 
 
 def keys(seed: int, *parts: Ints | int) -> Array:
-    """One uint64 key for each row of `parts`, arrays `[n]` or numbers: the seed and then each part, mixed in in order.
-
-    A stream is (seed, what it is for, user, item, epoch): equal rows have equal keys wherever they stand.
-    """
+    """A uint64 key for each row of `parts`, arrays `[n]` or numbers: the seed and the parts hashed in order."""
     key = mix(np.asarray([seed % (1 << 64)], np.uint64))
     for part in parts:
         key = mix(key ^ np.atleast_1d(np.asarray(part)).astype(np.uint64))
@@ -54,16 +45,16 @@ def uniform(key: Array) -> Array:
 
 
 def below(key: Array, bounds: Ints) -> Ints:
-    """A whole number in `[0, bounds)` for each uint64 key, `bounds < 2^32` (multiply and shift, Lemire 2019)."""
+    """An integer in `[0, bounds)` for each uint64 key, `bounds < 2^32` (multiply and shift, Lemire 2019)."""
     upper = mix(key) >> np.uint64(32)
     return ((upper * bounds.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def choose(key: Array, sizes: Ints, k: int) -> Ints:
-    """`min(sizes, k)` different indices below `sizes [n]` for each key `[n]`, as `[n, k]` int64 filled up with -1.
+    """`min(sizes, k)` different indices below `sizes [n]` for each key `[n]`, as `[n, k]` int64 padded with -1.
 
-    Up to `k` there is nothing to draw: all of them, ascending. Beyond, Floyd's algorithm (Bentley & Floyd 1987): every
-    subset of size `k` is equally likely, in k draws without rejection.
+    All indices, ascending, where there are at most `k`; else Floyd's algorithm (Bentley & Floyd 1987): every subset of
+    size `k` is equally likely, in k draws without rejection.
     """
     chosen = np.where(np.arange(k) < sizes[:, None], np.arange(k), -1)
     large = np.flatnonzero(sizes > k)
@@ -73,7 +64,7 @@ def choose(key: Array, sizes: Ints, k: int) -> Ints:
 
 
 def _floyd(key: Array, sizes: Ints, k: int) -> Ints:
-    # Columns are contiguous here, so that each of the k steps compares whole arrays.
+    # [k, n], so that each step works on contiguous arrays.
     picks = np.empty((k, len(sizes)), np.int64)
     for step in range(k):
         last = sizes - k + step

@@ -1,4 +1,4 @@
-"""The triplet loss of LoID eq. 8 with negatives from the batch. Pure torch functions; no model, no sampler."""
+"""The triplet loss of LoID eq. 8 with negatives from the batch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from torch import Tensor
 
 
 def negatives(ids: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of the batch with another id for every row, each such row equally likely, and whether there is one.
+    """For every row of the batch a random row with another id, and whether there is one.
 
-    "A negative that is the same user is not a negative": instead of drawing again until it differs, the draw is made
-    among the rows that differ, which lie outside the row's own run once the batch is sorted by id.
+    The draw is uniform over the rows with another id: after sorting by id, those outside the row's own run.
 
     Args:
-        ids: `[n]`, whole numbers.
+        ids: `[n]`, integers.
         uniform: `[n]`, in `[0, 1)`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What every runtime promises, run for each of them in each precision it computes."""
+"""The contract of a runtime, tested for every runtime and precision."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,33 +20,33 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import TokenBatch
 from tests.conftest import toy_texts
 
-# The packed module is what a GPU computes; on the CPU it keeps the same promises.
+# The packed module is for GPUs; here it runs on the CPU.
 CASES = [
     ("cpu", "fake", "fp32"),
     *(("cpu", "packed", precision) for precision in ("fp32", "fp16", "bf16")),
     *(
-        (place, backend.name, precision)
+        (device, backend.name, precision)
         for backend in backends()
-        for place in backend.precisions
-        for precision in backend.precisions[place]
+        for device in backend.precisions
+        for precision in backend.precisions[device]
     ),
 ]
 BACKENDS = {backend.name: backend for backend in backends()}
 
 
-def opened(place: str, name: str, encoder: EncoderFolder) -> Runtime:
-    """A runtime without the proof, or a skip that says what is missing."""
+def opened(device: str, name: str, encoder: EncoderFolder) -> Runtime:
+    """An unverified runtime; skips with the reason if it cannot run here."""
     if name == "packed":
         from loid_infer.encoders.cuda import PackedRuntime
 
         return PackedRuntime(module_of(encoder), encoder.spec.precision, "cpu", Budget(500), half=False)
-    if place == "cuda" and BACKENDS[name].gpu_lacks():
+    if device == "cuda" and BACKENDS[name].gpu_lacks():
         pytest.skip(f"{name} computes on no GPU here: {BACKENDS[name].gpu_lacks()}")
     if not BACKENDS[name].installed:
         pytest.skip(f"{name} is not installed")
-    if (place, encoder.spec.precision) == ("cpu", "bf16") and not has_bf16():
+    if (device, encoder.spec.precision) == ("cpu", "bf16") and not has_bf16():
         pytest.skip("this processor has no native bf16")
-    return load(name, encoder, place, 2)
+    return load(name, encoder, device, 2)
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,15 @@ def encoder_int8(exported_int8) -> EncoderFolder:
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def runtime(request: pytest.FixtureRequest, encoder: EncoderFolder) -> tuple[Runtime, float]:
-    """A runtime, and the cosine that its precision promises."""
-    place, name, precision = request.param
+    """A runtime, and the cosine that its precision must reach."""
+    device, name, precision = request.param
     if name == "fake":
         return FakeRuntime(encoder.spec.dim), 1.0
     if precision == "int8":
-        return opened(place, name, request.getfixturevalue("encoder_int8")), 0.99
-    made = opened(place, name, replace(encoder, spec=structs.replace(encoder.spec, precision=precision)))
-    # The toy's random weights are far larger than a trained BERT's, so bf16 rounds more than the gate allows it there.
-    return made, {"fp32": 0.99999, "bf16": 0.995, "fp16": 0.9999}[precision]
+        return opened(device, name, request.getfixturevalue("encoder_int8")), 0.99
+    opened_runtime = opened(device, name, replace(encoder, spec=structs.replace(encoder.spec, precision=precision)))
+    # The toy's random weights are much larger than trained ones, so bf16 rounds more than its gate allows.
+    return opened_runtime, {"fp32": 0.99999, "bf16": 0.995, "fp16": 0.9999}[precision]
 
 
 def batches(encoder: EncoderFolder, texts: list[str], budget: int) -> list[TokenBatch]:
@@ -79,47 +79,49 @@ def batches(encoder: EncoderFolder, texts: list[str], budget: int) -> list[Token
 
 
 def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
-    found: dict[int, np.ndarray] = {}
+    by_slot: dict[int, np.ndarray] = {}
     for slots, rows in runtime.run(iter(parts)):
         assert rows.dtype in (np.float32, np.float16)
         assert len(slots) == len(rows)
         for slot, row in zip(slots, rows, strict=True):
-            assert int(slot) not in found
-            found[int(slot)] = row
-    return np.stack([found[i] for i in range(n)])
+            assert int(slot) not in by_slot
+            by_slot[int(slot)] = row
+    return np.stack([by_slot[i] for i in range(n)])
 
 
 def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, promised = runtime
+    tested, min_cosine = runtime
     texts = ["", "a", *toy_texts(60), "👍"]
-    together = vectors(made, batches(encoder, texts, 400), len(texts))
-    alone = vectors(made, batches(encoder, texts, 1), len(texts))
-    # On a GPU the rows of a product decide how it is summed; of the toy in bf16 that shows as much as bf16 does.
-    assert row_cosines(together, alone).min() >= (0.9999 if made.n_tokenizers == 1 else min(0.9999, promised))
+    together = vectors(tested, batches(encoder, texts, 400), len(texts))
+    alone = vectors(tested, batches(encoder, texts, 1), len(texts))
+    # On a GPU the number of rows decides the order of sums, which for the toy in bf16 is as large as the rounding.
+    assert row_cosines(together, alone).min() >= (0.9999 if tested.n_tokenizers == 1 else min(0.9999, min_cosine))
 
 
 def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, promised = runtime
+    tested, min_cosine = runtime
     tokens = encoder.tokenizer()(["great guitar", "the plot was bad"])
     starts = np.cumsum(tokens.lengths) - tokens.lengths
     batch, wide = (padded(np.arange(2), tokens.flat_ids, starts, tokens.lengths, width) for width in (6, 15))
-    np.testing.assert_array_less(promised - 1e-9, row_cosines(vectors(made, [batch], 2), vectors(made, [wide], 2)))
+    np.testing.assert_array_less(
+        min_cosine - 1e-9, row_cosines(vectors(tested, [batch], 2), vectors(tested, [wide], 2))
+    )
 
 
 def test_running_twice_and_running_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, _ = runtime
+    tested, _ = runtime
     parts = batches(encoder, toy_texts(30), 200)
-    np.testing.assert_allclose(vectors(made, parts, 30), vectors(made, parts, 30), atol=1e-6)
-    assert list(made.run(iter([]))) == []
+    np.testing.assert_allclose(vectors(tested, parts, 30), vectors(tested, parts, 30), atol=1e-6)
+    assert list(tested.run(iter([]))) == []
 
 
-def test_an_abandoned_run_leaves_the_runtime_usable(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, _ = runtime
+def test_a_closed_run_leaves_the_runtime_usable(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    tested, _ = runtime
     parts = batches(encoder, toy_texts(30), 100)
-    run = made.run(iter(parts))
+    run = tested.run(iter(parts))
     next(run)
     run.close()
-    assert vectors(made, parts, 30).shape == (30, encoder.spec.dim)
+    assert vectors(tested, parts, 30).shape == (30, encoder.spec.dim)
 
 
 def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
@@ -131,12 +133,12 @@ def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float
         list(runtime[0].run(source()))
 
 
-def test_vectors_are_those_of_the_reference(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
-    made, promised = runtime
-    if made.name == "fake":
-        assert not measure(made, encoder.probes()).passes("fp32"), "fake vectors must never pass for real ones"
+def test_vectors_equal_the_reference(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+    tested, min_cosine = runtime
+    if tested.name == "fake":
+        assert not measure(tested, encoder.probes()).passes("fp32"), "fake vectors must never pass for real ones"
     else:
-        assert measure(made, encoder.probes()).cos_min >= promised
+        assert measure(tested, encoder.probes()).cos_min >= min_cosine
 
 
 def test_names_and_details(runtime: tuple[Runtime, float]) -> None:

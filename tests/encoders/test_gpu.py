@@ -1,4 +1,4 @@
-"""What is told of GPUs, on made-up machines."""
+"""Detection of GPUs, on simulated machines."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ from loid_infer.encoders import gpu
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with a driver and packages that are empty folders; fill them."""
+    """A machine with a driver; packages are folders that tests create."""
     gpu_folder = tmp_path / "nvidia" / "gpus" / "0000:01:00.0"
     gpu_folder.mkdir(parents=True)
     (tmp_path / "nvidia" / "version").write_text("NVRM version: NVIDIA UNIX Open Kernel Module  580.159.04  Release\n")
@@ -20,15 +20,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def find(name: str):
         folder = tmp_path / name
-        found = SimpleNamespace(origin=str(folder / "__init__.py"), submodule_search_locations=[str(folder)])
-        return found if folder.is_dir() else None
+        spec = SimpleNamespace(origin=str(folder / "__init__.py"), submodule_search_locations=[str(folder)])
+        return spec if folder.is_dir() else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     monkeypatch.setattr(gpu, "find_library", lambda _: None)
     return tmp_path
 
 
-def test_the_driver_and_its_gpus_are_told(machine: Path) -> None:
+def test_driver_and_gpus_are_detected(machine: Path) -> None:
     assert (gpu.driver(), gpu.names()) == ("580.159.04", ["NVIDIA H200"])
 
 
@@ -39,21 +39,21 @@ def test_without_a_driver_nothing_runs_on_a_gpu(machine: Path, monkeypatch) -> N
         assert lacks() == "there is no NVIDIA driver"
     assert gpu.names() == []
     (machine / "device").touch()
-    assert gpu.driver() == "unknown", "a container may show no more than the device"
+    assert gpu.driver() == "unknown", "a container may have the device only"
 
 
 @pytest.mark.parametrize(
     ("line", "lacks"),
     [("cuda: Optional[str] = '13.0'", ""), ("cuda: str | None = None", "this torch is built for the CPU only")],
 )
-def test_what_torch_was_built_for_is_read_and_not_imported(machine: Path, line: str, lacks: str) -> None:
+def test_the_cuda_version_of_torch_is_read_without_importing_it(machine: Path, line: str, lacks: str) -> None:
     (machine / "torch").mkdir()
     (machine / "torch" / "version.py").write_text(f"__version__ = '2.11.0'\ndebug = False\n{line}\nhip = None\n")
     assert gpu.torch_lacks() == lacks
 
 
 def test_each_missing_piece_of_tensorrt_is_named(machine: Path) -> None:
-    assert gpu.tensorrt_lacks() == "this torch is built for the CPU only", "torch tells which GPU there is"
+    assert gpu.tensorrt_lacks() == "this torch is built for the CPU only", "torch is needed too"
     (machine / "torch").mkdir()
     (machine / "torch" / "version.py").write_text("cuda: str = '12.8'\n")
     assert gpu.tensorrt_lacks() == "onnxruntime is not installed"
@@ -71,7 +71,7 @@ def test_each_missing_piece_of_tensorrt_is_named(machine: Path) -> None:
     (machine / "tensorrt_libs").mkdir()
     (machine / "tensorrt_libs" / "libnvinfer.so.12").touch()
     (machine / "tensorrt_libs" / "libnvonnxparser.so.11").touch()
-    assert gpu.tensorrt_lacks().startswith("TensorRT is not installed"), "the parser is another version's"
+    assert gpu.tensorrt_lacks().startswith("TensorRT is not installed"), "the parser has another version"
     (machine / "tensorrt_libs" / "libnvonnxparser.so.12").touch()
     assert gpu.tensorrt_lacks() == ""
     assert [Path(path).name for path in gpu.tensorrt_libraries()] == ["libnvinfer.so.12", "libnvonnxparser.so.12"]

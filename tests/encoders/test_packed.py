@@ -1,4 +1,4 @@
-"""The packed module against the padded one, and a device that runs out of memory: all of it on the CPU."""
+"""The packed module compared with the padded one, and a device that runs out of memory, on the CPU."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from loid_infer.architectures import packed
 from loid_infer.architectures.layer import Plan
-from loid_infer.architectures.packed import Pack, PackedTransformer, Padded, Texts, mix_for
+from loid_infer.architectures.packed import Pack, PackedTransformer, Padded, Texts, attention_for
 from loid_infer.architectures.positions import Positions, Relation
 from loid_infer.encoders import cuda
 from loid_infer.encoders.budget import Budget, is_full
@@ -35,45 +35,45 @@ def pack(lengths: list[int], seed: int = 0) -> Pack:
 
 
 @pytest.mark.parametrize("lengths", [[1], [9], [3, 1, 12, 7], [32] * 5, [1] * 20])
-def test_the_packed_module_gives_what_the_padded_one_gives(encoder: EncoderFolder, lengths: list[int]) -> None:
-    module, one = module_of(encoder), pack(lengths)
+def test_the_packed_module_equals_the_padded_one(encoder: EncoderFolder, lengths: list[int]) -> None:
+    module, packed_texts = module_of(encoder), pack(lengths)
     ids, mask = (torch.zeros(len(lengths), max(lengths), dtype=torch.int64) for _ in range(2))
-    for i, (start, length) in enumerate(zip(one.starts.tolist(), lengths, strict=False)):
-        ids[i, :length], mask[i, :length] = one.ids[start : start + length], 1
+    for i, (start, length) in enumerate(zip(packed_texts.starts.tolist(), lengths, strict=False)):
+        ids[i, :length], mask[i, :length] = packed_texts.ids[start : start + length], 1
     expected = module(ids, mask)
-    made = PackedTransformer(module, torch.device("cpu"), torch.float32)
-    np.testing.assert_allclose(made(one), expected, atol=2e-5)
+    packed_module = PackedTransformer(module, torch.device("cpu"), torch.float32)
+    np.testing.assert_allclose(packed_module(packed_texts), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
-    ("relation", "seen"),
+    ("relation", "visible"),
     [
         (Relation(), lambda distance: distance == distance),
         (Relation(causal=True), lambda distance: distance <= 0),
         (Relation(window=2), lambda distance: abs(distance) <= 2),
     ],
 )
-def test_attention_is_the_formula_within_each_text_and_never_beyond(relation: Relation, seen) -> None:
+def test_attention_equals_the_formula_within_each_text(relation: Relation, visible) -> None:
     noise = torch.Generator().manual_seed(0)
     lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
     query, key, value = (torch.randn(11, 2, 8, generator=noise) for _ in range(3))
-    mix = Padded(Positions(relation, 32, None), 8**-0.5)
-    found = mix(query, key, value, Texts(starts, starts, 6, 6, None))
+    attention = Padded(Positions(relation, 32, None), 8**-0.5)
+    found = attention(query, key, value, Texts(starts, starts, 6, 6, None))
     rows, last = torch.arange(4, dtype=torch.int32), starts[1:] - 1
-    for_last = mix(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
+    for_last = attention(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=False)):
-        part, at = slice(start, start + length), torch.arange(length)
+        part, index = slice(start, start + length), torch.arange(length)
         for head in range(2):
             scores = query[part, head] @ key[part, head].T / 8**0.5
-            scores[~seen(at[None, :] - at[:, None])] = -torch.inf
+            scores[~visible(index[None, :] - index[:, None])] = -torch.inf
             expected = torch.softmax(scores, dim=1) @ value[part, head]
             np.testing.assert_allclose(found[part, head], expected, atol=1e-5)
             np.testing.assert_allclose(for_last[i, head], expected[-1], atol=1e-5)
 
 
-def test_of_bf16_only_products_are(encoder: EncoderFolder) -> None:
-    made = PackedTransformer(module_of(encoder), torch.device("cpu"), torch.bfloat16)
-    kinds = {name: part.dtype for name, part in made.named_parameters()}
+def test_with_bf16_only_linear_maps_are_bf16(encoder: EncoderFolder) -> None:
+    packed_module = PackedTransformer(module_of(encoder), torch.device("cpu"), torch.bfloat16)
+    kinds = {name: part.dtype for name, part in packed_module.named_parameters()}
     narrow = {name.rsplit(".", 2)[-2] for name, dtype in kinds.items() if dtype == torch.bfloat16}
     assert narrow == {"qkv", "query", "key", "value", "output", "expand", "contract"}
     wide = {name for name, dtype in kinds.items() if dtype == torch.float32}
@@ -81,22 +81,22 @@ def test_of_bf16_only_products_are(encoder: EncoderFolder) -> None:
     assert all(name.rsplit(".", 2)[-2].endswith("norm") for name in wide if ".layers." in name)
 
 
-def test_flash_attention_is_for_16_bits_on_a_gpu_and_for_heads_and_relations_it_knows(monkeypatch) -> None:
+def test_flash_attention_is_used_for_16_bits_on_a_gpu_and_supported_heads_and_relations(monkeypatch) -> None:
     pytest.importorskip("torch.nn.attention.varlen")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
 
     def pads(device: str, dtype: torch.dtype, head_dim: int, relation: Relation, *, one: bool = False) -> bool:
         plan = Plan(n_heads=1, n_kv_heads=1, head_dim=head_dim, eps=1e-5, activation="gelu", scale=head_dim**-0.5)
         bias = torch.zeros(32, 1) if relation.buckets else None
-        found = mix_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
+        found = attention_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
         return isinstance(found, Padded)
 
     plain, causal, window = Relation(), Relation(causal=True), Relation(window=4)
     assert not pads("cuda", torch.float16, 64, plain)
     assert not pads("cuda", torch.bfloat16, 64, causal)
-    assert not pads("cuda", torch.float16, 64, causal, one=True), "the last token sees every other"
+    assert not pads("cuda", torch.float16, 64, causal, one=True), "the last token attends to all others"
     assert not pads("cuda", torch.float16, 64, window)
-    assert pads("cuda", torch.float16, 64, window, one=True), "a window would be taken from the end of the text"
+    assert pads("cuda", torch.float16, 64, window, one=True), "the window would be relative to the end of the text"
     assert pads("cuda", torch.float16, 64, Relation(buckets=(32, 128)))
     assert pads("cpu", torch.float16, 64, plain)
     assert pads("cuda", torch.float32, 64, plain)
@@ -120,13 +120,13 @@ def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
 @pytest.mark.parametrize("half", [False, True])
 def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
     sizes = []
-    real, mix = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
-    monkeypatch.setattr(packed, "mix_for", lambda *_, **__: mix.__call__)  # as one that packs
+    real, attention = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
+    monkeypatch.setattr(packed, "attention_for", lambda *_, **__: attention.__call__)  # not a `Padded`
 
     def watched(*arguments):
-        made = real(*arguments)
-        made.register_forward_hook(lambda _, given, __: sizes.append(len(given[0].ids)))
-        return made
+        packed_module = real(*arguments)
+        packed_module.register_forward_hook(lambda _, args, __: sizes.append(len(args[0].ids)))
+        return packed_module
 
     monkeypatch.setattr(cuda, "PackedTransformer", watched)
     parts = batches(encoder, 200)
@@ -134,33 +134,33 @@ def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bo
     runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(700), half=half)
     vectors = in_order(runtime, parts)
     assert vectors.dtype == (np.float16 if half else np.float32)
-    assert sum(sizes) == n_tokens, "no token twice, and no padding"
+    assert sum(sizes) == n_tokens, "no token is computed twice, and no padding"
     assert max(sizes) <= 700
     assert not runtime.pads
     assert len(sizes) <= n_tokens // 500 + 1, "packs are full, to within a batch"
 
 
-def test_out_of_memory_halves_the_packs_and_is_remembered(encoder: EncoderFolder, monkeypatch) -> None:
+def test_out_of_memory_halves_the_packs_and_is_stored(encoder: EncoderFolder, monkeypatch) -> None:
     parts = batches(encoder, 120)
     expected = in_order(PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(100_000), half=False), parts)
-    told: list[int] = []
-    budget = Budget(100_000, told.append)
+    remembered: list[int] = []
+    budget = Budget(100_000, remembered.append)
     runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", budget, half=False)
     tried = with_memory_for(300, runtime, monkeypatch)
     np.testing.assert_allclose(in_order(runtime, parts), expected, atol=1e-5)
     assert 150 <= budget.max_tokens <= 300
-    assert min(told) == told[0] == budget.max_tokens, "the first word is that of the size that did"
+    assert min(remembered) == remembered[0] == budget.max_tokens, "the size that worked is stored first"
     assert sum(n > 300 for n in tried) == np.ceil(np.log2(tried[0] / 300)), "no size is tried twice"
 
 
-def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFolder, monkeypatch) -> None:
+def test_padding_counts_if_the_attention_pads(encoder: EncoderFolder, monkeypatch) -> None:
     shapes: list[tuple[int, int]] = []
     runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(300), half=False)
     real = runtime._module
 
-    def module(given: Pack) -> torch.Tensor:
-        shapes.append((len(given.starts) - 1, given.longest))
-        return real(given)
+    def module(texts: Pack) -> torch.Tensor:
+        shapes.append((len(texts.starts) - 1, texts.longest))
+        return real(texts)
 
     monkeypatch.setattr(runtime, "_module", module)
     in_order(runtime, batches(encoder, 120))
@@ -169,7 +169,7 @@ def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFol
 
 
 @pytest.mark.parametrize(
-    ("said", "full"),
+    ("message", "full"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
@@ -178,8 +178,8 @@ def test_where_attention_pads_a_pack_is_counted_with_padding(encoder: EncoderFol
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
-def test_every_way_to_say_that_memory_is_full(said: str, full: bool) -> None:
-    assert is_full(RuntimeError(said)) == full
+def test_out_of_memory_messages_are_recognized(message: str, full: bool) -> None:
+    assert is_full(RuntimeError(message)) == full
 
 
 def test_weights_that_do_not_fit_are_an_error(encoder: EncoderFolder, monkeypatch) -> None:
@@ -192,36 +192,34 @@ def test_weights_that_do_not_fit_are_an_error(encoder: EncoderFolder, monkeypatc
 
 
 def with_memory_for(n_tokens: int, runtime: PackedRuntime, monkeypatch) -> list[int]:
-    """Let `runtime` run out of memory above `n_tokens`. The sizes it will have tried."""
+    """Make `runtime` run out of memory above `n_tokens`; returns the list of sizes it tries."""
     real, tried = runtime._module, []
 
-    def module(given: Pack) -> torch.Tensor:
-        tried.append(len(given.ids))
-        if len(given.ids) > n_tokens:
+    def module(texts: Pack) -> torch.Tensor:
+        tried.append(len(texts.ids))
+        if len(texts.ids) > n_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(given)
+        return real(texts)
 
     monkeypatch.setattr(runtime, "_module", module)
     return tried
 
 
-def test_a_single_text_that_does_not_fit_is_an_error_and_nothing_is_remembered(
-    encoder: EncoderFolder, monkeypatch
-) -> None:
-    told: list[int] = []
-    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(1000, told.append), half=False)
+def test_a_single_text_that_does_not_fit_is_an_error_and_nothing_is_stored(encoder: EncoderFolder, monkeypatch) -> None:
+    remembered: list[int] = []
+    runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(1000, remembered.append), half=False)
     with_memory_for(2, runtime, monkeypatch)
     with pytest.raises(NoMemory, match="not enough memory for a single text"):
         list(runtime.run(batches(encoder, 20)))
-    assert told == []
+    assert remembered == []
 
 
-def test_what_is_no_lack_of_memory_is_not_tried_again() -> None:
+def test_other_errors_are_not_retried() -> None:
     class Piece:
         n_texts, n_tokens = 4, 40
 
         def halves(self):
-            raise AssertionError("it is not divided")
+            raise AssertionError("must not be divided")
 
     tried = []
 
@@ -234,7 +232,7 @@ def test_what_is_no_lack_of_memory_is_not_tried_again() -> None:
     assert len(tried) == 1
 
 
-def test_what_a_machine_remembers_is_kept_beside_the_rest(tmp_path: Path) -> None:
+def test_measurements_under_other_keys_are_kept(tmp_path: Path) -> None:
     memory = tmp_path / "machine.json"
     remember("a", Answer(max_tokens=4), memory)
     remember("b", Answer(n_streams=2), memory)

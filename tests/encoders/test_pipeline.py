@@ -16,14 +16,16 @@ from tests.conftest import toy_texts
     ("piece", "first_window", "n_tokenizers"),
     [(7, 5, 1), (1000, 16, 1), (300, 512, 1), (1, 512, 1), (7, 5, 4), (1000, 16, 3), (1, 512, 2)],
 )
-def test_every_text_comes_out_once_whatever_the_pieces(
+def test_every_text_is_encoded_once_for_all_sizes_of_pieces(
     toy_base: Path, monkeypatch, piece: int, first_window: int, n_tokenizers: int
 ) -> None:
     monkeypatch.setattr(pipeline, "_FIRST_WINDOW", first_window)
     monkeypatch.setattr(pipeline, "_PIECE", 50)
     texts = toy_texts(700)
     tokenizer, stages = Tokenizer(toy_base / "tokenizer.json", 32), Stages()
-    pieces = ((np.arange(at, min(at + piece, 700)), texts[at : at + piece]) for at in range(0, 700, piece))
+    pieces = (
+        (np.arange(start, min(start + piece, 700)), texts[start : start + piece]) for start in range(0, 700, piece)
+    )
     runtime = FakeRuntime(8)
     runtime.max_batch_tokens, runtime.n_tokenizers = 256, n_tokenizers
     slots, vectors = zip(*encode_stream(pieces, tokenizer, runtime, stages), strict=True)
@@ -61,7 +63,7 @@ def test_ahead_keeps_order_raises_and_stops_its_thread() -> None:
 
 
 @pytest.mark.parametrize("n_tokenizers", [1, 3])
-def test_an_abandoned_stream_leaves_no_thread_and_errors_of_the_source_come_through(
+def test_a_closed_stream_leaves_no_thread_and_errors_of_the_source_are_raised(
     toy_base: Path, n_tokenizers: int
 ) -> None:
     def pieces():

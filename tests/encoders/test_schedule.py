@@ -9,7 +9,7 @@ WINDOWS = st.lists(st.lists(st.integers(1, 150), max_size=60), min_size=1, max_s
 
 
 def run(windows: list[list[int]], budget: int, max_tokens: int) -> tuple[list[TokenBatch], list[TokenBatch], dict]:
-    """Batches while windows come, batches of the rest, and the ids of every text by its slot."""
+    """Batches of `add`, batches of `rest`, and the ids of every text by slot."""
     schedule, early, ids = Schedule(budget, max_tokens), [], {}
     for lengths in windows:
         slots = np.arange(len(lengths)) + 1000 + len(ids)
@@ -21,20 +21,20 @@ def run(windows: list[list[int]], budget: int, max_tokens: int) -> tuple[list[To
 
 
 @given(WINDOWS, st.integers(1, 600))
-def test_batches_hold_every_text_once_within_the_budget(windows: list[list[int]], budget: int) -> None:
+def test_batches_contain_every_text_once_within_the_budget(windows: list[list[int]], budget: int) -> None:
     early, rest, ids = run(windows, budget, 150)
-    seen = {}
+    texts = {}
     for batch in (*early, *rest):
         n, width = batch.input_ids.shape
         assert n == 1 or n * width <= budget
         assert batch.n_tokens == batch.attention_mask.sum()
         for slot, row, mask in zip(batch.slots, batch.input_ids, batch.attention_mask, strict=True):
-            assert slot not in seen
+            assert slot not in texts
             assert (np.diff(mask) <= 0).all(), "padding is on the right"
-            seen[int(slot)] = row[mask == 1].tolist()
+            texts[int(slot)] = row[mask == 1].tolist()
             assert (row[mask == 0] == 0).all()
-            assert width == min(padded_lengths(mask.sum()), 150), "a text's width is its own"
-    assert seen == ids
+            assert width == min(padded_lengths(mask.sum()), 150), "the width depends on the text only"
+    assert texts == ids
     assert all(len(batch.slots) == max(1, budget // batch.input_ids.shape[1]) for batch in early), "full or waiting"
     widths = [batch.input_ids.shape[1] for batch in rest]
     assert widths == sorted(widths, reverse=True), "longest first"
@@ -47,6 +47,6 @@ def test_widths_are_few_and_little_is_padding() -> None:
     assert sum(batch.input_ids.size for batch in batches) <= 1.025 * lengths.sum()
 
 
-def test_no_width_is_beyond_what_the_encoder_admits() -> None:
+def test_widths_are_limited_by_the_maximum_length() -> None:
     (batch,) = token_batches(np.arange(1), np.ones(253, np.int32), np.array([253]), 2048, 254)
     assert batch.input_ids.shape == (1, 254)

@@ -1,4 +1,4 @@
-"""Whatever changes a vector changes the fingerprint; whatever does not, does not."""
+"""The fingerprint changes with everything that changes a vector, and with nothing else."""
 
 import json
 from pathlib import Path
@@ -65,8 +65,8 @@ def test_every_field_of_the_spec_counts(field: str) -> None:
     assert decode(to_json(changed), Spec, "") == changed
 
 
-def test_what_is_as_berts_is_not_written() -> None:
-    # Computed, so that they are not the very objects of the class's defaults.
+def test_default_fields_are_not_written() -> None:
+    # Computed, so that they are equal to the defaults but not the same objects.
     plain = {
         "details": {},
         "normalize": 1 > 2,
@@ -85,13 +85,13 @@ def test_what_is_as_berts_is_not_written() -> None:
     "change",
     [{"of_tomorrow": 1}, {"normalize": 1}, {"n_layers": 0}, {"n_layers": True}, {"dense": [1]}, {"weights": None}],
 )
-def test_what_is_no_spec_is_refused_and_the_field_is_named(change: dict) -> None:
+def test_an_invalid_spec_is_refused_and_the_field_is_named(change: dict) -> None:
     with pytest.raises(BadArtifact, match=next(iter(change))):
-        typed(to_builtins(spec()) | change, Spec, "mend", where="here")
+        typed(to_builtins(spec()) | change, Spec, "fix", where="here")
 
 
 def test_fingerprint_is_the_same_on_every_machine() -> None:
-    # A changed value here orphans every store in the world: only with a new store format.
+    # Changing this value invalidates every existing store: only with a new store format.
     assert fingerprint(spec(weights="0")) == "b41f411cc9ce65afdeac1583d3fc1e2f"
 
 
@@ -107,7 +107,7 @@ def test_one_weight_one_shape_or_one_name_changes_the_digest(change: dict) -> No
     assert digest({**TENSORS, **change}) != digest(TENSORS)
 
 
-def test_what_no_vector_depends_on_does_not_count() -> None:
+def test_unused_tensors_do_not_change_the_digest() -> None:
     more = {**TENSORS, "pooler.dense.weight": np.zeros(2), "embeddings.position_ids": np.arange(3)}
     assert digest(dict(reversed(more.items()))) == digest(TENSORS)
     assert digest({k: v.astype(np.float64) for k, v in TENSORS.items()}) == digest(TENSORS)

@@ -1,4 +1,4 @@
-"""What can be known of TensorRT without a GPU: shapes, folders, what onnxruntime is asked for and gives back."""
+"""TensorRT without a GPU: profiles, engine folders, and the calls of onnxruntime."""
 
 import ctypes
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_every_batch_within_the_budget_fits_one_profile(max_tokens: int, budget:
         assert profile.max_rows * profile.max_tokens <= 2 * max(budget, profile.max_tokens)
 
 
-def test_an_engine_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+def test_an_engine_folder_that_is_writable_by_others_is_refused(tmp_path: Path) -> None:
     folder = private_folder(tmp_path / "engines", "a")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert private_folder(tmp_path / "engines", "a") == folder
@@ -46,7 +46,7 @@ def test_an_engine_folder_that_others_can_write_to_is_refused(tmp_path: Path) ->
         private_folder(tmp_path / "engines", "b")
 
 
-def test_without_tensorrt_it_says_what_is_missing(encoder: EncoderFolder, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_tensorrt_is_an_error(encoder: EncoderFolder, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tensorrt, "tensorrt_lacks", lambda: "TensorRT is not installed: libnvinfer.so.10")
     with pytest.raises(RuntimeMissing, match=r"cannot run here: TensorRT is not installed: libnvinfer\.so\.10.*doctor"):
         TensorRt(encoder.graph, "fp16", 32, "Toy GPU", tmp_path, Budget(512))
@@ -54,17 +54,17 @@ def test_without_tensorrt_it_says_what_is_missing(encoder: EncoderFolder, tmp_pa
 
 
 @pytest.fixture
-def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """What is asked of onnxruntime; the CPU computes in TensorRT's place, within the shapes it was asked for."""
-    found: list[dict[str, str]] = []
-    made = getattr(request, "param", True)  # whether an engine is
+def session_options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The options of opened sessions; the CPU computes instead of TensorRT and checks the shapes."""
+    sessions: list[dict[str, str]] = []
+    writes_engine = getattr(request, "param", True)  # whether an engine file is written
 
     def session(graph, provider, options, n_threads):
         assert provider == "tensorrt"
-        found.append(options)
+        sessions.append(options)
         most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))["input_ids"]
         least = dict(part.split(":") for part in options["trt_profile_min_shapes"].split(","))["attention_mask"]
-        if made:
+        if writes_engine:
             Path(options["trt_engine_cache_path"], options["trt_engine_cache_prefix"] + "_1_0_fp16.engine").touch()
         return SimpleNamespace(
             real=open_session(graph, "cpu", {}, 1),
@@ -73,11 +73,11 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
             least=int(least.split("x")[1]),
         )
 
-    def compute(session, batch, place):
+    def compute(session, batch, device):
         n, width = batch.input_ids.shape
         assert n <= session.rows
         assert session.least <= width <= session.most
-        assert place == "cuda"
+        assert device == "cuda"
         return forward(session.real, batch, "cpu")
 
     monkeypatch.setattr(tensorrt, "tensorrt_lacks", lambda: "")
@@ -85,16 +85,16 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setattr(ctypes, "CDLL", lambda *_: SimpleNamespace(getInferLibVersion=lambda: 101600))
     monkeypatch.setattr(tensorrt, "open_session", session)
     monkeypatch.setattr(tensorrt, "forward", compute)
-    return found
+    return sessions
 
 
-def test_engines_are_made_when_needed_and_give_every_vector(
-    encoder: EncoderFolder, tmp_path: Path, asked: list[dict[str, str]]
+def test_engines_are_built_on_demand_and_compute_every_vector(
+    encoder: EncoderFolder, tmp_path: Path, session_options: list[dict[str, str]]
 ) -> None:
     texts = ["", "a", *toy_texts(80), "guitar " * 40]
     tokens = encoder.tokenizer()(texts)
     runtime = TensorRt(encoder.graph, "fp16", 32, "Toy GPU", tmp_path, Budget(256))
-    assert asked == []
+    assert session_options == []
     parts = list(token_batches(np.arange(len(texts)), tokens.flat_ids, tokens.lengths, 256, 32))
     slots, vectors = zip(*runtime.run(parts), strict=True)
     order = np.argsort(np.concatenate(slots))
@@ -102,7 +102,7 @@ def test_engines_are_made_when_needed_and_give_every_vector(
     reference = [forward(open_session(encoder.graph, "cpu", {}, 1), part, "cpu") for part in parts]
     expected = np.concatenate(reference)[np.argsort(np.concatenate([part.slots for part in parts]))]
     np.testing.assert_allclose(np.concatenate(vectors)[order], expected, atol=1e-5)
-    (options,) = asked
+    (options,) = session_options
     assert options["trt_fp16_enable"] == "1"
     assert "trt_bf16_enable" not in options
     folder = Path(options["trt_engine_cache_path"])
@@ -110,8 +110,8 @@ def test_engines_are_made_when_needed_and_give_every_vector(
     assert folder.name.endswith("-101600-Toy_GPU-fp16")
 
 
-def test_engines_of_another_graph_precision_or_gpu_lie_elsewhere(
-    encoder: EncoderFolder, tmp_path: Path, asked: list[dict[str, str]]
+def test_every_graph_precision_and_gpu_has_its_own_engine_folder(
+    encoder: EncoderFolder, tmp_path: Path, session_options: list[dict[str, str]]
 ) -> None:
     folders, copies = set(), [tmp_path / name for name in ("same.onnx", "other.onnx")]
     for copy, more in zip(copies, (b"", b"\n"), strict=True):
@@ -125,20 +125,20 @@ def test_engines_of_another_graph_precision_or_gpu_lie_elsewhere(
         (same, "fp16", "A"),
     ):
         folders.add(TensorRt(graph, precision, 32, gpu, tmp_path, Budget(256))._folder)
-    assert len(folders) == 4, "the same graph in two files is one"
+    assert len(folders) == 4, "equal graphs share a folder"
 
 
-@pytest.mark.parametrize("asked", [False], indirect=True)
-def test_a_graph_that_tensorrt_leaves_to_cuda_is_refused(encoder: EncoderFolder, tmp_path: Path, asked) -> None:
+@pytest.mark.parametrize("session_options", [False], indirect=True)
+def test_a_graph_that_only_cuda_computes_is_refused(encoder: EncoderFolder, tmp_path: Path, session_options) -> None:
     runtime = TensorRt(encoder.graph, "fp16", 32, "A/B GPU", tmp_path, Budget(256))
     tokens = encoder.tokenizer()(["great guitar"])
-    with pytest.raises(RuntimeMissing, match="TensorRT took no part of the graph"):
+    with pytest.raises(RuntimeMissing, match="TensorRT computes no part of the graph"):
         list(runtime.run(token_batches(np.arange(1), tokens.flat_ids, tokens.lengths, 256, 32)))
-    assert len(asked) == 1
+    assert len(session_options) == 1
 
 
 def test_layer_norm_is_one_operator_in_the_graph(encoder: EncoderFolder) -> None:
-    """TensorRT computes that in float32; made of powers and means it would be in half precision."""
+    """TensorRT computes LayerNormalization in float32, but a decomposed norm in half precision."""
     import onnx
 
     kinds = [node.op_type for node in onnx.load(encoder.graph).graph.node]
@@ -146,17 +146,17 @@ def test_layer_norm_is_one_operator_in_the_graph(encoder: EncoderFolder) -> None
     assert not {"Pow", "ReduceMean"} & set(kinds)
 
 
-def test_another_provider_than_the_one_asked_for_is_refused(encoder: EncoderFolder, monkeypatch) -> None:
+def test_an_unexpected_provider_is_refused(encoder: EncoderFolder, monkeypatch) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(RuntimeMissing, match=r"not built for a GPU.*expected CUDAExecutionProvider.*\[gpu\]"):
             open_session(encoder.graph, "cuda", {}, 1)
-    silent = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    fallback = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("three lines"))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: silent)
-    with pytest.raises(RuntimeMissing, match=r"took another provider.*expected CUDA.*got CPU.*doctor"):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: fallback)
+    with pytest.raises(RuntimeMissing, match=r"uses another provider.*expected CUDA.*got CPU.*doctor"):
         open_session(encoder.graph, "cuda", {}, 1)
 
 
@@ -169,11 +169,11 @@ def test_a_full_gpu_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, mo
     expected = np.concatenate([vectors for _, vectors in runtime.run(parts)])
     real, sizes = module.forward, []
 
-    def small(session, batch, place):
+    def small(session, batch, device):
         sizes.append(batch.input_ids.size)
         if batch.input_ids.size > 150:
             raise DeviceFull
-        return real(session, batch, place)
+        return real(session, batch, device)
 
     monkeypatch.setattr(module, "forward", small)
     slots, vectors = zip(*runtime.run(parts), strict=True)

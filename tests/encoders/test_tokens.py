@@ -13,13 +13,13 @@ from loid_infer.errors import BadArtifact
 def test_ids_are_those_of_transformers(toy_base: Path) -> None:
     import transformers
 
-    theirs = transformers.AutoTokenizer.from_pretrained(toy_base)
+    reference = transformers.AutoTokenizer.from_pretrained(toy_base)
     texts = ["great guitar", "", "the plot was " * 30, "a", "👍 naïve", "x" * 300]
     tokens = Tokenizer(toy_base / "tokenizer.json", 20)(texts)
-    expected = theirs(texts, truncation=True, max_length=20, padding=False)["input_ids"]
+    expected = reference(texts, truncation=True, max_length=20, padding=False)["input_ids"]
     parts = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     assert [part.tolist() for part in parts] == expected
-    assert tokens.n_truncated == sum(len(ids) > 20 for ids in theirs(texts)["input_ids"]) == 1
+    assert tokens.n_truncated == sum(len(ids) > 20 for ids in reference(texts)["input_ids"]) == 1
     assert tokens.lengths.max() == 20
 
 
@@ -42,56 +42,56 @@ TEXTS = st.lists(st.lists(st.sampled_from(PIECES) | st.characters(max_codepoint=
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.sampled_from([3, 5, 20, 512]))
 def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: list[str], max_tokens: int) -> None:
-    agree(Tokenizer(toy_base / "tokenizer.json", max_tokens), toy_base, texts)
+    assert_equal_to_rust(Tokenizer(toy_base / "tokenizer.json", max_tokens), toy_base, texts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, max_size=4))
-def test_so_they_are_in_a_small_table_and_in_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
-    """Words meet in the table, wait for one another's places and are forgotten."""
+def test_the_same_with_a_small_table_and_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
+    """Covers hash collisions and emptying the table."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, small in (("_PLACE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
+        for name, small in (("_TABLE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
             patch.setattr(words, name, small)
         tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
         for texts in batches:
-            agree(tokenizer, toy_base, texts)
+            assert_equal_to_rust(tokenizer, toy_base, texts)
 
 
-def agree(tokenizer: Tokenizer, toy_base: Path, texts: list[str]) -> None:
+def assert_equal_to_rust(tokenizer: Tokenizer, toy_base: Path, texts: list[str]) -> None:
     import tokenizers
 
     rust = tokenizers.Tokenizer.from_file(str(toy_base / "tokenizer.json"))
     rust.no_padding()
     rust.enable_truncation(tokenizer.max_tokens)
     expected = rust.encode_batch(texts)
-    found = tokenizer(texts)
-    assert found.flat_ids.tolist() == [i for encoding in expected for i in encoding.ids]
-    assert found.lengths.tolist() == [len(encoding.ids) for encoding in expected]
-    assert found.n_truncated == sum(bool(encoding.overflowing) for encoding in expected)
-    assert (found.flat_ids.dtype, found.lengths.dtype) == (np.int32, np.int64)
+    tokens = tokenizer(texts)
+    assert tokens.flat_ids.tolist() == [i for encoding in expected for i in encoding.ids]
+    assert tokens.lengths.tolist() == [len(encoding.ids) for encoding in expected]
+    assert tokens.n_truncated == sum(bool(encoding.overflowing) for encoding in expected)
+    assert (tokens.flat_ids.dtype, tokens.lengths.dtype) == (np.int32, np.int64)
 
 
-def test_words_whose_keys_begin_alike_are_told_apart(toy_base: Path) -> None:
+def test_words_with_common_prefixes_are_distinguished(toy_base: Path) -> None:
     """Keys are 8 and 8 bytes; longer words have none."""
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
     texts = [("ab" * 20)[:n] + end for n in range(1, 40) for end in ("", "a", "b", "A", "9", " a")]
-    agree(tokenizer, toy_base, texts)
-    agree(tokenizer, toy_base, texts[::-1])
+    assert_equal_to_rust(tokenizer, toy_base, texts)
+    assert_equal_to_rust(tokenizer, toy_base, texts[::-1])
 
 
-def test_many_long_words_are_asked_for_together_and_the_longest_not_kept(toy_base: Path) -> None:
+def test_long_words_are_tokenized_together_and_the_longest_not_stored(toy_base: Path) -> None:
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
     assert tokenizer._words is not None
-    asked, real = [], tokenizer._words._ask
-    tokenizer._words._ask = lambda words: (asked.append(len(words)), real(words))[1]
+    calls, real = [], tokenizer._words._tokenize
+    tokenizer._words._tokenize = lambda words: (calls.append(len(words)), real(words))[1]
     texts = [" ".join(f"longerthansixteen{i}x{j}" for j in range(20)) + " " + "z" * 101 for i in range(100)]
-    agree(tokenizer, toy_base, texts)
-    assert asked == [2001], "each once, all at once"
-    agree(tokenizer, toy_base, texts)
-    assert asked == [2001, 1], "the endless word is asked for again"
+    assert_equal_to_rust(tokenizer, toy_base, texts)
+    assert calls == [2001], "each word once, in one call"
+    assert_equal_to_rust(tokenizer, toy_base, texts)
+    assert calls == [2001, 1], "the longest word is tokenized again"
 
 
-def test_a_tokenizer_with_a_token_of_letters_is_left_alone(toy_base: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_an_added_token_of_letters_is_not_replaced(toy_base: Path, tmp_path: Path) -> None:
     import tokenizers
 
     rust = tokenizers.Tokenizer.from_file(str(toy_base / "tokenizer.json"))
@@ -99,20 +99,20 @@ def test_a_tokenizer_with_a_token_of_letters_is_left_alone(toy_base: Path, tmp_p
     rust.save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer(tmp_path / "tokenizer.json", 20)
     assert tokenizer._words is None
-    agree(tokenizer, tmp_path, ["UserTag likes it", "xUSERTAGy", "usertag"])
+    assert_equal_to_rust(tokenizer, tmp_path, ["UserTag likes it", "xUSERTAGy", "usertag"])
 
 
-def test_another_one_for_another_thread_gives_the_same_and_shares_no_words(toy_base: Path) -> None:
-    one = Tokenizer(toy_base / "tokenizer.json", 20)
-    other = one.another()
+def test_a_copy_gives_the_same_ids_and_shares_no_table(toy_base: Path) -> None:
+    tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
+    copied = tokenizer.copy()
     texts = ["Great guitar, 10/10!", "naïve", "the plot was " * 30]
-    assert one(texts).flat_ids.tolist() == other(texts).flat_ids.tolist()
-    assert one._words is not other._words
-    assert one._words is not None
-    assert len(one._words) > 0
+    assert tokenizer(texts).flat_ids.tolist() == copied(texts).flat_ids.tolist()
+    assert tokenizer._words is not copied._words
+    assert tokenizer._words is not None
+    assert len(tokenizer._words) > 0
 
 
-def test_a_plain_text_is_looked_up_and_any_other_is_not(toy_base: Path) -> None:
+def test_only_plain_texts_are_looked_up(toy_base: Path) -> None:
     texts = ["", "Great\tguitar, 10/10!", "naïve", "a\x00b", "the [MASK] is", "[a] list", "a\x7f"]
     plain = Tokenizer(toy_base / "tokenizer.json", 20)._plain(texts)
     assert plain.tolist() == [True, True, False, False, False, True, False]
@@ -121,7 +121,7 @@ def test_a_plain_text_is_looked_up_and_any_other_is_not(toy_base: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"normalizer": None}, {"pre_tokenizer": {"type": "Whitespace"}}, {"post_processor": None}]
 )
-def test_a_tokenizer_of_other_rules_is_left_alone(toy_base: Path, tmp_path: Path, change: dict) -> None:
+def test_a_tokenizer_with_other_rules_is_not_replaced(toy_base: Path, tmp_path: Path, change: dict) -> None:
     import json
 
     parts = json.loads((toy_base / "tokenizer.json").read_text())
@@ -131,7 +131,7 @@ def test_a_tokenizer_of_other_rules_is_left_alone(toy_base: Path, tmp_path: Path
     assert len(tokenizer(["Great guitar"]).flat_ids)
 
 
-def test_words_are_forgotten_when_there_are_too_many(toy_base: Path, monkeypatch) -> None:
+def test_a_full_table_is_emptied(toy_base: Path, monkeypatch) -> None:
     monkeypatch.setattr(words, "_MAX_WORDS", 3)
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
     texts = ["great guitar case cable plot", "the great guitar"]
@@ -147,7 +147,7 @@ def test_no_texts_are_no_tokens(toy_base: Path) -> None:
     assert (len(tokens.flat_ids), len(tokens.lengths), tokens.n_truncated) == (0, 0, 0)
 
 
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadArtifact, match=r"tokenizer\.json: the tokenizer cannot be read"):
         Tokenizer(tmp_path / "tokenizer.json", 20)

@@ -88,7 +88,7 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
         (constant_outside, "outside its file"),
         (operator, r"com\.example"),
     ]
-    changes += [(function, "not ONNX's own"), (inside, "graphs inside"), (output, "logits")]
+    changes += [(function, "not ONNX's own"), (inside, "subgraphs"), (output, "logits")]
     for change, message in changes:
         with pytest.raises(BadArtifact, match=message):
             checked(rewritten(graph, tmp_path / "changed.onnx", change))

@@ -5,17 +5,17 @@ import torch
 from loid_infer.kernels.attention import absorbed, projected
 
 
-def slow(query, tokens, mask, key, value, slot):
-    """One pair, one head, one token at a time."""
+def loop(query, tokens, mask, key, value, slot):
+    """Loops over samples, heads and tokens."""
     out = torch.zeros_like(query)
     for n in range(len(query)):
         for h in range(query.shape[1]):
-            seen = [k for k in range(tokens.shape[1]) if mask[n, k]]
-            logits = [float(query[n, h] @ (key[h] @ tokens[n, k])) / math.sqrt(query.shape[2]) for k in seen]
+            valid = [k for k in range(tokens.shape[1]) if mask[n, k]]
+            logits = [float(query[n, h] @ (key[h] @ tokens[n, k])) / math.sqrt(query.shape[2]) for k in valid]
             logits.append(float(slot[0][n, h]))
             top = max(logits)
             weights = [math.exp(logit - top) for logit in logits]
-            vectors = [value[h] @ tokens[n, k] for k in seen] + [slot[1][h]]
+            vectors = [value[h] @ tokens[n, k] for k in valid] + [slot[1][h]]
             out[n, h] = sum(w / sum(weights) * v for w, v in zip(weights, vectors, strict=True))
     return out
 
@@ -36,9 +36,9 @@ def problem(dtype=torch.float64):
     )
 
 
-def test_absorbed_attention_equals_the_slow_one():
+def test_absorbed_attention_equals_the_loop():
     parts = problem()
-    torch.testing.assert_close(absorbed(*parts), slow(*parts), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(absorbed(*parts), loop(*parts), rtol=1e-12, atol=1e-12)
 
 
 def test_absorbed_attention_equals_attention_over_projected_tokens():
@@ -57,15 +57,15 @@ def test_masked_tokens_change_nothing():
     )
 
 
-def test_without_any_token_the_slot_is_all():
+def test_without_tokens_the_result_is_the_slot():
     query, tokens, mask, key, value, slot = problem()
     torch.testing.assert_close(absorbed(query, tokens, mask, key, value, slot)[1], slot[1])
 
 
-def test_a_closed_slot_is_plain_attention():
+def test_without_the_slot_it_is_plain_attention():
     query, tokens, mask, key, value, slot = problem()
     closed = torch.full_like(slot[0], -math.inf)
-    found = absorbed(query, tokens, torch.ones_like(mask), key, value, (closed, slot[1]))
+    result = absorbed(query, tokens, torch.ones_like(mask), key, value, (closed, slot[1]))
     keys, values = (torch.einsum("nkx,hcx->nhkc", tokens, part) for part in (key, value))
     plain = torch.nn.functional.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0]
-    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(result, plain)

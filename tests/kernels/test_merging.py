@@ -1,4 +1,4 @@
-"""Merging formulas against slow obvious ones, entry by entry."""
+"""Merging, compared with loops over entries."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loid_infer.kernels import merging, sampling
 
-# Few values, so that ties of magnitude, zeros and cancelling sums are common.
+# Few values, so that ties, zeros and canceling sums are common.
 ENTRIES = st.sampled_from([0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -3.0])
 WEIGHTS = st.sampled_from([1.0, 0.5, 2.0, -1.0])
 DENSITIES = st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.8, 1.0])
@@ -21,7 +21,7 @@ MERGES = st.integers(1, 4).flatmap(
 )
 
 
-def slow_trim(delta: list[float], density: float) -> list[float]:
+def loop_trim(delta: list[float], density: float) -> list[float]:
     hundredths = round(density * 100)
     n_kept = -(-hundredths * len(delta) // 100)
     order = sorted(range(len(delta)), key=lambda i: (-abs(delta[i]), i))
@@ -32,7 +32,7 @@ def sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def slow_elect(parts: list[list[float]], weights: list[float]) -> list[float]:
+def loop_elect(parts: list[list[float]], weights: list[float]) -> list[float]:
     merged = []
     for entries in zip(*parts, strict=True):
         weighted = [weight * entry for weight, entry in zip(weights, entries, strict=True)]
@@ -46,12 +46,12 @@ def slow_elect(parts: list[list[float]], weights: list[float]) -> list[float]:
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=30), DENSITIES)
-def test_trim_is_the_slow_one(delta: list[float], density: float) -> None:
+def test_trim_equals_the_loop(delta: list[float], density: float) -> None:
     array = np.array(delta, np.float32)
-    assert merging.trim(array, density).tolist() == slow_trim(delta, density)
+    assert merging.trim(array, density).tolist() == loop_trim(delta, density)
 
 
-def test_trim_keeps_a_matrix_row_by_row_and_exactly_the_ceiling() -> None:
+def test_trim_keeps_exactly_the_ceiling_in_row_major_order() -> None:
     delta = np.ones((10, 10), np.float32)
     for density, n_kept in ((0.07, 7), (0.29, 29), (0.071, 8), (0.8, 80), (1.0, 100), (1e-9, 1)):
         trimmed = merging.trim(delta, density)
@@ -60,11 +60,11 @@ def test_trim_keeps_a_matrix_row_by_row_and_exactly_the_ceiling() -> None:
 
 
 @given(MERGES)
-def test_elect_is_the_slow_one(case) -> None:
+def test_elect_equals_the_loop(case) -> None:
     parts, weights = case
-    found = merging.elect([np.array(part, np.float32) for part in parts], weights)
-    assert found.dtype == np.float64
-    assert found.tolist() == slow_elect(parts, weights)
+    result = merging.elect([np.array(part, np.float32) for part in parts], weights)
+    assert result.dtype == np.float64
+    assert result.tolist() == loop_elect(parts, weights)
 
 
 def test_elect_by_hand() -> None:
@@ -74,11 +74,13 @@ def test_elect_by_hand() -> None:
 
 
 @given(MERGES)
-def test_linear_is_the_slow_one(case) -> None:
+def test_linear_equals_the_loop(case) -> None:
     parts, weights = case
-    found = merging.linear([np.array(part, np.float32) for part in parts], weights)
-    slow = [sum(w * entry for w, entry in zip(weights, entries, strict=True)) for entries in zip(*parts, strict=True)]
-    assert found.tolist() == slow
+    result = merging.linear([np.array(part, np.float32) for part in parts], weights)
+    expected = [
+        sum(w * entry for w, entry in zip(weights, entries, strict=True)) for entries in zip(*parts, strict=True)
+    ]
+    assert result.tolist() == expected
 
 
 def test_linear_sums_in_float64_in_the_order_given() -> None:
@@ -90,12 +92,12 @@ def test_linear_sums_in_float64_in_the_order_given() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**64 - 1), DENSITIES)
-def test_drop_is_the_slow_one(key: int, density: float) -> None:
+def test_drop_equals_the_loop(key: int, density: float) -> None:
     words = sampling.words(key, 50)
     delta = np.linspace(-1, 1, 50, dtype=np.float32)
     keep = [(int(word) >> 11) / 2**53 < density for word in words]
-    found = merging.drop_and_rescale(delta, merging.kept(words, density), density)
-    assert found.tolist() == [float(d) / density if k else 0.0 for d, k in zip(delta, keep, strict=True)]
+    result = merging.drop_and_rescale(delta, merging.kept(words, density), density)
+    assert result.tolist() == [float(d) / density if k else 0.0 for d, k in zip(delta, keep, strict=True)]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5, 0.8])

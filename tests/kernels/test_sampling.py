@@ -4,7 +4,7 @@ from loid_infer.kernels import sampling
 
 
 def splitmix(state: int) -> int:
-    """The published routine, in whole numbers."""
+    """The published routine, with Python integers."""
     mask = (1 << 64) - 1
     z = (state + 0x9E3779B97F4A7C15) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -42,11 +42,11 @@ def test_keys_depend_on_every_part_and_on_their_order():
 
 def test_keys_do_not_depend_on_the_rows_around():
     users, items = np.arange(20), np.arange(20)[::-1]
-    whole = sampling.keys(3, users, items, 1)
-    assert sampling.keys(3, users[7:8], items[7:8], 1)[0] == whole[7]
+    all_keys = sampling.keys(3, users, items, 1)
+    assert sampling.keys(3, users[7:8], items[7:8], 1)[0] == all_keys[7]
 
 
-def test_uniform_and_below_are_even():
+def test_uniform_and_below_are_uniform():
     key = sampling.keys(0, np.arange(200_000))
     values = sampling.uniform(key)
     assert values.min() >= 0 and values.max() < 1 and abs(values.mean() - 0.5) < 0.003
@@ -54,7 +54,7 @@ def test_uniform_and_below_are_even():
     assert len(counts) == 7 and abs(counts / len(key) - 1 / 7).max() < 0.005
 
 
-def test_choose_takes_all_of_a_few_and_different_ones_of_many():
+def test_choose_takes_all_of_small_sets_and_distinct_ones_of_large_sets():
     sizes = np.array([0, 1, 3, 4, 5, 40])
     chosen = sampling.choose(sampling.keys(0, sizes), sizes, 4)
     assert chosen[:4].tolist() == [[-1, -1, -1, -1], [0, -1, -1, -1], [0, 1, 2, -1], [0, 1, 2, 3]]

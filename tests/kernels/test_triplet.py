@@ -3,7 +3,7 @@ import torch
 from loid_infer.kernels.triplet import negatives, triplet
 
 
-def test_triplet_equals_the_slow_one():
+def test_triplet_equals_the_loop():
     torch.manual_seed(0)
     anchor, positive, negative = torch.randn(3, 9, 4, dtype=torch.float64)
     for row, loss in enumerate(triplet(anchor, positive, negative, 0.7)):
@@ -17,8 +17,8 @@ def test_a_negative_has_another_id_and_each_such_row_is_equally_likely():
     torch.manual_seed(0)
     counts = torch.zeros(len(ids), len(ids))
     for _ in range(6_000):
-        rows, found = negatives(ids, torch.rand(len(ids)))
-        assert found.all()
+        rows, exists = negatives(ids, torch.rand(len(ids)))
+        assert exists.all()
         counts[torch.arange(len(ids)), rows] += 1
     for row in range(len(ids)):
         others = ids != ids[row]
@@ -28,8 +28,8 @@ def test_a_negative_has_another_id_and_each_such_row_is_equally_likely():
 
 
 def test_the_largest_draw_stays_in_the_batch():
-    rows, found = negatives(torch.tensor([0, 0, 1]), torch.tensor([1 - 1e-9] * 3, dtype=torch.float64))
-    assert rows.tolist() == [2, 2, 1] and found.all()
+    rows, exists = negatives(torch.tensor([0, 0, 1]), torch.tensor([1 - 1e-9] * 3, dtype=torch.float64))
+    assert rows.tolist() == [2, 2, 1] and exists.all()
 
 
 def test_a_batch_of_one_id_has_no_negative():

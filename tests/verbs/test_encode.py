@@ -326,7 +326,7 @@ def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
         return real(*arguments, **options)
 
     monkeypatch.setattr(encoder_module, "open_runtime", replacing)
-    with pytest.raises(BadArtifact, match="exported anew"):
+    with pytest.raises(BadArtifact, match="exported again"):
         encode("toys", workspace=workspace)
 
 

@@ -143,7 +143,7 @@ class TestLoader:
         manifest = json.loads(path.read_text())
         manifest["card"]["max_tokens"] = 64
         path.write_text(json.dumps(manifest))
-        with pytest.raises(BadArtifact, match="not the one that was exported"):
+        with pytest.raises(BadArtifact, match="changed after the export"):
             open_folder(path.parent, "base")
 
     @pytest.mark.parametrize("text", ["", "[]", "{", '{"kind": "head"}', '{"kind": "encoder"}'])
