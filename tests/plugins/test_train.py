@@ -143,7 +143,7 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(
             said.append(line)
 
     done = train(again, data, SETTINGS, checkpoint, Told())
-    resumed_at = int(said[0].removeprefix("going on from step "))
+    resumed_at = int(said[0].removeprefix("resuming from step "))
     assert 0 < resumed_at < len(reference.losses)
     assert done == reference
     for name, parameter in whole.trained().items():
