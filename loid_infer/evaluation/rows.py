@@ -98,9 +98,7 @@ def differences(
             mean = float(np.mean([part.mean() for part in values]))
             for reference in references:
                 reference_column = systems.index(reference)
-                parts = [
-                    part - row[reference_column].values[metric] for part, row in zip(values, results, strict=True)
-                ]
+                parts = [part - row[reference_column].values[metric] for part, row in zip(values, results, strict=True)]
                 if test_share is None:
                     interval = paired(np.mean(parts, axis=0))
                 else:

@@ -84,7 +84,8 @@ def test_training_reduces_the_error():
 
 def test_by_epoch_the_curve_has_one_loss_per_epoch_and_there_are_no_messages():
     log_by_step, log_by_epoch = RecordingProgress(), RecordingProgress()
-    by_step, by_epoch = train(make_training(), None, log_by_step), train(make_training(by_epoch=True), None, log_by_epoch)
+    by_step = train(make_training(), None, log_by_step)
+    by_epoch = train(make_training(by_epoch=True), None, log_by_epoch)
     means = np.reshape(by_step.losses, (3, N_BATCHES)).mean(1)
     assert by_epoch.losses == pytest.approx(means.tolist())
     assert by_epoch.eval_steps == [20, 40, 60] and by_step.eval_steps == [5, 10, 15]
@@ -109,7 +110,7 @@ def test_without_a_finite_validation_error_the_initial_weights_are_kept():
 
 
 def test_learning_rate_schedule():
-    """Adam's first step is as long as the rate, whatever the gradient; the resumed are bounded by it."""
+    """The size of Adam's first step is the learning rate; later steps are bounded by it."""
     constant, warm = [], []
     train(make_training(weights_log=constant), None, SILENT)
     train(make_training(weights_log=warm, warmup=0.5), None, SILENT)
