@@ -107,7 +107,7 @@ def fit_bias(train: Ratings, lambda_user: float, lambda_item: float) -> BiasMode
     return BiasModel(mean, user, item, lambda_user, lambda_item)
 
 
-def left_out_biases(train: Ratings, bias: BiasModel, seed: int) -> tuple[Floats, Floats]:
+def out_of_fold_biases(train: Ratings, bias: BiasModel, seed: int) -> tuple[Floats, Floats]:
     """User and item bias `[n]` of each training rating, from a fit without its fold (one of 20, by seed and pair).
 
     Subtracting a rating from the sum of its user is not enough: it also influenced the biases of all items of that

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from loid_infer.data.histories import CodePairs
-from loid_infer.heads.baselines import Ratings, fit_baselines, fit_bias, left_out_biases
-from tests.heads.worlds import pairs
+from loid_infer.heads.baselines import Ratings, fit_baselines, fit_bias, out_of_fold_biases
+from tests.heads.domains import pairs
 
 
 def ratings(seed=0, n_users=60, n_items=40, per_user=8) -> Ratings:
@@ -34,10 +34,10 @@ def test_the_unknown_have_no_bias():
 def test_left_out_biases_do_not_know_their_rating():
     data = ratings()
     model = fit_bias(data, 4.0, 9.0)
-    before = left_out_biases(data, model, 0)
+    before = out_of_fold_biases(data, model, 0)
     changed = data.values.copy()
     changed[17] = 1000.0
-    after = left_out_biases(Ratings(data.users, data.items, changed, 60, 40), model, 0)
+    after = out_of_fold_biases(Ratings(data.users, data.items, changed, 60, 40), model, 0)
     # The mean of the other folds is what it was, to the bit: nothing of rating 17 reaches row 17.
     assert before[0][17] == after[0][17] and before[1][17] == after[1][17]
     neighbors = (data.users == data.users[17]) & (np.arange(len(changed)) != 17)
@@ -49,7 +49,7 @@ def test_the_order_of_the_rows_changes_no_bias():
     order = np.random.default_rng(0).permutation(len(data.values))
     moved = Ratings(data.users[order], data.items[order], data.values[order], 60, 40)
     model = fit_bias(data, 4.0, 9.0)
-    for one, other in zip(left_out_biases(data, model, 0), left_out_biases(moved, model, 0), strict=True):
+    for one, other in zip(out_of_fold_biases(data, model, 0), out_of_fold_biases(moved, model, 0), strict=True):
         np.testing.assert_allclose(one[order], other, atol=1e-9)
 
 

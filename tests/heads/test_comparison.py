@@ -19,14 +19,14 @@ from loid_infer.heads.comparison import (
     records,
     system,
 )
-from tests.heads.worlds import telling
+from tests.heads.domains import noisy_ratings
 
 SYSTEMS = (*BASELINES, system(HEAD, "base"))
 
 
 def make_results(n_seeds: int, kind: str = "random"):
     """Models with known absolute errors: about 0.1 for the head, 0.4, 0.3 and 0.2 for the others."""
-    data, _ = telling()
+    data, _ = noisy_ratings()
     parts = [split(data, kind, seed * (kind == "random")) for seed in range(n_seeds)]
     results = []
     for seed, part in enumerate(parts):

@@ -11,7 +11,7 @@ from loid_infer.evaluation.metrics import clipped
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
-from tests.heads import worlds
+from tests.heads import domains
 
 WHOLE = HeadOptions().settings()
 
@@ -19,7 +19,7 @@ WHOLE = HeadOptions().settings()
 @pytest.fixture(scope="module")
 def planted():
     world = draw_world(DOMAIN, N_REVIEWS, 0)
-    data = worlds.interactions(world.users, world.items, world.ratings)
+    data = domains.interactions(world.users, world.items, world.ratings)
     return world, data, split(data, "random", 0)
 
 
