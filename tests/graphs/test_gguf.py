@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from loid_infer import Encoder, export
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.graphs.bases import load_base
-from loid_infer.graphs.gguf import Told
+from loid_infer.graphs.gguf import Metadata
 from loid_infer.graphs.parity import reference_vectors
 from loid_infer.kernels.cosine import row_cosines
 from tests.families import make_family
@@ -100,15 +100,15 @@ def write_gguf(
 
 @pytest.mark.parametrize("bos", [True, False, None])
 def test_it_computes_what_the_folder_computes(llama: Path, tmp_path: Path, bos: bool | None) -> None:
-    told, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
+    expected, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
     assert (made.name, made.reading.pooling, made.config["model_type"]) == ("it", "last", "llama")
     assert made.tokenizer(64).frame == (([0] if bos else []), [])
-    plain, ours = told.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
+    plain, ours = expected.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
     assert (ours.lengths - bool(bos)).tolist() == plain.lengths.tolist()
     ids = [one[bool(bos) :] for one in np.split(ours.flat_ids, np.cumsum(ours.lengths)[:-1])]
     assert np.concatenate(ids).tolist() == plain.flat_ids.tolist()
     for one in ids:
-        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(told, [one]), atol=1e-5)
+        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(expected, [one]), atol=1e-5)
 
 
 def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_path: Path) -> None:
@@ -118,13 +118,13 @@ def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_pa
     path.unlink()  # the export rests on nothing but itself
     with Encoder.open("it", workspace=tmp_path) as encoder:
         vectors = encoder.encode(TEXTS)
-    told = load_base(str(llama))
-    tokens = told.tokenizer(64)(TEXTS)
+    expected = load_base(str(llama))
+    tokens = expected.tokenizer(64)(TEXTS)
     ids = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
     assert tokenizer(TEXTS)["input_ids"] == [one.tolist() for one in ids]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 2)
-    exact = np.concatenate([reference_vectors(told, [one]) for one in ids])
+    exact = np.concatenate([reference_vectors(expected, [one]) for one in ids])
     assert 0.99 < row_cosines(vectors, exact).min() < 0.99999
 
 
@@ -179,10 +179,10 @@ def test_what_transformers_would_drop_is_refused(llama: Path, tmp_path: Path) ->
 def test_where_the_file_does_not_say_a_bos_comes_first_as_in_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
     fields = {"tokenizer.ggml.model": kind} | ({"tokenizer.ggml.pre": split} if split else {})
     parts = {"added_tokens": [{"id": 1}, {"id": 9}], "pre_tokenizer": {"type": "Sequence"}}
-    for said, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):
-        found = Told(said, 9).tokenizer({"bos": ("<s>", 1), "eos": ("</s>", 2)}, parts)
-        assert len(found["post_processor"]["single"]) == 1 + first
-        assert found["added_tokens"] == [{"id": 1}]
+    for fields_given, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):
+        corrections = Metadata(fields_given, 9).tokenizer({"bos": ("<s>", 1), "eos": ("</s>", 2)}, parts)
+        assert len(corrections["post_processor"]["single"]) == 1 + first
+        assert corrections["added_tokens"] == [{"id": 1}]
 
 
 def test_what_is_no_gguf_of_a_family_is_refused(llama: Path, tmp_path: Path) -> None:
