@@ -60,7 +60,7 @@ class Merged:
     errors: tuple[TensorError, ...]  # of each tensor; none in full
 
 
-def settle(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
+def merge_settings(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
     """Check options and set the default density.
 
     Raises:

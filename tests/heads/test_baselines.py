@@ -25,13 +25,13 @@ def test_biases_are_the_ridge_solution():
     np.testing.assert_allclose(model.item_bias[:40], expected[60:], atol=2e-3)
 
 
-def test_the_unknown_have_no_bias():
+def test_unknown_users_and_items_have_no_bias():
     model = fit_bias(ratings(), 4.0, 4.0)
     unknown = np.array([-1])
     assert model.predict(CodePairs(unknown, unknown, unknown))[0] == model.mean
 
 
-def test_left_out_biases_do_not_know_their_rating():
+def test_out_of_fold_biases_do_not_depend_on_their_rating():
     data = ratings()
     model = fit_bias(data, 4.0, 9.0)
     before = out_of_fold_biases(data, model, 0)
@@ -44,7 +44,7 @@ def test_left_out_biases_do_not_know_their_rating():
     assert (np.abs(before[0] - after[0])[neighbors] > 1).any()
 
 
-def test_the_order_of_the_rows_changes_no_bias():
+def test_row_order_does_not_matter():
     data = ratings()
     order = np.random.default_rng(0).permutation(len(data.values))
     moved = Ratings(data.users[order], data.items[order], data.values[order], 60, 40)
@@ -53,7 +53,7 @@ def test_the_order_of_the_rows_changes_no_bias():
         np.testing.assert_allclose(one[order], other, atol=1e-9)
 
 
-def test_baselines_find_what_is_there():
+def test_baselines_recover_planted_factors():
     rng = np.random.default_rng(1)
     users, items = pairs(200, 100, 20, rng)
     taste, kind = rng.normal(0, 1, (200, 2)), rng.normal(0, 1, (100, 2))
@@ -62,9 +62,9 @@ def test_baselines_find_what_is_there():
     valid = rng.random(len(users)) < 0.2
     test = Ratings(users[valid], items[valid], values[valid], 200, 100)
     models = fit_baselines(data.where(~valid), test, (-100, 100), 0)
-    asked = CodePairs(test.users, test.items, test.users)
+    queries = CodePairs(test.users, test.items, test.users)
     errors = [
-        np.mean((model.predict(asked) - test.values) ** 2) for model in (models.mean, models.bias, models.factors)
+        np.mean((model.predict(queries) - test.values) ** 2) for model in (models.mean, models.bias, models.factors)
     ]
     assert errors[0] == pytest.approx(np.var(test.values), rel=0.05)
     assert errors[2] < 0.5 * errors[1]
