@@ -178,8 +178,7 @@ def load_base(
         declared = replace(declared, max_tokens=shape.max_tokens)
     use_family_default = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
     reading = Reading(family.pooling) if use_family_default else declared
-    reading = reading if pooling == "auto" else replace(reading, pooling=pooling)
-    check_choice("pooling", reading.pooling, POOLINGS)
+    reading = _with_pooling(reading, pooling, path)
     reading = reading if normalize is None else replace(reading, normalize=normalize)
     reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
     if reading.prompt and not reading.pools_prompt:
@@ -262,6 +261,21 @@ def copy_tokenizer(base: Base, folder: Path) -> None:
         special = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {kind: name for kind, name in special.items() if name}
         (folder / _TOKENIZER_FILES[0]).write_text(json.dumps(config) + "\n", encoding="utf-8")
+
+
+def _with_pooling(reading: Reading, pooling: str, path: Path) -> Reading:
+    if pooling != "auto":
+        check_choice("pooling", pooling, POOLINGS)
+        return replace(reading, pooling=pooling)
+    if reading.pooling not in POOLINGS:
+        raise BadArtifact(
+            "the pooling of the model is not supported",
+            where=str(path),
+            expected=" | ".join(POOLINGS),
+            got=reading.pooling,
+            fix="Give --pooling to use another one.",
+        )
+    return reading
 
 
 def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
