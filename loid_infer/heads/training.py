@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from loid_infer.data.histories import CodePairs, Histories, histories
-from loid_infer.heads.baselines import Baselines, Ratings, fit_baselines, out_of_fold_biases
+from loid_infer.heads.baselines import Baselines, BiasModel, Ratings, fit_baselines, out_of_fold_biases
 from loid_infer.heads.foundation import Examples, Foundation, fit_readout, history_readout
 from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.model import LoidHead, LoidPredictor, mask_unknown
@@ -60,22 +60,8 @@ def fit_head(
         by_time=split.kind == "time",
     )
     tokens = tokens_of(interactions, vectors, token_scale(interactions, split.train, vectors, settings, seed))
-    token_dim, zeros = tokens.scale.token_dim, np.zeros(len(train_ratings.values))
-    on_user, on_item = np.zeros((2, token_dim))
-    foundation = Foundation(
-        0.0, np.zeros(n_users + 1), np.zeros(n_items + 1), np.ones(2), on_user, on_item, np.zeros(4), 0.0
-    )
-    biases: tuple[Floats, Floats] = (zeros, zeros)
-    if settings.with_biases:
-        foundation = replace(foundation, mean=baselines.bias.mean)
-    if settings.with_biases and settings.ids:
-        biases = out_of_fold_biases(train_ratings, baselines.bias, seed)
-        foundation = replace(
-            foundation,
-            user_bias=baselines.bias.user_bias,
-            item_bias=baselines.bias.item_bias,
-            bias_spread=np.maximum([part.std() for part in biases], 1e-3),
-        )
+    token_dim = tokens.scale.token_dim
+    foundation, biases = _bias_model(baselines.bias, train_ratings, token_dim, settings, seed)
     train = _examples(interactions, split, split.train, *biases, history_lists, settings, seed)
     valid_pairs = pairs_of(interactions, split, split.valid)
     if settings.with_biases:
@@ -105,6 +91,29 @@ def fit_head(
         if not settings.with_biases:
             torch.nn.init.constant_(net.last.bias, baselines.mean.mean)
     return Fitted(baselines, *train_network(net, data, checkpoint, progress))
+
+
+def _bias_model(
+    bias: BiasModel, train: Ratings, token_dim: int, settings: HeadSettings, seed: int
+) -> tuple[Foundation, tuple[Floats, Floats]]:
+    """The foundation without readout, and the out-of-fold biases of the training pairs."""
+    on_user, on_item = np.zeros((2, token_dim))
+    foundation = Foundation(
+        bias.mean if settings.with_biases else 0.0,
+        np.zeros(train.n_users + 1),
+        np.zeros(train.n_items + 1),
+        np.ones(2),
+        on_user,
+        on_item,
+        np.zeros(4),
+        0.0,
+    )
+    if not (settings.with_biases and settings.ids):
+        zeros = np.zeros(len(train.values))
+        return foundation, (zeros, zeros)
+    biases = out_of_fold_biases(train, bias, seed)
+    spread = np.maximum([part.std() for part in biases], 1e-3)
+    return replace(foundation, user_bias=bias.user_bias, item_bias=bias.item_bias, bias_spread=spread), biases
 
 
 def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs:
