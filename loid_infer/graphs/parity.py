@@ -1,7 +1,4 @@
-"""The float32 reference an export is held against: probe texts and the vectors that plain transformers gives for them.
-
-Knows transformers' module through `Base` only; not the graph, not which runtime will be compared.
-"""
+"""The float32 reference of an export: 64 probe texts and their vectors, computed by transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.types import Array
 
 N_PROBES = 64
-_N_MIXED = 8  # of them, that are also looked at in one batch
+_N_MIXED = 8  # probes that are also computed in one batch
 _SUBJECTS = (
     "the strings",
     "this pedal",
@@ -73,8 +70,7 @@ _EDGES = (
 
 
 def probe_texts(seed: int = 0) -> list[str]:
-    """64 texts: odd ones first (empty, one token, emoji, other scripts, one endless word), then reviews of every length
-    up to far beyond 512 tokens."""
+    """64 texts: edge cases (empty, emoji, other scripts, a very long word), then reviews of 1 to 120 sentences."""
     rng = np.random.default_rng(seed)
     texts = list(_EDGES)
     lengths = np.geomspace(1, 120, N_PROBES - len(texts)).astype(int)  # sentences
@@ -85,23 +81,23 @@ def probe_texts(seed: int = 0) -> list[str]:
 
 
 def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int) -> Probes:
-    """The probes of `base`, whose module computes each text alone in float32, without padding.
+    """Compute the probes with the transformers module of `base`, in float32, each text alone without padding.
 
     Raises:
-        ParityError: our tokenizer gives other ids than transformers' for a probe, the token that is pooled is not the
-            one it should be, or transformers' module gives a text in a batch another vector than alone.
+        ParityError: the token ids differ from those of transformers, the pooled token is not the declared one, or
+            vectors of transformers depend on the batch.
     """
     texts = probe_texts()
     tokens = tokenizer(texts)
     ours = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     prompted = [base.reading.prompt + text for text in texts]
-    for text, mine, theirs in zip(texts, ours, reference_ids(folder, prompted, max_tokens), strict=True):
-        if mine.tolist() != (theirs or [base.empty_id]):
+    for text, ids, expected in zip(texts, ours, reference_ids(folder, prompted, max_tokens), strict=True):
+        if ids.tolist() != (expected or [base.empty_id]):
             raise ParityError(
-                "the tokenizer gives other ids than transformers'",
+                "the token ids differ from those of transformers",
                 where=repr(text[:60]),
-                expected=str(theirs[:12]),
-                got=str(mine[:12].tolist()),
+                expected=str(expected[:12]),
+                got=str(ids[:12].tolist()),
                 fix="Give --base a folder whose tokenizer.json belongs to its model.",
             )
     _check_pooled_token(base, tokenizer, ours)
@@ -112,7 +108,7 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
 
 
 def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -> Array:
-    """What transformers gives for a batch of ids, padded on one side, and read as the base is: `[n, d]`."""
+    """Vectors `[n, d]` of transformers for a batch of token ids, padded on one side."""
     import torch
     from torch.nn import functional
 
@@ -124,12 +120,12 @@ def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -
     for row, text in enumerate(texts):
         part = slice(len(text)) if side == "right" else slice(width - len(text), width)
         ids[row, part], mask[row, part] = torch.from_numpy(text.astype(np.int64)), 1
-    told = {}
+    options = {}
     if side == "left" and base.family.numbers_padding:
-        told = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        options = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     with torch.inference_mode():
-        hidden = base.model(input_ids=ids, attention_mask=mask, **told).last_hidden_state
-        rows = [hidden[row][mask[row].bool()] for row in range(len(texts))]  # whatever the side, the text's own tokens
+        hidden = base.model(input_ids=ids, attention_mask=mask, **options).last_hidden_state
+        rows = [hidden[row][mask[row].bool()] for row in range(len(texts))]  # without padding
         which = {"cls": slice(1), "last": slice(-1, None), "mean": slice(None)}[base.reading.pooling]
         pooled = torch.stack([row[which].mean(0) for row in rows])
         for dense in base.reading.dense:
@@ -141,52 +137,51 @@ def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -
     return vectors
 
 
-def _check_batches(base: Base, texts: Sequence[Array], alone: Array) -> None:
-    """See that transformers gives the shortest and the longest texts the same vectors in a batch, padded on either
-    side."""
+def _check_batches(base: Base, texts: Sequence[Array], vectors: Array) -> None:
+    """Check that vectors of the shortest and longest texts do not change in a batch, padded on either side."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     mixed = [*order[: _N_MIXED // 2], *order[-_N_MIXED // 2 :]]
-    knows = "position_ids" in inspect.signature(base.model.forward).parameters
-    for side in ("right", "left") if knows or not base.family.numbers_padding else ("right",):
-        together = reference_vectors(base, [texts[i] for i in mixed], side)
-        least = float(row_cosines(together, alone[mixed]).min())
-        if not least >= GATES["fp32"][1]:
+    has_positions = "position_ids" in inspect.signature(base.model.forward).parameters
+    for side in ("right", "left") if has_positions or not base.family.numbers_padding else ("right",):
+        batched = reference_vectors(base, [texts[i] for i in mixed], side)
+        min_cosine = float(row_cosines(batched, vectors[mixed]).min())
+        if not min_cosine >= GATES["fp32"][1]:
             raise ParityError(
-                "transformers' own module gives a text in a batch another vector than alone",
+                "vectors of transformers' module depend on the batch",
                 where=f"{base.name}, padded on the {side}",
                 expected=gate("fp32"),
-                got=f"{least:.6f}",
-                fix="Try another release of transformers; nothing was written.",
+                got=f"{min_cosine:.6f}",
+                fix="Try another release of transformers. Nothing was written.",
             )
 
 
 def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]) -> None:
-    """See that the token which is pooled is the one that the folder or the family declares for it."""
+    """Check that the pooled token is the one that the folder or the family declares."""
 
-    def refuse(what: str, expected: str, got: str, fix: str) -> None:
+    def fail(what: str, expected: str, got: str, fix: str) -> None:
         raise ParityError(what, where=base.name, expected=expected, got=got, fix=fix)
 
     pooling, files = base.reading.pooling, ("special_tokens_map.json", "tokenizer_config.json")
-    told = {name: value for file in files for name, value in read_json(base.path / file, absent={}).items()}
-    if told.get("cls_token") and not all(tokenizer.frame) and not (base.path / TOKENIZER_FILE).exists():
-        what = "the tokenizer that transformers makes of the folder puts nothing around a text"
-        refuse(what, TOKENIZER_FILE, "none", "Give --base a folder that has one.")
+    fields = {name: value for file in files for name, value in read_json(base.path / file, absent={}).items()}
+    if fields.get("cls_token") and not all(tokenizer.frame) and not (base.path / TOKENIZER_FILE).exists():
+        what = "the tokenizer that transformers makes adds no special tokens"
+        fail(what, TOKENIZER_FILE, "none", "Give --base a folder that has one.")
     if pooling == "cls":
         others = "--pooling mean or last"
         if any(relation.causal for relation in base.family.plan(base.spec("", 8)).relations):
-            what = "the first token of a decoder sees no other: every text would get one vector"
-            refuse(what, others, pooling, f"Give {others}.")
+            what = "the first token of a decoder attends to itself only, so all vectors would be equal"
+            fail(what, others, pooling, f"Give {others}.")
         if not tokenizer.frame[0]:
-            what = "texts begin with no special token that CLS could be read off"
-            refuse(what, others, pooling, f"Give {others}.")
-        declared, at = told.get("cls_token") or (told.get("bos_token") if told.get("add_bos_token") else None), 0
+            what = "the tokenizer adds no first special token for CLS pooling"
+            fail(what, others, pooling, f"Give {others}.")
+        declared, at = fields.get("cls_token") or (fields.get("bos_token") if fields.get("add_bos_token") else None), 0
     else:
-        always = base.family.ends or told.get("add_eos_token")
-        declared, at = told.get("eos_token", base.family.ends) if always else None, -1
+        always = base.family.ends or fields.get("add_eos_token")
+        declared, at = fields.get("eos_token", base.family.ends) if always else None, -1
     name = declared.get("content") if isinstance(declared, dict) else declared
     wanted = tokenizer.id_of(name) if name and (pooling != "mean" or base.family.ends) else None
     if wanted is not None and not all(text[at] == wanted for text in texts):
-        what = "the tokenizer does not give the token that is pooled"
+        what = "the tokenizer does not add the declared pooled token"
         fix = "Give --base a folder whose tokenizer.json adds it."
-        found = sorted({int(text[at]) for text in texts})[:5]
-        refuse(what, f"{name} ({wanted}) {'last' if at else 'first'}", str(found), fix)
+        actual = sorted({int(text[at]) for text in texts})[:5]
+        fail(what, f"{name} ({wanted}) {'last' if at else 'first'}", str(actual), fix)

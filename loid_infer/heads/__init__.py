@@ -1,1 +1,1 @@
-"""Small models that read cached vectors and give ratings."""
+"""The LoID head, which predicts ratings from stored vectors, and its baselines."""

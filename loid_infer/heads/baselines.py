@@ -1,8 +1,4 @@
-"""The models every head is compared with: global mean, regularized biases, biases with factors; tuned on validation.
-
-This file sees codes and ratings of the training part, and those of the validation part to choose the regularization.
-It knows no text and no vector.
-"""
+"""The baselines: global mean, regularized biases, matrix factorization; penalties are tuned on validation."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ _SWEEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """Some of the reviews, as what they say about ratings."""
+    """Ratings of (user, item) pairs."""
 
     users: Ints  # [n]
     items: Ints  # [n]
@@ -34,16 +30,16 @@ class Ratings:
     n_items: int
 
     def where(self, rows: Bools) -> Ratings:
-        """Those of `rows [n]`."""
+        """The selected `rows [n]`."""
         return replace(self, users=self.users[rows], items=self.items[rows], values=self.values[rows])
 
 
 class Head(Protocol):
-    """Anything that gives ratings for pairs: a baseline or a LoID head."""
+    """A model that predicts ratings of pairs."""
 
     def predict(self, pairs: CodePairs) -> Floats:
-        """Ratings `[n]`, float64, not clipped. Code -1 is an unknown user or item. A pair's rating depends on that
-        pair only, not on what else is asked."""
+        """Ratings `[n]`, float64, not clipped. Code -1 is an unknown user or item. A rating does not depend on the
+        other pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class BiasModel:
     """`mean + b_u + b_i`; the bias of an unknown user or item is 0."""
 
     mean: float
-    user_bias: Floats  # [n_users + 1]; the last is 0, so that code -1 finds it
+    user_bias: Floats  # [n_users + 1]; the last is 0, for code -1
     item_bias: Floats  # [n_items + 1]
     lambda_user: float
     lambda_item: float
@@ -64,8 +60,8 @@ class BiasModel:
 
 @dataclass(frozen=True, slots=True)
 class FactorModel:
-    """`mean + b_u + b_i + q_u . q_i`: matrix factorization of what the biases leave (Koren, Bell, Volinsky 2009, eq. 4
-    with alternating least squares); an unknown user or item has the factors 0."""
+    """`mean + b_u + b_i + q_u . q_i`: matrix factorization of the residuals of the biases (Koren, Bell, Volinsky 2009,
+    eq. 4, with alternating least squares). Unknown users and items have zero factors."""
 
     bias: BiasModel
     users: Floats  # [n_users + 1, N_FACTORS]
@@ -79,15 +75,15 @@ class FactorModel:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """The three, fitted on one training part."""
+    """The three baselines, fitted on one training part."""
 
-    mean: BiasModel  # without any bias: the mean training rating for every pair
+    mean: BiasModel  # the mean training rating, without biases
     bias: BiasModel
     factors: FactorModel
 
 
 def fit_baselines(train: Ratings, valid: Ratings, rating_range: tuple[float, float], seed: int) -> Baselines:
-    """The three baselines, each with the regularization that has the least validation MSE (clipped)."""
+    """Fit the baselines, each with the penalties of the lowest validation MSE (clipped)."""
     pairs = CodePairs(valid.users, valid.items, np.full(len(valid.users), -1))
 
     def error(model: Head) -> float:
@@ -99,48 +95,48 @@ def fit_baselines(train: Ratings, valid: Ratings, rating_range: tuple[float, flo
 
 
 def fit_bias(train: Ratings, lambda_user: float, lambda_item: float) -> BiasModel:
-    """Ridge regression on user and item, solved by turns: `b_u = sum(r - mean - b_i) / (lambda_u + n_u)`, and so on."""
+    """Alternating ridge regression on user and item: `b_u = sum(r - mean - b_i) / (lambda_u + n_u)`, and so on."""
     mean = float(train.values.mean()) if len(train.values) else 0.0
-    rest = train.values - mean
+    residuals = train.values - mean
     user, item = np.zeros(train.n_users + 1), np.zeros(train.n_items + 1)
     per_user = lambda_user + np.bincount(train.users, minlength=len(user))
     per_item = lambda_item + np.bincount(train.items, minlength=len(item))
     for _ in range(_SWEEPS):
-        item = np.bincount(train.items, rest - user[train.users], len(item)) / per_item
-        user = np.bincount(train.users, rest - item[train.items], len(user)) / per_user
+        item = np.bincount(train.items, residuals - user[train.users], len(item)) / per_item
+        user = np.bincount(train.users, residuals - item[train.items], len(user)) / per_user
     return BiasModel(mean, user, item, lambda_user, lambda_item)
 
 
-def left_out_biases(train: Ratings, bias: BiasModel, seed: int) -> tuple[Floats, Floats]:
-    """User and item bias `[n]` of every training rating, from fits that did not see that rating.
+def out_of_fold_biases(train: Ratings, bias: BiasModel, seed: int) -> tuple[Floats, Floats]:
+    """User and item bias `[n]` of each training rating, from a fit without its fold (one of 20, by seed and pair).
 
-    A rating's share is 1/20 of the training part, drawn by (seed, pair). Subtracting a rating's own term from its
-    user's sum is no substitute: the rating has gone into the biases of all its neighbors as well, and a head trained on
-    such features reads it there.
+    Subtracting a rating from the sum of its user is not enough: it also influenced the biases of all items of that
+    user, and a head could reconstruct it from them.
     """
     key = sampling.keys(seed, train.users, train.items)
     folds = sampling.below(key, np.full(len(key), N_FOLDS))
     user, item = np.zeros(len(folds)), np.zeros(len(folds))
     for fold in range(N_FOLDS):
-        out = folds == fold
-        model = fit_bias(train.where(~out), bias.lambda_user, bias.lambda_item)
-        user[out], item[out] = model.user_bias[train.users[out]], model.item_bias[train.items[out]]
+        held_out = folds == fold
+        model = fit_bias(train.where(~held_out), bias.lambda_user, bias.lambda_item)
+        user[held_out] = model.user_bias[train.users[held_out]]
+        item[held_out] = model.item_bias[train.items[held_out]]
     return user, item
 
 
 def _fit_factors(train: Ratings, bias: BiasModel, penalty: float, seed: int) -> FactorModel:
-    rest = train.values - bias.predict(CodePairs(train.users, train.items, train.users))
+    residuals = train.values - bias.predict(CodePairs(train.users, train.items, train.users))
     rng = np.random.default_rng(seed)
     users: Floats = rng.normal(0, 0.1, (train.n_users + 1, N_FACTORS))
     items: Floats = np.zeros((train.n_items + 1, N_FACTORS))
     for _ in range(_SWEEPS):
-        items = _solve(train.items, users[train.users], rest, penalty, len(items))
-        users = _solve(train.users, items[train.items], rest, penalty, len(users))
+        items = _solve(train.items, users[train.users], residuals, penalty, len(items))
+        users = _solve(train.users, items[train.items], residuals, penalty, len(users))
     return FactorModel(bias, users, items)
 
 
 def _solve(groups: Ints, features: Floats, targets: Floats, penalty: float, n_groups: int) -> Floats:
-    """Ridge regression of `targets [n]` on `features [n, f]` within every group: weights `[n_groups, f]`."""
+    """Ridge regression of `targets [n]` on `features [n, f]` per group: weights `[n_groups, f]`."""
     width = features.shape[1]
     left = np.empty((n_groups, width, width))
     right = np.empty((n_groups, width, 1))

@@ -1,7 +1,6 @@
-"""What stands below the network in the default preset: global mean, biases, and a ridge readout of mean histories.
+"""The model below the network in the default preset: global mean, biases, and a ridge regression on mean histories.
 
-The readout is solved in closed form, so that a small domain gets from its texts what a linear model can get, before
-anything is trained by gradient. This file knows tokens and ratings; no ids as text, no files.
+The ridge regression, called readout, is solved in closed form before the network is trained.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from loid_infer.data.histories import CodePairs, Histories, Lists
 from loid_infer.heads.tokens import Tokens
 from loid_infer.types import Floats, Ints
 
-PRIOR_REVIEWS = 3.0  # a mean history is sum / (n + 3): few reviews say little
-RIDGE = 4.0  # times the vector's width
-# How much of the readout holds on pairs it was not fitted on, before validation is asked: mean and standard deviation.
-# From splits 100 and up of two real domains, where 0.5 to 0.8 is best whatever the penalty.
+PRIOR_REVIEWS = 3.0  # mean histories are sum / (n + 3), which shrinks short ones
+RIDGE = 4.0  # times the dimension of the vectors
+# Prior mean and standard deviation of the share of the readout that is kept. From splits with seeds of 100 and more of
+# two real domains, where 0.5 to 0.8 is best for every penalty.
 _PRIOR_SHARE, _PRIOR_SPREAD = 0.6, 0.1
-_BIAS_WEIGHT = 5.0  # bias features are that much larger than a text feature, hence that much less penalized
+_BIAS_WEIGHT = 5.0  # scale of the bias features, which are thereby penalized less than text features
 _MAX_ROWS = 100_000
 _STEP = 2_048
 
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """`mean + b_u + b_i + readout`, all zero in the paper's preset."""
+    """`mean + b_u + b_i + readout`; all zero in the preset `paper`."""
 
     mean: float
-    user_bias: Floats  # [n_users + 1], float64, the last 0 for an unknown user
+    user_bias: Floats  # [n_users + 1], float64; the last is 0, for unknown users
     item_bias: Floats  # [n_items + 1]
     bias_spread: Floats  # [2], standard deviations of both over the training pairs
     on_user: Floats  # [token_dim], weights on the mean token of the user's history
@@ -39,52 +38,56 @@ class Foundation:
     intercept: float
 
     def bias_features(self, user: Floats, item: Floats) -> Floats:
-        """`[n, 4]` float64 from biases `[n]`: both, their product, and the square of the sum, standardized."""
+        """From biases `[n]`: both, their product, and the square of their sum, standardized, `[n, 4]` float64."""
         a, b = user / self.bias_spread[0], item / self.bias_spread[1]
         total = (user + item) / np.hypot(*self.bias_spread)
         return np.stack([a, b, a * b, total**2 - 1], 1)
 
-    def below(self, user: Floats, item: Floats, text: Floats) -> Floats:
-        """The rating `[n]` before the network, from biases `[n]` and the readout of both histories `[n]`."""
+    def predict(self, user: Floats, item: Floats, text: Floats) -> Floats:
+        """Ratings `[n]` from biases `[n]` and the sum of the readouts of both histories `[n]`."""
         return self.mean + user + item + text + self.intercept + self.bias_features(user, item) @ self.on_biases
 
 
-def history_readout(lists: Lists, tokens: Tokens, weights: Floats, places: Ints) -> Floats:
-    """`weights . sum of tokens / (n + 3)`, `[n]`, of histories `places [n, k]`."""
+def history_readout(lists: Lists, tokens: Tokens, weights: Floats, histories: Ints) -> Floats:
+    """`weights . shrunk mean of tokens`, `[n]`, of `histories [n, k]`."""
     by_review = np.zeros(len(lists.reviews) + 1)
     if weights.any():
         for start in range(0, len(lists.reviews), _STEP):
             part = tokens.take(lists.reviews[start : start + _STEP]).numpy()
             by_review[start : start + len(part)] = part @ weights.astype(np.float32)
-    return summed(by_review, places)
+    return shrunk_mean(by_review, histories)
 
 
-def summed(by_review: Floats, places: Ints) -> Floats:
-    """`sum / (n + 3)` over places `[n, k]` of what is said of each review, `by_review [m + 1]`, the last 0 for -1."""
-    total: Floats = by_review[places].sum(1) / ((places >= 0).sum(1) + PRIOR_REVIEWS)
-    return total
+def shrunk_mean(by_review: Floats, histories: Ints) -> Floats:
+    """`sum / (n + 3)` of the values of the reviews in `histories [n, k]`.
+
+    Args:
+        by_review: `[m + 1]`, the last 0, for missing reviews (-1).
+    """
+    mean: Floats = by_review[histories].sum(1) / ((histories >= 0).sum(1) + PRIOR_REVIEWS)
+    return mean
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """CodePairs with their biases (left out where the pair is a training pair), histories and ratings."""
+    """Pairs with biases (out-of-fold for training pairs), histories and ratings."""
 
     pairs: CodePairs
     user_bias: Floats  # [n]
     item_bias: Floats  # [n]
-    of_user: Ints  # [n, k], places
-    of_item: Ints  # [n, k]
+    user_histories: Ints  # [n, k], indices into Lists.reviews; -1: no review
+    item_histories: Ints  # [n, k]
     ratings: Floats  # [n], float64
 
     def take(self, rows: Ints) -> Examples:
-        """Those of `rows`."""
+        """The selected `rows`."""
         pairs = CodePairs(self.pairs.users[rows], self.pairs.items[rows], self.pairs.texts[rows])
         return Examples(
             pairs,
             self.user_bias[rows],
             self.item_bias[rows],
-            self.of_user[rows],
-            self.of_item[rows],
+            self.user_histories[rows],
+            self.item_histories[rows],
             self.ratings[rows],
         )
 
@@ -92,23 +95,22 @@ class Examples:
 def fit_readout(
     start: Foundation, train: Examples, valid: Examples, histories: Histories, tokens: Tokens, seed: int
 ) -> Foundation:
-    """`start` with the readout that predicts what the biases leave, shrunk to what holds on the validation pairs.
+    """Add a readout that predicts the residuals of the biases, scaled by a share estimated on the validation pairs.
 
-    A large training part is sampled. The share of the readout that is kept has a normal prior, which a few hundred
-    validation pairs hardly move and a readout that predicts much does.
+    At most 100,000 training pairs are used. The share has a normal prior.
     """
     rng = np.random.default_rng(seed)
-    train, valid = (_at_most(examples, rng) for examples in (train, valid))
+    train, valid = (_sample(examples, rng) for examples in (train, valid))
     x = tokens.scale.token_dim
     width = 2 * x + 5
     left, right = np.zeros((width, width)), np.zeros(width)
     for features, examples in _features(start, train, histories, tokens):
         left += features.T @ features
-        right += features.T @ _rest(start, examples).astype(np.float32)
-    penalty = np.append(np.full(width - 1, RIDGE * tokens.vectors.shape[1]), 1e-6)  # the intercept is free
+        right += features.T @ _residuals(start, examples).astype(np.float32)
+    penalty = np.append(np.full(width - 1, RIDGE * tokens.vectors.shape[1]), 1e-6)  # the intercept is hardly penalized
     weights = np.linalg.solve(left + np.diag(penalty), right)
     readout = np.concatenate([features @ weights for features, _ in _features(start, valid, histories, tokens)])
-    weights *= _kept_share(readout, _rest(start, valid))
+    weights *= _kept_share(readout, _residuals(start, valid))
     return replace(
         start,
         on_user=weights[:x],
@@ -118,16 +120,16 @@ def fit_readout(
     )
 
 
-def _rest(start: Foundation, examples: Examples) -> Floats:
-    rest: Floats = examples.ratings - start.mean - examples.user_bias - examples.item_bias
-    return rest
+def _residuals(start: Foundation, examples: Examples) -> Floats:
+    residuals: Floats = examples.ratings - start.mean - examples.user_bias - examples.item_bias
+    return residuals
 
 
-def _kept_share(readout: Floats, rest: Floats) -> float:
-    """Posterior mean of `s` in `rest = s readout + noise`, within 0 and 1."""
-    precision = 1 / max(float(np.mean(rest**2)), 1e-12)
+def _kept_share(readout: Floats, residuals: Floats) -> float:
+    """Posterior mean of `s` in `residuals = s readout + noise`, clipped to 0..1."""
+    precision = 1 / max(float(np.mean(residuals**2)), 1e-12)
     total = 1 / _PRIOR_SPREAD**2 + precision * float(np.sum(readout**2))
-    mean = (_PRIOR_SHARE / _PRIOR_SPREAD**2 + precision * float(np.sum(readout * rest))) / total
+    mean = (_PRIOR_SHARE / _PRIOR_SPREAD**2 + precision * float(np.sum(readout * residuals))) / total
     return min(max(mean, 0.0), 1.0)
 
 
@@ -140,8 +142,8 @@ def _features(
         yield (
             np.hstack(
                 [
-                    _mean_tokens(histories.by_user, part.of_user, tokens),
-                    _mean_tokens(histories.by_item, part.of_item, tokens),
+                    _mean_tokens(histories.by_user, part.user_histories, tokens),
+                    _mean_tokens(histories.by_item, part.item_histories, tokens),
                     _BIAS_WEIGHT * start.bias_features(part.user_bias, part.item_bias),
                     np.ones((len(part.ratings), 1)),
                 ]
@@ -150,18 +152,18 @@ def _features(
         )
 
 
-def _mean_tokens(lists: Lists, places: Ints, tokens: Tokens) -> Floats:
-    means = np.zeros((len(places), tokens.scale.token_dim), np.float32)
-    filled = places >= 0
-    counts = filled.sum(1)
-    some = np.flatnonzero(counts)
-    if some.size:
-        starts = np.cumsum(counts[some]) - counts[some]
-        means[some] = np.add.reduceat(tokens.take(lists.reviews[places[filled]]).numpy(), starts, axis=0)
+def _mean_tokens(lists: Lists, histories: Ints, tokens: Tokens) -> Floats:
+    means = np.zeros((len(histories), tokens.scale.token_dim), np.float32)
+    present = histories >= 0
+    counts = present.sum(1)
+    nonempty = np.flatnonzero(counts)
+    if nonempty.size:
+        starts = np.cumsum(counts[nonempty]) - counts[nonempty]
+        means[nonempty] = np.add.reduceat(tokens.take(lists.reviews[histories[present]]).numpy(), starts, axis=0)
     means /= (counts + PRIOR_REVIEWS).astype(np.float32)[:, None]
     return means
 
 
-def _at_most(examples: Examples, rng: np.random.Generator) -> Examples:
+def _sample(examples: Examples, rng: np.random.Generator) -> Examples:
     n = len(examples.ratings)
     return examples if n <= _MAX_ROWS else examples.take(np.sort(rng.choice(n, _MAX_ROWS, replace=False)))

@@ -1,6 +1,6 @@
-"""The LoID network (eq. 6 to 10): attention over cached review vectors, crossed between user and item.
+"""The LoID network (eq. 6 to 10): cross-attention between ID embeddings and review vectors, and an MLP.
 
-This file knows tensors and parameters: no ids, no files, no training loop.
+Attribute names of modules and parameters are tensor names in saved heads.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ N_BIAS_FEATURES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Exchanged:
-    """The four vectors `[n, width]` eq. 8 and 9 speak of, and what `default` reads beside them."""
+class Features:
+    """The vectors `[n, width]` of eq. 8 and 9, and the product that `default` uses."""
 
     v_user: Tensor
     v_item: Tensor
     p_user: Tensor
     p_item: Tensor
-    product: Tensor  # [n, width] of what was found in both histories, before the residual; [n, 0] in `paper`
+    product: Tensor  # [n, width], of both attention outputs before the residual connection; [n, 0] in `paper`
 
 
-class Exchange(nn.Module):
-    """One side of eq. 7: an ID embedding looks at the other side's reviews.
+class CrossAttention(nn.Module):
+    """One half of eq. 7: an ID embedding attends to the reviews of the other side.
 
-    The preset `default` has a slot for "nothing" with a learnt weight beside the reviews, so that one review says less
-    than ten; in `paper` the slot counts only where there is no review at all.
+    In the preset `default` there is a null slot with a learned weight beside the reviews, so that one review counts
+    less than ten. In `paper` the slot is used only if there is no review.
     """
 
     def __init__(self, settings: HeadSettings, width: int, token_dim: int) -> None:
         super().__init__()
-        self.n_heads, self.attention, self.nothing_beside = settings.n_heads, settings.attention, settings.residual
+        self.n_heads, self.attention, self.always_null_slot = settings.n_heads, settings.attention, settings.residual
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(token_dim, width, bias=False)
         self.value = nn.Linear(token_dim, width, bias=False)
@@ -52,8 +52,8 @@ class Exchange(nn.Module):
         key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
         return self._out(absorbed(self._queries(ids), tokens, mask, key, value, self._slot(mask)))
 
-    def attend(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """The same as `forward` from projected tokens `[n, k, width]`."""
+    def attend_projected(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """`forward` with projected tokens `[n, k, width]`."""
         slot = self._slot(mask)
         return self._out(projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
 
@@ -65,43 +65,42 @@ class Exchange(nn.Module):
 
     def _slot(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         logit = self.nothing_logit.expand(len(mask), -1)
-        if not self.nothing_beside:
+        if not self.always_null_slot:
             logit = torch.where(mask.any(1, keepdim=True), -math.inf, logit)
         return logit, self._heads(self.nothing)
 
     def _out(self, attended: Tensor) -> Tensor:
-        found: Tensor = self.out(attended.flatten(1))
-        return found
+        output: Tensor = self.out(attended.flatten(1))
+        return output
 
 
 class LoidNet(nn.Module):
-    """ID embeddings, both exchanges, and the MLP of eq. 9.
+    """ID embeddings, both cross-attentions, and the MLP of eq. 9.
 
-    In `default` the exchanges have a residual, and beside the MLP stands a linear part. That reads the product of what
-    both histories say, too: a taste counts as much as the item is good at it, which an MLP over both, side by side,
-    does not find.
+    In `default` there are residual connections, and a linear layer beside the MLP, which also gets the elementwise
+    product of both attention outputs (see docs/head.md).
     """
 
     def __init__(self, settings: HeadSettings, n_users: int, n_items: int, vector_dim: int, token_dim: int) -> None:
-        """Random weights.
+        """Initialize the weights from torch's generator.
 
         Raises:
-            BadSetting: the number of attention heads does not divide the width.
+            BadSetting: the width is not divisible by the number of attention heads.
         """
         super().__init__()
         width, self.with_ids = settings.width or vector_dim, settings.ids
         if width % settings.n_heads:
             raise BadSetting(
-                "attention heads must share its width evenly",
+                "the width is not divisible by the number of attention heads",
                 where="--n-heads",
                 expected=f"a divisor of {width}",
                 got=str(settings.n_heads),
                 fix="Leave --n-heads out for 4.",
             )
-        self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # last: unknown
-        self.of_user, self.of_item = Exchange(settings, width, token_dim), Exchange(settings, width, token_dim)
-        normed = nn.LayerNorm if settings.residual else nn.Identity
-        self.norm_user, self.norm_item = normed(width), normed(width)
+        self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # the last: unknown
+        self.of_user, self.of_item = (CrossAttention(settings, width, token_dim) for _ in range(2))
+        norm = nn.LayerNorm if settings.residual else nn.Identity
+        self.norm_user, self.norm_item = norm(width), norm(width)
         self.norm_found = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)] if settings.product else [])
         self.residual = settings.residual
         n_inputs = 2 * width + (N_BIAS_FEATURES if settings.with_biases else 0)
@@ -113,59 +112,59 @@ class LoidNet(nn.Module):
         self.linear = nn.Linear(n_inputs + n_products, 1) if settings.with_biases else None
         for embedding in (self.users, self.items):
             nn.init.normal_(embedding.weight, std=0.02)
-        if self.linear is not None:  # starts as nothing on top of the biases
+        if self.linear is not None:  # initially the prediction is that of the biases
             for layer in (self.last, self.linear):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
     def embeddings(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """`p_u` and `p_i`, `[n, width]` each, of codes `[n]`; everyone is unknown to a head without IDs."""
+        """`p_u` and `p_i`, `[n, width]` each, of codes `[n]`; without IDs, those of an unknown user and item."""
         if not self.with_ids:
             users = torch.full_like(users, self.users.num_embeddings - 1)
             items = torch.full_like(items, self.items.num_embeddings - 1)
         return self.users(users), self.items(items)
 
-    def exchange(
-        self, users: Tensor, items: Tensor, of_user: tuple[Tensor, Tensor], of_item: tuple[Tensor, Tensor]
-    ) -> Exchanged:
+    def attend(
+        self, users: Tensor, items: Tensor, user_reviews: tuple[Tensor, Tensor], item_reviews: tuple[Tensor, Tensor]
+    ) -> Features:
         """Eq. 7 for codes `[n]` and both histories as (tokens `[n, k, token_dim]`, mask `[n, k]`)."""
         p_user, p_item = self.embeddings(users, items)
-        return self.exchanged(p_user, p_item, self.of_item(p_user, *of_item), self.of_user(p_item, *of_user))
+        return self.features(p_user, p_item, self.of_item(p_user, *item_reviews), self.of_user(p_item, *user_reviews))
 
-    def exchanged(self, p_user: Tensor, p_item: Tensor, in_items: Tensor, in_users: Tensor) -> Exchanged:
-        """The same from ID embeddings and what they found in the histories of item and user, `[n, width]` each."""
-        v_user, v_item = (in_items + p_user, in_users + p_item) if self.residual else (in_items, in_users)
+    def features(self, p_user: Tensor, p_item: Tensor, item_output: Tensor, user_output: Tensor) -> Features:
+        """Features from ID embeddings and attention outputs over item and user reviews, `[n, width]` each."""
+        v_user, v_item = (item_output + p_user, user_output + p_item) if self.residual else (item_output, user_output)
         product = p_user[:, :0]
         if self.norm_found:
-            product = self.norm_found[0](in_items) * self.norm_found[1](in_users)
-        return Exchanged(self.norm_user(v_user), self.norm_item(v_item), p_user, p_item, product)
+            product = self.norm_found[0](item_output) * self.norm_found[1](user_output)
+        return Features(self.norm_user(v_user), self.norm_item(v_item), p_user, p_item, product)
 
-    def rate(self, exchanged: Exchanged, biases: Tensor) -> Tensor:
-        """Eq. 9: what the network adds to its base, `[n]`, from what was exchanged and bias features `[n, 4]`."""
+    def predict(self, features: Features, biases: Tensor) -> Tensor:
+        """The output of the network (eq. 9), `[n]`, from features and bias features `[n, 4]`."""
         if self.linear is None:
-            inputs = torch.cat([exchanged.v_user, exchanged.v_item], 1)
+            inputs = torch.cat([features.v_user, features.v_item], 1)
             rating: Tensor = self.last(self.hidden(inputs))
         else:
-            inputs = torch.cat([exchanged.v_user, exchanged.v_item, biases], 1)
-            rating = self.last(self.hidden(inputs)) + self.linear(torch.cat([inputs, exchanged.product], 1))
+            inputs = torch.cat([features.v_user, features.v_item, biases], 1)
+            rating = self.last(self.hidden(inputs)) + self.linear(torch.cat([inputs, features.product], 1))
         return rating[:, 0]
 
 
-def triplet_loss(exchanged: Exchanged, users: Tensor, items: Tensor, draws: Tensor, settings: HeadSettings) -> Tensor:
-    """Mean of eq. 8 over the rows that have a negative in their batch.
+def triplet_loss(features: Features, users: Tensor, items: Tensor, draws: Tensor, settings: HeadSettings) -> Tensor:
+    """Mean of eq. 8 over the rows with a negative in the batch.
 
     Args:
-        draws: `[2, n]` in `[0, 1)`, one for each negative.
+        draws: `[2, n]` in `[0, 1)`, random numbers that select the negatives.
     """
     unit = nn.functional.normalize if settings.unit_triplet else (lambda x: x)
-    p_user, p_item = unit(exchanged.p_user), unit(exchanged.p_item)
+    p_user, p_item = unit(features.p_user), unit(features.p_item)
     total = p_user.new_zeros(())
     for anchor, positive, ids, draw in (
-        (unit(exchanged.v_item), p_user, users, draws[0]),
-        (unit(exchanged.v_user), p_item, items, draws[1]),
+        (unit(features.v_item), p_user, users, draws[0]),
+        (unit(features.v_user), p_item, items, draws[1]),
     ):
-        rows, found = negatives(ids, draw)
-        # index_select and not [rows]: the gradient of the latter is summed in an order that differs from run to run.
+        rows, exists = negatives(ids, draw)
+        # The gradient of `[rows]` is summed in an order that differs between runs; that of index_select is not.
         losses = triplet(anchor, positive, positive.index_select(0, rows), settings.margin)
-        total = total + (losses * found).sum() / found.sum().clamp(min=1)
+        total = total + (losses * exists).sum() / exists.sum().clamp(min=1)
     return total

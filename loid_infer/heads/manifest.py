@@ -1,4 +1,4 @@
-"""What the manifest of a fitted head holds: what it was fitted on, how far off it is, and the numbers of its model."""
+"""The manifest of a head: data, errors and scalar parameters."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class BaselineErrors(Struct, frozen=True):
 
 
 class FitReport(Struct, frozen=True, kw_only=True):
-    """How far off a head is. Errors are of predictions clipped to the rating range, in float64."""
+    """Errors of a head. Predictions are clipped to the rating range; errors are in float64."""
 
     domain: str
     head: str
     encoder: str
     fingerprint: str
     preset: str
-    protocol: str  # strict, or paper: then a review's own text is in view and errors mean little
+    protocol: str  # strict | paper: histories may contain the target review, so errors are not valid results
     split: str
     split_seed: int
     split_digest: str
-    train_mse: float | None  # in-sample IDs and biases: compare with `bias_train_mse`, not with the test
+    train_mse: float | None  # in-sample; comparable with `bias_train_mse`, not with test_mse
     bias_train_mse: float | None  # of the bias baseline
     val_mse: float | None
     test_mse: float
     test_mae: float
-    warm_test_mse: float | None  # of pairs whose user and item have training reviews; None without any
-    cold_test_mse: float | None  # of the others; None without any
+    warm_test_mse: float | None  # user and item have training reviews; None without such pairs
+    cold_test_mse: float | None  # the other pairs; None without such pairs
     n_train: int
     n_valid: int
     n_test: int
     n_cold_test: int
     baselines: BaselineErrors
-    network_share: float  # of the network's output that validation found worth adding, 0..1
+    network_share: float  # share of the network's output that is added, chosen on validation, 0..1
     epochs: int
     best_epoch: int
     seed: int
@@ -54,9 +54,9 @@ class HeadManifest(FitReport, frozen=True, kw_only=True, tag_field="kind", tag="
     format: int
     table_digest: str
     rating_range: tuple[float, float]
-    card: Spec  # of the encoder, with the fingerprint above
+    card: Spec  # the encoder's spec, with the fingerprint above
     settings: HeadSettings
-    share: float  # of the network's output that is added
+    share: float  # share of the network's output that is added
     mean: float  # see `heads.foundation.Foundation`, as `intercept`
     intercept: float
     device: str = ""

@@ -1,7 +1,7 @@
-"""A head on disk: `head.safetensors` and a manifest, with all that scoring needs besides the vectors themselves.
+"""Saves and loads heads: `head.safetensors` and a manifest.
 
-Who reviewed what (as codes, with the digests of the texts) is kept in the head, so that `score` needs the head and the
-store but not the domain's table. Ratings outside the training part are not kept. This file knows no store.
+The training interactions are saved too (codes, and digests of the texts), so that `score` needs the head and the store
+only. Ratings outside of the training part are not saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
 from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.manifest import FORMAT, HeadManifest
-from loid_infer.heads.model import LoidHead, LoidPredictor, known
+from loid_infer.heads.model import LoidHead, LoidPredictor, mask_unknown
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.learning.loop import History
 from loid_infer.records import narrowed
@@ -39,52 +39,51 @@ _ARRAYS = ("user_bias", "item_bias", "bias_spread", "on_user", "on_item", "on_bi
 
 @dataclass(frozen=True, slots=True)
 class SavedHead:
-    """A head with the reviews it was fitted on."""
+    """A head with the reviews of its table."""
 
     head: LoidHead
-    reviews: Interactions  # all rows of the table it was fitted on; ratings of the training part only, else NaN
+    reviews: Interactions  # all rows of the table; ratings outside of the training part are NaN
     train: Bools  # [n]
     manifest: HeadManifest
 
     def training_digests(self) -> tuple[Ints, Digests]:
-        """Codes `[m]` and digests `[m, 16]` of the texts a history can hold: those whose vectors scoring needs."""
+        """Codes `[m]` and digests `[m, 16]` of the texts whose vectors scoring needs: all that can be in a history."""
         texts = np.unique(self.reviews.texts[self.train])
         texts = texts[~self.reviews.empty[texts]]
         return texts, self.reviews.digests[texts]
 
     def predictor(self, vectors: Vectors, device: str = "cpu") -> LoidPredictor:
-        """What scores pairs, from the vectors `[n_texts, d]` of all texts (those without a digest above may be zero).
+        """The predictor, from the vectors `[n_texts, d]` of all texts; those not in `training_digests` may be zero.
 
-        Histories hold training reviews only and never the pair's own, whatever protocol the head was fitted under.
+        Histories are those of the strict protocol, also if the head was fitted under another.
 
         Args:
-            device: cpu | cuda, where the network computes.
+            device: cpu | cuda.
         """
-        drawn = histories(self.reviews, self.train, strict=True, by_time=False)
-        return LoidPredictor(self.head, drawn, tokens_of(self.reviews, vectors, self.head.scale), device)
+        lists = histories(self.reviews, self.train, strict=True, by_time=False)
+        return LoidPredictor(self.head, lists, tokens_of(self.reviews, vectors, self.head.scale), device)
 
     def code_pairs(self, users: Ints, items: Ints) -> CodePairs:
-        """Codes `[n]` (-1: not in the table) as pairs: those without training reviews become unknown, and a pair of the
-        table is told its text."""
+        """Pairs from codes `[n]` (-1: not in the table). Users and items without training reviews become unknown."""
         reviews = self.reviews
         n_items = len(reviews.item_ids)
         keys = reviews.users.astype(np.int64) * n_items + reviews.items
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         wanted = np.where((users < 0) | (items < 0), -1, users * n_items + items)
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        texts = np.where(keys[at] == wanted, reviews.texts[order[at]], -1)
-        return CodePairs(*known(reviews, self.train, users, items), texts)
+        index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        texts = np.where(keys[index] == wanted, reviews.texts[order[index]], -1)
+        return CodePairs(*mask_unknown(reviews, self.train, users, items), texts)
 
 
 def save_head(
     folder: Path, head: LoidHead, interactions: Interactions, train: Bools, history: History, report: Mapping[str, Any]
 ) -> None:
-    """Write the head to `folder`, whole or not at all.
+    """Write the head to `folder`, atomically.
 
     Args:
-        history: of its training, kept for inspection.
-        report: the fields of `HeadManifest` that the head itself does not know (domain, encoder, errors, ..).
+        history: its learning curve.
+        report: the other fields of `HeadManifest` (domain, encoder, errors, ...).
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
@@ -104,7 +103,7 @@ def save_head(
         arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{name}.ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     tensors |= {f"reviews.{name}": array for name, array in arrays.items()}
-    own = {
+    head_fields = {
         "format": FORMAT,
         "settings": head.settings,
         "seed": head.seed,
@@ -114,7 +113,7 @@ def save_head(
         "rating_range": interactions.rating_range,
         "table_digest": interactions.digest,
     }
-    manifest = narrowed({**report, **own}, HeadManifest)
+    manifest = narrowed({**report, **head_fields}, HeadManifest)
     with new_folder(folder) as temporary:
         save_tensors(temporary / _FILE, tensors, copy=True)
         (temporary / CURVE_FILE).write_text(history.to_json() + "\n")
@@ -125,10 +124,10 @@ def load_head(folder: Path, fix: str) -> SavedHead:
     """The head in `folder`.
 
     Args:
-        mend: the command that makes it anew, for the message.
+        fix: how to make the head again, for the message.
 
     Raises:
-        BadArtifact: absent, altered, of another format, or its parts do not fit each other.
+        BadArtifact: the head is missing, altered, of another format or inconsistent.
     """
     manifest = read_manifest(folder, HeadManifest, fix, form=FORMAT)
     settings = manifest.settings
@@ -165,5 +164,5 @@ def _reviews(tensors: dict[str, Tensor], manifest: HeadManifest) -> Interactions
 
 
 def _ids(content: Array, ends: Ints) -> list[str]:
-    whole, bounds = content.tobytes(), [0, *ends.tolist()]
-    return [whole[start:end].decode() for start, end in pairwise(bounds)]
+    joined, bounds = content.tobytes(), [0, *ends.tolist()]
+    return [joined[start:end].decode() for start, end in pairwise(bounds)]

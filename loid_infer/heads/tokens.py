@@ -1,7 +1,4 @@
-"""A review as a head sees it: its cached vector, standardized, and the rating it gave, if the head may know it.
-
-This file knows reviews by number; it draws none and learns nothing.
-"""
+"""The features of a history review: its standardized vector and, depending on the settings, its rating."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ from loid_infer.heads.presets import HeadSettings
 from loid_infer.types import Bools, Floats, Interactions, Ints, Vectors
 
 N_LEVELS = 5
-_MAX_SAMPLE = 100_000  # training texts that mean and scale are taken from
+_MAX_SAMPLE = 100_000  # training texts for mean and scale
 _STEP = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScale:
-    """How vectors and ratings become tokens; learnt from the training part and kept in the head."""
+    """The transformation of vectors and ratings to tokens, fitted on the training part and saved in the head."""
 
     center: Tensor  # [d]
-    scale: Tensor  # [d], what a centered vector is multiplied by
-    levels: Tensor  # [N_LEVELS, 5 or 0], the part of a token that tells the rating
+    scale: Tensor  # [d], factor of the centered vector
+    levels: Tensor  # [N_LEVELS, 5 or 0], rating features by level
 
     @property
     def token_dim(self) -> int:
@@ -35,11 +32,11 @@ class TokenScale:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Reviews of one table as tokens, made when asked for; vectors stay in their stored dtype until then."""
+    """The reviews of one table as tokens, computed on access; vectors keep their stored dtype until then."""
 
     vectors: Vectors  # [n_texts, d]
     texts: Ints  # [n], code of each review's text
-    levels: Tensor  # [n], each review's rating in N_LEVELS steps
+    levels: Tensor  # [n], rating level of each review, 0..N_LEVELS-1
     scale: TokenScale
 
     def take(self, reviews: Ints) -> Tensor:
@@ -55,16 +52,16 @@ class Tokens:
 
 
 def tokens_of(interactions: Interactions, vectors: Vectors, scale: TokenScale) -> Tokens:
-    """The reviews of `interactions` with the vectors `[n_texts, d]` of its texts."""
+    """The tokens of `interactions` from the vectors `[n_texts, d]` of its texts."""
     return Tokens(vectors, interactions.texts, torch.from_numpy(_levels(interactions)), scale)
 
 
 def token_scale(
     interactions: Interactions, train: Bools, vectors: Vectors, settings: HeadSettings, seed: int
 ) -> TokenScale:
-    """Mean and spread of the training texts, where the preset standardizes at all.
+    """Fit the transformation on the training texts; the preset `paper` does not standardize.
 
-    The rating part has as much variance as the whole text part: what a review gave is worth as much as what it says.
+    The rating features together have as much variance as the text features.
     """
     d = vectors.shape[1]
     if not settings.with_biases:
@@ -73,7 +70,7 @@ def token_scale(
     if len(texts) > _MAX_SAMPLE:
         texts = np.sort(np.random.default_rng(seed).choice(texts, _MAX_SAMPLE, replace=False))
     center, spread = moments(vectors, texts)
-    # A dimension that hardly moves stays small instead of being blown up to noise.
+    # Nearly constant dimensions are not scaled up to unit variance: they would be noise.
     spread = np.maximum(spread, 0.05 * np.sqrt(np.mean(spread**2)) + 1e-6)
     levels = np.zeros((N_LEVELS, 0))
     if settings.history_ratings:
@@ -83,7 +80,7 @@ def token_scale(
 
 
 def moments(vectors: Vectors, texts: Ints) -> tuple[Floats, Floats]:
-    """Mean and standard deviation `[d]` float64 of the rows `texts [m]` of `vectors [n_texts, d]`, piece by piece."""
+    """Mean and standard deviation `[d]` float64 of the rows `texts [m]` of `vectors [n_texts, d]`."""
     total, squares = np.zeros((2, vectors.shape[1]))
     for start in range(0, len(texts), _STEP):
         part = vectors[texts[start : start + _STEP]].astype(np.float64)

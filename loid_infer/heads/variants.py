@@ -1,7 +1,4 @@
-"""What a head is compared with besides the baselines: itself with one thing changed, and a reader of the target's text.
-
-This file knows settings and vectors; it knows no split seed, no store and no table of results.
-"""
+"""Ablations of the head, and a ridge regression on the text of the target review as an upper bound."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from loid_infer.types import Floats, Interactions, Ints, Split, Vectors
 
 KS = (1, 3, 5, 10)
 LAMS = (0.0, 0.2, 0.3, 0.5)
-_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # times the number of dimensions, over standardized vectors
+_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # times the number of dimensions, for standardized vectors
 _STEP = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A head that differs from another in one thing."""
+    """A head with one setting changed."""
 
     name: str
     settings: HeadSettings
-    vectors: str = "stored"  # stored | zeroed | shuffled among the texts
+    vectors: str = "stored"  # stored | zeroed | shuffled between texts
 
 
 def variants(settings: HeadSettings) -> list[Variant]:
-    """`settings` with one thing changed at a time; what would change nothing is left out."""
+    """All ablations of `settings`; those equal to `settings` are left out."""
     changed = [
         Variant("vectors zeroed", settings, "zeroed"),
         Variant("vectors shuffled", settings, "shuffled"),
@@ -43,18 +40,18 @@ def variants(settings: HeadSettings) -> list[Variant]:
         Variant("no ratings in histories", structs.replace(settings, history_ratings=False)),
     ]
     changed += [Variant(f"lam = {lam:g}" if lam else "no triplet", structs.replace(settings, lam=lam)) for lam in LAMS]
-    for k in KS:  # in prediction too where that reads what training draws
-        most = k if settings.max_history == settings.k else max(k, settings.max_history)
-        changed.append(Variant(f"k = {k}", structs.replace(settings, k=k, max_history=most)))
+    for k in KS:  # prediction uses k reviews too, if it does in `settings`
+        max_history = k if settings.max_history == settings.k else max(k, settings.max_history)
+        changed.append(Variant(f"k = {k}", structs.replace(settings, k=k, max_history=max_history)))
     return [variant for variant in changed if variant.settings != settings or variant.vectors != "stored"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Shuffled:
-    """Vectors given to other texts than their own, none of them copied."""
+    """A permutation of vectors, without a copy."""
 
     vectors: Vectors
-    places: Ints  # [n]
+    permutation: Ints  # [n]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,11 +62,11 @@ class _Shuffled:
         return self.vectors.dtype
 
     def __getitem__(self, which: Any) -> Floats:
-        return self.vectors[self.places[which]]
+        return self.vectors[self.permutation[which]]
 
 
 def vectors_of(variant: Variant, vectors: Vectors, seed: int) -> Vectors:
-    """What `variant` is given for the `vectors [n_texts, d]` of a domain."""
+    """The input vectors of `variant`, from the `vectors [n_texts, d]` of a domain."""
     if variant.vectors == "zeroed":
         return np.zeros(vectors.shape, vectors.dtype)
     if variant.vectors == "shuffled":
@@ -78,10 +75,10 @@ def vectors_of(variant: Variant, vectors: Vectors, seed: int) -> Vectors:
 
 
 def own_text(interactions: Interactions, split: Split, vectors: Vectors) -> Floats:
-    """Ratings `[n_test]` of a ridge regression on the vector of the very review that states the rating.
+    """Ratings `[n_test]` of a ridge regression on the vector of the target review itself.
 
-    No recommender can do this, since nobody has written the review that is to be predicted: it is what the text tells,
-    not what is known beforehand. The penalty has the least validation MSE.
+    No recommender can do this, because the review is not written yet: it is an upper bound of the information in the
+    vectors. The penalty is the one with the lowest validation MSE.
     """
     d = vectors.shape[1]
     texts, ratings = interactions.texts, interactions.ratings.astype(np.float64)
@@ -100,7 +97,7 @@ def own_text(interactions: Interactions, split: Split, vectors: Vectors) -> Floa
     penalty = np.append(np.full(d, float(d)), 1e-6)
     solutions = np.stack([np.linalg.solve(left + np.diag(factor * penalty), right) for factor in _PENALTIES], 1)
     valid = np.flatnonzero(split.valid)
-    found = features(valid) @ solutions
-    errors = [metrics.mse(metrics.clipped(column, interactions.rating_range), ratings[valid]) for column in found.T]
-    rated: Floats = features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))]
-    return rated
+    predicted = features(valid) @ solutions
+    errors = [metrics.mse(metrics.clipped(column, interactions.rating_range), ratings[valid]) for column in predicted.T]
+    test_ratings: Floats = features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))]
+    return test_ratings

@@ -1,1 +1,1 @@
-"""Training of any model by gradient steps: one loop and its checkpoints."""
+"""The training loop and its checkpoints."""

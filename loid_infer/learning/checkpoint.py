@@ -1,4 +1,4 @@
-"""The checkpoint file of a training run, from which the same run continues after it was killed."""
+"""The checkpoint file of a training run."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """The checkpoint of one run, one file that is replaced whole."""
+    """One checkpoint file, which is replaced atomically."""
 
     def __init__(self, path: Path, run: str, every_s: float) -> None:
-        """Of the run with the digest `run` (of everything that decides its weights), due every `every_s` seconds."""
+        """`run` is a digest of everything that decides the weights; a checkpoint is due every `every_s` seconds."""
         self._path, self._run, self._every_s = path, run, every_s
         self._saved = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the last one is old enough."""
+        """Whether the last checkpoint is at least `every_s` old."""
         return time.monotonic() - self._saved >= self._every_s
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Replace the last one by tensors and a state that JSON can hold.
+        """Replace the checkpoint. `state` must be serializable as JSON.
 
         Raises:
-            NoSpace: it cannot be written.
+            NoSpace: the file cannot be written.
         """
         from safetensors.torch import save_file
 
@@ -40,7 +40,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and state that the same run saved last; None where there is no intact file of that run."""
+        """The last saved tensors and state; None without an intact file of the same run."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -54,5 +54,5 @@ class Checkpoint:
         return tensors, json.loads(metadata["state"])
 
     def remove(self) -> None:
-        """Delete the file: the run is finished."""
+        """Delete the file."""
         self._path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The training loop of every model: learning rate, weight averaging, early stopping, checkpoints, learning curve.
+"""The training loop of all models: learning rate, weight averaging, early stopping, checkpoints, learning curve.
 
-On a CPU the same training gives the same weights, bit for bit, whether or not it was killed in between.
+On a CPU, a resumed run ends with the same weights as an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ from loid_infer.types import Progress, Task
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a step function computes of a batch."""
+    """The result of a step function for one batch."""
 
     objective: Tensor  # [], to be minimized
     error: Tensor  # [], the mean over the batch, for the learning curve
     n_samples: int
-    n_units: int  # what speed is measured in: samples, tokens
+    n_units: int  # for the speed: samples or tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Training:
-    """What is trained, on which data, and how."""
+    """Model, data and hyperparameters of a training run."""
 
     parameters: Mapping[str, nn.Parameter]
-    batches: Callable[[int, int], Iterator[Any]]  # (epoch, position): the batches of an epoch from a position on
+    batches: Callable[[int, int], Iterator[Any]]  # (epoch, position): the batches of an epoch, starting at a position
     n_batches: int  # in an epoch
     n_samples: int  # in an epoch
     step: Callable[[Any, int], Loss]  # (batch, number of steps before it)
-    validate: Callable[[], float]  # the validation error of the weights as they are; smaller is better
-    task: tuple[str, str]  # name and unit of the progress bar
-    metric: str  # name of both errors, in messages
-    seed: int  # with the epoch, of torch's random numbers
+    validate: Callable[[], float]  # validation error of the current weights; lower is better
+    task: tuple[str, str]  # name and unit in the progress bar
+    metric: str  # name of both errors in messages
+    seed: int  # torch's generator is seeded with seed and epoch
     epochs: int
-    learning_rate: float  # the highest
-    warmup: float | None = None  # share of the run in which the rate rises before it falls to zero; None: constant rate
+    learning_rate: float  # peak
+    warmup: float | None = None  # share of the run; afterwards the rate decays to zero; None: constant rate
     weight_decay: float
-    own_weight_decay: Mapping[str, float] = field(default_factory=dict)  # by parameter, in place of the common one
-    clip: float | None = None  # largest norm of the gradient
-    averaging: float  # decay of the running mean of the weights; 0: no mean
-    averaging_lead: int = 0  # steps by which the decay's own warm-up is ahead
-    validations: int = 1  # in each epoch, evenly spaced
+    own_weight_decay: Mapping[str, float] = field(default_factory=dict)  # by parameter; overrides weight_decay
+    clip: float | None = None  # maximum gradient norm
+    averaging: float  # decay of the moving average of the weights; 0: none
+    averaging_lead: int = 0  # step offset of the warm-up of the decay
+    validations: int = 1  # per epoch, evenly spaced
     patience: int | None  # validations without improvement before training stops; None: no early stopping
-    by_epoch: bool = False  # for short epochs: a point of the curve for each, checkpoints between them, no messages
+    by_epoch: bool = False  # for short epochs: one loss per epoch, checkpoints between epochs only, no messages
 
 
 @dataclass(slots=True)
 class History:
-    """How far a run is and how it went, over all processes that it was continued in."""
+    """Progress and learning curve of a run, including resumed parts."""
 
-    losses: list[float] = field(default_factory=list)  # training error of each step, or the mean of each epoch
-    eval_steps: list[int] = field(default_factory=list)  # steps before each validation, or samples
+    losses: list[float] = field(default_factory=list)  # training error per step, or mean per epoch
+    eval_steps: list[int] = field(default_factory=list)  # steps before each validation; samples if by epoch
     eval_errors: list[float] = field(default_factory=list)
     epoch: int = 0
-    position: int = 0  # batches of the epoch that are done
+    position: int = 0  # finished batches of the epoch
     step: int = 0
     n_samples: int = 0
     n_units: int = 0
@@ -79,20 +79,19 @@ class History:
 
     @property
     def units_per_s(self) -> float:
-        """Speed of training, validations and checkpoints not counted."""
+        """Training speed without validations and checkpoints."""
         return self.n_units / max(self.seconds, 1e-9)
 
     def to_json(self) -> str:
-        """The content of `curve.json`, where validation errors are called `eval_mse`; floats are exact."""
+        """The content of `curve.json`; validation errors are called `eval_mse` there."""
         return json.dumps({"losses": self.losses, "eval_steps": self.eval_steps, "eval_mse": self.eval_errors})
 
 
 def train(training: Training, checkpoint: Checkpoint | None, progress: Progress) -> History:
     """Train with AdamW; the parameters end with the weights of the best validation.
 
-    The learning rate is constant, or rises linearly during warm-up and then falls linearly to zero by the share of
-    samples seen. What is validated and kept is the running mean of the weights (Polyak & Juditsky 1992, with a decay),
-    if there is one.
+    The learning rate is constant, or rises linearly during warm-up and then decays linearly to zero, by samples. With
+    `averaging`, the exponential moving average of the weights is validated and kept (after Polyak & Juditsky 1992).
 
     Raises:
         NoSpace: a checkpoint cannot be written.
@@ -101,8 +100,8 @@ def train(training: Training, checkpoint: Checkpoint | None, progress: Progress)
     saved = checkpoint.load() if checkpoint else None
     if saved:
         run.restore(*saved)
-        done = f"after epoch {run.history.epoch}" if training.by_epoch else f"from step {run.history.step:,}"
-        progress.say(f"going on {done}")
+        position = f"after epoch {run.history.epoch}" if training.by_epoch else f"from step {run.history.step:,}"
+        progress.say(f"resuming {position}")
     on_gpu = any(parameter.is_cuda for parameter in training.parameters.values())
     devices = range(torch.cuda.device_count() if on_gpu else 0)
     name, unit = training.task
@@ -115,7 +114,7 @@ def train(training: Training, checkpoint: Checkpoint | None, progress: Progress)
 
 
 class _Run:
-    """A training run between two checkpoints."""
+    """The state of a training run."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.history = training, History()
@@ -131,12 +130,12 @@ class _Run:
             lr=training.learning_rate,
             fused=True,
         )
-        for parameter in parameters.values():  # there before the first step, so that a checkpoint can be read into it
+        for parameter in parameters.values():  # initialized before the first step, so that a checkpoint can be loaded
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
     def finished(self) -> bool:
-        """Whether all epochs are done, or the last validations were no better than an earlier one."""
+        """Whether all epochs are done, or `patience` validations brought no improvement."""
         n, patience = len(self.history.eval_errors), self.training.patience
         stalled = patience is not None and n > 0 and n - 1 - self.history.best >= patience
         return stalled or self.history.epoch >= self.training.epochs
@@ -169,7 +168,7 @@ class _Run:
             checkpoint.save(self.tensors(), asdict(history))
 
     def take_step(self, batch: Any) -> int:
-        """One gradient step; the number of the batch's samples."""
+        """Take one gradient step; return the batch size."""
         training, history = self.training, self.history
         loss = training.step(batch, history.step)
         for group in self.optimizer.param_groups:
@@ -181,7 +180,7 @@ class _Run:
         self.optimizer.step()
         if training.averaging:
             n = history.step + training.averaging_lead
-            decay = min(training.averaging, (1 + n) / (10 + n))  # less at first: the initial weights are forgotten
+            decay = min(training.averaging, (1 + n) / (10 + n))  # lower at first, to forget the initial weights
             weights = [parameter.detach() for parameter in training.parameters.values()]
             torch._foreach_lerp_([*self.mean.values()], weights, 1 - decay)
         if training.by_epoch:
@@ -195,15 +194,15 @@ class _Run:
         return loss.n_samples
 
     def learning_rate(self) -> float:
-        """Of the next step."""
-        highest, warmup = self.training.learning_rate, self.training.warmup
+        """The learning rate of the next step."""
+        peak, warmup = self.training.learning_rate, self.training.warmup
         if warmup is None:
-            return highest
+            return peak
         done = self.history.n_samples / (self.training.epochs * self.training.n_samples)
-        return highest * min((done + 1e-3) / max(warmup, 1e-3), (1 - done) / (1 - warmup), 1.0)
+        return peak * min((done + 1e-3) / max(warmup, 1e-3), (1 - done) / (1 - warmup), 1.0)
 
     def validate(self, progress: Progress) -> None:
-        """Measure the mean weights, and keep them if they are the best so far."""
+        """Validate the averaged weights, and keep them if they are the best so far."""
         training, history, parameters = self.training, self.history, self.training.parameters
         weights = _copies(parameters)
         _assign(parameters, self.mean)
@@ -223,7 +222,7 @@ class _Run:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the rest of the run depends on, by name."""
+        """All tensors of a checkpoint."""
         kinds: dict[str, Mapping[str, Tensor]] = {"weights": self.training.parameters, "best": self.best}
         if self.training.averaging:
             kinds["mean"] = self.mean
@@ -233,7 +232,7 @@ class _Run:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint."""
+        """Load a checkpoint."""
         self.history = History(**history)
         _assign(self.tensors(), tensors)
 

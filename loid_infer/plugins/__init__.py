@@ -1,1 +1,1 @@
-"""Plugins: what is added to a base's weights, on disk and in memory."""
+"""LoRA plugins: training, merging, import, and folding into the weights of a base."""

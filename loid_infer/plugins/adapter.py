@@ -1,7 +1,6 @@
-"""A LoRA adapter as peft keeps it: its file, field and key names, read and written without importing peft.
+"""Reads and writes LoRA adapters in peft's format, without importing peft.
 
-Knows no other kind of plugin, no workspace and no model. An adapter that does more than add to weight matrices is
-refused: what cannot be folded exactly is not folded at all.
+An adapter that cannot be folded exactly into weight matrices is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-# Fields of a peft config that are read here, or that change nothing once an adapter is trained. Any other that is set
-# changes the function in a way we do not know: DoRA, biases, further modules, tokens, parameters, whatever comes next.
+# Fields of a peft config that are read here or have no effect after training. Any other field that is set may change
+# the function: DoRA, biases, further modules, tokens, parameters.
 _UNDERSTOOD = frozenset(
     {
         *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"),
@@ -37,15 +36,15 @@ _UNDERSTOOD = frozenset(
         *("megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying", "runtime_config"),
     }
 )
-# Starts that leave the base as it was; PiSSA, OLoRA, LoftQ and their kin subtract the start from it.
-_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-_WANTED = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": _STARTS}
-_MEND = "Give a plain LoRA adapter of an encoder's linear maps, saved with peft's save_pretrained."
+# Initializations that leave the base unchanged; PiSSA, OLoRA and LoftQ change it.
+_INITIALIZATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
+_WANTED = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": _INITIALIZATIONS}
+_FIX = "Give a plain LoRA adapter of an encoder's linear layers, saved with peft's save_pretrained."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """`scale * b @ a`, the form in which LoRA trains (Hu et al. 2021, eq. 3)."""
+    """`scale * b @ a` (Hu et al. 2021, eq. 3)."""
 
     b: Floats  # [d_out, r] float32
     a: Floats  # [r, d_in] float32
@@ -53,25 +52,25 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor that it is added to, `(d_out, d_in)`."""
+        """`(d_out, d_in)`."""
         return self.b.shape[0], self.a.shape[1]
 
     def dense64(self) -> Floats:
-        """The product `[d_out, d_in]` in float64: rounded once to float32 it is the same on every machine."""
+        """The product `[d_out, d_in]` in float64; rounded to float32 it is equal on all machines."""
         product: Floats = self.scale * (self.b.astype(np.float64) @ self.a.astype(np.float64))
         return product
 
 
 def write_adapter(folder: Path, delta: Mapping[str, LowRank], base: str) -> None:
-    """Write `delta` into `folder` as peft does, modules by full path: the suffix `dense` would match the pooler too.
+    """Write `delta` to `folder` as peft does, with full module paths: the suffix `dense` would match the pooler too.
 
     Args:
-        base: the base's name, never a path.
+        base: name of the base, not a path.
     """
     modules = {name.removesuffix(".weight"): delta[name] for name in sorted(delta)}
     rank = max(part.a.shape[0] for part in modules.values())
     ranks = {module: part.a.shape[0] for module, part in modules.items()}
-    alphas = {module: _tidy(part.scale * part.a.shape[0]) for module, part in modules.items()}
+    alphas = {module: _rounded(part.scale * part.a.shape[0]) for module, part in modules.items()}
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
@@ -92,36 +91,36 @@ def write_adapter(folder: Path, delta: Mapping[str, LowRank], base: str) -> None
     save_tensors(folder / ADAPTER_FILE, tensors, {"format": "pt"}, copy=True)
 
 
-def _tidy(alpha: float) -> float:
-    """A whole number where the product of scale and rank missed it by rounding."""
+def _rounded(alpha: float) -> float:
+    """An integer if `alpha` differs from one by a rounding error only."""
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-14) else alpha
 
 
 def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
-    """The delta of a peft folder, by the tensor's name in AutoModel.state_dict().
+    """The delta in a peft folder, by tensor name in AutoModel.state_dict().
+
+    Scales are as in peft: `alpha / r`, for rsLoRA `alpha / sqrt(r)` (Kalajdzievski 2023); `rank_pattern` and
+    `alpha_pattern` override rank and alpha of modules.
 
     Args:
-        prefix: what modules begin with where the adapter was trained on a model with a task head, e.g. `bert.`.
-
-    Scales follow peft: `alpha / r`, for rsLoRA `alpha / sqrt(r)` (Kalajdzievski 2023), each module with its own rank
-    and alpha where `rank_pattern` or `alpha_pattern` match it.
+        prefix: of module names if the adapter was trained on a model with a task head, e.g. `bert.`.
 
     Raises:
-        BadArtifact: it cannot be read, or does more than add to weight matrices; the field or tensor is named.
+        BadArtifact: the adapter cannot be read, or is not a plain LoRA; the field or tensor is named.
     """
     config = _config(folder / ADAPTER_CONFIG)
     path = folder / ADAPTER_FILE
     factors: dict[str, dict[str, Array]] = {}
     for key, tensor in read_tensors(path).items():
-        found = _KEY.fullmatch(key)
-        if found is None:
+        match = _KEY.fullmatch(key)
+        if match is None:
             raise BadArtifact(
-                "a tensor that is no factor of a weight matrix",
+                "a tensor is not a LoRA factor of a weight matrix",
                 where=f"{path}: {key}",
                 expected=f"{_PREFIX}<module>.lora_A.weight or .lora_B.weight",
-                fix=_MEND,
+                fix=_FIX,
             )
-        factors.setdefault(found["module"], {})[found["factor"]] = tensor
+        factors.setdefault(match["module"], {})[match["factor"]] = tensor
     delta: dict[str, LowRank] = {}
     for module, pair in factors.items():
         name = f"{module.removeprefix(prefix)}.weight"
@@ -130,35 +129,35 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
         b, a = pair.get("B"), pair.get("A")
         if b is None or a is None:
             raise BadArtifact(
-                "one factor without the other",
+                "a LoRA factor is missing",
                 where=f"{path}: {module}",
                 expected="lora_A and lora_B",
                 got=f"lora_{next(iter(pair))}",
-                fix=_MEND,
+                fix=_FIX,
             )
         if b.ndim != 2 or a.ndim != 2 or not b.shape[1] == a.shape[0] == rank:
             raise BadArtifact(
-                "factors that do not fit each other and their rank",
+                "the shapes of the factors do not match the rank",
                 where=f"{path}: {module}",
                 expected=f"lora_B [d_out, {rank}] and lora_A [{rank}, d_in]",
                 got=f"{list(b.shape)} and {list(a.shape)}",
-                fix=_MEND,
+                fix=_FIX,
             )
         if name in delta:
-            raise BadArtifact("two factor pairs for one tensor", where=f"{path}: {name}", fix=_MEND)
+            raise BadArtifact("there are two pairs of factors for one tensor", where=f"{path}: {name}", fix=_FIX)
         delta[name] = LowRank(b, a, float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
     if not delta:
-        raise BadArtifact("an adapter without a tensor", where=str(path), fix=_MEND)
+        raise BadArtifact("the adapter has no tensors", where=str(path), fix=_FIX)
     return delta
 
 
 def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """What the first of `patterns` says that matches the end of a module's path, as in peft's utils.get_pattern_key."""
+    """The value of the first pattern that matches the end of a module's path, as in peft's utils.get_pattern_key."""
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """A peft config of which every field that is set is understood."""
+    """The config, without fields that are set but unknown."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config |= {field: config.get(field) or {} for field in ("rank_pattern", "alpha_pattern")}
@@ -167,35 +166,35 @@ def _config(path: Path) -> dict[str, Any]:
         for pattern in (*patterns[0], *patterns[1]):
             re.compile(pattern)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
-        raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), fix=_MEND) from error
+        raise BadArtifact(f"the adapter's config cannot be read: {error!r}", where=str(path), fix=_FIX) from error
     for field, allowed in _WANTED.items():
         if config.get(field) not in allowed:
             raise BadArtifact(
-                f"an adapter we do not fold: {field}",
+                f"the adapter cannot be folded because of {field}",
                 where=str(path),
                 expected=" or ".join(str(value) for value in allowed if value is not None),
                 got=repr(config.get(field)),
-                fix=_MEND,
+                fix=_FIX,
             )
     for field in sorted(config):
         if config[field] and field not in _UNDERSTOOD:
             raise BadArtifact(
-                f"an adapter we do not fold: {field}",
+                f"the adapter cannot be folded because of {field}",
                 where=str(path),
                 expected="not set",
                 got=repr(config[field])[:80],
-                fix=_MEND,
+                fix=_FIX,
             )
     if not all(0 < number < math.inf for number in numbers):
-        raise BadArtifact("ranks and alphas must be positive", where=str(path), got=str(numbers), fix=_MEND)
+        raise BadArtifact("ranks and alphas must be positive", where=str(path), got=str(numbers), fix=_FIX)
     return dict(config)
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
-    """Every tensor of a safetensors file as float32, all of them finite.
+    """All tensors of a safetensors file as float32.
 
     Raises:
-        BadArtifact: it cannot be read, or a tensor holds NaN or infinity.
+        BadArtifact: the file cannot be read, or a tensor contains NaN or infinity.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -211,9 +210,9 @@ def read_tensors(path: Path) -> dict[str, Array]:
             f"the tensors cannot be read: {str(error).splitlines()[0][:200]}",
             where=str(path),
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
-            fix=_MEND,
+            fix=_FIX,
         ) from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise BadArtifact("a tensor with NaN or infinite entries", where=f"{path}: {name}", fix=_MEND)
+            raise BadArtifact("a tensor has NaN or infinite entries", where=f"{path}: {name}", fix=_FIX)
     return tensors

@@ -1,7 +1,4 @@
-"""A plugin's delta: what is added to which tensor of the base, in memory and digested; adding it.
-
-Knows no workspace and no model; peft's names are those of `adapter`.
-"""
+"""The delta of a plugin, i.e. what is added to tensors of the base: digest, files, folding."""
 
 from __future__ import annotations
 
@@ -19,20 +16,20 @@ from loid_infer.tensors import save_tensors
 from loid_infer.types import Array, Floats
 
 DELTA_FILE = "delta.safetensors"
-_MEND = "Use the plugin on the base it was trained on."
-Part: TypeAlias = LowRank | Array  # an array is the whole of what is added, float32
-Delta: TypeAlias = Mapping[str, Part]  # by the tensor's name in AutoModel.state_dict()
+_FIX = "Use the plugin on the base it was trained on."
+Part: TypeAlias = LowRank | Array  # an array is the full delta of a tensor, float32
+Delta: TypeAlias = Mapping[str, Part]  # by tensor name in AutoModel.state_dict()
 
 
 def dense(part: Part) -> Floats:
-    """What `part` adds, float64."""
+    """The dense delta, float64."""
     return part.dense64() if isinstance(part, LowRank) else part.astype(np.float64)
 
 
 def delta_digest(delta: Delta) -> str:
     """sha256 over the tensors sorted by name, 64 hex digits: name, kind, shape, float32 content, scale.
 
-    Of the factors, not of their product, so that no linear algebra library decides it.
+    It covers the factors instead of their product, so it does not depend on a linear algebra library.
     """
     digest = hashlib.sha256()
     for name in sorted(delta):
@@ -49,35 +46,35 @@ def delta_digest(delta: Delta) -> str:
 
 
 def check_delta(delta: Delta, tensors: Mapping[str, Array], where: str) -> None:
-    """See that a base has every tensor of `delta`, in its shape.
+    """Check that a base has every tensor of `delta`, in the same shape.
 
     Args:
-        tensors: the base's.
-        where: what the delta is of, for the message.
+        tensors: of the base.
+        where: names the delta in the message.
 
     Raises:
-        BadArtifact: a tensor the base lacks or has in another shape.
+        BadArtifact: a tensor is missing or has another shape.
     """
     for name, part in delta.items():
         if name not in tensors:
-            raise BadArtifact(f"the base has no tensor {name}", where=where, fix=_MEND)
+            raise BadArtifact(f"the base has no tensor {name}", where=where, fix=_FIX)
         if part.shape != tensors[name].shape:
             raise BadArtifact(
-                f"the shape of {name} is not the base's",
+                f"{name} has another shape in the base",
                 where=where,
                 expected=str(tensors[name].shape),
                 got=str(part.shape),
-                fix=_MEND,
+                fix=_FIX,
             )
 
 
 def fold(tensors: Mapping[str, Array], deltas: Sequence[Delta]) -> dict[str, Array]:
-    """`tensors` with all `deltas` added: in float64, in the order given, rounded to float32 once.
+    """Add `deltas` to `tensors` in float64, in the given order, and round to float32 once.
 
-    Tensors without a delta are passed on as they are, the same objects.
+    Tensors without a delta are returned as the same objects.
 
     Args:
-        tensors: a base's, float32.
+        tensors: of the base, float32.
         deltas: in digest order, so that equal chains give equal bytes.
 
     Raises:
@@ -99,8 +96,7 @@ def read_delta(folder: Path) -> dict[str, Part]:
     """The delta in `folder`: low-rank from a peft folder, else the tensors of `delta.safetensors`.
 
     Raises:
-        BadArtifact: neither is there, it cannot be read, or it does more than add to weight matrices; the field or
-            tensor is named.
+        BadArtifact: see `read_adapter` and `read_tensors`.
     """
     if (folder / DELTA_FILE).is_file():
         return {**read_tensors(folder / DELTA_FILE)}
@@ -108,10 +104,10 @@ def read_delta(folder: Path) -> dict[str, Part]:
 
 
 def write_delta(folder: Path, delta: Delta, base: str) -> None:
-    """Write `delta` into `folder`: as a peft folder if all of it is low-rank, else in full as `delta.safetensors`.
+    """Write `delta` to `folder`: as a peft adapter if all of it is low-rank, else in full as `delta.safetensors`.
 
     Args:
-        base: the base's name, never a path.
+        base: name of the base, not a path.
     """
     low_rank = {name: part for name, part in delta.items() if isinstance(part, LowRank)}
     if len(low_rank) == len(delta):

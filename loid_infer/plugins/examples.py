@@ -1,6 +1,6 @@
-"""Tokenized reviews with ratings, and the batches of an epoch: similar lengths together, bounded by tokens, shuffled.
+"""Tokenized reviews with ratings, and shuffled batches of similar lengths with a bounded number of tokens.
 
-It knows no model; the same seed and epoch give the same batches wherever and whenever they are made.
+Batches depend on (seed, epoch) only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Texts as ids, and what is to be predicted for them."""
+    """Token ids and ratings of texts."""
 
     flat_ids: Ints  # [sum(lengths)], one text after another
     lengths: Ints  # [n]
@@ -31,33 +31,33 @@ class Examples:
         """The texts `rows [m]` with other ratings `[m]`."""
         starts = (np.cumsum(self.lengths) - self.lengths)[rows]
         lengths = self.lengths[rows]
-        places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
-        return Examples(self.flat_ids[places], lengths, ratings)
+        index = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
+        return Examples(self.flat_ids[index], lengths, ratings)
 
     def batches(self, max_batch_tokens: int, max_tokens: int, order: Ints | None = None) -> list[Ints]:
         """Rows of each batch, `[rows]`: at most `max_batch_tokens` with padding, unless one text alone is longer.
 
         Args:
-            order: `[n]`, which of equally long texts come first; as they lie by default.
+            order: `[n]`, the order of texts of equal length; by default their own.
         """
         widths = np.minimum(padded_lengths(self.lengths), max_tokens)
         order = np.arange(self.n) if order is None else order
         ordered = order[np.argsort(-widths[order], kind="stable")]
-        found, start = [], 0
+        batches, start = [], 0
         while start < self.n:
             rows = max(1, max_batch_tokens // int(widths[ordered[start]]))  # the first is the widest
-            found.append(ordered[start : start + rows])
+            batches.append(ordered[start : start + rows])
             start += rows
-        return found
+        return batches
 
     def epoch(self, max_batch_tokens: int, max_tokens: int, seed: int, epoch: int) -> list[Ints]:
-        """The batches of one pass in random order, equally long texts in random company."""
+        """The batches of one epoch in random order; texts of equal length are shuffled."""
         rng = np.random.Generator(np.random.Philox([seed, epoch]))
-        found = self.batches(max_batch_tokens, max_tokens, rng.permutation(self.n))
-        return [found[i] for i in rng.permutation(len(found))]
+        batches = self.batches(max_batch_tokens, max_tokens, rng.permutation(self.n))
+        return [batches[i] for i in rng.permutation(len(batches))]
 
     def padded(self, batches: list[Ints], max_tokens: int) -> Iterator[TokenBatch]:
-        """Each batch's ids, padded to the width of its longest text: few widths, so few kernels to build."""
+        """The token ids of each batch, padded to one of a few widths, so that few kernels are compiled."""
         starts = np.cumsum(self.lengths) - self.lengths
         for rows in batches:
             lengths = self.lengths[rows]

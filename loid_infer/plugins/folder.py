@@ -1,7 +1,4 @@
-"""Plugins by name and by digest: the folders under `exports/plugins/`, and which of them an encoder rests on.
-
-Knows what a plugin's manifest says of lineage; not how a plugin is trained or merged, and not what its delta holds.
-"""
+"""Folders and manifests of plugins, and the chain of plugins that an encoder depends on."""
 
 from __future__ import annotations
 
@@ -21,13 +18,13 @@ from loid_infer.plugins.merge import TensorError
 from loid_infer.settings import Workspace
 from loid_infer.types import NamedDigest, Progress, TrainingRun
 
-_MEND = "Make the plugin again, with `loid-infer plugin train`, `merge` or `import`."
+_FIX = "Make the plugin again, with `loid-infer plugin train`, `merge` or `import`."
 
 
 class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was measured while a plugin was made; what its method does not measure is not written."""
+    """Measurements by the method that made a plugin; others are not written."""
 
-    val_mse: float | None = None  # of a training, as all down to `seconds`
+    val_mse: float | None = None  # of training, like all fields down to `seconds`
     test_mse: float | None = None
     test_variance: float | None = None
     n_train: int | None = None
@@ -39,23 +36,23 @@ class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: float | None = None
     n_tensors: int | None = None  # of a merge or an import
     n_params: int | None = None  # of an import only
-    relative_error: float | UnsetType | None = UNSET  # of a merge; None: it is kept in full
+    relative_error: float | UnsetType | None = UNSET  # of a merge; None: kept in full
     errors: tuple[TensorError, ...] | UnsetType = UNSET
 
 
 class PluginManifest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="plugin"):
     """`manifest.json` of a plugin."""
 
-    name: str  # once read, that of its folder
+    name: str  # of the folder, when read
     digest: str  # of its delta
-    method: str  # `train`, `import`, or how it was merged
-    base: NamedDigest  # that it adds to, with the digest of its plain weights
-    parent_digest: str  # of what it was trained over: the base with `on` folded in
-    on: tuple[str, ...]  # digests of all plugins frozen beneath it, however deep, sorted
-    holds: tuple[str, ...]  # of all that was summed into it, however deep, sorted; empty unless merged
+    method: str  # `train`, `import`, or the merge method
+    base: NamedDigest  # with the digest of its weights without plugins
+    parent_digest: str  # of the weights it was trained on: the base with `on` folded in
+    on: tuple[str, ...]  # digests of all parent plugins that were frozen in training, transitively, sorted
+    holds: tuple[str, ...]  # digests of all merged plugins, transitively, sorted; empty unless merged
     parents: tuple[NamedDigest, ...]  # what it was merged from
     trained_on: tuple[TrainingRun, ...]  # every training run behind it
-    settings: dict[str, Any]  # of its method: TrainSettings, or a merge's weights, density and rank
+    settings: dict[str, Any]  # TrainSettings, or weights, density and rank of a merge
     metrics: PluginMetrics
     seed: int | None
     versions: dict[str, str]
@@ -65,12 +62,12 @@ class PluginManifest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """All it was trained on."""
+        """All domains it was trained on."""
         return tuple(sorted({run.domain for run in self.trained_on}))
 
     @property
     def rank(self) -> int | None:
-        """Of its factors, where its method was given one."""
+        """Rank of the factors, if given."""
         rank: int | None = self.settings.get("rank")
         return rank
 
@@ -85,11 +82,11 @@ class PluginFolder:
 
     @property
     def digest(self) -> str:
-        """Of its delta."""
+        """Digest of the delta."""
         return self.manifest.digest
 
     def delta(self) -> dict[str, Part]:
-        """What it adds to which tensor; see `read_delta`."""
+        """See `read_delta`."""
         return read_delta(self.path)
 
 
@@ -97,12 +94,12 @@ def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
     """The plugin in the folder `path`.
 
     Args:
-        check_files: whether its files are compared with their digests; False reads the manifest only.
+        check_files: whether to compare files with their digests; False reads the manifest only.
 
     Raises:
-        BadArtifact: it is not there, its manifest is not a plugin's, or a file is missing or altered.
+        BadArtifact: the plugin does not exist, its manifest is invalid, or a file is missing or altered.
     """
-    manifest = read_manifest(path, PluginManifest, _MEND, check_files=check_files)
+    manifest = read_manifest(path, PluginManifest, _FIX, check_files=check_files)
     return PluginFolder(path.name, path, structs.replace(manifest, name=path.name))
 
 
@@ -112,36 +109,36 @@ def plugin_folders(workspace: Workspace) -> list[Path]:
 
 
 def open_plugin(workspace: Workspace, name: str) -> PluginFolder:
-    """The plugin of that name, each of its files compared with its digest.
+    """Open a plugin by name and check its files.
 
     Raises:
         BadName: `name` is not a slug.
-        BadArtifact: it is not there, or altered.
+        BadArtifact: the plugin does not exist or is altered.
     """
     path = workspace.plugin(name)
     if not path.exists():
         known = ", ".join(folder.name for folder in plugin_folders(workspace)) or "none"
-        fix = f"Run `loid-infer plugin train --domain {name}`, or name one that is there."
+        fix = f"Run `loid-infer plugin train --domain {name}`, or name an existing plugin."
         raise BadArtifact(f"there is no plugin {name!r}", where=str(workspace.plugins), got=known, fix=fix)
     return read_plugin(path)
 
 
 def readable_plugins(workspace: Workspace) -> list[PluginFolder]:
-    """Every plugin whose manifest can be read, by name; their files are not looked at."""
-    found = []
+    """All plugins with a readable manifest, by name; their files are not checked."""
+    plugins = []
     for path in plugin_folders(workspace):
         try:
-            found.append(read_plugin(path, check_files=False))
-        except BadArtifact:  # said where that one is used; it is no reason to refuse the others
+            plugins.append(read_plugin(path, check_files=False))
+        except BadArtifact:  # an error only where that plugin is used
             continue
-    return found
+    return plugins
 
 
 @contextmanager
 def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[Path]:
-    """The folder of a plugin to be filled, the manifest last, as `artifact.new_folder`.
+    """A new plugin folder, as `artifact.new_folder`; the manifest is written last.
 
-    A plugin that has the name now and that others rest on is kept under another: chains go by digest and find it there.
+    An existing plugin of this name that others were trained on is renamed; they find it by its digest.
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
@@ -149,30 +146,28 @@ def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[
     with new_folder(workspace.plugin(name)) as folder:
         yield folder
         new = read_plugin(folder, check_files=False)
-        found = {plugin.name: plugin for plugin in readable_plugins(workspace)}
-        old = found.get(name)
+        existing = {plugin.name: plugin for plugin in readable_plugins(workspace)}
+        old = existing.get(name)
         if old is None or old.digest == new.digest:
             return
-        above = [plugin.name for plugin in found.values() if old.digest in plugin.manifest.on]
-        if above:
-            kept = f"{old.name[:55]}-{old.digest[:8]}"
-            old.path.replace(workspace.plugin(kept))
-            progress.say(f"the plugin {old.name!r} there was is now {kept!r}: {', '.join(above)} rest on it")
+        children = [plugin.name for plugin in existing.values() if old.digest in plugin.manifest.on]
+        if children:
+            new_name = f"{old.name[:55]}-{old.digest[:8]}"
+            old.path.replace(workspace.plugin(new_name))
+            progress.say(f"the old plugin {old.name!r} is renamed to {new_name!r}: {', '.join(children)} depend on it")
 
 
 def open_chain(
     workspace: Workspace, names: Sequence[str], base_name: str, base_digest: str
 ) -> tuple[PluginFolder, ...]:
-    """The named plugins and all that they rest on, each once, in digest order: what is added to the base.
-
-    A source that several of the named rest on is there once.
+    """The named plugins and all their parents, each once, in digest order.
 
     Args:
-        base_name, base_digest: of the plain base that is to be added to.
+        base_name, base_digest: of the base without plugins.
 
     Raises:
         BadSetting: a plugin would be added twice, or belongs to another base.
-        BadArtifact: one of them is not there, or altered.
+        BadArtifact: a plugin is missing or altered.
     """
     named = [open_plugin(workspace, name) for name in names]
     for plugin in named:
@@ -187,53 +182,51 @@ def open_chain(
             )
     refuse_repeats(named)
     members = {plugin.digest: plugin for plugin in named}
-    # Of copies the first by name.
-    others = reversed(readable_plugins(workspace))
-    there = {other.digest: other.path for other in others if other.manifest.base.digest == base_digest}
+    candidates = reversed(readable_plugins(workspace))  # reversed: of copies, the first by name is taken
+    paths = {plugin.digest: plugin.path for plugin in candidates if plugin.manifest.base.digest == base_digest}
     for plugin in named:
         for digest in sorted({*plugin.manifest.on} - members.keys()):
-            if digest not in there:
+            if digest not in paths:
                 raise BadArtifact(
-                    f"a plugin that {plugin.name!r} was trained on is gone",
+                    f"a plugin that {plugin.name!r} was trained on is missing",
                     where=str(workspace.plugins),
                     expected=f"a plugin with the digest {digest}",
                     got=", ".join(folder.name for folder in plugin_folders(workspace)) or "none",
-                    fix=f"Bring its folder back (any name will do), or train {plugin.name!r} again.",
+                    fix=f"Restore its folder, under any name, or train {plugin.name!r} again.",
                 )
-            members[digest] = read_plugin(there[digest])
+            members[digest] = read_plugin(paths[digest])
     chain = tuple(members[digest] for digest in sorted(members))
-    _refuse_twice(chain)
+    _refuse_overlaps(chain)
     return chain
 
 
 def refuse_repeats(named: Sequence[PluginFolder]) -> None:
-    """See that no plugin is named twice, under one name or two, none that another named one was trained on, and nothing
-    inside two of them.
+    """Check that no plugin would be added twice: no copies, no parents of other named plugins, no overlapping merges.
 
     Raises:
-        BadSetting: one is.
+        BadSetting: a plugin would be added twice.
     """
-    for one, other in combinations(named, 2):
-        if one.digest == other.digest:
-            alike = "is named twice" if one.name == other.name else f"is the same as {one.name!r}"
-            raise BadSetting(f"plugin {other.name!r} {alike}", where=str(other.path), fix="Name it once.")
-    for below, above in permutations(named, 2):
-        if below.digest in above.manifest.on:
+    for first, second in combinations(named, 2):
+        if first.digest == second.digest:
+            problem = "is named twice" if first.name == second.name else f"is the same as {first.name!r}"
+            raise BadSetting(f"plugin {second.name!r} {problem}", where=str(second.path), fix="Name it once.")
+    for parent, child in permutations(named, 2):
+        if parent.digest in child.manifest.on:
             raise BadSetting(
-                f"plugin {below.name!r} is present twice: {above.name!r} was trained on it",
-                where=str(below.path),
-                fix=f"Leave {below.name!r} out.",
+                f"plugin {parent.name!r} is present twice: {child.name!r} was trained on it",
+                where=str(parent.path),
+                fix=f"Leave {parent.name!r} out.",
             )
-    _refuse_twice(named)
+    _refuse_overlaps(named)
 
 
-def _refuse_twice(plugins: Sequence[PluginFolder]) -> None:
-    """See that nothing is in two of `plugins`, as itself or inside a merge."""
-    for one, other in combinations(plugins, 2):
-        for digest in sorted({one.digest, *one.manifest.holds} & {other.digest, *other.manifest.holds}):
-            itself = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
+def _refuse_overlaps(plugins: Sequence[PluginFolder]) -> None:
+    """Check that no plugin is in two of `plugins`, directly or inside a merge."""
+    for first, second in combinations(plugins, 2):
+        for digest in sorted({first.digest, *first.manifest.holds} & {second.digest, *second.manifest.holds}):
+            name = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
             raise BadSetting(
-                f"plugin {itself} is present twice",
-                where=f"in {one.name} and in {other.name}",
+                f"plugin {name} is present twice",
+                where=f"in {first.name} and in {second.name}",
                 fix="Leave one of them out.",
             )

@@ -1,7 +1,6 @@
-"""Several deltas made one, tensor by tensor, and that one made low-rank again.
+"""Merges deltas tensor by tensor, and truncates the result to a low rank.
 
-Nothing here depends on the order in which plugins or tensors are named, nor on the machine's random state. This file
-knows no manifest and no folder.
+The result depends neither on the order of plugins and tensors nor on a global random state.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from loid_infer.settings import check_choice
 from loid_infer.types import Bools, Floats, Progress
 
 METHODS = ("linear", "ties", "dare", "dare_ties")
-DEFAULT_DENSITY = 0.8  # high: LoRA deltas have few parameters to spare, as DARE's authors say
+DEFAULT_DENSITY = 0.8  # high because LoRA deltas have little redundancy (DARE paper)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """One of the plugins that are merged."""
+    """A plugin to merge."""
 
     digest: str  # of its delta
     delta: Delta
@@ -36,20 +35,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How sources become one."""
+    """The settings of a merge."""
 
     method: str  # of METHODS
-    density: float | None  # of ties the share kept, of dare the probability to be kept; None of linear
+    density: float | None  # ties: share of entries kept; dare: probability to keep an entry; linear: None
     seed: int  # of dare's masks
-    rank: int | None = None  # of the approximation that is kept instead of the merge itself
+    rank: int | None = None  # of the low-rank approximation; None: keep the merge in full
 
 
 @dataclass(frozen=True, slots=True)
 class TensorError:
-    """What a truncation to low rank lost of one tensor."""
+    """The error of the truncation of one tensor."""
 
     tensor: str
-    relative_error: float  # Frobenius norm of what is lost over that of the whole
+    relative_error: float  # Frobenius norm of the error / norm of the tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +60,11 @@ class Merged:
     errors: tuple[TensorError, ...]  # of each tensor; none in full
 
 
-def settle(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
-    """The merge that these options mean, `density` 0.8 where it is not given and there is one.
+def merge_settings(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
+    """Check options and set the default density.
 
     Raises:
-        BadSetting: an option outside its range.
+        BadSetting: an option is outside its range.
     """
     check_choice("method", method, METHODS)
     if rank is not None and rank < 1:
@@ -73,7 +72,7 @@ def settle(method: str, density: float | None, rank: int | None, seed: int) -> M
     if method == "linear":
         if density is not None:
             raise BadSetting(
-                "linear drops nothing, so it has no density",
+                "the method linear has no density",
                 got=f"--density {density:g}",
                 fix="Leave --density out, or take ties, dare or dare_ties.",
             )
@@ -90,42 +89,42 @@ def settle(method: str, density: float | None, rank: int | None, seed: int) -> M
 
 
 def merge(sources: Sequence[Source], how: Merge, progress: Progress) -> Merged:
-    """The merge of `sources`, tensor by tensor: besides the result only one tensor of each source is dense at a time.
+    """Merge `sources`. Only one tensor of each source is dense at a time.
 
     Raises:
-        BadSetting: two sources have a tensor in two shapes, or a tensor has no approximation of that rank.
+        BadSetting: two sources have different shapes for a tensor, or the rank is too large.
     """
     names, delta = names_of(sources), {}
     losses: dict[str, tuple[float, float]] = {}
     with progress.task("merge", len(names), "tensors") as task:
         for name in names:
-            whole = merge_tensor(name, sources, how)
-            part: Part = whole if how.rank is None else truncate(name, whole, how.rank)
+            full = merge_tensor(name, sources, how)
+            part: Part = full if how.rank is None else truncate(name, full, how.rank)
             if isinstance(part, LowRank):
-                losses[name] = squared_loss(whole, part)
+                losses[name] = squared_loss(full, part)
             delta[name] = part
             task.advance(1)
     errors = tuple(TensorError(name, _ratio(*loss)) for name, loss in losses.items())
-    lost, whole_norm = (sum(loss[i] for loss in losses.values()) for i in (0, 1))
-    return Merged(delta, _ratio(lost, whole_norm) if losses else None, errors)
+    error, total = (sum(loss[i] for loss in losses.values()) for i in (0, 1))
+    return Merged(delta, _ratio(error, total) if losses else None, errors)
 
 
-def _ratio(lost: float, whole: float) -> float:
-    return math.sqrt(lost / whole) if whole else 0.0
+def _ratio(error: float, total: float) -> float:
+    return math.sqrt(error / total) if total else 0.0
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """Every tensor that a source adds to, sorted.
+    """The names of all tensors with a delta, sorted.
 
     Raises:
-        BadSetting: two sources have a tensor in two shapes.
+        BadSetting: two sources have different shapes for a tensor.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for source in sources:
         for name, part in source.delta.items():
             if shapes.setdefault(name, part.shape) != part.shape:
                 raise BadSetting(
-                    "two plugins have a tensor in two shapes",
+                    "two plugins have different shapes for a tensor",
                     where=name,
                     expected=str(shapes[name]),
                     got=str(part.shape),
@@ -137,13 +136,13 @@ def names_of(sources: Sequence[Source]) -> list[str]:
 def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
     """The merged delta of the tensor `name`, float32; a source without it adds nothing to it.
 
-    Deltas are rounded to float32 first, so that no linear algebra library's last bit decides what is trimmed; sums run
-    in float64 in the order of digests.
+    Deltas are rounded to float32 first, so that trimming does not depend on the linear algebra library. Sums are in
+    float64, in digest order.
     """
-    having = sorted((source for source in sources if name in source.delta), key=lambda source: source.digest)
+    present = sorted((source for source in sources if name in source.delta), key=lambda source: source.digest)
     density = 1.0 if how.density is None else how.density
 
-    def thinned(source: Source) -> Floats:
+    def sparsified(source: Source) -> Floats:
         delta = dense(source.delta[name]).astype(np.float32)
         if how.method == "linear":
             return delta
@@ -151,13 +150,13 @@ def merge_tensor(name: str, sources: Sequence[Source], how: Merge) -> Floats:
             return trim(delta, density)
         return drop_and_rescale(delta, mask(how.seed, source.digest, name, delta.shape, density), density)
 
-    combined = elect if "ties" in how.method else linear
-    weights = [source.weight for source in having]
-    return combined([thinned(source) for source in having], weights).astype(np.float32)
+    combine = elect if "ties" in how.method else linear
+    weights = [source.weight for source in present]
+    return combine([sparsified(source) for source in present], weights).astype(np.float32)
 
 
 def mask(seed: int, digest: str, name: str, size: tuple[int, ...], density: float) -> Bools:
-    """DARE's mask of one tensor of one plugin: a function of these five and of nothing else."""
+    """DARE's mask of one tensor of one plugin: it depends on the arguments only."""
     key = int(digest_json([seed, digest, name])[:16], 16)
     return kept(words(key, int(np.prod(size))), density).reshape(size)
 
@@ -166,15 +165,15 @@ def truncate(name: str, delta: Floats, rank: int) -> LowRank:
     """The best approximation of `delta [d_out, d_in]` of this rank (Eckart & Young 1936), both factors of equal norm.
 
     Raises:
-        BadSetting: no matrix, or none that has such a rank.
+        BadSetting: the tensor is not a matrix, or the rank is too large.
     """
-    most = min(delta.shape) if delta.ndim == 2 else 0
-    if rank > most:
+    max_rank = min(delta.shape) if delta.ndim == 2 else 0
+    if rank > max_rank:
         raise BadSetting(
             f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}",
             where=name,
-            expected=f"--rank at most {most}" if most else "a matrix",
-            fix="Give a smaller --rank, or leave it out: the merge is then kept in full.",
+            expected=f"--rank at most {max_rank}" if max_rank else "a matrix",
+            fix="Give a smaller --rank, or leave it out to keep the merge in full.",
         )
     u, s, v = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
     root = np.sqrt(s[:rank])

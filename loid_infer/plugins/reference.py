@@ -1,8 +1,4 @@
-"""peft's only home: fresh LoRA factors as peft starts them, and peft's own forward through plugins, unmerged.
-
-The second is what exports are held against, so nothing of ours folds or adds anything there but a plugin that is no
-LoRA. Knows a transformers module; not where it comes from.
-"""
+"""The only module that uses peft: initial LoRA factors, and models with unmerged plugins as reference for exports."""
 
 from __future__ import annotations
 
@@ -18,11 +14,10 @@ from loid_infer.plugins.folder import PluginFolder
 
 
 def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """What peft starts LoRA with, `(A [r, d_in], B [d_out, r])` float32 by module: A uniform (Kaiming), B zero, for
-    `modules` of `model`, which is changed in place."""
+    """peft's initial factors `(A [r, d_in], B [d_out, r])` float32 by module; changes `model` in place."""
     import peft
 
-    # Full paths: the suffix `dense` would match the pooler, which no vector needs.
+    # Full paths, since the suffix `dense` would match the pooler too.
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=[*modules], lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -33,9 +28,9 @@ def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> d
 
 
 def unmerged(model: Any, chain: Sequence[PluginFolder]) -> Any:
-    """`model`, changed in place, with every LoRA of `chain` beside its weights, computed by peft.
+    """`model` with all LoRA plugins of `chain` as unmerged peft adapters; changes `model` in place.
 
-    A merged plugin that is no LoRA is added to the weights it names: peft has no form for it.
+    Plugins that are not LoRA are added to the weights, since peft does not support them.
     """
     import peft
 
@@ -45,7 +40,7 @@ def unmerged(model: Any, chain: Sequence[PluginFolder]) -> Any:
         if all(isinstance(part, LowRank) for part in delta.values()):
             lora.append(plugin)
             continue
-        state: dict[str, Tensor] = model.state_dict()  # the tensors themselves
+        state: dict[str, Tensor] = model.state_dict()  # shares memory with the model
         for name, part in delta.items():
             state[name] += torch.from_numpy(dense(part))
     if not lora:

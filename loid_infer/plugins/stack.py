@@ -1,7 +1,4 @@
-"""Plugins on a base: which ones, in which order, and the weights they make together.
-
-What `export` writes and what a new plugin is trained on. Knows no file of a base and no model.
-"""
+"""Folds plugins and their parents into the weights of a base, for `export` and for training on top of them."""
 
 from __future__ import annotations
 
@@ -20,17 +17,17 @@ from loid_infer.types import Array
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A base with plugins folded into it, once, in float32."""
+    """The weights of a base with folded plugins, float32."""
 
-    names: tuple[str, ...]  # that were asked for
-    chain: tuple[PluginFolder, ...]  # these and all they rest on, in digest order
+    names: tuple[str, ...]  # requested
+    chain: tuple[PluginFolder, ...]  # with all parents, in digest order
     tensors: dict[str, Array]
-    base_digest: str  # of the plain base
+    base_digest: str  # of the base without plugins
     tokenizer: str  # digest of the base's
     digest: str  # of `tensors`
 
     def described(self) -> tuple[FoldedPlugin, ...]:
-        """The chain as the manifest of an encoder names it."""
+        """The chain, for the manifest of an encoder."""
         return tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in self.chain)
 
 
@@ -42,11 +39,11 @@ def stack_plugins(
     tensors: Mapping[str, Array],
     uses: Callable[[str], bool],
 ) -> Stack:
-    """The plugins `names`, with all that they rest on, folded into a base's float32 `tensors`.
+    """Fold the plugins `names` and all their parents into the float32 `tensors` of a base.
 
     Args:
-        tokenizer: the digest of the base's.
-        uses: of a tensor's name, whether a vector depends on it.
+        tokenizer: digest of the tokenizer of the base.
+        uses: whether vectors depend on the tensor of this name.
 
     Raises:
         BadSetting: a plugin was trained with another tokenizer.

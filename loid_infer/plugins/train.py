@@ -1,7 +1,4 @@
-"""The source task: LoRA and a regressor learn ratings from a text's vector by mean squared error (LoID eq. 3 and 4).
-
-It sees tokenized examples and a model; batches are drawn from (seed, epoch).
-"""
+"""Trains LoRA and a regressor to predict ratings from texts by mean squared error (LoID eq. 3 and 4)."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from loid_infer.types import Progress, Spec, TokenBatch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Data:
-    """What is learnt from, and what it is validated on."""
+    """Training and validation data."""
 
     train: Examples
     valid: Examples
@@ -37,10 +34,10 @@ class Data:
 def rating_model(
     spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
 ) -> RatingModel:
-    """The model to train, at its start; see `RatingModel`.
+    """The initialized model.
 
     Args:
-        model: the base as a transformers module, through which peft starts LoRA; changed in place.
+        model: the base as a transformers module, in which peft initializes LoRA; changed in place.
     """
     layers = range(spec.n_layers - (settings.layers or spec.n_layers), spec.n_layers)
     modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
@@ -54,11 +51,9 @@ def rating_model(
 def train(
     model: RatingModel, data: Data, settings: TrainSettings, checkpoint: Checkpoint, progress: Progress
 ) -> History:
-    """Train what `model.trained()` names, with early stopping; the model ends with the best weights.
+    """Train `model.trained()` with early stopping; the model ends with the best averaged weights.
 
-    What is validated and kept is the running mean of the weights: batches of one length each pull their own way, and
-    the mean does not follow. Every text weighs the same in an epoch, whatever batch it is in: a batch's squared errors
-    are summed and divided by the rows of a mean batch.
+    The squared errors of a batch are summed and divided by the mean batch size, so that all texts have equal weight.
 
     Raises:
         BadSetting: training diverged.
@@ -79,7 +74,7 @@ def train(
             raise BadSetting(
                 "training diverged",
                 where=f"step {number + 1:,}",
-                got="an error that is not finite",
+                got="a loss that is not finite",
                 fix=f"Give a smaller --learning-rate than {settings.learning_rate:g}.",
             )
         n = len(ratings)

@@ -18,7 +18,7 @@ from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import LoidError, ParityError
 from loid_infer.graphs.bases import Base, load_base
-from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Proven, make_encoder, report
+from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Verified, make_encoder, report
 from loid_infer.graphs.quantize import quantize
 from loid_infer.heads.judge import judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
@@ -130,7 +130,7 @@ def export(
 
 
 def _result(
-    made: EncoderFolder, proven: Proven, stack: Stack, tensorrt: TensorRtReport | None, seconds: float
+    made: EncoderFolder, proven: Verified, stack: Stack, tensorrt: TensorRtReport | None, seconds: float
 ) -> ExportResult:
     spec = made.spec
     return ExportResult(
@@ -185,7 +185,7 @@ def _prepared(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
 
 def _quantized(
     base: Base, calibration: Calibration, judge: Judge, progress: Progress, float32: EncoderFolder
-) -> Proven:
+) -> Verified:
     """Replace the float graph by an int8 one and test it on held-out texts, on the probes, and with the judge."""
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.encoders.torch import TorchRuntime
@@ -207,7 +207,7 @@ def _quantized(
             got=f"{verdict.change:+.2%}",
             fix="Export with --precision bf16 or fp32. Nothing was written.",
         )
-    return Proven(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
+    return Verified(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
 
 
 def _unfinished(folder: EncoderFolder) -> Encoder:

@@ -29,7 +29,7 @@ from loid_infer.plugins.folder import (
     readable_plugins,
     refuse_repeats,
 )
-from loid_infer.plugins.merge import Source, TensorError, merge, settle
+from loid_infer.plugins.merge import Source, TensorError, merge, merge_settings
 from loid_infer.records import decode
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, NamedDigest, Progress
@@ -119,7 +119,7 @@ def plugin_merge(
     """
     workspace = Workspace.of(workspace)
     path = workspace.plugin(name)
-    how = settle(method, density, rank, seed)
+    how = merge_settings(method, density, rank, seed)
     given = _weights(weights, len(plugins))
     weighted = sorted(zip(_parents(workspace, plugins, name), given, strict=True), key=lambda pair: pair[0].digest)
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]

@@ -18,7 +18,7 @@ def test_errors_are_computed_in_float64():
     assert mse(large.astype(np.float64) + 0.25, large) == 0.0625
 
 
-def test_nothing_to_measure():
+def test_mse_without_examples_is_nan():
     assert math.isnan(mse(np.zeros(0), np.zeros(0)))
 
 

@@ -34,7 +34,7 @@ def test_a_local_folder_is_known_by_its_name_not_its_path(folder: Path) -> None:
     assert parts["truncation"] is None is parts["padding"]
 
 
-def test_old_checkpoints_read_the_same(folder: Path) -> None:
+def test_old_checkpoints(folder: Path) -> None:
     """As bert-base-uncased on the hub: prefix `bert.`, LayerNorm gamma and beta, a task head; no tokenizer.json."""
     new = load_base(str(folder)).tensors
     old = {
@@ -52,7 +52,7 @@ def test_old_checkpoints_read_the_same(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_whatever_the_checkpoint_holds_the_reference_is_float32(folder: Path, dtype: torch.dtype) -> None:
+def test_the_reference_is_float32_for_every_checkpoint(folder: Path, dtype: torch.dtype) -> None:
     tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     change_config(folder, dtype=str(dtype).removeprefix("torch."))
@@ -71,7 +71,7 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
         load_base(str(folder))
 
 
-def test_a_missing_pooler_is_no_loss(folder: Path) -> None:
+def test_a_missing_pooler_is_allowed(folder: Path) -> None:
     tensors = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if "pooler" not in name}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert not any("pooler" in name for name in load_base(str(folder)).tensors)
@@ -86,7 +86,7 @@ def test_a_missing_pooler_is_no_loss(folder: Path) -> None:
         ("hidden_act", "mish"),
     ],
 )
-def test_a_model_we_do_not_compute_is_refused(folder: Path, field: str, value: object) -> None:
+def test_unsupported_models_are_refused(folder: Path, field: str, value: object) -> None:
     change_config(folder, **{field: value})
     with pytest.raises(BadArtifact, match="activation" if field == "hidden_act" else field):
         load_base(str(folder))
@@ -103,7 +103,7 @@ def test_no_config_no_weights_no_folder(folder: Path) -> None:
         find_base("/no/such/folder")
 
 
-def test_a_hub_name_goes_to_the_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     import huggingface_hub
 
     asked = []

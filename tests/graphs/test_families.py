@@ -53,12 +53,12 @@ def packed(texts: list[np.ndarray]) -> Pack:
     return Pack(torch.from_numpy(np.concatenate(texts)), positions, starts, int(lengths.max()))
 
 
-def test_all_that_are_known_are_tried() -> None:
+def test_all_families_are_tested() -> None:
     assert {name.removeprefix("flan-") for name in FAMILIES} == KNOWN.keys()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_padded_and_packed_are_what_transformers_gives(folder: Path, pooling: str) -> None:
+def test_padded_and_packed_vectors_equal_transformers(folder: Path, pooling: str) -> None:
     base = load_base(str(folder), pooling)
     texts = tokens_of(base)
     assert [len(text) for text in texts][-1] == MAX_TOKENS
@@ -68,18 +68,18 @@ def test_padded_and_packed_are_what_transformers_gives(folder: Path, pooling: st
         np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
         made = PackedTransformer(module, torch.device("cpu"), torch.float32)
         np.testing.assert_allclose(made(packed(texts)), expected, atol=2e-5)
-    if not (folder.name == "opt" and pooling == "cls"):  # its first token sees no other
-        assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "texts differ, so that a mix-up would show"
+    if not (folder.name == "opt" and pooling == "cls"):  # its first token attends to itself only
+        assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "different texts must have different vectors"
 
 
-def test_the_export_says_what_it_is_and_every_runtime_computes_it(folder: Path, tmp_path: Path) -> None:
+def test_exports_are_computed_by_all_runtimes(folder: Path, tmp_path: Path) -> None:
     made = export("it", base=str(folder), precision="fp32", max_tokens=MAX_TOKENS, workspace=tmp_path)
     base = load_base(str(folder))
     assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
     assert made.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
     encoder = open_folder(Path(made.path), "it")
     assert encoder.manifest.parity.runtimes.keys() >= {"torch"}
-    assert min(one.cos_min for one in encoder.manifest.parity.runtimes.values()) >= 0.99999
+    assert min(p.cos_min for p in encoder.manifest.parity.runtimes.values()) >= 0.99999
     expected = np.concatenate([reference_vectors(base, [text]) for text in tokens_of(base)])
     with Encoder.open(encoder) as opened:
         assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999
@@ -105,9 +105,9 @@ def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
     hidden = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     at = mask.sum(1) - 1 if base.reading.pooling == "last" else torch.zeros(2, dtype=torch.int64)
     expected = 3.0 + mine.rating(torch.nn.functional.gelu(mine.hidden(hidden[torch.arange(2), at])))[:, 0]
-    found = mine(ids, mask)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    found.square().sum().backward()
+    output = mine(ids, mask)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+    output.square().sum().backward()
     expected.square().sum().backward()
     for name in modules:
         for factor in "ab":
@@ -129,8 +129,7 @@ def changes(config: dict) -> Iterator[tuple[str, object]]:
             yield name, "silu" if value != "silu" else "relu"
 
 
-def test_a_config_says_in_the_spec_whatever_decides_the_vectors(folder: Path) -> None:
-    """Whatever in a config changes what transformers computes changes the spec or is refused."""
+def test_config_changes_change_the_spec_or_are_refused(folder: Path) -> None:
     base, path = load_base(str(folder)), folder / "config.json"
     spec, config = base.spec("", MAX_TOKENS), json.loads(path.read_text())
     text = [tokens_of(base)[2]]

@@ -1,4 +1,4 @@
-"""A GGUF file is the model it was made of: its weights dequantized once, its tokenizer with what it says of BOS."""
+"""GGUF files: weights are dequantized, and the tokenizer follows the metadata."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from loid_infer import Encoder, export
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.graphs.bases import load_base
-from loid_infer.graphs.gguf import Told
+from loid_infer.graphs.gguf import Metadata
 from loid_infer.graphs.parity import reference_vectors
 from loid_infer.kernels.cosine import row_cosines
 from tests.families import make_family
@@ -32,7 +32,7 @@ _LAYER = {
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with plain rotary positions, which is all that a GGUF file says in numbers."""
+    """A Llama with plain rotary positions."""
     folder = make_family(tmp_path_factory.mktemp("llama") / "llama", "llama")
     path = folder / "config.json"
     config = json.loads(path.read_text())
@@ -48,7 +48,7 @@ def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def write_gguf(
-    folder: Path, path: Path, *, bos: bool | None, kind: str = "F32", split: str = "", **said: object
+    folder: Path, path: Path, *, bos: bool | None, kind: str = "F32", split: str = "", **metadata: object
 ) -> Path:
     import gguf
 
@@ -56,7 +56,7 @@ def write_gguf(
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
     merges = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
-    if split:  # a token of two digits in the place of the last one
+    if split:  # replace the last token by one of two digits
         vocabulary[-1], merges[-1] = "20", "2 0"
     special = {token["content"] for token in tokenizer["added_tokens"]}
     out = gguf.GGUFWriter(path, "llama")
@@ -78,19 +78,19 @@ def write_gguf(
     out.add_eos_token_id(2)
     if bos is not None:
         out.add_add_bos_token(bos)
-    for key, value in said.items():
+    for key, value in metadata.items():
         add = {bool: out.add_bool, int: out.add_uint32, str: out.add_string}[type(value)]
         add(f"llama.{key.replace('__', '.')}", value)
     for name, tensor in load_file(folder / "model.safetensors").items():
         weight, parts = tensor.numpy(), name.removesuffix(".weight").split(".", 2)
         if parts[0] == "layers":
-            said = f"blk.{parts[1]}.{_LAYER[parts[2]]}.weight"
+            gguf_name = f"blk.{parts[1]}.{_LAYER[parts[2]]}.weight"
             heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
             weight = interleaved(weight, heads[_LAYER[parts[2]]]) if _LAYER[parts[2]] in heads else weight
         else:
-            said = {"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]]
+            gguf_name = {"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]]
         sort = gguf.GGMLQuantizationType[kind if weight.ndim > 1 and weight.shape[1] % 32 == 0 else "F32"]
-        out.add_tensor(said, gguf.quantize(weight, sort), raw_dtype=sort)
+        out.add_tensor(gguf_name, gguf.quantize(weight, sort), raw_dtype=sort)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -99,36 +99,36 @@ def write_gguf(
 
 
 @pytest.mark.parametrize("bos", [True, False, None])
-def test_it_computes_what_the_folder_computes(llama: Path, tmp_path: Path, bos: bool | None) -> None:
-    told, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
+def test_vectors_equal_those_of_the_folder(llama: Path, tmp_path: Path, bos: bool | None) -> None:
+    expected, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
     assert (made.name, made.reading.pooling, made.config["model_type"]) == ("it", "last", "llama")
     assert made.tokenizer(64).frame == (([0] if bos else []), [])
-    plain, ours = told.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
+    plain, ours = expected.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
     assert (ours.lengths - bool(bos)).tolist() == plain.lengths.tolist()
-    ids = [one[bool(bos) :] for one in np.split(ours.flat_ids, np.cumsum(ours.lengths)[:-1])]
+    ids = [row[bool(bos) :] for row in np.split(ours.flat_ids, np.cumsum(ours.lengths)[:-1])]
     assert np.concatenate(ids).tolist() == plain.flat_ids.tolist()
     for one in ids:
-        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(told, [one]), atol=1e-5)
+        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(expected, [one]), atol=1e-5)
 
 
 def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_path: Path) -> None:
     path = write_gguf(llama, tmp_path / "it.gguf", bos=False, kind="Q8_0")
     made = export("it", base=str(path), precision="fp32", max_tokens=64, workspace=tmp_path)
     assert (made.architecture, made.pooling) == ("llama", "last")
-    path.unlink()  # the export rests on nothing but itself
+    path.unlink()  # the export does not need it
     with Encoder.open("it", workspace=tmp_path) as encoder:
         vectors = encoder.encode(TEXTS)
-    told = load_base(str(llama))
-    tokens = told.tokenizer(64)(TEXTS)
+    expected = load_base(str(llama))
+    tokens = expected.tokenizer(64)(TEXTS)
     ids = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
     assert tokenizer(TEXTS)["input_ids"] == [one.tolist() for one in ids]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 2)
-    exact = np.concatenate([reference_vectors(told, [one]) for one in ids])
+    exact = np.concatenate([reference_vectors(expected, [one]) for one in ids])
     assert 0.99 < row_cosines(vectors, exact).min() < 0.99999
 
 
-def test_texts_are_split_as_the_file_says(llama: Path, tmp_path: Path) -> None:
+def test_pre_tokenizer_follows_the_file(llama: Path, tmp_path: Path) -> None:
     def lengths(split: str) -> list[int]:
         base = load_base(str(write_gguf(llama, tmp_path / f"{split}.gguf", bos=False, split=split)))
         texts = ["2024", "e\u0301", "\u00e9"]
@@ -137,16 +137,14 @@ def test_texts_are_split_as_the_file_says(llama: Path, tmp_path: Path) -> None:
     plain, digits = lengths("gpt-2"), lengths("smollm")
     assert (plain[0], digits[0]) == (3, 4)
     assert plain[1] > plain[2]
-    if (
-        transformers.__version__ >= "5"
-    ):  # 4.57 knows a way by the model's architecture only, and what it does not know is refused
+    if transformers.__version__ >= "5":  # 4.57 chooses the pre-tokenizer by architecture only
         normalized = lengths("qwen2")
-        assert normalized == [4, plain[2], plain[2]]  # NFC makes one letter of the two
+        assert normalized == [4, plain[2], plain[2]]  # NFC composes both characters
     with pytest.raises(BadArtifact, match="'no-such-split'"):
         lengths("no-such-split")
 
 
-def test_what_lies_beside_the_file_is_nothing_to_it(llama: Path, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_ignored(llama: Path, tmp_path: Path) -> None:
     path = write_gguf(llama, tmp_path / "it.gguf", bos=False)
     expected = load_base(str(path)).tokenizer_json
     other = json.loads((llama / "tokenizer.json").read_text())
@@ -158,15 +156,15 @@ def test_what_lies_beside_the_file_is_nothing_to_it(llama: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (3, "last"), (0, "last")])
-def test_pooling_is_as_the_file_says(llama: Path, tmp_path: Path, number: int, pooling: str) -> None:
+def test_pooling_follows_the_file(llama: Path, tmp_path: Path, number: int, pooling: str) -> None:
     base = load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=False, pooling_type=number)))
     assert base.reading.pooling == pooling
 
 
-def test_what_transformers_would_drop_is_refused(llama: Path, tmp_path: Path) -> None:
-    for said in ({"rope__scaling__type": "yarn"}, {"attention__causal": False}):
-        with pytest.raises(BadArtifact, match="yarn" if "rope__scaling__type" in said else "causal False"):
-            load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=False, **said)))
+def test_metadata_that_transformers_ignores_is_refused(llama: Path, tmp_path: Path) -> None:
+    for metadata in ({"rope__scaling__type": "yarn"}, {"attention__causal": False}):
+        with pytest.raises(BadArtifact, match="yarn" if "rope__scaling__type" in metadata else "causal False"):
+            load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=False, **metadata)))
     load_base(
         str(write_gguf(llama, tmp_path / "it.gguf", bos=False, rope__scaling__type="none", attention__causal=True))
     )
@@ -176,16 +174,16 @@ def test_what_transformers_would_drop_is_refused(llama: Path, tmp_path: Path) ->
     ("kind", "split", "bos"),
     [("llama", None, True), ("gpt2", "llama-bpe", True), ("gpt2", "gpt-2", False), ("gpt2", "smollm", False)],
 )
-def test_where_the_file_does_not_say_a_bos_comes_first_as_in_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
+def test_default_bos_is_that_of_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
     fields = {"tokenizer.ggml.model": kind} | ({"tokenizer.ggml.pre": split} if split else {})
     parts = {"added_tokens": [{"id": 1}, {"id": 9}], "pre_tokenizer": {"type": "Sequence"}}
-    for said, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):
-        found = Told(said, 9).tokenizer({"bos": ("<s>", 1), "eos": ("</s>", 2)}, parts)
-        assert len(found["post_processor"]["single"]) == 1 + first
-        assert found["added_tokens"] == [{"id": 1}]
+    for fields_given, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):
+        corrections = Metadata(fields_given, 9).tokenizer({"bos": ("<s>", 1), "eos": ("</s>", 2)}, parts)
+        assert len(corrections["post_processor"]["single"]) == 1 + first
+        assert corrections["added_tokens"] == [{"id": 1}]
 
 
-def test_what_is_no_gguf_of_a_family_is_refused(llama: Path, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "it.gguf"
     path.write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(BadArtifact, match=r"it\.gguf"):

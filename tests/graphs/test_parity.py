@@ -1,4 +1,4 @@
-"""What an export is refused for: tokens that are not the model's, and a reference that is none."""
+"""Exports are refused if tokens or reference vectors are wrong."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def refused(folder: Path, error: type[Exception], match: str, **options: str) ->
     assert not list((folder.parent / "exports").rglob("*.onnx"))
 
 
-def told(folder: Path, **fields: object) -> None:
+def edit_tokenizer_config(folder: Path, **fields: object) -> None:
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
@@ -40,19 +40,19 @@ def test_a_token_beyond_the_embeddings(bert: Path) -> None:
     assert load_base(str(bert)).tensors["embeddings.word_embeddings.weight"].shape[0] == n_rows
     tokenizer.add_tokens(["guitar"])
     tokenizer.save(str(bert / "tokenizer.json"))
-    refused(bert, BadArtifact, rf"no embedding.*ids below {n_rows}, got {n_rows}\)")
+    refused(bert, BadArtifact, rf"without an embedding.*ids below {n_rows}, got {n_rows}\)")
 
 
 def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path, monkeypatch) -> None:
     ids = parity.reference_ids
     monkeypatch.setattr(parity, "reference_ids", lambda *given: [[*row, 2] for row in ids(*given)])
-    refused(bert, ParityError, "other ids than transformers'")
+    refused(bert, ParityError, "ids differ from those of transformers")
 
 
 @pytest.mark.parametrize(
     ("pooling", "frame", "fields", "match"),
     [
-        ("cls", ("", ""), {}, "no special token that CLS could be read off"),
+        ("cls", ("", ""), {}, "no first special token for CLS"),
         ("cls", ("</s>", "</s>"), {}, r"expected <s> \(0\) first, got \[2\]"),
         ("last", ("<s>", ""), {"add_eos_token": True}, r"expected </s> \(2\) last"),
     ],
@@ -64,7 +64,7 @@ def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, fra
     template = tokenizer["post_processor"] | {"single": [*around[0], *text, *around[1]]}
     tokenizer["post_processor"] = template if any(frame) else None
     (bert / "tokenizer.json").write_text(json.dumps(tokenizer))
-    told(bert, **fields)
+    edit_tokenizer_config(bert, **fields)
     refused(bert, ParityError, match, pooling=pooling)
 
 
@@ -76,10 +76,10 @@ def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, s
             self.module = module
 
         def forward(self, input_ids, attention_mask, position_ids=None):
-            found = self.module(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+            output = self.module(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
             if attention_mask[:, 0 if side == "left" else -1].min() == 0:
-                found.last_hidden_state += torch.randn_like(found.last_hidden_state)
-            return found
+                output.last_hidden_state += torch.randn_like(output.last_hidden_state)
+            return output
 
     load = load_base
 
@@ -89,12 +89,12 @@ def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, s
         return base
 
     monkeypatch.setattr("loid_infer.verbs.export.load_base", mixed)
-    refused(bert, ParityError, f"padded on the {side}.*another vector than alone")
+    refused(bert, ParityError, f"depend on the batch.*padded on the {side}")
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorrt"])
 def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str) -> None:
-    backend = next(one for one in backends() if one.name == runtime)
+    backend = next(b for b in backends() if b.name == runtime)
     pytest.importorskip(backend.package, reason=f"{runtime} is not installed")
     encoder = open_folder(Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path), "it")
     model = onnx.load(encoder.graph)
@@ -113,7 +113,7 @@ def test_what_a_file_of_onnx_cannot_hold_lies_beside_it(bert: Path, monkeypatch)
     encoder = open_folder(path, "it")
     found = [runtime for runtime, parity in measure_runtimes(encoder, encoder.probes()) if parity.passes("fp32")]
     assert {"torch"} <= {*found}
-    assert {*found} == {one.name for one in backends() if one.installed and one.computes("cpu", "fp32")}
+    assert {*found} == {b.name for b in backends() if b.installed and b.computes("cpu", "fp32")}
     content = (path / "model.onnx.data").read_bytes()
     (path / "model.onnx.data").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(BadArtifact, match=r"model\.onnx\.data"):

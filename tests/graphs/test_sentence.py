@@ -73,21 +73,21 @@ def test_vectors_are_those_of_sentence_transformers(
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
 
-def test_an_export_holds_it_all_and_says_where_a_folder_is_read_otherwise(whole: Path, tmp_path: Path) -> None:
+def test_exports_match_and_another_pooling_is_reported(whole: Path, tmp_path: Path) -> None:
     import sentence_transformers
 
-    said = []
+    messages = []
 
-    class Ears(type(SILENT)):
+    class Recorder(type(SILENT)):
         def say(self, line: str) -> None:
-            said.append(line)
+            messages.append(line)
 
     for pooling in ("auto", "cls"):
-        said.clear()
-        made = export(base=str(whole), pooling=pooling, precision="fp32", workspace=tmp_path, progress=Ears())
+        messages.clear()
+        made = export(base=str(whole), pooling=pooling, precision="fp32", workspace=tmp_path, progress=Recorder())
         assert (made.pooling, made.normalize, made.max_tokens) == ("cls" if pooling == "cls" else "mean", True, 48)
-        told = [line for line in said if "made for mean pooling and is read at cls: --pooling mean" in line]
-        assert len(told) == (pooling == "cls")
+        notes = [line for line in messages if "made for mean pooling and is exported with cls; --pooling mean" in line]
+        assert len(notes) == (pooling == "cls")
         theirs = sentence_transformers.SentenceTransformer(str(whole), device="cpu")
         with Encoder.open(workspace=tmp_path) as encoder:
             same = row_cosines(encoder.encode(TEXTS), theirs.encode(TEXTS)).min() >= 0.99999
@@ -107,7 +107,7 @@ def test_prompts_are_put_before_texts(family: Callable[[str], Path], tmp_path: P
         assert row_cosines(encoder.encode(TEXTS), expected).min() >= 0.99999
     with pytest.raises(BadSetting, match=r"document \| query, got passage"):
         load_base(str(folder), prompt_name="passage")
-    with pytest.raises(BadSetting, match="two prompts"):
+    with pytest.raises(BadSetting, match="both given"):
         load_base(str(folder), prompt="x", prompt_name="query")
 
 
@@ -120,7 +120,7 @@ def test_lowering_is_part_of_the_tokenizer(family: Callable[[str], Path], tmp_pa
     assert lowered.flat_ids.tolist() == plain.flat_ids.tolist()
 
 
-def test_what_is_given_goes_before_what_the_folder_says(family: Callable[[str], Path], tmp_path: Path) -> None:
+def test_options_override_the_folder(family: Callable[[str], Path], tmp_path: Path) -> None:
     folder = make_sentence(tmp_path / "it", family("bert"), "mean")
     base = load_base(str(folder), "cls", normalize=False)
     assert (base.reading.pooling, base.reading.normalize, base.made_for) == ("cls", False, "mean")
@@ -128,7 +128,7 @@ def test_what_is_given_goes_before_what_the_folder_says(family: Callable[[str], 
     assert base.max_tokens(64) == 64
 
 
-def test_the_bundled_model_is_read_at_cls_unless_asked() -> None:
+def test_the_bundled_model_uses_cls_by_default() -> None:
     base = load_base("default")
     assert (base.reading.pooling, base.reading.normalize, base.made_for) == ("cls", False, "mean")
     assert base.max_tokens(None) == 256
@@ -160,7 +160,7 @@ BROKEN = {
     ),
     "prompts": (
         lambda folder: edit(folder / "config_sentence_transformers.json", lambda c: c | {"prompts": ["a"]}),
-        "prompts of another form",
+        "not a mapping",
     ),
     "another length": (
         lambda folder: edit(folder / "sentence_bert_config.json", lambda c: c | {"processor_kwargs": {"a": 1}}),
@@ -221,18 +221,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_we_do_not_compute_is_refused_by_name(whole: Path, tmp_path: Path, what: str) -> None:
-    folder, (breaking, said) = Path(shutil.copytree(whole, tmp_path / "it")), BROKEN[what]
+def test_unsupported_folders_are_refused(whole: Path, tmp_path: Path, what: str) -> None:
+    folder, (breaking, messages) = Path(shutil.copytree(whole, tmp_path / "it")), BROKEN[what]
     load_base(str(folder))
     breaking(folder)
     with pytest.raises((BadArtifact, BadSetting)) as caught:
         load_base(str(folder))
-    assert said in str(caught.value)
+    assert messages in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert caught.value.fix
 
 
-def test_a_prompt_that_pooling_leaves_out_is_refused(whole: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_pooled_is_refused(whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "it"))
     edit(
         folder / "config_sentence_transformers.json",
@@ -241,7 +241,7 @@ def test_a_prompt_that_pooling_leaves_out_is_refused(whole: Path, tmp_path: Path
     load_base(str(folder))
     edit(folder / "1_Pooling/config.json", lambda c: c | {"include_prompt": False})
     for given in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
-        with pytest.raises(BadArtifact, match="a prompt that pooling leaves out"):
+        with pytest.raises(BadArtifact, match="excludes the prompt"):
             load_base(str(folder), **given)
     assert load_base(str(folder), prompt="").reading.prompt == ""
 
@@ -257,7 +257,7 @@ def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_defaul
     assert row_cosines(opened(load_base(str(folder))).encode(TEXTS), expected).min() >= 0.99999
 
 
-def test_a_length_that_is_none_is_refused_and_one_that_is_not_told_is_the_models(whole: Path, tmp_path: Path) -> None:
+def test_an_invalid_length_is_refused_and_a_missing_one_is_the_models(whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "it"))
     edit(folder / "sentence_bert_config.json", lambda c: c | {"max_seq_length": -1})
     with pytest.raises(BadSetting, match="max tokens out of range"):

@@ -19,30 +19,30 @@ from loid_infer.heads.comparison import (
     records,
     system,
 )
-from tests.heads.worlds import telling
+from tests.heads.domains import noisy_ratings
 
 SYSTEMS = (*BASELINES, system(HEAD, "base"))
 
 
-def made(n_seeds: int, kind: str = "random"):
-    """Models that are off by known amounts: the head by 0.1, the others by 0.4, 0.3 and 0.2 more or less."""
-    data, _ = telling()
+def make_results(n_seeds: int, kind: str = "random"):
+    """Models with known absolute errors: about 0.1 for the head, 0.4, 0.3 and 0.2 for the others."""
+    data, _ = noisy_ratings()
     parts = [split(data, kind, seed * (kind == "random")) for seed in range(n_seeds)]
     results = []
     for seed, part in enumerate(parts):
         rng = np.random.default_rng(seed)
         ratings = data.ratings[part.test].astype(np.float64)
-        signs = np.where(ratings > 3, -1, 1)  # towards the middle, so that nothing is outside the range of ratings
+        signs = np.where(ratings > 3, -1, 1)  # towards the middle, so that no prediction is clipped
         results.append([])
-        for name, off in zip(SYSTEMS, (0.4, 0.3, 0.2, 0.1), strict=True):
-            predictions = clipped(ratings + signs * (off + rng.uniform(0, 0.05, len(ratings))), data.rating_range)
-            results[-1].append(measure(name, "toys", f"{kind}-{seed}", predictions, ratings, {"train_mse": off}))
+        for name, error in zip(SYSTEMS, (0.4, 0.3, 0.2, 0.1), strict=True):
+            predictions = clipped(ratings + signs * (error + rng.uniform(0, 0.05, len(ratings))), data.rating_range)
+            results[-1].append(measure(name, "toys", f"{kind}-{seed}", predictions, ratings, {"train_mse": error}))
     return data, parts, results
 
 
 def result(n_seeds: int, kind: str = "random") -> EvaluateResult:
-    data, parts, results = made(n_seeds, kind)
-    rows, summary, bins = compare(results, SYSTEMS[3], data, parts)
+    data, parts, results = make_results(n_seeds, kind)
+    runs, buckets, summary, bins = compare(results, SYSTEMS[3], data, parts)
     return EvaluateResult(
         domain="toys",
         encoders=("base",),
@@ -52,7 +52,8 @@ def result(n_seeds: int, kind: str = "random") -> EvaluateResult:
         split_seed=5,
         n_seeds=n_seeds,
         interval=None,
-        rows=rows,
+        runs=runs,
+        buckets=buckets,
         summary=summary,
         calibration=bins,
         path="",
@@ -60,13 +61,13 @@ def result(n_seeds: int, kind: str = "random") -> EvaluateResult:
     )
 
 
-def test_a_system_is_called_as_its_model_and_encoder():
+def test_the_name_of_a_system():
     for model, encoder in ((HEAD, "own-{seed}"), ("bias", None)):
         assert model_and_encoder(system(model, encoder)) == (model, encoder)
 
 
-def test_differences_are_paired_by_split_and_their_interval_is_nadeau_and_bengios():
-    _, parts, results = made(4)
+def test_differences_are_paired_by_split():
+    _, parts, results = make_results(4)
     models = {row["model"]: ModelErrors(**row) for row in records(result(4))["summary"]}
     head = models[HEAD]
     differences = np.array([(row[3].values["mse"] - row[1].values["mse"]).mean() for row in results])
@@ -79,18 +80,18 @@ def test_differences_are_paired_by_split_and_their_interval_is_nadeau_and_bengio
     assert models["mf"].mae == pytest.approx(np.mean([row[2].values["mae"].mean() for row in results]))
 
 
-def test_one_split_has_an_interval_over_its_pairs():
-    _, _, results = made(1, "time")
+def test_intervals_of_a_single_split():
+    _, _, results = make_results(1, "time")
     head = ModelErrors(**records(result(1, "time"))["summary"][3])
     differences = results[0][3].values["mse"] - results[0][1].values["mse"]
     half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
     assert head.against_bias_high - head.against_bias == pytest.approx(half, rel=0.05)
     alone = ModelErrors(**records(result(1))["summary"][3])
-    assert alone.against_bias_low is alone.against_bias_high is None  # one split says nothing of others
+    assert alone.against_bias_low is alone.against_bias_high is None
 
 
-def test_every_test_pair_is_in_one_bucket_of_each_kind():
-    data, parts, results = made(3)
+def test_each_test_pair_is_in_one_bucket_per_kind():
+    data, parts, results = make_results(3)
     buckets = [Bucket(**row) for row in records(result(3))["buckets"]]
     for by in ("history", "rating"):
         mine = [bucket for bucket in buckets if bucket.by == by]
@@ -106,23 +107,23 @@ def test_every_test_pair_is_in_one_bucket_of_each_kind():
     assert sum(row["n_test"] for row in alone) == few
 
 
-def test_a_run_is_a_system_on_a_split():
-    _, _, results = made(2)
-    one = result(2)
-    runs = [Run(**row) for row in records(one)["runs"]]
+def test_runs():
+    _, _, results = make_results(2)
+    evaluation = result(2)
+    runs = [Run(**row) for row in records(evaluation)["runs"]]
     assert [(run.seed, run.model) for run in runs] == [(seed, name) for seed in (5, 6) for name in (*BASELINES, HEAD)]
-    assert [run.mse for run in runs] == [found.values["mse"].mean() for row in results for found in row]
+    assert [run.mse for run in runs] == [result.values["mse"].mean() for row in results for result in row]
     assert (runs[3].train_mse, runs[3].n_test, runs[3].network_share) == (0.1, len(results[0][3].predictions), None)
-    rows = tuple(replace(row, system=row.system.replace("base", "own-{seed}")) for row in one.rows)
-    assert [run["encoder"] for run in records(replace(one, rows=rows))["runs"]][3::4] == ["own-5", "own-6"]
-    by_time = records(replace(one, rows=rows, split="time"))["runs"]
+    renamed = tuple(replace(row, system=row.system.replace("base", "own-{seed}")) for row in evaluation.runs)
+    assert [run["encoder"] for run in records(replace(evaluation, runs=renamed))["runs"]][3::4] == ["own-5", "own-6"]
+    by_time = records(replace(evaluation, runs=renamed, split="time"))["runs"]
     assert [(run["seed"], run["encoder"]) for run in by_time][3::4] == [(5, "own-5"), (6, "own-5")]
 
 
-def test_by_time_a_pair_counts_once_however_many_seeds():
-    _, parts, _ = made(2, "time")
-    one = result(2, "time")
-    buckets = [row for row in records(one)["buckets"] if row["by"] == "rating"]
+def test_pairs_of_a_split_by_time_count_once():
+    _, parts, _ = make_results(2, "time")
+    evaluation = result(2, "time")
+    buckets = [row for row in records(evaluation)["buckets"] if row["by"] == "rating"]
     assert sum(row["n_test"] for row in buckets) == parts[0].test.sum()
-    assert sum(part.n_test for part in one.calibration) == parts[0].test.sum()
-    assert len(records(one)["runs"]) == 8
+    assert sum(part.n_test for part in evaluation.calibration) == parts[0].test.sum()
+    assert len(records(evaluation)["runs"]) == 8

@@ -1,4 +1,4 @@
-"""The head finds the structure that `sample` plants, from all it may see and from each part of it."""
+"""The error of the head on synthetic data of `sample` is close to the optimum."""
 
 import numpy as np
 import pytest
@@ -11,28 +11,28 @@ from loid_infer.evaluation.metrics import clipped
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
-from tests.heads import worlds
+from tests.heads import domains
 
-WHOLE = HeadOptions().settings()
+SETTINGS = HeadOptions().settings()
 
 
 @pytest.fixture(scope="module")
 def planted():
     world = draw_world(DOMAIN, N_REVIEWS, 0)
-    data = worlds.interactions(world.users, world.items, world.ratings)
+    data = domains.interactions(world.users, world.items, world.ratings)
     return world, data, split(data, "random", 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "texts", "ratings"),
     [
-        (WHOLE, True, True),
-        (WHOLE, False, True),
-        (replace(WHOLE, ids=False, lam=0.0, history_ratings=False), True, False),
+        (SETTINGS, True, True),
+        (SETTINGS, False, True),
+        (replace(SETTINGS, ids=False, lam=0.0, history_ratings=False), True, False),
     ],
     ids=["all", "without texts", "without ids and ratings"],
 )
-def test_the_error_is_near_the_least_that_can_be_reached(planted, settings, texts, ratings):
+def test_the_error_is_close_to_the_optimum(planted, settings, texts, ratings):
     world, data, parts = planted
     best = optimum(world, parts.train, parts.test, texts=texts, ratings=ratings, n_sweeps=300)
     fitted = fit_head(data, parts, contents(world) * texts, settings, 0, SILENT)
@@ -45,7 +45,7 @@ def test_the_error_is_near_the_least_that_can_be_reached(planted, settings, text
     assert error < (0.94 if texts else 1.01) * biases
 
 
-def test_the_optimum_lies_between_the_truth_and_what_ratings_tell(planted):
+def test_order_of_the_optimal_errors(planted):
     world, _, parts = planted
     rows = parts.test
     both, rated = (optimum(world, parts.train, rows, texts=texts, n_sweeps=80) for texts in (True, False))
@@ -54,7 +54,7 @@ def test_the_optimum_lies_between_the_truth_and_what_ratings_tell(planted):
     assert errors[0] < 0.9 * errors[1] < 0.8 * errors[2] < 0.7 * errors[3]
 
 
-def test_the_expected_error_is_that_of_drawn_ratings(planted):
+def test_expected_error_matches_sampled_ratings(planted):
     world, _, _ = planted
     guess = np.full(world.n, 3.7)
     drawn = np.mean((guess - world.ratings) ** 2)

@@ -12,7 +12,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import load_head, save_head
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
-from tests.heads.worlds import telling
+from tests.heads.domains import noisy_ratings
 from tests.verbs.recommender import SPEC
 
 REPORT = {
@@ -46,7 +46,7 @@ REPORT = {
 
 @pytest.fixture(scope="module")
 def fit():
-    data, vectors = telling()
+    data, vectors = noisy_ratings()
     data = replace(data, user_ids=[*data.user_ids[:-1], "ÿ, \n 名"])
     return data, vectors, fit_head(data, parts(data), vectors, HeadOptions(epochs=2).settings(), 0, SILENT)
 

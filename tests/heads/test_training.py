@@ -13,7 +13,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.tokens import tokens_of
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.types import SILENT, Interactions
-from tests.heads.worlds import interactions, stating, symmetric, telling
+from tests.heads.domains import interactions, noisy_ratings, stated_ratings, symmetric
 
 
 def fitted(world, preset="default", protocol="strict", kind="random", seed=0, **options) -> tuple[Fitted, Interactions]:
@@ -34,34 +34,34 @@ test_error.__test__ = False
 
 
 @pytest.mark.parametrize("kind", ["random", "time"])
-def test_a_text_that_states_its_rating_does_not_leak_under_the_strict_protocol(kind):
-    fit, data = fitted(stating(), kind=kind)
+def test_the_target_review_does_not_leak_under_the_strict_protocol(kind):
+    fit, data = fitted(stated_ratings(), kind=kind)
     head, mean, _ = test_error(fit, data, kind)
     assert 0.96 * mean < head < 1.04 * mean
 
 
-def test_the_network_alone_does_not_leak_either():
-    fit, data = fitted(stating())
+def test_the_network_alone_does_not_leak():
+    fit, data = fitted(stated_ratings())
     parts = split(data, "random", 0)
-    below, above = fit.predictor.parts(pairs_of(data, parts, parts.test))
+    base, network = fit.predictor.components(pairs_of(data, parts, parts.test))
     ratings = data.ratings[parts.test]
-    assert metrics.mse(below + above, ratings) > 0.96 * test_error(fit, data)[1]
+    assert metrics.mse(base + network, ratings) > 0.96 * test_error(fit, data)[1]
 
 
-def test_the_papers_protocol_reads_the_rating_from_the_target():
-    fit, data = fitted(stating(), protocol="paper")
+def test_the_target_review_leaks_under_the_papers_protocol():
+    fit, data = fitted(stated_ratings(), protocol="paper")
     head, mean, _ = test_error(fit, data)
     assert head < 0.7 * mean
 
 
-def test_texts_that_tell_more_than_ratings_beat_the_biases():
-    fit, data = fitted(telling())
+def test_informative_texts_beat_the_biases():
+    fit, data = fitted(noisy_ratings())
     head, mean, bias = test_error(fit, data)
     assert head < 0.92 * bias < 0.92 * mean
 
 
-def test_shuffled_vectors_tell_nothing():
-    data, vectors = telling()
+def test_shuffled_vectors_are_uninformative():
+    data, vectors = noisy_ratings()
     shuffled = vectors[np.random.default_rng(0).permutation(len(vectors))]
     fit, _ = fitted((data, shuffled))
     head, _, bias = test_error(fit, data)
@@ -70,7 +70,7 @@ def test_shuffled_vectors_tell_nothing():
 
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
 def test_a_rating_depends_on_its_pair_alone(protocol):
-    fit, data = fitted(telling(), protocol=protocol, epochs=1)
+    fit, data = fitted(noisy_ratings(), protocol=protocol, epochs=1)
     fit.predictor.head = replace(fit.predictor.head, share=1.0)
     pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
     whole = fit.predictor.predict(pairs)
@@ -85,28 +85,30 @@ def test_a_rating_depends_on_its_pair_alone(protocol):
 
 def test_predictions_equal_the_networks_own_forward_pass():
     """The predictor's projected, packed and sorted histories against the plain forward pass."""
-    fit, data = fitted(telling(), epochs=2)
+    fit, data = fitted(noisy_ratings(), epochs=2)
     parts, head = split(data, "random", 0), fit.head
     pairs = pairs_of(data, parts, parts.test)
-    histories, tokens = fit.predictor.histories, tokens_of(data, telling()[1], head.scale)
-    of_user, of_item = histories.draw(pairs, head.settings.max_history, head.seed, -1)
+    histories, tokens = fit.predictor.histories, tokens_of(data, noisy_ratings()[1], head.scale)
+    user_histories, item_histories = histories.draw(pairs, head.settings.max_history, head.seed, -1)
 
-    def looked_up(lists, places):
-        return tokens.take(lists.reviews[places]), torch.from_numpy(places >= 0)
+    def tokens_and_mask(lists, histories):
+        return tokens.take(lists.reviews[histories]), torch.from_numpy(histories >= 0)
 
     foundation = head.foundation
     biases = foundation.bias_features(foundation.user_bias[pairs.users], foundation.item_bias[pairs.items])
     codes = [torch.from_numpy(part) for part in (pairs.users % (head.net.users.num_embeddings), pairs.items)]
     with torch.inference_mode():
-        exchanged = head.net.exchange(
-            *codes, looked_up(histories.by_user, of_user), looked_up(histories.by_item, of_item)
+        features = head.net.attend(
+            *codes,
+            tokens_and_mask(histories.by_user, user_histories),
+            tokens_and_mask(histories.by_item, item_histories),
         )
-        expected = head.net.rate(exchanged, torch.from_numpy(biases).float())
-    np.testing.assert_allclose(fit.predictor.parts(pairs)[1], expected.numpy(), atol=1e-5)
+        expected = head.net.predict(features, torch.from_numpy(biases).float())
+    np.testing.assert_allclose(fit.predictor.components(pairs)[1], expected.numpy(), atol=1e-5)
 
 
-def test_unknown_users_and_items_get_sane_ratings():
-    fit, data = fitted(telling())
+def test_unknown_users_and_items():
+    fit, data = fitted(noisy_ratings())
     unknown = np.array([-1])
     none = fit.predictor.predict(CodePairs(unknown, unknown, unknown))
     assert abs(none[0] - fit.baselines.mean.mean) < 0.3
@@ -118,7 +120,7 @@ def test_unknown_users_and_items_get_sane_ratings():
 
 
 def test_cold_test_rows_are_predicted():
-    data, vectors = telling()
+    data, vectors = noisy_ratings()
     parts = split(data, "random", 0)
     cold = parts.train & (data.users == data.users[parts.test][0])
     parts = replace(parts, train=parts.train & ~cold, valid=parts.valid | cold)
@@ -155,7 +157,7 @@ def test_options_outside_their_range(options, where):
         HeadOptions(**options).settings()
 
 
-def test_users_and_items_may_change_places():
+def test_users_and_items_are_treated_symmetrically():
     data, vectors = symmetric()
     parts = split(data, "random", 0)
     swapped = replace(data, users=data.items, items=data.users, user_ids=data.item_ids, item_ids=data.user_ids)
@@ -170,20 +172,20 @@ def test_users_and_items_may_change_places():
 
 
 def test_attention_heads_and_dropout_may_be_chosen():
-    one, data = fitted(telling(), n_heads=1, dropout=0.0, epochs=1)
-    four, _ = fitted(telling(), epochs=1)
+    one, data = fitted(noisy_ratings(), n_heads=1, dropout=0.0, epochs=1)
+    four, _ = fitted(noisy_ratings(), epochs=1)
     assert one.head.net.of_user.n_heads == 1 and one.head.net.hidden[0].p == 0.0
     pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
-    assert not np.array_equal(one.predictor.parts(pairs)[1], four.predictor.parts(pairs)[1])
+    assert not np.array_equal(one.predictor.components(pairs)[1], four.predictor.components(pairs)[1])
     with pytest.raises(BadSetting, match=r"--n-heads.*divisor of 64"):
-        fitted(telling(), n_heads=3, epochs=1)
+        fitted(noisy_ratings(), n_heads=3, epochs=1)
 
 
-def test_how_much_of_a_readout_is_kept():
+def test_share_of_the_readout():
     rng = np.random.default_rng(0)
     readout = rng.normal(0, 1, 2_000)
     noise = rng.normal(0, 1, 2_000)
-    assert _kept_share(readout, readout + noise) == pytest.approx(0.95, abs=0.04)  # the pairs say so
-    assert _kept_share(0.01 * readout[:50], noise[:50]) == pytest.approx(0.6, abs=0.01)  # they say nothing
+    assert _kept_share(readout, readout + noise) == pytest.approx(0.95, abs=0.04)
+    assert _kept_share(0.01 * readout[:50], noise[:50]) == pytest.approx(0.6, abs=0.01)  # uninformative: the prior
     assert _kept_share(readout, -readout + noise) == 0.0
     assert _kept_share(readout, 2 * readout + noise) == 1.0

@@ -3,7 +3,7 @@ import torch
 from loid_infer.learning.checkpoint import Checkpoint
 
 
-def test_what_was_saved_last_is_loaded_by_the_same_run_only(tmp_path):
+def test_a_checkpoint_is_loaded_by_the_same_run_only(tmp_path):
     path = tmp_path / "c"
     checkpoint = Checkpoint(path, "one", 0.0)
     assert checkpoint.load() is None
@@ -19,6 +19,6 @@ def test_what_was_saved_last_is_loaded_by_the_same_run_only(tmp_path):
     assert not path.exists()
 
 
-def test_one_is_due_when_the_last_is_old_enough(tmp_path):
+def test_a_checkpoint_is_due_after_every_s(tmp_path):
     assert Checkpoint(tmp_path / "c", "run", 0.0).due()
     assert not Checkpoint(tmp_path / "c", "run", 1e9).due()

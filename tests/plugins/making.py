@@ -1,4 +1,4 @@
-"""Plugins for tests: adapters written by peft itself, and plugin folders with the lineage a test wants."""
+"""Plugins for tests: adapters written by peft, and plugin folders with a given lineage."""
 
 import json
 import warnings
@@ -25,7 +25,7 @@ def adapted(base: Path, *, seed: int = 0, **config):
     model = transformers.AutoModel.from_pretrained(base)
     config = {"r": 4, "lora_alpha": 6, "target_modules": ["query", "attention.output.dense"]} | config
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a test does on purpose, such as fan_in_fan_out on Linear
+        warnings.simplefilter("ignore")  # tests use unusual settings such as fan_in_fan_out
         model = peft.get_peft_model(model, peft.LoraConfig(**config))
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -35,7 +35,7 @@ def adapted(base: Path, *, seed: int = 0, **config):
 
 
 def merged_state(model) -> dict[str, np.ndarray]:
-    """What peft itself makes of the base's tensors: the truth our folding is compared with."""
+    """The base's tensors with the adapter merged by peft, to compare with our folding."""
     return {name: tensor.numpy() for name, tensor in model.merge_and_unload().state_dict().items()}
 
 
@@ -51,7 +51,7 @@ def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.
 
 
 def put(workspace: Workspace, name: str, delta, **manifest) -> str:
-    """Write a plugin with this delta, and these fields of its manifest, right or wrong; the digest of the delta."""
+    """Write a plugin with this delta and these (possibly invalid) manifest fields; return the digest."""
     with new_folder(workspace.plugin(name)) as folder:
         write_delta(folder, delta, "toy")
         digest = delta_digest(read_delta(folder))

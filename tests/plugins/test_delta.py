@@ -44,9 +44,9 @@ def test_folding_is_what_peft_merges(toy_base: Path, tmp_path: Path, config: dic
     if config.get("fan_in_fan_out"):  # peft sets it back while training; an older one may have written it
         _edit(tmp_path, fan_in_fan_out=True)
     delta, state = read_delta(tmp_path), plain_state(toy_base)
-    folded, truth = fold(state, [delta]), merged_state(model)
-    assert folded.keys() == truth.keys()
-    for name, tensor in truth.items():
+    folded, expected = fold(state, [delta]), merged_state(model)
+    assert folded.keys() == expected.keys()
+    for name, tensor in expected.items():
         assert (folded[name] is state[name]) == (name not in delta)
         np.testing.assert_allclose(folded[name], tensor, rtol=0, atol=4e-7)
         assert np.array_equal(tensor, state[name]) == (name not in delta)
@@ -69,15 +69,15 @@ def test_half_precision_is_read_as_what_it_says(adapter: Path) -> None:
 
     plain = read_delta(adapter)
     for dtype in (torch.bfloat16, torch.float16):
-        whole = load_file(adapter / "adapter_model.safetensors")
-        factors = {key: torch.from_numpy(tensor).to(dtype) for key, tensor in whole.items()}
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        factors = {key: torch.from_numpy(tensor).to(dtype) for key, tensor in tensors.items()}
         folder = adapter.parent / str(dtype)
         folder.mkdir()
         (folder / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
         save_torch(factors, folder / "adapter_model.safetensors")
-        found = read_delta(folder)[QUERY]
-        assert found.a.dtype == np.float32
-        assert np.array_equal(found.a, torch.from_numpy(plain[QUERY].a).to(dtype).float().numpy())
+        part = read_delta(folder)[QUERY]
+        assert part.a.dtype == np.float32
+        assert np.array_equal(part.a, torch.from_numpy(plain[QUERY].a).to(dtype).float().numpy())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_config_we_do_not_fold_is_refused_by_name(adapter: Path, field: str, v
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("r", 0, "must be positive"),
         ("lora_alpha", float("nan"), "must be positive"),
@@ -114,32 +114,32 @@ def test_a_config_we_do_not_fold_is_refused_by_name(adapter: Path, field: str, v
         ("rank_pattern", {"query": "four"}, "config cannot be read"),
     ],
 )
-def test_ranks_and_alphas_out_of_range_are_refused(adapter: Path, field: str, value: object, said: str) -> None:
+def test_ranks_and_alphas_out_of_range_are_refused(adapter: Path, field: str, value: object, message: str) -> None:
     _edit(adapter, **{field: value})
-    with pytest.raises(BadArtifact, match=said):
+    with pytest.raises(BadArtifact, match=message):
         read_delta(adapter)
 
 
 @pytest.mark.parametrize(
-    ("key", "change", "said"),
+    ("key", "change", "message"),
     [
-        ("lora_magnitude_vector", np.ones(32, "f4"), "no factor"),
-        ("lora_B.bias", np.ones(32, "f4"), "no factor"),
-        ("lora_embedding_A", np.ones((4, 32), "f4"), "no factor"),
-        ("lora_B.weight", None, "one factor without the other"),
+        ("lora_magnitude_vector", np.ones(32, "f4"), "not a LoRA factor"),
+        ("lora_B.bias", np.ones(32, "f4"), "not a LoRA factor"),
+        ("lora_embedding_A", np.ones((4, 32), "f4"), "not a LoRA factor"),
+        ("lora_B.weight", None, "a LoRA factor is missing"),
         ("lora_A.weight", np.full((4, 32), np.nan, "f4"), "NaN"),
         ("lora_A.weight", np.full((4, 32), np.inf, "f4"), "infinite"),
         ("lora_A.weight", np.ones((5, 32), "f4"), "lora_A [4, d_in]"),
-        ("lora_A.weight", np.ones(32, "f4"), "do not fit"),
+        ("lora_A.weight", np.ones(32, "f4"), "do not match"),
     ],
 )
-def test_a_tensor_we_do_not_fold_is_refused_by_name(adapter: Path, key: str, change, said: str) -> None:
+def test_a_tensor_we_do_not_fold_is_refused_by_name(adapter: Path, key: str, change, message: str) -> None:
     path, module = adapter / "adapter_model.safetensors", "base_model.model.encoder.layer.1.attention.self.query"
     factors = load_file(path) | {f"{module}.{key}": change}
     save_file({name: tensor for name, tensor in factors.items() if tensor is not None}, path)
     with pytest.raises(BadArtifact) as error:
         read_delta(adapter)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "encoder.layer.1.attention.self.query" in str(error.value)
 
 
@@ -202,9 +202,9 @@ def test_writing_and_reading_change_nothing(tmp_path: Path) -> None:
 def test_peft_opens_what_we_write(toy_base: Path, tmp_path: Path) -> None:
     delta = random_delta(1, rank=3, scale=0.7) | {QUERY: random_delta(2, rank=5)[QUERY]}
     write_delta(tmp_path, delta, "toy")
-    truth = merged_state(open_with_peft(toy_base, tmp_path))
+    expected = merged_state(open_with_peft(toy_base, tmp_path))
     folded = fold(plain_state(toy_base), [delta])
-    for name, tensor in truth.items():
+    for name, tensor in expected.items():
         np.testing.assert_allclose(folded[name], tensor, rtol=0, atol=3e-6)
 
 

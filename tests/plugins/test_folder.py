@@ -16,7 +16,7 @@ BASE = ("toy", "b" * 64)
 
 
 @pytest.fixture
-def place(tmp_path) -> Workspace:
+def workspace(tmp_path) -> Workspace:
     return Workspace(tmp_path)
 
 
@@ -24,35 +24,35 @@ def names(chain) -> list[str]:
     return [plugin.name for plugin in chain]
 
 
-def test_a_plugin_is_what_its_folder_says(place: Workspace) -> None:
+def test_a_plugin_is_what_its_folder_says(workspace: Workspace) -> None:
     delta = random_delta(0)
-    digest = put(place, "one", delta)
-    plugin = open_plugin(place, "one")
+    digest = put(workspace, "one", delta)
+    plugin = open_plugin(workspace, "one")
     manifest = plugin.manifest
     assert (plugin.name, plugin.digest, manifest.base) == ("one", digest, NamedDigest(*BASE))
     assert (manifest.on, manifest.holds, manifest.domains, manifest.method) == ((), (), ("one",), "train")
     assert delta_digest(plugin.delta()) == delta_digest(delta) == digest
 
 
-def test_an_absent_plugin_is_refused_with_those_there_are(place: Workspace) -> None:
-    put(place, "one", random_delta(0))
+def test_an_absent_plugin_is_refused_with_those_there_are(workspace: Workspace) -> None:
+    put(workspace, "one", random_delta(0))
     with pytest.raises(BadArtifact, match=r"no plugin 'two'.*got one.*plugin train --domain two"):
-        open_plugin(place, "two")
+        open_plugin(workspace, "two")
     with pytest.raises(BadName):
-        open_plugin(place, "../one")
+        open_plugin(workspace, "../one")
 
 
-def test_an_altered_plugin_is_refused(place: Workspace) -> None:
-    digest = put(place, "one", random_delta(0))
-    path = place.plugin("one") / "adapter_model.safetensors"
+def test_an_altered_plugin_is_refused(workspace: Workspace) -> None:
+    digest = put(workspace, "one", random_delta(0))
+    path = workspace.plugin("one") / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(BadArtifact, match="adapter_model"):
-        open_plugin(place, "one")
-    put(place, "top", random_delta(1), on=[digest])
+        open_plugin(workspace, "one")
+    put(workspace, "top", random_delta(1), on=[digest])
     with pytest.raises(BadArtifact, match="adapter_model"):
-        open_chain(place, ["top"], *BASE)
+        open_chain(workspace, ["top"], *BASE)
 
 
 @pytest.mark.parametrize(
@@ -68,70 +68,70 @@ def test_an_altered_plugin_is_refused(place: Workspace) -> None:
         {"parents": [{"name": "x"}]},
     ],
 )
-def test_a_manifest_that_is_no_plugins_is_refused(place: Workspace, change: dict) -> None:
-    put(place, "one", random_delta(0), **change)
+def test_a_invalid_manifest_is_refused(workspace: Workspace, change: dict) -> None:
+    put(workspace, "one", random_delta(0), **change)
     with pytest.raises(BadArtifact, match="manifest"):
-        open_plugin(place, "one")
+        open_plugin(workspace, "one")
 
 
-def test_a_chain_holds_each_source_once_in_digest_order(place: Workspace) -> None:
-    source, other = put(place, "source", random_delta(0)), put(place, "other", random_delta(1))
-    top = put(place, "top", random_delta(2), on=sorted([source, other]))
-    second = put(place, "second", random_delta(3), on=[source])
-    put(place, "stranger", random_delta(4))
-    chain = open_chain(place, ["second", "top"], *BASE)
+def test_a_chain_contains_each_parent_once_in_digest_order(workspace: Workspace) -> None:
+    source, other = put(workspace, "source", random_delta(0)), put(workspace, "other", random_delta(1))
+    top = put(workspace, "top", random_delta(2), on=sorted([source, other]))
+    second = put(workspace, "second", random_delta(3), on=[source])
+    put(workspace, "stranger", random_delta(4))
+    chain = open_chain(workspace, ["second", "top"], *BASE)
     assert [plugin.digest for plugin in chain] == sorted([source, other, top, second])
-    assert chain == open_chain(place, ["top", "second"], *BASE)
-    assert names(open_chain(place, ["source"], *BASE)) == ["source"]
-    assert open_chain(place, [], *BASE) == ()
+    assert chain == open_chain(workspace, ["top", "second"], *BASE)
+    assert names(open_chain(workspace, ["source"], *BASE)) == ["source"]
+    assert open_chain(workspace, [], *BASE) == ()
 
 
-def test_a_source_is_found_by_its_digest_under_any_name(place: Workspace) -> None:
-    source = put(place, "source", random_delta(0))
-    put(place, "top", random_delta(1), on=[source])
-    place.plugin("source").rename(place.plugin("renamed"))
-    (place.plugins / "broken").mkdir()
-    (place.plugins / "broken" / "manifest.json").write_text("{")
-    assert sorted(names(open_chain(place, ["top"], *BASE))) == ["renamed", "top"]
+def test_a_parent_is_found_by_its_digest_under_any_name(workspace: Workspace) -> None:
+    source = put(workspace, "source", random_delta(0))
+    put(workspace, "top", random_delta(1), on=[source])
+    workspace.plugin("source").rename(workspace.plugin("renamed"))
+    (workspace.plugins / "broken").mkdir()
+    (workspace.plugins / "broken" / "manifest.json").write_text("{")
+    assert sorted(names(open_chain(workspace, ["top"], *BASE))) == ["renamed", "top"]
 
 
-def test_a_source_that_is_gone_is_named(place: Workspace) -> None:
-    source = put(place, "source", random_delta(0))
-    put(place, "top", random_delta(1), on=[source])
-    shutil.rmtree(place.plugin("source"))
-    with pytest.raises(BadArtifact, match=f"'top' was trained on is gone.*{source}"):
-        open_chain(place, ["top"], *BASE)
+def test_a_missing_parent_is_named(workspace: Workspace) -> None:
+    source = put(workspace, "source", random_delta(0))
+    put(workspace, "top", random_delta(1), on=[source])
+    shutil.rmtree(workspace.plugin("source"))
+    with pytest.raises(BadArtifact, match=f"'top' was trained on is missing.*{source}"):
+        open_chain(workspace, ["top"], *BASE)
 
 
-def test_a_source_on_another_base_is_not_the_source(place: Workspace) -> None:
+def test_parents_on_another_base_are_ignored(workspace: Workspace) -> None:
     # The same factors on two bases have one digest: only the one on this base counts.
-    source = put(place, "foreign", random_delta(0), base={"name": "other", "digest": "c" * 64})
-    put(place, "top", random_delta(1), on=[source])
-    with pytest.raises(BadArtifact, match="is gone"):
-        open_chain(place, ["top"], *BASE)
+    source = put(workspace, "foreign", random_delta(0), base={"name": "other", "digest": "c" * 64})
+    put(workspace, "top", random_delta(1), on=[source])
+    with pytest.raises(BadArtifact, match="is missing"):
+        open_chain(workspace, ["top"], *BASE)
 
 
-def test_another_base_is_refused_with_both(place: Workspace) -> None:
-    put(place, "one", random_delta(0))
+def test_another_base_is_refused_with_both(workspace: Workspace) -> None:
+    put(workspace, "one", random_delta(0))
     with pytest.raises(BadSetting, match=r"'one' belongs to another base \(expected toy.*got mini"):
-        open_chain(place, ["one"], "mini", "c" * 64)
+        open_chain(workspace, ["one"], "mini", "c" * 64)
 
 
 @pytest.fixture
-def family(place: Workspace) -> Workspace:
+def family(workspace: Workspace) -> Workspace:
     """`a`, its copy, `b`, `c`; `ab` and `bc` merged of them; `on_a` trained on `a`, `on_ab` on the merge."""
-    a, b, c = (put(place, name, random_delta(seed)) for seed, name in enumerate("abc"))
-    shutil.copytree(place.plugin("a"), place.plugin("copy"))
+    a, b, c = (put(workspace, name, random_delta(seed)) for seed, name in enumerate("abc"))
+    shutil.copytree(workspace.plugin("a"), workspace.plugin("copy"))
     full = {"x.weight": np.ones((2, 2), "f4")}
-    ab = put(place, "ab", full, method="linear", holds=sorted([a, b]))
-    put(place, "bc", {"y.weight": full["x.weight"]}, method="linear", holds=sorted([b, c]))
-    put(place, "on_a", random_delta(3), on=[a])
-    put(place, "on_ab", random_delta(4), on=[ab])
-    return place
+    ab = put(workspace, "ab", full, method="linear", holds=sorted([a, b]))
+    put(workspace, "bc", {"y.weight": full["x.weight"]}, method="linear", holds=sorted([b, c]))
+    put(workspace, "on_a", random_delta(3), on=[a])
+    put(workspace, "on_ab", random_delta(4), on=[ab])
+    return workspace
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [
         (["a", "a"], "'a' is named twice"),
         (["a", "copy"], "'copy' is the same as 'a'"),
@@ -144,8 +144,8 @@ def family(place: Workspace) -> Workspace:
         (["ab", "bc"], "is present twice"),
     ],
 )
-def test_nothing_is_added_twice(family: Workspace, named: list[str], said: str) -> None:
-    with pytest.raises(BadSetting, match=said) as error:
+def test_nothing_is_added_twice(family: Workspace, named: list[str], message: str) -> None:
+    with pytest.raises(BadSetting, match=message) as error:
         open_chain(family, named, *BASE)
     assert error.value.where
 

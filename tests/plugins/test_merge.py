@@ -1,4 +1,4 @@
-"""Merging whole deltas: what depends on what, and what it comes to in the mean."""
+"""Merging of deltas: dependencies, order and expected values."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def as_bytes(delta: dict[str, np.ndarray]) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "config", [{}, {"use_rslora": True, "rank_pattern": {"query": 2}, "alpha_pattern": {"dense": 9}}]
 )
-def test_one_plugin_alone_is_what_peft_merges(toy_base: Path, tmp_path: Path, method: str, config: dict) -> None:
+def test_a_single_plugin_equals_pefts_merge(toy_base: Path, tmp_path: Path, method: str, config: dict) -> None:
     import transformers
 
     model = adapted(toy_base, **config)
@@ -36,14 +36,14 @@ def test_one_plugin_alone_is_what_peft_merges(toy_base: Path, tmp_path: Path, me
     delta = read_delta(tmp_path)
     alone = merged([Source("d", delta, 1.0)], Merge(method, 1.0, 3))
     state = {key: t.numpy() for key, t in transformers.AutoModel.from_pretrained(toy_base).state_dict().items()}
-    folded, truth = fold(state, [alone]), merged_state(model)
-    for name, tensor in truth.items():
+    folded, expected = fold(state, [alone]), merged_state(model)
+    for name, tensor in expected.items():
         np.testing.assert_allclose(folded[name], tensor, rtol=0, atol=4e-7)
     assert all(np.abs(part).max() > 0.01 for part in alone.values())
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_order_of_plugins_and_tensors_changes_no_byte(method: str) -> None:
+def test_order_does_not_matter(method: str) -> None:
     sources, how = [source(seed, 1 + seed / 7) for seed in range(3)], Merge(method, 0.6, 5)
     first = as_bytes(merged(sources, how))
     shuffled = [Source(s.digest, dict(reversed(s.delta.items())), s.weight) for s in reversed(sources)]
@@ -51,7 +51,7 @@ def test_the_order_of_plugins_and_tensors_changes_no_byte(method: str) -> None:
     assert merge_tensor(QUERY, sources, how).dtype == np.float32
 
 
-def test_a_mask_is_of_seed_plugin_and_tensor_only() -> None:
+def test_masks_depend_on_seed_plugin_and_tensor_only() -> None:
     wanted = (3, "a" * 64, "x.weight", (40, 50), 0.5)
     same = mask(*wanted)
     np.random.seed(1)
@@ -59,7 +59,7 @@ def test_a_mask_is_of_seed_plugin_and_tensor_only() -> None:
     others = [(4, *wanted[1:]), (3, "b" * 64, *wanted[2:]), (3, "a" * 64, "y.weight", *wanted[3:])]
     for other in others:
         assert abs(np.mean(mask(*other) == same) - 0.5) < 0.05
-    # Fixed for good: another numpy, or another machine, must draw the same.
+    # Must be the same for all versions of numpy and all machines.
     assert np.packbits(mask(0, "0" * 64, QUERY, (8, 8), 0.8)).tobytes().hex() == "ffffff63df7f7ff8"
 
 
@@ -84,36 +84,36 @@ def test_dare_converges_to_the_sum_and_merging_factors_does_not() -> None:
 
 
 def test_a_source_without_a_tensor_adds_nothing_to_it() -> None:
-    whole, part = source(0), source(1, modules=("attention.self.query",))
+    full, part = source(0), source(1, modules=("attention.self.query",))
     for method in METHODS:
         how = Merge(method, 0.7, 0)
-        both = merged([whole, part], how)
-        alone = merged([whole], how)
+        both = merged([full, part], how)
+        alone = merged([full], how)
         assert both.keys() == alone.keys()
         assert {name for name in both if not np.array_equal(both[name], alone[name])} == {QUERY}
 
 
-def test_weights_count() -> None:
+def test_weights() -> None:
     one, two = random_delta(0), random_delta(1)
     how = Merge("linear", 1.0, 0)
-    found = merge_tensor(QUERY, [Source("1", one, 0.25), Source("2", two, -2.0)], how)
-    np.testing.assert_allclose(found, 0.25 * one[QUERY].dense64() - 2 * two[QUERY].dense64(), atol=1e-5)
+    merged_query = merge_tensor(QUERY, [Source("1", one, 0.25), Source("2", two, -2.0)], how)
+    np.testing.assert_allclose(merged_query, 0.25 * one[QUERY].dense64() - 2 * two[QUERY].dense64(), atol=1e-5)
 
 
-def test_two_shapes_of_one_tensor_are_refused() -> None:
+def test_different_shapes_are_refused() -> None:
     with pytest.raises(BadSetting, match=f"{QUERY}.*\\(32, 32\\), got \\(8, 8\\)"):
         names_of([source(0), source(1, dim=8)])
 
 
-def test_truncation_is_exact_up_to_the_rank_and_says_what_it_loses_beyond() -> None:
+def test_truncation_and_its_error() -> None:
     delta = merge_tensor(QUERY, [source(0, rank=3), source(1, rank=3)], Merge("linear", 1.0, 0))
     exact = truncate(QUERY, delta, 6)
-    lost, whole = squared_loss(delta, exact)
+    error, total = squared_loss(delta, exact)
     assert (exact.b.shape, exact.a.shape, exact.scale) == ((32, 6), (6, 32), 1.0)
-    assert lost / whole < 1e-12
+    assert error / total < 1e-12
     values = np.linalg.svd(delta.astype(np.float64), compute_uv=False)
-    lost, whole = squared_loss(delta, truncate(QUERY, delta, 2))
-    assert lost / whole == pytest.approx(np.square(values[2:]).sum() / np.square(values).sum(), rel=1e-5)
+    error, total = squared_loss(delta, truncate(QUERY, delta, 2))
+    assert error / total == pytest.approx(np.square(values[2:]).sum() / np.square(values).sum(), rel=1e-5)
     assert isinstance(exact, LowRank)
     with pytest.raises(BadSetting, match="at most 32"):
         truncate(QUERY, delta, 33)

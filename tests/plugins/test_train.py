@@ -1,4 +1,4 @@
-"""Training a plugin: the same function and gradients as peft's, and a run that a kill cannot change."""
+"""Training a plugin: the same function and gradients as peft's, and resumed runs equal uninterrupted ones."""
 
 import itertools
 from dataclasses import replace
@@ -25,7 +25,7 @@ SETTINGS = TrainSettings(
 
 @pytest.fixture
 def base(toy_base) -> Base:
-    return load_base(str(toy_base))  # anew for each test: peft changes the module
+    return load_base(str(toy_base))  # per test, since peft changes the module
 
 
 def spec_of(base: Base) -> Spec:
@@ -92,7 +92,7 @@ def test_training_starts_as_the_frozen_encoder_and_moves_only_lora_and_the_regre
     assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_what_texts_say_is_learnt(base: Base, tmp_path) -> None:
+def test_training_reduces_the_validation_error(base: Base, tmp_path) -> None:
     data = Data(examples(400), examples(100, 1), (1, 2))
     settings = replace(SETTINGS, epochs=20, learning_rate=5e-3, patience=20)
     history = train(model_of(base), data, settings, Checkpoint(tmp_path / "c", "r", 1e9), SILENT)
@@ -117,12 +117,12 @@ class _KilledError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 9])
-def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     toy_base, tmp_path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     data = Data(examples(90), examples(30, 1), (1, 2))
-    whole = model_of(load_base(str(toy_base)))
-    reference = train(whole, data, SETTINGS, Checkpoint(tmp_path / "whole", "run", 1e9), SILENT)
+    uninterrupted = model_of(load_base(str(toy_base)))
+    reference = train(uninterrupted, data, SETTINGS, Checkpoint(tmp_path / "uninterrupted", "run", 1e9), SILENT)
     assert len(reference.losses) > 10
     checkpoint, saves = Checkpoint(tmp_path / "broken", "run", 0.0), itertools.count(1)
 
@@ -135,22 +135,22 @@ def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(
         patch.setattr(checkpoint, "save", save_and_die)
         with pytest.raises(_KilledError):
             train(model_of(load_base(str(toy_base))), data, SETTINGS, checkpoint, SILENT)
-    again = model_of(load_base(str(toy_base)))
-    said: list[str] = []
+    resumed = model_of(load_base(str(toy_base)))
+    messages: list[str] = []
 
-    class Told(type(SILENT)):
+    class RecordingProgress(type(SILENT)):
         def say(self, line: str) -> None:
-            said.append(line)
+            messages.append(line)
 
-    done = train(again, data, SETTINGS, checkpoint, Told())
-    resumed_at = int(said[0].removeprefix("going on from step "))
+    done = train(resumed, data, SETTINGS, checkpoint, RecordingProgress())
+    resumed_at = int(messages[0].removeprefix("resuming from step "))
     assert 0 < resumed_at < len(reference.losses)
     assert done == reference
-    for name, parameter in whole.trained().items():
-        assert torch.equal(parameter, again.trained()[name]), name
+    for name, parameter in uninterrupted.trained().items():
+        assert torch.equal(parameter, resumed.trained()[name]), name
 
 
-def test_another_runs_checkpoint_is_not_taken_up(base: Base, tmp_path) -> None:
+def test_the_checkpoint_of_another_run_is_ignored(base: Base, tmp_path) -> None:
     data = Data(examples(60), examples(20, 1), (1, 2))
     checkpoint = Checkpoint(tmp_path / "c", "one", 0.0)
     train(model_of(base), data, SETTINGS, checkpoint, SILENT)
@@ -184,7 +184,7 @@ def test_taking_rows_takes_their_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "messages"),
     [
         ({"rank": 0}, "--rank"),
         ({"rank": 33}, "--rank"),
@@ -199,6 +199,6 @@ def test_taking_rows_takes_their_tokens() -> None:
         ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(wrong: dict, said: str) -> None:
-    with pytest.raises(BadSetting, match=said):
+def test_settings_out_of_range_are_refused_by_name(wrong: dict, messages: str) -> None:
+    with pytest.raises(BadSetting, match=messages):
         TrainSettings(**wrong).check(n_layers=2, width=32, targets=["query", "value"])

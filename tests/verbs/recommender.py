@@ -10,7 +10,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.ingest import ingest
-from tests.heads.worlds import telling
+from tests.heads.domains import noisy_ratings
 
 SPEC = Spec(
     weights="made up",
@@ -36,7 +36,7 @@ ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC))
 
 def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
     """A table of the world `telling` and the vectors of its texts."""
-    data, vectors = telling(seed)
+    data, vectors = noisy_ratings(seed)
     source = workspace.root / f"{domain}.csv"
     source.parent.mkdir(parents=True, exist_ok=True)
     texts = [f"{domain} says {row}" for row in range(data.n)]

@@ -220,7 +220,7 @@ def test_products_that_lose_too_much_stay_in_floating_point(
     monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", 1.1)})
     folder = quantizable(exported, workspace.root / "refused")
     before = folder.graph.read_bytes()
-    with pytest.raises(ParityError, match=r"int8 loses too much .*got 0\.99.* of 4 groups"):
+    with pytest.raises(ParityError, match=r"int8 misses its gate .*got 0\.99.* of 4 groups"):
         quantize(folder, *exact(folder), calibration.texts())
     assert onnx_equal(folder.graph.read_bytes(), before), "the float graph is back"
 

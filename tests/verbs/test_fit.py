@@ -170,7 +170,7 @@ def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(mad
     verb.fit("toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", progress=(rest := Dying(10**9)))
     assert (
         len(rest.said) == 1
-        and rest.said[0] in ("going on after epoch 1", "going on after epoch 2")
+        and rest.said[0] in ("resuming after epoch 1", "resuming after epoch 2")
         and not left[0].exists()
     )
     bytes_of = [(made.head(name) / "head.safetensors").read_bytes() for name in ("whole", "killed")]

@@ -1,4 +1,4 @@
-"""A network's training goes on after a kill as if nothing had happened."""
+"""Training of the network: resuming and the learning curve."""
 
 import numpy as np
 import pytest
@@ -10,31 +10,31 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import Fitted, fit_head
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.types import SILENT, Progress
-from tests.heads.worlds import telling
+from tests.heads.domains import noisy_ratings
 
 
 class Killed(Exception):
-    """The power went."""
+    """Raised in place of a kill."""
 
 
-class Dying:
-    """Progress that dies after so many pairs of training; its own task and context."""
+class KillingProgress:
+    """Raises Killed after a number of training pairs; is its own task and context."""
 
     def __init__(self, n_pairs: int) -> None:
-        self.left, self.said = n_pairs, []
+        self.remaining, self.messages = n_pairs, []
 
-    def task(self, name: str, total: int | None, unit: str) -> "Dying":
+    def task(self, name: str, total: int | None, unit: str) -> "KillingProgress":
         return self
 
     def say(self, line: str) -> None:
-        self.said.append(line)
+        self.messages.append(line)
 
     def advance(self, n: int) -> None:
-        self.left -= n
-        if self.left < 0:
+        self.remaining -= n
+        if self.remaining < 0:
             raise Killed
 
-    def __enter__(self) -> "Dying":
+    def __enter__(self) -> "KillingProgress":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -45,7 +45,7 @@ SETTINGS = replace(HeadOptions(epochs=5).settings(), batch=64)
 
 
 def fit(checkpoint: Checkpoint | None, progress: Progress = SILENT, settings=SETTINGS, seed: int = 0) -> Fitted:
-    data, vectors = telling()
+    data, vectors = noisy_ratings()
     return fit_head(data, split(data, "random", 0), vectors, settings, seed, progress, checkpoint)
 
 
@@ -54,36 +54,36 @@ def weights(fitted: Fitted) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
-def test_a_run_that_was_broken_off_goes_on_as_if_nothing_had_happened(tmp_path, preset):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, preset):
     settings = replace(HeadOptions(preset, epochs=4).settings(), batch=64)
-    whole = fit(None, settings=settings)
-    data, _ = telling()
+    uninterrupted = fit(None, settings=settings)
+    data, _ = noisy_ratings()
     n_train = int(split(data, "random", 0).train.sum())
     checkpoint = Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0)
     with pytest.raises(Killed):
-        fit(checkpoint, Dying(int(2.5 * n_train)), settings)
-    dying = Dying(10**9)
-    rest = fit(Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0), dying, settings)
-    assert dying.said == ["going on after epoch 2"]
-    assert rest.history == whole.history
-    assert rest.head.share == whole.head.share
-    for name, tensor in weights(whole).items():
-        assert torch.equal(weights(rest)[name], tensor), name
+        fit(checkpoint, KillingProgress(int(2.5 * n_train)), settings)
+    progress = KillingProgress(10**9)
+    resumed = fit(Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0), progress, settings)
+    assert progress.messages == ["resuming after epoch 2"]
+    assert resumed.history == uninterrupted.history
+    assert resumed.head.share == uninterrupted.head.share
+    for name, tensor in weights(uninterrupted).items():
+        assert torch.equal(weights(resumed)[name], tensor), name
 
 
-def test_another_runs_checkpoint_is_not_taken_up(tmp_path):
+def test_the_checkpoint_of_another_run_is_ignored(tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.safetensors", "this run", every_s=0)
     with pytest.raises(Killed):
-        fit(checkpoint, Dying(3_000))
+        fit(checkpoint, KillingProgress(3_000))
     other = fit(Checkpoint(tmp_path / "run.safetensors", "that run", every_s=0), seed=1)
     alone = fit(None, seed=1)
     assert all(torch.equal(weights(other)[name], tensor) for name, tensor in weights(alone).items())
 
 
-def test_the_history_is_by_epoch_and_the_best_one_is_kept():
+def test_the_learning_curve_is_by_epoch():
     fitted = fit(None)
     history = fitted.history
-    data, _ = telling()
+    data, _ = noisy_ratings()
     n_train = int(split(data, "random", 0).train.sum())
     assert history.eval_steps == [n_train * epoch for epoch in range(1, 6)]
     assert len(history.losses) == len(history.eval_errors) == 5

@@ -1,7 +1,4 @@
-"""The gradient training of a LoID network on what its foundation leaves: batches, loss and validation of the loop.
-
-Everything random is drawn from (seed, pair, epoch).
-"""
+"""Trains the LoID network on the residuals of its foundation. Random numbers depend on (seed, pair, epoch) only."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training, train
 from loid_infer.types import Array, Floats, Ints, Progress
 
-_MIN_VALID = 30  # validation pairs below which a gain has no standard error worth the name
-_USER, _ITEM, _ORDER, _ANCHOR = 1, 2, 3, 4  # what a draw is for
+_MIN_VALID = 30  # with fewer validation pairs the standard error of the gain is not reliable
+_USER, _ITEM, _ORDER, _NEGATIVES = 1, 2, 3, 4  # purposes of random draws
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What a network is trained on; nothing of it changes meanwhile."""
+class NetworkData:
+    """Data and settings of the training of a network."""
 
     settings: HeadSettings
     foundation: Foundation
@@ -42,16 +39,16 @@ class Material:
     valid_ratings: Floats
     histories: Histories
     tokens: Tokens
-    readout: tuple[Floats, Floats]  # [n], of the user's and of the item's history
+    readout: tuple[Floats, Floats]  # [n] each, of user and item histories
     rating_range: tuple[float, float]
     seed: int
-    device: str  # cpu | cuda: where the network trains; vectors and what is drawn of them stay in main memory
+    device: str  # cpu | cuda, of the network; vectors stay in main memory
 
 
 def train_network(
-    net: LoidNet, data: Material, checkpoint: Checkpoint | None, progress: Progress
+    net: LoidNet, data: NetworkData, checkpoint: Checkpoint | None, progress: Progress
 ) -> tuple[LoidPredictor, History]:
-    """Train `net` in place: the head of the best epoch, and how training went.
+    """Train `net` in place; return the predictor with the weights of the best epoch, and the learning curve.
 
     Raises:
         NoSpace: a checkpoint cannot be written.
@@ -80,80 +77,78 @@ def train_network(
     history = train(training, checkpoint, progress)
     predictor = _predictor(net, data)
     if settings.with_biases and history.best >= 0:
-        share = _share(*predictor.parts(data.valid), data)
+        share = _network_share(*predictor.components(data.valid), data)
         predictor.head = replace(predictor.head, share=share)
     return predictor, history
 
 
-def _step(net: LoidNet, data: Material, batch: tuple[Tensor, ...], number: int) -> Loss:
-    """Eq. 10: squared error plus the weighted triplet loss."""
+def _step(net: LoidNet, data: NetworkData, batch: tuple[Tensor, ...], number: int) -> Loss:
+    """Squared error plus the weighted triplet loss (eq. 10)."""
     users, items, biases, targets, *reviews, draws = (part.to(data.device) for part in batch)
     settings = data.settings
-    exchanged = net.exchange(users, items, (reviews[0], reviews[1]), (reviews[2], reviews[3]))
-    squared = (net.rate(exchanged, biases) - targets).square().mean()
+    features = net.attend(users, items, (reviews[0], reviews[1]), (reviews[2], reviews[3]))
+    squared = (net.predict(features, biases) - targets).square().mean()
     loss = squared
     if settings.lam:
-        loss = loss + settings.lam * triplet_loss(exchanged, users, items, draws, settings)
+        loss = loss + settings.lam * triplet_loss(features, users, items, draws, settings)
     return Loss(loss, squared.detach(), len(targets), len(targets))
 
 
-def _validate(net: LoidNet, data: Material) -> float:
-    below, above = _predictor(net, data).parts(data.valid)
-    return mse(clipped(below + above, data.rating_range), data.valid_ratings)
+def _validate(net: LoidNet, data: NetworkData) -> float:
+    base, network = _predictor(net, data).components(data.valid)
+    return mse(clipped(base + network, data.rating_range), data.valid_ratings)
 
 
-def _predictor(net: LoidNet, data: Material) -> LoidPredictor:
-    """Of `net`, on the CPU: what is predicted is then the same wherever it was trained."""
+def _predictor(net: LoidNet, data: NetworkData) -> LoidPredictor:
+    """Predictions are on the CPU, so that they do not depend on the device of training."""
     net = net if data.device == "cpu" else copy.deepcopy(net).cpu()
     head = LoidHead(data.settings, data.tokens.scale, data.foundation, net, 1.0, data.seed)
     return LoidPredictor(head, data.histories, data.tokens)
 
 
-def _share(below: Floats, above: Floats, data: Material) -> float:
-    """How much of the network to trust: `max(0, 1 - (s.e. / gain)^2)` of its gain over the foundation on validation.
-
-    The positive-part shrinkage of Stein's estimator: a gain within its own noise is dropped, a clear one kept whole.
-    """
+def _network_share(base: Floats, network: Floats, data: NetworkData) -> float:
+    """`max(0, 1 - (s.e. / gain)^2)` of the network's gain on validation: Stein's positive-part shrinkage."""
     ratings = data.valid_ratings
-    before, after = (clipped(part, data.rating_range) - ratings for part in (below, below + above))
-    gains = before**2 - after**2
+    base_errors = clipped(base, data.rating_range) - ratings
+    errors = clipped(base + network, data.rating_range) - ratings
+    gains = base_errors**2 - errors**2
     gain = float(gains.mean())
     if gain <= 0 or len(gains) < _MIN_VALID:
         return 0.0
     return max(0.0, 1 - float(gains.var()) / len(gains) / gain**2)
 
 
-def _batches(net: LoidNet, data: Material, epoch: int, position: int) -> Iterator[tuple[Tensor, ...]]:
-    """Users, items, bias features, targets, tokens and mask of both histories, draws for negatives."""
+def _batches(net: LoidNet, data: NetworkData, epoch: int, position: int) -> Iterator[tuple[Tensor, ...]]:
+    """Users, items, bias features, targets, tokens and masks of both histories, random numbers for negatives."""
     settings, examples, foundation = data.settings, data.train, data.foundation
-    pairs, epoch = examples.pairs, epoch + 1  # draws count epochs from 1
+    pairs, epoch = examples.pairs, epoch + 1  # random draws count epochs from 1
     net.train()
     key = sampling.keys(data.seed, pairs.users, pairs.items, epoch)
-    hide_user, hide_item = (_drawn(key, what) < settings.unknown_share for what in (_USER, _ITEM))
+    hide_user, hide_item = (_uniform(key, purpose) < settings.unknown_share for purpose in (_USER, _ITEM))
     user_bias, item_bias = np.where(hide_user, 0, examples.user_bias), np.where(hide_item, 0, examples.item_bias)
     text = np.where(hide_user, 0, data.readout[0]) + np.where(hide_item, 0, data.readout[1])
-    targets = torch.from_numpy(examples.ratings - foundation.below(user_bias, item_bias, text)).float()
+    targets = torch.from_numpy(examples.ratings - foundation.predict(user_bias, item_bias, text)).float()
     biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float()
     users = torch.from_numpy(np.where(hide_user, net.users.num_embeddings - 1, pairs.users))
     items = torch.from_numpy(np.where(hide_item, net.items.num_embeddings - 1, pairs.items))
-    of_user, of_item = data.histories.draw(pairs, settings.k, data.seed, epoch)
-    # Whoever is unknown has no history either: that is what an unknown user or item looks like to `score`.
-    of_user[hide_user] = -1
-    of_item[hide_item] = -1
-    draws = torch.from_numpy(np.stack([_drawn(key, _ANCHOR), _drawn(key, _ANCHOR + 1)]))
+    user_histories, item_histories = data.histories.draw(pairs, settings.k, data.seed, epoch)
+    # Unknown users and items have no history in `score` either.
+    user_histories[hide_user] = -1
+    item_histories[hide_item] = -1
+    draws = torch.from_numpy(np.stack([_uniform(key, _NEGATIVES), _uniform(key, _NEGATIVES + 1)]))
     order = np.argsort(sampling.mix(key ^ np.uint64(_ORDER)), kind="stable")
     for start in range(position * settings.batch, len(order), settings.batch):
         rows = order[start : start + settings.batch]
-        at = torch.from_numpy(rows)
-        user_reviews = _looked_up(data.histories.by_user.reviews, of_user[rows], data.tokens)
-        item_reviews = _looked_up(data.histories.by_item.reviews, of_item[rows], data.tokens)
-        yield users[at], items[at], biases[at], targets[at], *user_reviews, *item_reviews, draws[:, at]
+        index = torch.from_numpy(rows)
+        user_reviews = _tokens_and_mask(data.histories.by_user.reviews, user_histories[rows], data.tokens)
+        item_reviews = _tokens_and_mask(data.histories.by_item.reviews, item_histories[rows], data.tokens)
+        yield users[index], items[index], biases[index], targets[index], *user_reviews, *item_reviews, draws[:, index]
 
 
-def _looked_up(reviews: Ints, places: Ints, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    found = tokens.take(reviews[places]) if len(reviews) else torch.zeros(*places.shape, tokens.scale.token_dim)
-    return found, torch.from_numpy(places >= 0)
+def _tokens_and_mask(reviews: Ints, history: Ints, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    taken = tokens.take(reviews[history]) if len(reviews) else torch.zeros(*history.shape, tokens.scale.token_dim)
+    return taken, torch.from_numpy(history >= 0)
 
 
-def _drawn(key: Array, what: int) -> Floats:
-    return sampling.uniform(key ^ sampling.mix(np.array([what], np.uint64)))
+def _uniform(key: Array, purpose: int) -> Floats:
+    return sampling.uniform(key ^ sampling.mix(np.array([purpose], np.uint64)))

@@ -1,4 +1,4 @@
-"""Small generated domains whose answers are known."""
+"""Small synthetic domains with known structure."""
 
 import numpy as np
 
@@ -32,8 +32,8 @@ def pairs(n_users: int, n_items: int, per_user: int, rng: np.random.Generator) -
     return users, items
 
 
-def stating(seed: int = 0, n: int = 600) -> tuple[Interactions, Floats]:
-    """A text's vector states its own rating exactly; users and items carry nothing; about five reviews each."""
+def stated_ratings(seed: int = 0, n: int = 600) -> tuple[Interactions, Floats]:
+    """Vectors contain the rating of their review; users and items are uninformative; about five reviews each."""
     rng = np.random.default_rng(seed)
     users, items = pairs(n, n, 5, rng)
     ratings = rng.integers(1, 6, len(users))
@@ -42,8 +42,8 @@ def stating(seed: int = 0, n: int = 600) -> tuple[Interactions, Floats]:
     return interactions(users, items, ratings), vectors.astype(np.float16)
 
 
-def telling(seed: int = 0) -> tuple[Interactions, Floats]:
-    """Reviews of an item tell its quality exactly while ratings of it are noisy: text beats biases."""
+def noisy_ratings(seed: int = 0) -> tuple[Interactions, Floats]:
+    """Vectors contain the quality of the item, while ratings are noisy: texts beat biases."""
     rng = np.random.default_rng(seed)
     users, items = pairs(400, 300, 6, rng)
     quality = rng.normal(0, 0.8, 300)
@@ -54,7 +54,7 @@ def telling(seed: int = 0) -> tuple[Interactions, Floats]:
 
 
 def symmetric(seed: int = 0) -> tuple[Interactions, Floats]:
-    """As many users as items, of like leanings, and texts that tell both: nothing sets the two sides apart."""
+    """Users and items with the same number and distribution; vectors contain both biases."""
     rng = np.random.default_rng(seed)
     users, items = np.divmod(rng.choice(300 * 300, 6_000, replace=False), 300)
     leaning, quality = rng.normal(0, 0.6, (2, 300))
