@@ -66,12 +66,12 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"kind": "head"}, "another kind of artifact"),
-        ({"kind": None}, "another kind of artifact"),
-        ({"format": 2}, "of another format"),
+        ({"kind": "head"}, "wrong kind of artifact"),
+        ({"kind": None}, "wrong kind of artifact"),
+        ({"format": 2}, "unsupported format"),
         ({"files": ["data.txt"]}, "the field files"),
         ({"files": {"data.txt": 1}}, "the field files"),
-        ({"files": {"data.txt": "0"}}, "not the one the manifest was written for"),
+        ({"files": {"data.txt": "0"}}, "does not match the digest in the manifest"),
         ({"files": {"data.txt\0": "0"}}, "cannot be read"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_file_of_lmdb_s_next_format_is_named(tmp_path):
     with (tmp_path / DATA_FILE).open("r+b") as file:
         file.seek(20)
         file.write(b"\x02")
-    with pytest.raises(BadStore, match="of LMDB's format 2"):
+    with pytest.raises(BadStore, match="LMDB format 2"):
         reader(tmp_path)
 
 

@@ -57,7 +57,7 @@ def test_a_chunk_of_another_encoder_or_place_is_refused() -> None:
     data, *_ = record()
     with pytest.raises(BadStore, match="another encoder"):
         read(data, fingerprint="cd" * 16)
-    with pytest.raises(BadStore, match="another's place"):
+    with pytest.raises(BadStore, match="wrong position"):
         read(data, first=41)
 
 
@@ -70,7 +70,7 @@ def test_vectors_of_a_foreign_dtype_are_a_bug() -> None:
 def test_vectors_of_another_width_or_dtype_are_refused_however_right_their_checksum(wrong: dict) -> None:
     data, *_ = record(**wrong)
     for first in (40, None):
-        with pytest.raises(BadStore, match="another width or dtype"):
+        with pytest.raises(BadStore, match="wrong width or dtype"):
             read(data, first)
 
 

@@ -112,7 +112,7 @@ def test_a_view_stays_right_while_another_process_makes_the_store_grow(
         with store.view(store.lookup(digests), digests) as view:
             in_another_process(append_many, tmp_path)
             assert np.array_equal(view[:], vectors)
-            with pytest.raises(RuntimeError, match="cannot move"):
+            with pytest.raises(RuntimeError, match="cannot be resized"):
                 store.lookup(digests)
         assert (store.lookup(digests) >= 0).all()
 
@@ -121,13 +121,13 @@ def test_the_map_may_grow_while_vectors_are_looked_for(tmp_path: Path, monkeypat
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     digests, vectors = filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        rows_there, real = store.lookup(digests), store._found
+        rows_there, real = store.lookup(digests), store._chunks_of
 
-        def found(*given):  # inside the transaction, before anything is known of the chunks
+        def chunks(*given):  # inside the transaction, before any chunk is read
             in_another_process(append_many, tmp_path)
             yield from real(*given)
 
-        monkeypatch.setattr(store, "_found", found)
+        monkeypatch.setattr(store, "_chunks_of", chunks)
         assert np.array_equal(store.gather(rows_there, digests), vectors)
 
 
@@ -153,7 +153,7 @@ def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) ->
     assert store.lookup(strangers).tolist() == [-1] * 4
     with pytest.raises(NotEncoded, match=r"4 of 4 texts have no vector yet\. Run: this"):
         store.rows_of(strangers, "Run: this")
-    with pytest.raises(BadStore, match="no chunk holds it"):
+    with pytest.raises(BadStore, match="no chunk contains it"):
         store.gather(store.lookup(strangers), strangers)
     assert store.lookup(digests[:0]).shape == (0,)
     assert store.gather(np.zeros(0, np.int64), digests[:0]).shape == (0, DIM)
@@ -167,7 +167,7 @@ def test_a_row_is_not_given_for_another_text(tmp_path: Path) -> None:
 
 def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8, 8])
-    with pytest.raises(BadStore, match="no chunk holds it"):
+    with pytest.raises(BadStore, match="no chunk contains it"):
         reader(tmp_path).gather(np.array([16]), digests[:1])
 
 
@@ -285,7 +285,7 @@ def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None
     for n in [1, 16, 151, 152, 4096, 4200, 8191, *range(8192, len(data), 4096), len(data) - 1]:
         (tmp_path / "data.mdb").write_bytes(data[:n])
         for write in (False, True):
-            with pytest.raises(BadStore, match="shorter than its own pages"):
+            with pytest.raises(BadStore, match="shorter than its pages"):
                 Environment(tmp_path, SPEC, PRINT, write=write)
 
 
@@ -377,7 +377,7 @@ def test_a_chunk_of_another_width_is_never_served(tmp_path: Path, wrong: tuple[i
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), record, db=environment.chunks))
     with reader(tmp_path) as store:
-        with pytest.raises(BadStore, match="another width"):
+        with pytest.raises(BadStore, match="wrong width"):
             store.gather(np.arange(8), digests[:8])
         assert verify(store, SILENT).n_bad == 1
     salvage(tmp_path, SPEC, PRINT, SILENT)  # which may find the page that held these texts before

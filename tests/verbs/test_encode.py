@@ -500,4 +500,4 @@ def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> 
     result = encode("toys", runtime="fake", workspace=workspace, progress=Listening())
     assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
     (line,) = [line for line in said if "not kept" in line]
-    assert "every vector is stored" in line and "folder cannot be created" in line
+    assert "every vector is stored" in line and "cannot create the folder" in line

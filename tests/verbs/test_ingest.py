@@ -485,7 +485,7 @@ def test_settings_outside_their_range(ws, write):
 
 @pytest.mark.parametrize("domain", ["../../etc", "/etc", "", "Toys", "a b"])
 def test_a_domain_is_a_slug(domain, ws, write):
-    with pytest.raises(BadName, match="not a name for a domain"):
+    with pytest.raises(BadName, match="invalid domain name"):
         ingest([write(GOOD["csv"])], domain, workspace=ws)
     assert not ws.root.exists()
 
@@ -547,7 +547,7 @@ def test_a_pipe_is_refused(ws, tmp_path):
 
 def test_a_folder_that_cannot_be_made(ws, write):
     ws.root.write_bytes(b"a file where the workspace should be")
-    with pytest.raises(NoSpace, match="the folder cannot be created"):
+    with pytest.raises(NoSpace, match="cannot create the folder"):
         ingest([write(GOOD["csv"])], "toys", workspace=ws)
 
 

@@ -248,7 +248,7 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: W
     (other / DATA_FILE).write_bytes(content[:20_000])
     found = cache_verify(workspace=two_domains)
     assert (found.n_stores, found.n_bad, found.n_rows) == (2, 1, whole.n_rows - 300)
-    assert "shorter than its own pages" in found.problems[0] and "cache salvage" in found.problems[0]
+    assert "shorter than its pages" in found.problems[0] and "cache salvage" in found.problems[0]
     (other / DATA_FILE).write_bytes(b"")
     assert cache_verify(workspace=two_domains).n_bad == 0
     (other / DATA_FILE).write_bytes(content)
