@@ -318,7 +318,7 @@ def test_a_bad_line_is_named_or_skipped(name, ws, write):
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        (b"a,b\n", ("another number of fields than the header", "expected 4", "got 2")),
+        (b"a,b\n", ("the number of fields differs from the header", "expected 4", "got 2")),
         (b"a,b,five,t\n", ("the rating is not a number", "got 'five'")),
         (b"a,b,,t\n", ("the rating is missing",)),
         (b",b,1,t\n", ("the user is missing or empty", "got ''")),
@@ -376,23 +376,25 @@ def test_a_cut_file_is_named_with_the_line_reached(whole, ws, write):
         error = assert_refused(
             ws,
             source,
-            f"{source}: the compressed file is cut or damaged",
+            f"{source}: the compressed file is truncated or damaged",
             "expected a whole file",
-            "whole lines",
+            "complete lines",
             "then run the same command",
             on_bad=on_bad,
         )
         assert 10_000 < int(error.got.split()[0].replace(",", "")) < 16_000
     for n in (3, 12, 30):
-        assert_refused(ws, write(whole[:n]), "cut or damaged" if n > 3 else "")
+        assert_refused(ws, write(whole[:n]), "truncated or damaged" if n > 3 else "")
 
 
 def test_a_damaged_gzip_zip_and_parquet(ws, write):
     whole = bytearray(gzip.compress(lines(LONG)))
     whole[-6] ^= 255
-    assert_refused(ws, write(bytes(whole)), "cut or damaged", "CRC")
+    assert_refused(ws, write(bytes(whole)), "truncated or damaged", "CRC")
     assert_refused(ws, write(zipped(table_csv())[:-30]), "the archive cannot be read", "unzip")
-    assert_refused(ws, write(GOOD["parquet"][:-30]), "the parquet file is cut or damaged", "expected a whole file")
+    assert_refused(
+        ws, write(GOOD["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a whole file"
+    )
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
         archive.writestr("a.csv", "x")
@@ -418,20 +420,20 @@ def test_utf_32_is_named_by_its_mark(coding, ws, write):
 
 def test_one_endless_line_is_no_table(ws, write):
     csv.field_size_limit(131_072)  # as in a new process
-    assert_refused(ws, write(b"x" * 300_000), "no format recognized")
+    assert_refused(ws, write(b"x" * 300_000), "unknown format")
 
 
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"", ("there is nothing to ingest", "expected reviews", "got an empty file")),
-        (b"\n \n", ("there is nothing to ingest", "got white space only")),
-        (gzip.compress(b"", mtime=0), ("there is nothing to ingest",)),
+        (b"", ("the file has no content", "expected reviews", "got an empty file")),
+        (b"\n \n", ("the file has no content", "got white space only")),
+        (gzip.compress(b"", mtime=0), ("the file has no content",)),
         (b"[\n{}\n]", ("a JSON array, not JSON lines", "expected one JSON object a line", "jq -c '.[]'")),
-        (bytes(range(256)) * 64, ("no format recognized",)),
+        (bytes(range(256)) * 64, ("unknown format",)),
         (b"\0" * 5000, ("a binary file", "null bytes")),
-        (b"just words\nmore words\n", ("no format recognized", "got a first line b'just words'", "CSV or TSV")),
-        (gzip.compress(GOOD["parquet"], mtime=0), ("a parquet file inside another compression",)),
+        (b"just words\nmore words\n", ("unknown format", "got a first line b'just words'", "CSV or TSV")),
+        (gzip.compress(GOOD["parquet"], mtime=0), ("a compressed parquet file",)),
         (b"user_id,item_id,rating,text\n", ("no review is left", "got 0 bad lines")),
     ],
 )
@@ -463,7 +465,7 @@ def test_an_explicit_format_must_agree_with_the_content(format, name, agrees, ws
     if agrees:
         assert ingest([source], "toys", workspace=ws, format=format).n_rows == 3
     else:
-        assert_refused(ws, source, "the content is of another format", f"expected {format}", "got ", format=format)
+        assert_refused(ws, source, "the content has another format", f"expected {format}", "got ", format=format)
 
 
 def test_settings_outside_their_range(ws, write):

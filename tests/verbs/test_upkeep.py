@@ -235,7 +235,7 @@ def test_only_whole_vectors_of_a_known_encoder_come_in(two_domains: Workspace, t
     with pytest.raises(BadStore, match="checksum"):
         cache_import(ours, workspace=two_domains)
     for wrong in (tmp_path / "absent", two_domains.table("toys")):
-        with pytest.raises(BadArtifact, match="not a bundle"):
+        with pytest.raises(BadArtifact, match="not a valid bundle"):
             cache_import(wrong, workspace=two_domains)
     assert cache_verify(workspace=two_domains).n_bad == 0
 
