@@ -309,7 +309,7 @@ def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace
         return real(*arguments, **options)
 
     monkeypatch.setattr(encoder_module, "open_runtime", replacing)
-    with pytest.raises(BadTable, match="replaced while"):
+    with pytest.raises(BadTable, match="changed while"):
         encode("toys", workspace=workspace)
     monkeypatch.undo()
     assert encode("toys", workspace=workspace).n_hits == 0
@@ -338,7 +338,7 @@ def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(works
     with pytest.raises(ParityError, match="openvino computes other vectors"):
         encode("toys", runtime="openvino", workspace=workspace)
     monkeypatch.setattr(FakeRuntime, "run", lambda self, batches: (part for part in ()))
-    with pytest.raises(RuntimeError, match="gave 0 of 20"):
+    with pytest.raises(RuntimeError, match="returned 0 of 20"):
         encode("toys", runtime="fake", workspace=workspace)
 
 
@@ -358,7 +358,7 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
         ({"runtime": "tpu"}, BadSetting, "auto | openvino"),
         ({"device": "tpu"}, BadSetting, "auto | cpu"),
         ({"encoder": "none-such"}, BadArtifact, "loid-infer export --name none-such"),
-        ({"precision": "bf16", "encoder": "base"}, BadSetting, "decided at export"),
+        ({"precision": "bf16", "encoder": "base"}, BadSetting, "the encoder has another precision"),
         ({"precision": "fp8"}, BadSetting, "auto | fp32 | bf16"),
         ({"device": "cuda", "runtime": "openvino"}, RuntimeMissing, "cuda"),
     ],
@@ -499,5 +499,5 @@ def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> 
     workspace.reports.write_text("in the way")
     result = encode("toys", runtime="fake", workspace=workspace, progress=Listening())
     assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
-    (line,) = [line for line in said if "not kept" in line]
+    (line,) = [line for line in said if "measurements" in line]
     assert "every vector is stored" in line and "cannot create the folder" in line

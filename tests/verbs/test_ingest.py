@@ -434,7 +434,7 @@ def test_one_endless_line_is_no_table(ws, write):
         (b"\0" * 5000, ("a binary file", "null bytes")),
         (b"just words\nmore words\n", ("unknown format", "got a first line b'just words'", "CSV or TSV")),
         (gzip.compress(GOOD["parquet"], mtime=0), ("a compressed parquet file",)),
-        (b"user_id,item_id,rating,text\n", ("no review is left", "got 0 bad lines")),
+        (b"user_id,item_id,rating,text\n", ("there are no valid reviews", "got 0 bad lines")),
     ],
 )
 def test_what_is_no_table_of_reviews(content, parts, ws, write):
@@ -443,7 +443,7 @@ def test_what_is_no_table_of_reviews(content, parts, ws, write):
 
 
 def test_nothing_but_bad_lines(ws, write):
-    assert_refused(ws, write(line(rating=9) * 3), "no review is left", "got 3 bad lines", on_bad="skip")
+    assert_refused(ws, write(line(rating=9) * 3), "there are no valid reviews", "got 3 bad lines", on_bad="skip")
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_pooler_is_left_out_where_the_base_has_none(toy_base: Path, tmp_path
 
 
 def test_refusals_of_an_import(toy_base: Path, tmp_path: Path, place: Workspace) -> None:
-    with pytest.raises(BadArtifact, match="no peft adapter here"):
+    with pytest.raises(BadArtifact, match="no peft adapter found"):
         plugin_import(tmp_path, "mine", base=str(toy_base), workspace=place)
     adapted(toy_base, use_dora=True).save_pretrained(tmp_path / "dora")
     with pytest.raises(BadArtifact, match=r"lora_magnitude_vector|use_dora"):
