@@ -369,31 +369,31 @@ def test_columns_that_are_missing_are_named(ws, write):
 LONG = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
 
 
-@pytest.mark.parametrize("whole", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
-def test_a_cut_file_is_named_with_the_line_reached(whole, ws, write):
-    source = write(whole[: len(whole) * 3 // 4])
+@pytest.mark.parametrize("content", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
+def test_a_truncated_file_is_reported_with_the_last_line(content, ws, write):
+    source = write(content[: len(content) * 3 // 4])
     for on_bad in ("error", "skip"):
         error = assert_refused(
             ws,
             source,
             f"{source}: the compressed file is truncated or damaged",
-            "expected a whole file",
+            "expected a complete file",
             "complete lines",
             "then run the same command",
             on_bad=on_bad,
         )
         assert 10_000 < int(error.got.split()[0].replace(",", "")) < 16_000
     for n in (3, 12, 30):
-        assert_refused(ws, write(whole[:n]), "truncated or damaged" if n > 3 else "")
+        assert_refused(ws, write(content[:n]), "truncated or damaged" if n > 3 else "")
 
 
 def test_a_damaged_gzip_zip_and_parquet(ws, write):
-    whole = bytearray(gzip.compress(lines(LONG)))
-    whole[-6] ^= 255
-    assert_refused(ws, write(bytes(whole)), "truncated or damaged", "CRC")
+    content = bytearray(gzip.compress(lines(LONG)))
+    content[-6] ^= 255
+    assert_refused(ws, write(bytes(content)), "truncated or damaged", "CRC")
     assert_refused(ws, write(zipped(table_csv())[:-30]), "the archive cannot be read", "unzip")
     assert_refused(
-        ws, write(GOOD["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a whole file"
+        ws, write(GOOD["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a complete file"
     )
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
@@ -404,7 +404,7 @@ def test_a_damaged_gzip_zip_and_parquet(ws, write):
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("content", [lines(AMAZON_2014), table_csv()], ids=["json", "csv"])
-def test_utf_16_is_named_with_the_command_that_mends_it(coding, content, ws, write):
+def test_utf_16_is_reported_with_a_conversion_command(coding, content, ws, write):
     source = write(content.decode().encode(coding))
     name = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[coding]
     assert_refused(
