@@ -492,7 +492,7 @@ def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Wor
 def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> None:
     messages: list[str] = []
 
-    class Listening:
+    class Recorder:
         def say(self, line: str) -> None:
             messages.append(line)
 
@@ -501,7 +501,7 @@ def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> 
 
     table(workspace, toy_texts(20))
     workspace.reports.write_text("in the way")
-    result = encode("toys", runtime="fake", workspace=workspace, progress=Listening())
+    result = encode("toys", runtime="fake", workspace=workspace, progress=Recorder())
     assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
     (line,) = [line for line in messages if "measurements" in line]
     assert "every vector is stored" in line and "cannot create the folder" in line

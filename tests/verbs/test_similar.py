@@ -96,7 +96,7 @@ def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, sim
 
 def test_user_errors(made, similar):
     data = interactions(made, "toys")
-    for options, said in (
+    for options, expected in (
         ({}, "none"),
         ({"item": data.item_ids[0], "text": "x"}, "--item and --text"),
         ({"item": "nothing"}, "no such item"),
@@ -106,7 +106,7 @@ def test_user_errors(made, similar):
         ({"item": data.item_ids[0], "of": "stores"}, "items | users | reviews"),
         ({"item": data.item_ids[0], "n": 0}, "at least 1"),
     ):
-        with pytest.raises(BadSetting, match=said.replace("|", r"\|")):
+        with pytest.raises(BadSetting, match=expected.replace("|", r"\|")):
             similar("toys", **options, workspace=made)
     with pytest.raises(BadTable):
         similar("films", item="x", workspace=made)
