@@ -25,7 +25,7 @@ def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> En
     return find_encoder(workspace, _name(workspace, encoder, domain))
 
 
-def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
+def resolve_without_leak(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
     """Like `resolve`; BadSetting if a plugin of the encoder was trained on test reviews of `split`."""
     folder = resolve(workspace, encoder, domain)
     for plugin in folder.plugins:
@@ -38,7 +38,7 @@ def encode_command(encoder: str, domain: str) -> str:
     return f"Run: loid-infer encode --domain {domain} --encoder {encoder}"
 
 
-def encoded(
+def domain_vectors(
     workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests
 ) -> AbstractContextManager[Vectors]:
     """A view of the stored vectors `[n, d]` of a domain's texts with `digests [n, 16]`; see `view_of`."""

@@ -25,7 +25,7 @@ from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.records import to_json
 from loid_infer.settings import Workspace, WorkspaceLike, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
-from loid_infer.verbs.encoder import encoded, resolve_honest
+from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ def _evaluate(
     first, settings = parts[0], job.settings
     opened = [
         [
-            resolve_honest(job.workspace, name and name.replace("{seed}", str(part.seed)), job.domain, part)
+            resolve_without_leak(job.workspace, name and name.replace("{seed}", str(part.seed)), job.domain, part)
             for name in names
         ]
         for part in parts
@@ -146,7 +146,7 @@ def _stored(job: _Job, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Ma
     needed = {folder.fingerprint: folder for folders in opened for folder in folders}
     with ExitStack() as stores:
         yield {
-            key: stores.enter_context(encoded(job.workspace, folder, job.domain, job.data.digests))
+            key: stores.enter_context(domain_vectors(job.workspace, folder, job.domain, job.data.digests))
             for key, folder in needed.items()
         }
 

@@ -24,7 +24,7 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
-from loid_infer.verbs.encoder import encoded, resolve_honest
+from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
 _PAPER = "paper protocol: histories contain the target review, so these errors are not valid results"
 
@@ -76,9 +76,9 @@ def fit(
     _check_replaced(folder, domain)
     on_device, interactions = torch_device(device), open_table(workspace.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    job = _Job(domain, interactions, parts, resolve_honest(workspace, encoder, domain, parts), folder, on_device)
+    job = _Job(domain, interactions, parts, resolve_without_leak(workspace, encoder, domain, parts), folder, on_device)
     checkpoint = job.checkpoint(chosen, seed, checkpoint_s)
-    with encoded(workspace, job.encoder, domain, interactions.digests) as vectors:
+    with domain_vectors(workspace, job.encoder, domain, interactions.digests) as vectors:
         fitted = fit_head(interactions, parts, vectors, chosen, seed, progress, checkpoint, on_device)
     if chosen.protocol == "paper":
         progress.say(_PAPER)

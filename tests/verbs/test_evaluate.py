@@ -28,8 +28,8 @@ def asked(monkeypatch):
         names.append((encoder, split.seed))
         return replace(ENCODER, name=encoder or ENCODER.name)
 
-    monkeypatch.setattr(verb, "resolve_honest", resolve)
-    monkeypatch.setattr(fit_verb, "resolve_honest", resolve)
+    monkeypatch.setattr(verb, "resolve_without_leak", resolve)
+    monkeypatch.setattr(fit_verb, "resolve_without_leak", resolve)
     return names
 
 
@@ -101,7 +101,7 @@ def test_user_errors(made, asked):
 
 def test_missing_vectors_are_reported_before_the_first_fit(made, monkeypatch):
     other = replace(ENCODER, name="own-2", fingerprint="0" * 32)
-    monkeypatch.setattr(verb, "resolve_honest", lambda *asked: other if asked[1] == "own-2" else ENCODER)
+    monkeypatch.setattr(verb, "resolve_without_leak", lambda *asked: other if asked[1] == "own-2" else ENCODER)
     monkeypatch.setattr(verb, "fit_head", lambda *arguments: pytest.fail("a head was fitted"))
     with pytest.raises(NotEncoded, match="--encoder own-2"):
         verb.evaluate("toys", encoders=["own-{seed}"], seeds=3, workspace=made)

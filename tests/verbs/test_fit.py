@@ -26,7 +26,7 @@ def made(tmp_path_factory) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def resolved(monkeypatch):
-    monkeypatch.setattr(verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
+    monkeypatch.setattr(verb, "resolve_without_leak", lambda workspace, encoder, domain, split: ENCODER)
 
 
 def test_fit_measures_the_head_and_its_baselines_on_one_split(made):

@@ -254,7 +254,7 @@ def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
 def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
     place = Workspace(tmp_path)
     make_domain(place, "toys")
-    monkeypatch.setattr(evaluate_verb, "resolve_honest", lambda *_: ENCODER)
+    monkeypatch.setattr(evaluate_verb, "resolve_without_leak", lambda *_: ENCODER)
     result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=place)
     assert report(workspace=place).left_out == ()
     text = page_of(place).text

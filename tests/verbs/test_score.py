@@ -18,7 +18,7 @@ def made(tmp_path_factory):
     """Two domains with heads, and the result of fitting the first."""
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
+        patch.setattr(fit_verb, "resolve_without_leak", lambda workspace, encoder, domain, split: ENCODER)
         for seed, domain in enumerate(("toys", "books")):
             make_domain(workspace, domain, seed)
         results = [
