@@ -22,7 +22,7 @@ import lmdb
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
 from loid_infer.records import decode, to_json
-from loid_infer.store.metas import is_made
+from loid_infer.store.metas import is_initialized
 from loid_infer.store.pages import Moved, check_tree
 from loid_infer.store.records import DTYPES, FORMAT, SALVAGE
 from loid_infer.types import Spec
@@ -77,7 +77,7 @@ class Environment:
         self._n_reading = 0  # open read transactions
         check_format(spec, folder)
         data = folder / DATA_FILE
-        if not is_made(data):
+        if not is_initialized(data):
             if not write:
                 raise _nothing_stored(folder)
             data.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class Meta:
     commit: int
 
 
-def is_made(data: Path) -> bool:
+def is_initialized(data: Path) -> bool:
     """Whether the file exists and both of its meta pages have been written.
 
     Raises:

@@ -45,7 +45,7 @@ class StoreWriter:
             NoSpace: the folder is not writable.
         """
         with ExitStack() as opened:
-            opened.enter_context(held(make_folder(folder)))
+            opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
             self._opened = opened.pop_all()
         self.reader = StoreReader(self._environment)
@@ -104,7 +104,7 @@ def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the writer lock of the store in `folder` for the block.
 
     Raises:

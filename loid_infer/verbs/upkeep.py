@@ -20,7 +20,7 @@ from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
-from loid_infer.store.writer import held
+from loid_infer.store.writer import writer_lock
 from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command
@@ -85,7 +85,7 @@ def cache_salvage(
     workspace, changes = Workspace.of(workspace), []
     for folder in store_folders(workspace, encoder):
         spec = _spec(workspace, folder)
-        with held(folder):
+        with writer_lock(folder):
             done = salvage(folder, spec, folder.name, progress)
         lost = tuple(_unfinished(workspace, folder, spec, done.n_dropped > 0, progress))
         changes.append(StoreChange(folder.name, **asdict(done), unfinished=lost))
@@ -104,7 +104,7 @@ def cache_compact(
     """
     workspace, changes = Workspace.of(workspace), []
     for folder in store_folders(workspace, encoder):
-        with held(folder):
+        with writer_lock(folder):
             done = compact(folder, read_spec(folder), folder.name, None, progress)
         changes.append(StoreChange(folder.name, **asdict(done)))
     return _changed(changes)
@@ -127,7 +127,7 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
     with ExitStack() as stack:
         folders = store_folders(workspace)
         for folder in folders:
-            stack.enter_context(held(folder))
+            stack.enter_context(writer_lock(folder))
         used_stores = {referred(path) for kind in ("encoders", "heads") for path in manifests(workspace, kind)}
         used = used_digests(workspace, progress, {})
         unused_stores = [folder for folder in folders if folder.name not in used_stores]
