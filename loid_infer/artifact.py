@@ -1,6 +1,6 @@
-"""Artifacts are finished or absent: a temporary sibling, a manifest, a rename. Also the digests of what is in them.
+"""Artifacts: folders with a manifest that lists the digest of each file, and atomic writing of files and folders.
 
-This file knows files and bytes; what a manifest says is its writer's business.
+Everything is written to a temporary sibling and renamed when finished.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ABANDONED_S = 86_400.0
 
 
 class Manifest(Protocol):
-    """What every manifest has."""
+    """Fields of every manifest."""
 
     __struct_config__: ClassVar[structs.StructConfig]
 
     @property
     def files(self) -> Mapping[str, str]:
-        """sha256 of each file, by its path in the folder."""
+        """sha256 of each file, by path in the folder."""
 
 
 M = TypeVar("M", bound=Manifest)
@@ -56,41 +56,37 @@ def digest_file(path: Path) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of `packages` that are installed, with Python's and our own."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, loid-infer and those of `packages` that are installed."""
+    installed = {"python": platform.python_version()}
     for name in ("loid-infer", *packages):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full or failing disk or a missing permission into an error that says so.
-
-    Raises:
-        NoSpace: the system refused to write under `path`.
-    """
+    """Convert errors of a full or failing disk, or of missing permissions, to NoSpace."""
     try:
         yield
     except Exception as error:
-        code = _refusal(error)
+        code = _write_error_code(error)
         if code is None:
             raise
         full = code in (errno.ENOSPC, errno.EDQUOT)
-        act = "Free some space" if full else "Look after that disk" if code == errno.EIO else "Make the folder writable"
+        advice = "Free some space" if full else "Check the disk" if code == errno.EIO else "Make the folder writable"
         raise NoSpace(
             f"cannot write: {os.strerror(code)}",
             where=str(path),
             got=f"{free_bytes(path):,} bytes free on that disk" if full else "",
-            fix=f"{act}, then run the same command again; nothing is lost.",
+            fix=f"{advice}, then run the same command again; nothing is lost.",
         ) from error
 
 
-def _refusal(error: Exception) -> int | None:
-    """Why the system refused to write, if that is what `error` says; libraries in Rust say it in their text only."""
+def _write_error_code(error: Exception) -> int | None:
+    """The errno of a refused write, or None. Libraries written in Rust give it in the message only."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
     if isinstance(error, OSError):
         return error.errno if error.errno in codes else None
@@ -98,14 +94,14 @@ def _refusal(error: Exception) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free on the disk that `path` is or will be on."""
-    existing = next(there for there in (path.absolute(), *path.absolute().parents) if there.exists())
+    """Free bytes on the disk of `path`, which need not exist yet."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` that takes its place when the block ends well and vanishes when it does not.
+    """Yield a temporary file that replaces `path` when the block succeeds and is removed when it fails.
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
@@ -128,13 +124,13 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `path` when the block ends well and vanishes when it does not.
+    """Yield a temporary folder that replaces `path` when the block succeeds and is removed when it fails.
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
     make_folder(path.parent)
-    path = path.resolve()  # a link to another disk is left in its place
+    path = path.resolve()  # a symbolic link to another disk is kept
     _sweep(path)
     with writing(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -148,11 +144,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, manifest: Struct) -> None:
-    """Write the manifest of a new folder, with the digest of every file in it: the last step of filling it.
-
-    Args:
-        manifest: a record with a tag `kind` and a field `files`, which is filled in here.
-    """
+    """Write the manifest of a complete new folder. `manifest` has a tag `kind` and a field `files`, filled in here."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     digests = {str(file.relative_to(folder)): digest_file(file) for file in files}
     content = to_json(structs.replace(manifest, files=digests), indent=2, sort_keys=True)
@@ -167,17 +159,17 @@ def write_manifest(folder: Path, manifest: Struct) -> None:
 def read_manifest(
     folder: Path, schema: type[M], fix: str, *, form: int = 0, check_files: bool = True, finite: bool = False
 ) -> M:
-    """The manifest of a finished artifact, each of its files compared with the digest recorded for it.
+    """Read the manifest of an artifact and compare every file with its digest.
 
     Args:
-        schema: its tag is what the folder should be: encoder, head, ..
-        mend: the command that makes it anew.
-        form: what its field `format` must be; 0 of kinds that have none.
-        check_files: whether to read every file; False trusts them.
+        schema: its tag is the expected kind (encoder, head, ...).
+        fix: the command that creates the artifact again.
+        form: the expected value of the field `format`; 0 for kinds without one.
+        check_files: False skips the comparison of files.
         finite: see `records.decode`.
 
     Raises:
-        BadArtifact: no manifest, not JSON, another kind or format, a wrong field, or a file that is missing or altered.
+        BadArtifact: the manifest is missing, not JSON, of another kind or format, or invalid, or a file differs.
     """
     path, kind = folder / MANIFEST, schema.__struct_config__.tag
 
@@ -186,62 +178,62 @@ def read_manifest(
 
     if not path.exists():
         got = "a folder without manifest.json" if folder.exists() else "nothing"
-        raise bad(f"there is no finished {kind} here", folder, got=got)
+        raise bad(f"no finished {kind} found", folder, got=got)
     content = decode(path, dict[str, Any], fix, finite=finite)
     if content.get("kind") != kind:
-        raise bad("another kind of artifact", expected=repr(kind), got=repr(content.get("kind"))[:80])
+        raise bad("wrong kind of artifact", expected=repr(kind), got=repr(content.get("kind"))[:80])
     if form and content.get("format") != form:
-        raise bad(f"the {kind} is of another format", folder, f"format {form}", str(content.get("format"))[:80])
+        raise bad(f"unsupported format of the {kind}", folder, f"format {form}", str(content.get("format"))[:80])
     manifest = typed(content, schema, fix, where=str(path))
     for name, digest in manifest.files.items() if check_files else ():
         file = folder / name
         try:
             inside = file.resolve().is_relative_to(folder.resolve())
             got = digest_file(file) if inside and file.is_file() else "no file"
-        except (OSError, ValueError) as error:  # a name that is none
+        except (OSError, ValueError) as error:  # an invalid file name
             raise bad(f"a file cannot be read: {error}", got=repr(name)[:80]) from error
         if not inside:
             raise bad("the manifest names a file outside its folder", got=name)
         if got != digest:
-            raise bad("a file is not the one the manifest was written for", file, expected=digest[:16], got=got[:16])
+            raise bad("a file does not match the digest in the manifest", file, expected=digest[:16], got=got[:16])
     return manifest
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """What runs that were killed at least a day ago left in `folder`: temporary files and folders, by name."""
-    lefts = [*folder.glob(".*.partial")]
-    # What was moved aside may be all there is of it.
-    lefts += [left for left in folder.glob(".*.old") if (folder / _meant(left)).exists()]
-    return [left for left in sorted(lefts) if _is_abandoned(left)]
+    """Temporary files and folders in `folder` that are more than a day old, left by killed runs, sorted by name."""
+    leftovers = [*folder.glob(".*.partial")]
+    # A folder that was moved aside may be the only copy.
+    leftovers += [old for old in folder.glob(".*.old") if (folder / _target_name(old)).exists()]
+    return [path for path in sorted(leftovers) if _is_abandoned(path)]
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder that may be gone already."""
+    """Remove a file or folder if it exists."""
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_abandoned(temporary: Path) -> bool:
     try:
         return time.time() - temporary.lstat().st_mtime > _ABANDONED_S
-    except FileNotFoundError:  # its own run finished
+    except FileNotFoundError:  # its run has just finished
         return False
 
 
-def _meant(temporary: Path) -> str:
+def _target_name(temporary: Path) -> str:
     return temporary.name[1:].rsplit(".", 2)[0]
 
 
 def _sweep(path: Path) -> None:
-    for left in abandoned(path.parent):
-        if _meant(left) == path.name:
-            remove(left)
+    for leftover in abandoned(path.parent):
+        if _target_name(leftover) == path.name:
+            remove(leftover)
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Let `new` take the place of the folder `path`, if there is one, and remove that.
+    """Rename `new` to `path`, replacing a folder there.
 
-    Where the system can exchange two names at once (Linux) there is no moment without a folder of that name; elsewhere
-    the old one is moved aside first, so that a crash leaves either whole under one of the names.
+    On Linux the two names are exchanged atomically. Elsewhere the old folder is moved aside first, so a crash between
+    the two steps leaves both folders complete.
     """
     if not path.exists():
         new.replace(path)
@@ -260,11 +252,11 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; False where the system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names atomically; False if the system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+    cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(cwd, os.fsencode(first), cwd, os.fsencode(second), exchange) == 0
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The errors a user can cause or mend, in four parts: what, where, expected and got, and the command that mends it.
+"""Errors caused by users or their machines. `cli` prints a `LoidError` as one paragraph and exits with code 2.
 
-This file knows nothing of terminals or exit codes: `cli` prints a `LoidError` as one paragraph and exits 2.
-Everything that is not a `LoidError` is a bug of ours and keeps its traceback.
+Every other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ class LoidError(Exception):
     """A user error.
 
     Args:
-        what: what is wrong, one clause without a full stop.
-        where: file, line, field or folder it was found in.
-        expected: what would have been right.
+        what: what is wrong, as a clause without a full stop.
+        where: the file, line, field or folder.
+        expected: what would have been valid.
         got: what was found instead.
-        mend: the command, or the act, that mends it.
+        fix: a command or an instruction that solves it.
     """
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", got: str = "", fix: str = "") -> None:
@@ -33,11 +32,11 @@ class LoidError(Exception):
 
 
 class BadName(LoidError):
-    """A name that is not a slug, or that names nothing."""
+    """An invalid name, or a name of something that does not exist."""
 
 
 class BadSetting(LoidError):
-    """An option or setting outside its range, or two that contradict each other."""
+    """An invalid option or setting, or two that contradict each other."""
 
 
 class BadTable(LoidError):
@@ -45,11 +44,11 @@ class BadTable(LoidError):
 
 
 class BadArtifact(LoidError):
-    """A folder under `exports/` that is absent, incomplete, altered or foreign."""
+    """An artifact that is missing, incomplete, altered or of another kind."""
 
 
 class BadStore(LoidError):
-    """A store that is damaged, of another format, or of another spec."""
+    """A store that is damaged, or of another format or spec."""
 
 
 class StoreBusy(LoidError):
@@ -57,20 +56,20 @@ class StoreBusy(LoidError):
 
 
 class NotEncoded(LoidError):
-    """Vectors were asked for that the store does not hold."""
+    """The store does not contain the requested vectors."""
 
 
 class ParityError(LoidError):
-    """A graph or runtime whose vectors differ from the float32 reference by more than the gate allows."""
+    """Vectors of a graph or runtime differ from the float32 reference by more than the gate allows."""
 
 
 class RuntimeMissing(LoidError):
-    """A runtime or precision that was asked for and that this machine cannot run."""
+    """This machine cannot run the requested runtime or precision."""
 
 
 class NoSpace(LoidError):
-    """The disk is full, or the folder cannot be written to."""
+    """The disk is full or not writable."""
 
 
 class NoMemory(LoidError):
-    """A device has too little memory for the smallest piece of work."""
+    """A device has too little memory for the smallest batch."""

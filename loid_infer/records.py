@@ -1,4 +1,4 @@
-"""JSON files and texts as typed records: one way to read, check and write them, and one error for what is wrong."""
+"""Reads, validates and writes JSON as typed records."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ def decode(
     error: type[LoidError] = BadArtifact,
     finite: bool = False,
 ) -> T:
-    """The record in a JSON file or text.
+    """Parse a JSON file (a path) or text into a record.
 
     Args:
-        schema: a `msgspec.Struct`, or any other type that msgspec knows.
-        mend: how to fix what cannot be read, for the message; `where` names it, by default the path.
-        finite: whether a number that is not finite, or beyond 1e15, is read as None: as absent where a field may be.
+        schema: a `msgspec.Struct` or any other type that msgspec supports.
+        fix: instruction for the error message.
+        where: name of the source for the error message, by default the path.
+        finite: read numbers that are not finite or beyond 1e15 as None.
 
     Raises:
-        error: it cannot be read, is not JSON, or see `typed`.
+        error: it cannot be read, is not JSON, or does not match the schema.
     """
     where = where or str(source)
     hooks: dict[str, Any] = {"parse_constant": float, "parse_float": float, "parse_int": int}
     if finite:
         hooks = {name: partial(_finite, number) for name, number in hooks.items()}
     try:
-        # Not msgspec's own parser: NaN and lone surrogates, which Python writes, are not JSON to it.
+        # Not msgspec's parser: it rejects NaN and lone surrogates, which Python writes.
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         value = json.loads(text, **hooks)
     except (OSError, ValueError, RecursionError) as problem:
@@ -55,17 +56,17 @@ def decode(
 
 
 def typed(value: object, schema: type[T], fix: str, *, where: str, error: type[LoidError] = BadArtifact) -> T:
-    """`value`, which consists of dictionaries, lists, strings and numbers, as a record.
+    """Convert `value` (dictionaries, lists, strings, numbers) to a record.
 
     Raises:
-        error: a field is missing, of another type or out of range, or unknown where `schema` forbids that; it is named.
+        error: a field is missing, of another type, out of range, or forbidden; the message names it.
     """
     try:
         return msgspec.convert(value, schema)
     except ValueError as problem:
         message, _, path = str(problem).replace("`", "").partition(" - at ")
-        found = _MESSAGE.fullmatch(message)
-        parts = found.groupdict() if found else {"got": message}
+        match = _MESSAGE.fullmatch(message)
+        parts = match.groupdict() if match else {"got": message}
         if parts.get("problem"):
             missing = parts["problem"] == "missing"
             parts |= {"expected": "a value" if missing else "no such field", "got": "nothing" if missing else "one"}
@@ -76,12 +77,12 @@ def typed(value: object, schema: type[T], fix: str, *, where: str, error: type[L
 
 
 def narrowed(record: object, schema: type[T]) -> T:
-    """The fields of another record, or of a dictionary, that `schema` has; numbers of numpy become Python's."""
+    """Convert a record or dictionary to `schema`, dropping other fields. numpy scalars become Python numbers."""
     return msgspec.convert(msgspec.to_builtins(record, enc_hook=_number), schema)
 
 
 def to_json(record: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """A record as JSON, floats to the last bit; numbers of numpy are allowed."""
+    """A record as JSON. Floats keep every bit; numpy scalars are allowed."""
     return json.dumps(msgspec.to_builtins(record, enc_hook=_number), indent=indent, sort_keys=sort_keys)
 
 

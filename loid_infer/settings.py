@@ -28,52 +28,32 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
 
 
 def option(default: Any, help: str, *, min: float | None = None, max: float | None = None) -> Any:
-    """A field of a settings dataclass that is also an option of a command.
-
-    Args:
-        help: its help text.
-        min, max: its limits, inclusive.
-    """
+    """A field of a settings dataclass that is also a command-line option, with inclusive limits."""
     return field(default=default, metadata={"help": help, "min": min, "max": max})
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Check that `value` is one of the choices of `--option`.
-
-    Raises:
-        BadSetting: it is not.
-    """
+    """Raise BadSetting unless `value` is one of the choices of `--option`."""
     if value not in choices:
         raise BadSetting(f"unknown {option}", where=f"--{option}", expected=" | ".join(choices), got=repr(value))
 
 
 def check_limits(settings: Any) -> None:
-    """Check every field that was made by `option` and is not None against its limits.
-
-    Raises:
-        BadSetting: a value is outside; the option is named.
-    """
-    for one in fields(settings):
-        value, low, high = getattr(settings, one.name), one.metadata.get("min"), one.metadata.get("max")
+    """Raise BadSetting if a field declared with `option` is outside its limits. None is not checked."""
+    for item in fields(settings):
+        value, low, high = getattr(settings, item.name), item.metadata.get("min"), item.metadata.get("max")
         if value is None or low is None or low <= value <= high:
             continue
-        name = f"--{one.name.replace('_', '-')}"
+        name = f"--{item.name.replace('_', '-')}"
         raise BadSetting("a number outside its range", where=name, expected=f"{low} to {high}", got=str(value))
 
 
 def slug(name: str, kind: str) -> str:
-    """`name` itself if it is a slug.
-
-    Args:
-        kind: what the name is of, for the message (`domain`, `encoder`, ...).
-
-    Raises:
-        BadName: it is not; a path never is.
-    """
+    """Return `name` if it is a slug, else raise BadName. `kind` (`domain`, `encoder`, ...) is for the message."""
     if _SLUG.fullmatch(name):
         return name
     raise BadName(
-        f"not a name for a {kind}",
+        f"invalid {kind} name",
         where=repr(name[:80]),
         expected="1 to 64 of a-z 0-9 _ + -, the first a letter or digit",
         fix=f"Choose a {kind} name like 'video_games'.",
@@ -82,13 +62,13 @@ def slug(name: str, kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder everything is kept in. Its parts are created when first written to."""
+    """The folder with tables, stores and artifacts. Subfolders are created when first written to."""
 
     root: Path
 
     @staticmethod
     def of(workspace: WorkspaceLike) -> Workspace:
-        """The workspace in a folder; by default in `LOID_WORKSPACE`, else in the current folder."""
+        """The workspace in a folder; the default is `LOID_WORKSPACE`, else the current folder."""
         if isinstance(workspace, Workspace):
             return workspace
         return Workspace(Path(workspace or os.environ.get("LOID_WORKSPACE") or "."))
@@ -98,13 +78,13 @@ class Workspace:
         return self.root / "data" / f"{slug(domain, 'domain')}.parquet"
 
     def domains(self) -> list[str]:
-        """The domains that have a table; files whose names are none are not ours."""
+        """The domains that have a table. Files whose names are not slugs are ignored."""
         stems = (path.stem for path in (self.root / "data").glob("*.parquet"))
         return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
 
     @property
     def corpora(self) -> Path:
-        """The folder of the digests of corpora that are in no table, `NAME.digests` each."""
+        """The folder with the digests of encoded corpora that are not tables, one `NAME.digests` each."""
         return self.root / "data" / "corpora"
 
     def encoder(self, name: str) -> Path:
@@ -122,7 +102,7 @@ class Workspace:
 
     @property
     def reports(self) -> Path:
-        """The folder of pictures and pages for people."""
+        """The folder of reports and plots."""
         return self.root / "reports"
 
     def head(self, name: str) -> Path:
@@ -140,40 +120,35 @@ class Workspace:
 
 
 def machine_memory() -> Path:
-    """The file in which what was measured on this machine is kept for the next run; no workspace moves it elsewhere."""
+    """The file with measurements of this machine (e.g. the best number of streams), shared by all workspaces."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "loid-infer" / "machine.json"
 
 
-WorkspaceLike: TypeAlias = Workspace | str | os.PathLike[str] | None  # what every verb takes as its workspace
+WorkspaceLike: TypeAlias = Workspace | str | os.PathLike[str] | None  # accepted by every verb
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str, bool]:
-    """The kind of file system that `path` is or will be on, empty where the system does not tell, and whether other
-    machines may write to it too."""
+    """The type of the file system of `path` (empty if unknown), and whether it is a network file system."""
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:
         return "", False
-    whole = path.resolve()
-    found = [(fields[1], fields[2]) for fields in lines if whole.is_relative_to(fields[1].replace("\\040", " "))]
-    # Of two mounts in one place the last is what is seen.
-    kind = max(reversed(found), key=lambda mount: len(mount[0]), default=("", ""))[1]
+    path = path.resolve()
+    mounted = [(fields[1], fields[2]) for fields in lines if path.is_relative_to(fields[1].replace("\\040", " "))]
+    # The last mount on a mount point hides earlier ones.
+    kind = max(reversed(mounted), key=lambda mount: len(mount[0]), default=("", ""))[1]
     return kind, kind in _NETWORK_FILE_SYSTEMS
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, created with its parents.
-
-    Raises:
-        NoSpace: it cannot be created.
-    """
+    """Create `folder` and its parents if necessary, and return it. Raises NoSpace if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NoSpace(
-            f"the folder cannot be created: {error.strerror}",
+            f"cannot create the folder: {error.strerror}",
             where=str(folder),
-            fix="Give another workspace with -w DIR, or make this one writable.",
+            fix="Use another workspace (-w DIR), or make this one writable.",
         ) from error
     return folder

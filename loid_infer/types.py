@@ -1,7 +1,4 @@
-"""The nouns that cross package boundaries: frozen, without behavior beyond what their fields already say.
-
-This file knows no file format, no runtime and no model.
-"""
+"""Immutable types and protocols that several packages share."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ Digests: TypeAlias = NDArray[np.uint8]  # [n, 16], one 128-bit digest a row
 
 DIGEST_BYTES = 16
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no encoding has
+_SURROGATE = re.compile("[\ud800-\udfff]")  # lone surrogates cannot be encoded in UTF-8
 
 
 class Vectors(Protocol):
-    """`[n, d]` vectors, float16 or float32, of which parts are read: an array, or a store that stays on disk."""
+    """`[n, d]` vectors, float16 or float32, that can be indexed: an array, or a view of a store on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,26 +34,26 @@ class Vectors(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Data type of the elements."""
 
     def __getitem__(self, which: Any, /) -> Floats:
-        """The vectors of the numbers `which [..]`, `[.., d]`."""
+        """The vectors `[.., d]` at the positions `which [..]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """Who rated what, one row a review, in the order of the canonical table."""
+    """Reviews as arrays, one row per review, in the order of the canonical table."""
 
     user_ids: Sequence[str]  # [n_users], ascending
     item_ids: Sequence[str]  # [n_items], ascending
     users: Ints  # [n], codes into user_ids
     items: Ints  # [n], codes into item_ids
     ratings: Floats  # [n], float32
-    timestamps: Ints  # [n], int64 seconds; NO_TIME where the review has none
+    timestamps: Ints  # [n], int64 seconds; NO_TIME if missing
     texts: Ints  # [n], codes into the unique texts
     digests: Digests  # [n_texts, 16], digest of each unique text
-    empty: Bools  # [n_texts], true for a text of white space only
-    rating_range: tuple[float, float]  # lowest and highest rating the table admits
+    empty: Bools  # [n_texts], whether the text is empty or white space
+    rating_range: tuple[float, float]  # lowest and highest valid rating
     digest: str  # of the canonical table
 
     @property
@@ -81,10 +78,10 @@ class Split:
 
 
 class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Everything that decides an encoder's output, and nothing else. Its digest is the fingerprint of a store.
+    """Everything that decides an encoder's vectors, and nothing else. Its digest is the fingerprint of a store.
 
-    Not here on purpose: the text template (it is in the text's digest), batch size, device, threads, paths, and the
-    runtime, which is proven against the parity probes instead.
+    Batch size, device, threads and paths are left out on purpose, and so is the runtime: it is tested against the
+    parity probes instead.
     """
 
     weights: str  # digest of the float32 tensors that the vector depends on, sorted by name
@@ -104,14 +101,14 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     quantized_graph: str  # digest of the quantized graph, empty unless int8
     store_dtype: str  # fp16 | fp32
     format: Positive  # of the store's records
-    # Only written where they differ from these, which are BERT's at CLS: what was stored before they were there keeps
-    # its fingerprint.
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else of the config decides, by the family
+    # Written only if different from these defaults (BERT with CLS pooling), so stores from before these fields existed
+    # keep their fingerprint.
+    details: Mapping[str, Any] = field(default_factory=dict)  # further config fields that matter to the family
     normalize: bool = False  # to unit length
-    dense: tuple[str, ...] = ()  # activations of the dense layers behind pooling
-    dense_dim: int = 0  # width of the vector where there are any
-    prompt: str = ""  # put before every text
-    empty_id: int = -1  # the token of a text that has none; -1: the tokenizer always gives one
+    dense: tuple[str, ...] = ()  # activations of the dense layers after pooling
+    dense_dim: int = 0  # output width of the last dense layer
+    prompt: str = ""  # prepended to every text
+    empty_id: int = -1  # token used for a text without tokens; -1: the tokenizer always returns some
 
     @property
     def dim(self) -> int:
@@ -120,14 +117,14 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 class NamedDigest(Struct, frozen=True):
-    """A base or a plugin that a manifest refers to."""
+    """A reference to a base or plugin."""
 
     name: str
     digest: str  # of its weights
 
 
 class TrainingRun(Struct, frozen=True, kw_only=True, order=True):
-    """What a plugin was trained on. Runs are sorted by these fields in this order."""
+    """What a plugin was trained on. Sorted by these fields, in this order."""
 
     domain: str
     split: str  # kind: random | time
@@ -138,16 +135,16 @@ class TrainingRun(Struct, frozen=True, kw_only=True, order=True):
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """One forward pass: right-padded ids of texts of similar length."""
+    """The input of one forward pass, padded on the right."""
 
-    slots: Ints  # [n], the caller's numbers for these texts, given back beside the vectors
+    slots: Ints  # [n], the caller's indices of these texts, returned with the vectors
     input_ids: Ints  # [n, max_len], int64
     attention_mask: Ints  # [n, max_len], int64, 1 for a token and 0 for padding
-    n_tokens: int  # real tokens, the sum of the mask
+    n_tokens: int  # without padding
 
 
 class Corpus(Protocol):
-    """Texts in an order: reviews of a domain, item titles, whatever is to be encoded. `data.corpora.Texts` is one."""
+    """Named, ordered texts to encode: the reviews of a domain, item titles, ... `data.corpora.Texts` is one."""
 
     @property
     def name(self) -> str:
@@ -155,51 +152,51 @@ class Corpus(Protocol):
 
     @property
     def n_rows(self) -> int:
-        """Number of texts, equal ones counted each."""
+        """Number of texts, including duplicates."""
 
     def digests(self, progress: Progress) -> Digests:
-        """blake2b-128 of the UTF-8 bytes of every text, `[n_rows, 16]`, in order."""
+        """blake2b-128 of the UTF-8 bytes of each text, `[n_rows, 16]`."""
 
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
-        """The texts of the ascending row numbers `rows [m]`, in pieces."""
+        """The texts of the ascending row numbers `rows [m]`, as batches of (rows, texts)."""
 
 
 def check_texts(texts: Iterable[str], where: str = "") -> list[str]:
-    """`texts` as a list, whatever holds them (a column of a data frame is indexed by labels), each a Unicode text.
+    """Return `texts`, any iterable of strings, as a list.
 
     Raises:
-        BadSetting: it is one string, or has something else in it, or a lone surrogate, which is no character.
+        BadSetting: it is a single string, or contains something else than strings, or a lone surrogate.
     """
-    fix = "Give a list of strings; what was read as bytes, decode with errors='replace'."
-    wanted = "Unicode without lone surrogates"
+    fix = "Give a list of strings; decode bytes with errors='replace'."
+    expected = "Unicode without lone surrogates"
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise BadSetting("not a list of texts", where=where, expected="a list", got=repr(texts)[:60], fix=fix)
-    found = list(texts)
-    for i, text in enumerate(found):
+    checked = list(texts)
+    for i, text in enumerate(checked):
         if not isinstance(text, str) or (not text.isascii() and _SURROGATE.search(text)):
-            raise BadSetting("not a text", where=f"{where}[{i}]", expected=wanted, got=ascii(text)[:60], fix=fix)
-    return found
+            raise BadSetting("not a text", where=f"{where}[{i}]", expected=expected, got=ascii(text)[:60], fix=fix)
+    return checked
 
 
 class Task(Protocol):
-    """One running piece of work."""
+    """A running task."""
 
     def advance(self, n: int) -> None:
-        """Report `n` more units done."""
+        """Report `n` more units as done."""
 
 
 class Progress(Protocol):
-    """How a verb tells that it is alive; `terminal` draws it, tests count it, libraries pass `SILENT`."""
+    """Receives progress and messages. `terminal` displays them; library callers pass `SILENT`."""
 
     def task(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
-        """Start a piece of work of `total` units (None: unknown)."""
+        """Start a task of `total` units (None: unknown)."""
 
     def say(self, line: str) -> None:
-        """One line for people."""
+        """Show a message of one line."""
 
 
 class _Silent:
-    """Draws nothing. It is its own task and its own context."""
+    """Ignores progress and messages. Also serves as its own task."""
 
     def task(self, name: str, total: int | None, unit: str) -> _Silent:
         return self

@@ -1,4 +1,4 @@
-"""Artifacts are finished or absent."""
+"""Writing and reading artifacts."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from loid_infer.artifact import abandoned, new_file, new_folder, read_manifest, 
 from loid_infer.errors import BadArtifact
 
 
-class Thing(Struct, frozen=True, tag_field="kind", tag="thing"):
+class ExampleManifest(Struct, frozen=True, tag_field="kind", tag="thing"):
     format: int = 1
     files: dict[str, str] = field(default_factory=dict)
 
@@ -19,12 +19,12 @@ class Thing(Struct, frozen=True, tag_field="kind", tag="thing"):
 def make(folder: Path, text: str) -> None:
     with new_folder(folder) as temporary:
         (temporary / "data.txt").write_text(text)
-        write_manifest(temporary, Thing())
+        write_manifest(temporary, ExampleManifest())
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     make(tmp_path / "a", "one")
-    assert read_manifest(tmp_path / "a", Thing, "mend").files.keys() == {"data.txt"}
+    assert read_manifest(tmp_path / "a", ExampleManifest, "run it again").files.keys() == {"data.txt"}
     with pytest.raises(KeyError), new_folder(tmp_path / "a") as temporary:
         (temporary / "data.txt").write_text("half")
         raise KeyError
@@ -34,7 +34,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyError), new_file(tmp_path / "f") as temporary:
         temporary.write_text("half")
         raise KeyError
@@ -44,7 +44,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_what_killed_runs_left_is_swept_after_a_day(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path: Path) -> None:
     (tmp_path / ".a.x.partial").mkdir()
     (tmp_path / ".a.x.partial" / "big").touch()
     (tmp_path / ".a.y.partial").touch()
@@ -60,36 +60,36 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
     with pytest.raises(BadArtifact, match="outside its folder"):
-        read_manifest(tmp_path / "a", Thing, "mend")
+        read_manifest(tmp_path / "a", ExampleManifest, "run it again")
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"kind": "head"}, "another kind of artifact"),
-        ({"kind": None}, "another kind of artifact"),
-        ({"format": 2}, "of another format"),
+        ({"kind": "head"}, "wrong kind of artifact"),
+        ({"kind": None}, "wrong kind of artifact"),
+        ({"format": 2}, "unsupported format"),
         ({"files": ["data.txt"]}, "the field files"),
         ({"files": {"data.txt": 1}}, "the field files"),
-        ({"files": {"data.txt": "0"}}, "not the one the manifest was written for"),
+        ({"files": {"data.txt": "0"}}, "does not match the digest in the manifest"),
         ({"files": {"data.txt\0": "0"}}, "cannot be read"),
     ],
 )
-def test_a_manifest_that_is_not_what_was_written_is_refused(tmp_path: Path, change: dict, what: str) -> None:
+def test_a_changed_manifest_is_refused(tmp_path: Path, change: dict, what: str) -> None:
     make(tmp_path / "a", "one")
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(BadArtifact, match=f"{what}.* mend"):
-        read_manifest(tmp_path / "a", Thing, "mend", form=1)
+    with pytest.raises(BadArtifact, match=f"{what}.* run it again"):
+        read_manifest(tmp_path / "a", ExampleManifest, "run it again", form=1)
 
 
-def test_a_temporary_that_vanishes_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_file_may_disappear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".other.x.partial").touch()
     real = Path.lstat
 
     def gone(path: Path) -> os.stat_result:
         if path.suffix == ".partial":
-            path.unlink(missing_ok=True)  # its own run finished just now
+            path.unlink(missing_ok=True)  # its run has just finished
         return real(path)
 
     monkeypatch.setattr(Path, "lstat", gone)

@@ -1,7 +1,4 @@
-"""How commands speak: progress and notes for people on stderr, results on stdout as a table or one JSON object.
-
-It draws whatever a verb returns from the result's own fields, and knows no verb.
-"""
+"""Terminal output: progress and messages on stderr, results on stdout as a table or one JSON object."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _SHOW_AFTER_S = 2.0
 
 
 class _Rate(ProgressColumn):
-    """Units a second."""
+    """Units per second."""
 
     def render(self, task: RichTask) -> Text:
         speed = task.finished_speed or task.speed
@@ -37,19 +34,19 @@ class _Rate(ProgressColumn):
 
 
 class _Bar:
-    """A task drawn as a bar once it has run for a while, so that quick work stays quiet."""
+    """A progress bar that appears only after a while, so that quick tasks show none."""
 
     def __init__(self, progress: Progress, name: str, total: int | None, unit: str) -> None:
         self._progress = progress
         self._task = progress.add_task(name, total=total, unit=unit, visible=False)
 
     def advance(self, n: int) -> None:
-        late = (self._progress.tasks[0].elapsed or 0.0) > _SHOW_AFTER_S
-        self._progress.update(self._task, advance=n, visible=late)
+        visible = (self._progress.tasks[0].elapsed or 0.0) > _SHOW_AFTER_S
+        self._progress.update(self._task, advance=n, visible=visible)
 
 
 class People:
-    """Progress and notes on stderr: bars only on a terminal, nothing at all when quiet."""
+    """Progress and messages on stderr: bars only on a terminal, nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -66,20 +63,16 @@ class People:
             yield _Bar(progress, name, total, unit)
 
     def say(self, line: str) -> None:
-        """One line on stderr, unless quiet."""
+        """See `types.Progress`."""
         if not self._quiet:
             self._console.print(line, markup=False, soft_wrap=True)
 
 
 def show(result: Any, *, as_json: bool) -> None:
-    """Print a result: one JSON object on the last line of stdout, or a short table.
-
-    Args:
-        result: a frozen record, or a dictionary of them.
-    """
-    fields = to_builtins(result, enc_hook=_plain)
+    """Print a result (a record or a dictionary of records) as one line of JSON or as a table."""
+    fields = to_builtins(result, enc_hook=_to_builtin)
     if as_json:
-        sys.stdout.write(json.dumps(fields, default=_plain, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(fields, default=_to_builtin, allow_nan=False) + "\n")
         sys.stdout.flush()
         return
     console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
@@ -87,7 +80,7 @@ def show(result: Any, *, as_json: bool) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in fields.items():
         if name not in lists:
-            table.add_row(name, _said(value))
+            table.add_row(name, _formatted(value))
     if table.row_count:
         console.print(table)
     for name, rows in lists.items():
@@ -101,20 +94,20 @@ def failed(error: LoidError) -> NoReturn:
 
 
 def interrupted(arguments: list[str]) -> NoReturn:
-    """Say how to go on after Ctrl-C or SIGTERM and exit 130."""
-    sys.stderr.write(f"\nstopped; what was committed is kept. To go on: {shlex.join(['loid-infer', *arguments])}\n")
+    """Print how to continue after Ctrl-C or SIGTERM and exit 130."""
+    sys.stderr.write(f"\nstopped; committed work is kept. To continue: {shlex.join(['loid-infer', *arguments])}\n")
     raise SystemExit(EXIT_INTERRUPTED)
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which the command parser would turn into an exit code of its own."""
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer would convert to its own exit code."""
 
 
 def stop_on_signals() -> None:
-    """Make Ctrl-C and SIGTERM raise `Stopped`, so that contexts commit what is finished on the way out."""
+    """Make Ctrl-C and SIGTERM raise `Stopped`, so that context managers commit finished work."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        # Once: a second one would break off the last commit.
+        # Only once: a second signal would interrupt the last commit.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped
@@ -132,11 +125,11 @@ def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
     for column in rows[0]:
         table.add_column(column, overflow="fold", no_wrap=column == "fingerprint")
     for row in rows:
-        table.add_row(*(_said(value) for value in row.values()))
+        table.add_row(*(_formatted(value) for value in row.values()))
     return table
 
 
-def _said(value: Any) -> str:
+def _formatted(value: Any) -> str:
     match value:
         case None:
             return "-"
@@ -147,11 +140,11 @@ def _said(value: Any) -> str:
         case float():
             return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         case dict():
-            return "  ".join(f"{key} {_said(part)}" for key, part in value.items())
+            return "  ".join(f"{key} {_formatted(part)}" for key, part in value.items())
         case list() | tuple():
-            return ", ".join(_said(part) for part in value) or "none"
+            return ", ".join(_formatted(part) for part in value) or "none"
     return str(value)
 
 
-def _plain(value: Any) -> Any:
+def _to_builtin(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)

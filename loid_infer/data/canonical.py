@@ -1,7 +1,4 @@
-"""Writes the canonical table of a domain, `data/D.parquet`, and names its content by a digest.
-
-This file knows the table's columns and metadata. It knows neither where reviews come from nor which are duplicates.
-"""
+"""Writes the canonical table of a domain, `data/D.parquet`, with a digest of its content."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from loid_infer.types import NO_TIME, Bools
 TABLE_FORMAT = 1
 METADATA_KEY = b"loid_infer"
 MAX_GROUP_ROWS = 65_536
-MAX_GROUP_CHARS = 16_000_000  # so that one row group's texts stay far below the 2 GB of 32-bit offsets
+MAX_GROUP_CHARS = 16_000_000  # keeps the texts of a row group far below the 2 GB limit of 32-bit offsets
 SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -37,7 +34,7 @@ SCHEMA = pa.schema(
 
 
 class TableFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the metadata of a canonical table says."""
+    """Metadata of a canonical table."""
 
     format: int
     digest: str  # see `TableWriter.finish`
@@ -52,7 +49,7 @@ class TableFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TableWriter:
-    """Writes row groups one after another and digests them on the way."""
+    """Writes row groups and computes the digest of the table."""
 
     def __init__(self, parquet: Any) -> None:
         self._parquet = parquet
@@ -62,12 +59,12 @@ class TableWriter:
         self.n_empty_text = 0
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Append checked reviews, the columns of `SCHEMA` in its order, as one row group."""
+        """Append checked reviews, as columns in the order of `SCHEMA`, as one row group."""
         arrays = [pa.array(values, kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
         self.write_group(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
     def write_group(self, group: Any) -> None:
-        """Append an Arrow RecordBatch of the canonical schema as one row group; nothing is written for no rows."""
+        """Append an Arrow RecordBatch of the canonical schema as one row group, unless it is empty."""
         if not group.num_rows:
             return
         self._parquet.write_table(pa.Table.from_batches([group]), row_group_size=group.num_rows)
@@ -84,11 +81,10 @@ class TableWriter:
     def finish(
         self, *, n_users: int, n_items: int, rating_range: tuple[float, float], synthetic: bool = False
     ) -> TableFacts:
-        """Record what was written in the file's metadata.
+        """Write the file's metadata.
 
-        Its digest is 64 hex digits that name format and every row in order, however they were batched. Each column is
-        hashed as one stream, strings as lengths and content apart, so different rows never feed the hashes the same
-        bytes.
+        The digest (64 hex digits) covers the format and all rows in order, independent of row groups. Each column is
+        hashed as one stream, lengths and contents of strings separately, so the hash input is unambiguous.
         """
         parts = {
             "format": TABLE_FORMAT,
@@ -115,7 +111,7 @@ class TableWriter:
 
 @contextmanager
 def table_writer(path: Path) -> Iterator[TableWriter]:
-    """A writer of canonical row groups into the new file `path`; the file is whole when the block ends well."""
+    """A writer of the new canonical table `path`, which is complete when the block succeeds."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True) as parquet:
         yield TableWriter(parquet)
 
@@ -140,12 +136,12 @@ def string_parts(column: Any) -> tuple[Any, memoryview]:
 
 
 def blank(column: Any) -> Bools:
-    """Which strings of an Arrow string array are empty or of white space only, `[n]`."""
+    """Which strings of an Arrow string array are empty or white space, `[n]`."""
     empty = pc.equal(pc.binary_length(column), 0)
     flags: Bools = pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False)
     return flags
 
 
 def first_line(error: Exception) -> str:
-    """What an error of Arrow says, without the rest of its many lines."""
+    """The first line of an Arrow error message."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -1,7 +1,4 @@
-"""Which column of a source means what, and which values are valid in it.
-
-This file knows names and values; it opens no file.
-"""
+"""Maps the columns of a source to canonical columns, and checks and converts their values."""
 
 from __future__ import annotations
 
@@ -21,31 +18,31 @@ _SOURCES = {
     "amazon2018": _AMAZON,
     "amazon2023": ("user_id", "parent_asin", "rating", "text", "timestamp"),
 }
-_MAX_SECONDS = 100_000_000_000  # the year 5138; milliseconds of our time lie far beyond
+_MAX_SECONDS = 100_000_000_000  # the year 5138; detects milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the records of one source become reviews."""
+    """Columns and units of a source."""
 
     names: Mapping[str, str]  # of all COLUMNS, in their order: canonical name -> the source's name
-    chosen: frozenset[str]  # canonical names whose column the user named
-    item_else: str  # read where the item column is absent or empty
+    chosen: frozenset[str]  # canonical names mapped by the user
+    item_else: str  # column used if the item column is missing or empty
     ticks_per_s: int
 
 
 def layout(format: str, overrides: Mapping[str, str]) -> Layout:
-    """The layout of a format with the columns the user named put in.
+    """The layout of a format with the user's column names.
 
-    Amazon 2023 reviews have a title beside the text: only the text is read. Their item is `parent_asin`, else `asin`.
+    In Amazon 2023 the item is `parent_asin`, else `asin`; the title is not read.
 
     Raises:
-        BadSetting: an override of a column there is not, or an empty name.
+        BadSetting: an override of an unknown column, or an empty name.
     """
     for name, source in overrides.items():
         if name not in COLUMNS or not source:
             raise BadSetting(
-                "not a column mapping",
+                "invalid column mapping",
                 where="--columns",
                 expected="NAME=SOURCE with NAME one of " + ", ".join(COLUMNS),
                 got=repr(f"{name}={source}"),
@@ -58,7 +55,7 @@ def layout(format: str, overrides: Mapping[str, str]) -> Layout:
 
 
 class BadValue(ValueError):
-    """One value that makes its line a bad line."""
+    """An invalid value in a source."""
 
     def __init__(self, reason: str, expected: str = "", value: object = "") -> None:
         got = value if isinstance(value, str) and not expected else repr(value)
@@ -67,10 +64,10 @@ class BadValue(ValueError):
 
 
 def id_of(kind: str, value: object) -> str:
-    """A user or item id. Whole numbers are taken as their decimal digits.
+    """A user or item id; integers become decimal strings.
 
     Raises:
-        BadValue: missing, empty, with a null byte, or neither text nor a whole number.
+        BadValue: missing, empty, with a null byte, or neither text nor an integer.
     """
     if type(value) is int:
         return str(value)
@@ -84,7 +81,7 @@ def id_of(kind: str, value: object) -> str:
 
 
 def rating_of(value: object, low: float, high: float) -> float:
-    """A rating within `low..high`, given as a number or as the text of one.
+    """A rating from `low` to `high`, given as a number or as text.
 
     Raises:
         BadValue: missing, not a number, not finite, or outside the range.
@@ -93,19 +90,17 @@ def rating_of(value: object, low: float, high: float) -> float:
         rating = _number(value)
         if low <= rating <= high:
             return rating
-        fault = "outside the range" if math.isfinite(rating) else "not finite"
+        problem = "outside the range" if math.isfinite(rating) else "not finite"
     except (TypeError, ValueError, OverflowError):
-        fault = "missing" if value is None or value == "" else "not a number"
-    raise BadValue(f"the rating is {fault}", f"a number from {low:g} to {high:g}", value)
+        problem = "missing" if value is None or value == "" else "not a number"
+    raise BadValue(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
 
 
 def text_of(value: object) -> str:
-    """A review's text with HTML entities unescaped; a missing one is the empty text.
-
-    Null bytes stay: U+0000 is valid in a text, and a tokenizer drops it by itself.
+    """A review's text with HTML entities unescaped; empty if missing. Null bytes are kept.
 
     Raises:
-        BadValue: neither text nor missing.
+        BadValue: not text.
     """
     if value is None:
         return ""
@@ -115,7 +110,7 @@ def text_of(value: object) -> str:
 
 
 def seconds_of(value: object, ticks_per_s: int) -> int | None:
-    """A timestamp in whole seconds since 1970, rounded down; None where it is missing, empty or NaN.
+    """A timestamp in seconds since 1970, rounded down; None if missing, empty or NaN.
 
     Raises:
         BadValue: not a number, infinite, or beyond the year 5000.
@@ -135,7 +130,7 @@ def seconds_of(value: object, ticks_per_s: int) -> int | None:
 
 
 def _number(value: Any) -> float:
-    # float() takes 1_000 and True, which no source means as a number.
+    # float() accepts 1_000 and True.
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError
     return float(value)

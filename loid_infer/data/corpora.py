@@ -1,4 +1,4 @@
-"""Texts that are encoded though no table holds them: in memory, and as the digests by which `cache gc` keeps them."""
+"""Corpora that are not tables: texts in memory, and files with the digests of encoded corpora for `cache gc`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Texts:
     """A corpus of texts in memory: item titles, user histories, prompts."""
 
     def __init__(self, name: str, texts: Iterable[str]) -> None:
-        """Name `texts [n]`, which may repeat.
+        """`texts [n]` may contain duplicates.
 
         Raises:
-            BadName: `name` is no slug.
-            BadSetting: not a sequence of Unicode texts.
+            BadName: `name` is not a slug.
+            BadSetting: see `check_texts`.
         """
         self.name, self._texts = slug(name, "corpus"), check_texts(texts, name)
 
@@ -45,53 +45,43 @@ class Texts:
 
 
 def digests_of(texts: Sequence[str]) -> Digests:
-    """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: what a text is known by in every store."""
+    """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: the key of a text in a store."""
     joined = b"".join([blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts])
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tuple[Ints, Sequence[str]]]:
-    """What `corpus.texts` gives, each text compared with its row of `digests [n_rows, 16]`.
+    """`corpus.texts(rows)`, each text compared with its row of `digests [n_rows, 16]`.
 
     Raises:
-        BadTable: the texts are others than when their digests were taken.
-        BadSetting: something is no text.
+        BadTable: a text has changed since its digest was computed.
+        BadSetting: see `check_texts`.
     """
-    for found, texts in corpus.texts(rows):
+    for part, texts in corpus.texts(rows):
         try:
-            same = np.array_equal(digests_of(texts), digests[found])
+            same = np.array_equal(digests_of(texts), digests[part])
         except (UnicodeEncodeError, AttributeError):
             check_texts(texts, corpus.name)
             raise
         if not same:
             raise BadTable(
-                "the texts were replaced while they were being read",
-                where=corpus.name,
-                fix="Run the same command again.",
+                "the texts changed while they were being read", where=corpus.name, fix="Run the same command again."
             )
-        yield found, texts
+        yield part, texts
 
 
 def record(path: Path, digests: Digests) -> None:
-    """Keep `digests [n, 16]` in the file `path`.
-
-    Raises:
-        NoSpace: it cannot be written.
-    """
+    """Write `digests [n, 16]` to the file `path`. Raises NoSpace if that fails."""
     with new_file(path) as temporary:
         temporary.write_bytes(np.ascontiguousarray(digests).tobytes())
 
 
 def recorded(path: Path) -> Digests:
-    """What `record` kept.
-
-    Raises:
-        BadTable: it is something else.
-    """
+    """Read the digests `[n, 16]` written by `record`. Raises BadTable if the file is damaged."""
     content: Array = np.fromfile(path, np.uint8)
     if len(content) % DIGEST_BYTES:
         raise BadTable(
-            "not the digests of a corpus",
+            "invalid file of digests",
             where=str(path),
             expected=f"a multiple of {DIGEST_BYTES} bytes",
             got=str(len(content)),

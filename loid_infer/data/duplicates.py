@@ -1,7 +1,4 @@
-"""Finds (user, item) pairs that occur more than once, in 16 bytes a row.
-
-This file sees hashes of ids and row numbers; it knows neither the ids nor the files they came from.
-"""
+"""Finds (user, item) pairs that occur more than once, with 16 bytes of memory per row."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from loid_infer.kernels.unique import first_rows
 from loid_infer.types import Bools, Ints
 
 POLICIES = ("keep-last", "keep-first", "error")
-_ODD = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
+_ODD = 0x9E3779B97F4A7C15  # odd, so that multiplication is invertible
 
 
 class PairHashes:
     """The pairs of a table in row order, each id as its xxh3-64.
 
-    Two different pairs are taken for one only if both ids collide, which at 10 million rows has a chance below 1e-24.
+    Two pairs are confused only if both ids collide: at 10 million rows, a probability below 1e-24.
     """
 
     def __init__(self) -> None:
@@ -35,10 +32,10 @@ class PairHashes:
             hashes.extend(xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids)
 
     def keep(self, policy: str) -> Bools:
-        """Which rows `[n]` stay: of each pair the last under `keep-last`, else the first."""
+        """Which rows `[n]` to keep: of each pair the last one for `keep-last`, else the first."""
         users, items = np.asarray(self._users), np.asarray(self._items)
         keys = users ^ (items * np.uint64(_ODD))
-        # Sorting numbers is many times faster than sorting pairs, so only pairs whose keys repeat are compared.
+        # Sorting integers is much faster than sorting pairs, so only pairs with repeated keys are compared.
         ordered = np.sort(keys)
         repeated = pc.is_in(pa.array(keys), pa.array(ordered[1:][ordered[1:] == ordered[:-1]]))
         rows = np.flatnonzero(repeated)[:: -1 if policy == "keep-last" else 1]
@@ -48,12 +45,12 @@ class PairHashes:
         return keep
 
     def first_repeat(self, keep: Bools) -> tuple[int, int]:
-        """The first row that repeats a pair after the row it repeats, by what `keep` said under `error`."""
+        """The first row that repeats a pair, after the row it repeats. `keep` is `self.keep("error")`."""
         users, items, row = np.asarray(self._users), np.asarray(self._items), int(np.argmin(keep))
         return int(np.argmax((users == users[row]) & (items == items[row]))), row
 
     def counts(self, keep: Bools) -> tuple[int, int]:
-        """Numbers of distinct users and distinct items among the kept rows."""
+        """Numbers of distinct users and items in the kept rows."""
         return _n_distinct(np.asarray(self._users)[keep]), _n_distinct(np.asarray(self._items)[keep])
 
 

@@ -1,7 +1,4 @@
-"""Finds out what a source file is, by its content and never by its name, and opens it decompressed.
-
-This file knows compressions, encodings and the marks of each format. It knows nothing of valid reviews.
-"""
+"""Recognizes the format of a source file by its content, not its name, and opens it decompressed."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from loid_infer.data.columns import FORMATS, Layout, layout
 from loid_infer.errors import BadTable
 from loid_infer.settings import check_choice
 
-# What a damaged or cut compressed stream raises when it is read.
+# Exceptions raised when a damaged or truncated compressed stream is read.
 READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
 
 _HEAD_BYTES = 1 << 20
@@ -32,8 +29,8 @@ _MAX_LINE_BYTES = 1 << 26
 _BUFFER_BYTES = 1 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50..0x5f
-_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # begins as that of UTF-16 does
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # starts like that of UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -43,7 +40,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file whose format is known."""
+    """A file of known format."""
 
     path: Path
     format: str  # one of FORMATS
@@ -52,40 +49,40 @@ class Source:
 
 
 def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
-    """Recognize one source.
+    """Recognize the format of a file.
 
     Raises:
-        BadTable: it cannot be read, is empty, is not UTF-8, is none of the formats, or contradicts `format`.
+        BadTable: it cannot be read, is empty, not UTF-8, of no known format, or of another one than `format`.
         BadSetting: `format` or an override is unknown.
     """
     check_choice("format", format, ("auto", *FORMATS))
-    layout("auto", overrides)  # a wrong override is told before a wrong file
+    layout("auto", overrides)  # check the overrides before the file
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
         got = "an empty file" if not n_bytes else "white space only"
         raise BadTable(
-            "there is nothing to ingest", where=str(path), expected="reviews", got=got, fix="Give another file."
+            "the file has no content", where=str(path), expected="reviews", got=got, fix="Give another file."
         )
-    found = _format_of(path, head, overrides)
-    taken = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
-    if found not in taken.get(format, (format,)):
+    recognized = _format_of(path, head, overrides)
+    compatible = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
+    if recognized not in compatible.get(format, (format,)):
         raise BadTable(
-            "the content is of another format",
+            "the content has another format",
             where=str(path),
             expected=f"{format} (--format {format})",
-            got=found,
-            fix="Leave --format out, or name the format it is.",
+            got=recognized,
+            fix="Omit --format, or give the correct one.",
         )
-    chosen = found if format == "auto" else format
+    chosen = recognized if format == "auto" else format
     return Source(path, chosen, layout(chosen, overrides), n_bytes)
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
-    """The file as it lies on disk (for its position) and its decompressed content.
+    """The file itself (for its position) and a stream of its decompressed content.
 
     Raises:
-        BadTable: the system refuses to read it, it is a pipe, or a .zip does not hold exactly one table.
+        BadTable: it cannot be read, is a pipe, or is a .zip that does not contain exactly one file.
     """
     with ExitStack() as stack:
         try:
@@ -99,7 +96,7 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
             raise BadTable(
                 "the source is a pipe",
                 where=str(path),
-                expected="a file, for it is read more than once",
+                expected="a file, because it is read more than once",
                 fix="Write it to a file first.",
             )
         raw.seek(0)
@@ -115,7 +112,7 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
 
 
 class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of zstandard frames. Unlike zstandard's own reader it notices when the last frame is cut."""
+    """Decompressed bytes of zstandard frames. Unlike zstandard's own reader it detects a truncated last frame."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -147,7 +144,7 @@ def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
         names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
         if len(names) != 1:
             raise BadTable(
-                "the archive does not hold one table",
+                "the archive does not contain exactly one table",
                 where=str(path),
                 expected="one file inside the .zip",
                 got=f"{len(names)} ({', '.join(names[:5])})",
@@ -159,7 +156,7 @@ def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
 
 
 def _head(path: Path) -> bytes:
-    """The first MiB or so of the content, to the end of a line unless the file is cut there."""
+    """About the first MiB of the content, up to the end of a line."""
     head = bytearray()
     with open_bytes(path) as (_, content):
         try:
@@ -173,12 +170,12 @@ def _head(path: Path) -> bytes:
 
 
 def cut(path: Path, number: int, error: Exception) -> BadTable:
-    """The error of a compressed source that breaks off or is damaged after line `number`."""
+    """The error for a compressed source that is truncated or damaged after line `number`."""
     return BadTable(
-        f"the compressed file is cut or damaged: {error}",
+        f"the compressed file is truncated or damaged: {error}",
         where=str(path),
-        expected="a whole file",
-        got=f"{number:,} whole lines",
+        expected="a complete file",
+        got=f"{number:,} complete lines",
         fix="Download or compress it again, then run the same command.",
     )
 
@@ -188,20 +185,16 @@ def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
                 return "parquet"
-        raise BadTable(
-            "a parquet file inside another compression",
-            where=str(path),
-            fix="Decompress it first; parquet is compressed inside.",
-        )
-    _refuse_other_encodings(path, head)
+        raise BadTable("a compressed parquet file", where=str(path), fix="Decompress it first.")
+    _check_encoding(path, head)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     names = _json_names(text)
-    # A first line like [1, 2] before JSON objects is but a bad line; an array has no objects beside it, or is open.
+    # A first line like [1, 2] before JSON objects is only a bad line.
     if text.startswith(b"[") and (names is None or b"]" not in text.split(b"\n", 1)[0]):
         raise BadTable(
             "a JSON array, not JSON lines",
             where=str(path),
-            expected="one JSON object a line",
+            expected="one JSON object per line",
             fix=f"Run: jq -c '.[]' {path} > {path.stem}.jsonl",
         )
     if names is not None or text.startswith(b"{"):
@@ -211,14 +204,14 @@ def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
         raise BadTable(
-            "no format recognized",
+            "unknown format",
             where=str(path),
-            got=f"a first line {first!r}",
+            got=f"the first line {first!r}",
             expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
             fix="Convert it to one of these.",
         )
     wanted = set(layout("csv", overrides).names.values())
-    # A column's name may hold the other delimiter: the header with more of the wanted columns is the right one.
+    # A column name may contain the other delimiter, so take the header with more of the wanted columns.
     return max(headers, key=lambda name: (len(wanted & {*headers[name]}), len(headers[name]), name))
 
 
@@ -229,13 +222,13 @@ def _headers(text: bytes) -> dict[str, list[str]]:
 
 
 def _json_names(head: bytes) -> set[str] | None:
-    """Keys of the JSON objects among the first lines; None if there is no such line, as in CSV."""
-    found = []
+    """Keys of the JSON objects in the first lines; None if there are no objects."""
+    records = []
     for line in head.split(b"\n", 200)[:200]:
         with suppress(ValueError):
             record = orjson.loads(line)
-            found += [record] if isinstance(record, dict) else []
-    return set().union(*found) if found else None
+            records += [record] if isinstance(record, dict) else []
+    return set().union(*records) if records else None
 
 
 def _json_format(names: set[str]) -> str:
@@ -246,12 +239,12 @@ def _json_format(names: set[str]) -> str:
     return "jsonl"
 
 
-def _refuse_other_encodings(path: Path, head: bytes) -> None:
+def _check_encoding(path: Path, head: bytes) -> None:
     start = head[:4096]
-    name = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
+    name = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "")
     if not name:
         even, odd = start[0::2].count(0), start[1::2].count(0)
-        # In UTF-16 text of mostly Latin letters every other byte is null; in UTF-8 there is none.
+        # In UTF-16 text of mostly Latin letters every other byte is null; in UTF-8 none is.
         if max(even, odd) < max(2, len(start) // 8):
             return
         if min(even, odd) > len(start) // 8:

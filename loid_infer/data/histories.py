@@ -1,7 +1,4 @@
-"""Whose reviews a head may look at: lists of reviews by user and by item, and draws of up to k of them for each pair.
-
-This file knows codes of users, items and texts. It knows no vector and no rating, so none can leak through it.
-"""
+"""Lists the reviews of each user and item, and samples up to k of them as the histories of a pair."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ from loid_infer.types import Array, Bools, Interactions, Ints
 
 @dataclass(frozen=True, slots=True)
 class CodePairs:
-    """What is asked about: n pairs, and the review of each where there is one."""
+    """n (user, item) pairs, with the text and time of the pair's own review if there is one."""
 
     users: Ints  # [n], codes; -1 for an unknown user
     items: Ints  # [n], codes; -1 for an unknown item
-    texts: Ints  # [n], code of the pair's own text; -1 where there is none
-    timestamps: Ints | None = None  # [n], int64 seconds; None lets a history reach over all time
+    texts: Ints  # [n], code of the pair's own text; -1 if there is none
+    timestamps: Ints | None = None  # [n], int64 seconds; None: histories are not limited in time
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The reviews of each group (a user or an item) as compressed rows, empty texts left out."""
+    """The reviews of each group (a user or an item) in CSR form, without empty texts."""
 
     starts: Ints  # [n_groups + 1], the reviews of group g are starts[g] .. starts[g + 1]
     reviews: Ints  # [m], row numbers among the interactions
@@ -37,10 +34,10 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Both sides' lists, and whether the pair's own review is kept out of them.
+    """Lists of both sides.
 
-    `strict` leaves out the pair's own review and every text equal to it. Without it a history is drawn as LoID's paper
-    does, target review and all.
+    With `strict`, samples contain neither the pair's own review nor texts equal to it. Without, they are drawn as in
+    LoID's paper, including the target review.
     """
 
     by_user: Lists
@@ -48,10 +45,10 @@ class Histories:
     strict: bool
 
     def draw(self, pairs: CodePairs, k: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
-        """Up to `k` reviews of each pair's user and of its item: places `[n, k]` in `by_user` and `by_item`, else -1.
+        """Up to `k` reviews of each pair's user and item: positions `[n, k]` in `by_user` and `by_item`, -1 for none.
 
-        All of a history of at most `k` reviews, else a draw that depends on (seed, user, item, epoch) only. With
-        `pairs.timestamps`, only reviews strictly earlier than the pair's.
+        If there are more than `k`, the sample depends only on (seed, user, item, epoch). With `pairs.timestamps`, only
+        strictly earlier reviews are used.
         """
         key = sampling.keys(seed, pairs.users, pairs.items, epoch)
         of_user = _draw(self.by_user, pairs.users, pairs.items, pairs, key, k, self.strict)
@@ -60,12 +57,11 @@ class Histories:
 
 
 def histories(interactions: Interactions, rows: Bools, *, strict: bool, by_time: bool) -> Histories:
-    """Lists over the reviews in `rows [n]`.
+    """Histories from the reviews in `rows [n]`: the training part, or all reviews in the paper's protocol.
 
     Args:
-        rows: the training part; all reviews for the paper's protocol.
-        strict: keep the pair's own review and texts equal to it out of every draw.
-        by_time: order by time, so that draws can be limited to earlier reviews.
+        strict: see `Histories`.
+        by_time: order by time, so that samples can be limited to earlier reviews.
     """
     kept = rows & ~interactions.empty[interactions.texts]
     reviews = np.flatnonzero(kept)
@@ -88,17 +84,17 @@ def _lists(
         values, ranks = np.unique(times, return_inverse=True)
         n_values = len(values)
     order = groups.astype(np.int64) * n_values + ranks
-    # The partner breaks ties of time, so that the order of the table's rows changes nothing.
+    # Ties in time are ordered by partner, so that the result does not depend on the order of rows.
     by = np.lexsort((partners, order)) if times is not None else np.argsort(order, kind="stable")
     starts = np.r_[0, np.cumsum(np.bincount(groups, minlength=n_groups))]
     return Lists(starts, reviews[by], texts[by], order[by], values, n_values)
 
 
 def _draw(lists: Lists, groups: Ints, partners: Ints, pairs: CodePairs, key: Array, k: int, strict: bool) -> Ints:
-    groups = np.where(groups < 0, len(lists.starts) - 1, groups)  # the unknown one: an empty list behind the last
+    groups = np.where(groups < 0, len(lists.starts) - 1, groups)  # unknown: an empty list after the last one
     ends = np.append(lists.starts, lists.starts[-1])
     first, sizes = ends[groups], ends[groups + 1] - ends[groups]
-    own = np.full(len(groups), -1, np.int64)  # place of the pair's own review among the group's; -1: not there
+    own = np.full(len(groups), -1, np.int64)  # position of the pair's own review in its group; -1: none
     if lists.times is not None and pairs.timestamps is not None:
         rank = np.searchsorted(lists.times, pairs.timestamps)
         sizes = np.searchsorted(lists.order, groups * lists.n_values + rank) - first
@@ -107,8 +103,8 @@ def _draw(lists: Lists, groups: Ints, partners: Ints, pairs: CodePairs, key: Arr
         at = np.minimum(np.searchsorted(lists.order, wanted), len(lists.order) - 1)
         own = np.where(lists.order[at] == wanted, at - first, -1)
     picks = sampling.choose(key, sizes - (own >= 0), k)
-    picks += (own[:, None] >= 0) & (picks >= own[:, None])  # step over the pair's own review
-    places = np.where(picks >= 0, first[:, None] + picks, -1)
+    picks += (own[:, None] >= 0) & (picks >= own[:, None])  # skip the pair's own review
+    positions = np.where(picks >= 0, first[:, None] + picks, -1)
     if strict and len(lists.texts):
-        places[(lists.texts[places] == pairs.texts[:, None]) & (places >= 0)] = -1
-    return places
+        positions[(lists.texts[positions] == pairs.texts[:, None]) & (positions >= 0)] = -1
+    return positions

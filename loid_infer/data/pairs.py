@@ -1,7 +1,4 @@
-"""Reads the pairs to score and writes them back with their scores, as parquet or CSV, piece by piece.
-
-This file knows no head and no vectors. It keeps columns it does not understand and hands them on as they came.
-"""
+"""Reads pairs to score in batches and writes them with their scores, as parquet or CSV. Other columns are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ class Pairs:
     user_ids: Sequence[str]  # [m]
     item_ids: Sequence[str]  # [m]
     domains: Sequence[str] | None  # [m]
-    ratings: Floats | None  # [m], float32, NaN where there is none
+    ratings: Floats | None  # [m], float32, NaN if missing
     rows: Any  # Arrow RecordBatch of m rows with all columns of the input, for `write_scores`
 
     @property
@@ -44,7 +41,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """A file of pairs. Made by `read_pairs`."""
+    """A file of pairs, opened by `read_pairs`."""
 
     path: Path
     format: str  # parquet | csv
@@ -52,14 +49,14 @@ class PairSource:
 
     @property
     def has_domain(self) -> bool:
-        """Whether the pairs name their domain."""
+        """Whether there is a column `domain`."""
         return "domain" in self.schema.names
 
     def batches(self) -> Iterator[Pairs]:
-        """The pairs in order, at most 65,536 at a time. Can be called again.
+        """The pairs in order, at most 65,536 at a time. Can be called repeatedly.
 
         Raises:
-            BadTable: a null or empty id, a rating that is not a number, or a file that is damaged.
+            BadTable: a null or empty id, a rating that is not a number, or a damaged file.
         """
         start = 0
         try:
@@ -72,8 +69,8 @@ class PairSource:
             raise BadTable(
                 f"the file is damaged: {first_line(error)}",
                 where=str(self.path),
-                expected="a whole file in UTF-8",
-                got=f"{start:,} good rows",
+                expected="a complete file in UTF-8",
+                got=f"{start:,} valid rows",
                 fix="Write it again.",
             ) from error
 
@@ -82,7 +79,7 @@ class PairSource:
             with pq.ParquetFile(self.path) as file:
                 yield from file.iter_batches(batch_size=MAX_BATCH_ROWS)
         else:
-            # Every column stays text, so that what is handed on is what came in (007 is not 7).
+            # Columns are read as text, so that they are written unchanged (007 is not 7).
             convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in self.schema.names})
             parse = pacsv.ParseOptions(newlines_in_values=True)
             with pacsv.open_csv(self.path, parse_options=parse, convert_options=convert) as reader:
@@ -90,11 +87,12 @@ class PairSource:
 
 
 def read_pairs(path: Path) -> PairSource:
-    """A file of pairs, parquet or CSV by its content, with the columns `user_id`, `item_id` and maybe `domain`,
-    `rating`, and any others.
+    """Open a file of pairs, parquet or CSV by its content.
+
+    Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others.
 
     Raises:
-        BadTable: it cannot be read, is neither, or lacks or repeats a column.
+        BadTable: it cannot be read, has another format, or a column is missing or repeated.
     """
     try:
         with path.open("rb") as file:
@@ -117,11 +115,15 @@ def read_pairs(path: Path) -> PairSource:
             where=str(path),
             fix="Write the pairs as parquet or CSV.",
         ) from error
-    expected = "user_id, item_id and maybe domain, rating, each once; neither score nor known"
+    expected = "user_id, item_id, optionally domain and rating, each once; neither score nor known"
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
     if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
-        what = f"columns are missing: {', '.join(absent)}" if absent else "columns clash with each other or the scores"
+        what = (
+            f"columns are missing: {', '.join(absent)}"
+            if absent
+            else "duplicate columns, or columns named like the scores"
+        )
         raise BadTable(
             what,
             where=str(path),
@@ -134,29 +136,29 @@ def read_pairs(path: Path) -> PairSource:
 
 @contextmanager
 def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Sequence[str]], None]]:
-    """A function that appends one batch: its pairs, scores `[m]`, and how much of each pair is known `[m]`.
+    """Yield a function that appends a batch: pairs, scores `[m]`, and the values of the column `known` `[m]`.
 
-    The suffix of `out` decides: `.parquet` or `.csv`. `out` appears, or is replaced, when the block ends well.
+    The suffix of `out` (`.parquet` or `.csv`) decides the format. `out` is replaced when the block succeeds.
 
     Raises:
-        BadSetting: another suffix.
+        BadSetting: another suffix, or `out` is a folder or the file of pairs.
         NoSpace: the disk is full or the folder not writable.
     """
     suffix = out.suffix.lower()
     if suffix not in (".parquet", ".csv"):
         raise BadSetting(
-            "unknown format of scores",
+            "unknown output format",
             where=str(out),
             expected=".parquet or .csv",
             got=repr(suffix),
-            fix="Name the file with one of these endings, as in --out scores.parquet",
+            fix="Use one of these suffixes, as in --out scores.parquet",
         )
     if out.is_dir() or out.resolve() == source.path.resolve():
         raise BadSetting(
             "cannot write scores there",
             where=str(out),
-            expected="a file of its own",
-            got="a folder" if out.is_dir() else "the very file of pairs",
+            expected="another file",
+            got="a folder" if out.is_dir() else "the file of pairs",
             fix="Name another file with --out.",
         )
     added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
@@ -186,9 +188,9 @@ def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise BadTable(
-            f"the column {name} is not of ids",
+            f"invalid type of the column {name}",
             where=str(path),
-            expected="text or whole numbers",
+            expected="text or integers",
             got=str(kind),
             fix="Cast the column to text.",
         )
@@ -201,7 +203,7 @@ def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
             where=f"{path}, row {row}",
             expected="an id on every row",
             got="null or empty text",
-            fix="Leave such rows out.",
+            fix="Remove such rows.",
         )
     return list(column.to_pylist())
 
@@ -217,7 +219,7 @@ def _ratings(path: Path, column: Any, start: int) -> Floats:
             where=f"{path}, rows {start + 1} to {start + len(column)}",
             expected="numbers or nothing in the column rating",
             got=first_line(error),
-            fix="Mend the column, or leave it out to score without measuring.",
+            fix="Correct the column, or remove it to score without errors.",
         ) from error
     ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
     return ratings

@@ -1,7 +1,4 @@
-"""Reads the canonical table of a domain: as a corpus of texts, and as interactions.
-
-This file knows no source format, no encoder and no store; the encoder side sees digests and texts and nothing more.
-"""
+"""Reads the canonical table of a domain as a corpus of texts and as interactions."""
 
 from __future__ import annotations
 
@@ -28,10 +25,10 @@ MAX_PIECE_BYTES = 8_000_000
 
 
 def open_table(path: Path, domain: str) -> ReviewTable:
-    """The canonical table of `domain`.
+    """Open the canonical table of `domain`.
 
     Raises:
-        BadTable: absent, damaged, not written by `ingest` or `sample`, or of another format.
+        BadTable: it is missing, damaged, of another format, or was not written by this program.
     """
     fix = f"Run: loid-infer ingest SRC --domain {domain}"
     if not path.is_file():
@@ -56,7 +53,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
     metadata = decode(stored[METADATA_KEY], dict[str, Any], fix, where=where, error=BadTable)
     if metadata.get("format") != TABLE_FORMAT:
         raise BadTable(
-            "the table is of another format",
+            "unsupported table format",
             where=str(path),
             expected=f"format {TABLE_FORMAT}",
             got=f"format {metadata.get('format')}",
@@ -65,7 +62,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
     facts = typed(metadata, TableFacts, fix, where=where, error=BadTable)
     if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
         raise BadTable(
-            "the table is not what its metadata says",
+            "the table contradicts its metadata",
             where=str(path),
             expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}",
             got=f"{n_rows} rows of {got}",
@@ -76,7 +73,7 @@ def open_table(path: Path, domain: str) -> ReviewTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReviewTable:
-    """The reviews of one domain. Made by `open_table`. Nothing is read before it is asked for."""
+    """The reviews of a domain, opened by `open_table` and read on demand."""
 
     path: Path
     domain: str
@@ -85,7 +82,7 @@ class ReviewTable:
 
     @property
     def name(self) -> str:
-        """The domain, as a `Corpus` says it."""
+        """The domain; see `Corpus`."""
         return self.domain
 
     @property
@@ -95,21 +92,15 @@ class ReviewTable:
 
     @property
     def digest(self) -> str:
-        """What names the table's content, 64 hex digits."""
+        """Digest of the table's content, 64 hex digits."""
         return self.facts.digest
 
     def digests(self, progress: Progress) -> Digests:
-        """blake2b-128 of the UTF-8 bytes of every text, `[n_rows, 16]`, in order."""
+        """See `Corpus`."""
         return self._digests_and_blanks(progress)[0]
 
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
-        """The texts of the ascending row numbers `rows [m]`, in pieces of at most 4,096 texts and about 8 MB.
-
-        Only row groups that hold a wanted row are read, one at a time.
-
-        Raises:
-            ValueError: a row number outside the table, or rows that do not ascend.
-        """
+        """See `Corpus`; in batches of at most 4,096 texts and about 8 MB. Only the necessary row groups are read."""
         rows = np.asarray(rows)
         if len(rows) and (rows[0] < 0 or rows[-1] >= self.n_rows or (np.diff(rows) < 0).any()):
             raise ValueError(f"row numbers must ascend within 0..{self.n_rows - 1}")
@@ -123,7 +114,7 @@ class ReviewTable:
                     yield wanted[first:last], column[first:last].to_pylist()
 
     def interactions(self, progress: Progress) -> Interactions:
-        """Who rated what, with texts as codes of their digests. Users and items are in ascending order."""
+        """The reviews as arrays."""
         ids = ["user_id", "item_id"]
         with self._file(read_dictionary=ids) as file:
             table = file.read(columns=[*ids, "rating", "timestamp"])
@@ -133,7 +124,7 @@ class ReviewTable:
         timestamps = pc.fill_null(table.column("timestamp"), NO_TIME).to_numpy()
         del table
         digests, empty = self._digests_and_blanks(progress)
-        # Row of one member of each group of equal digests, in digest order, and the group of every row.
+        # The first row of each unique digest, in digest order, and the position of every row's digest.
         _, first, texts = np.unique(digests.view("S16").ravel(), return_index=True, return_inverse=True)
         return Interactions(
             user_ids=user_ids,
@@ -151,11 +142,7 @@ class ReviewTable:
 
     @contextmanager
     def _file(self, read_dictionary: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-        """The table's file, each page compared with its checksum.
-
-        Raises:
-            BadTable: it is damaged.
-        """
+        """The open parquet file; page checksums are verified. Raises BadTable if it is damaged."""
         try:
             with pq.ParquetFile(self.path, read_dictionary=read_dictionary, page_checksum_verification=True) as file:
                 yield file
@@ -178,14 +165,14 @@ class ReviewTable:
 
 
 def _hash_slices(offsets: Ints, content: memoryview) -> Digests:
-    # Hashing the slices of the buffer where they lie makes no string objects.
+    # Slices of the buffer are hashed in place, without creating strings.
     ends = offsets.tolist()
     joined = b"".join([blake2b(content[a:b], digest_size=DIGEST_BYTES).digest() for a, b in pairwise(ends)])
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of at most MAX_PIECE_TEXTS strings and, unless one alone is longer, MAX_PIECE_BYTES bytes."""
+    """Ranges of at most MAX_PIECE_TEXTS strings and MAX_PIECE_BYTES bytes, but at least one string."""
     first, n = 0, len(offsets) - 1
     while first < n:
         fitting = int(np.searchsorted(offsets, offsets[first] + MAX_PIECE_BYTES, side="right")) - 1
@@ -195,9 +182,9 @@ def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _coded(column: Any) -> tuple[list[str], Ints]:
-    """Ascending distinct strings, and codes `[n]` into them, of a dictionary-encoded column."""
-    whole = column.combine_chunks()
-    # Arrow sorts strings by their UTF-8 bytes, which is Python's order of code points too.
-    order = pc.sort_indices(whole.dictionary).to_numpy()
+    """The sorted distinct strings of a dictionary-encoded column, and codes `[n]` into them."""
+    column = column.combine_chunks()
+    # Arrow sorts by UTF-8 bytes, which is the same order as Python's.
+    order = pc.sort_indices(column.dictionary).to_numpy()
     ranks = np.argsort(order).astype(np.int32)
-    return whole.dictionary.take(pa.array(order)).to_pylist(), ranks[whole.indices.to_numpy()]
+    return column.dictionary.take(pa.array(order)).to_pylist(), ranks[column.indices.to_numpy()]

@@ -1,7 +1,4 @@
-"""Draws synthetic reviews whose structure is known: what can be learnt from them, and how well, is planted.
-
-`docs/sample.md` tells the structure. This file knows no table and no file.
-"""
+"""Generates synthetic reviews with a known structure (docs/sample.md), so that the best possible error is known."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from loid_infer.types import Array, Floats, Ints
 
 RATING_MEAN = 4.0
 USER_STD, ITEM_STD, ASPECT_STD, NOISE_STD = 0.3, 0.5, 0.9, 0.6
-TASTE = 0.5  # Dirichlet concentration: a user cares for two or three aspects
+TASTE = 0.5  # Dirichlet concentration; gives two or three important aspects per user
 OPINION_NOISE_STD = 0.4
 OPINION_CUTS = (-1.2, -0.4, 0.4, 1.2)
 REVIEWS_PER_USER, REVIEWS_PER_ITEM = 7, 11
@@ -29,7 +26,7 @@ _CHUNK_ROWS = 16_384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleWorld:
-    """Everything that was drawn for a domain but its texts, and with it the truth about it."""
+    """The random variables of a synthetic domain, except its texts."""
 
     domain: str
     seed: int
@@ -38,7 +35,7 @@ class SampleWorld:
     items: Ints  # [n], codes
     ratings: Ints  # [n], 1..5
     timestamps: Ints  # [n], seconds since 1970
-    levels: Floats  # [n], the planted mean of the rating before noise, rounding and clipping
+    levels: Floats  # [n], mean of the rating before noise, rounding and clipping
     tastes: Floats  # [n_users, k], each row sums to 1
     qualities: Floats  # [n_items, k]
 
@@ -48,32 +45,32 @@ class SampleWorld:
         return len(self.users)
 
     def user_ids(self, rows: slice) -> list[str]:
-        """Ids of the users of these rows."""
+        """User ids of `rows`."""
         return [f"synthetic-u{code:05d}" for code in self.users[rows].tolist()]
 
     def item_ids(self, rows: slice) -> list[str]:
-        """Ids of the items of these rows."""
+        """Item ids of `rows`."""
         return [f"synthetic-i{code:05d}" for code in self.items[rows].tolist()]
 
     def expected(self) -> Floats:
-        """`E[r | u, i]`, `[n]`: what the best predictor that never sees the review itself would say."""
+        """`E[r | u, i]`, `[n]`: the best prediction without the review itself."""
         return rating_moments(self.levels)[0]
 
     def attainable_mse(self) -> float:
-        """Mean variance of the rating given its user and item: no predictor without the review itself does better."""
+        """Mean variance of the rating given user and item: the lowest possible MSE without the review itself."""
         first, second = rating_moments(self.levels)
         return float((second - first**2).mean())
 
     def texts(self) -> Iterator[tuple[slice, list[str]]]:
-        """The texts in order, piece by piece: (rows, texts). The same at every call."""
-        said = [[sentences(nouns, level) for level in range(N_LEVELS)] for nouns in aspects_of(self.domain).values()]
+        """The texts in order, in batches (rows, texts); deterministic."""
+        phrases = [[sentences(nouns, level) for level in range(N_LEVELS)] for nouns in aspects_of(self.domain).values()]
         for rows, contents in self._contents():
-            yield rows, _texts(contents, (self.ratings[rows] - 1).tolist(), said)
+            yield rows, _texts(contents, (self.ratings[rows] - 1).tolist(), phrases)
 
     def opinions(self) -> tuple[Ints, Ints]:
-        """What the texts say: aspects in the order they are named (-1: no more) and opinions on them, 0 (worst) to 4.
+        """The aspects mentioned in each text, in order (-1: none), and the opinions on them, 0 (worst) to 4.
 
-        Both `[n, MAX_MENTIONS]`. A sentence that states the rating may follow.
+        Both `[n, MAX_MENTIONS]`.
         """
         contents = [part for _, part in self._contents()]
         return np.concatenate([part.aspects for part in contents]), np.concatenate([part.degrees for part in contents])
@@ -86,7 +83,7 @@ class SampleWorld:
 
 def rating_moments(levels: Floats) -> tuple[Floats, Floats]:
     """`E r` and `E r^2`, `[n]` each, of ratings whose mean before noise, rounding and clipping is `levels [n]`."""
-    # With r = 1 + sum over c of [latent > c + 1/2], c = 1..4, both are sums of normal tails.
+    # r = 1 + sum over c of [latent > c + 1/2], c = 1..4, so both are sums of normal tail probabilities.
     first, second = np.ones(len(levels)), np.ones(len(levels))
     for cut in range(1, N_LEVELS):
         z = (levels - cut - 0.5) / (NOISE_STD * math.sqrt(2))
@@ -97,14 +94,10 @@ def rating_moments(levels: Floats) -> tuple[Floats, Floats]:
 
 
 def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
-    """Users, items and ratings of a synthetic domain; it depends on the arguments alone.
+    """Users, items and ratings of a synthetic domain; deterministic.
 
     `r = clip(round(4 + b_u + sum_k t_uk q_ik + noise), 1, 5)`: user bias b, tastes t (Dirichlet), item qualities q
-    (a level of the item plus one of each aspect), normal noise.
-
-    Args:
-        n_reviews: at least 1.
-        seed: at least 0.
+    (one level per item plus one per aspect), normal noise. `n_reviews >= 1`, `seed >= 0`.
     """
     draw = _generator(seed, domain, "world")
     aspects = tuple(aspects_of(domain))
@@ -135,14 +128,14 @@ def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
 
 
 def _popularity(n: int, draw: np.random.Generator) -> Floats:
-    # Log-normal, as activity in review data is; the constant keeps everyone drawable.
+    # Log-normal, like activity in review data; the constant keeps every probability positive.
     weights: Floats = 0.3 + draw.lognormal(0, 1, n)
     weights /= weights.sum()
     return weights
 
 
 def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.Generator) -> tuple[Ints, Ints]:
-    """`n` distinct (user, item) pairs, in random order, both sides drawn by weight."""
+    """`n` distinct (user, item) pairs, both sides drawn by weight."""
     n_items = len(item_weights)
     pairs: Array = np.zeros(0, np.int64)
     while len(pairs) < n:
@@ -155,23 +148,23 @@ def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.G
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Contents:
-    """What was drawn of some texts; which sentence says it is drawn too."""
+    """The random variables of some texts."""
 
     aspects: Ints  # [n, MAX_MENTIONS], -1: no more
     degrees: Ints  # [n, MAX_MENTIONS]
     variants: Ints  # [n, MAX_MENTIONS]
     fillers: list[list[int]]
     ends: Ints  # [n]
-    kinds: Floats  # [n, 2]: of text, and of ending
+    kinds: Floats  # [n, 2]: for the kind of text, and of ending
 
 
 def _contents(world: SampleWorld, rows: slice, draw: np.random.Generator) -> _Contents:
     users, items, n = world.users[rows], world.items[rows], rows.stop - rows.start
     k = len(world.aspects)
-    # Aspects in the order of a draw without replacement by taste (Gumbel trick): what a user cares for is told first.
+    # Aspects sampled without replacement by taste (Gumbel trick): important ones come first.
     order = np.argsort(-(np.log(world.tastes[users] + 1e-12) + draw.gumbel(size=(n, k))), axis=1)[:, :MAX_MENTIONS]
-    felt = world.qualities[items] + draw.normal(0, OPINION_NOISE_STD, (n, k))
-    degrees = np.take_along_axis(np.digitize(felt, OPINION_CUTS), order, axis=1)
+    opinions = world.qualities[items] + draw.normal(0, OPINION_NOISE_STD, (n, k))
+    degrees = np.take_along_axis(np.digitize(opinions, OPINION_CUTS), order, axis=1)
     n_mentions = draw.integers(1, MAX_MENTIONS + 1, n)
     n_variants = len(sentences(aspects_of(world.domain)[world.aspects[0]], 0))
     variants = draw.integers(0, n_variants, (n, MAX_MENTIONS))
@@ -183,8 +176,8 @@ def _contents(world: SampleWorld, rows: slice, draw: np.random.Generator) -> _Co
     return _Contents(aspects, degrees, variants, [[next(fillers) for _ in range(m)] for m in n_fillers], ends, kinds)
 
 
-def _texts(contents: _Contents, ratings: list[int], said: list[list[list[str]]]) -> list[str]:
-    """The texts of reviews that gave `ratings` (0 to 4)."""
+def _texts(contents: _Contents, ratings: list[int], phrases: list[list[list[str]]]) -> list[str]:
+    """The texts of reviews with `ratings` (0 to 4)."""
     texts = []
     kinds, ends = contents.kinds.tolist(), contents.ends.tolist()
     named = zip(contents.aspects.tolist(), contents.degrees.tolist(), contents.variants.tolist(), strict=True)
@@ -197,7 +190,7 @@ def _texts(contents: _Contents, ratings: list[int], said: list[list[list[str]]])
         else:
             parts = [FILLERS[filler] for filler in contents.fillers[row]]
             picks = zip(aspects, degrees, variants, strict=True)
-            parts[1:1] = [said[aspect][degree][variant] for aspect, degree, variant in picks if aspect >= 0]
+            parts[1:1] = [phrases[aspect][degree][variant] for aspect, degree, variant in picks if aspect >= 0]
             if ending < OVERALL_SHARE:
                 parts.append(OVERALL[rating][ends[row] % 4])
             texts.append(" ".join(parts))

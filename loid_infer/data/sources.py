@@ -1,7 +1,4 @@
-"""Streams checked reviews out of source files of any format, and decides what becomes of bad lines.
-
-This file knows no domain, no duplicates and not how the canonical table is kept.
-"""
+"""Reads checked reviews from source files of any format as batches, and rejects or skips bad lines."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from loid_infer.data.columns import BadValue, id_of, rating_of, seconds_of, text
 from loid_infer.data.formats import DELIMITERS, READ_FAULTS, Source, cut, open_bytes
 from loid_infer.errors import BadTable
 
-_MAX_FIELD_BYTES = 1 << 26  # a quote that is never closed must not swallow a whole file
-_SKIP = "Mend the line, or leave bad lines out with --on-bad skip."
+_MAX_FIELD_BYTES = 1 << 26  # bounds the damage of a quote that is never closed
+_SKIP = "Correct the line, or skip bad lines with --on-bad skip."
 
-# Line number, then user, item, rating, text and timestamp as the source has them; or what is wrong with the line.
+# Line number, then unchecked user, item, rating, text and timestamp; or the error of the line.
 _Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadValue]
 
 
@@ -32,17 +29,17 @@ _Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadValue]
 class SourceBatch:
     """Checked reviews of one source, at most one row group."""
 
-    # Line each began on (for parquet, its row), both from 1; user, item, rating, text, and seconds since 1970.
+    # First line (for parquet, the row), from 1; user, item, rating, text, seconds since 1970.
     rows: list[tuple[int, str, str, float, str, int | None]] = field(default_factory=list)
-    n_skipped: int = 0  # bad lines left out since the batch before
-    position: int = 0  # bytes of the file on disk read so far
+    n_skipped: int = 0  # bad lines skipped since the previous batch
+    position: int = 0  # bytes of the file read so far
 
 
 def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, float]) -> Iterator[SourceBatch]:
     """The reviews of one file in order. The last batch may have no rows.
 
     Raises:
-        BadTable: a bad line unless `skip_bad`; a column that is missing; a file that breaks off.
+        BadTable: a bad line unless `skip_bad`, a missing column, or a truncated file.
     """
     reader = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows}.get(source.format, _json_rows)
     ticks_per_s = source.layout.ticks_per_s
@@ -73,7 +70,7 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
 
 
 def location(source: Source, number: int) -> str:
-    """Where a line or row is, for people."""
+    """The location of a line or row for error messages."""
     return f"{source.path}, row {number}" if source.format == "parquet" else f"{source.path}:{number}"
 
 
@@ -82,7 +79,7 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     user, item, rating, text, time = plan.names.values()
     item_else = plan.item_else
     loads = orjson.loads
-    seen_text = source.format != "jsonl" and "text" not in plan.chosen
+    text_checked = source.format != "jsonl" and "text" not in plan.chosen
     number = 0
     with open_bytes(source.path) as (raw, content):
         try:
@@ -100,12 +97,11 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                 if type(record) is not dict:
                     yield number, BadValue("not a JSON object", 'an object like {"user_id": ...}', record)
                     continue
-                if not seen_text:
-                    # A record may lack its text, but a first record without it is almost surely a column of another
-                    # name, and a table of empty texts would be of no use to anyone.
+                if not text_checked:
+                    # A record may lack its text, but if the first one does, the column probably has another name.
                     if text not in record:
                         raise _missing(source, location(source, number), [text], list(record))
-                    seen_text = True
+                    text_checked = True
                 get = record.get
                 item_id = get(item)
                 if item_else and not item_id:
@@ -118,14 +114,14 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
 
 
 def _slow_json(line: bytes) -> Any:
-    """What orjson refuses and is yet no fault (lone surrogates, which become U+FFFD), or a `BadValue` that says why."""
+    """Parse a line rejected by orjson: lone surrogates become U+FFFD, other errors raise BadValue with the reason."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise BadValue("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
     try:
-        mended = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
-        return json.loads(mended.decode("utf-16-le", "replace"))
+        encoded = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+        return json.loads(encoded.decode("utf-16-le", "replace"))
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise BadValue(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
@@ -135,7 +131,7 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     number = 0
     with open_bytes(source.path) as (raw, content):
         csv.field_size_limit(_MAX_FIELD_BYTES)
-        # Bytes that are not UTF-8 become lone surrogates here and are found below, line by line.
+        # Invalid UTF-8 becomes lone surrogates here and is detected below, line by line.
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(lines, delimiter=DELIMITERS[source.format], strict=True)
         try:
@@ -145,9 +141,9 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                 raise BadTable(
                     f"the header is not {source.format.upper()}: {error}",
                     where=str(source.path),
-                    fix="Name the format with --format, or mend the first line.",
+                    fix="Give the format with --format, or correct the first line.",
                 ) from error
-            user, item, rating, text, time = _places(source, header)
+            user, item, rating, text, time = _column_indices(source, header)
             while True:
                 number = reader.line_num + 1
                 try:
@@ -160,7 +156,7 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    yield number, BadValue("another number of fields than the header", str(len(header)), len(row))
+                    yield number, BadValue("the number of fields differs from the header", str(len(header)), len(row))
                     continue
                 chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else None)
                 try:
@@ -175,8 +171,8 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
             raise cut(source.path, max(number - 1, 0), error) from error
 
 
-def _places(source: Source, header: list[str]) -> list[int]:
-    """Index of each canonical column in the header; -1 for a timestamp that is not there."""
+def _column_indices(source: Source, header: list[str]) -> list[int]:
+    """Index of each canonical column in the header; -1 for a missing timestamp."""
     names, chosen = source.layout.names, source.layout.chosen
     needed = [name for key, name in names.items() if key != "timestamp" or key in chosen]
     missing = [name for name in needed if name not in header]
@@ -187,7 +183,7 @@ def _places(source: Source, header: list[str]) -> list[int]:
 
 def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
     canonical = {name: key for key, name in source.layout.names.items()}
-    fix = "Name the columns: " + "--columns " + ",".join(f"{canonical[name]}=NAME" for name in missing)
+    fix = "Map the columns: " + "--columns " + ",".join(f"{canonical[name]}=NAME" for name in missing)
     return BadTable("columns are missing", where=where, expected=", ".join(missing), got=", ".join(got)[:200], fix=fix)
 
 
@@ -196,8 +192,8 @@ def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     try:
         with pq.ParquetFile(source.path) as file:
             n_rows = max(file.metadata.num_rows, 1)
-            places = _places(source, file.schema_arrow.names)
-            names = [name for name, at in zip(source.layout.names.values(), places, strict=True) if at >= 0]
+            indices = _column_indices(source, file.schema_arrow.names)
+            names = [name for name, at in zip(source.layout.names.values(), indices, strict=True) if at >= 0]
             for group in file.iter_batches(batch_size=4096, columns=names):
                 columns = [_values(group.column(name)) for name in names]
                 if len(columns) == 4:
@@ -207,11 +203,11 @@ def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                 position[0] = source.n_bytes * number // n_rows
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise BadTable(
-            f"the parquet file is cut or damaged: {first_line(error)}",
+            f"the parquet file is truncated or damaged: {first_line(error)}",
             where=str(source.path),
-            expected="a whole file",
+            expected="a complete file",
             got=f"{number:,} rows",
-            fix="Get or write it again.",
+            fix="Download or write it again.",
         ) from error
 
 

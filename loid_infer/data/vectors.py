@@ -1,8 +1,7 @@
-"""Hands vectors out of the store as files others read: parquet with the ids, or safetensors; and takes the latter in.
+"""Exports vectors as parquet (with ids) or safetensors, and reads the latter.
 
-A safetensors file is a bundle another workspace can import: beside the vectors lie the digests of their texts and, as
-metadata, the spec of their encoder and a digest of all that. This file knows no store: it is given a function from row
-numbers to vectors, and a spec is text to it.
+A safetensors file is a bundle that another workspace can import: vectors, digests of their texts and, as metadata, the
+spec of the encoder and a digest of the content.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PIECE_ROWS = 8_192
 def export_vectors(
     table: ReviewTable, digests: Digests, vectors: Callable[[Ints], Floats], dim: int, out: Path, spec: str
 ) -> None:
-    """Write the vector of every review, in table order, as float32, piece by piece.
+    """Write the vector of every review, in table order, as float32.
 
     `.parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `.safetensors`: tensors `digests
     [n_rows, 16]` and `vectors [n_rows, dim]` whose row i is row i of the table, with the table's domain and digest, the
@@ -48,10 +47,10 @@ def export_vectors(
     """
 
     def piece(rows: Ints) -> Floats:
-        found = np.ascontiguousarray(vectors(rows), "<f4")
-        if found.shape != (len(rows), dim):
-            raise ValueError(f"expected vectors of shape {(len(rows), dim)}, got {found.shape}")
-        return found
+        part = np.ascontiguousarray(vectors(rows), "<f4")
+        if part.shape != (len(rows), dim):
+            raise ValueError(f"expected vectors of shape {(len(rows), dim)}, got {part.shape}")
+        return part
 
     with new_file(out) as temporary:
         if out.suffix == ".parquet":
@@ -65,7 +64,7 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
     schema = pa.schema(
         [*((name, pa.string()) for name in ids), ("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))]
     )
-    # Float vectors do not compress; a dictionary of them would only cost time.
+    # A dictionary of float vectors would only cost time.
     with (
         pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=ids) as writer,
         pq.ParquetFile(table.path) as source,
@@ -80,29 +79,29 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
             writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
     if start != table.n_rows:
         raise BadTable(
-            "the table was replaced while it was being read", where=str(table.path), fix="Run the same command again."
+            "the table changed while it was being read", where=str(table.path), fix="Run the same command again."
         )
 
 
 def _write_safetensors(
     table: ReviewTable, digests: Digests, vectors: Callable[[Ints], Floats], dim: int, path: Path, spec: str
 ) -> None:
-    # The format is eight bytes of header length, a JSON header and the raw tensors, so it can be streamed.
+    # A safetensors file is 8 bytes of header length, a JSON header and the raw tensors, so it can be streamed.
     n, digests = table.n_rows, np.ascontiguousarray(digests)
     tensors = {
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
     }
     metadata = BundleMetadata(table.domain, table.digest, spec, "0" * 32)
-    found = hashlib.blake2b(digests.data, digest_size=16)
+    content_hash = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
         for start in range(0, n, _PIECE_ROWS):
             content = vectors(np.arange(start, min(start + _PIECE_ROWS, n))).data
-            found.update(content)
+            content_hash.update(content)
             file.write(content)
         file.seek(0)
-        file.write(_header(structs.replace(metadata, content=found.hexdigest()), tensors))
+        file.write(_header(structs.replace(metadata, content=content_hash.hexdigest()), tensors))
 
 
 def _header(metadata: BundleMetadata, tensors: dict[str, Any]) -> bytes:
@@ -121,14 +120,10 @@ class BundleMetadata(Struct, frozen=True):
 
 
 class Bundle:
-    """An exported safetensors file, whole and unaltered. Use as a context."""
+    """An exported safetensors file whose content has been verified. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Open it and compare all of it with the digest it carries.
-
-        Raises:
-            BadArtifact: not such a file, or not as it was exported.
-        """
+        """Open the file and compare its content with its digest. Raises BadArtifact if it is invalid."""
         try:
             self._file = cast(Any, safe_open(path, "np"))
             metadata = convert(self._file.metadata() or {}, BundleMetadata)
@@ -136,15 +131,15 @@ class Bundle:
             self.digests: Digests = self._file.get_tensor("digests")
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()
-            sound = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
-            if not (sound and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
-                raise ValueError("other content than was exported")
+            valid = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
+            if not (valid and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
+                raise ValueError("the content has changed since the export")
         except (OSError, SafetensorError, ValueError) as error:
             raise BadArtifact(
-                "not a bundle of vectors",
+                "not a valid bundle of vectors",
                 where=str(path),
                 got=str(error) or type(error).__name__,
-                expected="a file that `loid-infer cache export` wrote with the ending .safetensors",
+                expected="a .safetensors file written by `loid-infer cache export`",
                 fix="Export it again: loid-infer cache export --domain D OUT.safetensors",
             ) from error
 
@@ -160,7 +155,7 @@ class Bundle:
         return rows
 
     def _content(self) -> str:
-        found = hashlib.blake2b(np.ascontiguousarray(self.digests).data, digest_size=16)
+        content_hash = hashlib.blake2b(np.ascontiguousarray(self.digests).data, digest_size=16)
         for start in range(0, len(self.digests), _PIECE_ROWS):
-            found.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
-        return found.hexdigest()
+            content_hash.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
+        return content_hash.hexdigest()

@@ -1,7 +1,4 @@
-"""The words of the synthetic reviews: aspects by domain, opinions by degree, and sentences that join the two.
-
-This file knows words only; who says them of what is drawn in `sample`.
-"""
+"""Vocabulary of the synthetic reviews: aspects by domain, opinions by degree, and sentence templates."""
 
 from __future__ import annotations
 
@@ -76,7 +73,7 @@ _GENERIC_ASPECTS: dict[str, tuple[str, ...]] = {
     "safety": ("safety", "stability", "grip", "edges"),
 }
 
-# One list for each of the five degrees, from worst to best; no word is in two lists.
+# One tuple per degree, from worst to best, without common words.
 OPINIONS = (
     ("awful", "terrible", "a disaster", "horrible", "useless", "dreadful", "unacceptable", "pathetic"),
     ("disappointing", "weak", "below average", "mediocre", "lacking", "underwhelming", "poor", "annoying"),
@@ -133,8 +130,7 @@ SHORT = (
 
 
 def aspects_of(domain: str) -> dict[str, tuple[str, ...]]:
-    """Aspect -> its nouns: three that all domains share, then the domain's own four. A domain without a vocabulary of
-    its own gets four generic aspects, chosen by its name."""
+    """Aspect -> its nouns: three shared ones, then four of the domain. Unknown domains get generic aspects by name."""
     own = _OWN_ASPECTS.get(domain)
     if own is None:
         names = sorted(_GENERIC_ASPECTS, key=lambda name: hashlib.sha256(f"{domain}/{name}".encode()).digest())[:4]
@@ -143,7 +139,7 @@ def aspects_of(domain: str) -> dict[str, tuple[str, ...]]:
 
 
 def sentences(nouns: tuple[str, ...], level: int) -> list[str]:
-    """Every sentence that holds an opinion of degree `level` on an aspect with these nouns."""
+    """All sentences with an opinion of degree `level` on an aspect with these nouns."""
     return [
         template.format(noun=noun, verb="are" if noun.endswith("s") else "is", opinion=opinion)
         for template in _TEMPLATES

@@ -1,1 +1,1 @@
-"""Vectors on disk, one LMDB environment a spec."""
+"""Storage of vectors in LMDB, one environment per spec."""

@@ -1,7 +1,6 @@
-"""Commit behind: vectors are collected into chunks, and a thread commits each while the next is computed.
+"""Collects vectors into chunks and commits them in a background thread.
 
-A chunk is closed when it is full or a few seconds old, so a kill costs little work whatever the encoder's speed. The
-file knows neither where vectors come from nor what texts they belong to.
+A chunk is closed when it is full or a few seconds old, so a killed run loses little work.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats
 
 _MAX_CHUNK_S = 5.0
-# Chunks waiting for the disk before the encoder waits too. All of them go into one transaction, which copies the index
-# pages it changes: more is faster and leaves a larger file.
-_DEPTH = 8
+# Maximum number of chunks in the queue. They are committed in one transaction, which copies the index pages it changes:
+# a longer queue is faster but leaves a larger file.
+_MAX_WAITING = 8
 
 
 class Committer:
-    """Feeds one writer from one thread. Use as a context: leaving it commits what was added, also after an error."""
+    """Feeds a writer from a thread. On exit of the context everything added is committed, also after an error."""
 
     def __init__(self, writer: StoreWriter, dim: int) -> None:
         self.commit_s = 0.0
@@ -32,15 +31,15 @@ class Committer:
         self._digests: Array = np.empty((CHUNK_ROWS, DIGEST_BYTES), np.uint8)
         self._vectors: Array = np.empty((CHUNK_ROWS, dim), DTYPES[writer.reader.environment.spec.store_dtype])
         self._n, self._opened = 0, time.monotonic()
-        self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_DEPTH)
+        self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_MAX_WAITING)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
 
     def add(self, digests: Digests, vectors: Floats) -> None:
-        """Take finished `vectors [n, dim]`, float32 or float16, of the texts with `digests [n, 16]`.
+        """Add `vectors [n, dim]`, float32 or float16, of the texts with `digests [n, 16]`.
 
         Raises:
-            ParityError: a vector is of another width, or not finite in the stored dtype. None of these is committed.
+            ParityError: the vectors have another width or are not finite in the stored dtype; none is committed.
             NoSpace: an earlier chunk could not be committed.
         """
         if self._failure is not None:
@@ -49,15 +48,15 @@ class Committer:
             stored = vectors.astype(self._vectors.dtype, copy=False)  # copied below
         if stored.shape != (len(digests), self._vectors.shape[1]):
             raise ParityError(
-                "the runtime gave vectors of another shape",
+                "the runtime returned vectors of the wrong shape",
                 got=str(stored.shape),
                 expected=str((len(digests), self._vectors.shape[1])),
                 fix="Choose another --runtime.",
             )
         if not np.isfinite(stored).all():
             raise ParityError(
-                "the runtime gave a vector that is not finite",
-                expected=f"numbers that fit {self._vectors.dtype}",
+                "the runtime returned a vector that is not finite",
+                expected=f"finite numbers in {self._vectors.dtype}",
                 got="NaN or infinity",
                 fix="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
             )
@@ -78,7 +77,7 @@ class Committer:
     def _work(self) -> None:
         ended = False
         while not ended:
-            # All that waits goes into one transaction: the slower the disk, the fewer and larger its syncs.
+            # Commit all waiting chunks in one transaction: the slower the disk, the fewer and larger the syncs.
             waiting = [self._queue.get()]
             while not self._queue.empty():
                 waiting.append(self._queue.get())
@@ -88,7 +87,7 @@ class Committer:
                 start = time.perf_counter()
                 try:
                     self._writer.append(*chunks)
-                except BaseException as error:  # noqa: BLE001 - carried to the thread that adds
+                except BaseException as error:  # noqa: BLE001 - raised again by `add`
                     self._failure = error
                 self.commit_s += time.perf_counter() - start
 

@@ -1,10 +1,8 @@
-"""One LMDB environment a spec: opening, the spec's check, and a map that grows by itself.
+"""The LMDB environment of a store: opening, comparison of the spec, and a memory map that grows on demand.
 
-    chunks   first row, 8 bytes big-endian -> record (see `records`)
-    index    digest of a text, 16 bytes    -> row, 8 bytes little-endian
-    meta     "card"                        -> the spec as canonical JSON
-
-This file knows nothing of texts, encoders or rows; `reader` and `writer` do.
+chunks   first row, 8 bytes big-endian -> record (see `records`)
+index    digest of a text, 16 bytes    -> row, 8 bytes little-endian
+meta     "card"                        -> the spec as canonical JSON
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ import lmdb
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
 from loid_infer.records import decode, to_json
-from loid_infer.store.metas import is_made
+from loid_infer.store.metas import is_initialized
 from loid_infer.store.pages import Moved, check_tree
-from loid_infer.store.records import DTYPES, FORMAT, MEND
+from loid_infer.store.records import DTYPES, FORMAT, SALVAGE
 from loid_infer.types import Spec
 
 SPEC_FILE = "card.json"
 DATA_FILE = "data.mdb"
-Change = Callable[[Any], Any]  # what is done in a write transaction
+Change = Callable[[Any], Any]  # applied to a write transaction
 
 _DATABASES = (b"chunks", b"index", b"meta")
 _MAP_STEP = 1 << 30
@@ -41,29 +39,21 @@ _NEARLY_FULL = 1 << 20
 
 
 def spec_bytes(spec: Spec) -> bytes:
-    """A spec as canonical JSON, the form that is stored and compared."""
+    """A spec as canonical JSON, as stored and compared."""
     return to_json(spec, sort_keys=True, indent=2).encode() + b"\n"
 
 
 def read_spec(folder: Path) -> Spec:
-    """The spec that lies beside a store.
-
-    Raises:
-        BadStore: it is not there or cannot be read.
-    """
-    fix = "Run `loid-infer encode` again: it writes the spec from the store."
+    """Read the spec from a store's folder. Raises BadStore if it is missing or invalid."""
+    fix = "Run `loid-infer encode` again: it restores the spec."
     return decode(folder / SPEC_FILE, Spec, fix, error=BadStore)
 
 
 def check_format(spec: Spec, folder: Path) -> None:
-    """See that stores of `spec` are of this version's format.
-
-    Raises:
-        BadStore: they are not.
-    """
+    """Raise BadStore if stores of `spec` have a format that this version does not support."""
     if spec.format != FORMAT or spec.store_dtype not in DTYPES:
         raise BadStore(
-            "a spec of another store format",
+            "unsupported store format",
             where=str(folder),
             expected=f"{FORMAT} in {' or '.join(DTYPES)}",
             got=f"{spec.format} in {spec.store_dtype}",
@@ -72,28 +62,28 @@ def check_format(spec: Spec, folder: Path) -> None:
 
 
 class Environment:
-    """An open LMDB environment that belongs to the process that opened it."""
+    """An open LMDB environment. It can be used only by the process that opened it."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str, *, write: bool) -> None:
-        """Open the store in `folder`; a writer creates what is not there.
+        """Open the store in `folder`; with `write`, create it if necessary.
 
         Raises:
             NotEncoded: there is no store and `write` is false.
-            StoreBusy: it is open in this process already.
-            BadStore: the folder holds another spec's store, or LMDB cannot read it.
+            StoreBusy: it is already open in this process.
+            BadStore: the store has another spec or is damaged.
             NoSpace: the folder cannot be written to.
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
-        self._n_reading = 0  # transactions open now
+        self._n_reading = 0  # open read transactions
         check_format(spec, folder)
         data = folder / DATA_FILE
-        if not is_made(data):
+        if not is_initialized(data):
             if not write:
                 raise _nothing_stored(folder)
             data.unlink(missing_ok=True)
         n_bytes = data.stat().st_size if data.is_file() else 0
-        with ExitStack() as undo, self._faults():
-            # Default durability: each commit is synced, so a committed chunk survives a crash of the system.
+        with ExitStack() as undo, self._lmdb_errors():
+            # LMDB's default: every commit is synced, so a committed chunk survives a system crash.
             self.lmdb = lmdb.open(
                 str(folder),
                 map_size=_grown(n_bytes),
@@ -116,31 +106,31 @@ class Environment:
     def _check_tree(self) -> None:
         data, before = self.folder / DATA_FILE, -1
         while True:
-            with self.read() as txn:  # what it reads is not reused before it ends
+            with self.read() as txn:  # its pages are not reused before it ends
                 commit = txn.id()
                 try:
                     return check_tree(data, commit)
                 except Moved:  # a writer made two commits meanwhile
                     if commit == before:
                         what = "the file was replaced while another process has it open"
-                        raise BadStore(what, where=str(data), fix=f"Stop that process. {MEND}") from None
+                        raise BadStore(what, where=str(data), fix=f"Stop that process. {SALVAGE}") from None
             before = commit
 
     def _check_spec(self, write: bool) -> None:
         expected = spec_bytes(self.spec)
         with self.read() as txn:
             view = txn.get(b"card", db=self.meta)
-            found = None if view is None else bytes(view)
-        if found is None:
+            stored = None if view is None else bytes(view)
+        if stored is None:
             if not write:
-                raise _nothing_stored(self.folder)  # the writer died between two commits, before that of the spec
+                raise _nothing_stored(self.folder)  # the writer died before it committed the spec
             self.write(lambda txn: txn.put(b"card", expected, db=self.meta))
-        elif found != expected:
+        elif stored != expected:
             raise BadStore(
                 "the store belongs to another encoder",
                 where=str(self.folder),
                 expected=f"the spec of {self.fingerprint}",
-                got=_differing(expected, found),
+                got=_differences(expected, stored),
                 fix="Move that folder away and run `loid-infer encode` again.",
             )
         path = self.folder / SPEC_FILE
@@ -150,14 +140,10 @@ class Environment:
 
     @contextmanager
     def read(self) -> Iterator[lmdb.Transaction]:
-        """A read transaction whose values are memory views, valid inside the block only.
-
-        Raises:
-            RuntimeError: the process is a fork of the one that opened the store; a bug of the caller.
-        """
+        """A read transaction. Its values are memory views, valid only inside the block."""
         if os.getpid() != self._pid:
             raise RuntimeError("a store must be opened in the process that uses it, not before a fork")
-        with self._faults():
+        with self._lmdb_errors():
             try:
                 txn = self.lmdb.begin(buffers=True)
             except lmdb.MapResizedError:  # another process grew the map
@@ -171,12 +157,12 @@ class Environment:
                 self._n_reading -= 1
 
     def write(self, change: Change) -> None:
-        """Run `change(txn)` in one synced transaction; when the map is full, grow it and run it again.
+        """Run `change(txn)` in one synced transaction, again after growing the map if that is full.
 
         Raises:
-            NoSpace: the disk is full. What was committed before stays.
+            NoSpace: the disk is full. Earlier commits are kept.
         """
-        with suppress(_Committed), self._faults(change):
+        with suppress(_Committed), self._lmdb_errors(change):
             while True:
                 try:
                     with self.lmdb.begin(write=True) as txn:
@@ -189,20 +175,20 @@ class Environment:
 
     def _resize(self, n_bytes: int) -> None:
         if self._n_reading:
-            raise RuntimeError("the map cannot move under an open view; a bug of the caller")
+            raise RuntimeError("the map cannot be resized while a view of it is open")
         self.lmdb.set_mapsize(n_bytes)
 
     def close(self) -> None:
-        """Close the environment; views into it become invalid."""
+        """Close the environment. Views of it become invalid."""
         self.lmdb.close()
 
     @contextmanager
-    def _faults(self, change: Change | None = None) -> Iterator[None]:
-        """LMDB's errors as ours. Where `change` did not fit on the disk, the error says how much is missing."""
+    def _lmdb_errors(self, change: Change | None = None) -> Iterator[None]:
+        """Convert errors of LMDB. If `change` did not fit on the disk, the error says how much space is missing."""
         try:
             yield
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.LockError, PermissionError) as error:
-            raise self._refused(error, change) from error
+            raise self._write_error(error, change) from error
         except (
             lmdb.CorruptedError,
             lmdb.IncompatibleError,
@@ -211,50 +197,47 @@ class Environment:
             lmdb.PanicError,
             lmdb.VersionMismatchError,
         ) as error:
-            raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), fix=MEND) from error
+            raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), fix=SALVAGE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise StoreBusy(
-                    "this process has the store open already",
+                    "the store is already open in this process",
                     where=str(self.folder),
-                    fix="Use it where it is open, or from another process.",
+                    fix="Use the open one, or another process.",
                 ) from error
-            if not _says(error, *_DISK):
+            if not _has_code(error, *_DISK):
                 raise
-            raise self._refused(error, change) from error
+            raise self._write_error(error, change) from error
 
-    def _refused(self, error: Exception, change: Change | None) -> NoSpace:
+    def _write_error(self, error: Exception, change: Change | None) -> NoSpace:
         free, missing = shutil.disk_usage(self.folder).free, 0
-        # A write that the disk took only in part is an input/output error to LMDB, as is a disk that fails.
-        full = isinstance(error, lmdb.DiskError) or (_says(error, errno.EIO) and free < _NEARLY_FULL)
+        # LMDB reports EIO for a partial write to a full disk as well as for a failing disk.
+        full = isinstance(error, lmdb.DiskError) or (_has_code(error, errno.EIO) and free < _NEARLY_FULL)
         if full and change is not None and not self._n_reading:
-            with suppress(lmdb.Error):  # after a failing disk LMDB may refuse to go on
-                held = (self.folder / DATA_FILE).stat().st_blocks * 512
-                missing = self._file_bytes_for(change) - held - free
-        act = "Free some space" if full or _says(error, errno.EDQUOT) else "Make the folder writable"
-        act = "Look after that disk" if _says(error, errno.EIO) and not full else act
+            with suppress(lmdb.Error):  # LMDB may refuse further writes after a failed one
+                allocated = (self.folder / DATA_FILE).stat().st_blocks * 512
+                missing = self._file_bytes_for(change) - allocated - free
+        advice = "Free some space" if full or _has_code(error, errno.EDQUOT) else "Make the folder writable"
+        advice = "Check the disk" if _has_code(error, errno.EIO) and not full else advice
         return NoSpace(
             "the disk is full" if full else f"the store cannot be written: {error}",
             where=str(self.folder),
-            expected=f"{missing:,} bytes more for the next chunks" if missing > 0 else "",
+            expected=f"{missing:,} more bytes for the next chunks" if missing > 0 else "",
             got=f"{free:,} bytes free on that disk",
-            fix=f"{act}, then run the same command again: it goes on after the last committed chunk.",
+            fix=f"{advice}, then run the same command again: it continues after the last committed chunk.",
         )
 
     def _file_bytes_for(self, change: Change) -> int:
-        """How long the file must be for `change`: a page less than the smallest map it fits into, of which LMDB leaves
-        the last page free.
-
-        Raises:
-            _Committed: there is room by now, and it was used.
+        """The file size that `change` needs: one page less than the smallest map in which it fits (LMDB leaves the last
+        page free). If the commit succeeds meanwhile, `_Committed` is raised.
         """
         page = self.lmdb.stat()["psize"]
-        least = most = self.lmdb.info()["last_pgno"] + 1  # pages
-        while not self._fits(change, most * page):
-            least, most = most + 1, 2 * most
-        found = bisect_left(range(most), True, lo=least, key=lambda n: self._fits(change, n * page))
-        self._resize(_grown(found * page))
-        return (found - 1) * page
+        low = high = self.lmdb.info()["last_pgno"] + 1  # pages
+        while not self._fits(change, high * page):
+            low, high = high + 1, 2 * high
+        n_pages = bisect_left(range(high), True, lo=low, key=lambda n: self._fits(change, n * page))
+        self._resize(_grown(n_pages * page))
+        return (n_pages - 1) * page
 
     def _fits(self, change: Change, n_bytes: int) -> bool:
         self._resize(n_bytes)
@@ -264,9 +247,9 @@ class Environment:
         except lmdb.MapFullError:
             return False
         except lmdb.Error as error:
-            if not _says(error, *_DISK):
+            if not _has_code(error, *_DISK):
                 raise
-            return True  # it was the disk that refused it
+            return True  # it fits in the map, but not on the disk
         raise _Committed
 
 
@@ -278,20 +261,20 @@ class _Committed(Exception):
     pass
 
 
-def _says(error: Exception, *codes: int) -> bool:
-    # Most errors of the system have no class of their own in LMDB.
+def _has_code(error: Exception, *codes: int) -> bool:
+    # LMDB has no exception classes for most system errors.
     return str(error).endswith(tuple(map(os.strerror, codes)))
 
 
 def _grown(size: int) -> int:
-    # By at least a step, by a half once large: address space, not disk.
+    # This is address space, not disk space.
     grown = max(size + _MAP_STEP, size + size // 2)
     return -(-grown // _MAP_STEP) * _MAP_STEP
 
 
-def _differing(expected: bytes, found: bytes) -> str:
+def _differences(expected: bytes, stored: bytes) -> str:
     try:
-        here, there = json.loads(expected), json.loads(found)
-        return ", ".join(f"{name}={there.get(name)!r}" for name in here if here[name] != there.get(name))[:300]
+        ours, theirs = json.loads(expected), json.loads(stored)
+        return ", ".join(f"{name}={theirs.get(name)!r}" for name in ours if ours[name] != theirs.get(name))[:300]
     except (ValueError, AttributeError):
         return "a spec that cannot be read"

@@ -1,8 +1,7 @@
-"""The trees of LMDB's file, walked before LMDB follows them.
+"""Checks all B-tree pages of an LMDB file (format 1) before LMDB reads them.
 
-LMDB trusts every page number, offset and size it finds, so one flipped bit is a segmentation fault that no exception
-catches. Here each page of a commit's trees is checked first. Records have checksums of their own and are not looked
-into. This file knows LMDB's format 1; of what a store keeps in it, only the trees' names and the length of their keys.
+LMDB trusts every page number, offset and size, so one flipped bit can cause a segmentation fault. Values (records of
+vectors) are not checked here; they have their own checksums.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ from loid_infer.store.metas import INTEGER_KEY, TREE, Meta, bad, metas, opened
 from loid_infer.types import DIGEST_BYTES, Array, Ints
 
 _HEADER_BYTES, _NODE_BYTES, _FIRST_PAGE = 16, 8, 2
-_RUN = struct.Struct("<Q2xHI")  # the header of a run of pages that one value fills
+_RUN = struct.Struct("<Q2xHI")  # header of a run of overflow pages: page number, flags, number of pages
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
 _BIG, _SUBTREE = 1, 2  # flags of a node
 _NO_ROOT = (1 << 64) - 1
-_TREES = {b"chunks": 8, b"index": DIGEST_BYTES, b"meta": 0}  # name -> bytes of a key; 0 is any
+_TREES = {b"chunks": 8, b"index": DIGEST_BYTES, b"meta": 0}  # name -> length of keys in bytes; 0: any
 _FREE = "the list of free pages"
-_INDEX_BYTES = 8  # of a value in the index
+_INDEX_BYTES = 8  # length of a value in the index
 _BLOCK_PAGES = 512
 
 
 class Moved(Exception):
-    """The commit that was to be checked is no longer the newest or the one before."""
+    """The commit to check is no longer one of the two newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """The nodes of some leaf pages, all arrays `[n]`."""
+    """The nodes of some pages; arrays `[n]`, lengths in bytes."""
 
     pages: Array  # [m, page_bytes]
-    starts: Ints  # bytes from the beginning of `pages`
-    n_key: Ints  # bytes
+    starts: Ints  # offsets in `pages` in bytes
+    n_key: Ints
     n_value: Ints
     flags: Ints
 
     def bytes_of(self, i: int) -> tuple[bytes, bytes]:
-        """Key and what follows it on the page: the value, or the number of the page it begins on."""
+        """The key, and the value or (if large) the number of its first overflow page."""
         key = int(self.starts[i]) + _NODE_BYTES
         value = key + int(self.n_key[i])
         end = value + (8 if self.flags[i] & _BIG else int(self.n_value[i]))
@@ -54,12 +53,13 @@ class _Nodes:
 
 
 def check_tree(data: Path, commit: int) -> None:
-    """Walk every page of the trees that `commit` can reach, and its list of free pages. The caller has it open in a
-    transaction, so that nothing of it is reused meanwhile. Takes 4 bytes of memory a page of the file.
+    """Check all pages of the trees of `commit` and its list of free pages. Needs 4 bytes of memory per page.
+
+    The caller has the commit open in a transaction, so that its pages are not reused meanwhile.
 
     Raises:
-        BadStore: a page, an offset, a size or a count is not what it must be, or a page belongs to two.
-        Moved: the file has newer commits only.
+        BadStore: a page, offset, size or count is invalid, or a page is used twice.
+        Moved: the file has only newer commits.
     """
     with opened(data) as descriptor:
         meta = next((meta for meta in metas(descriptor, data) if meta.commit == commit), None)
@@ -70,45 +70,47 @@ def check_tree(data: Path, commit: int) -> None:
             for i in range(len(nodes.starts)):
                 name, record = nodes.bytes_of(i)
                 if name not in _TREES or len(record) != TREE.size:
-                    raise walk.bad(f"it knows a tree {name!r}", ", ".join(map(repr, _TREES)))
+                    raise walk.bad(f"unknown tree {name!r}", ", ".join(map(repr, _TREES)))
                 for values in walk.leaves(record, name.decode(), _TREES[name], may=0 if name == b"index" else _BIG):
                     if name == b"index" and (values.n_value != _INDEX_BYTES).any():
                         raise walk.bad("an index entry is not a row", f"{_INDEX_BYTES} bytes")
         for nodes in walk.leaves(meta.free, _FREE, 8, may=_BIG):
             walk.free(nodes)
-        walk.check_claims()
+        walk.check_uses()
 
 
 class _Walk:
-    """A walk over the trees of one commit, which claims every page once."""
+    """Walks the trees of a commit and counts how often each page is used."""
 
     def __init__(self, descriptor: int, data: Path, meta: Meta) -> None:
         self._descriptor, self._data, self._meta = descriptor, data, meta
-        self._claims: Array = np.zeros(meta.last_page + 2, np.int32)  # +1 where a claimed run begins, -1 behind it
+        self._uses: Array = np.zeros(
+            meta.last_page + 2, np.int32
+        )  # +1 at the start of each used run of pages, -1 after its end
 
     def bad(self, what: str, expected: str) -> BadStore:
         return bad(self._data, what, expected)
 
     def leaves(self, record: bytes, name: str, n_key: int, *, must: int = 0, may: int = 0) -> Iterator[_Nodes]:
-        """The leaf pages of a tree in blocks, sound as far as its `record` and their own fields tell.
+        """The checked leaf pages of a tree, in blocks.
 
         Args:
-            n_key: bytes of every key; 0 is any.
-            must, may: flags that every node has, and that some have.
+            n_key: length of every key in bytes; 0: any.
+            must, may: required and allowed flags of nodes.
         """
         _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = TREE.unpack(record)
         if flags != (INTEGER_KEY if name == _FREE else 0):
-            raise self.bad(f"{name} has unknown flags", "a tree of plain keys")
+            raise self.bad(f"{name} has unknown flags", "a tree with plain keys")
         if root == _NO_ROOT or not depth:
             if root != _NO_ROOT or depth or n_entries:
-                raise self.bad(f"{name} has no root, or no pages below it", f"{n_entries} entries")
+                raise self.bad(f"{name} has no root or no pages", f"{n_entries} entries")
             return
         level: Ints = np.array([root], np.uint64).astype(np.int64)
         counts = {"branches": 0, "leaves": 0, "overflow": 0, "entries": 0}
         for above in reversed(range(depth)):
             kind = _BRANCH if above else _LEAF
             children: list[Ints] = [np.zeros(0, np.int64)]
-            self._claim(level, np.ones_like(level), name)
+            self._use(level, np.ones_like(level), name)
             counts["branches" if above else "leaves"] += len(level)
             for block in self._read(np.sort(level)):
                 nodes, child = self._nodes(*block, name, kind, n_key)
@@ -123,16 +125,16 @@ class _Walk:
                 firsts = nodes.pages.reshape(-1)[at[:, None] + np.arange(8)].view("<i8").ravel()
                 if name == _FREE:
                     pages = self._run_lengths(firsts, pages)
-                self._claim(firsts, pages, name)
+                self._use(firsts, pages, name)
                 counts["overflow"] += int(pages.sum())
                 counts["entries"] += len(nodes.starts)
                 yield nodes
             level = np.concatenate(children)
-        if tuple(counts.values()) != (said := (n_branches, n_leaves, n_overflow, n_entries)):
-            raise self.bad(f"{name} has other pages or entries than it says", f"{said}, found {counts}")
+        if tuple(counts.values()) != (recorded := (n_branches, n_leaves, n_overflow, n_entries)):
+            raise self.bad(f"{name} has wrong counts of pages or entries", f"{recorded}, counted {counts}")
 
     def free(self, nodes: _Nodes) -> None:
-        """Claim the free pages that `nodes` list."""
+        """Count the free pages listed in `nodes` as used."""
         for i in range(len(nodes.starts)):
             key, content = nodes.bytes_of(i)
             n_bytes = int(nodes.n_value[i])
@@ -145,41 +147,43 @@ class _Walk:
             listed = np.array(pages[:n] if 0 <= n <= len(pages) else [0], np.int64)
             if int.from_bytes(key, "little") > self._meta.commit or (np.diff(listed) >= 0).any():
                 raise self.bad("a list of free pages is out of order", "descending pages of an earlier commit")
-            self._claim(listed, np.ones_like(listed), _FREE)
+            self._use(listed, np.ones_like(listed), _FREE)
 
     def _run_lengths(self, firsts: Ints, least: Ints) -> Ints:
-        """How many pages the runs of a free list's values have `[n]`. LMDB may shrink such a value and keep its run,
-        and frees as many pages as the run says: so here, and here only, its header counts."""
-        self._refuse_outside(firsts, least, _FREE)
-        found = []
+        """The lengths `[n]` of the page runs of large values in the list of free pages.
+
+        LMDB may shrink such a value without shrinking its run, so the run's header is what counts.
+        """
+        self._check_range(firsts, least, _FREE)
+        lengths = []
         for first, pages in zip(firsts.tolist(), least.tolist(), strict=True):
             header = os.pread(self._descriptor, _HEADER_BYTES, first * self._meta.page_bytes)
             number, flags, n_pages = _RUN.unpack(header.ljust(_HEADER_BYTES, b"\0"))
             if (number, flags) != (first, _OVERFLOW) or n_pages < pages:
-                raise self.bad(f"page {first} is none of {_FREE}", "a run of pages")
-            found.append(n_pages)
-        return np.array(found, np.int64)
+                raise self.bad(f"page {first} does not belong to {_FREE}", "a run of pages")
+            lengths.append(n_pages)
+        return np.array(lengths, np.int64)
 
-    def check_claims(self) -> None:
-        """Refuse a page that belongs to two."""
-        claims = np.cumsum(self._claims, out=self._claims)
-        if (claims > 1).any():
-            raise self.bad(f"page {int(np.argmax(claims > 1))} belongs to two", "each page in one place")
+    def check_uses(self) -> None:
+        """Raise BadStore if a page is used twice."""
+        uses = np.cumsum(self._uses, out=self._uses)
+        if (uses > 1).any():
+            raise self.bad(f"page {int(np.argmax(uses > 1))} is used twice", "each page once")
 
-    def _claim(self, firsts: Ints, n_pages: Ints, name: str) -> None:
-        self._refuse_outside(firsts, n_pages, name)
-        np.add.at(self._claims, firsts, 1)
-        np.add.at(self._claims, firsts + n_pages, -1)
+    def _use(self, firsts: Ints, n_pages: Ints, name: str) -> None:
+        self._check_range(firsts, n_pages, name)
+        np.add.at(self._uses, firsts, 1)
+        np.add.at(self._uses, firsts + n_pages, -1)
 
-    def _refuse_outside(self, firsts: Ints, n_pages: Ints, name: str) -> None:
+    def _check_range(self, firsts: Ints, n_pages: Ints, name: str) -> None:
         last = self._meta.last_page
-        # Compared without adding up, so that no number can wrap around.
+        # Compared without a sum, which could overflow.
         outside = (firsts < _FIRST_PAGE) | (firsts > last) | (n_pages > last + 1 - np.minimum(firsts, last))
         if outside.any():
             raise self.bad(f"{name} points to page {int(firsts[outside][0])}", f"pages {_FIRST_PAGE} to {last}")
 
     def _read(self, numbers: Ints) -> Iterator[tuple[Array, Ints]]:
-        """The pages with these `numbers [n]`, ascending, in blocks `[m, page_bytes]`, with their numbers `[m]`."""
+        """The pages with the ascending `numbers [n]`: blocks `[m, page_bytes]` and their numbers `[m]`."""
         size = self._meta.page_bytes
         for start in range(0, len(numbers), _BLOCK_PAGES):
             wanted = numbers[start : start + _BLOCK_PAGES]
@@ -188,29 +192,29 @@ class _Walk:
             for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
                 part = pages[at : at + len(run)]
                 if os.preadv(self._descriptor, [part.reshape(-1).data], int(run[0]) * size) != part.nbytes:
-                    raise self.bad(f"page {int(run[0])} cannot be read", "a whole page")
+                    raise self.bad(f"page {int(run[0])} cannot be read", "a complete page")
                 at += len(run)
             yield pages, wanted
 
     def _nodes(self, pages: Array, numbers: Ints, name: str, kind: int, n_key: int) -> tuple[_Nodes, Ints]:
-        """The nodes of `pages [m, page_bytes]`, all inside their page; of branches also the pages they point to."""
+        """The checked nodes of `pages [m, page_bytes]`, and for branch pages the numbers of their children."""
         size = self._meta.page_bytes
         halves = pages.view("<u2")
         flags, lower, upper = (halves[:, i].astype(np.int64) for i in (5, 6, 7))
         wrong = (pages[:, :8].copy().view("<i8").ravel() != numbers) | (flags != kind) | (lower % 2 > 0)
         wrong |= (lower < _HEADER_BYTES + 2) | (lower > upper) | (upper > size)
         if wrong.any():
-            raise self.bad(f"page {int(numbers[wrong][0])} is none of {name}", "a sound page header")
+            raise self.bad(f"page {int(numbers[wrong][0])} does not belong to {name}", "a valid page header")
         n_nodes = (lower - _HEADER_BYTES) // 2
         listed = np.arange(int(n_nodes.max())) < n_nodes[:, None]
         offsets = halves[:, 8 : 8 + listed.shape[1]][listed].astype(np.int64)
-        page, place = np.nonzero(listed)
+        page, position = np.nonzero(listed)
         inside = (offsets % 2 == 0) & (offsets >= upper[page]) & (offsets <= size - _NODE_BYTES)
         starts = page * size + np.where(inside, offsets, 0)
         low, high, third, n_keys = (halves.reshape(-1)[starts // 2 + i].astype(np.int64) for i in range(4))
         if kind == _BRANCH:
             n_value, child, third = np.zeros_like(low), low + (high << 16) + (third << 32), np.zeros_like(low)
-            inside &= (n_keys == n_key) | (n_key == 0) | ((n_keys == 0) & (place == 0))
+            inside &= (n_keys == n_key) | (n_key == 0) | ((n_keys == 0) & (position == 0))
         else:
             n_value, child = low + (high << 16), np.zeros(0, np.int64)
             inside &= (n_keys == n_key) | (n_key == 0)

@@ -1,7 +1,6 @@
-"""Reading a store: which digests it holds, and their vectors.
+"""Reads a store: looks up digests and returns vectors.
 
-A vector is handed out only after its chunk's checksum matched once in this process and the digest beside its row is the
-one that was asked for. This file knows digests and rows, not texts.
+The checksum of a chunk is compared once per process, and the digest of a row at every read.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.records import DTYPES, MEND, Chunk, unpack
+from loid_infer.store.records import DTYPES, SALVAGE, Chunk, unpack
 from loid_infer.store.view import StoredVectors
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
 _ABSENT = b"\xff" * 8  # reads as row -1
-_LOOKUP_STEP = 1 << 17  # digests looked up in one transaction: bounds the Python objects alive at once
+_LOOKUP_STEP = 1 << 17  # digests looked up per transaction; bounds the number of live Python objects
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
-    """How much a store holds."""
+    """Size of a store."""
 
     n_chunks: int
     n_rows: int
@@ -37,11 +36,11 @@ class StoreSize:
 
 
 class StoreReader:
-    """A view of one store. Holds no transaction between calls, so a writer in another process is never held up."""
+    """Reads one store. No transaction stays open between calls, so writers in other processes are not blocked."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self._checked: set[int] = set()  # first rows of chunks whose checksum matched in this process
+        self._checked: set[int] = set()  # first rows of chunks whose checksums have been compared
 
     def __enter__(self) -> StoreReader:
         return self
@@ -54,28 +53,21 @@ class StoreReader:
         self.environment.close()
 
     def lookup(self, digests: Digests) -> Ints:
-        """The row of each of `digests [n, 16]`, int64 `[n]`, -1 where the store has none."""
+        """The row of each of `digests [n, 16]`, int64 `[n]`; -1 if not stored."""
         order = np.argsort(digests[:, :8].copy().view(">u8").ravel(), kind="stable")  # neighbors share B-tree pages
         rows: Array = np.empty(len(digests), np.int64)
         for start in range(0, len(order), _LOOKUP_STEP):
             part = order[start : start + _LOOKUP_STEP]
             keys: list[bytes] = digests[part].view(f"V{DIGEST_BYTES}").ravel().tolist()
             with self.environment.read() as txn, txn.cursor(db=self.environment.index) as cursor:
-                get, found = cursor.get, bytearray()
+                get, values = cursor.get, bytearray()
                 for key in keys:  # joining memory views would take five times as long
-                    found += get(key, _ABSENT)
-                rows[part] = np.frombuffer(found, "<i8")
+                    values += get(key, _ABSENT)
+                rows[part] = np.frombuffer(values, "<i8")
         return rows
 
     def rows_of(self, digests: Digests, fix: str) -> Ints:
-        """The row of each of `digests [n, 16]`, int64 `[n]`, all of which must be there.
-
-        Args:
-            mend: the command that encodes them, for the message.
-
-        Raises:
-            NotEncoded: some are not.
-        """
+        """The row of each of `digests [n, 16]`, int64 `[n]`. Raises NotEncoded if some are not stored."""
         rows = self.lookup(digests)
         n_missing = int(np.count_nonzero(rows < 0))
         if n_missing:
@@ -90,55 +82,51 @@ class StoreReader:
 
     @contextmanager
     def view(self, rows: Ints, digests: Digests) -> Iterator[StoredVectors]:
-        """The vectors `[n, dim]` of `rows [n]`, in the stored dtype, inside the block only.
+        """The vectors `[n, dim]` of `rows [n]`, in the stored dtype, valid only inside the block.
 
-        Meanwhile the store may grow; what later commits replace is not reused before the block ends.
+        The store may grow meanwhile; a read transaction keeps the pages in place.
 
         Args:
-            digests: `[n, 16]`, what the caller believes the rows to be; compared with what is stored beside them.
+            digests: `[n, 16]`, compared with the digests stored with the rows.
 
         Raises:
-            BadStore: a chunk is damaged, or a row belongs to another text or to none.
+            BadStore: a chunk is damaged, or a row does not exist or belongs to another text.
         """
         spec, addresses = self.environment.spec, np.empty(len(rows), np.int64)
         with self.environment.read() as txn:
-            for chunk, local, places in self._found(txn, rows, digests):
-                addresses[places] = chunk.addresses[local]
+            for chunk, local, positions in self._chunks_of(txn, rows, digests):
+                addresses[positions] = chunk.addresses[local]
             vectors = StoredVectors(addresses, spec.dim, DTYPES[spec.store_dtype])
             try:
                 yield vectors
             finally:
                 vectors.close()
 
-    def _found(self, txn: Any, rows: Ints, digests: Digests) -> Iterator[tuple[Chunk, Ints, Ints]]:
-        """Chunk by chunk what holds `rows [n]`: the chunk, the rows within it, and their places in `rows`."""
+    def _chunks_of(self, txn: Any, rows: Ints, digests: Digests) -> Iterator[tuple[Chunk, Ints, Ints]]:
+        """The chunks that contain `rows [n]`, each with the rows within it and their positions in `rows`."""
         order = np.argsort(rows, kind="stable")
         wanted, at = rows[order], 0
         with txn.cursor(db=self.environment.chunks) as cursor:
             while at < len(wanted):
                 row = end = int(wanted[at])
-                # At the last chunk that does not begin behind the row.
+                # Move to the last chunk that does not begin after the row.
                 if cursor.prev() if cursor.set_range(max(row + 1, 0).to_bytes(8, "big")) else cursor.last():
                     chunk = _chunk_at(self.environment, cursor, check=_first_row(cursor) not in self._checked)
                     self._checked.add(chunk.first_row)
                     end = chunk.first_row + len(chunk.digests)
                 if end <= row:
-                    raise _row_error(self.environment.folder, row, "no chunk holds it")
+                    raise _row_error(self.environment.folder, row, "no chunk contains it")
                 stop = int(np.searchsorted(wanted, end))
-                local, places = wanted[at:stop] - chunk.first_row, order[at:stop]
-                if not np.array_equal(chunk.digests[local], digests[places]):
+                local, positions = wanted[at:stop] - chunk.first_row, order[at:stop]
+                if not np.array_equal(chunk.digests[local], digests[positions]):
                     raise _row_error(self.environment.folder, row, "the index points to another text")
-                yield chunk, local, places
+                yield chunk, local, positions
                 at = stop
 
     def every_row(self, progress: Progress, *, check: bool = True) -> tuple[Ints, Digests]:
-        """All rows `[n]` and the digests of their texts `[n, 16]`.
+        """All rows `[n]` and the digests of their texts `[n, 16]`. Raises BadStore if a chunk is damaged.
 
-        Args:
-            check: whether to compute the chunks' checksums, for which all of the file is read.
-
-        Raises:
-            BadStore: a chunk is damaged.
+        `check` compares the checksums, which reads the whole file.
         """
         n, at = self.size().n_rows, 0
         rows, digests = np.empty(n, np.int64), np.empty((n, DIGEST_BYTES), np.uint8)
@@ -147,7 +135,7 @@ class StoreReader:
                 if isinstance(chunk, BadStore):
                     raise chunk
                 end = at + len(chunk.digests)
-                if end > n:  # stored since
+                if end > n:  # stored meanwhile
                     break
                 rows[at:end], digests[at:end] = chunk.first_row + np.arange(end - at), chunk.digests
                 at = end
@@ -157,7 +145,7 @@ class StoreReader:
         return rows[:at], digests[:at]
 
     def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
-        """Every chunk, `check`ed against its checksum, or what is wrong with it. It is valid until the next step."""
+        """Every chunk, or the error for a damaged one. A chunk is valid until the next iteration."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
             for _ in cursor:
                 try:
@@ -171,7 +159,7 @@ class StoreReader:
             return [_first_row(cursor) for _ in cursor.iternext(values=False)]
 
     def index_entries(self) -> Iterator[tuple[Digests, Ints]]:
-        """The index in pieces: digests `[n, 16]` and rows `[n]`."""
+        """The index in batches: digests `[n, 16]` and rows `[n]`."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.index) as cursor:
             entries = iter(cursor)
             while True:
@@ -194,14 +182,11 @@ class StoreReader:
 
 
 def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -> StoreReader:
-    """The store of `spec` in `folder`, for reading.
-
-    Args:
-        mend: the command that fills it, for the message.
+    """Open the store of `spec` in `folder` for reading.
 
     Raises:
-        NotEncoded: there is none.
-        BadStore: it is damaged or another spec's.
+        NotEncoded: there is none; `fix` is the command that creates it.
+        BadStore: it is damaged or has another spec.
     """
     try:
         return StoreReader(Environment(folder, spec, fingerprint, write=False))
@@ -210,14 +195,18 @@ def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -
 
 
 def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Floats:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in memory; see `open_store`, `rows_of`, `view`."""
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]` as an array; see `view_of`."""
     with view_of(folder, spec, fingerprint, digests, fix) as vectors:
         return vectors[:]
 
 
 @contextmanager
 def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Iterator[StoredVectors]:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, in the file; see `open_store`, `rows_of`, `view`."""
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]` as a view of the file.
+
+    Raises:
+        NotEncoded, BadStore: see `open_store`, `StoreReader.rows_of` and `StoreReader.view`.
+    """
     with (
         open_store(folder, spec, fingerprint, fix) as store,
         store.view(store.rows_of(digests, fix), digests) as vectors,
@@ -226,7 +215,7 @@ def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: s
 
 
 def next_row(txn: Any, environment: Environment) -> int:
-    """The number the next appended row gets: one past the last chunk's last."""
+    """The number of the next appended row."""
     with txn.cursor(db=environment.chunks) as cursor:
         if not cursor.last():
             return 0
@@ -247,4 +236,4 @@ def _first_row(cursor: Any) -> int:
 
 
 def _row_error(folder: Path, row: int, what: str) -> BadStore:
-    return BadStore(what, where=f"{folder}, row {row}", fix=MEND)
+    return BadStore(what, where=f"{folder}, row {row}", fix=SALVAGE)

@@ -1,7 +1,7 @@
-"""Writing a store anew, smaller or out of what is left of a damaged one; it then takes the old one's place at once.
+"""Rewrites a store: `compact` makes it smaller, `salvage` recovers the intact chunks of a damaged one.
 
-The new store has full chunks and an index written in order, so its pages are full too. Readers of the old one keep what
-they have open. This file knows digests and rows; which of them are worth keeping is its callers' business.
+The new store replaces the old one in one step; open readers keep the old one. Its chunks are full, and its index is
+written in key order, so that index pages are full too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loid_infer.store.view import StoredVectors
 from loid_infer.store.writer import CHUNK_ROWS, put_chunks
 from loid_infer.types import DIGEST_BYTES, Bools, Digests, Floats, Progress, Spec
 
-_Vectors: TypeAlias = Callable[[slice], Floats]  # of a part of all rows
+_Vectors: TypeAlias = Callable[[slice], Floats]
 
 _ROWS_A_COMMIT = 64 * CHUNK_ROWS
 _KEYS_A_COMMIT = 1 << 20
@@ -34,10 +34,10 @@ _KEYS_A_COMMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A store before and after."""
+    """Sizes of a store before and after a rewrite."""
 
     n_rows: int
-    n_dropped: int  # rows that were there and are no more
+    n_dropped: int  # removed rows
     bytes_before: int
     bytes_after: int
 
@@ -45,17 +45,17 @@ class Rewritten:
 def compact(
     folder: Path, spec: Spec, fingerprint: str, keep: Callable[[Digests], Bools] | None, progress: Progress
 ) -> Rewritten:
-    """Write the store anew with full pages and full chunks. The caller holds its lock.
+    """Rewrite the store with full pages and chunks. The caller holds its lock. After an error nothing is changed.
 
     Args:
-        keep: which of some digests `[n, 16]` stay, `[n]`; all if None.
+        keep: digests `[n, 16]` -> which of them to keep, `[n]`; None keeps all.
 
     Raises:
-        BadStore: a chunk is damaged; nothing is changed. `salvage` is for that.
-        NoSpace: the disk has no room for both; nothing is changed.
+        BadStore: a chunk is damaged.
+        NoSpace: the disk has no room for both stores.
     """
     with open_store(folder, spec, fingerprint) as store:
-        rows, digests = store.every_row(progress, check=keep is not None)  # what is kept is checked below
+        rows, digests = store.every_row(progress, check=keep is not None)  # the rest is checked by `gather`
         if keep is not None:
             kept = keep(digests)
             rows, digests = rows[kept], digests[kept]
@@ -63,51 +63,50 @@ def compact(
         def vectors(part: slice) -> Floats:
             return store.gather(rows[part], digests[part])
 
-        return _replaced(folder, spec, fingerprint, digests, vectors, store.size().n_rows, progress)
+        return _rewrite(folder, spec, fingerprint, digests, vectors, store.size().n_rows, progress)
 
 
 def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> Rewritten:
-    """Write the store anew from every chunk in its file whose checksum is right, wherever it lies. The caller holds its
-    lock.
+    """Rewrite the store from its intact chunks. The caller holds its lock. After an error nothing is changed.
 
-    LMDB is not asked: a chunk is found by its magic and tells its own length, so nothing that happened to the tree
-    above can hide or falsify it. `n_dropped` does not count rows behind the last sound chunk.
+    LMDB is not used: a chunk is found by its magic and contains its length, so damage to the tree does not matter.
+    `n_dropped` does not include rows after the last intact chunk.
 
     Raises:
-        BadStore: the store is of another version's format; nothing is changed.
-        NoSpace: the disk has no room for both; nothing is changed.
+        BadStore: the format of the store is not supported.
+        NoSpace: the disk has no room for both stores.
     """
     check_format(spec, folder)
-    chunks = _sound_chunks(folder / DATA_FILE, spec, fingerprint, progress)  # as long as they live the file is mapped
-    every = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *(chunk.digests for chunk in chunks)])
+    chunks = _intact_chunks(folder / DATA_FILE, spec, fingerprint, progress)  # keeps the file mapped
+    digests = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *(chunk.digests for chunk in chunks)])
     addresses = np.concatenate([np.zeros(0, np.int64), *(chunk.addresses for chunk in chunks)])
-    # A text may lie there twice: in a page that is no longer used, or in a commit that was killed before its end.
-    first = first_rows(every)
+    # A text may occur twice: in a page that is no longer used, or in an unfinished commit.
+    first = first_rows(digests)
     vectors = StoredVectors(addresses[first], spec.dim, DTYPES[spec.store_dtype])
     n_before = max((chunk.first_row + len(chunk.digests) for chunk in chunks), default=0)
-    return _replaced(folder, spec, fingerprint, every[first], vectors.__getitem__, n_before, progress)
+    return _rewrite(folder, spec, fingerprint, digests[first], vectors.__getitem__, n_before, progress)
 
 
-def _sound_chunks(data: Path, spec: Spec, fingerprint: str, progress: Progress) -> list[Chunk]:
-    """Every chunk in the file whose checksum is right; their arrays are views of the file."""
-    size, found, at = data.stat().st_size, [], 0
+def _intact_chunks(data: Path, spec: Spec, fingerprint: str, progress: Progress) -> list[Chunk]:
+    """All chunks in the file with a correct checksum, as views of the file."""
+    size, chunks, at = data.stat().st_size, [], 0
     if not size:
         return []
     with data.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
-    whole = memoryview(content)
+    view = memoryview(content)
     with progress.task("salvage", size, "bytes") as task:
         while (start := content.find(MAGIC, at)) >= 0:
             end = start + len(MAGIC)
             with suppress(BadStore):
-                found.append(unpack(whole[start:], spec, fingerprint, first_row=None, where=f"{data}, byte {start}"))
-                end = start + found[-1].n_bytes
+                chunks.append(unpack(view[start:], spec, fingerprint, first_row=None, where=f"{data}, byte {start}"))
+                end = start + chunks[-1].n_bytes
             task.advance(end - at)
             at = end
-    return found
+    return chunks
 
 
-def _replaced(
+def _rewrite(
     folder: Path, spec: Spec, fingerprint: str, digests: Digests, vectors: _Vectors, n_before: int, progress: Progress
 ) -> Rewritten:
     before = (folder / DATA_FILE).stat().st_size
@@ -118,11 +117,11 @@ def _replaced(
         ):
             for first in range(0, len(digests), _ROWS_A_COMMIT):
                 part = slice(first, first + _ROWS_A_COMMIT)
-                some, found = digests[part], vectors(part)
-                starts = range(0, len(some), CHUNK_ROWS)
-                chunks = [(some[at : at + CHUNK_ROWS], found[at : at + CHUNK_ROWS]) for at in starts]
+                keys, values = digests[part], vectors(part)
+                starts = range(0, len(keys), CHUNK_ROWS)
+                chunks = [(keys[at : at + CHUNK_ROWS], values[at : at + CHUNK_ROWS]) for at in starts]
                 environment.write(partial(put_chunks, environment=environment, first=first, chunks=chunks))
-                task.advance(len(some))
+                task.advance(len(keys))
             _write_index(environment, digests)
         new.chmod(folder.stat().st_mode & 0o777)
     after = (folder / DATA_FILE).stat().st_size
@@ -131,7 +130,7 @@ def _replaced(
 
 def _write_index(environment: Environment, digests: Digests) -> None:
     halves = np.ascontiguousarray(digests).view(">u8")
-    order = np.lexsort((halves[:, 1], halves[:, 0]))  # as LMDB compares keys: then pages are filled one after the other
+    order = np.lexsort((halves[:, 1], halves[:, 0]))  # LMDB's order of keys, so that pages are filled one by one
     for start in range(0, len(order), _KEYS_A_COMMIT):
         part = order[start : start + _KEYS_A_COMMIT]
         keys = np.ascontiguousarray(digests[part]).view(f"V{DIGEST_BYTES}").ravel().tolist()

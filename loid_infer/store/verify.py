@@ -1,5 +1,4 @@
-"""Checking a whole store: every chunk's checksum, every index entry against the digest beside its row, and whether a
-reader who asks for that digest gets there."""
+"""Verifies a store: checksums of chunks, index entries, and the lookup of every digest."""
 
 from __future__ import annotations
 
@@ -17,45 +16,45 @@ _STEP = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoreCheck:
-    """What a check found. `n_bad` counts damaged chunks, wrong index entries and rows that no entry finds."""
+    """Result of a verification. `n_bad` counts damaged chunks, wrong index entries and rows without an entry."""
 
     n_chunks: int
-    n_rows: int  # of sound chunks
+    n_rows: int  # in intact chunks
     n_bad: int
-    problems: tuple[str, ...]  # the first of them, in words
+    problems: tuple[str, ...]  # descriptions of the first ones
 
 
 def verify(store: StoreReader, progress: Progress) -> StoreCheck:
-    """Read the whole store once. Takes 30 bytes of memory a row."""
+    """Read the store once and check everything. Needs 30 bytes of memory per row."""
     problems: list[str] = []
-    beside, sound, n_chunks = _digests_beside(store, problems, progress)
-    n_bad, whole = len(problems), not problems  # behind a damaged last chunk nobody knows where the rows end
-    behind: list[tuple[Digests, Ints]] = []  # entries of rows that were not there when the check began
-    strangers: list[Digests] = []
+    stored, intact, n_chunks = _stored_digests(store, problems, progress)
+    n_bad, end_known = len(problems), not problems  # a damaged last chunk hides where the rows end
+    later: list[tuple[Digests, Ints]] = []  # entries of rows added since the check began
+    wrong_entries: list[Digests] = []
     for digests, rows in store.index_entries():
-        inside = (rows >= 0) & (rows < len(beside))
-        behind.append((digests[rows >= len(beside)], rows[rows >= len(beside)]))
+        inside = (rows >= 0) & (rows < len(stored))
+        later.append((digests[rows >= len(stored)], rows[rows >= len(stored)]))
         wrong = rows < 0
-        wrong[inside] = (beside[rows[inside]] != digests[inside]).any(axis=1) & sound[rows[inside]]
-        strangers.append(digests[wrong])
-    end = _end(store)  # by now there may be more rows
-    strangers += [digests[rows >= end] for digests, rows in behind if whole]
-    for digests in strangers:
+        wrong[inside] = (stored[rows[inside]] != digests[inside]).any(axis=1) & intact[rows[inside]]
+        wrong_entries.append(digests[wrong])
+    end = _end(store)  # there may be more rows now
+    wrong_entries += [digests[rows >= end] for digests, rows in later if end_known]
+    for digests in wrong_entries:
         n_bad += len(digests)
         problems += [f"the index entry {bytes(digest).hex()} points to another text" for digest in digests[:_MAX_NAMED]]
-    there = np.flatnonzero(sound)
-    parts = np.array_split(there, len(there) // _STEP + 1)
-    n_lost = sum(int((store.lookup(beside[part]) != part).sum()) for part in parts)
+    rows = np.flatnonzero(intact)
+    parts = np.array_split(rows, len(rows) // _STEP + 1)
+    n_lost = sum(int((store.lookup(stored[part]) != part).sum()) for part in parts)
     if n_lost:
-        problems.append(f"{n_lost} rows have no index entry that is found where it belongs")
-    return StoreCheck(n_chunks, len(there), n_bad + n_lost, tuple(problems[:_MAX_NAMED]))
+        problems.append(f"{n_lost} rows have no index entry that a lookup finds")
+    return StoreCheck(n_chunks, len(rows), n_bad + n_lost, tuple(problems[:_MAX_NAMED]))
 
 
-def _digests_beside(store: StoreReader, problems: list[str], progress: Progress) -> tuple[Digests, Bools, int]:
-    """The digest beside every row `[n, 16]`, whether that row's chunk is sound `[n]`, and the number of chunks."""
+def _stored_digests(store: StoreReader, problems: list[str], progress: Progress) -> tuple[Digests, Bools, int]:
+    """The digest of every row `[n, 16]`, whether its chunk is intact `[n]`, and the number of chunks."""
     n_chunks, end = 0, _end(store)
-    beside, sound = np.zeros((end, DIGEST_BYTES), np.uint8), np.zeros(end, np.bool_)
-    expected: int | None = 0  # where the next chunk must begin; unknown behind a damaged one
+    stored, intact = np.zeros((end, DIGEST_BYTES), np.uint8), np.zeros(end, np.bool_)
+    expected: int | None = 0  # first row of the next chunk; None: unknown after a damaged one
     with progress.task("verify", len(store.chunk_keys()), "chunks") as task:
         for chunk in store.scan():
             if not isinstance(chunk, BadStore) and chunk.first_row >= end:
@@ -69,13 +68,13 @@ def _digests_beside(store: StoreReader, problems: list[str], progress: Progress)
             if expected is not None and chunk.first_row != expected:
                 problems.append(f"rows {expected} to {chunk.first_row - 1} are missing")
             expected = chunk.first_row + len(chunk.digests)
-            beside[chunk.first_row : expected] = chunk.digests
-            sound[chunk.first_row : expected] = True
-    return beside, sound, n_chunks
+            stored[chunk.first_row : expected] = chunk.digests
+            intact[chunk.first_row : expected] = True
+    return stored, intact, n_chunks
 
 
 def _end(store: StoreReader) -> int:
-    """One past the last row, or the first row of a last chunk that cannot be read."""
+    """The number of rows, without a last chunk that cannot be read."""
     try:
         return store.size().n_rows
     except BadStore:

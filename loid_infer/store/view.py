@@ -1,8 +1,7 @@
-"""Vectors of chosen texts, read from the store's memory map when they are asked for.
+"""A matrix of stored vectors that are read from the memory map on access.
 
-LMDB keeps a chunk where it was written and maps the file, so every vector has an address for as long as a transaction
-is open. Picking vectors is then one indexing operation over the map, without a walk through chunks and without a copy
-of the whole matrix in memory. This file knows addresses, not what lies there.
+LMDB maps the file and does not move chunks, so every vector has a fixed address while a transaction is open. Reading
+any set of vectors is one indexing operation over the map.
 """
 
 from __future__ import annotations
@@ -16,19 +15,15 @@ from loid_infer.types import Array, Floats, Ints
 
 
 class StoredVectors:
-    """`[n, dim]`, indexed like an array by numbers, slices or arrays of them; what it gives are copies.
-
-    8 bytes a vector are held in memory. The vectors stay in the file, and in the system's page cache while it has room.
-    """
+    """`[n, dim]`, indexed like an array by integers, slices or index arrays. Returns copies."""
 
     def __init__(self, addresses: Ints, dim: int, dtype: np.dtype[np.floating]) -> None:
-        """`addresses [n]` of vectors of `dim` numbers, all within one mapping that outlives the last indexing."""
+        """`addresses [n]`: memory addresses of the vectors, within one mapping that stays valid until `close`."""
         self.shape, self.dtype = (len(addresses), dim), dtype
         n_bytes = dim * dtype.itemsize
         first = int(addresses.min()) if len(addresses) else 0
         offsets = addresses - first
-        # Vectors of one chunk lie a row apart and chunks a multiple of something smaller: windows at that step, which
-        # overlap, have one at every vector.
+        # All offsets are multiples of `step`: of overlapping windows at that distance, one is at every vector.
         step = int(np.gcd.reduce(np.append(offsets, n_bytes)))
         span = int(offsets.max(initial=0))
         if len(addresses):
@@ -43,11 +38,11 @@ class StoredVectors:
         return self.shape[0]
 
     def __getitem__(self, which: Array | slice | int) -> Floats:
-        """The vectors of `which [..]`, `[.., dim]`, in the stored dtype."""
+        """The vectors `[.., dim]` at the positions `which [..]`, in the stored dtype."""
         at = np.asarray(self._at[which])
-        found: Floats = self._windows[at.ravel()].view(self.dtype).reshape(*at.shape, self.shape[1])
-        return found
+        vectors: Floats = self._windows[at.ravel()].view(self.dtype).reshape(*at.shape, self.shape[1])
+        return vectors
 
     def close(self) -> None:
-        """The mapping is about to go: from now on every index is out of bounds."""
+        """Make every later access an IndexError, because the mapping becomes invalid."""
         self._windows = self._windows[:0]

@@ -1,7 +1,6 @@
-"""Writing a store: one writer at a time, whole chunks in synced transactions.
+"""Writes a store: one writer at a time, chunks in synced transactions.
 
-A chunk's vectors, its digests and its index entries are committed together, so a text is either stored whole or not at
-all, whatever kills the process. Nothing else records progress.
+Vectors, digests and index entries of a chunk are committed together, so a text is stored completely or not at all.
 """
 
 from __future__ import annotations
@@ -21,44 +20,43 @@ from loid_infer.errors import BadStore, NotEncoded, StoreBusy
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
-from loid_infer.store.records import DTYPES, MEND, pack
+from loid_infer.store.records import DTYPES, SALVAGE, pack
 from loid_infer.types import DIGEST_BYTES, Digests, Floats, Spec
 
 CHUNK_ROWS = 1024
-_INDEX_BYTES = 60  # of a text, in pages that random digests fill by two thirds
-_COPIES = 1.1  # pages that a commit has copied wait for another one to be used again
+_INDEX_BYTES = 60  # per text; random keys fill pages to two thirds
+_COPIES = 1.1  # pages copied by a commit are free only after the next one
 _LOCK_FILE = "writer.lock"
 
 
-class _StoredAlready(ValueError):
+class _AlreadyStored(ValueError):
     pass
 
 
 class StoreWriter:
-    """The only writer of a store, until it is closed. `reader` reads the same environment."""
+    """Writes a store and holds its lock until closed. `reader` reads the same environment."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
         """Open or create the store of `spec` in `folder`.
 
         Raises:
-            StoreBusy: another process is its writer.
-            BadStore: it is damaged or another spec's.
-            NoSpace: the folder cannot be written to.
+            StoreBusy: another process is writing to it.
+            BadStore: it is damaged or has another spec.
+            NoSpace: the folder is not writable.
         """
         with ExitStack() as opened:
-            opened.enter_context(held(make_folder(folder)))
+            opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
             self._opened = opened.pop_all()
         self.reader = StoreReader(self._environment)
 
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
-        """Commit chunks in one transaction: `digests [rows, 16]`, none of which the store has yet, and their `vectors
-        [rows, dim]` in the stored dtype.
+        """Commit chunks in one transaction: new `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype.
 
         Raises:
-            NoSpace: the disk is full; none of these chunks is stored and all earlier ones are.
-            BadStore: the index has a text that a lookup does not find; nothing is changed.
-            ValueError: a digest is already stored or comes twice; a bug of the caller.
+            NoSpace: the disk is full; none of these chunks is stored.
+            BadStore: the index contains a text that a lookup does not find.
+            ValueError: a digest is already stored or occurs twice.
         """
         environment = self._environment
         digests = np.concatenate([part for part, _ in chunks])
@@ -71,18 +69,18 @@ class StoreWriter:
             with txn.cursor(db=environment.index) as cursor:
                 _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
             if added != len(keys):
-                raise _StoredAlready(f"{len(keys) - added} of {len(keys)} texts are in the store already")
+                raise _AlreadyStored(f"{len(keys) - added} of {len(keys)} texts are already stored")
             put_chunks(txn, environment, first, chunks)
 
         try:
             environment.write(change)
-        except _StoredAlready as error:
+        except _AlreadyStored as error:
             if (self.reader.lookup(digests) >= 0).any() or len(set(keys)) < len(keys):
                 raise
-            raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=MEND) from error
+            raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=SALVAGE) from error
 
     def close(self) -> None:
-        """Close the store and let the next writer in."""
+        """Close the store and release its lock."""
         self._opened.close()
 
     def __enter__(self) -> StoreWriter:
@@ -93,12 +91,12 @@ class StoreWriter:
 
 
 def stored_bytes(spec: Spec) -> int:
-    """About how many bytes of the file a text takes, as written."""
+    """Estimated bytes per text in the file."""
     return int(_COPIES * (spec.dim * DTYPES[spec.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
 
 
 def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[tuple[Digests, Floats]]) -> None:
-    """Put the records of `chunks`, whose rows are numbered from `first` on, behind those that are there."""
+    """Append the records of `chunks`; their rows are numbered from `first`."""
     for digests, vectors in chunks:
         record = pack(first, digests, vectors, environment.fingerprint)
         txn.put(first.to_bytes(8, "big"), record, db=environment.chunks, append=True)
@@ -106,13 +104,13 @@ def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep every writer out of the store in `folder`, inside the block.
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the writer lock of the store in `folder` for the block.
 
     Raises:
         NotEncoded: there is no such folder.
-        StoreBusy: another process writes to it.
-        NoSpace: the folder cannot be written to.
+        StoreBusy: another process is writing to it.
+        NoSpace: the folder is not writable.
     """
     if not folder.is_dir():
         raise NotEncoded("there is no store", where=str(folder), fix="Run: loid-infer encode --domain D")
@@ -120,9 +118,9 @@ def held(folder: Path) -> Iterator[None]:
     while True:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:  # the system releases the lock with the descriptor, or the process
+        try:  # the system releases the lock when the descriptor is closed or the process ends
             _lock(descriptor, folder)
-            # Else the store was written anew meanwhile, and this is the old one's lock.
+            # Otherwise the store was replaced meanwhile, and this is the lock of the old one.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 with writing(path):
                     os.ftruncate(descriptor, 0)
@@ -138,8 +136,8 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise StoreBusy(
-            "another run is writing to this store",
+            "another process is writing to this store",
             where=str(folder),
             got=os.read(descriptor, 200).decode(errors="replace").strip() or "another process",
-            fix="Wait for it to end, then run the same command again: what it stored is not encoded twice.",
+            fix="Wait for it to finish, then run the same command again: stored texts are not encoded twice.",
         ) from None

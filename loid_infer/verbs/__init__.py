@@ -1,1 +1,1 @@
-"""One file per verb: parse nothing, print nothing, take a workspace and settings, return a frozen result."""
+"""One module per command: functions that take a workspace and settings and return frozen results."""

@@ -1,4 +1,4 @@
-"""`cache info | verify | export`: look at the stores, check them, hand vectors out; and what refers to them."""
+"""`cache info | verify | export`, and which stores and texts are in use."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
 from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command, resolve
-from loid_infer.verbs.reencode import reencode as recomputed
+from loid_infer.verbs.reencode import reencode as compute_again
 
-_MAX_NAMED = 5  # texts of a store whose vectors are others
+_MAX_NAMED = 5  # listed texts per store whose vectors differ
 
 
 class _Reference(Struct):
-    """What an encoder's and a head's manifest have in common."""
+    """The common field of the manifests of encoders and heads."""
 
     fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """One store at a glance."""
+    """Summary of a store."""
 
     fingerprint: str
-    encoders: tuple[str, ...]  # exports in this workspace with that fingerprint
+    encoders: tuple[str, ...]  # names of the encoders with this fingerprint
     precision: str
     store_dtype: str
     dim: int
@@ -62,14 +62,14 @@ class CacheInfo:
 
 @dataclass(frozen=True, slots=True)
 class CacheCheck:
-    """What `cache_verify` found, over `n_stores` stores. The cache is whole when `n_bad` is 0."""
+    """Result of `cache_verify`, over all checked stores."""
 
     n_stores: int
     n_chunks: int
     n_rows: int
     n_bad: int
     n_reencoded: int
-    cos_min: float | None  # of stored vectors and those computed anew
+    cos_min: float | None  # between stored and recomputed vectors
     problems: tuple[str, ...]
 
 
@@ -86,10 +86,10 @@ class CacheExport:
 
 
 def cache_info(*, workspace: WorkspaceLike = None) -> CacheInfo:
-    """Every store of the workspace.
+    """Summarize every store of the workspace.
 
     Raises:
-        BadStore: a store cannot be opened, or lies under another spec's name.
+        BadStore: a store cannot be opened, or its name is not the fingerprint of its spec.
     """
     workspace = Workspace.of(workspace)
     names = encoders_by_fingerprint(workspace)
@@ -123,42 +123,42 @@ def cache_verify(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> CacheCheck:
-    """Check every checksum and index entry, of all stores or of one encoder's. A store that cannot be opened is bad.
+    """Check every checksum and index entry of all stores, or of one encoder's.
 
     Args:
-        reencode: so many random texts of each store are also computed anew, and compared.
+        reencode: number of random texts per store to compute again and compare.
 
     Raises:
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
-        RuntimeMissing, ParityError, BadTable: what `reencode` takes is not there.
+        RuntimeMissing, ParityError, BadTable: see `reencode`.
     """
     workspace = Workspace.of(workspace)
     folders, names = store_folders(workspace, encoder), encoders_by_fingerprint(workspace)
     checks: list[StoreCheck] = []
-    again: list[tuple[Floats, list[str]]] = []
+    recomputed: list[tuple[Floats, list[str]]] = []
     for folder in folders:
         try:
             with _open(folder) as store:
                 checks.append(verify(store, progress))
-                why = "it is damaged" if checks[-1].n_bad else "no encoder here has that fingerprint"
+                reason = "it is damaged" if checks[-1].n_bad else "no encoder has this fingerprint"
                 if reencode and folder.name in names and not checks[-1].n_bad:
-                    found = resolve(workspace, encoder or names[folder.name][0], None)
-                    again.append(recomputed(workspace, found, store, reencode, seed, progress))
+                    source = resolve(workspace, encoder or names[folder.name][0], None)
+                    recomputed.append(compute_again(workspace, source, store, reencode, seed, progress))
                 elif reencode:
-                    progress.say(f"{folder.name}: {why}, so none of its texts is computed anew")
-        except BadStore as error:  # no reason not to look at the others
+                    progress.say(f"{folder.name}: no text is computed again: {reason}")
+        except BadStore as error:  # continue with the others
             checks.append(StoreCheck(0, 0, 1, (str(error),)))
         except NotEncoded:  # a run died before its first commit
             checks.append(StoreCheck(0, 0, 0, ()))
     problems = [line for check in checks for line in check.problems]
-    problems += [line for _, wrong in again for line in wrong[:_MAX_NAMED]]
+    problems += [line for _, wrong in recomputed for line in wrong[:_MAX_NAMED]]
     return CacheCheck(
         n_stores=len(folders),
         n_chunks=sum(check.n_chunks for check in checks),
         n_rows=sum(check.n_rows for check in checks),
-        n_bad=sum(check.n_bad for check in checks) + sum(len(wrong) for _, wrong in again),
-        n_reencoded=sum(len(cosines) for cosines, _ in again),
-        cos_min=min((float(cosines.min()) for cosines, _ in again if len(cosines)), default=None),
+        n_bad=sum(check.n_bad for check in checks) + sum(len(wrong) for _, wrong in recomputed),
+        n_reencoded=sum(len(cosines) for cosines, _ in recomputed),
+        cos_min=min((float(cosines.min()) for cosines, _ in recomputed if len(cosines)), default=None),
         problems=tuple(problems),
     )
 
@@ -181,18 +181,18 @@ def cache_export(
     workspace, target = Workspace.of(workspace), Path(out)
     if target.suffix not in SUFFIXES:
         raise BadSetting(
-            "cannot tell the format from the file's name",
+            "unknown suffix",
             where=str(target),
             expected=" or ".join(SUFFIXES),
             got=target.suffix or "no suffix",
             fix=f"Name it {target.stem}.parquet.",
         )
     table = open_table(workspace.table(domain), domain)
-    found = resolve(workspace, encoder, domain)
-    encode = encode_command(found.name, domain)
+    folder = resolve(workspace, encoder, domain)
+    encode = encode_command(folder.name, domain)
     digests = table.digests(progress)
     with (
-        open_store(workspace.store(found.fingerprint), found.spec, found.fingerprint, encode) as store,
+        open_store(workspace.store(folder.fingerprint), folder.spec, folder.fingerprint, encode) as store,
         progress.task("export", table.n_rows, "rows") as task,
     ):
         rows_in_store = store.rows_of(digests, encode)
@@ -201,13 +201,12 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        spec, dim = spec_bytes(found.spec).decode(), found.spec.dim
-        export_vectors(table, digests, vectors, dim, target, spec)
-    return CacheExport(domain, found.name, found.fingerprint, table.n_rows, found.spec.dim, str(target))
+        export_vectors(table, digests, vectors, folder.spec.dim, target, spec_bytes(folder.spec).decode())
+    return CacheExport(domain, folder.name, folder.fingerprint, table.n_rows, folder.spec.dim, str(target))
 
 
 def store_folders(workspace: Workspace, encoder: str | None = None) -> list[Path]:
-    """The folders of all stores of the workspace, or of the one of an encoder.
+    """The folders of all stores, or of the store of an encoder.
 
     Raises:
         BadArtifact, ParityError: see `resolve`.
@@ -227,57 +226,51 @@ def _open(folder: Path) -> StoreReader:
     spec = read_spec(folder)
     if fingerprint(spec) != folder.name:
         raise BadStore(
-            "the store lies under another spec's name",
+            "the name of the store is not the fingerprint of its spec",
             where=str(folder),
             expected=fingerprint(spec),
             got=folder.name,
-            fix="Rename the folder to what its spec says, or move it away.",
+            fix="Rename the folder, or move it away.",
         )
     return open_store(folder, spec, folder.name)
 
 
 def encoders_by_fingerprint(workspace: Workspace) -> dict[str, list[str]]:
-    """Names of the workspace's encoders by their fingerprint."""
+    """Fingerprint -> names of the encoders with it."""
     names: dict[str, list[str]] = {}
     for manifest in manifests(workspace, "encoders"):
-        with suppress(BadArtifact):  # a broken export is reported where it is used; here it only has no name to give
+        with suppress(BadArtifact):  # a damaged export is reported where it is used
             names.setdefault(referred(manifest), []).append(manifest.parent.name)
     return names
 
 
 def manifests(workspace: Workspace, kind: str) -> list[Path]:
-    """The manifests of all `encoders`, or of all `heads`."""
+    """The paths of the manifests of all `encoders` or `heads`."""
     return sorted((workspace.root / "exports" / kind).glob(f"[!.]*/{MANIFEST}"))
 
 
 def referred(manifest: Path) -> str:
-    """The fingerprint that an encoder's or a head's manifest names.
-
-    Raises:
-        BadArtifact: it cannot be read.
-    """
-    fix = f"So nothing is removed: make {manifest.parent.name!r} anew or move it away."
+    """The fingerprint in the manifest of an encoder or head. Raises BadArtifact if it cannot be read."""
+    fix = f"Nothing is removed. Create {manifest.parent.name!r} again or move it away."
     return decode(manifest, _Reference, fix).fingerprint
 
 
 def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, Digests]) -> Digests:
-    """The digests of all texts that a table or another corpus has or a head looks at, each once, `[n, 16]`, ascending.
-
-    What `cache gc` keeps.
+    """The unique digests of all texts of tables, corpora and heads, `[n, 16]`, ascending: those that `cache gc` keeps.
 
     Args:
-        known: those of domains, by name, that the caller has already.
+        known: digests by domain that the caller already has.
 
     Raises:
-        BadSetting: no domain has a table and no corpus was encoded.
-        BadTable, BadArtifact: a table, a corpus's record or a head cannot be read.
+        BadSetting: there is neither a table nor an encoded corpus.
+        BadTable, BadArtifact: a table, a file of digests or a head cannot be read.
     """
     domains, corpora = workspace.domains(), sorted(workspace.corpora.glob("[!.]*.digests"))
     if not domains and not corpora:
         raise BadSetting(
-            "no domain has a table, so every row would be dropped",
+            "no domain has a table, so every row would be removed",
             where=str(workspace.root / "data"),
-            fix="Run `loid-infer ingest` first, or remove the folder of the store yourself.",
+            fix="Run `loid-infer ingest` first, or remove the folder of the store manually.",
         )
     parts = [
         known[domain] if domain in known else open_table(workspace.table(domain), domain).digests(progress)
@@ -286,7 +279,7 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
     parts += [recorded(path) for path in corpora]
     heads = manifests(workspace, "heads")
     if heads:
-        from loid_infer.heads.saved import load_head  # torch: a second that only this should pay
+        from loid_infer.heads.saved import load_head  # imports torch, which takes a second
 
         parts += [load_head(path.parent, "Fit it again, or move it away.").training_digests()[1] for path in heads]
     joined = np.ascontiguousarray(np.concatenate(parts)).view(f"V{DIGEST_BYTES}")

@@ -1,7 +1,6 @@
-"""The verb `encode`: stores the vector of every text of a corpus.
+"""`encode`: stores the vectors of all texts of a corpus that are not stored yet.
 
-Texts that are in the store already are found by digest, before anything is tokenized. Figures of a run are kept in
-`reports/` for the report.
+Measurements of a run are written to `reports/` for the report.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
 from loid_infer.verbs.cache import used_digests
 from loid_infer.verbs.encoder import export_base, resolve_encoder
 
-_SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # tokenized, and computed, to estimate the cost
+_SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # numbers of texts tokenized and computed to estimate the cost
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a run would find and do. Tokens and seconds are estimates."""
+    """What a run would do. Tokens and seconds are estimates."""
 
     domain: str
     encoder: str
@@ -49,7 +48,7 @@ class DryRun:
     n_unique: int
     n_hits: int
     n_new: int
-    n_orphaned: int | None  # rows that `cache gc` would drop; None where what refers to them cannot be read
+    n_orphaned: int | None  # rows that `cache gc` would remove; None if a table or head cannot be read
     n_tokens: int
     seconds: float
     store: str
@@ -69,16 +68,16 @@ def encode(
     """Store the vector of every review text of `domain` that is not stored yet.
 
     Args:
-        encoder: name of an export. By default that of the domain, else `base`, which is exported first if need be.
+        encoder: name of an export; by default the domain's, else `base`, which is exported first if necessary.
         runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes.
         precision: required precision; see `resolve_encoder`.
         device: auto | cpu | cuda.
-        n_threads: number of CPU threads; by default all that this process may use.
+        n_threads: number of CPU threads; by default all available to this process.
 
     Raises:
-        BadTable, BadName, BadSetting, BadArtifact: the domain, an option or the encoder is wrong.
-        RuntimeMissing, ParityError: the runtime cannot run or computes something else; nothing was stored.
-        StoreBusy, BadStore, NoSpace: the store is being written, damaged, or cannot grow. Committed chunks stay.
+        BadTable, BadName, BadSetting, BadArtifact: the domain, an option or the encoder is invalid.
+        RuntimeMissing, ParityError: the runtime cannot run or fails its test; nothing is stored.
+        StoreBusy, BadStore, NoSpace: the store is in use, damaged, or cannot grow. Committed chunks are kept.
     """
     workspace = Workspace.of(workspace)
     check_options(runtime, device)
@@ -87,7 +86,7 @@ def encode(
     folder = resolve_encoder(workspace, encoder, domain, precision)
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
-    _keep(result, workspace, progress)
+    _write_record(result, workspace, progress)
     return result
 
 
@@ -102,7 +101,7 @@ def encode_dry_run(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> DryRun:
-    """Count what `encode` with the same arguments would do, and estimate its cost. Stores no vector.
+    """Estimate the work of `encode` with the same arguments. Stores no vector.
 
     Raises:
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
@@ -119,20 +118,20 @@ def encode_dry_run(
 def encode_corpus(
     corpus: Corpus, encoder: Encoder, *, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> EncodeResult:
-    """Store the vector of every text of `corpus`, which `cache gc` keeps from then on.
+    """Store the vector of every text of `corpus`, and record its digests so that `cache gc` keeps them.
 
     Args:
-        corpus: `data.corpora.Texts` of a list of strings, or anything of that form.
-        encoder: an open one.
+        corpus: `data.corpora.Texts` or any other `Corpus`.
+        encoder: an open encoder.
 
     Raises:
-        BadName: the corpus's name is no slug.
+        BadName: the name of the corpus is not a slug.
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
     workspace = Workspace.of(workspace)
     path = workspace.corpora / f"{slug(corpus.name, 'corpus')}.digests"
     digests = corpus.digests(progress)
-    # Whenever the run is broken off, what was stored before and what is stored by then are both kept.
+    # Until the run is complete, texts of the previous version of the corpus are kept too.
     record(path, np.concatenate([digests, recorded(path)]) if path.exists() else digests)
     result = _encode(corpus, digests, encoder, workspace, progress)
     record(path, digests)
@@ -146,19 +145,19 @@ def _encode(
     kind, is_network = file_system(workspace.cache)
     if is_network:
         progress.say(
-            f"{workspace.cache} is on {kind}: let one machine only write to it, or join shards with "
+            f"{workspace.cache} is on {kind}: write to it from one machine only, or join shards with "
             "`loid-infer cache import`"
         )
     unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
-    runtime, detail, setup_s = "none", "every text was stored already", 0.0
+    runtime, detail, setup_s = "none", "every text was already stored", 0.0
     with StoreWriter(folder, encoder.spec, encoder.fingerprint) as writer:
         missing = _missing(digests, unique, writer.reader.lookup)
         _announce(corpus, encoder, len(unique), len(missing), folder, progress)
         if len(missing):
             before, opened = encoder.setup_s, encoder.runtime
             runtime, detail, setup_s = opened.name, opened.detail, encoder.setup_s - before
-            finished = encoder.stream(checked_texts(corpus, missing, digests), stages)
-            commit_s = _commit(finished, digests, len(missing), writer, progress)
+            batches = encoder.stream(checked_texts(corpus, missing, digests), stages)
+            commit_s = _commit(batches, digests, len(missing), writer, progress)
     seconds = time.perf_counter() - start - setup_s
     return EncodeResult(
         domain=corpus.name,
@@ -187,7 +186,7 @@ def _encode(
 
 
 def _missing(digests: Digests, unique: Ints, lookup: Callable[[Digests], Ints]) -> Ints:
-    """Of the rows `unique` those whose texts a store does not have, ascending."""
+    """Those of the rows `unique` whose texts are not stored, ascending."""
     rows: Ints = unique[lookup(digests[unique]) < 0]
     return rows
 
@@ -197,27 +196,27 @@ def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path
     n_bytes, free = n_new * stored_bytes(encoder.spec), shutil.disk_usage(folder).free
     if n_bytes > free:
         progress.say(
-            f"they take about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: it "
-            "may stop on the way, and goes on from there when there is room"
+            f"they need about {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on that disk: if it gets "
+            "full, free some space and run the same command again to continue"
         )
 
 
 def _commit(
-    finished: Generator[tuple[Ints, Floats]], digests: Digests, n_rows: int, writer: StoreWriter, progress: Progress
+    batches: Generator[tuple[Ints, Floats]], digests: Digests, n_rows: int, writer: StoreWriter, progress: Progress
 ) -> float:
-    """Commit all that is finished, also when interrupted. Seconds the commits took."""
+    """Commit all finished batches, also after an interruption. Returns the seconds spent on commits."""
     n_finished = 0
     with ExitStack() as stack:
         task = stack.enter_context(progress.task("encode", n_rows, "texts"))
         committer = stack.enter_context(Committer(writer, writer.reader.environment.spec.dim))
-        # Closed first: that stops the threads that feed it before the last commits, whatever ends the loop.
-        stack.enter_context(closing(finished))
-        for slots, vectors in finished:
+        # Closed first, which stops the threads of the pipeline before the last commits.
+        stack.enter_context(closing(batches))
+        for slots, vectors in batches:
             committer.add(digests[slots], vectors)
             task.advance(len(slots))
             n_finished += len(slots)
     if n_finished != n_rows:
-        raise RuntimeError(f"the runtime gave {n_finished} of {n_rows} vectors back")
+        raise RuntimeError(f"the runtime returned {n_finished} of {n_rows} vectors")
     return committer.commit_s
 
 
@@ -259,20 +258,20 @@ def _n_unused(workspace: Workspace, known: dict[str, Digests], store: StoreReade
     try:
         used = used_digests(workspace, progress, known)
     except (BadTable, BadArtifact) as error:
-        progress.say(f"the rows that nothing uses are not counted. {error}")
+        progress.say(f"unused rows are not counted. {error}")
         return None
     return store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
 
 
-def _keep(result: EncodeResult, workspace: Workspace, progress: Progress) -> None:
-    """Write what was measured to `reports/`, for `report`. What computed nothing measured nothing."""
+def _write_record(result: EncodeResult, workspace: Workspace, progress: Progress) -> None:
+    """Write the measurements to `reports/`, unless nothing was encoded."""
     if not result.n_encoded:
         return
     try:
         with new_file(workspace.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
             temporary.write_text(to_json(result, indent=1) + "\n")
-    except (NoSpace, OSError) as error:  # the vectors are committed: the run did what it was asked for
-        progress.say(f"what this run took is not kept for `loid-infer report`; every vector is stored. {error}")
+    except (NoSpace, OSError) as error:  # the vectors are committed, so the run has succeeded
+        progress.say(f"every vector is stored, but the measurements for `loid-infer report` are not. {error}")
 
 
 def _peak_rss_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Resolves `--encoder`: which export a command uses, for all commands that take the option."""
+"""Resolves the option `--encoder` of all commands to an export."""
 
 from __future__ import annotations
 
@@ -16,41 +16,32 @@ from loid_infer.verbs.export import export
 
 
 def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> EncoderFolder:
-    """The encoder of that name; without one, the domain's own if there is one, else `base`.
+    """The encoder of that name; by default the domain's if there is one, else `base`.
 
     Raises:
-        BadArtifact: it is not there, or not what was exported.
+        BadArtifact: it is missing or has been changed.
         ParityError: it has no passing parity report.
     """
     return find_encoder(workspace, _name(workspace, encoder, domain))
 
 
-def resolve_honest(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
-    """What `resolve` gives, none of whose plugins saw the test reviews of `split` of `domain`.
-
-    Raises:
-        BadSetting: one did.
-        BadArtifact, ParityError: see `resolve`.
-    """
-    found = resolve(workspace, encoder, domain)
-    for plugin in found.plugins:
-        refuse_leak(plugin.trained_on, domain, split, f"plugin {plugin.name!r} of encoder {found.name!r}")
-    return found
+def resolve_without_leak(workspace: Workspace, encoder: str | None, domain: str, split: Split) -> EncoderFolder:
+    """Like `resolve`; BadSetting if a plugin of the encoder was trained on test reviews of `split`."""
+    folder = resolve(workspace, encoder, domain)
+    for plugin in folder.plugins:
+        refuse_leak(plugin.trained_on, domain, split, f"plugin {plugin.name!r} of encoder {folder.name!r}")
+    return folder
 
 
 def encode_command(encoder: str, domain: str) -> str:
-    """What mends vectors that are missing."""
+    """The instruction for missing vectors."""
     return f"Run: loid-infer encode --domain {domain} --encoder {encoder}"
 
 
-def encoded(
+def domain_vectors(
     workspace: Workspace, encoder: EncoderFolder, domain: str, digests: Digests
 ) -> AbstractContextManager[Vectors]:
-    """The vectors `[n, d]`, as stored, of a domain's texts with `digests [n, 16]`; they stay in the store's file.
-
-    Raises:
-        NotEncoded, BadStore: some are not there, or damaged.
-    """
+    """A view of the stored vectors `[n, d]` of a domain's texts with `digests [n, 16]`; see `view_of`."""
     store, command = workspace.store(encoder.fingerprint), encode_command(encoder.name, domain)
     return view_of(store, encoder.spec, encoder.fingerprint, digests, command)
 
@@ -58,12 +49,9 @@ def encoded(
 def export_base(
     workspace: Workspace, encoder: str | None, domain: str, precision: str | None, progress: Progress
 ) -> float:
-    """Export the bundled base if it is the encoder to use and has not been exported yet.
+    """Export the bundled base if it is the encoder to use and has not been exported yet. Returns the seconds.
 
-    It has one export per precision: `base`, `base-fp32`, ... The one in int8 is calibrated on `domain`.
-
-    Returns:
-        Seconds; 0 if there was nothing to do.
+    There is one export per precision: `base`, `base-fp32`, ... The int8 one is calibrated on `domain`.
 
     Raises:
         BadSetting: an unknown precision.
@@ -75,39 +63,34 @@ def export_base(
     precisions = {DEFAULT_ENCODER: "auto", **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS[1:]}}
     if name not in precisions or workspace.encoder(name).exists():
         return 0.0
-    progress.say(f"there is no encoder {name!r} yet, so the bundled all-MiniLM-L6-v2 is exported first (once)")
+    progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
     wanted = precisions[name] if precision in (None, "auto") else precision
     on = domain if wanted == "int8" else None
     return export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
 
 
 def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, precision: str | None) -> EncoderFolder:
-    """Like `resolve`, with a required precision.
-
-    Raises:
-        BadSetting: the encoder has another precision, or is an int8 base for another domain.
-        BadArtifact, ParityError: see `resolve`.
-    """
+    """Like `resolve`; BadSetting if the encoder has another precision, or is the int8 base of another domain."""
     name = _name(workspace, encoder, domain, precision)
     folder = find_encoder(workspace, name)
     if precision not in (None, "auto", folder.spec.precision):
         raise BadSetting(
-            "precision is decided at export",
+            "the encoder has another precision",
             where=f"encoder {name!r}",
             expected=folder.spec.precision,
             got=f"--precision {precision}",
-            fix=f"Leave --precision out, or `loid-infer export --name OTHER --precision {precision}`.",
+            fix=f"Omit --precision, or run `loid-infer export --name OTHER --precision {precision}`.",
         )
     int8 = folder.manifest.int8 if folder.manifest else None
     is_base = encoder is None and name.startswith(f"{DEFAULT_ENCODER}-")
     if is_base and int8 and int8.calibrated_on != domain:
         raise BadSetting(
-            "the base's int8 encoder is calibrated on another domain",
+            "the int8 encoder of the base is calibrated on another domain",
             where=f"encoder {name!r}",
             expected=domain,
             got=int8.calibrated_on,
             fix=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
-            f"give --encoder {domain}-int8; or --encoder {name} to use it all the same.",
+            f"give --encoder {domain}-int8; or give --encoder {name} to use it anyway.",
         )
     return folder
 

@@ -1,8 +1,4 @@
-"""`evaluate`: a domain's head over several splits, beside baselines and itself with one thing changed, pair by pair.
-
-Whether a difference is more than chance is said by intervals over the same splits. This file fits and counts; what is
-varied is `heads.variants`' business, and nothing here sees a text.
-"""
+"""`evaluate`: compares the head of a domain with baselines, other encoders and ablations on several splits."""
 
 from __future__ import annotations
 
@@ -29,18 +25,18 @@ from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.records import to_json
 from loid_infer.settings import Workspace, WorkspaceLike, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
-from loid_infer.verbs.encoder import encoded, resolve_honest
+from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Inside:
-    """What is the same on every split."""
+class _Job:
+    """What is the same for every split."""
 
     domain: str
     data: Interactions
     workspace: Workspace
     settings: HeadSettings
-    others: Sequence[Variant]
+    extra: Sequence[Variant]
 
 
 def evaluate(
@@ -55,19 +51,19 @@ def evaluate(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EvaluateResult:
-    """Fit and test heads on `seeds` splits from `split_seed` on; the same pairs for every model.
+    """Fit and test heads on `seeds` splits, starting with `split_seed`.
 
-    Under the paper's protocol the strict head is fitted beside it. By time there is one split, and a seed only starts
-    the head elsewhere.
+    With the paper's protocol a strict head is fitted too. By time there is only one split; the seeds then only change
+    the initialization of the head.
 
     Args:
-        encoders: to compare; the first is `head`'s. `{seed}` in a name stands for the split's seed, since a plugin
-            trained on this domain must know the split it is tested on. The domain's own encoder, or `base`, if empty.
-        ablate: also fit the first encoder's head with one thing changed at a time.
+        encoders: names; the first is that of the main head. `{seed}` in a name is replaced by the split's seed, because
+            a plugin must have been trained on the split it is tested on. By default as in `fit`.
+        ablate: also fit variants of the main head.
 
     Raises:
-        BadSetting: an option outside its range, or an encoder that has seen test reviews.
-        BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: as `fit`.
+        BadSetting: an invalid option, or an encoder that was trained on test reviews.
+        BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `fit`.
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     names: list[str | None] = [*encoders] or [None]
@@ -75,38 +71,36 @@ def evaluate(
         raise BadSetting("a number outside its range", where="--seeds", expected="1 to 1000", got=str(seeds))
     chosen = settings.settings()
     strict = replace(settings, protocol="strict").settings()
-    others = [Variant(STRICT, strict)] if chosen.protocol == "paper" else []
-    others += variants(chosen) if ablate else []
-    inside = _Inside(
-        domain, open_table(workspace.table(domain), domain).interactions(progress), workspace, chosen, others
-    )
-    parts = [split_of(inside.data, split, split_seed + i * (split != "time")) for i in range(seeds)]
-    return _evaluate(inside, names, parts, start, progress)
+    extra = [Variant(STRICT, strict)] if chosen.protocol == "paper" else []
+    extra += variants(chosen) if ablate else []
+    data = open_table(workspace.table(domain), domain).interactions(progress)
+    job = _Job(domain, data, workspace, chosen, extra)
+    parts = [split_of(data, split, split_seed + i * (split != "time")) for i in range(seeds)]
+    return _evaluate(job, names, parts, start, progress)
 
 
 def _evaluate(
-    inside: _Inside, names: Sequence[str | None], parts: Sequence[Split], start: float, progress: Progress
+    job: _Job, names: Sequence[str | None], parts: Sequence[Split], start: float, progress: Progress
 ) -> EvaluateResult:
-    """Everything on every split; the record is kept in the workspace."""
-    first, settings = parts[0], inside.settings
+    first, settings = parts[0], job.settings
     opened = [
         [
-            resolve_honest(inside.workspace, name and name.replace("{seed}", str(part.seed)), inside.domain, part)
+            resolve_without_leak(job.workspace, name and name.replace("{seed}", str(part.seed)), job.domain, part)
             for name in names
         ]
         for part in parts
     ]
     labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
-    make_folder(inside.workspace.reports)
-    n_fits = len(parts) * (len(names) + len(inside.others))
-    with _stored(inside, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
+    make_folder(job.workspace.reports)
+    n_fits = len(parts) * (len(names) + len(job.extra))
+    with _stored(job, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
         results = [
-            [*_split_results(inside, labels, part, folders, vectors, first.seed + i, task)]
+            [*_split_results(job, labels, part, folders, vectors, first.seed + i, task)]
             for i, (part, folders) in enumerate(zip(parts, opened, strict=True))
         ]
-    runs, buckets, summary, bins = compare(results, system(HEAD, labels[0]), inside.data, parts)
+    runs, buckets, summary, bins = compare(results, system(HEAD, labels[0]), job.data, parts)
     result = EvaluateResult(
-        domain=inside.domain,
+        domain=job.domain,
         encoders=labels,
         preset=settings.preset,
         protocol=settings.protocol,
@@ -118,15 +112,15 @@ def _evaluate(
         buckets=buckets,
         summary=summary,
         calibration=bins,
-        path=str(_file(inside.workspace, inside.domain, first.kind, settings.protocol)),
+        path=str(_file(job.workspace, job.domain, first.kind, settings.protocol)),
         seconds=time.perf_counter() - start,
     )
-    _keep(result, progress)
+    _write_record(result, progress)
     return result
 
 
 def _file(workspace: Workspace, domain: str, split: str, protocol: str) -> Path:
-    """Each protocol and kind of split has a file of its own; a later run of the same replaces it."""
+    """One file per domain, protocol and kind of split."""
     marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "", "evaluation.json")
     return workspace.reports / ".".join((domain, *filter(None, marks)))
 
@@ -137,28 +131,28 @@ def _interval(split: str, seeds: int) -> str | None:
     return "splits, corrected for their overlap" if seeds > 1 else None
 
 
-def _keep(result: EvaluateResult, progress: Progress) -> None:
+def _write_record(result: EvaluateResult, progress: Progress) -> None:
     try:
         with new_file(Path(result.path)) as temporary:
             record = asdict(result) | {"versions": versions("torch", "numpy")}
             temporary.write_text(to_json(record, indent=1) + "\n")
-    except NoSpace as error:  # what took so long to find is still given back
-        progress.say(f"not kept for `loid-infer report`. {error}")
+    except NoSpace as error:  # the result is still returned
+        progress.say(f"the results for `loid-infer report` are not written. {error}")
 
 
 @contextmanager
-def _stored(inside: _Inside, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Mapping[str, Vectors]]:
-    """The vectors of every encoder by its fingerprint, all opened before the first fit."""
-    needed = {one.fingerprint: one for row in opened for one in row}
+def _stored(job: _Job, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Mapping[str, Vectors]]:
+    """Fingerprint -> vectors of each encoder. All stores are opened before the first fit."""
+    needed = {folder.fingerprint: folder for folders in opened for folder in folders}
     with ExitStack() as stores:
         yield {
-            key: stores.enter_context(encoded(inside.workspace, one, inside.domain, inside.data.digests))
-            for key, one in needed.items()
+            key: stores.enter_context(domain_vectors(job.workspace, folder, job.domain, job.data.digests))
+            for key, folder in needed.items()
         }
 
 
 def _split_results(
-    inside: _Inside,
+    job: _Job,
     labels: Sequence[str],
     parts: Split,
     encoders: Sequence[EncoderFolder],
@@ -166,15 +160,15 @@ def _split_results(
     seed: int,
     task: Task,
 ) -> Iterator[Result]:
-    """All systems on one split: baselines, then the head of each encoder, then the first one's variants."""
-    data, split = inside.data, f"{parts.kind}-{seed}"
+    """Results on one split: baselines, the head of each encoder, and variants of the first one."""
+    data, split = job.data, f"{parts.kind}-{seed}"
     test, train = (pairs_of(data, parts, rows) for rows in (parts.test, parts.train))
     ratings = data.ratings[parts.test].astype(np.float64)
 
     def result(name: str, model: Head, figures: Mapping[str, float]) -> Result:
-        before = mse(clipped(model.predict(train), data.rating_range), data.ratings[parts.train])
+        train_mse = mse(clipped(model.predict(train), data.rating_range), data.ratings[parts.train])
         predictions = clipped(model.predict(test), data.rating_range)
-        return measure(name, inside.domain, split, predictions, ratings, {"train_mse": before, **figures})
+        return measure(name, job.domain, split, predictions, ratings, {"train_mse": train_mse, **figures})
 
     def fit(model: str, label: str, vectors: Vectors, settings: HeadSettings) -> tuple[Result, Baselines]:
         start = time.perf_counter()
@@ -185,13 +179,13 @@ def _split_results(
 
     for number, (label, encoder) in enumerate(zip(labels, encoders, strict=True)):
         vectors = stored[encoder.fingerprint]
-        head, baselines = fit(HEAD, label, vectors, inside.settings)
+        head, baselines = fit(HEAD, label, vectors, job.settings)
         if number == 0:
             models: tuple[Head, ...] = (baselines.mean, baselines.bias, baselines.factors)
             for baseline, model in zip(BASELINES, models, strict=True):
                 yield result(baseline, model, {})
         yield head
         predictions = clipped(own_text(data, parts, vectors), data.rating_range)
-        yield measure(system(OWN_TEXT, label), inside.domain, split, predictions, ratings, {})
-        for other in inside.others if number == 0 else ():
-            yield fit(other.name, label, vectors_of(other, vectors, seed), other.settings)[0]
+        yield measure(system(OWN_TEXT, label), job.domain, split, predictions, ratings, {})
+        for variant in job.extra if number == 0 else ():
+            yield fit(variant.name, label, vectors_of(variant, vectors, seed), variant.settings)[0]

@@ -1,4 +1,4 @@
-"""The verb `export`: writes a base model with plugins folded in as an encoder that every runtime can run."""
+"""`export`: writes a base model, with plugins folded in, as an encoder for all runtimes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Workspace, Worksp
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 from loid_infer.verbs.calibrate import Calibration, open_calibration
 
-MAX_CHANGE = 0.005  # of the head's test MSE with int8 vectors, relative
+MAX_CHANGE = 0.005  # relative increase of the head's test MSE with int8 vectors
 Judge: TypeAlias = Callable[[Interactions, Floats, Floats, Progress], HeadGate]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRtReport:
-    """The shapes of TensorRT engines, and whether they have been built."""
+    """The shapes of the TensorRT engines, and whether they have been built."""
 
     profiles: tuple[Profile, ...]
     ready: bool
-    missing: str  # why not; empty if they have
+    missing: str  # why not; empty if ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ExportResult:
 
     encoder: str
     path: str
-    plugins: tuple[str, ...]  # folded in, with those they were trained on, in digest order
+    plugins: tuple[str, ...]  # folded plugins with those they were trained on, in digest order
     fingerprint: str
     architecture: str
     pooling: str
@@ -53,7 +53,7 @@ class ExportResult:
     precision: str
     precision_reason: str
     max_tokens: int
-    parity: Parity  # of the runtime that `auto` takes on this machine
+    parity: Parity  # of the runtime chosen by `auto` on this machine
     int8: Int8Report | None
     tensorrt: TensorRtReport | None
     seconds: float
@@ -80,28 +80,28 @@ def export(
     """Write `exports/encoders/<name>/`.
 
     Args:
-        name: of the encoder; by default that of the last plugin, else `base`.
+        name: name of the encoder; by default that of the last plugin, else `base`.
         base: `default`, a Hugging Face or sentence-transformers folder, a GGUF file, or a hub name.
-        plugins: folded into the base, each with the plugins it was trained on; once, in float32.
+        plugins: plugins to fold into the base, each with the plugins it was trained on.
         pooling: auto | cls | mean | last. `auto` is what a sentence-transformers folder says, else CLS for encoders and
             the last token for decoders and T5. The default base has CLS pooling.
-        normalize, prompt, prompt_name: unit length; prefix of every text, given itself or by its name in the folder. By
-            default as the folder says.
+        normalize: whether to normalize vectors to unit length; by default as the folder says.
+        prompt, prompt_name: prefix of every text, or its name in the folder; by default as the folder says.
         precision: fp32, bf16, fp16, int8, or auto: fp16 with a GPU, bf16 where the CPU has it natively, and fp32
             elsewhere or where parity fails.
-        calibrate_on: for int8, the domain whose reviews decide the scales and on whose ratings it is judged.
+        calibrate_on: for int8, the domain for calibration and for the judge.
         store: data type of the stored vectors, fp16 or fp32.
         max_tokens: maximum length with special tokens; longer texts are truncated on the right. By default what a
             sentence-transformers folder says, else at most 256.
-        tensorrt: also choose the shapes of TensorRT engines, and build them where TensorRT can run.
+        tensorrt: also choose the shapes of TensorRT engines, and build them if TensorRT can run here.
         judge: compares what can be learned from exact and from int8 vectors.
 
     Raises:
-        BadSetting: an option outside its range, too few texts to calibrate on, or a plugin that is given twice or
-            belongs to another base.
+        BadSetting: an invalid option, too few texts for calibration, or a plugin that is given twice or belongs to
+            another base.
         BadTable: `calibrate_on` has no table.
-        BadArtifact, RuntimeMissing: the base cannot be read or its family is not supported, or a plugin cannot be read.
-        ParityError: no installed runtime computes the reference's vectors, or int8 misses a gate; nothing is written.
+        BadArtifact, RuntimeMissing: the base or a plugin cannot be read, or the family is not supported.
+        ParityError: no installed runtime reproduces the reference, or int8 fails its test; nothing is written.
         NoSpace: the disk is full or the folder not writable.
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
@@ -111,11 +111,11 @@ def export(
     path, calibration = workspace.encoder(name), open_calibration(workspace, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base, pooling, normalize=normalize, prompt=prompt, prompt_name=prompt_name)
-    stacked, stack = _stacked(source, workspace, plugins)
-    int8 = partial(_quantized, stacked, calibration, judge, progress) if calibration else None
+    combined, stack = _with_plugins(source, workspace, plugins)
+    int8 = partial(_quantize, combined, calibration, judge, progress) if calibration else None
     proven = make_encoder(
         path,
-        stacked,
+        combined,
         precision=precision,
         progress=progress,
         store=store,
@@ -124,20 +124,20 @@ def export(
         plugins=stack.described(),
         quantize=int8,
     )
-    made = open_folder(path, name)
-    engines = _prepared(made, progress) if tensorrt else None
-    return _result(made, proven, stack, engines, time.perf_counter() - start)
+    folder = open_folder(path, name)
+    engines = _build_engines(folder, progress) if tensorrt else None
+    return _result(folder, proven, stack, engines, time.perf_counter() - start)
 
 
 def _result(
-    made: EncoderFolder, proven: Verified, stack: Stack, tensorrt: TensorRtReport | None, seconds: float
+    folder: EncoderFolder, proven: Verified, stack: Stack, tensorrt: TensorRtReport | None, seconds: float
 ) -> ExportResult:
-    spec = made.spec
+    spec = folder.spec
     return ExportResult(
-        encoder=made.name,
-        path=str(made.path),
+        encoder=folder.name,
+        path=str(folder.path),
         plugins=tuple(plugin.name for plugin in stack.chain),
-        fingerprint=made.fingerprint,
+        fingerprint=folder.fingerprint,
         architecture=spec.architecture,
         pooling=spec.pooling,
         normalize=spec.normalize,
@@ -151,8 +151,8 @@ def _result(
     )
 
 
-def _stacked(source: Base, workspace: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
-    """The base with plugins: folded into the exported tensors, and not merged in the reference module."""
+def _with_plugins(source: Base, workspace: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
+    """The base with plugins: folded in the exported tensors, unmerged in the reference module."""
     stack = stack_plugins(
         workspace, plugins, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses
     )
@@ -166,8 +166,8 @@ def _stacked(source: Base, workspace: Workspace, plugins: Sequence[str]) -> tupl
     return replace(source, tensors=tensors, model=unmerged(source.model, stack.chain)), stack
 
 
-def _prepared(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
-    """The profiles of a finished export. Opening it builds its engines and tests them."""
+def _build_engines(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
+    """Choose the profiles of an export; opening it builds and tests the engines."""
     shapes = profiles(encoder.spec.max_tokens, GPU_BATCH_TOKENS)
     widths = ", ".join(str(shape.max_tokens) for shape in shapes)
     progress.say(f"TensorRT: {len(shapes)} engines, for texts of up to {widths} tokens")
@@ -183,35 +183,35 @@ def _prepared(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:
     return TensorRtReport(shapes, not missing, missing)
 
 
-def _quantized(
+def _quantize(
     base: Base, calibration: Calibration, judge: Judge, progress: Progress, float32: EncoderFolder
 ) -> Verified:
-    """Replace the float graph by an int8 one and test it on held-out texts, on the probes, and with the judge."""
+    """Replace the float32 graph by an int8 one, and test it on held-out texts, on the probes, and with the judge."""
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.encoders.torch import TorchRuntime
 
     module, domain = Transformer(float32.spec, base.tensors), calibration.table.domain
     exact = Encoder(float32.spec, lambda: (float32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
-    vectors = calibration.vectors(_unfinished(float32), progress)
+    vectors = calibration.vectors(_encoder_of(float32), progress)
     progress.say(f"calibrating int8 on {domain!r} ...")
     int8, choice = quantize(float32, module, exact.encode, calibration.texts())
     progress.say(f"int8 on held-out texts: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")
     parity = report(int8, progress)
-    verdict = judge(calibration.interactions, vectors, calibration.vectors(_unfinished(int8), progress), progress)
+    verdict = judge(calibration.interactions, vectors, calibration.vectors(_encoder_of(int8), progress), progress)
     progress.say(f"head MSE with int8 vectors: {verdict.change:+.2%} from float32, mean of {verdict.n_seeds} splits")
     if not verdict.change <= MAX_CHANGE:  # also for NaN
         raise ParityError(
-            "int8 vectors cost the head too much on the calibration domain",
+            "int8 vectors increase the error of the head too much",
             where=int8.name,
-            expected=f"test MSE at most {MAX_CHANGE:.1%} above float32's, mean of {verdict.n_seeds} splits",
+            expected=f"test MSE at most {MAX_CHANGE:.1%} above that of float32, mean of {verdict.n_seeds} splits",
             got=f"{verdict.change:+.2%}",
             fix="Export with --precision bf16 or fp32. Nothing was written.",
         )
     return Verified(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
 
 
-def _unfinished(folder: EncoderFolder) -> Encoder:
-    """The encoder of a folder that has no manifest yet, on the CPU."""
+def _encoder_of(folder: EncoderFolder) -> Encoder:
+    """The encoder of a folder without a manifest, on the CPU."""
     return Encoder(
         folder.spec,
         lambda: (

@@ -1,7 +1,4 @@
-"""`fit`: a domain's head, trained on vectors from the store and compared with the baselines on the same split.
-
-This file ties table, store and head together; it computes nothing itself.
-"""
+"""`fit`: trains the head of a domain on stored vectors and compares it with baselines on the same split."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
-from loid_infer.verbs.encoder import encoded, resolve_honest
+from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
-_PAPER = "paper protocol: histories hold the very review that states the rating; its errors are no results"
+_PAPER = "paper protocol: histories contain the target review, so these errors are not valid results"
 
 
 class FitResult(FitReport, frozen=True, kw_only=True):
-    """What was fitted, how far off it is and what it took."""
+    """A fitted head, its errors and its cost."""
 
     path: str
     samples_per_s: float
@@ -56,32 +53,32 @@ def fit(
 ) -> FitResult:
     """Train the head of `domain` and write it to `exports/heads/<name>/`.
 
-    A run that was killed goes on from its last checkpoint when the same is asked for again.
+    A killed run continues from its last checkpoint when it is started again.
 
     Args:
-        name: of the head; the domain's, and `<domain>-paper` under the paper's protocol, if not given.
-        split_seed: `seed` if not given.
-        device: auto | cpu | cuda; only the network's training moves there.
-        checkpoint_s: seconds between checkpoints, which are written after an epoch.
+        name: name of the head; by default the domain, or `<domain>-paper` with the paper's protocol.
+        split_seed: by default `seed`.
+        device: auto | cpu | cuda; used for training the network.
+        checkpoint_s: minimum seconds between checkpoints, which are written after an epoch.
 
     Raises:
-        BadName, BadSetting: a name or option outside its range, or a plugin that has seen the test reviews.
+        BadName, BadSetting: an invalid name or option, or a plugin that was trained on test reviews.
         BadTable: the domain has no table.
         BadArtifact: there is no such encoder.
-        NotEncoded: texts of the domain lack vectors.
-        RuntimeMissing: the device is not there.
+        NotEncoded: some texts have no vectors.
+        RuntimeMissing: the device is not available.
         NoSpace: the disk is full or the folder not writable.
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     chosen = settings.settings()
     folder = workspace.head(name or (f"{domain}-paper" if chosen.protocol == "paper" else domain))
     _check_seeds(seed, split_seed)
-    _keep_others(folder, domain)
+    _check_replaced(folder, domain)
     on_device, interactions = torch_device(device), open_table(workspace.table(domain), domain).interactions(progress)
     parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    job = _Job(domain, interactions, parts, resolve_honest(workspace, encoder, domain, parts), folder, on_device)
+    job = _Job(domain, interactions, parts, resolve_without_leak(workspace, encoder, domain, parts), folder, on_device)
     checkpoint = job.checkpoint(chosen, seed, checkpoint_s)
-    with encoded(workspace, job.encoder, domain, interactions.digests) as vectors:
+    with domain_vectors(workspace, job.encoder, domain, interactions.digests) as vectors:
         fitted = fit_head(interactions, parts, vectors, chosen, seed, progress, checkpoint, on_device)
     if chosen.protocol == "paper":
         progress.say(_PAPER)
@@ -93,7 +90,7 @@ def fit(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """What a head is fitted on, and where it goes."""
+    """The inputs and the folder of a fit."""
 
     domain: str
     interactions: Interactions
@@ -103,7 +100,7 @@ class _Job:
     device: str
 
     def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
-        """Of the run that everything which decides the weights names."""
+        """The checkpoint of this run, identified by everything that decides the weights."""
         run = digest_json(
             [
                 to_builtins(settings),
@@ -115,7 +112,7 @@ class _Job:
                 versions("torch"),
             ]
         )
-        # Named by the run, so that a fit with other settings takes nothing from one that was killed.
+        # The name contains the run, so that a fit with other settings keeps the checkpoint of a killed one.
         return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
 
 
@@ -166,8 +163,8 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     )
 
 
-class _OfDomain(Struct):
-    """The field of a head's manifest by which another domain's is told."""
+class _DomainField(Struct):
+    """A field of the manifest of a head."""
 
     domain: str
 
@@ -175,18 +172,18 @@ class _OfDomain(Struct):
 def _check_seeds(seed: int, split_seed: int | None) -> None:
     for option, value in (("--seed", seed), ("--split-seed", split_seed)):
         if value is not None and not 0 <= value < 1 << 63:
-            raise BadSetting("not a seed", where=option, expected="0 to 2^63 - 1", got=str(value), fix="Give another.")
+            raise BadSetting("invalid seed", where=option, expected="0 to 2^63 - 1", got=str(value))
 
 
-def _keep_others(folder: Path, domain: str) -> None:
-    """Refuse to replace another domain's head."""
+def _check_replaced(folder: Path, domain: str) -> None:
+    """Raise BadSetting if the head of another domain would be replaced."""
     try:
-        other = decode(folder / MANIFEST, _OfDomain, "").domain
+        other = decode(folder / MANIFEST, _DomainField, "").domain
     except BadArtifact:
-        return  # nothing there, or nothing that can be lost
+        return  # missing or unusable
     if other != domain:
         raise BadSetting(
-            "the head of that name is another domain's",
+            "the head of that name belongs to another domain",
             where=str(folder),
             expected=domain,
             got=other,

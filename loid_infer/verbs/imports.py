@@ -1,7 +1,4 @@
-"""`cache import`: vectors computed elsewhere come into this workspace's store, each text once.
-
-Several machines may each encode a part and their stores or bundles be joined here, in any order.
-"""
+"""`cache import`: adds vectors from another store or a bundle to a store of this workspace."""
 
 from __future__ import annotations
 
@@ -31,59 +28,59 @@ _STEP = 8_192
 
 @dataclass(frozen=True, slots=True)
 class CacheImport:
-    """What came in."""
+    """A finished import."""
 
     source: str
     fingerprint: str
     encoder: str
-    n_texts: int  # different ones in the source
-    n_new: int  # that the store did not have
+    n_texts: int  # different texts in the source
+    n_new: int  # not stored before
     store: str
 
 
 def cache_import(
     source: str | os.PathLike[str], *, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> CacheImport:
-    """Take in a store's folder, copied from elsewhere, or a bundle that `cache export` wrote as .safetensors.
+    """Import a copy of a store's folder, or a .safetensors bundle written by `cache export`.
 
-    All of it is checked before anything is stored. A text that is stored already keeps its vector.
+    The source is checked completely first. Texts that are already stored keep their vectors.
 
     Raises:
-        BadArtifact: neither of both, altered, or vectors of an encoder that is not in this workspace.
-        BadStore: the store that is to be taken in, or the one here, is damaged.
-        StoreBusy, NoSpace: the store here cannot be written to; what was committed stays, and the command goes on.
+        BadArtifact: invalid source, or an encoder that is not in this workspace.
+        BadStore: the source or the store is damaged.
+        StoreBusy, NoSpace: the store cannot be written to. Committed chunks are kept; run the command again.
         ParityError: a vector is not finite.
     """
     workspace, path = Workspace.of(workspace), Path(source)
     with _opened(path, progress) as (spec, digests, vectors):
-        ours = fingerprint(spec)
-        names = encoders_by_fingerprint(workspace).get(ours)
+        key = fingerprint(spec)
+        names = encoders_by_fingerprint(workspace).get(key)
         if not names:
             raise BadArtifact(
-                "vectors of an encoder that is not in this workspace",
+                "the encoder of these vectors is not in this workspace",
                 where=str(path),
-                got=ours,
-                expected="the fingerprint of one of exports/encoders",
+                got=key,
+                expected="the fingerprint of one of the encoders",
                 fix="Export that encoder here first, or copy its folder.",
             )
         unique = first_rows(digests)
-        with StoreWriter(workspace.store(ours), spec, ours) as writer:
+        with StoreWriter(workspace.store(key), spec, key) as writer:
             new = unique[writer.reader.lookup(digests[unique]) < 0]
             wanted: Array = np.zeros(len(digests), np.bool_)
             wanted[new] = True
-            with progress.task("import", len(new), "texts") as task, Committer(writer, spec.dim) as behind:
+            with progress.task("import", len(new), "texts") as task, Committer(writer, spec.dim) as committer:
                 for start in range(0, len(wanted), _STEP):
                     rows = np.flatnonzero(wanted[start : start + _STEP])
                     if len(rows):
                         part = vectors(start, min(start + _STEP, len(wanted)))
-                        behind.add(digests[start + rows], part[rows])
+                        committer.add(digests[start + rows], part[rows])
                         task.advance(len(rows))
-    return CacheImport(str(path), ours, names[0], len(unique), len(new), str(workspace.store(ours)))
+    return CacheImport(str(path), key, names[0], len(unique), len(new), str(workspace.store(key)))
 
 
 @contextmanager
 def _opened(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Callable[[int, int], Floats]]]:
-    """The spec, the digests `[n, 16]`, and what gives the vectors `[m, d]` of the rows from, to."""
+    """The spec, the digests `[n, 16]`, and a function (start, end) -> vectors `[m, d]`."""
     folder = path.parent if path.name == DATA_FILE else path
     if folder.is_dir():
         spec = read_spec(folder)
@@ -96,7 +93,7 @@ def _opened(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Cal
             spec = decode(bundle.spec, Spec, "Export it again with this version.", where=str(path))
             if spec.dim != bundle.dim:
                 raise BadArtifact(
-                    "the vectors are not as wide as their spec says",
+                    "the width of the vectors contradicts their spec",
                     where=str(path),
                     expected=str(spec.dim),
                     got=str(bundle.dim),

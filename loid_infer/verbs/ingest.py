@@ -1,7 +1,4 @@
-"""The verb `ingest`: source files of reviews become the canonical table of a domain.
-
-This file knows the order of the steps. Formats, values, duplicates and the table itself are rooms of `data`.
-"""
+"""`ingest`: converts source files of reviews to the canonical table of a domain."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from loid_infer.types import SILENT, Bools, Progress, Task
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What `ingest` did. Duplicates and skipped lines are not among the rows."""
+    """A finished ingest. `n_rows` does not include duplicates and skipped lines."""
 
     domain: str
     n_rows: int
@@ -48,26 +45,26 @@ def ingest(
     rating_range: tuple[float, float] = (1.0, 5.0),
     progress: Progress = SILENT,
 ) -> IngestResult:
-    """Read `sources` in order as one stream into `data/<domain>.parquet`; an older table survives any error.
+    """Read `sources` in order into `data/<domain>.parquet`. After an error the old table is unchanged.
 
     Args:
         columns: canonical column -> the source's name, for any format.
-        duplicates: which review of a (user, item) pair stays: `keep-last` in input order, `keep-first`, or `error`.
-        on_bad: `error` stops at the first bad line, `skip` leaves bad lines out and counts them.
-        rating_range: lowest and highest rating that is not bad.
+        duplicates: which review of a (user, item) pair to keep: `keep-last`, `keep-first`, or `error`.
+        on_bad: `error` stops at the first bad line, `skip` skips and counts bad lines.
+        rating_range: lowest and highest valid rating.
 
     Raises:
         BadName: `domain` is not a slug.
-        BadSetting: an option outside its range.
-        BadTable: a source that cannot be read, a bad line, a duplicate under `error`, or no review at all.
+        BadSetting: an invalid option.
+        BadTable: a source cannot be read, a bad line, a duplicate with `error`, or no reviews.
         NoSpace: the disk is full or the workspace not writable.
     """
     path = Workspace.of(workspace).table(domain)
     _check_options(sources, duplicates, on_bad, rating_range)
-    found = [inspect(Path(source), format, columns or {}) for source in sources]
-    with new_file(path) as final:
-        stream = _Stream(found, on_bad == "skip", rating_range)
-        facts = stream.write(final, duplicates, progress)
+    inspected = [inspect(Path(source), format, columns or {}) for source in sources]
+    with new_file(path) as temporary:
+        stream = _Stream(inspected, on_bad == "skip", rating_range)
+        facts = stream.write(temporary, duplicates, progress)
     return IngestResult(
         domain=domain,
         n_rows=facts.n_rows,
@@ -82,24 +79,24 @@ def ingest(
 
 
 class _Stream:
-    """The sources as one stream of rows, and what must be remembered of it: 24 bytes a row."""
+    """The sources as one stream of rows. Needs 24 bytes of memory per row."""
 
     def __init__(self, sources: Sequence[Source], skip_bad: bool, rating_range: tuple[float, float]) -> None:
         self._sources, self._skip_bad, self._rating_range = sources, skip_bad, rating_range
         self._hashes = PairHashes()
-        self.numbers = array("q")  # line each row began on
+        self.numbers = array("q")  # first line of each row
         self._starts: list[int] = []  # first row of each source
         self.n_skipped = 0
 
     def write(self, path: Path, duplicates: str, progress: Progress) -> TableFacts:
-        """The rows that stay, as a table at `path`."""
+        """Write the table without duplicates to `path`."""
         n_bytes = sum(source.n_bytes for source in self._sources)
         with table_writer(path) as writer, progress.task("ingest", n_bytes, "bytes") as task:
             for source in self._sources:
                 self._read(source, writer, task)
             if not self.numbers:
                 raise BadTable(
-                    "no review is left",
+                    "there are no valid reviews",
                     where=", ".join(str(source.path) for source in self._sources),
                     expected="at least one review",
                     got=f"{self.n_skipped:,} bad lines",
@@ -109,21 +106,21 @@ class _Stream:
             if keep.all():
                 return self._finish(writer, keep)
         if duplicates == "error":
-            one, other = self._hashes.first_repeat(keep)
+            first, second = self._hashes.first_repeat(keep)
             raise BadTable(
                 "the same user has reviewed the same item before",
-                where=self._location(other),
-                expected="one review a pair",
-                got=f"another at {self._location(one)}",
-                fix="Choose which to keep with --duplicates keep-last or keep-first.",
+                where=self._location(second),
+                expected="one review per pair",
+                got=f"another at {self._location(first)}",
+                fix="Give --duplicates keep-last or keep-first.",
             )
-        everything = path.replace(path.with_stem(f"{path.stem}-all"))
+        all_rows = path.replace(path.with_stem(f"{path.stem}-all"))
         try:
             with table_writer(path) as writer:
-                filter_table(everything, keep, writer)
+                filter_table(all_rows, keep, writer)
                 return self._finish(writer, keep)
         finally:
-            everything.unlink()
+            all_rows.unlink()
 
     def _read(self, source: Source, writer: TableWriter, task: Task) -> None:
         self._starts.append(len(self.numbers))
@@ -150,12 +147,12 @@ class _Stream:
 def _check_options(sources: Sequence[Path], duplicates: str, on_bad: str, rating_range: tuple[float, float]) -> None:
     low, high = rating_range
     if not sources:
-        raise BadSetting("there is no source", where="ingest", expected="at least one file", fix="Name a file.")
+        raise BadSetting("there is no source", where="ingest", expected="at least one file")
     check_choice("duplicates", duplicates, POLICIES)
     check_choice("on-bad", on_bad, ("error", "skip"))
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise BadSetting(
-            "not a range",
+            "invalid range",
             where="--rating-range",
             expected="LOW,HIGH with LOW < HIGH",
             got=f"{low:g},{high:g}",

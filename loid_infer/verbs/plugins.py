@@ -1,7 +1,4 @@
-"""`plugin merge | import | list | show`: make one plugin of several, bring one in, look at those there are.
-
-Knows no training and no encoder; what a plugin is folded into is the business of `export`.
-"""
+"""`plugin merge | import | list | show`."""
 
 from __future__ import annotations
 
@@ -42,13 +39,13 @@ class PluginMerge:
     plugin: str
     path: str
     method: str
-    parents: tuple[str, ...]  # names, in the order of their digests
-    weights: tuple[float, ...]  # theirs
-    density: float | None  # None of linear
+    parents: tuple[str, ...]  # names, in digest order
+    weights: tuple[float, ...]  # of the parents
+    density: float | None  # None for linear
     seed: int
-    rank: int | None  # None: kept in full
-    relative_error: float | None  # of all tensors together, where truncated to a rank
-    errors: tuple[TensorError, ...]  # of each, where truncated
+    rank: int | None  # None: not truncated
+    relative_error: float | None  # of all tensors together, if truncated
+    errors: tuple[TensorError, ...]  # of each tensor, if truncated
     n_tensors: int
     digest: str
     base_digest: str
@@ -57,7 +54,7 @@ class PluginMerge:
 
 @dataclass(frozen=True, slots=True)
 class PluginImport:
-    """An adapter brought in."""
+    """A finished import."""
 
     plugin: str
     path: str
@@ -72,16 +69,16 @@ class PluginImport:
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One plugin at a glance."""
+    """Summary of a plugin."""
 
     name: str
     method: str = ""  # train | import | linear | ties | dare | dare_ties
-    domains: tuple[str, ...] = ()  # all it was trained on
+    domains: tuple[str, ...] = ()  # all domains it was trained on
     base: str = ""
-    on: tuple[str, ...] = ()  # plugins beneath it, by name where it is known here, else the first of their digest
-    parents: tuple[str, ...] = ()  # what it was merged from
+    on: tuple[str, ...] = ()  # plugins it was trained on, by name if known, else the start of the digest
+    parents: tuple[str, ...] = ()  # merged plugins
     digest: str = ""
-    problem: str = ""  # why it cannot be read; empty for a good one
+    problem: str = ""  # why it cannot be read, or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,38 +100,38 @@ def plugin_merge(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginMerge:
-    """Write `exports/plugins/<name>/`, the merge of `plugins`: their order changes nothing.
+    """Write `exports/plugins/<name>/`, the merge of `plugins`. Their order does not matter.
 
     Args:
         method: linear, ties, dare or dare_ties, as kernels/merging.py defines them.
         weights: one for each plugin, 1 by default; negative ones subtract.
-        density: of ties the share of entries kept, of dare the probability that one is; 0.8 by default, none of linear.
-        rank: of the best low-rank approximation that is kept instead of the merge itself, as a peft folder.
-        seed: of dare's masks.
+        density: share of entries kept by ties, probability of keeping one in dare; default 0.8. Not for linear.
+        rank: write the best low-rank approximation instead, as a peft folder.
+        seed: seed of the masks of dare.
 
     Raises:
-        BadSetting: an option outside its range, plugins of several bases or chains, or one that is there twice.
-        BadArtifact: a plugin is not there, or altered.
+        BadSetting: an invalid option, plugins of several bases or chains, or a repeated plugin.
+        BadArtifact: a plugin is missing or has been changed.
         NoSpace: the disk is full or the folder not writable.
     """
     workspace = Workspace.of(workspace)
     path = workspace.plugin(name)
-    how = merge_settings(method, density, rank, seed)
-    given = _weights(weights, len(plugins))
-    weighted = sorted(zip(_parents(workspace, plugins, name), given, strict=True), key=lambda pair: pair[0].digest)
+    options = merge_settings(method, density, rank, seed)
+    checked = _weights(weights, len(plugins))
+    weighted = sorted(zip(_parents(workspace, plugins, name), checked, strict=True), key=lambda pair: pair[0].digest)
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
-    merged = merge(sources, how, progress)
+    merged = merge(sources, options, progress)
     manifest = structs.replace(
-        first,  # whose base and chain are those of all
+        first,  # base and chain are the same for all
         name=name,
         digest=delta_digest(merged.delta),
         method=method,
         holds=tuple(sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.manifest.holds)})),
         parents=tuple(NamedDigest(plugin.name, plugin.digest) for plugin in parents),
         trained_on=tuple(sorted({run for plugin in parents for run in plugin.manifest.trained_on})),
-        settings={"weights": ordered, "density": how.density, "rank": rank},
+        settings={"weights": ordered, "density": options.density, "rank": rank},
         metrics=PluginMetrics(n_tensors=len(merged.delta), relative_error=merged.relative_error, errors=merged.errors),
         seed=seed,
         device="",
@@ -149,7 +146,7 @@ def plugin_merge(
         method=method,
         parents=tuple(plugin.name for plugin in parents),
         weights=ordered,
-        density=how.density,
+        density=options.density,
         seed=seed,
         rank=rank,
         relative_error=merged.relative_error,
@@ -169,17 +166,17 @@ def plugin_import(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginImport:
-    """Write `exports/plugins/<name>/` from a LoRA adapter that peft saved elsewhere.
+    """Write `exports/plugins/<name>/` from a LoRA adapter saved by peft.
 
-    The adapter is written anew: float32, modules by their full path in the base, and the base by name. So it opens on
-    `AutoModel` although it was trained on a model with a task head, and no folder of another machine is in it.
+    The adapter is rewritten in float32, with the full paths of modules in the base and the name of the base. So it can
+    be loaded on `AutoModel` even if it was trained on a model with a task head, and contains no local paths.
 
     Args:
         base: what it was trained on: `default`, a folder, a GGUF file, or a hub name; see `export`.
 
     Raises:
-        BadArtifact: no peft folder, an adapter that does more than add to linear maps, or one that does not fit `base`.
-        BadSetting, RuntimeMissing: the base cannot be had.
+        BadArtifact: not a peft folder, an unsupported adapter, or one that does not fit `base`.
+        BadSetting, RuntimeMissing: the base cannot be loaded.
         NoSpace: the disk is full or the folder not writable.
     """
     from loid_infer.graphs.bases import load_base
@@ -188,18 +185,18 @@ def plugin_import(
     path = workspace.plugin(name)
     if not (origin / ADAPTER_CONFIG).is_file():
         raise BadArtifact(
-            "no peft adapter here",
+            "no peft adapter found",
             where=str(origin),
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
-            fix="Give the folder that model.save_pretrained wrote.",
+            fix="Give a folder written by model.save_pretrained.",
         )
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
     delta, tensors, family = read_adapter(origin, loaded.family.prefix), loaded.arrays(), loaded.family
-    # `all-linear` and `dense` match poolers and heads, which no vector depends on.
-    for dead in sorted(part for part in delta if not family.uses(part) and part not in tensors):
-        del delta[dead]
-        progress.say(f"left out {dead}: the base's checkpoint has none, and no vector depends on it")
+    # `all-linear` and `dense` also match poolers and heads, which no vector depends on.
+    for unused in sorted(part for part in delta if not family.uses(part) and part not in tensors):
+        del delta[unused]
+        progress.say(f"ignored {unused}: it is not in the base, and no vector depends on it")
     check_delta(delta, tensors, str(origin))
     weights = loaded.digest()
     n_params = sum(part.a.size + part.b.size for part in delta.values())
@@ -223,79 +220,75 @@ def plugin_import(
             versions=versions("numpy", "safetensors"),
         )
         write_manifest(folder, manifest)
-    progress.say("what it was trained on is not known here: whether it saw a domain's test reviews, nobody can check")
+    progress.say("the training data of this plugin is unknown: leakage of test reviews cannot be checked")
     return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
 
 
 def plugin_list(*, workspace: WorkspaceLike = None) -> PluginList:
-    """Every plugin of the workspace, by name; one that cannot be read is listed with the reason."""
+    """All plugins of the workspace by name. One that cannot be read is listed with the reason."""
     workspace = Workspace.of(workspace)
     names = {plugin.digest: plugin.name for plugin in reversed(readable_plugins(workspace))}
     return PluginList(tuple(_info(path, names) for path in plugin_folders(workspace)))
 
 
 def plugin_show(name: str, *, workspace: WorkspaceLike = None) -> dict[str, Any]:
-    """The manifest of a plugin, each of its files compared with its digest.
-
-    Raises:
-        BadName, BadArtifact: see `open_plugin`.
-    """
+    """The manifest of a plugin, after verifying its files; see `open_plugin`."""
     return decode(open_plugin(Workspace.of(workspace), name).path / MANIFEST, dict[str, Any], "Run it again.")
 
 
 def _weights(weights: Sequence[float] | None, n: int) -> list[float]:
     weights = [1.0] * n if weights is None else [float(weight) for weight in weights]
-    said = ",".join(f"{weight:g}" for weight in weights)
+    text = ",".join(f"{weight:g}" for weight in weights)
     if len(weights) != n:
         raise BadSetting(
-            "not one weight for each plugin",
+            "wrong number of weights",
             where="--weights",
             expected=f"{n}",
-            got=f"{len(weights)}: {said}",
+            got=f"{len(weights)}: {text}",
             fix="Give them in the order of the plugins.",
         )
     if not all(math.isfinite(weight) and weight for weight in weights):
         raise BadSetting(
-            "a weight that is no weight",
+            "invalid weight",
             where="--weights",
             expected="finite numbers other than 0",
-            got=said,
-            fix="Leave a plugin out that is not to count.",
+            got=text,
+            fix="Omit a plugin that should have no weight.",
         )
     return weights
 
 
 def _parents(workspace: Workspace, names: Sequence[str], name: str) -> list[PluginFolder]:
-    """The named plugins, which must stand on one ground, be different, and not be what is written over."""
+    """The named plugins, which must be different, have the same base, tokenizer and chain, and not be overwritten."""
     if not names:
         raise BadSetting("nothing to merge", expected="one or more plugins", fix="See `loid-infer plugin list`.")
     if name in names:
         raise BadSetting(
-            "a merge cannot take the place of one of its parents", where=f"--name {name}", fix="Choose another --name."
+            "a merge cannot replace one of its parents", where=f"--name {name}", fix="Choose another --name."
         )
     parents = [open_plugin(workspace, parent) for parent in names]
     refuse_repeats(parents)
     first = parents[0]
     for other in parents[1:]:
-        for what, one, another in (
+        for what, value, other_value in (
             ("base", first.manifest.base.digest, other.manifest.base.digest),
             ("tokenizer", first.manifest.tokenizer, other.manifest.tokenizer),
-            ("chain beneath them", sorted(first.manifest.on), sorted(other.manifest.on)),
+            ("plugins they were trained on", sorted(first.manifest.on), sorted(other.manifest.on)),
         ):
-            if one != another:
+            if value != other_value:
                 raise BadSetting(
                     f"plugins {first.name!r} and {other.name!r} differ in the {what}",
                     where=str(workspace.plugins),
-                    expected=_ground(first),
-                    got=_ground(other),
+                    expected=_description(first),
+                    got=_description(other),
                     fix="Merge plugins of one base that were trained on the same plugins.",
                 )
     return parents
 
 
-def _ground(plugin: PluginFolder) -> str:
-    beneath = ", ".join(digest[:16] for digest in plugin.manifest.on) or "no plugin"
-    return f"{plugin.name}: {plugin.manifest.base.name} ({plugin.manifest.base.digest[:16]}) with {beneath}"
+def _description(plugin: PluginFolder) -> str:
+    chain = ", ".join(digest[:16] for digest in plugin.manifest.on) or "no plugin"
+    return f"{plugin.name}: {plugin.manifest.base.name} ({plugin.manifest.base.digest[:16]}) with {chain}"
 
 
 def _info(path: Path, names: dict[str, str]) -> PluginInfo:

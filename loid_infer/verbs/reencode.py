@@ -1,7 +1,4 @@
-"""`cache verify --reencode N`: whether a store's own encoder still gives the vectors that lie there.
-
-A checksum tells that bytes are what was written, not that they came from the right model. This does.
-"""
+"""`cache verify --reencode N`: compares stored vectors with newly computed ones of the same encoder."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.reader import StoreReader
 from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints, Progress
 
-# Between a stored vector and the same text computed anew, perhaps by another runtime. A plugin trained for a few steps
-# only may be as near to its base.
+# Minimum cosine between a stored and a newly computed vector, which may come from another runtime.
 _COS_MIN = {"int8": 0.98}
 _COS_MIN_FLOAT = 0.999
 
@@ -29,10 +25,10 @@ _COS_MIN_FLOAT = 0.999
 def reencode(
     workspace: Workspace, encoder: EncoderFolder, store: StoreReader, n: int, seed: int, progress: Progress
 ) -> tuple[Floats, list[str]]:
-    """Compute `n` random stored texts anew, of those that the workspace's tables have.
+    """Compute the vectors of `n` random stored texts of the workspace's tables again.
 
     Returns:
-        The cosines `[m]` of what is stored and what was computed, and in words each that is too small.
+        The cosines `[m]` of stored and new vectors, and a message for each that is too small.
 
     Raises:
         RuntimeMissing, ParityError: the encoder cannot run here.
@@ -40,25 +36,25 @@ def reencode(
     """
     tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
     digests = [table.digests(progress) for table in tables]
-    every = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *digests])
-    first = first_rows(every)  # a text counts once, however often it was written
-    first = first[store.lookup(every[first]) >= 0]
+    all_digests = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *digests])
+    first = first_rows(all_digests)
+    first = first[store.lookup(all_digests[first]) >= 0]
     chosen = np.sort(np.random.default_rng(seed).choice(first, min(n, len(first)), replace=False))
     if not len(chosen):
-        progress.say(f"no table here has a text of this store: nothing of {encoder.name!r} is computed anew")
+        progress.say(f"no table has a text of this store: nothing of {encoder.name!r} is computed again")
         return np.zeros(0), []
-    rows = store.lookup(every[chosen])
-    stored = store.gather(rows, every[chosen])
-    again: Floats = np.empty(stored.shape, np.float32)
+    rows = store.lookup(all_digests[chosen])
+    stored = store.gather(rows, all_digests[chosen])
+    computed: Floats = np.empty(stored.shape, np.float32)
     with (
         Encoder.open(encoder, progress=progress) as opened,
         progress.task("re-encode", len(chosen), "texts") as task,
-        closing(opened.stream(_texts(tables, digests, chosen))) as finished,
+        closing(opened.stream(_texts(tables, digests, chosen))) as batches,
     ):
-        for slots, vectors in finished:
-            again[np.searchsorted(chosen, slots)] = vectors
+        for slots, vectors in batches:
+            computed[np.searchsorted(chosen, slots)] = vectors
             task.advance(len(slots))
-    cosines = row_cosines(stored, again)
+    cosines = row_cosines(stored, computed)
     cos_min = _COS_MIN.get(encoder.spec.precision, _COS_MIN_FLOAT)
     return cosines, [
         f"row {row}: {encoder.name!r} gives another vector (cosine {cosine:.4f})"
@@ -70,7 +66,7 @@ def reencode(
 def _texts(
     tables: Sequence[ReviewTable], digests: Sequence[Digests], wanted: Ints
 ) -> Iterator[tuple[Ints, Sequence[str]]]:
-    """The texts of `wanted [m]`, ascending row numbers that go on from table to table."""
+    """The texts of the ascending rows `wanted [m]` of the concatenated tables."""
     start = 0
     for table, part in zip(tables, digests, strict=True):
         inside = wanted[(wanted >= start) & (wanted < start + len(part))]

@@ -1,4 +1,4 @@
-"""`report`: one HTML page of what the runs of a workspace have measured, and the commands for what they did not."""
+"""`report`: writes an HTML page with all measurements of a workspace, and the commands for missing ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """A written page."""
+    """A written report."""
 
     path: str
     domains: tuple[str, ...]
@@ -33,26 +33,26 @@ class ReportResult:
 
 
 def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progress: Progress = SILENT) -> ReportResult:
-    """Write `reports/report.html`, or `reports/<domain>.report.html` of one domain: a page that loads nothing else.
+    """Write `reports/report.html`, or `reports/<domain>.report.html` for one domain: a self-contained page.
 
-    A file that cannot be read is left out, and the page and the result say so.
+    Files that cannot be read are left out and listed.
 
     Raises:
-        BadName: the domain's name is no slug.
-        BadTable: there is no such domain, or nothing at all to show.
+        BadName: the name of the domain is not a slug.
+        BadTable: there is no such domain, or nothing to report.
         NoSpace: the page cannot be written.
     """
     start = time.perf_counter()
     folder = Workspace.of(workspace)
     findings = read_findings(folder)
-    names = [one.name for one in findings.domains]
+    names = [item.name for item in findings.domains]
     if domain is not None and slug(domain, "domain") not in names:
         raise BadTable(
             f"there is no domain {domain!r}",
             where=str(folder.root.absolute()),
-            expected="one of this workspace",
+            expected="a domain of this workspace",
             got=", ".join(names) or "none",
-            fix=f"Name one of these, or run: loid-infer ingest SRC --domain {domain}",
+            fix=f"Give one of these, or run: loid-infer ingest SRC --domain {domain}",
         )
     if not (findings.domains or findings.encoders or findings.plugins or findings.left_out):
         raise BadTable(
@@ -71,12 +71,12 @@ def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progre
         temporary.write_bytes(content)
     return ReportResult(
         path=str(path),
-        domains=tuple(one.name for one in findings.domains),
+        domains=tuple(item.name for item in findings.domains),
         n_heads=len(findings.heads),
         n_encoders=len(findings.encoders),
         n_plugins=len(findings.plugins),
         not_measured=(
-            *(one for part in findings.domains for one in missing_of_domain(part)),
+            *(item for part in findings.domains for item in missing_of_domain(part)),
             *missing_shared(findings),
         ),
         left_out=findings.left_out,

@@ -1,7 +1,4 @@
-"""The verb `sample`: synthetic domains to try everything on, written as canonical tables.
-
-This file knows the order of the steps; what is planted in the reviews is drawn in `data.sample`.
-"""
+"""`sample`: writes synthetic domains as canonical tables."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on 
 
 @dataclass(frozen=True, slots=True)
 class SampleDomain:
-    """One synthetic domain that was written."""
+    """A written synthetic domain."""
 
     domain: str
     n_reviews: int
@@ -34,7 +31,7 @@ class SampleDomain:
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """The synthetic domains, in the order they were asked for."""
+    """The written domains, in the requested order."""
 
     domains: Sequence[SampleDomain]
     note: str = NOTE
@@ -48,9 +45,9 @@ def sample(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> SampleResult:
-    """Write synthetic domains of `n_reviews` reviews each into `data/`; a table of that name is replaced.
+    """Write synthetic domains of `n_reviews` reviews each to `data/`, replacing tables of that name.
 
-    A domain's reviews depend on its name, `n_reviews` and `seed` alone.
+    The reviews depend only on the name, `n_reviews` and `seed`.
 
     Args:
         domains: names; None for electronics, movies_tv and video_games.
@@ -70,7 +67,7 @@ def sample(
             fix="Give for example --n-reviews 2000",
         )
     if seed < 0:
-        raise BadSetting("not a seed", where="--seed", expected="0 or more", got=str(seed), fix="Give --seed 0")
+        raise BadSetting("invalid seed", where="--seed", expected="0 or more", got=str(seed))
     paths = {domain: workspace.table(domain) for domain in domains or SAMPLE_DOMAINS}
     written = [_write(draw_world(domain, n_reviews, seed), path, progress) for domain, path in paths.items()]
     progress.say(NOTE)

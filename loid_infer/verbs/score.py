@@ -1,7 +1,4 @@
-"""`score`: ratings for pairs of users and items, from heads and cached vectors.
-
-This file ties files of pairs, heads and the store together; it computes nothing itself.
-"""
+"""`score`: predicts ratings for a file of (user, item) pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user kno
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """What was scored. Errors are of scores clipped to the rating range, over the rows with a rating."""
+    """A finished run. Errors are of scores clipped to the rating range, over the rows with a rating."""
 
     domains: tuple[str, ...]
     heads: tuple[str, ...]
@@ -57,20 +54,20 @@ def score(
 ) -> ScoreResult:
     """Score every row of `pairs` (parquet or CSV) and write the same rows with `score` and `known` to `out`.
 
-    Unknown users and items are scored too. A row's score depends on its user and item only.
+    Unknown users and items are scored too. A score depends only on user and item.
 
     Args:
-        domain: of all rows; else the file's column `domain` says it row by row, else the only head there is.
-        head: the head for all rows; the domain's, if not given.
-        out: `<pairs>.scores.parquet` (`.csv` for CSV) beside the input, if not given.
-        device: auto | cpu | cuda, where the network computes. On the CPU scores are the same on every machine.
+        domain: domain of all rows; by default the column `domain`, else the only head.
+        head: head for all rows; by default the domain's.
+        out: by default `<pairs>.scores.parquet` (`.csv` for CSV) next to the input.
+        device: auto | cpu | cuda, for the network. On the CPU scores are the same on every machine.
 
     Raises:
         BadTable: the pairs cannot be read.
-        BadSetting: no telling which head is meant, or no such device.
-        RuntimeMissing: the device is not there.
-        BadArtifact: a head is absent or damaged.
-        NotEncoded, BadStore: the store lacks vectors the head looks at.
+        BadSetting: the choice of head is ambiguous, or the device is unknown.
+        RuntimeMissing: the device is not available.
+        BadArtifact: a head is missing or damaged.
+        NotEncoded, BadStore: vectors of the head's reviews are missing or damaged.
     """
     start = time.perf_counter()
     on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
@@ -100,8 +97,8 @@ def score(
     )
 
 
-class _Opened:
-    """A head that is ready to score."""
+class _OpenHead:
+    """A loaded head with its vectors."""
 
     def __init__(self, workspace: Workspace, name: str, domain: str, device: str) -> None:
         folder = workspace.head(name)
@@ -113,27 +110,29 @@ class _Opened:
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
 
     def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
-        """Scores `[n]` and how much is known `[n]`: 1 for the item plus 2 for the user."""
+        """Scores `[n]` and indices into `_KNOWN` `[n]`."""
         pairs = self.saved.code_pairs(_codes(self.users, user_ids), _codes(self.items, item_ids))
         return self.predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
 
 
 @dataclass(slots=True)
 class _Run:
-    """The heads opened so far, and the sums over all batches."""
+    """The open heads, and sums over all batches."""
 
     workspace: Workspace
     device: str
-    only: str | None  # the head of all rows; None: the column decides
+    only: str | None  # head for all rows; None: from the column `domain`
     domain: str | None
-    opened: dict[str, _Opened] = field(default_factory=dict)
-    n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by what is known of them
+    opened: dict[str, _OpenHead] = field(default_factory=dict)
+    n_known: Ints = field(
+        default_factory=lambda: np.zeros(len(_KNOWN), np.int64)
+    )  # number of rows by index into `_KNOWN`
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
 
     def batch(self, pairs: Pairs) -> tuple[Floats, list[str]]:
-        """Scores `[n]` float32 and the words of `known`."""
+        """Scores `[n]` float32 and the values of `known` `[n]`."""
         scores, clipped, known = np.zeros(pairs.n, np.float32), np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
         names = np.array([self.only] * pairs.n if self.only else pairs.domains, object)
         for name in dict.fromkeys(names.tolist()):
@@ -151,33 +150,33 @@ class _Run:
         return scores, _KNOWN[known].tolist()
 
     def warning(self) -> str | None:
-        """What is wrong with the heads that were used."""
-        papers = [name for name, one in sorted(self.opened.items()) if one.saved.manifest.protocol == "paper"]
+        """A warning if heads of the paper's protocol were used."""
+        papers = [name for name, head in sorted(self.opened.items()) if head.saved.manifest.protocol == "paper"]
         if not papers:
             return None
         return (
-            f"{', '.join(papers)}: fitted under the paper's protocol, whose histories hold the target review. "
-            "Its scores here, without that review, are no results; fit with --protocol strict."
+            f"{', '.join(papers)}: fitted with the paper's protocol, whose histories contain the target review. "
+            "Scores without that review are not valid results; fit with --protocol strict."
         )
 
-    def _open(self, name: str) -> _Opened:
+    def _open(self, name: str) -> _OpenHead:
         if name not in self.opened:
-            opened = _Opened(self.workspace, name, self.domain or name, self.device)
+            opened = _OpenHead(self.workspace, name, self.domain or name, self.device)
             expected = self.domain or (None if self.only else name)  # the column names domains
             if expected is not None and opened.domain != expected:
                 raise BadSetting(
-                    "the head is another domain's",
+                    "the head belongs to another domain",
                     where=f"--head {name}",
                     expected=expected,
                     got=opened.domain,
-                    fix="Leave --domain or --head out.",
+                    fix="Omit --domain or --head.",
                 )
             self.opened[name] = opened
         return self.opened[name]
 
 
 def _only_head(workspace: Workspace, source: PairSource, domain: str | None, head: str | None) -> str | None:
-    """The head of all rows, or None where the column `domain` decides."""
+    """The head for all rows, or None if the column `domain` decides."""
     if head is not None or domain is not None:
         return head or domain
     if source.has_domain:
@@ -187,9 +186,9 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
     if len(names) == 1:
         return names[0]
     if not names:
-        raise BadArtifact("there is no head to score with", where=str(folder), fix="Run: loid-infer fit --domain D")
+        raise BadArtifact("there is no head", where=str(folder), fix="Run: loid-infer fit --domain D")
     raise BadSetting(
-        "several heads, and nothing says which one is meant",
+        "there are several heads",
         where=str(folder),
         expected="--domain, --head or a column domain",
         got=f"the heads {', '.join(names)}",
@@ -198,12 +197,12 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
 
 
 def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> Floats:
-    """Vectors `[n_texts, d]` of the texts a history can hold; those of other texts are zero and never read."""
+    """Vectors `[n_texts, d]` of the texts in histories; zero for other texts, which are not used."""
     manifest = saved.manifest
     spec, recorded = manifest.card, manifest.fingerprint
     if fingerprint(spec) != recorded:
         raise BadArtifact(
-            "the head's spec is not the one of its fingerprint",
+            "the spec of the head contradicts its fingerprint",
             where=str(folder),
             expected=recorded,
             got=fingerprint(spec),
@@ -211,9 +210,9 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> 
         )
     texts, digests = saved.training_digests()
     encode = encode_command(manifest.encoder, manifest.domain)
-    found = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)
-    vectors = np.zeros((len(saved.reviews.digests), found.shape[1]), found.dtype)
-    vectors[texts] = found
+    stored = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)
+    vectors = np.zeros((len(saved.reviews.digests), stored.shape[1]), stored.dtype)
+    vectors[texts] = stored
     return vectors
 
 

@@ -1,8 +1,7 @@
-"""`similar`: the items, users or reviews of a domain nearest to one of them, or to a text.
+"""`similar`: finds the items, users or reviews of a domain that are nearest to an item, a user or a text.
 
-An item (a user) stands where the mean of its reviews' vectors does. The index is kept beside the heads, bound to the
-fingerprint of the store and the digest of the table, and made anew when either is another. This file computes no
-vector itself.
+The vector of an item or user is the mean over its reviews. The index is saved, and rebuilt when the table or the
+encoder has changed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _STEP = 1 << 16
 
 
 class IndexManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="index"):
-    """`manifest.json` of an index: which vectors it was built of."""
+    """`manifest.json` of an index."""
 
     format: int
     domain: str
@@ -51,12 +50,12 @@ class IndexManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="in
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """One that is near."""
+    """An item, user or review near the query."""
 
-    id: str  # of an item or user; of a review, the row in the domain's table
-    score: float  # cosine of the directions from the domain's center, -1..1
-    n_reviews: int  # that its vector is the mean of; of a review, how many have that very text
-    user_id: str | None = None  # of a review, as what follows
+    id: str  # id of an item or user, or row of a review in the table
+    score: float  # cosine after subtracting the mean of the domain, -1..1
+    n_reviews: int  # number of reviews in the mean; for a review, number of reviews with the same text
+    user_id: str | None = None  # this and the following only for reviews
     item_id: str | None = None
     rating: float | None = None
     text: str | None = None
@@ -64,7 +63,7 @@ class Neighbor:
 
 @dataclass(frozen=True, slots=True)
 class SimilarResult:
-    """What is near, nearest first."""
+    """The neighbors, nearest first."""
 
     domain: str
     encoder: str
@@ -92,49 +91,49 @@ def similar(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> SimilarResult:
-    """The `n` nearest to an item, a user or a text of `domain`; the one that is asked about is not among them.
+    """The `n` nearest neighbors of an item, a user or a text, without the query itself.
 
-    Reviews of blank text count nowhere, and reviews with the very same text are one.
+    Reviews without text are ignored, and reviews with equal texts are one neighbor.
 
     Args:
-        item: exactly one of `item`, `user` and `text` is given.
-        of: what to look among: `items`, `users` or `reviews`; what the query is, and `reviews` for a text.
-        device: auto | cpu | cuda, where a text is encoded.
+        item, user, text: the query; exactly one is given.
+        of: what to search: `items`, `users` or `reviews`; by default the kind of the query, `reviews` for a text.
+        device: auto | cpu | cuda, for encoding a text.
 
     Raises:
-        BadSetting: not exactly one query, an unknown id or kind, or one without a review of text.
+        BadSetting: not exactly one query, an unknown id or kind, or an item or user without texts.
         BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
-        RuntimeMissing, ParityError: a text cannot be encoded here; see `Encoder.runtime`.
+        RuntimeMissing, ParityError: see `Encoder.runtime`.
     """
     start = time.perf_counter()
     queries = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
-    asked = [(option, kind, value) for option, kind, value in queries if value is not None]
-    if len(asked) != 1:
-        got = " and ".join(f"--{option}" for option, _, _ in asked) or "none"
+    given = [(option, kind, value) for option, kind, value in queries if value is not None]
+    if len(given) != 1:
+        got = " and ".join(f"--{option}" for option, _, _ in given) or "none"
         raise BadSetting("specify one query", expected="exactly one of --item, --user and --text", got=got)
-    (_, source, query), of = asked[0], of or asked[0][1]
+    (_, source, query), of = given[0], of or given[0][1]
     check_choice("of", of, KINDS)
     if n < 1:
-        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n), fix="Leave it out.")
+        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n))
     workspace = Workspace.of(workspace)
     table = open_table(workspace.table(domain), domain)
-    found = resolve(workspace, encoder, domain)
+    resolved = resolve(workspace, encoder, domain)
     data = table.interactions(progress)
-    encode = encode_command(found.name, domain)
-    with open_store(workspace.store(found.fingerprint), found.spec, found.fingerprint, encode) as store:
+    encode = encode_command(resolved.name, domain)
+    with open_store(workspace.store(resolved.fingerprint), resolved.spec, resolved.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
-        folder = workspace.root / "exports" / "indexes" / f"{domain}.{found.name}.{of}"
+        folder = workspace.root / "exports" / "indexes" / f"{domain}.{resolved.name}.{of}"
         is_text = source == "reviews"
-        vector = _encoded(query, found, device, progress) if is_text else vectors.of_one(source, query, domain)
-        index, center, codes = _index(folder, of, table, found, vectors, progress)
+        vector = _encode(query, resolved, device, progress) if is_text else vectors.mean_of(source, query, domain)
+        index, center, codes = _index(folder, of, table, resolved, vectors, progress)
     numbers, scores = index.search(directions(vector[None], center)[0], n + 1)
     near = [(int(codes[number]), float(score)) for number, score in zip(numbers, scores, strict=True)]
     own = vectors.code(source, query) if source == of != "reviews" else -1
     near = [(code, score) for code, score in near if code != own][:n]
     return SimilarResult(
         domain,
-        found.name,
-        found.fingerprint,
+        resolved.name,
+        resolved.fingerprint,
         of,
         query,
         _neighbors(of, near, data, table),
@@ -151,37 +150,36 @@ class _Vectors:
 
     def __init__(self, data: Interactions, store: StoreReader, fix: str) -> None:
         self.data, self._store, self._fix = data, store, fix
-        self.filled = ~data.empty[data.texts]  # [n], reviews of some text
+        self.filled = ~data.empty[data.texts]  # [n], whether a review has text
 
     def of_texts(self, texts: Ints) -> Floats:
-        """`[m, d]`, as stored, of text codes `[m]`."""
+        """The stored vectors `[m, d]` of text codes `[m]`."""
         digests = self.data.digests[texts]
         return self._store.gather(self._store.rows_of(digests, self._fix), digests)
 
     def code(self, kind: str, name: str) -> int:
-        """The code of an item's or user's id; -1 if the domain has none."""
+        """The code of an item or user id; -1 if unknown."""
         ids = _groups(kind, self.data)[1]
         at = int(np.searchsorted(np.asarray(ids, object), name))
         return at if at < len(ids) and ids[at] == name else -1
 
-    def of_one(self, kind: str, name: str, domain: str) -> Floats:
-        """The mean `[d]` over the reviews of an item or user."""
+    def mean_of(self, kind: str, name: str, domain: str) -> Floats:
+        """The mean vector `[d]` of an item or user."""
         code, what = self.code(kind, name), kind.removesuffix("s")
         rows = np.flatnonzero((_groups(kind, self.data)[0] == code) & self.filled)
         if not len(rows):
-            why = f"the domain has no such {what}" if code < 0 else "none of its reviews has text"
             raise BadSetting(
-                why,
+                f"the domain has no such {what}" if code < 0 else "none of its reviews has text",
                 where=f"--{what} {name}",
                 expected=f"an id of {domain}'s table",
                 got=repr(name),
-                fix=f"Look into data/{domain}.parquet for the ids there are.",
+                fix=f"See data/{domain}.parquet for valid ids.",
             )
         mean: Floats = self.of_texts(self.data.texts[rows]).astype(np.float64).mean(0)
         return mean
 
     def means(self, kind: str) -> tuple[Floats, Ints]:
-        """Means `[m, d]` float32 over the reviews of each item or user that has text, and their codes `[m]`."""
+        """Mean vectors `[m, d]` float32 of all items or users with texts, and their codes `[m]`."""
         rows = np.flatnonzero(self.filled)
         groups = _groups(kind, self.data)[0][rows]
         order = np.argsort(groups, kind="stable")
@@ -200,8 +198,7 @@ class _Vectors:
 def _index(
     folder: Path, of: str, table: ReviewTable, encoder: EncoderFolder, vectors: _Vectors, progress: Progress
 ) -> tuple[Index, Floats, Ints]:
-    """The index in `folder`, the center `[d]` it is seen from and the code of each vector `[n]`; built where there is
-    none of this table and these vectors."""
+    """The index, the subtracted mean `[d]` and the code of each vector `[n]`; rebuilt if table or encoder differ."""
     from safetensors.numpy import load_file
 
     try:
@@ -211,8 +208,8 @@ def _index(
             index = Index.load(folder / _FILE, manifest.index, manifest.recall)
             return index, tensors["center"], tensors["codes"]
     except BadArtifact:
-        pass  # absent or damaged: it is only a copy of what the store says
-    progress.say(f"building the index of {of}: there is none of this table and encoder yet")
+        pass  # missing or damaged: build it again
+    progress.say(f"building the index of {of} for this table and encoder")
     if of == "reviews":
         codes = np.unique(vectors.data.texts[vectors.filled])
         matrix = vectors.of_texts(codes)
@@ -220,10 +217,10 @@ def _index(
         matrix, codes = vectors.means(of)
     if not len(matrix):
         raise BadSetting(
-            "there is nothing to look among",
+            "there is nothing to search",
             where=table.domain,
             expected="reviews with text",
-            got="blank ones",
+            got="only empty texts",
             fix="Ingest reviews with text.",
         )
     center = matrix.mean(0, dtype=np.float64).astype(np.float32)
@@ -247,11 +244,10 @@ def _index(
     return index, center, codes
 
 
-def _encoded(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
-    """The vector `[d]` of a text of the caller's."""
+def _encode(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
     check_texts([text], "--text")
     if not text.strip():
-        raise BadSetting("a blank text is near nothing", where="--text", expected="some words", fix="Say something.")
+        raise BadSetting("the text is empty", where="--text", expected="some words")
     with Encoder.open(encoder, device=device, progress=progress) as opened:
         vector: Floats = opened.encode([text])[0]
     return vector
@@ -265,7 +261,7 @@ def _neighbors(
         counts = np.bincount(groups[~data.empty[data.texts]], minlength=len(ids))
         return tuple(Neighbor(ids[code], score, int(counts[code])) for code, score in near)
     rows = {code: np.flatnonzero(data.texts == code) for code, _ in near}
-    firsts = sorted(int(found[0]) for found in rows.values())
+    firsts = sorted(int(numbers[0]) for numbers in rows.values())
     texts = {
         int(row): text
         for numbers, part in table.texts(np.array(firsts, np.int64))
@@ -287,5 +283,5 @@ def _neighbors(
 
 
 def _groups(kind: str, data: Interactions) -> tuple[Ints, Sequence[str]]:
-    """Whose each review is, `[n]`, and the ids behind these codes."""
+    """The item or user code of each review, `[n]`, and the ids of the codes."""
     return (data.items, data.item_ids) if kind == "items" else (data.users, data.user_ids)

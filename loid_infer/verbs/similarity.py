@@ -1,7 +1,6 @@
-"""`plugin similarity`: how alike the reviews of domains are to the plain base, LoID's table 2.
+"""`plugin similarity`: mean cosines between the reviews of domains under the plain base (LoID, table 2).
 
-Tells which source domains may help a target before any plugin is trained. The verb draws texts and compares vectors; it
-knows no plugin, and keeps nothing but the matrix and its picture.
+Shows which source domains may help a target domain before any plugin is trained.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ RECORD, PICTURE = "similarity.json", "similarity.png"
 class SimilarityResult(Similarity, frozen=True):
     """Mean cosines between reviews of domains."""
 
-    path: str  # of the heat map; the matrix is beside it, in RECORD
+    path: str  # of the heat map; the matrix is in RECORD next to it
     seconds: float
 
 
@@ -51,9 +50,8 @@ def plugin_similarity(
 ) -> SimilarityResult:
     """Compare domains by the mean cosine over all `n_texts` x `n_texts` pairs of reviews; matrix and map to `reports/`.
 
-    Texts are drawn among the different texts of a domain that are not blank. The diagonal compares two draws that share
-    no text: pairs of a text with itself would raise it and say nothing. A draw depends on the seed and the domain's
-    texts, neither on their order nor on what other domains are given.
+    Samples are drawn from the different non-empty texts of a domain. The diagonal compares disjoint samples, because
+    pairs of equal texts would raise it. A sample depends only on the seed and the set of texts of the domain.
 
     Args:
         base: `default`, a folder, a GGUF file, or a hub name; see `export`.
@@ -61,27 +59,27 @@ def plugin_similarity(
         max_tokens: longest input; by default 256, or what the base allows if that is less.
 
     Raises:
-        BadSetting: fewer than two domains, one given twice or under two names, one with fewer than 2 `n_texts` texts,
-            or another option outside its range.
-        BadTable, BadName: a domain has no table, or its name is none.
-        BadArtifact, RuntimeMissing: the base cannot be had or is of no family we compute.
-        NoSpace: matrix or picture cannot be written.
+        BadSetting: fewer than two domains, a repeated domain, one with fewer than 2 `n_texts` texts, or another
+            invalid option.
+        BadTable, BadName: a domain has no table or an invalid name.
+        BadArtifact, RuntimeMissing: the base cannot be loaded or its family is not supported.
+        NoSpace: matrix or plot cannot be written.
     """
     start = time.perf_counter()
     workspace = Workspace.of(workspace)
     _check(domains, n_texts, pooling)
     tables = [open_table(workspace.table(domain), domain) for domain in domains]
-    drawn = [_draw(table, n_texts, seed, progress) for table in tables]
-    _check_different(domains, [content for content, _ in drawn])
+    samples = [_draw(table, n_texts, seed, progress) for table in tables]
+    _check_different(domains, [content for content, _ in samples])
     source = load_base(base, pooling, normalize=False)
     max_tokens = source.max_tokens(max_tokens)
-    with progress.task("vectors", 2 * n_texts * len(drawn), "texts") as task:
+    with progress.task("vectors", 2 * n_texts * len(samples), "texts") as task:
         encoder, vectors = _plain(source, max_tokens), []
-        for _, texts in drawn:  # domain by domain, so that no last bit depends on the others
+        for _, texts in samples:  # one domain at a time, so that vectors do not depend on other domains
             vectors.append(encoder.encode(texts))
             task.advance(2 * n_texts)
     firsts, others = [part[:n_texts] for part in vectors], [part[n_texts:] for part in vectors]
-    n = range(len(drawn))
+    n = range(len(samples))
     matrix = tuple(tuple(mean_pairwise_cosine(firsts[i], (others if i == j else firsts)[j]) for j in n) for i in n)
     result = SimilarityResult(
         domains=tuple(domains),
@@ -94,12 +92,12 @@ def plugin_similarity(
         path=str(workspace.reports / PICTURE),
         seconds=0.0,
     )
-    _keep(result)
+    _write(result)
     return structs.replace(result, seconds=time.perf_counter() - start)
 
 
 def _plain(base: Base, max_tokens: int) -> Encoder:
-    """The base in float32 as it is: good for a few hundred texts, and no export."""
+    """The base in float32, without an export."""
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.encoders.torch import TorchRuntime
 
@@ -108,39 +106,35 @@ def _plain(base: Base, max_tokens: int) -> Encoder:
     return Encoder(spec, lambda: (base.tokenizer(max_tokens), TorchRuntime(module, "fp32", n_usable_threads())))
 
 
-def _keep(result: SimilarityResult) -> None:
+def _write(result: SimilarityResult) -> None:
     """Write the matrix and its heat map."""
     from loid_infer.figures import heat_map
 
-    # No seconds and no path: the same texts give the same bytes anywhere.
+    # Without seconds and path, so that the same texts give the same bytes.
     with new_file(Path(result.path).with_name(RECORD)) as temporary:
         temporary.write_text(to_json(narrowed(result, Similarity), indent=1) + "\n")
     note = (
         f"Mean cosine over {result.n_texts} x {result.n_texts} reviews; {result.pooling} pooling of {result.base}, at "
-        f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two draws of one domain that share no "
-        "text."
+        f"most {result.max_tokens} tokens, seed {result.seed}. On the diagonal: two disjoint samples of one "
+        "domain."
     )
     with new_file(Path(result.path)) as temporary:
         heat_map(temporary, result.domains, np.array(result.matrix), "Similarity of domains", note)
 
 
 def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tuple[str, list[str]]:
-    """A digest of all texts of a domain, whatever their order, and the `2 n_texts` whose keys are lowest: `n_texts` to
-    compare with other domains, then as many to compare these with.
+    """A digest of the set of texts of a domain, and the `2 n_texts` texts with the lowest random keys.
 
-    Keys hold all texts of the domain, so that a text which two domains share is not drawn in both for being low in one.
-
-    Raises:
-        BadSetting: there are not enough texts.
+    Keys depend on all texts of the domain, so a text that two domains share is drawn in them independently.
     """
     data = table.interactions(progress)
     filled = np.flatnonzero(~data.empty)  # in the order of their digests
     if len(filled) < 2 * n_texts:
-        fix = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Leave it out."
+        fix = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Omit this domain."
         raise BadSetting(
             "too few texts to compare",
             where=table.domain,
-            expected=f"at least {2 * n_texts} different ones that are not blank: two draws of {n_texts}",
+            expected=f"at least {2 * n_texts} different texts that are not empty: two samples of {n_texts}",
             got=str(len(filled)),
             fix=fix,
         )
@@ -158,29 +152,22 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tu
 def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
     if len(domains) < 2:
         raise BadSetting(
-            "there is nothing to compare",
-            expected="two domains or more",
-            got=str(len(domains)),
-            fix="Name another domain that was ingested.",
+            "too few domains", expected="at least two", got=str(len(domains)), fix="Add another ingested domain."
         )
     twice = sorted({domain for domain in domains if list(domains).count(domain) > 1})
     if twice:
         raise BadSetting(
-            "a domain is given twice", got=", ".join(twice), fix="Name each once; the diagonal compares it with itself."
+            "a domain is given twice", got=", ".join(twice), fix="Give each once; the diagonal compares it with itself."
         )
     if n_texts < 1:
         raise BadSetting(
-            "too few texts",
-            where="--n-texts",
-            expected="at least 1",
-            got=str(n_texts),
-            fix="Leave --n-texts out for 100.",
+            "too few texts", where="--n-texts", expected="at least 1", got=str(n_texts), fix="Omit --n-texts for 100."
         )
     check_choice("pooling", pooling, POOLINGS)
 
 
 def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
-    """Two names of the same texts would be the same draw, compared with itself."""
+    """Raise BadSetting if two domains have the same texts, which would be compared with themselves."""
     first: dict[str, str] = {}
     for domain, content in zip(domains, contents, strict=True):
         known = first.setdefault(content, domain)
@@ -188,5 +175,5 @@ def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
             raise BadSetting(
                 "two domains have the same texts",
                 got=f"{known}, {domain}",
-                fix="Name one of them; the diagonal compares it with itself.",
+                fix="Give one of them; the diagonal compares it with itself.",
             )

@@ -1,7 +1,4 @@
-"""`plugin train`: LoRA learns a domain's ratings from its reviews, over a base or over frozen plugins (LoID eq. 3-5).
-
-This file ties table, split, base, training and the plugin's folder together; it computes nothing itself.
-"""
+"""`plugin train`: trains LoRA to predict a domain's ratings from its reviews (LoID eq. 3-5)."""
 
 from __future__ import annotations
 
@@ -38,30 +35,29 @@ if TYPE_CHECKING:
     from loid_infer.plugins.adapted import RatingModel
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
-_MAX_EVALUATED = 10_000  # reviews of the validation part, and of the test part
+_MAX_EVALUATED = 10_000  # maximum number of reviews in the validation part and in the test part
 
 
 @dataclass(frozen=True, slots=True)
 class PluginTrainResult:
-    """A finished plugin. Errors are of predictions clipped to the rating range, from a review's own text: what the
-    source task asks for, and no measure of a recommender."""
+    """A trained plugin. Errors are of clipped predictions from a review's own text, not of a recommender."""
 
     plugin: str
     path: str
     digest: str
     domain: str
     base: str
-    on: tuple[str, ...]  # names of the plugins frozen beneath
+    on: tuple[str, ...]  # names of the frozen plugins it was trained on
     n_params: int  # of LoRA
     val_mse: float
     test_mse: float
-    test_variance: float  # of the same test ratings: what predicting their mean would cost
+    test_variance: float  # of the test ratings: the MSE of predicting their mean
     n_train: int
     n_valid: int
     n_test: int
     n_steps: int
     best_step: int
-    tokens_per_s: float  # real tokens learnt from, without validation
+    tokens_per_s: float  # training tokens without padding
     precision: str
     base_digest: str
     parent_digest: str
@@ -86,20 +82,20 @@ def plugin_train(
 ) -> PluginTrainResult:
     """Train a plugin on the training part of `domain` and write it to `exports/plugins/<name>/`.
 
-    A run that was killed goes on from its checkpoint when the same is asked for again.
+    A killed run continues from its checkpoint when it is started again.
 
     Args:
         base: `default`, a folder, a GGUF file, or a hub name; see `export`.
-        on: plugins that stay frozen beneath this one (re-LoRA, LoID eq. 5), with all that they rest on.
-        name: of the plugin; the domain's if not given.
-        split_seed: the settings' seed if not given.
+        on: frozen plugins to train on (re-LoRA, LoID eq. 5), with those they were trained on.
+        name: name of the plugin; by default the domain.
+        split_seed: by default the seed of the settings.
         device: auto | cpu | cuda.
         checkpoint_s: seconds between checkpoints.
 
     Raises:
-        BadName, BadSetting: a name or option outside its range, or a plugin beneath that saw this domain's test rows.
-        BadTable, BadArtifact: the table, the base or a plugin beneath cannot be used.
-        RuntimeMissing: the device is not there.
+        BadName, BadSetting: an invalid name or option, or a plugin of `on` that was trained on test reviews.
+        BadTable, BadArtifact: the table, the base or a plugin of `on` cannot be used.
+        RuntimeMissing: the device is not available.
         NoSpace: the disk is full or the folder not writable.
     """
     from loid_infer.plugins.train import clipped_mse
@@ -113,10 +109,10 @@ def plugin_train(
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
     settings = _resolved(settings, source, on_device)
-    beneath = stack_plugins(workspace, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
-    for plugin in beneath.chain:
+    stack = stack_plugins(workspace, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
+    for plugin in stack.chain:
         refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
-    job = _Job(workspace, path.name, table, interactions, parts, source, beneath, settings, on_device)
+    job = _Job(workspace, path.name, table, interactions, parts, source, stack, settings, on_device)
     sets = _examples(job, progress)
     run = digest_json(to_builtins([job.lineage(), on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
@@ -128,7 +124,7 @@ def plugin_train(
 
 
 def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettings:
-    """The settings with what `auto` and the base's own limits come to."""
+    """The settings with `auto` and the limits of the base resolved."""
     known = source.family.targets(source.spec("", source.shape.max_tokens))
     settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
     precision = settings.precision
@@ -142,7 +138,7 @@ def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """What is trained, on what."""
+    """The inputs of a training run."""
 
     workspace: Workspace
     name: str
@@ -150,12 +146,12 @@ class _Job:
     interactions: Interactions
     parts: Split
     source: Base
-    beneath: Stack
+    stack: Stack
     settings: TrainSettings
     device: str
 
     def lineage(self) -> dict[str, Any]:
-        """What the weights rest on: fields of the plugin's manifest."""
+        """The fields of the plugin's manifest that identify the training run."""
         parts = self.parts
         run = TrainingRun(
             domain=self.table.domain,
@@ -166,10 +162,10 @@ class _Job:
         )
         return {
             "method": "train",
-            "base": NamedDigest(self.source.name, self.beneath.base_digest),
-            "parent_digest": self.beneath.digest,
-            "tokenizer": self.beneath.tokenizer,
-            "on": tuple(sorted(plugin.digest for plugin in self.beneath.chain)),
+            "base": NamedDigest(self.source.name, self.stack.base_digest),
+            "parent_digest": self.stack.digest,
+            "tokenizer": self.stack.tokenizer,
+            "on": tuple(sorted(plugin.digest for plugin in self.stack.chain)),
             "parents": (),
             "holds": (),
             "trained_on": (run,),
@@ -179,7 +175,7 @@ class _Job:
 
 
 def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
-    """Tokens and ratings of the three parts; each different text is tokenized once."""
+    """Tokens and ratings of the three parts. Each different text is tokenized once."""
     interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
     first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
     order = np.argsort(first)
@@ -191,13 +187,13 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
             ids.append(tokens.flat_ids)
             lengths.append(tokens.lengths)
             task.advance(len(rows))
-    everything = Examples(np.concatenate(ids), np.concatenate(lengths), np.zeros(len(first)))
+    examples = Examples(np.concatenate(ids), np.concatenate(lengths), np.zeros(len(first)))
 
     def part(rows: Bools, most: int) -> Examples:
         chosen = np.flatnonzero(rows)
         if len(chosen) > most:
             chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
-        return everything.take(position[interactions.texts[chosen]], interactions.ratings[chosen].astype(np.float64))
+        return examples.take(position[interactions.texts[chosen]], interactions.ratings[chosen].astype(np.float64))
 
     parts = job.parts
     return {
@@ -215,10 +211,10 @@ def _train(
     from loid_infer.plugins.train import Data, rating_model, train
 
     settings, ratings = job.settings, sets["train"].ratings
-    # What LoRA learns from is what is pooled: dense layers and unit length come behind it and stay as they are.
-    whole = job.source.spec(job.beneath.digest, settings.max_tokens, precision=settings.precision)
-    spec = structs.replace(whole, dense=(), dense_dim=0, normalize=False)
-    frozen = {key: torch.from_numpy(part) for key, part in job.beneath.tensors.items()}
+    # LoRA is trained on pooled vectors, before dense layers and normalization.
+    spec = job.source.spec(job.stack.digest, settings.max_tokens, precision=settings.precision)
+    spec = structs.replace(spec, dense=(), dense_dim=0, normalize=False)
+    frozen = {key: torch.from_numpy(part) for key, part in job.stack.tensors.items()}
     scale = (float(ratings.mean()), float(ratings.std()))
     model = rating_model(spec, frozen, job.source.model, settings, scale).to(job.device)
     before = torch.get_num_threads()
@@ -239,7 +235,7 @@ def _result(
     start: float,
     progress: Progress,
 ) -> PluginTrainResult:
-    """Write the plugin, and say what it is."""
+    """Write the plugin."""
     weights = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.trained().items()}
     modules = [key.removesuffix(".a") for key in weights if key.endswith(".a")]
     delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], job.settings.scale) for key in modules}
@@ -251,7 +247,7 @@ def _result(
         digest=delta_digest(delta),
         domain=job.table.domain,
         base=job.source.name,
-        on=job.beneath.names,
+        on=job.stack.names,
         n_params=sum(part.a.size + part.b.size for part in delta.values()),
         val_mse=history.eval_errors[history.best],
         test_mse=test_mse,
@@ -263,8 +259,8 @@ def _result(
         best_step=history.eval_steps[history.best],
         tokens_per_s=history.units_per_s,
         precision=job.settings.precision,
-        base_digest=job.beneath.base_digest,
-        parent_digest=job.beneath.digest,
+        base_digest=job.stack.base_digest,
+        parent_digest=job.stack.digest,
         split_digest=job.parts.digest,
         seed=job.settings.seed,
         seconds=time.perf_counter() - start,
@@ -279,19 +275,19 @@ def _result(
     )
     with new_plugin(job.workspace, job.name, progress) as folder:
         write_adapter(folder, delta, job.source.name)
-        _keep(folder, regressor, history, job)
+        _write_curve(folder, regressor, history, job)
         write_manifest(folder, manifest)
     return result
 
 
-def _keep(folder: Path, regressor: dict[str, Array], history: History, job: _Job) -> None:
-    """What is kept for inspection: the regressor, the curve, its picture."""
+def _write_curve(folder: Path, regressor: dict[str, Array], history: History, job: _Job) -> None:
+    """Write the regressor, the learning curve and its plot for inspection."""
     from loid_infer.figures import Curve, learning_curves
 
     save_tensors(folder / REGRESSOR_FILE, regressor, copy=True)
     (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)
-    on = f" on {' + '.join(job.beneath.names)}" if job.beneath.names else ""
+    on = f" on {' + '.join(job.stack.names)}" if job.stack.names else ""
     variance = float(job.interactions.ratings[job.parts.valid].var())
     learning_curves(
         folder / PICTURE,

@@ -1,4 +1,4 @@
-"""`cache salvage | compact | gc`: stores written anew out of what is sound, what is dense, or what is still used."""
+"""`cache salvage | compact | gc`: recovers, compacts and cleans stores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
-from loid_infer.store.writer import held
+from loid_infer.store.writer import writer_lock
 from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command
@@ -30,7 +30,7 @@ _STEP = 1 << 20  # digests that are looked up at once
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A domain some of whose texts a store holds, and some not."""
+    """A domain with texts that are missing in a store."""
 
     domain: str
     n_texts: int
@@ -40,7 +40,7 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class StoreChange:
-    """One store before and after."""
+    """A store before and after the command."""
 
     fingerprint: str
     n_rows: int
@@ -52,7 +52,7 @@ class StoreChange:
 
 @dataclass(frozen=True, slots=True)
 class CacheChange:
-    """What was done to the stores, one by one."""
+    """The changes to all stores."""
 
     n_stores: int
     n_dropped: int
@@ -62,30 +62,30 @@ class CacheChange:
 
 @dataclass(frozen=True, slots=True)
 class CacheSweep:
-    """What `cache_gc` removed, or would have."""
+    """What `cache_gc` removed, or would remove."""
 
     dry_run: bool
-    n_stores: int  # removed whole: no encoder and no head has their fingerprint
-    n_rows: int  # dropped from the others: no table, corpus or head has their texts
-    n_leftovers: int  # unfinished exports and stores of runs that were killed at least a day ago
-    bytes_freed: int  # of those and of whole stores; what dropped rows free is known after the store was written anew
+    n_stores: int  # removed stores: no encoder or head has their fingerprint
+    n_rows: int  # removed from other stores: no table, corpus or head has their texts
+    n_leftovers: int  # temporary folders of killed runs, at least a day old
+    bytes_freed: int  # in a dry run without the bytes of removed rows, which are unknown
     stores: tuple[StoreChange, ...]
 
 
 def cache_salvage(
     *, encoder: str | None = None, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> CacheChange:
-    """Keep every sound chunk of all stores, or of one encoder's, and tell which domains must be encoded again.
+    """Recover the intact chunks of all stores, or of one encoder's, and list the domains to encode again.
 
     Raises:
-        BadStore: a store has no spec, and no encoder of its fingerprint is there.
+        BadStore: a store has no spec, and no encoder has its fingerprint.
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
         StoreBusy, NoSpace: see `store.rewrite`; nothing is changed.
     """
     workspace, changes = Workspace.of(workspace), []
     for folder in store_folders(workspace, encoder):
         spec = _spec(workspace, folder)
-        with held(folder):
+        with writer_lock(folder):
             done = salvage(folder, spec, folder.name, progress)
         lost = tuple(_unfinished(workspace, folder, spec, done.n_dropped > 0, progress))
         changes.append(StoreChange(folder.name, **asdict(done), unfinished=lost))
@@ -95,7 +95,7 @@ def cache_salvage(
 def cache_compact(
     *, encoder: str | None = None, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> CacheChange:
-    """Write all stores, or one encoder's, anew with full chunks and full pages.
+    """Rewrite all stores, or one encoder's, with full chunks and pages.
 
     Raises:
         BadStore: a store is damaged.
@@ -104,23 +104,22 @@ def cache_compact(
     """
     workspace, changes = Workspace.of(workspace), []
     for folder in store_folders(workspace, encoder):
-        with held(folder):
+        with writer_lock(folder):
             done = compact(folder, read_spec(folder), folder.name, None, progress)
         changes.append(StoreChange(folder.name, **asdict(done)))
     return _changed(changes)
 
 
 def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress: Progress = SILENT) -> CacheSweep:
-    """Remove stores that no encoder and no head refers to, rows of texts that no table, no other corpus and no head
-    has, and what killed runs left unfinished. A finished export has a name, by which anybody may ask for it: it is
-    never removed.
+    """Remove stores that no encoder or head refers to, rows of texts that no table, corpus or head has, and leftovers
+    of killed runs. Finished exports are never removed.
 
-    Every store is held while that is found out, so nothing is dropped that a run beside this one has just stored. What
-    must be read is read before anything is removed.
+    All stores are locked first, so rows written by a concurrent run are safe. Everything is read before anything is
+    removed.
 
     Raises:
-        BadSetting: there is no table at all, so that nearly every row would go.
-        BadArtifact: a manifest or a head cannot be read, so nobody knows what it refers to.
+        BadSetting: there is no table, so nearly every row would be removed.
+        BadArtifact: a manifest or a head cannot be read.
         BadStore: a store is damaged.
         StoreBusy, NoSpace: see `store.rewrite`.
     """
@@ -128,17 +127,17 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
     with ExitStack() as stack:
         folders = store_folders(workspace)
         for folder in folders:
-            stack.enter_context(held(folder))
-        alive = {referred(path) for kind in ("encoders", "heads") for path in manifests(workspace, kind)}
+            stack.enter_context(writer_lock(folder))
+        used_stores = {referred(path) for kind in ("encoders", "heads") for path in manifests(workspace, kind)}
         used = used_digests(workspace, progress, {})
-        gone = [folder for folder in folders if folder.name not in alive]
-        specs = {folder: read_spec(folder) for folder in folders if folder.name in alive}
+        unused_stores = [folder for folder in folders if folder.name not in used_stores]
+        specs = {folder: read_spec(folder) for folder in folders if folder.name in used_stores}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
         if not workspace.domains() and any(n_unused for _, n_unused in counts.values()):
             raise BadSetting(
-                "no domain has a table, and rows would be dropped that no other corpus has",
+                "no domain has a table, and rows that no corpus has would be removed",
                 where=str(workspace.root / "data"),
-                fix="Bring the tables back with `loid-infer ingest`, or remove the folder of the store yourself.",
+                fix="Create the tables again with `loid-infer ingest`, or remove the folder of the store manually.",
             )
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
@@ -148,21 +147,21 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
                 if not dry_run:
                     done = compact(folder, specs[folder], folder.name, lambda digests: _within(digests, used), progress)
                 changes.append(StoreChange(folder.name, **asdict(done)))
-        for folder in gone:
+        for folder in unused_stores:
             freed += sum(file.stat().st_size for file in folder.iterdir())
             if not dry_run:
                 with writing(folder):
                     shutil.rmtree(folder.resolve())
-                    folder.unlink(missing_ok=True)  # what is left of a link
+                    folder.unlink(missing_ok=True)  # if it is a symbolic link
         folders = [workspace.cache, *(workspace.root / "exports" / kind for kind in ("encoders", "heads", "plugins"))]
-        leftovers = [left for folder in folders for left in abandoned(folder)]
-        for left in leftovers:
-            freed += sum(file.stat().st_size for file in (left, *left.rglob("*")) if file.is_file())
+        leftovers = [path for folder in folders for path in abandoned(folder)]
+        for path in leftovers:
+            freed += sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             if not dry_run:
-                remove(left)
+                remove(path)
     freed += sum(change.bytes_before - change.bytes_after for change in changes)
     n_dropped = sum(change.n_dropped for change in changes)
-    return CacheSweep(dry_run, len(gone), n_dropped, len(leftovers), freed, tuple(changes))
+    return CacheSweep(dry_run, len(unused_stores), n_dropped, len(leftovers), freed, tuple(changes))
 
 
 def _changed(changes: Sequence[StoreChange]) -> CacheChange:
@@ -171,7 +170,7 @@ def _changed(changes: Sequence[StoreChange]) -> CacheChange:
 
 
 def _spec(workspace: Workspace, folder: Path) -> Spec:
-    """The spec beside the store or, if that is lost too, the one of an encoder with the store's fingerprint."""
+    """The spec in the store's folder or, if it is lost, of an encoder with the store's fingerprint."""
     with suppress(BadStore):
         spec = read_spec(folder)
         if fingerprint(spec) == folder.name:
@@ -179,7 +178,7 @@ def _spec(workspace: Workspace, folder: Path) -> Spec:
     for name in encoders_by_fingerprint(workspace).get(folder.name, ()):
         return open_folder(workspace.encoder(name), name).spec
     raise BadStore(
-        "nobody knows which encoder's vectors these are",
+        "the encoder of these vectors is unknown",
         where=str(folder / SPEC_FILE),
         expected=f"the spec of {folder.name}, or an encoder of that fingerprint",
         got="neither",
@@ -190,7 +189,7 @@ def _spec(workspace: Workspace, folder: Path) -> Spec:
 def _unfinished(
     workspace: Workspace, folder: Path, spec: Spec, dropped: bool, progress: Progress
 ) -> Iterator[Unfinished]:
-    """Domains of which the store has a part; and those of which it has nothing, where it has lost something."""
+    """Domains that are partly stored; if rows were `dropped`, also those of which nothing is stored."""
     names = encoders_by_fingerprint(workspace).get(folder.name, ["ENCODER"])
     with open_store(folder, spec, folder.name) as store:
         for domain in workspace.domains():
@@ -202,13 +201,13 @@ def _unfinished(
 
 
 def _within(digests: Digests, used: Digests) -> Bools:
-    """Which of `digests [n, 16]` are among `used`, which is sorted: `[n]`."""
+    """Which of `digests [n, 16]` are in the sorted `used`, `[n]`."""
     keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))
-    found = np.zeros(len(keys), np.bool_)
+    inside = np.zeros(len(keys), np.bool_)
     for at in range(0, len(keys) if len(known) else 0, _STEP):
         part = keys[at : at + _STEP]
-        found[at : at + _STEP] = known[np.minimum(np.searchsorted(known, part), len(known) - 1)] == part
-    return found
+        inside[at : at + _STEP] = known[np.minimum(np.searchsorted(known, part), len(known) - 1)] == part
+    return inside
 
 
 def _count_unused(folder: Path, spec: Spec, used: Digests, progress: Progress) -> tuple[int, int]:

@@ -130,12 +130,12 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["encode", "--domain", "../../etc"], ["not a name for a domain", "a-z 0-9"]),
+        (["encode", "--domain", "../../etc"], ["invalid domain name", "a-z 0-9"]),
         (["encode", "--domain", "toys"], ["no table of domain 'toys'", "loid-infer ingest"]),
         (["ingest", "nowhere.json", "--domain", "toys"], ["nowhere.json"]),
         (["ingest", "x", "--domain", "toys", "--columns", "user_id"], ["--columns", "user_id=.."]),
         (["ingest", "x", "--domain", "toys", "--rating-range", "5,1"], ["--rating-range", "LOW,HIGH"]),
-        (["export", "--name", "UPPER"], ["not a name for a encoder"]),
+        (["export", "--name", "UPPER"], ["invalid encoder name"]),
         (["cache", "export", "v.csv", "--domain", "toys"], ["v.csv", ".parquet or .safetensors"]),
         (["cache", "verify", "--encoder", "none"], ["no encoder 'none'", "loid-infer export --name none"]),
     ],

@@ -19,7 +19,7 @@ def result(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     make_domain(workspace, "toys")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "resolve_honest", lambda *asked: ENCODER)
+        patch.setattr(verb, "resolve_without_leak", lambda *asked: ENCODER)
         return verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=1), ablate=True, workspace=workspace)
 
 

@@ -49,7 +49,7 @@ def test_import(toy_base: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["show", "none"], ["no plugin 'none'", "got one", "plugin train"]),
-        (["show", "../one"], ["not a name for a plugin"]),
+        (["show", "../one"], ["invalid plugin name"]),
         (["merge", "one", "none", "--name", "m", "--method", "ties"], ["no plugin 'none'"]),
         (["merge", "one", "one", "--name", "m", "--method", "ties"], ["'one' is named twice"]),
         (["merge", "one", "--name", "m", "--method", "slerp"], ["'slerp'", "dare_ties"]),

@@ -1,4 +1,4 @@
-"""Texts that are in no table: encoded, found again, and kept by `cache gc`."""
+"""Corpora that are not tables: encoding, lookup and garbage collection."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_corpus_is_encoded_once_and_found_by_its_digests(workspace: Workspace)
         np.testing.assert_allclose(found, encoder.encode(TITLES), atol=2e-3, rtol=2e-3)
 
 
-def test_gc_keeps_what_a_corpus_or_a_table_has(workspace: Workspace) -> None:
+def test_gc_keeps_texts_of_corpora_and_tables(workspace: Workspace) -> None:
     ingest([write_reviews(workspace.root / "r.jsonl", toy_texts(20))], "toys", workspace=workspace)
     encode("toys", workspace=workspace)
     with Encoder.open(workspace=workspace) as encoder:
@@ -34,19 +34,19 @@ def test_gc_keeps_what_a_corpus_or_a_table_has(workspace: Workspace) -> None:
     assert encode_dry_run("toys", workspace=workspace).n_orphaned == 0
     assert cache_gc(workspace=workspace).n_rows == 0
     with Encoder.open(workspace=workspace) as encoder:
-        encode_corpus(Texts("titles", TITLES[:1]), encoder, workspace=workspace)  # the other two are nobody's now
+        encode_corpus(Texts("titles", TITLES[:1]), encoder, workspace=workspace)  # the other two are no longer used
     assert encode_dry_run("toys", workspace=workspace).n_orphaned == 2
     assert cache_gc(workspace=workspace).n_rows == 2
     assert cache_gc(workspace=workspace).n_rows == 0
 
 
-def test_gc_keeps_a_corpus_where_there_is_no_table(workspace: Workspace) -> None:
+def test_gc_keeps_a_corpus_without_any_table(workspace: Workspace) -> None:
     with Encoder.open(workspace=workspace) as encoder:
         encode_corpus(Texts("titles", TITLES), encoder, workspace=workspace)
     assert cache_gc(workspace=workspace).n_rows == 0
 
 
-def test_a_run_broken_off_leaves_nothing_that_gc_would_drop(workspace: Workspace) -> None:
+def test_gc_keeps_the_vectors_of_an_interrupted_run(workspace: Workspace) -> None:
     class Broken(Texts):
         def texts(self, rows):
             yield next(super().texts(rows[:1]))
@@ -66,7 +66,7 @@ def test_a_damaged_record_of_a_corpus_stops_gc(workspace: Workspace) -> None:
         cache_gc(workspace=workspace)
 
 
-def test_texts_that_change_under_way_are_not_stored(workspace: Workspace) -> None:
+def test_texts_that_change_during_a_run_are_not_stored(workspace: Workspace) -> None:
     corpus = Texts("titles", TITLES)
     digests = corpus.digests(SILENT)
     corpus._texts[1] = "another"
@@ -75,7 +75,7 @@ def test_texts_that_change_under_way_are_not_stored(workspace: Workspace) -> Non
 
 
 @pytest.mark.parametrize("texts", ["one string", ["a", 3], [None], ["\ud800"]])
-def test_what_is_no_list_of_texts_is_refused(texts: object) -> None:
+def test_other_values_than_lists_of_texts_are_refused(texts: object) -> None:
     with pytest.raises(BadSetting, match="titles"):
         Texts("titles", texts)
 

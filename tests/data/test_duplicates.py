@@ -1,4 +1,4 @@
-"""Duplicate pairs against a slow reference."""
+"""Duplicate pairs, compared with a slow reference."""
 
 import numpy as np
 import pytest
@@ -15,15 +15,15 @@ def test_against_a_dictionary(n, n_ids, policy):
     hashes = PairHashes()
     for start in range(0, n, 7):
         hashes.add(users[start : start + 7], items[start : start + 7])
-    stays, repeat = {}, None
+    kept_rows, repeat = {}, None
     for row, pair in enumerate(zip(users, items, strict=True)):
-        if pair in stays:
-            repeat = repeat or (stays[pair], row)
-            stays[pair] = row if policy == "keep-last" else stays[pair]
+        if pair in kept_rows:
+            repeat = repeat or (kept_rows[pair], row)
+            kept_rows[pair] = row if policy == "keep-last" else kept_rows[pair]
         else:
-            stays[pair] = row
+            kept_rows[pair] = row
     keep = hashes.keep(policy)
-    assert np.flatnonzero(keep).tolist() == sorted(stays.values())
+    assert np.flatnonzero(keep).tolist() == sorted(kept_rows.values())
     assert keep.all() == (repeat is None)
     if repeat and policy != "keep-last":
         assert hashes.first_repeat(keep) == repeat
@@ -31,7 +31,7 @@ def test_against_a_dictionary(n, n_ids, policy):
     assert hashes.counts(keep) == (len({users[row] for row in kept}), len({items[row] for row in kept}))
 
 
-def test_pairs_whose_mixed_keys_collide_are_still_told_apart(monkeypatch):
+def test_pairs_with_equal_keys_are_distinguished(monkeypatch):
     monkeypatch.setattr("loid_infer.data.duplicates._ODD", 0)  # the key is then the user alone
     hashes = PairHashes()
     hashes.add(["a", "a", "b", "a"], ["x", "y", "x", "x"])

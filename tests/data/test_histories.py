@@ -7,7 +7,7 @@ from loid_infer.data.histories import CodePairs, Histories, Lists, histories
 from loid_infer.types import Interactions
 
 
-def world(n_users=30, n_items=20, share=0.4, n_texts=None, seed=0) -> Interactions:
+def make_interactions(n_users=30, n_items=20, share=0.4, n_texts=None, seed=0) -> Interactions:
     rng = np.random.default_rng(seed)
     users, items = np.nonzero(rng.random((n_users, n_items)) < share)
     shuffle = rng.permutation(len(users))
@@ -29,33 +29,33 @@ def world(n_users=30, n_items=20, share=0.4, n_texts=None, seed=0) -> Interactio
     )
 
 
-def pairs_of(world: Interactions, *, timed=False) -> CodePairs:
-    return CodePairs(world.users, world.items, world.texts, world.timestamps if timed else None)
+def pairs_of(data: Interactions, *, timed=False) -> CodePairs:
+    return CodePairs(data.users, data.items, data.texts, data.timestamps if timed else None)
 
 
-def allowed(world: Interactions, train, row: int, side: str, *, timed: bool) -> set[int]:
-    """Slow and obvious: the rows of the table a strict history of `row` may hold."""
-    mine = getattr(world, side)
+def allowed(data: Interactions, train, row: int, side: str, *, timed: bool) -> set[int]:
+    """Reference: the rows that a strict history of `row` may contain."""
+    groups = getattr(data, side)
     return {
         other
-        for other in range(world.n)
+        for other in range(data.n)
         if train[other]
-        and mine[other] == mine[row]
+        and groups[other] == groups[row]
         and other != row
-        and world.texts[other] != world.texts[row]
-        and not world.empty[world.texts[other]]
-        and (not timed or world.timestamps[other] < world.timestamps[row])
+        and data.texts[other] != data.texts[row]
+        and not data.empty[data.texts[other]]
+        and (not timed or data.timestamps[other] < data.timestamps[row])
     }
 
 
-def reviews(lists: Lists, places: np.ndarray) -> list[int]:
-    return [int(lists.reviews[place]) for place in places if place >= 0]
+def reviews(lists: Lists, positions: np.ndarray) -> list[int]:
+    return [int(lists.reviews[position]) for position in positions if position >= 0]
 
 
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("n_texts", [None, 12])
-def test_strict_histories_are_all_that_is_allowed_and_nothing_else(timed, n_texts):
-    data = world(n_texts=n_texts)
+def test_strict_histories_contain_exactly_the_allowed_reviews(timed, n_texts):
+    data = make_interactions(n_texts=n_texts)
     train = np.random.default_rng(1).random(data.n) < 0.8
     drawn = histories(data, train, strict=True, by_time=timed)
     everything = drawn.draw(pairs_of(data, timed=timed), data.n, 0, 0)
@@ -64,16 +64,16 @@ def test_strict_histories_are_all_that_is_allowed_and_nothing_else(timed, n_text
         for side, lists, full, part in zip(
             ("users", "items"), (drawn.by_user, drawn.by_item), everything, few, strict=True
         ):
-            may = allowed(data, train, row, side, timed=timed)
-            assert sorted(reviews(lists, full[row])) == sorted(may)
+            permitted = allowed(data, train, row, side, timed=timed)
+            assert sorted(reviews(lists, full[row])) == sorted(permitted)
             got = reviews(lists, part[row])
-            assert len(set(got)) == len(got) and set(got) <= may
+            assert len(set(got)) == len(got) and set(got) <= permitted
             if n_texts is None:  # without equal texts the draw is as large as it can be
-                assert len(got) == min(3, len(may))
+                assert len(got) == min(3, len(permitted))
 
 
-def test_the_papers_histories_hold_the_target():
-    data = world()
+def test_paper_histories_contain_the_target():
+    data = make_interactions()
     drawn = histories(data, np.ones(data.n, bool), strict=False, by_time=False)
     of_user, of_item = drawn.draw(pairs_of(data), data.n, 0, 0)
     for row in np.flatnonzero(~data.empty[data.texts]):
@@ -89,16 +89,16 @@ def drawn_reviews(histories_: Histories, pairs: CodePairs, k: int) -> tuple[list
 
 
 @pytest.mark.parametrize("timed", [False, True])
-def test_a_draw_depends_on_the_pair_alone(timed):
-    data = world(share=0.8)
+def test_a_sample_depends_only_on_the_pair(timed):
+    data = make_interactions(share=0.8)
     train = np.ones(data.n, bool)
     drawn = histories(data, train, strict=True, by_time=timed)
     pairs = pairs_of(data, timed=timed)
-    whole = drawn_reviews(drawn, pairs, 4)
+    expected = drawn_reviews(drawn, pairs, 4)
     some = np.random.default_rng(0).permutation(data.n)[:37]
     times = pairs.timestamps[some] if timed else None
     part = drawn_reviews(drawn, CodePairs(data.users[some], data.items[some], data.texts[some], times), 4)
-    assert part[0] == [whole[0][row] for row in some] and part[1] == [whole[1][row] for row in some]
+    assert part[0] == [expected[0][row] for row in some] and part[1] == [expected[1][row] for row in some]
 
     order = np.random.default_rng(1).permutation(data.n)  # the same table, rows shuffled
     fields = ("users", "items", "ratings", "timestamps", "texts")
@@ -110,11 +110,11 @@ def test_a_draw_depends_on_the_pair_alone(timed):
     )
     again = drawn_reviews(histories(moved, train, strict=True, by_time=timed), pairs_of(moved, timed=timed), 4)
     back = [{int(order[review]) for review in found} for found in again[0]]
-    assert back == [whole[0][row] for row in order]
+    assert back == [expected[0][row] for row in order]
 
 
 def test_epochs_and_seeds_change_the_draw():
-    data = world(share=0.9)
+    data = make_interactions(share=0.9)
     drawn = histories(data, np.ones(data.n, bool), strict=True, by_time=False)
     base = drawn.draw(pairs_of(data), 3, 0, 0)[0]
     assert (base != drawn.draw(pairs_of(data), 3, 0, 1)[0]).any(axis=1).mean() > 0.9
@@ -122,7 +122,7 @@ def test_epochs_and_seeds_change_the_draw():
 
 
 def test_unknown_sides_have_no_history_and_the_known_side_keeps_its_own():
-    data = world()
+    data = make_interactions()
     drawn = histories(data, np.ones(data.n, bool), strict=True, by_time=False)
     none = np.array([-1])
     of_user, of_item = drawn.draw(CodePairs(none, np.array([3]), none), 5, 0, 0)
@@ -131,14 +131,14 @@ def test_unknown_sides_have_no_history_and_the_known_side_keeps_its_own():
     assert (of_user == -1).all() and (of_item == -1).all()
 
 
-def test_nothing_to_draw_from():
-    data = world()
+def test_empty_histories():
+    data = make_interactions()
     drawn = histories(data, np.zeros(data.n, bool), strict=True, by_time=False)
     assert all((side == -1).all() for side in drawn.draw(pairs_of(data), 5, 0, 0))
 
 
 def test_a_hundred_thousand_pairs_a_second():
-    data = world(n_users=2_000, n_items=1_000, share=0.05)
+    data = make_interactions(n_users=2_000, n_items=1_000, share=0.05)
     drawn = histories(data, np.ones(data.n, bool), strict=True, by_time=False)
     start = time.perf_counter()
     drawn.draw(pairs_of(data), 5, 0, 0)

@@ -1,4 +1,4 @@
-"""Pairs to score come in and go out as they are, with two columns more."""
+"""Reading and writing files of pairs."""
 
 import csv
 import time
@@ -90,7 +90,7 @@ def test_dictionary_and_large_columns_and_batches_are_bounded(tmp_path):
     assert got.column("user_id").to_pylist() == ids.to_pylist()
 
 
-def test_a_table_without_rows_gives_a_table_without_rows(tmp_path):
+def test_an_empty_table_is_scored_to_an_empty_table(tmp_path):
     for kind in ("parquet", "csv"):
         columns = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
         assert score_all(make(tmp_path / f"p.{kind}", columns), tmp_path / "s.parquet") == []
@@ -105,12 +105,12 @@ def test_a_table_without_rows_gives_a_table_without_rows(tmp_path):
             {"user": ["u"], "item_id": ["i"]},
             ("columns are missing: user_id", "expected user_id, item_id", "got user, item_id"),
         ),
-        ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("columns clash", "neither score nor known")),
+        ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("duplicate columns", "neither score nor known")),
         ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is missing", "got null or empty text")),
         ({"user_id": ["u"], "item_id": ["i"], "rating": ["five"]}, ("a rating is not a number", "rows 1 to 1")),
     ],
 )
-def test_bad_pairs_are_named(kind, columns, parts, tmp_path):
+def test_invalid_pairs_are_reported(kind, columns, parts, tmp_path):
     path = make(tmp_path / f"p.{kind}", columns)
     with pytest.raises(BadTable) as caught:
         list(read_pairs(path).batches())
@@ -118,17 +118,17 @@ def test_bad_pairs_are_named(kind, columns, parts, tmp_path):
         assert part in str(caught.value)
 
 
-def test_null_and_float_ids_are_named(tmp_path):
+def test_null_and_float_ids_are_reported(tmp_path):
     path = make(tmp_path / "p.parquet", {"user_id": ["u"] * 3, "item_id": ["i", None, "j"]})
     with pytest.raises(BadTable, match="row 2: the item_id is missing"):
         list(read_pairs(path).batches())
     make(path, {"user_id": ["u"], "item_id": [1.5]})
-    with pytest.raises(BadTable, match=r"the column item_id is not of ids .*got double"):
+    with pytest.raises(BadTable, match=r"invalid type of the column item_id .*got double"):
         list(read_pairs(path).batches())
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", b"\xff\xfe\0a", b"\x1f\x8b\x08\0"])
-def test_files_that_are_neither(content, tmp_path):
+def test_files_of_other_formats(content, tmp_path):
     path = tmp_path / "p"
     path.write_bytes(content)
     with pytest.raises(BadTable, match=str(path)):
@@ -137,15 +137,15 @@ def test_files_that_are_neither(content, tmp_path):
         read_pairs(tmp_path / "absent")
 
 
-def test_a_damaged_page_is_named(tmp_path):
+def test_a_damaged_page_is_reported(tmp_path):
     path = make(tmp_path / "p.parquet", {name: [f"{name}{k}" for k in range(3_000)] for name in ("user_id", "item_id")})
-    whole = path.read_bytes()
-    path.write_bytes(whole[:500] + bytes(1_000) + whole[1_500:])
+    content = path.read_bytes()
+    path.write_bytes(content[:500] + bytes(1_000) + content[1_500:])
     with pytest.raises(BadTable, match="the file is damaged"):
         list(read_pairs(path).batches())
 
 
-def test_the_suffix_of_the_output_decides_and_errors_leave_nothing(tmp_path):
+def test_the_suffix_decides_the_format_and_errors_leave_no_file(tmp_path):
     path = make(tmp_path / "p.csv", {"user_id": ["u", ""], "item_id": ["i", "j"]})
     with pytest.raises(BadSetting, match=r"expected .parquet or .csv, got '.txt'"):
         score_all(path, tmp_path / "s.txt")

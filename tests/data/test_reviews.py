@@ -72,13 +72,13 @@ def test_the_digest_does_not_depend_on_row_groups_but_on_every_cell(tmp_path, ro
     for row in changed:
         digests.add(write(path, [*rows[:7], row, *rows[8:]], [200]).digest)
     assert len(digests) == 7
-    # The same bytes in a column, cut elsewhere between two rows.
+    # The same bytes in a column, divided differently between two rows.
     one = [("ab", "c", 1.0, "x", None), ("a", "c", 1.0, "y", None)]
     two = [("a", "c", 1.0, "x", None), ("ba", "c", 1.0, "y", None)]
     assert write(path, one, [2]).digest != write(path, two, [2]).digest
 
 
-def test_filtering_gives_the_table_of_the_kept_rows(tmp_path, rows):
+def test_filtering_writes_the_kept_rows(tmp_path, rows):
     write(tmp_path / "all", rows, [4_000, 1, 5_999])
     keep = np.random.default_rng(0).random(len(rows)) < 0.5
     keep[4_000] = False
@@ -100,17 +100,17 @@ def test_digests_are_blake2b_of_each_text(table, rows):
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 1])
-def test_texts_of_rows_in_bounded_pieces(share, table, rows):
+def test_texts_of_rows_in_bounded_batches(share, table, rows):
     wanted = np.flatnonzero(np.random.default_rng(1).random(10_000) < share)
-    seen = []
+    read_rows = []
     for numbers, texts in table.texts(wanted):
         assert len(numbers) == len(texts) <= MAX_PIECE_TEXTS
         assert list(texts) == [rows[number][3] for number in numbers]
-        seen += numbers.tolist()
-    assert seen == wanted.tolist()
+        read_rows += numbers.tolist()
+    assert read_rows == wanted.tolist()
 
 
-def test_pieces_are_bounded_by_bytes_too(table, rows, monkeypatch):
+def test_batches_are_bounded_by_bytes_too(table, rows, monkeypatch):
     monkeypatch.setattr("loid_infer.data.reviews.MAX_PIECE_BYTES", 4_999)
     sizes = []
     for numbers, texts in table.texts(np.arange(10_000)):
@@ -120,7 +120,7 @@ def test_pieces_are_bounded_by_bytes_too(table, rows, monkeypatch):
     assert max(sizes) == 5_000
 
 
-def test_only_the_row_groups_that_are_needed_are_read(table, monkeypatch):
+def test_only_necessary_row_groups_are_read(table, monkeypatch):
     read = []
     plain = pq.ParquetFile.read_row_group
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, n, **k: (read.append(n), plain(f, n, **k))[1])
@@ -129,7 +129,7 @@ def test_only_the_row_groups_that_are_needed_are_read(table, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [[3, 2], [-1], [10_000]])
-def test_rows_that_do_not_ascend_within_the_table_are_a_bug(bad, table):
+def test_rows_must_ascend_within_the_table(bad, table):
     with pytest.raises(ValueError, match=r"ascend within 0\.\.9999"):
         list(table.texts(np.array(bad)))
 
@@ -171,7 +171,7 @@ FACTS = {
 }
 
 
-def test_what_is_no_canonical_table_is_refused(tmp_path, table):
+def test_other_files_are_not_accepted_as_canonical_tables(tmp_path, table):
     path = tmp_path / "books.parquet"
     other = pa.schema([("a", pa.string()), ("b", pa.int64())])
 
@@ -189,11 +189,11 @@ def test_what_is_no_canonical_table_is_refused(tmp_path, table):
     stored(path, other, None)
     refused("not a canonical table", "expected a parquet file written by ingest", "with the columns a, b")
     stored(path, SCHEMA, json.dumps({**FACTS, "format": 99}).encode())
-    refused("the table is of another format", "expected format 1", "got format 99")
+    refused("unsupported table format", "expected format 1", "got format 99")
     stored(path, other, json.dumps(FACTS).encode())
-    refused("the table is not what its metadata says", "expected 0 rows of user_id", "got 0 rows of a, b")
+    refused("the table contradicts its metadata", "expected 0 rows of user_id", "got 0 rows of a, b")
     stored(path, SCHEMA, json.dumps({**FACTS, "n_rows": 5}).encode())
-    refused("the table is not what its metadata says", "expected 5 rows", "got 0 rows")
+    refused("the table contradicts its metadata", "expected 5 rows", "got 0 rows")
     for damaged in (b"{", b"[]", b'{"format": 1}'):
         stored(path, SCHEMA, damaged)
         refused("metadata: the ")
@@ -230,20 +230,20 @@ def test_vectors_are_exported_in_table_order(tmp_path, table, rows):
     with safe_open(tmp_path / "v.safetensors", "numpy") as file:
         assert np.array_equal(file.get_tensor("vectors"), expected)
         assert np.array_equal(file.get_tensor("digests"), DIGESTS)
-        told = file.metadata()
-    assert (told["domain"], told["table_digest"], told["card"]) == ("toys", table.digest, "{}")
+        metadata = file.metadata()
+    assert (metadata["domain"], metadata["table_digest"], metadata["card"]) == ("toys", table.digest, "{}")
     with Bundle(tmp_path / "v.safetensors") as bundle:
         assert np.array_equal(bundle.vectors(9_000, 20_000), expected[9_000:])
         assert (bundle.dim, bundle.spec) == (3, "{}")
 
 
-def test_no_byte_of_a_bundle_may_change(tmp_path, table):
+def test_every_changed_byte_of_a_bundle_is_detected(tmp_path, table):
     out = tmp_path / "v.safetensors"
     export_vectors(table, DIGESTS, vectors_of, 3, out, "{}")
     content = out.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
-    places = [0, 7, 8, *range(header - 60, header, 7), *range(header, len(content), 7_919), len(content) - 1]
-    for at in places:
+    positions = [0, 7, 8, *range(header - 60, header, 7), *range(header, len(content), 7_919), len(content) - 1]
+    for at in positions:
         changed = content[:at] + bytes([content[at] ^ 0x11]) + content[at + 1 :]
         out.write_bytes(changed)
         try:
@@ -253,9 +253,9 @@ def test_no_byte_of_a_bundle_may_change(tmp_path, table):
             pass
     for n in (0, 5, 100, header, len(content) - 1):
         out.write_bytes(content[:n])
-        with pytest.raises(BadArtifact, match="not a bundle"):
+        with pytest.raises(BadArtifact, match="not a valid bundle"):
             Bundle(out)
-    with pytest.raises(BadArtifact, match="not a bundle"):
+    with pytest.raises(BadArtifact, match="not a valid bundle"):
         Bundle(tmp_path / "absent.safetensors")
 
 
@@ -274,7 +274,7 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path, table):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toys.parquet", "v.parquet"]
 
 
-def test_a_full_disk_under_the_parquet_writer_is_told(tmp_path, rows):
+def test_a_full_disk_is_reported_by_the_parquet_writer(tmp_path, rows):
     if not os.path.exists("/dev/full"):  # noqa: PTH110
         pytest.skip("this system has no /dev/full")
     with pytest.raises(NoSpace, match="No space left"), new_file(tmp_path / "t.parquet") as temporary:
@@ -284,19 +284,19 @@ def test_a_full_disk_under_the_parquet_writer_is_told(tmp_path, rows):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_flipped_byte_anywhere_is_named_and_never_read(tmp_path):
+def test_a_flipped_byte_is_detected(tmp_path):
     path = tmp_path / "toys.parquet"
     rows = [(f"u{i}", f"i{i % 5}", 4.0, f"text number {i} of this table", i) for i in range(300)]
     with table_writer(path) as writer:
         writer.write(list(zip(*rows, strict=True)))
         writer.finish(n_users=300, n_items=5, rating_range=(1.0, 5.0))
-    whole = path.read_bytes()
+    content = path.read_bytes()
     expected = open_table(path, "toys").digests(SILENT)
-    for at in range(4, len(whole), max(1, len(whole) // 60)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+    for at in range(4, len(content), max(1, len(content) // 60)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
         try:
-            found = open_table(path, "toys").digests(SILENT)
+            digests = open_table(path, "toys").digests(SILENT)
         except BadTable as error:
             assert "loid-infer ingest" in str(error)
-        else:  # a byte of another column, or of no consequence
-            assert np.array_equal(found, expected)
+        else:  # a byte of another column, or an irrelevant one
+            assert np.array_equal(digests, expected)

@@ -1,4 +1,4 @@
-"""The split depends on the pair alone, or on time alone, and its parts partition the reviews."""
+"""Random splits and splits by time."""
 
 import dataclasses
 import struct
@@ -12,7 +12,7 @@ from loid_infer.errors import BadSetting
 from loid_infer.types import NO_TIME, Interactions
 
 
-def world(n, seed=0, times=None):
+def make_interactions(n, seed=0, times=None):
     draw = np.random.default_rng(seed)
     codes = draw.permutation(200 * 100)[:n]
     users, items = codes // 100, codes % 100
@@ -44,14 +44,14 @@ def take(interactions, rows):
 
 @pytest.mark.parametrize("kind", ["random", "time"])
 def test_parts_partition_the_reviews_in_about_8_1_1(kind):
-    parts = split(world(10_000), kind, 3)
+    parts = split(make_interactions(10_000), kind, 3)
     assert np.array_equal(parts.train.astype(int) + parts.valid + parts.test, np.ones(10_000))
     assert abs(parts.train.mean() - 0.8) < 0.02
     assert abs(parts.valid.mean() - 0.1) < 0.02
 
 
 def test_random_matches_a_slow_reference():
-    data = world(300)
+    data = make_interactions(300)
     parts = split(data, "random", -7)
     for row in range(data.n):
         user = data.user_ids[data.users[row]].encode()
@@ -62,23 +62,23 @@ def test_random_matches_a_slow_reference():
 
 
 def test_random_does_not_depend_on_order_or_on_other_rows():
-    data = world(5_000)
-    whole = split(data, "random", 0)
+    data = make_interactions(5_000)
+    expected = split(data, "random", 0)
     rows = np.random.default_rng(1).permutation(5_000)[:3_000]
     part = split(take(data, rows), "random", 0)
-    assert np.array_equal(part.train, whole.train[rows])
-    assert np.array_equal(part.test, whole.test[rows])
-    assert part.digest == whole.digest
+    assert np.array_equal(part.train, expected.train[rows])
+    assert np.array_equal(part.test, expected.test[rows])
+    assert part.digest == expected.digest
 
 
 def test_seed_changes_the_split_and_its_digest():
-    one, two = split(world(5_000), "random", 0), split(world(5_000), "random", 1)
+    one, two = split(make_interactions(5_000), "random", 0), split(make_interactions(5_000), "random", 1)
     assert not np.array_equal(one.train, two.train)
     assert one.digest != two.digest
 
 
-def test_time_keeps_ties_on_one_side_and_later_is_never_earlier():
-    data = world(5_000)
+def test_time_split_is_ordered_and_keeps_ties_together():
+    data = make_interactions(5_000)
     parts = split(data, "time", 0)
     times = data.timestamps
     assert times[parts.train].max() < times[parts.valid].min()
@@ -86,7 +86,7 @@ def test_time_keeps_ties_on_one_side_and_later_is_never_earlier():
 
 
 def test_time_digest_covers_the_cuts_and_the_seed():
-    data = world(5_000)
+    data = make_interactions(5_000)
     later = dataclasses.replace(data, timestamps=data.timestamps + 1)
     digests = {split(data, "time", 0).digest, split(later, "time", 0).digest, split(data, "time", 1).digest}
     assert len(digests) == 3
@@ -96,23 +96,23 @@ def test_time_refuses_a_review_without_a_timestamp():
     times = np.arange(100, dtype=np.int64)
     times[5] = NO_TIME
     with pytest.raises(BadSetting, match="1 of 100 reviews without one"):
-        split(world(100, times=times), "time", 0)
+        split(make_interactions(100, times=times), "time", 0)
 
 
-def test_time_of_equal_timestamps_would_leave_parts_empty():
+def test_equal_timestamps_cannot_be_split():
     with pytest.raises(BadSetting, match=r"100 reviews: 0 training, 0 validation, 100 test"):
-        split(world(100, times=np.full(100, 9)), "time", 0)
+        split(make_interactions(100, times=np.full(100, 9)), "time", 0)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["random", "time"])
-def test_too_few_reviews_are_named(kind, n):
+def test_too_few_reviews_are_reported(kind, n):
     with pytest.raises(BadSetting, match=f"got {n} reviews"):
-        split(world(n), kind, 0)
+        split(make_interactions(n), kind, 0)
 
 
 def test_unknown_kind_and_huge_seed():
     with pytest.raises(BadSetting, match=r"expected random or time, got 'alphabetical'"):
-        split(world(10), "alphabetical", 0)
+        split(make_interactions(10), "alphabetical", 0)
     with pytest.raises(BadSetting, match="64-bit"):
-        split(world(10), "random", 1 << 63)
+        split(make_interactions(10), "random", 1 << 63)

@@ -29,7 +29,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store import committer, environment, rewrite
 from loid_infer.store.reader import open_store
 from loid_infer.store.verify import verify
-from loid_infer.store.writer import held
+from loid_infer.store.writer import writer_lock
 from loid_infer.types import SILENT
 
 FINISHED, REFUSED, CRASHED, NOT_REACHED = 0, 2, 1, 3
@@ -86,11 +86,11 @@ class Scene:
         encode("toys", runtime=self.runtime, workspace=self.workspace)
 
     def compact(self) -> None:
-        with held(self.folder):
+        with writer_lock(self.folder):
             rewrite.compact(self.folder, self.spec, self.print, None, SILENT)
 
     def salvage(self) -> None:
-        with held(self.folder):
+        with writer_lock(self.folder):
             rewrite.salvage(self.folder, self.spec, self.print, SILENT)
 
     def n_writes(self, shim: ctypes.CDLL, name: str) -> int:

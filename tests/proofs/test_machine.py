@@ -17,7 +17,7 @@ from loid_infer.store.committer import Committer
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
-from loid_infer.store.writer import StoreWriter, held
+from loid_infer.store.writer import StoreWriter, writer_lock
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
 from tests.store.test_store import DIM, PRINT, SPEC
@@ -107,20 +107,20 @@ class Stores(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        with held(self.root / "store"):
+        with writer_lock(self.root / "store"):
             assert compact(self.root / "store", SPEC, PRINT, None, SILENT).n_dropped == 0
         self.did("compact")
 
     @rule(below=st.integers(0, 256))
     def gc(self, below: int) -> None:
-        with held(self.root / "store"):
+        with writer_lock(self.root / "store"):
             compact(self.root / "store", SPEC, PRINT, lambda digests: digests[:, 3] < below, SILENT)
         self.held = {digest: vector for digest, vector in self.held.items() if digest[3] < below}
         self.did("gc")
 
     @rule()
     def salvage(self) -> None:
-        with held(self.root / "store"):
+        with writer_lock(self.root / "store"):
             assert salvage(self.root / "store", SPEC, PRINT, SILENT).n_rows == len(self.held)
         self.did("salvage")
 

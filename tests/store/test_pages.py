@@ -1,4 +1,4 @@
-"""The walk over LMDB's pages: nothing sound is refused, and what LMDB itself would stumble over is."""
+"""The check of LMDB's pages accepts valid stores and refuses damaged ones."""
 
 import os
 import shutil
@@ -25,8 +25,8 @@ def newest(data: Path) -> metas.Meta:
         return max(metas.metas(descriptor, data), key=lambda meta: meta.commit)
 
 
-def grown(folder: Path, n_commits: int, seed: int = 0) -> None:
-    """Commits that each touch every page of the index: the lists of what they free fill pages of their own."""
+def append_large(folder: Path, n_commits: int, seed: int = 0) -> None:
+    """Commits that each change every index page, so that lists of free pages need overflow pages."""
     rng = np.random.default_rng(seed)
     with StoreWriter(folder, SPEC, PRINT) as writer:
         for _ in range(n_commits):
@@ -34,31 +34,31 @@ def grown(folder: Path, n_commits: int, seed: int = 0) -> None:
 
 
 def free_list_pages(data: Path) -> list[int]:
-    """The first pages of runs that hold lists of free pages: they begin with a count and descend."""
-    content, found, page = data.read_bytes(), [], 2
+    """The first pages of runs with lists of free pages."""
+    content, pages, page = data.read_bytes(), [], 2
     last = newest(data).last_page
     while page <= last:
         header = content[page * PAGE : page * PAGE + 32]
         flags, n_pages = int.from_bytes(header[10:12], "little"), int.from_bytes(header[12:16], "little")
         n, first = int.from_bytes(header[16:24], "little"), int.from_bytes(header[24:32], "little")
         if flags == 4 and int.from_bytes(header[:8], "little") == page:
-            found += [page] if 0 < n <= last and 2 <= first <= last else []
+            pages += [page] if 0 < n <= last and 2 <= first <= last else []
             page += max(n_pages, 1)
         else:
             page += 1
-    return found
+    return pages
 
 
 def test_a_damaged_run_of_the_free_list_is_refused(tmp_path):
-    grown(tmp_path, 9)
+    append_large(tmp_path, 9)
     data = tmp_path / DATA_FILE
-    whole, n_refused = data.read_bytes(), 0
+    content, n_refused = data.read_bytes(), 0
     for page in free_list_pages(data):
         for byte in (*range(8), 10, 11, 12, 13, 16, 17, 24, 25):
-            data.write_bytes(whole)
+            data.write_bytes(content)
             with data.open("r+b") as file:
                 file.seek(page * PAGE + byte)
-                file.write(bytes([whole[page * PAGE + byte] ^ 8]))
+                file.write(bytes([content[page * PAGE + byte] ^ 8]))
             try:
                 reader(tmp_path).close()
             except BadStore:
@@ -66,14 +66,14 @@ def test_a_damaged_run_of_the_free_list_is_refused(tmp_path):
     assert n_refused >= 10
 
 
-def test_a_free_list_that_shrank_in_its_run_is_sound(tmp_path):
-    """LMDB reserves room for a list, may find that it needs less, and keeps the run as long as it was."""
-    grown(tmp_path, 9)
+def test_a_shortened_free_list_is_accepted(tmp_path):
+    """LMDB reserves pages for a list, may need fewer, and does not shrink the run."""
+    append_large(tmp_path, 9)
     data = tmp_path / DATA_FILE
     content, root = bytearray(data.read_bytes()), TREE.unpack(newest(data).free)[7] * PAGE
     n_shrunk = 0
-    for place in range(root + 16, root + int.from_bytes(content[root + 12 : root + 14], "little"), 2):
-        node = root + int.from_bytes(content[place : place + 2], "little")
+    for position in range(root + 16, root + int.from_bytes(content[root + 12 : root + 14], "little"), 2):
+        node = root + int.from_bytes(content[position : position + 2], "little")
         size, flags = int.from_bytes(content[node : node + 4], "little"), content[node + 4]
         run = int.from_bytes(content[node + 16 : node + 24], "little") * PAGE
         n_pages = (size + 15) // PAGE + 1
@@ -85,37 +85,37 @@ def test_a_free_list_that_shrank_in_its_run_is_sound(tmp_path):
             n_shrunk += 1
     assert n_shrunk > 0
     data.write_bytes(content)
-    grown(tmp_path, 4, seed=1)  # and LMDB goes on with it
+    append_large(tmp_path, 4, seed=1)  # LMDB accepts it
     with reader(tmp_path) as store:
         assert verify(store, SILENT).n_bad == 0
         assert store.size().n_rows == 13 * 8_192
 
 
 @pytest.mark.parametrize("name", [b"chunks", b"index", b"meta"])
-def test_a_tree_that_is_no_tree_is_refused(tmp_path, name):
+def test_a_missing_tree_flag_is_refused(tmp_path, name):
     filled(tmp_path, [300] * 3)
     data = tmp_path / DATA_FILE
-    whole, at, n_refused = data.read_bytes(), -1, 0
-    while (at := whole.find(len(name).to_bytes(2, "little") + name, at + 1)) >= 0:  # on pages that are free too
-        content = bytearray(whole)
-        content[at - 2] ^= 2  # the flag that says: a tree
+    original, at, n_refused = data.read_bytes(), -1, 0
+    while (at := original.find(len(name).to_bytes(2, "little") + name, at + 1)) >= 0:  # also on free pages
+        content = bytearray(original)
+        content[at - 2] ^= 2  # the flag of a subtree
         for write in (False, True):
             data.write_bytes(content)
             try:
                 Environment(tmp_path, SPEC, PRINT, write=write).close()
             except BadStore:
                 n_refused += 1
-    assert n_refused == 2  # the one page that is not free, for a reader and for a writer
+    assert n_refused == 2  # the only used page, for a reader and for a writer
 
 
-def test_a_file_replaced_under_an_open_reader_is_noticed(tmp_path):
+def test_a_file_replaced_under_an_open_reader_is_detected(tmp_path):
     filled(tmp_path / "store", [300] * 3)
     shutil.copytree(tmp_path / "store", tmp_path / "backup")
     with StoreWriter(tmp_path / "store", SPEC, PRINT) as writer:
         for seed in range(4):
             writer.append(rows(50, seed=10 + seed))
     child = os.fork()
-    if child == 0:  # the lock file still tells of the newer commits as long as somebody has it open
+    if child == 0:  # while a process has it open, the lock file still refers to the newer commits
         with reader(tmp_path / "store"):
             shutil.copy(tmp_path / "backup" / DATA_FILE, tmp_path / "store" / DATA_FILE)
             code = os.spawnv(os.P_WAIT, "/bin/sh", ["sh", "-c", f"cd {Path(__file__).parents[2]} && {OPEN % tmp_path}"])
@@ -136,7 +136,7 @@ else:
 '"""
 
 
-def test_a_disk_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_a_read_error_is_reported(tmp_path, monkeypatch):
     filled(tmp_path, [300])
 
     def broken(*_):
@@ -160,26 +160,26 @@ def test_meta_pages_that_change_while_they_are_read_are_read_again(tmp_path, mon
         return content
 
     monkeypatch.setattr(metas.os, "pread", interrupted)
-    assert metas.is_made(tmp_path / DATA_FILE)
+    assert metas.is_initialized(tmp_path / DATA_FILE)
     monkeypatch.undo()
     writer.close()
 
 
-def test_a_file_of_lmdb_s_next_format_is_named(tmp_path):
+def test_an_unknown_lmdb_format_is_refused(tmp_path):
     filled(tmp_path, [10])
     with (tmp_path / DATA_FILE).open("r+b") as file:
         file.seek(20)
         file.write(b"\x02")
-    with pytest.raises(BadStore, match="of LMDB's format 2"):
+    with pytest.raises(BadStore, match="LMDB format 2"):
         reader(tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_sound_store_is_refused(tmp_path, monkeypatch, seed):
+def test_valid_stores_are_accepted(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(environment, "_MAP_STEP", 1 << 16)
     rng = np.random.default_rng(seed)
     for i in range(40):
-        with StoreWriter(tmp_path / "s", SPEC, PRINT) as writer:  # opened, and so walked, each time
+        with StoreWriter(tmp_path / "s", SPEC, PRINT) as writer:  # checked at every opening
             for j in range(int(rng.integers(1, 4))):
                 writer.append(rows(int(rng.integers(1, 1_500)), seed=10_000 * seed + 100 * i + j))
         if i % 13 == 12:
@@ -190,7 +190,7 @@ def test_no_sound_store_is_refused(tmp_path, monkeypatch, seed):
 
 @pytest.mark.parametrize(("depth", "root"), [(0, 3), (1, 2**64 - 1)])
 def test_an_empty_tree_that_has_a_root_is_refused(tmp_path, depth, root):
-    """By its numbers it has no page to walk, and LMDB would follow the root."""
+    """Its counts are 0, but LMDB would follow the root."""
     StoreWriter(tmp_path, SPEC, PRINT).close()
     data = tmp_path / DATA_FILE
     content, at, n_found = bytearray(data.read_bytes()), -1, 0

@@ -37,7 +37,7 @@ def test_header_is_64_bytes_and_the_rest_is_payload() -> None:
     assert len(data) == 64 + digests.nbytes + vectors.nbytes
 
 
-def test_every_flipped_byte_is_noticed() -> None:
+def test_every_flipped_byte_is_detected() -> None:
     data, *_ = record()
     for at in range(len(data)):
         broken = bytearray(data)
@@ -46,35 +46,35 @@ def test_every_flipped_byte_is_noticed() -> None:
             read(broken)
 
 
-def test_every_truncation_is_noticed() -> None:
+def test_every_truncation_is_detected() -> None:
     data, *_ = record()
     for n in range(len(data)):
         with pytest.raises(BadStore):
             read(data[:n])
 
 
-def test_a_chunk_of_another_encoder_or_place_is_refused() -> None:
+def test_a_chunk_of_another_encoder_or_position_is_refused() -> None:
     data, *_ = record()
     with pytest.raises(BadStore, match="another encoder"):
         read(data, fingerprint="cd" * 16)
-    with pytest.raises(BadStore, match="another's place"):
+    with pytest.raises(BadStore, match="wrong position"):
         read(data, first=41)
 
 
-def test_vectors_of_a_foreign_dtype_are_a_bug() -> None:
+def test_other_dtypes_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="cannot pack"):
         pack(0, np.zeros((2, 16), np.uint8), np.zeros((2, 3), np.float64), PRINT)
 
 
 @pytest.mark.parametrize("wrong", [{"dim": 5}, {"dim": 7}, {"dtype": "<f4"}])
-def test_vectors_of_another_width_or_dtype_are_refused_however_right_their_checksum(wrong: dict) -> None:
+def test_vectors_of_another_width_or_dtype_are_refused_despite_a_correct_checksum(wrong: dict) -> None:
     data, *_ = record(**wrong)
     for first in (40, None):
-        with pytest.raises(BadStore, match="another width or dtype"):
+        with pytest.raises(BadStore, match="wrong width or dtype"):
             read(data, first)
 
 
-def test_a_record_found_by_its_magic_tells_its_place_and_its_length() -> None:
+def test_a_record_contains_its_first_row_and_its_length() -> None:
     data, _, vectors = record()
     chunk = read(data + bytes(100), None)
     assert (chunk.first_row, chunk.n_bytes) == (40, len(data))

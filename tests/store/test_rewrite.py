@@ -1,4 +1,4 @@
-"""A store written anew holds the same vectors in less room, or all that is sound of a damaged one."""
+"""Compacting and salvaging a store."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from loid_infer.store.environment import DATA_FILE
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
-from loid_infer.store.writer import CHUNK_ROWS, StoreWriter, held
+from loid_infer.store.writer import CHUNK_ROWS, StoreWriter, writer_lock
 from loid_infer.types import SILENT
 from tests.store.test_store import DIM, PRINT, SPEC, filled, in_another_process, reader
 
@@ -44,7 +44,7 @@ def test_compacting_keeps_every_vector_and_makes_full_chunks(tmp_path):
 def test_a_compacted_store_is_near_its_payload(tmp_path):
     digests, _ = filled(tmp_path / "store", [64] * 400)
     after = compact(tmp_path / "store", SPEC, PRINT, None, SILENT).bytes_after
-    assert after < 1.2 * len(digests) * (DIM * 2 + 16 + 24)  # vector, digest beside it, index entry
+    assert after < 1.2 * len(digests) * (DIM * 2 + 16 + 24)  # vector, digest, index entry
 
 
 def test_rows_may_be_dropped(tmp_path):
@@ -54,7 +54,7 @@ def test_rows_may_be_dropped(tmp_path):
     found, kept = contents(tmp_path / "store", digests)
     assert np.array_equal(found, wanted) and np.array_equal(kept, vectors[wanted])
     assert done.n_dropped == (~wanted).sum()
-    with StoreWriter(tmp_path / "store", SPEC, PRINT) as writer:  # and it goes on growing
+    with StoreWriter(tmp_path / "store", SPEC, PRINT) as writer:  # it can be extended
         writer.append((digests[~wanted], vectors[~wanted]))
     assert contents(tmp_path / "store", digests)[0].all()
 
@@ -69,7 +69,7 @@ def compacted(folder):
     compact(folder, SPEC, PRINT, None, SILENT)
 
 
-def test_a_reader_that_is_open_goes_on_reading(tmp_path):
+def test_an_open_reader_keeps_reading(tmp_path):
     digests, vectors = filled(tmp_path / "store", [300, 10])
     with reader(tmp_path / "store") as store, store.view(store.lookup(digests), digests) as view:
         in_another_process(compacted, tmp_path / "store")
@@ -77,16 +77,16 @@ def test_a_reader_that_is_open_goes_on_reading(tmp_path):
     assert contents(tmp_path / "store", digests)[0].all()
 
 
-def test_a_store_that_is_written_to_cannot_be_held_nor_the_other_way_round(tmp_path):
+def test_the_writer_lock_is_exclusive(tmp_path):
     filled(tmp_path / "store", [10])
-    with StoreWriter(tmp_path / "store", SPEC, PRINT), pytest.raises(StoreBusy), held(tmp_path / "store"):
+    with StoreWriter(tmp_path / "store", SPEC, PRINT), pytest.raises(StoreBusy), writer_lock(tmp_path / "store"):
         pass
-    with held(tmp_path / "store"):
+    with writer_lock(tmp_path / "store"):
         with pytest.raises(StoreBusy):
             StoreWriter(tmp_path / "store", SPEC, PRINT)
         compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
     StoreWriter(tmp_path / "store", SPEC, PRINT).close()
-    with pytest.raises(NotEncoded), held(tmp_path / "absent"):
+    with pytest.raises(NotEncoded), writer_lock(tmp_path / "absent"):
         pass
 
 
@@ -100,7 +100,7 @@ def test_a_link_to_another_disk_stays_a_link(tmp_path):
 
 @pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("step", ["_exchange", "replace", "rmtree"])
-def test_a_rewrite_that_is_broken_off_leaves_a_whole_store(tmp_path, monkeypatch, exchange, step):
+def test_an_interrupted_rewrite_leaves_a_complete_store(tmp_path, monkeypatch, exchange, step):
     digests, vectors = filled(tmp_path / "store", [300, 10])
 
     def broken(*_, **__):
@@ -132,7 +132,7 @@ def test_a_rewrite_that_is_broken_off_leaves_a_whole_store(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("sizes", [[100, 2, 1, 50, 2], [1024, 2], [1], [2, 2, 2, 2, 2, 2, 2]])
 @pytest.mark.parametrize("dim", [24, 384])
-def test_salvaging_a_whole_store_loses_nothing(tmp_path, sizes, dim):  # the smallest chunks share a page with others
+def test_salvaging_an_intact_store_loses_nothing(tmp_path, sizes, dim):  # the smallest chunks share a page with others
     spec = replace(SPEC, hidden_dim=dim)
     rng = np.random.default_rng(0)
     digests = rng.integers(0, 256, (sum(sizes), 16), np.uint8)
@@ -168,7 +168,7 @@ def test_damage_is_not_compacted_but_salvaged(tmp_path):
     assert np.array_equal(kept, vectors[found])
 
 
-def test_a_truncated_file_gives_back_what_lies_before_the_cut(tmp_path):
+def test_chunks_before_a_truncation_are_salvaged(tmp_path):
     store = tmp_path / "store"
     digests, vectors = filled(store, [300] * 10)
     (store / DATA_FILE).write_bytes((store / DATA_FILE).read_bytes()[:100_000])
@@ -180,7 +180,7 @@ def test_a_truncated_file_gives_back_what_lies_before_the_cut(tmp_path):
     assert np.array_equal(kept, vectors[found])
 
 
-def test_nothing_that_happens_to_the_tree_hides_a_chunk(tmp_path):
+def test_all_chunks_are_salvaged_from_a_destroyed_tree(tmp_path):
     store = tmp_path / "store"
     digests, vectors = filled(store, [300] * 10)
     content = bytearray((store / DATA_FILE).read_bytes())
@@ -196,7 +196,7 @@ def test_nothing_that_happens_to_the_tree_hides_a_chunk(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", random.Random(0).randbytes(50_000)], ids=["empty", "short", "noise"])
-def test_of_a_file_that_is_no_store_nothing_is_left(tmp_path, content):
+def test_nothing_is_salvaged_from_other_files(tmp_path, content):
     store = tmp_path / "store"
     digests, vectors = filled(store, [10])
     (store / DATA_FILE).write_bytes(content)
@@ -212,7 +212,7 @@ def test_a_chunk_of_another_encoder_is_not_taken(tmp_path):
     assert salvage(store, SPEC, "00" * 16, SILENT).n_rows == 0
 
 
-def test_a_chunk_that_lies_there_twice_is_kept_once(tmp_path):
+def test_a_duplicated_chunk_is_kept_once(tmp_path):
     store = tmp_path / "store"
     digests, vectors = filled(store, [300])
     content = (store / DATA_FILE).read_bytes()

@@ -1,4 +1,4 @@
-"""A store keeps what was appended, gives it back to whoever asks with the right digest, and nothing to anyone else."""
+"""Writing, reading and verifying a store."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import SPEC_FILE, Environment, read_spec
-from loid_infer.store.metas import is_made
+from loid_infer.store.metas import is_initialized
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.records import pack
 from loid_infer.store.rewrite import salvage
@@ -65,7 +65,7 @@ def reader(folder: Path) -> StoreReader:
     return open_store(folder, SPEC, PRINT)
 
 
-def test_what_was_appended_comes_back_in_any_order(tmp_path: Path) -> None:
+def test_appended_vectors_are_read_in_any_order(tmp_path: Path) -> None:
     digests, vectors = filled(tmp_path, [5, 1, 17, 300])
     store = reader(tmp_path)
     order = np.random.default_rng(1).permutation(len(digests))
@@ -91,10 +91,10 @@ def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -
             assert view.shape == expected.shape and view.dtype == expected.dtype and len(view) == 1_500
             for which in (7, -1, slice(3, 900, 7), order, order.reshape(30, 50), np.zeros(0, int), expected[:, 0] > 0):
                 assert np.array_equal(view[which], expected[which])
-            mine = view[:3]
+            first = view[:3]
         with pytest.raises(IndexError):
             view[:3]
-    assert np.array_equal(mine, expected[:3])  # what was given are copies
+    assert np.array_equal(first, expected[:3])  # results are copies
 
 
 def test_a_view_of_nothing(tmp_path: Path) -> None:
@@ -112,26 +112,26 @@ def test_a_view_stays_right_while_another_process_makes_the_store_grow(
         with store.view(store.lookup(digests), digests) as view:
             in_another_process(append_many, tmp_path)
             assert np.array_equal(view[:], vectors)
-            with pytest.raises(RuntimeError, match="cannot move"):
+            with pytest.raises(RuntimeError, match="cannot be resized"):
                 store.lookup(digests)
         assert (store.lookup(digests) >= 0).all()
 
 
-def test_the_map_may_grow_while_vectors_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_may_grow_while_chunks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     digests, vectors = filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        rows_there, real = store.lookup(digests), store._found
+        stored_rows, real = store.lookup(digests), store._chunks_of
 
-        def found(*given):  # inside the transaction, before anything is known of the chunks
+        def chunks(*given):  # inside the transaction, before any chunk is read
             in_another_process(append_many, tmp_path)
             yield from real(*given)
 
-        monkeypatch.setattr(store, "_found", found)
-        assert np.array_equal(store.gather(rows_there, digests), vectors)
+        monkeypatch.setattr(store, "_chunks_of", chunks)
+        assert np.array_equal(store.gather(stored_rows, digests), vectors)
 
 
-def test_verify_does_not_mind_a_map_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_works_while_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     filled(tmp_path, [300])
     with reader(tmp_path) as store:
@@ -148,18 +148,18 @@ def test_verify_does_not_mind_a_map_that_grows(tmp_path: Path, monkeypatch: pyte
 
 def test_unknown_digests_are_minus_one_and_cannot_be_gathered(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8])
-    strangers, _ = rows(4, seed=9)
+    unknown, _ = rows(4, seed=9)
     store = reader(tmp_path)
-    assert store.lookup(strangers).tolist() == [-1] * 4
+    assert store.lookup(unknown).tolist() == [-1] * 4
     with pytest.raises(NotEncoded, match=r"4 of 4 texts have no vector yet\. Run: this"):
-        store.rows_of(strangers, "Run: this")
-    with pytest.raises(BadStore, match="no chunk holds it"):
-        store.gather(store.lookup(strangers), strangers)
+        store.rows_of(unknown, "Run: this")
+    with pytest.raises(BadStore, match="no chunk contains it"):
+        store.gather(store.lookup(unknown), unknown)
     assert store.lookup(digests[:0]).shape == (0,)
     assert store.gather(np.zeros(0, np.int64), digests[:0]).shape == (0, DIM)
 
 
-def test_a_row_is_not_given_for_another_text(tmp_path: Path) -> None:
+def test_a_row_of_another_text_is_refused(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8])
     with pytest.raises(BadStore, match="another text"):
         reader(tmp_path).gather(np.array([3]), digests[4:5])
@@ -167,7 +167,7 @@ def test_a_row_is_not_given_for_another_text(tmp_path: Path) -> None:
 
 def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [8, 8])
-    with pytest.raises(BadStore, match="no chunk holds it"):
+    with pytest.raises(BadStore, match="no chunk contains it"):
         reader(tmp_path).gather(np.array([16]), digests[:1])
 
 
@@ -179,13 +179,13 @@ def test_a_text_cannot_be_stored_twice(tmp_path: Path) -> None:
         assert writer.reader.size().n_rows == 8
 
 
-def test_a_second_writer_is_told_who_holds_the_store(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with StoreWriter(tmp_path, SPEC, PRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
         StoreWriter(tmp_path, SPEC, PRINT)
     StoreWriter(tmp_path, SPEC, PRINT).close()
 
 
-def test_a_reader_beside_a_writer_sees_whole_chunks_only(tmp_path: Path) -> None:
+def test_a_concurrent_reader_sees_complete_chunks_only(tmp_path: Path) -> None:
     filled(tmp_path, [4])
     code = """if True:
         import sys
@@ -251,14 +251,14 @@ def test_use_after_fork_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"weights": "x"}, {"max_tokens": 17}])
-def test_a_store_opens_for_its_own_spec_only(tmp_path: Path, other: dict) -> None:
+def test_a_store_opens_only_for_its_spec(tmp_path: Path, other: dict) -> None:
     filled(tmp_path, [3])
     spec = replace(SPEC, **other)
     with pytest.raises(BadStore, match=f"{next(iter(other))}="):
         open_store(tmp_path, spec, fingerprint(spec))
 
 
-def test_spec_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
+def test_a_damaged_spec_file_is_restored(tmp_path: Path) -> None:
     filled(tmp_path, [3])
     assert read_spec(tmp_path) == SPEC
     (tmp_path / SPEC_FILE).write_text("{")
@@ -268,12 +268,12 @@ def test_spec_lies_beside_the_data_and_is_mended(tmp_path: Path) -> None:
     assert read_spec(tmp_path) == SPEC
 
 
-def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
+def test_a_missing_store_is_reported_with_a_command(tmp_path: Path) -> None:
     with pytest.raises(NotEncoded, match="loid-infer encode"):
         open_store(tmp_path / "no", SPEC, PRINT)
 
 
-def test_a_store_without_a_byte_is_no_store(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_store(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").touch()
     with pytest.raises(NotEncoded, match="loid-infer encode"):
         open_store(tmp_path, SPEC, PRINT)
@@ -285,25 +285,25 @@ def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None
     for n in [1, 16, 151, 152, 4096, 4200, 8191, *range(8192, len(data), 4096), len(data) - 1]:
         (tmp_path / "data.mdb").write_bytes(data[:n])
         for write in (False, True):
-            with pytest.raises(BadStore, match="shorter than its own pages"):
+            with pytest.raises(BadStore, match="shorter than its pages"):
                 Environment(tmp_path, SPEC, PRINT, write=write)
 
 
-def test_the_length_check_never_refuses_a_store_that_grows(tmp_path: Path) -> None:
+def test_the_length_check_accepts_a_growing_store(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         for seed in range(60):
             writer.append(*(rows(int(n), seed=1000 * seed + i) for i, n in enumerate(rng.integers(1, 400, 3))))
-            assert is_made(tmp_path / "data.mdb")
+            assert is_initialized(tmp_path / "data.mdb")
 
 
-def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> None:
+def test_verify_accepts_an_intact_store_and_finds_each_fault(tmp_path: Path) -> None:
     filled(tmp_path, [5, 7, 9])
     store = reader(tmp_path)
-    whole = verify(store, SILENT)
-    assert (whole.n_chunks, whole.n_rows, whole.n_bad, whole.problems) == (3, 21, 0, ())
+    check = verify(store, SILENT)
+    assert (check.n_chunks, check.n_rows, check.n_bad, check.problems) == (3, 21, 0, ())
     store.close()
-    spoil = {
+    faults = {
         "checksum": lambda txn, env: txn.put((5).to_bytes(8, "big"), broken(txn, env), db=env.chunks),
         "no index entry": lambda txn, env: txn.delete(first_index_key(txn, env), db=env.index),
         "points to another text": lambda txn, env: txn.put(
@@ -311,8 +311,8 @@ def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> Non
         ),
         "are missing": lambda txn, env: txn.delete((5).to_bytes(8, "big"), db=env.chunks),
     }
-    for seen, change in spoil.items():
-        folder = tmp_path / seen.replace(" ", "-")
+    for problem, change in faults.items():
+        folder = tmp_path / problem.replace(" ", "-")
         filled(folder, [5, 7, 9])
         with StoreWriter(folder, SPEC, PRINT) as writer:
             environment = writer.reader.environment
@@ -320,11 +320,11 @@ def test_verify_passes_a_whole_store_and_finds_each_fault(tmp_path: Path) -> Non
         damaged = reader(folder)
         check = verify(damaged, SILENT)
         damaged.close()
-        assert check.n_bad >= 1, seen
-        assert any(seen in line for line in check.problems), check.problems
+        assert check.n_bad >= 1, problem
+        assert any(problem in line for line in check.problems), check.problems
 
 
-def test_verify_beside_a_writer_and_with_a_damaged_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_with_a_concurrent_writer_and_a_damaged_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, [5, 7, 9])
     with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         store = writer.reader
@@ -357,7 +357,7 @@ def first_index_key(txn, env) -> bytes:
         return bytes(cursor.key())
 
 
-def test_a_damaged_chunk_is_never_served(tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_refused(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [5, 7, 9])
     with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         environment = writer.reader.environment
@@ -369,18 +369,18 @@ def test_a_damaged_chunk_is_never_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [(1, np.float16), (DIM // 2, np.float32), (10 * DIM, np.float16)])
-def test_a_chunk_of_another_width_is_never_served(tmp_path: Path, wrong: tuple[int, type]) -> None:
-    """Its checksum and its fingerprint are right: nothing but its own numbers tells it from a sound one."""
+def test_a_chunk_of_another_width_is_refused(tmp_path: Path, wrong: tuple[int, type]) -> None:
+    """Only its header shows that it is invalid; checksum and fingerprint are correct."""
     digests, _ = filled(tmp_path, [5, 7, 9])
     record = pack(5, digests[5:12], np.zeros((7, wrong[0]), wrong[1]), PRINT)
     with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), record, db=environment.chunks))
     with reader(tmp_path) as store:
-        with pytest.raises(BadStore, match="another width"):
+        with pytest.raises(BadStore, match="wrong width"):
             store.gather(np.arange(8), digests[:8])
         assert verify(store, SILENT).n_bad == 1
-    salvage(tmp_path, SPEC, PRINT, SILENT)  # which may find the page that held these texts before
+    salvage(tmp_path, SPEC, PRINT, SILENT)  # may find the page that contained these texts before
     with reader(tmp_path) as store:
         assert verify(store, SILENT).n_bad == 0 and store.size().n_rows >= 14
 
@@ -396,7 +396,7 @@ class TestCommitter:
             found = writer.reader.lookup(digests)
             np.testing.assert_array_equal(writer.reader.gather(found, digests), vectors)
 
-    def test_what_was_added_is_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
+    def test_added_vectors_are_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
         digests, vectors = rows(10)
         with StoreWriter(tmp_path, SPEC, PRINT) as writer:
             with pytest.raises(KeyError), Committer(writer, DIM) as committer:

@@ -130,11 +130,11 @@ def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
 
 def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
     table(workspace, toy_texts(40))
-    told = encode_dry_run("toys", workspace=workspace)
-    assert (told.n_unique, told.n_hits, told.n_new) == (40, 0, 40)
-    assert not Path(told.store).exists()
+    estimate = encode_dry_run("toys", workspace=workspace)
+    assert (estimate.n_unique, estimate.n_hits, estimate.n_new) == (40, 0, 40)
+    assert not Path(estimate.store).exists()
     done = encode("toys", workspace=workspace)
-    assert told.n_tokens == done.n_tokens, "40 texts are all in the sample"
+    assert estimate.n_tokens == done.n_tokens, "40 texts are all in the sample"
     again = encode_dry_run("toys", workspace=workspace)
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
 
@@ -187,20 +187,24 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
     table(workspace, toy_texts(40))
     encode("toys", workspace=workspace)
     table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
-    told = encode_dry_run("toys", workspace=workspace)
-    assert (told.n_unique, told.n_hits, told.n_new, told.n_orphaned) == (37, 30, 7, 10)
+    estimate = encode_dry_run("toys", workspace=workspace)
+    assert (estimate.n_unique, estimate.n_hits, estimate.n_new, estimate.n_orphaned) == (37, 30, 7, 10)
     lines: list[str] = []
     monkeypatch.setattr(verbs, "file_system", lambda _: ("nfs4", True))
     monkeypatch.setattr(verbs, "stored_bytes", lambda _: 2**60)
 
-    class Said(type(SILENT)):
+    class Recorder(type(SILENT)):
         def say(self, line: str) -> None:
             lines.append(line)
 
-    done = encode("toys", workspace=workspace, progress=Said())
+    done = encode("toys", workspace=workspace, progress=Recorder())
     assert (done.n_hits, done.n_encoded) == (30, 7)
-    for line in ("is on nfs4: let one machine only", "toys with base: 37 texts, 30 stored, 7 new", "GiB are free"):
-        assert any(line in said for said in lines), lines
+    for expected in (
+        "is on nfs4: write to it from one machine only",
+        "toys with base: 37 texts, 30 stored, 7 new",
+        "GiB are free",
+    ):
+        assert any(expected in message for message in lines), lines
     (workspace.root / "data" / "other.parquet").write_bytes(b"no table")
     assert encode_dry_run("toys", workspace=workspace).n_orphaned is None
 
@@ -294,10 +298,10 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
     monkeypatch.setattr(OpenVino, "run", drifting)
     with pytest.raises(ParityError, match="openvino computes other vectors"):
         encode("toys", runtime="openvino", workspace=workspace)
-    said: list[str] = []
-    monkeypatch.setattr(type(SILENT), "say", lambda self, line: said.append(line))
+    messages: list[str] = []
+    monkeypatch.setattr(type(SILENT), "say", lambda self, line: messages.append(line))
     assert encode("toys", workspace=workspace).runtime == "onnxruntime"
-    assert "openvino computes other vectors" in said[-1]
+    assert "openvino computes other vectors" in messages[-1]
 
 
 def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
@@ -309,7 +313,7 @@ def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace
         return real(*arguments, **options)
 
     monkeypatch.setattr(encoder_module, "open_runtime", replacing)
-    with pytest.raises(BadTable, match="replaced while"):
+    with pytest.raises(BadTable, match="changed while"):
         encode("toys", workspace=workspace)
     monkeypatch.undo()
     assert encode("toys", workspace=workspace).n_hits == 0
@@ -338,7 +342,7 @@ def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(works
     with pytest.raises(ParityError, match="openvino computes other vectors"):
         encode("toys", runtime="openvino", workspace=workspace)
     monkeypatch.setattr(FakeRuntime, "run", lambda self, batches: (part for part in ()))
-    with pytest.raises(RuntimeError, match="gave 0 of 20"):
+    with pytest.raises(RuntimeError, match="returned 0 of 20"):
         encode("toys", runtime="fake", workspace=workspace)
 
 
@@ -353,21 +357,21 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind", "said"),
+    ("arguments", "kind", "message"),
     [
         ({"runtime": "tpu"}, BadSetting, "auto | openvino"),
         ({"device": "tpu"}, BadSetting, "auto | cpu"),
         ({"encoder": "none-such"}, BadArtifact, "loid-infer export --name none-such"),
-        ({"precision": "bf16", "encoder": "base"}, BadSetting, "decided at export"),
+        ({"precision": "bf16", "encoder": "base"}, BadSetting, "the encoder has another precision"),
         ({"precision": "fp8"}, BadSetting, "auto | fp32 | bf16"),
         ({"device": "cuda", "runtime": "openvino"}, RuntimeMissing, "cuda"),
     ],
 )
-def test_wrong_options_say_what_is_right(workspace: Workspace, arguments: dict, kind: type, said: str) -> None:
+def test_wrong_options_say_what_is_right(workspace: Workspace, arguments: dict, kind: type, message: str) -> None:
     table(workspace, toy_texts(5))
     with pytest.raises(kind) as error:
         encode("toys", workspace=workspace, **arguments)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_domain_without_a_table_says_how_to_make_one(workspace: Workspace) -> None:
@@ -486,18 +490,18 @@ def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Wor
 
 
 def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
-    class Listening:
+    class Recorder:
         def say(self, line: str) -> None:
-            said.append(line)
+            messages.append(line)
 
         def __getattr__(self, name: str):
             return getattr(SILENT, name)
 
     table(workspace, toy_texts(20))
     workspace.reports.write_text("in the way")
-    result = encode("toys", runtime="fake", workspace=workspace, progress=Listening())
+    result = encode("toys", runtime="fake", workspace=workspace, progress=Recorder())
     assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
-    (line,) = [line for line in said if "not kept" in line]
-    assert "every vector is stored" in line and "folder cannot be created" in line
+    (line,) = [line for line in messages if "measurements" in line]
+    assert "every vector is stored" in line and "cannot create the folder" in line

@@ -28,8 +28,8 @@ def asked(monkeypatch):
         names.append((encoder, split.seed))
         return replace(ENCODER, name=encoder or ENCODER.name)
 
-    monkeypatch.setattr(verb, "resolve_honest", resolve)
-    monkeypatch.setattr(fit_verb, "resolve_honest", resolve)
+    monkeypatch.setattr(verb, "resolve_without_leak", resolve)
+    monkeypatch.setattr(fit_verb, "resolve_without_leak", resolve)
     return names
 
 
@@ -73,7 +73,7 @@ def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, ask
     zeroed = next(errors for errors in models_of(result) if errors.model == "vectors zeroed")
     head = next(errors for errors in models_of(result) if errors.model == "head")
     assert zeroed.against_head == pytest.approx(zeroed.mse - head.mse)
-    assert zeroed.against_head > 0  # the world is told by its texts
+    assert zeroed.against_head > 0  # the texts contain the signal
     assert zeroed.against_head_low is None  # one split says nothing of others
 
 
@@ -99,9 +99,9 @@ def test_user_errors(made, asked):
             verb.evaluate("toys", workspace=made, **options)
 
 
-def test_vectors_that_are_missing_on_the_last_split_are_told_before_the_first_fit(made, monkeypatch):
+def test_missing_vectors_are_reported_before_the_first_fit(made, monkeypatch):
     other = replace(ENCODER, name="own-2", fingerprint="0" * 32)
-    monkeypatch.setattr(verb, "resolve_honest", lambda *asked: other if asked[1] == "own-2" else ENCODER)
+    monkeypatch.setattr(verb, "resolve_without_leak", lambda *asked: other if asked[1] == "own-2" else ENCODER)
     monkeypatch.setattr(verb, "fit_head", lambda *arguments: pytest.fail("a head was fitted"))
     with pytest.raises(NotEncoded, match="--encoder own-2"):
         verb.evaluate("toys", encoders=["own-{seed}"], seeds=3, workspace=made)

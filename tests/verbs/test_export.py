@@ -62,7 +62,7 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"precision": "int3"}, "auto | fp32 | bf16 | fp16 | int8"),
         ({"precision": "int8"}, "--calibrate-on DOMAIN"),
@@ -72,10 +72,10 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
         ({"max_tokens": 2}, "3 to 64"),
     ],
 )
-def test_options_out_of_range_are_named(toy_base: Path, tmp_path: Path, arguments: dict, said: str) -> None:
+def test_options_out_of_range_are_named(toy_base: Path, tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(BadSetting) as error:
         export(base=str(toy_base), workspace=Workspace(tmp_path), **arguments)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert not any(tmp_path.rglob("model.onnx"))
 
 

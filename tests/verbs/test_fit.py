@@ -26,7 +26,7 @@ def made(tmp_path_factory) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def resolved(monkeypatch):
-    monkeypatch.setattr(verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
+    monkeypatch.setattr(verb, "resolve_without_leak", lambda workspace, encoder, domain, split: ENCODER)
 
 
 def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
@@ -139,14 +139,14 @@ def test_another_domains_head_is_not_replaced(made):
     verb.fit("toys", workspace=str(made.root), name="kept", settings=HeadOptions(epochs=1))
     before = (made.head("kept") / "manifest.json").read_bytes()
     make_domain(made, "other")
-    with pytest.raises(BadSetting, match=r"another domain's.*other.*toys.*--name"):
+    with pytest.raises(BadSetting, match=r"belongs to another domain.*other.*toys.*--name"):
         verb.fit("other", workspace=made, name="kept")
     assert (made.head("kept") / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 63])
 def test_a_seed_out_of_range_is_named(made, seed):
-    with pytest.raises(BadSetting, match=r"--seed: not a seed"):
+    with pytest.raises(BadSetting, match=r"--seed: invalid seed"):
         verb.fit("toys", workspace=made, seed=seed)
 
 

@@ -318,7 +318,7 @@ def test_a_bad_line_is_named_or_skipped(name, ws, write):
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        (b"a,b\n", ("another number of fields than the header", "expected 4", "got 2")),
+        (b"a,b\n", ("the number of fields differs from the header", "expected 4", "got 2")),
         (b"a,b,five,t\n", ("the rating is not a number", "got 'five'")),
         (b"a,b,,t\n", ("the rating is missing",)),
         (b",b,1,t\n", ("the user is missing or empty", "got ''")),
@@ -369,30 +369,32 @@ def test_columns_that_are_missing_are_named(ws, write):
 LONG = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
 
 
-@pytest.mark.parametrize("whole", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
-def test_a_cut_file_is_named_with_the_line_reached(whole, ws, write):
-    source = write(whole[: len(whole) * 3 // 4])
+@pytest.mark.parametrize("content", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
+def test_a_truncated_file_is_reported_with_the_last_line(content, ws, write):
+    source = write(content[: len(content) * 3 // 4])
     for on_bad in ("error", "skip"):
         error = assert_refused(
             ws,
             source,
-            f"{source}: the compressed file is cut or damaged",
-            "expected a whole file",
-            "whole lines",
+            f"{source}: the compressed file is truncated or damaged",
+            "expected a complete file",
+            "complete lines",
             "then run the same command",
             on_bad=on_bad,
         )
         assert 10_000 < int(error.got.split()[0].replace(",", "")) < 16_000
     for n in (3, 12, 30):
-        assert_refused(ws, write(whole[:n]), "cut or damaged" if n > 3 else "")
+        assert_refused(ws, write(content[:n]), "truncated or damaged" if n > 3 else "")
 
 
 def test_a_damaged_gzip_zip_and_parquet(ws, write):
-    whole = bytearray(gzip.compress(lines(LONG)))
-    whole[-6] ^= 255
-    assert_refused(ws, write(bytes(whole)), "cut or damaged", "CRC")
+    content = bytearray(gzip.compress(lines(LONG)))
+    content[-6] ^= 255
+    assert_refused(ws, write(bytes(content)), "truncated or damaged", "CRC")
     assert_refused(ws, write(zipped(table_csv())[:-30]), "the archive cannot be read", "unzip")
-    assert_refused(ws, write(GOOD["parquet"][:-30]), "the parquet file is cut or damaged", "expected a whole file")
+    assert_refused(
+        ws, write(GOOD["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a complete file"
+    )
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
         archive.writestr("a.csv", "x")
@@ -402,7 +404,7 @@ def test_a_damaged_gzip_zip_and_parquet(ws, write):
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("content", [lines(AMAZON_2014), table_csv()], ids=["json", "csv"])
-def test_utf_16_is_named_with_the_command_that_mends_it(coding, content, ws, write):
+def test_utf_16_is_reported_with_a_conversion_command(coding, content, ws, write):
     source = write(content.decode().encode(coding))
     name = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[coding]
     assert_refused(
@@ -418,21 +420,21 @@ def test_utf_32_is_named_by_its_mark(coding, ws, write):
 
 def test_one_endless_line_is_no_table(ws, write):
     csv.field_size_limit(131_072)  # as in a new process
-    assert_refused(ws, write(b"x" * 300_000), "no format recognized")
+    assert_refused(ws, write(b"x" * 300_000), "unknown format")
 
 
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"", ("there is nothing to ingest", "expected reviews", "got an empty file")),
-        (b"\n \n", ("there is nothing to ingest", "got white space only")),
-        (gzip.compress(b"", mtime=0), ("there is nothing to ingest",)),
+        (b"", ("the file has no content", "expected reviews", "got an empty file")),
+        (b"\n \n", ("the file has no content", "got white space only")),
+        (gzip.compress(b"", mtime=0), ("the file has no content",)),
         (b"[\n{}\n]", ("a JSON array, not JSON lines", "expected one JSON object a line", "jq -c '.[]'")),
-        (bytes(range(256)) * 64, ("no format recognized",)),
+        (bytes(range(256)) * 64, ("unknown format",)),
         (b"\0" * 5000, ("a binary file", "null bytes")),
-        (b"just words\nmore words\n", ("no format recognized", "got a first line b'just words'", "CSV or TSV")),
-        (gzip.compress(GOOD["parquet"], mtime=0), ("a parquet file inside another compression",)),
-        (b"user_id,item_id,rating,text\n", ("no review is left", "got 0 bad lines")),
+        (b"just words\nmore words\n", ("unknown format", "got a first line b'just words'", "CSV or TSV")),
+        (gzip.compress(GOOD["parquet"], mtime=0), ("a compressed parquet file",)),
+        (b"user_id,item_id,rating,text\n", ("there are no valid reviews", "got 0 bad lines")),
     ],
 )
 def test_what_is_no_table_of_reviews(content, parts, ws, write):
@@ -441,7 +443,7 @@ def test_what_is_no_table_of_reviews(content, parts, ws, write):
 
 
 def test_nothing_but_bad_lines(ws, write):
-    assert_refused(ws, write(line(rating=9) * 3), "no review is left", "got 3 bad lines", on_bad="skip")
+    assert_refused(ws, write(line(rating=9) * 3), "there are no valid reviews", "got 3 bad lines", on_bad="skip")
 
 
 @pytest.mark.parametrize(
@@ -463,7 +465,7 @@ def test_an_explicit_format_must_agree_with_the_content(format, name, agrees, ws
     if agrees:
         assert ingest([source], "toys", workspace=ws, format=format).n_rows == 3
     else:
-        assert_refused(ws, source, "the content is of another format", f"expected {format}", "got ", format=format)
+        assert_refused(ws, source, "the content has another format", f"expected {format}", "got ", format=format)
 
 
 def test_settings_outside_their_range(ws, write):
@@ -485,7 +487,7 @@ def test_settings_outside_their_range(ws, write):
 
 @pytest.mark.parametrize("domain", ["../../etc", "/etc", "", "Toys", "a b"])
 def test_a_domain_is_a_slug(domain, ws, write):
-    with pytest.raises(BadName, match="not a name for a domain"):
+    with pytest.raises(BadName, match="invalid domain name"):
         ingest([write(GOOD["csv"])], domain, workspace=ws)
     assert not ws.root.exists()
 
@@ -547,7 +549,7 @@ def test_a_pipe_is_refused(ws, tmp_path):
 
 def test_a_folder_that_cannot_be_made(ws, write):
     ws.root.write_bytes(b"a file where the workspace should be")
-    with pytest.raises(NoSpace, match="the folder cannot be created"):
+    with pytest.raises(NoSpace, match="cannot create the folder"):
         ingest([write(GOOD["csv"])], "toys", workspace=ws)
 
 

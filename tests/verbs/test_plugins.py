@@ -114,14 +114,14 @@ def test_a_merge_kept_at_a_rank_opens_in_peft_and_says_its_error(toy_base: Path,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"plugins": []}, "nothing to merge"),
         ({"plugins": ["one", "one"]}, "'one' is named twice"),
         ({"plugins": ["one", "copy"]}, "'copy' is the same as 'one'"),
         ({"plugins": ["one", "foreign"]}, "'one' and 'foreign' differ in the base.*mini"),
         ({"plugins": ["one", "tokens"]}, "'one' and 'tokens' differ in the tokenizer"),
-        ({"plugins": ["two", "on_one"]}, "'two' and 'on_one' differ in the chain beneath them"),
+        ({"plugins": ["two", "on_one"]}, "'two' and 'on_one' differ in the plugins they were trained on"),
         ({"plugins": ["one", "on_one"]}, "'one' is present twice: 'on_one' was trained on it"),
         ({"name": "one"}, "--name one: a merge cannot take the place"),
         ({"method": "slerp"}, r"no method 'slerp'.*linear \| ties \| dare \| dare_ties"),
@@ -136,12 +136,12 @@ def test_a_merge_kept_at_a_rank_opens_in_peft_and_says_its_error(toy_base: Path,
         ({"rank": 33}, "rank 33.*at most 32"),
     ],
 )
-def test_refusals_of_a_merge(two: Workspace, arguments: dict, said: str) -> None:
+def test_refusals_of_a_merge(two: Workspace, arguments: dict, message: str) -> None:
     shutil.copytree(two.plugin("one"), two.plugin("copy"))
     put(two, "foreign", random_delta(3), base={"name": "mini", "digest": "c" * 64})
     put(two, "tokens", random_delta(4), tokenizer="u" * 64)
     put(two, "on_one", random_delta(5), on=[open_plugin(two, "one").digest])
-    with pytest.raises(BadSetting, match=said):
+    with pytest.raises(BadSetting, match=message):
         plugin_merge(**{"plugins": ["one", "two"], "name": "new", "method": "ties", "workspace": two} | arguments)
     assert not two.plugin("new").exists()
 
@@ -207,7 +207,7 @@ def test_the_pooler_is_left_out_where_the_base_has_none(toy_base: Path, tmp_path
 
 
 def test_refusals_of_an_import(toy_base: Path, tmp_path: Path, place: Workspace) -> None:
-    with pytest.raises(BadArtifact, match="no peft adapter here"):
+    with pytest.raises(BadArtifact, match="no peft adapter found"):
         plugin_import(tmp_path, "mine", base=str(toy_base), workspace=place)
     adapted(toy_base, use_dora=True).save_pretrained(tmp_path / "dora")
     with pytest.raises(BadArtifact, match=r"lora_magnitude_vector|use_dora"):

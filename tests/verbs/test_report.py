@@ -73,7 +73,7 @@ def test_figures_of_the_files_are_on_the_page(place) -> None:
     assert result.left_out == result.not_measured == ()
     assert result.n_bytes == (place.reports / "report.html").stat().st_size
     text = page_of(place).text
-    for said in (
+    for expected in (
         *("40 reviews", "0.7301", "0.7600", "−0.0299", "−0.0412 to −0.0186"),  # the head against the biases
         *("vectors zeroed", "+0.0143", "+0.0021 to +0.0265", "4,321 1.5000 1.2000", "0.87"),  # ablation, buckets, runs
         *("24,691", " 248 990 98,765", "3.1%", "512", "3.80 s", "95%", "CPU, 2 streams"),  # encoding
@@ -82,24 +82,24 @@ def test_figures_of_the_files_are_on_the_page(place) -> None:
         *("0.5678", "0.63", "tiny-bert", "plugin, ties", "merged of one + two"),  # plugins, lineage
         *("0.351", "0.273", "60 x 60"),  # similarity
     ):
-        assert said in text, said
+        assert expected in text, expected
     assert "Better than the biases alone: the interval excludes zero." in text
     assert "Not measured" not in text
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (-0.02, 0.01, "The interval includes zero: no difference"),
         (0.01, 0.02, "Worse than the biases alone: the interval excludes zero."),
         (None, None, "One split gives no interval"),
     ],
 )
-def test_the_verdict_says_what_the_interval_allows(place, low, high, said) -> None:
+def test_the_verdict_follows_the_interval(place, low, high, expected) -> None:
     found = evaluation()
     found["summary"][3] |= {"against_bias_low": low, "against_bias_high": high}
     write(place.reports / "toys.evaluation.json", found)
-    assert said in page_of(place).text
+    assert expected in page_of(place).text
 
 
 def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) -> None:
@@ -219,7 +219,7 @@ def test_a_damaged_file_is_left_out_and_named(place) -> None:
     write(place.reports / "similarity.json", {"domains": ["a"], "matrix": []})
     place.table("toys").write_bytes(b"no parquet")
     result = report(workspace=place)
-    said = "\n".join(result.left_out)
+    messages = "\n".join(result.left_out)
     for name, why in (
         ("reports/toys.evaluation.json", "cannot be read"),
         ("reports/toys.base.encoding.json", "field seconds"),
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_left_out_and_named(place) -> None:
         ("reports/similarity.json", "field pooling"),
         ("data/toys.parquet", "cannot be read"),
     ):
-        assert re.search(f"{re.escape(name)}: .*{why}", said), (name, said)
+        assert re.search(f"{re.escape(name)}: .*{why}", messages), (name, messages)
     text = page_of(place).text
     assert all(" ".join(problem.split()) in text for problem in result.left_out)
 
@@ -254,7 +254,7 @@ def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
 def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
     place = Workspace(tmp_path)
     make_domain(place, "toys")
-    monkeypatch.setattr(evaluate_verb, "resolve_honest", lambda *_: ENCODER)
+    monkeypatch.setattr(evaluate_verb, "resolve_without_leak", lambda *_: ENCODER)
     result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=place)
     assert report(workspace=place).left_out == ()
     text = page_of(place).text

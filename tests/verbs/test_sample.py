@@ -66,7 +66,7 @@ def test_settings_outside_their_range(ws):
         sample(["books"], n_reviews=0, workspace=ws)
     with pytest.raises(BadSetting, match="0 or more, got -1"):
         sample(["books"], seed=-1, workspace=ws)
-    with pytest.raises(BadName, match="not a name for a domain"):
+    with pytest.raises(BadName, match="invalid domain name"):
         sample(["books", "../../etc"], workspace=ws)
     assert not ws.table("books").exists()
 

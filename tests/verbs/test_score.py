@@ -18,7 +18,7 @@ def made(tmp_path_factory):
     """Two domains with heads, and the result of fitting the first."""
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_verb, "resolve_honest", lambda workspace, encoder, domain, split: ENCODER)
+        patch.setattr(fit_verb, "resolve_without_leak", lambda workspace, encoder, domain, split: ENCODER)
         for seed, domain in enumerate(("toys", "books")):
             make_domain(workspace, domain, seed)
         results = [
@@ -118,7 +118,7 @@ def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
         score(path, workspace=workspace)
     with pytest.raises(BadArtifact, match="loid-infer fit"):
         score(path, workspace=Workspace(tmp_path))
-    with pytest.raises(BadSetting, match="another domain's"):
+    with pytest.raises(BadSetting, match="belongs to another domain"):
         score(path, domain="books", head="toys", workspace=workspace)
     with pytest.raises(BadArtifact, match="loid-infer fit --domain games"):
         score(path, domain="games", workspace=workspace)

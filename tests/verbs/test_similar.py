@@ -96,17 +96,17 @@ def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, sim
 
 def test_user_errors(made, similar):
     data = interactions(made, "toys")
-    for options, said in (
+    for options, expected in (
         ({}, "none"),
         ({"item": data.item_ids[0], "text": "x"}, "--item and --text"),
         ({"item": "nothing"}, "no such item"),
         ({"user": ""}, "no such user"),
-        ({"text": "  "}, "blank"),
+        ({"text": "  "}, "the text is empty"),
         ({"text": "gu\udcff"}, "not a text"),
         ({"item": data.item_ids[0], "of": "stores"}, "items | users | reviews"),
         ({"item": data.item_ids[0], "n": 0}, "at least 1"),
     ):
-        with pytest.raises(BadSetting, match=said.replace("|", r"\|")):
+        with pytest.raises(BadSetting, match=expected.replace("|", r"\|")):
             similar("toys", **options, workspace=made)
     with pytest.raises(BadTable):
         similar("films", item="x", workspace=made)
@@ -143,7 +143,7 @@ def test_a_domain_of_blank_reviews_has_nothing_to_look_among(toy_base, tmp_path)
     ingest([write_reviews(tmp_path / "toys.jsonl", ["", " "])], "toys", workspace=workspace)
     export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
     encode("toys", workspace=workspace)
-    with pytest.raises(BadSetting, match="nothing to look among"):
+    with pytest.raises(BadSetting, match="nothing to search"):
         verb.similar("toys", text="guitar", workspace=workspace)
     with pytest.raises(BadSetting, match="none of its reviews has text"):
         verb.similar("toys", item="i0", workspace=workspace)

@@ -172,11 +172,11 @@ def test_the_matrix_is_kept_beside_its_picture(compare, ws) -> None:
     }
 
 
-def test_mistakes_are_told(compare, ws) -> None:
+def test_invalid_options_are_reported(compare, ws) -> None:
     put(ws, "copy", list(reversed(words_of("toys"))))
     put(ws, "blank", ["", " "])
     wrong = {
-        "two domains or more, got 1": {"domains": ["toys"]},
+        "at least two, got 1": {"domains": ["toys"]},
         r"given twice \(got toys\)": {"domains": ["toys", "books", "toys"]},
         r"the same texts \(got toys, copy\)": {"domains": ["toys", "copy"]},
         "no pooling 'max'": {"pooling": "max"},

@@ -206,7 +206,7 @@ def test_the_same_command_gives_the_same_plugin(trained, toy_base: Path) -> None
 
 
 def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: Path, tmp_path: Path) -> None:
-    workspace, said = Workspace(tmp_path), []
+    workspace, messages = Workspace(tmp_path), []
     write_domain(workspace, "films", n=60)
     quick = TrainSettings(rank=2, epochs=1, precision="fp32")
     first = plugin_train("films", settings=quick, base=str(toy_base), workspace=workspace)
@@ -215,7 +215,7 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
 
     class Told(type(SILENT)):
         def say(self, line: str) -> None:
-            said.append(line)
+            messages.append(line)
 
     anew = plugin_train(
         "films",
@@ -226,7 +226,7 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
     )
     assert anew.digest != first.digest
     kept = f"films-{first.digest[:8]}"
-    assert any(kept in line for line in said)
+    assert any(kept in line for line in messages)
     after = export("after", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
     assert after.fingerprint == before.fingerprint
     assert set(after.plugins) == {kept, "games"}
