@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -68,9 +67,10 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     """
     best = 9.0
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
+        after = os.times()  # processor time, which does not depend on what else runs on the machine
+        best = min(best, sum(after[2:4]) - sum(before[2:4]))
         assert "HEAVY []" in done.stdout
     assert best < 1.0
     assert all(command.split()[0] in done.stdout for command in COMMANDS)
@@ -95,7 +95,7 @@ def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
     both = as_json(loid("encode", "-d", "toys", "-e", "base", "-e", "same", "--json", "--quiet", LOID_WORKSPACE=root))
     assert [(run["encoder"], run["n_encoded"]) for run in both["encoders"]] == [("base", 0), ("same", 0)]
     twice = loid("encode", "-d", "toys", "-e", "base", "-e", "base", "--dry-run", "-w", root)
-    assert (twice.returncode, "an encoder is named twice" in twice.stderr) == (2, True)
+    assert (twice.returncode, "an encoder is given twice" in twice.stderr) == (2, True)
     info = as_json(loid("cache", "info", "-w", root, "--json"))
     assert (info["n_stores"], info["n_rows"], info["stores"][0]["encoders"]) == (1, 40, ["base", "same"])
     check = as_json(loid("cache", "verify", "-w", root, "--json"))
@@ -194,7 +194,7 @@ def test_ctrl_c_exits_130_keeps_work_and_says_how_to_go_on(workspace: Workspace,
     child.send_signal(number)
     _, said = child.communicate(timeout=10)
     assert child.returncode == 130
-    assert f"To go on: loid-infer {' '.join(arguments)}" in said
+    assert f"To continue: loid-infer {' '.join(arguments)}" in said
     assert "Traceback" not in said
     again = as_json(loid(*arguments, "--json"))
     assert again["n_hits"] > 0
