@@ -27,4 +27,4 @@ def test_a_matrix_for_programs_and_one_for_people(toy_base: Path, tmp_path: Path
     assert "pooling" in people.stdout and "mean" in people.stdout
     lone = loid("plugin", "similarity", "toys", "-w", str(tmp_path))
     assert (lone.returncode, lone.stdout) == (2, "")
-    assert "expected two domains or more, got 1" in lone.stderr
+    assert "expected at least two, got 1" in lone.stderr

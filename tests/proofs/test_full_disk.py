@@ -56,7 +56,7 @@ def append(folder, digests, vectors, at):
 
 
 def missing_bytes(error: NoSpace) -> int:
-    found = re.search(r"the disk is full \(expected ([\d,]+) bytes more", str(error))
+    found = re.search(r"the disk is full \(expected ([\d,]+) more bytes", str(error))
     assert found, error
     return int(found[1].replace(",", ""))
 

@@ -95,7 +95,7 @@ def ended(process) -> None:
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize(("n_readers", "seconds"), [(3, 2.5), slow(32, 60.0)])
+@pytest.mark.parametrize(("n_readers", "seconds"), [(3, 6.0), slow(32, 60.0)])
 def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seconds):
     grow(tmp_path, 0, 2, 0.0)
     told, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]

@@ -53,10 +53,11 @@ def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked)
         assert runs["bias"].mse == fitted.baselines.bias and runs["mf"].mse == fitted.baselines.mf
         assert runs["global mean"].mse == fitted.baselines.global_mean
     record = json.loads((made.root / "reports" / "toys.evaluation.json").read_text())
-    assert record["rows"] == [asdict(row) for row in result.rows]
+    assert record["runs"] == [asdict(row) for row in result.runs]
+    assert record["buckets"] == [asdict(row) for row in result.buckets]
     assert record["summary"] == [asdict(one) for one in result.summary]
     assert record["n_seeds"] == 2 and len(record["calibration"]) == 10
-    splits = {(row.domain, row.split) for row in result.rows}
+    splits = {(row.domain, row.split) for row in (*result.runs, *result.buckets)}
     assert splits == {("toys", "random-0"), ("toys", "random-1"), ("toys", "")}
 
 
