@@ -179,7 +179,7 @@ def test_invalid_options_are_reported(compare, ws) -> None:
         "at least two, got 1": {"domains": ["toys"]},
         r"given twice \(got toys\)": {"domains": ["toys", "books", "toys"]},
         r"the same texts \(got toys, copy\)": {"domains": ["toys", "copy"]},
-        "no pooling 'max'": {"pooling": "max"},
+        "unknown pooling.*'max'": {"pooling": "max"},
         "at least 1, got 0": {"n_texts": 0},
         "at least 32 .* got 30.* --n-texts 15": {"n_texts": 16},
         "blank: too few texts": {"domains": ["blank", "toys"], "n_texts": 1},
