@@ -13,7 +13,7 @@ from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import fit as verb
-from tests.heads.test_descent import Dying, Killed
+from tests.heads.test_network_training import Killed, KillingProgress
 from tests.verbs.recommender import ENCODER, interactions, make_domain
 
 
@@ -159,18 +159,25 @@ def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(mad
             settings=HeadOptions(epochs=4),
             name="killed",
             checkpoint_s=0,
-            progress=Dying(int(2.5 * n_train)),
+            progress=KillingProgress(int(2.5 * n_train)),
         )
     left = list(made.head("killed").parent.glob(".killed.*"))
     assert len(left) == 1
     verb.fit(
-        "toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", seed=1, progress=(other := Dying(10**9))
+        "toys",
+        workspace=made,
+        settings=HeadOptions(epochs=4),
+        name="killed",
+        seed=1,
+        progress=(other := KillingProgress(10**9)),
     )
-    assert other.said == [] and left[0].exists()  # another seed is another run
-    verb.fit("toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", progress=(rest := Dying(10**9)))
+    assert other.messages == [] and left[0].exists()  # another seed is another run
+    verb.fit(
+        "toys", workspace=made, settings=HeadOptions(epochs=4), name="killed", progress=(rest := KillingProgress(10**9))
+    )
     assert (
-        len(rest.said) == 1
-        and rest.said[0] in ("resuming after epoch 1", "resuming after epoch 2")
+        len(rest.messages) == 1
+        and rest.messages[0] in ("resuming after epoch 1", "resuming after epoch 2")
         and not left[0].exists()
     )
     bytes_of = [(made.head(name) / "head.safetensors").read_bytes() for name in ("whole", "killed")]
