@@ -14,6 +14,9 @@ from loid_infer.store.reader import view_of
 from loid_infer.types import Digests, Progress, Split, Vectors
 from loid_infer.verbs.export import export
 
+# Exports of the bundled base, one per precision.
+_BASES = {DEFAULT_ENCODER: "auto", **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS[1:]}}
+
 
 def resolve(workspace: Workspace, encoder: str | None, domain: str | None) -> EncoderFolder:
     """The encoder of that name; by default the domain's if there is one, else `base`.
@@ -60,11 +63,10 @@ def export_base(
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
     name = _name(workspace, encoder, domain, precision)
-    precisions = {DEFAULT_ENCODER: "auto", **{f"{DEFAULT_ENCODER}-{other}": other for other in PRECISIONS[1:]}}
-    if name not in precisions or workspace.encoder(name).exists():
+    if name not in _BASES or workspace.encoder(name).exists():
         return 0.0
     progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
-    wanted = precisions[name] if precision in (None, "auto") else precision
+    wanted = _BASES[name] if precision in (None, "auto") else precision
     on = domain if wanted == "int8" else None
     return export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
 
@@ -82,8 +84,7 @@ def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, prec
             fix=f"Omit --precision, or run `loid-infer export --name OTHER --precision {precision}`.",
         )
     int8 = folder.manifest.int8 if folder.manifest else None
-    is_base = encoder is None and name.startswith(f"{DEFAULT_ENCODER}-")
-    if is_base and int8 and int8.calibrated_on != domain:
+    if encoder is None and name in _BASES and int8 and int8.calibrated_on != domain:
         raise BadSetting(
             "the int8 encoder of the base is calibrated on another domain",
             where=f"encoder {name!r}",

@@ -419,6 +419,9 @@ def test_an_int8_encoder_encodes_and_is_asked_before_it_meets_another_domain(exp
     with pytest.raises(BadSetting, match=r"calibrated on another domain.*export --name others-int8"):
         encode("others", precision="int8", workspace=workspace)
     assert encode("others", encoder="base-int8", workspace=workspace).n_encoded == 5
+    shutil.copytree(made.encoder("small"), workspace.encoder("base"))
+    with pytest.raises(BadSetting, match=r"calibrated on another domain.*give --encoder base to use it anyway"):
+        encode("others", workspace=workspace)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small tmpfs")
