@@ -16,26 +16,10 @@ from bench.record import median, save, work_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
-from loid_infer.types import Spec
+from tests.conftest import make_spec
 
-CARD = Spec(
-    weights="bench",
-    architecture="bert",
-    n_layers=6,
-    n_heads=12,
-    hidden_dim=384,
-    feed_forward_dim=1536,
-    activation="gelu",
-    layer_norm_eps=1e-12,
-    position_type="absolute",
-    tokenizer="bench",
-    max_tokens=256,
-    truncation_side="right",
-    pooling="cls",
-    precision="fp32",
-    quantized_graph="",
-    store_dtype="fp16",
-    format=1,
+SPEC = make_spec(
+    weights="bench", n_layers=6, n_heads=12, hidden_dim=384, feed_forward_dim=1536, tokenizer="bench", max_tokens=256
 )
 BATCHES, ROUNDS = (2_560, 10_240, 81_920), 30
 
@@ -44,15 +28,15 @@ def main(n: int = 1_000_000) -> None:
     folder = work_folder("gather")
     rng = np.random.default_rng(0)
     digests = rng.integers(0, 256, (n, 16), np.uint8)
-    plain = np.memmap(folder / "plain.bin", np.float16, "w+", shape=(n, CARD.hidden_dim))
-    with StoreWriter(folder / "store", CARD, fingerprint(CARD)) as writer:
+    plain = np.memmap(folder / "plain.bin", np.float16, "w+", shape=(n, SPEC.hidden_dim))
+    with StoreWriter(folder / "store", SPEC, fingerprint(SPEC)) as writer:
         for start in range(0, n, CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             plain[part] = rng.normal(size=plain[part].shape).astype(np.float16)
             writer.append((digests[part], plain[part]))
     plain = np.memmap(folder / "plain.bin", np.float16, "r", shape=plain.shape)
     rows = []
-    with open_store(folder / "store", CARD, fingerprint(CARD)) as store:
+    with open_store(folder / "store", SPEC, fingerprint(SPEC)) as store:
         start = time.perf_counter()
         found = store.rows_of(digests, "")
         looked_up = time.perf_counter()

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.record import compared, loid, needed_reviews, save, work_folder
+from bench.record import compared, loid, needed_reviews, save, train_plugin, work_folder
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
 TRAINING = ("--epochs", "2", "--evals", "8")
@@ -75,20 +75,7 @@ def _ranks(place: Path) -> None:
 def train(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...] = ()) -> None:
     """The plugin, trained on split `seed`, unless it is there."""
     if not (place / "exports" / "plugins" / name).exists():
-        loid(
-            "plugin",
-            "train",
-            "-d",
-            domain,
-            "--name",
-            name,
-            "--split-seed",
-            str(seed),
-            *TRAINING,
-            *options,
-            "-w",
-            str(place),
-        )
+        train_plugin(place, domain, name, seed, *TRAINING, *options)
 
 
 def encoder(place: Path, domain: str, name: str, seed: int, options: tuple[str, ...]) -> None:

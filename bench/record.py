@@ -110,6 +110,12 @@ def loid(*arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def train_plugin(workspace: Path, domain: str, name: str, seed: int, *options: str) -> dict:
+    """Train a plugin on split `seed` and give the command's JSON."""
+    arguments = ("-d", domain, "--name", name, "--split-seed", str(seed), "-w", str(workspace))
+    return loid("plugin", "train", *arguments, *options)
+
+
 def compared(summary: list[dict], reference: str) -> list[tuple[str, dict]]:
     """The systems of `evaluate`'s summary, each as its encoder and a row of its errors and of its MSE's difference from
     the reference: `bias`, or the first `head`."""

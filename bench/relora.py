@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import RESULTS, loid, needed_reviews, save, work_folder
+from bench.record import RESULTS, loid, needed_reviews, save, train_plugin, work_folder
 from loid_infer.figures import Curve, learning_curves
 
 SOURCE, TARGET = "digital_music", "musical_instruments"
@@ -55,23 +55,7 @@ def main() -> None:
 def _run(workspace: Path, domain: str, seed: int, epochs: str, *, source: bool) -> dict:
     name = f"{domain}-{seed}{'-over' if source else ''}"
     on = ("--on", f"{SOURCE}-0") if source else ()
-    done = loid(
-        "plugin",
-        "train",
-        "-d",
-        domain,
-        "--name",
-        name,
-        "--split-seed",
-        str(seed),
-        "--epochs",
-        epochs,
-        "--evals",
-        str(EVALS),
-        "-w",
-        str(workspace),
-        *on,
-    )
+    done = train_plugin(workspace, domain, name, seed, "--epochs", epochs, "--evals", str(EVALS), *on)
     history = json.loads((Path(done["path"]) / "curve.json").read_text())
     variance = _validation_variance(workspace, domain, seed)
     print(f"{name}: test {done['test_mse']:.4f} of {done['test_variance']:.4f}", file=sys.stderr, flush=True)

@@ -189,3 +189,29 @@ def pytest_terminal_summary(terminalreporter) -> None:
     ]
     for line in sorted(lines):
         terminalreporter.write_line(line)
+
+
+def make_spec(**changes: object):
+    """The spec of a small BERT, with other fields where they are given."""
+    from loid_infer.types import Spec
+
+    fields = {
+        "weights": "w",
+        "architecture": "bert",
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "feed_forward_dim": 8,
+        "activation": "gelu",
+        "layer_norm_eps": 1e-12,
+        "position_type": "absolute",
+        "tokenizer": "t",
+        "max_tokens": 16,
+        "truncation_side": "right",
+        "pooling": "cls",
+        "precision": "fp32",
+        "quantized_graph": "",
+        "store_dtype": "fp16",
+        "format": 1,
+    }
+    return Spec(**fields | changes)

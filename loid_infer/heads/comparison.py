@@ -88,6 +88,12 @@ class Bucket:
     head: float
 
 
+def file_names(domain: str, split: str, protocol: str) -> tuple[str, ...]:
+    """What the name of an evaluation's file begins with, between dots: one file per domain, protocol, kind of split."""
+    marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "")
+    return (domain, *filter(None, marks))
+
+
 def system(model: str, encoder: str | None) -> str:
     """The name of a model on the vectors of an encoder; baselines have no encoder."""
     return f"{model}{_AT}{encoder}" if encoder else model

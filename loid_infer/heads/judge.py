@@ -22,7 +22,7 @@ def judge_by_heads(interactions: Interactions, exact: Floats, approximate: Float
         for i, seed in enumerate(SEEDS):
             parts = split(interactions, "random", seed)
             test = pairs_of(interactions, parts, parts.test)
-            ratings = interactions.ratings[parts.test].astype(np.float64)
+            ratings = interactions.ratings[parts.test]
             for j, vectors in enumerate((exact, approximate)):
                 predicted = fit_head(interactions, parts, vectors, settings, seed, SILENT).predictor.predict(test)
                 errors[i, j] = mse(clipped(predicted, interactions.rating_range), ratings)

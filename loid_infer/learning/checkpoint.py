@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loid_infer.artifact import new_file
+from loid_infer.tensors import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,9 @@ class Checkpoint:
         Raises:
             NoSpace: the file cannot be written.
         """
-        from safetensors.torch import save_file
-
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         with new_file(self._path) as temporary:
-            save_file(content, temporary, metadata={"run_digest": self._run, "state": json.dumps(state)})
+            save_tensors(temporary, content, {"run_digest": self._run, "state": json.dumps(state)}, copy=True)
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

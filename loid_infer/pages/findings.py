@@ -13,11 +13,11 @@ from msgspec import structs
 from loid_infer.artifact import read_manifest
 from loid_infer.data.canonical import TableFacts
 from loid_infer.data.reviews import open_table
+from loid_infer.encoders.manifest import EncoderManifest
 from loid_infer.errors import BadArtifact, LoidError
 from loid_infer.pages.records import (
     Domain,
-    EncoderRecord,
-    EncodingRecord,
+    EncodeResult,
     Evaluation,
     Findings,
     HeadRecord,
@@ -29,10 +29,10 @@ from loid_infer.pages.records import (
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, slug
 
-A = TypeVar("A", EncoderRecord, HeadRecord, PluginRecord)
+A = TypeVar("A", EncoderManifest, HeadRecord, PluginRecord)
 T = TypeVar("T")
-R = TypeVar("R", Evaluation, EncodingRecord)
-D = TypeVar("D", Evaluation, EncodingRecord, HeadRecord)
+R = TypeVar("R", Evaluation, EncodeResult)
+D = TypeVar("D", Evaluation, EncodeResult, HeadRecord)
 _FIX = "Make it again, or remove it."
 
 
@@ -42,10 +42,10 @@ def read_findings(workspace: Workspace) -> Findings:
     tables = dict(reader.read_all(map(workspace.table, workspace.domains()), _table))
     evaluations = reader.reports(Evaluation, "evaluation")
     evaluations.sort(key=lambda evaluation: (evaluation.protocol == "paper", evaluation.split))
-    encodings = reader.reports(EncodingRecord, "encoding")
+    encodings = reader.reports(EncodeResult, "encoding")
     heads = reader.artifacts(HeadRecord, "head")
     plugins = reader.artifacts(PluginRecord, "plugin")
-    encoders = reader.artifacts(EncoderRecord, "encoder")
+    encoders = reader.artifacts(EncoderManifest, "encoder")
     heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
     plugins = [structs.replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
     similarity = reader.read_if_present(workspace.reports / "similarity.json", _similarity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,6 +20,7 @@ from loid_infer.heads.comparison import (
     EvaluateResult,
     ModelErrors,
     Run,
+    file_names,
     records,
 )
 from loid_infer.heads.manifest import HeadManifest
@@ -53,8 +54,7 @@ class Evaluation(Struct, frozen=True):
     @property
     def file_names(self) -> tuple[str, ...]:
         """What its file's name begins with, between dots."""
-        marks = ("time" if self.split == "time" else "", "paper" if self.protocol == "paper" else "")
-        return (self.domain, *filter(None, marks))
+        return file_names(self.domain, self.split, self.protocol)
 
     @property
     def variants(self) -> tuple[ModelErrors, ...]:
@@ -101,9 +101,6 @@ class PluginRecord(PluginManifest, frozen=True, kw_only=True):
     history: History | None = None
 
 
-EncoderRecord: TypeAlias = EncoderManifest
-
-
 @dataclass(frozen=True, slots=True)
 class StageSeconds:
     """Seconds each stage was busy; they overlap."""
@@ -147,9 +144,6 @@ class EncodeResult:
         return (self.domain, self.encoder)
 
 
-EncodingRecord: TypeAlias = EncodeResult
-
-
 class Similarity(Struct, frozen=True):
     """`reports/similarity.json`, as `plugin similarity` writes it."""
 
@@ -170,7 +164,7 @@ class Domain:
     table: TableFacts | None
     evaluations: tuple[Evaluation, ...]  # the strict one on random splits first, if there is one
     heads: tuple[HeadRecord, ...]
-    encodings: tuple[EncodingRecord, ...]
+    encodings: tuple[EncodeResult, ...]
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -183,7 +177,7 @@ class Findings:
     """All there is to show, by name."""
 
     domains: tuple[Domain, ...]
-    encoders: tuple[EncoderRecord, ...]
+    encoders: tuple[EncoderManifest, ...]
     plugins: tuple[PluginRecord, ...]
     similarity: Similarity | None
     left_out: tuple[str, ...]  # files that cannot be read, and why
@@ -194,7 +188,7 @@ class Findings:
         return tuple(head for domain in self.domains for head in domain.heads)
 
     @property
-    def encodings(self) -> tuple[EncodingRecord, ...]:
+    def encodings(self) -> tuple[EncodeResult, ...]:
         """Of all domains."""
         return tuple(run for domain in self.domains for run in domain.encodings)
 

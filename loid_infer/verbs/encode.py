@@ -9,8 +9,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,26 @@ class DryRun:
     store: str
 
 
+@contextmanager
+def _opened(
+    domain: str,
+    encoder: str | None,
+    runtime: str,
+    precision: str | None,
+    device: str,
+    n_threads: int | None,
+    workspace: Workspace,
+    progress: Progress,
+) -> Iterator[tuple[Corpus, Encoder, float]]:
+    """The corpus, the open encoder, and the seconds spent on exporting the base first, if that was necessary."""
+    check_options(runtime, device)
+    corpus = open_table(workspace.table(domain), domain)
+    export_s = export_base(workspace, encoder, domain, precision, progress)
+    folder = resolve_encoder(workspace, encoder, domain, precision)
+    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+        yield corpus, opened, export_s
+
+
 def encode(
     domain: str,
     *,
@@ -80,11 +100,8 @@ def encode(
         StoreBusy, BadStore, NoSpace: the store is in use, damaged, or cannot grow. Committed chunks are kept.
     """
     workspace = Workspace.of(workspace)
-    check_options(runtime, device)
-    corpus = open_table(workspace.table(domain), domain)
-    export_s = export_base(workspace, encoder, domain, precision, progress)
-    folder = resolve_encoder(workspace, encoder, domain, precision)
-    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+    arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
+    with _opened(*arguments) as (corpus, opened, export_s):
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
     _write_record(result, workspace, progress)
     return result
@@ -107,11 +124,8 @@ def encode_dry_run(
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
     """
     workspace = Workspace.of(workspace)
-    check_options(runtime, device)
-    corpus = open_table(workspace.table(domain), domain)
-    export_base(workspace, encoder, domain, precision, progress)
-    folder = resolve_encoder(workspace, encoder, domain, precision)
-    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+    arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
+    with _opened(*arguments) as (corpus, opened, _):
         return _dry_run(corpus, opened, workspace, progress)
 
 

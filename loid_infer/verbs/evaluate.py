@@ -18,7 +18,7 @@ from loid_infer.errors import BadSetting, NoSpace
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.evaluation.rows import Result, measure
 from loid_infer.heads.baselines import Baselines, Head
-from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, compare, system
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, compare, file_names, system
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
@@ -99,6 +99,7 @@ def _evaluate(
             for i, (part, folders) in enumerate(zip(parts, opened, strict=True))
         ]
     runs, buckets, summary, bins = compare(results, system(HEAD, labels[0]), job.data, parts)
+    names_of_file = file_names(job.domain, first.kind, settings.protocol)
     result = EvaluateResult(
         domain=job.domain,
         encoders=labels,
@@ -112,17 +113,11 @@ def _evaluate(
         buckets=buckets,
         summary=summary,
         calibration=bins,
-        path=str(_file(job.workspace, job.domain, first.kind, settings.protocol)),
+        path=str(job.workspace.reports / ".".join((*names_of_file, "evaluation.json"))),
         seconds=time.perf_counter() - start,
     )
     _write_record(result, progress)
     return result
-
-
-def _file(workspace: Workspace, domain: str, split: str, protocol: str) -> Path:
-    """One file per domain, protocol and kind of split."""
-    marks = ("time" if split == "time" else "", "paper" if protocol == "paper" else "", "evaluation.json")
-    return workspace.reports / ".".join((domain, *filter(None, marks)))
 
 
 def _interval(split: str, seeds: int) -> str | None:

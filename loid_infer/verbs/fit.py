@@ -14,7 +14,7 @@ from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.evaluation.metrics import METRICS, clipped, mse
+from loid_infer.evaluation.metrics import absolute_errors, clipped, mse, squared_errors
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.manifest import BaselineErrors, FitReport
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
@@ -124,13 +124,13 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
         return mse(clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range), data.ratings[rows])
 
     def part(rows: Bools) -> float | None:
-        return float(values["mse"][rows].mean()) if rows.any() else None
+        return float(squares[rows].mean()) if rows.any() else None
 
     test = pairs_of(data, parts, parts.test)
     predicted = clipped(fitted.predictor.predict(test), data.rating_range)
-    values = {name: metric(predicted, data.ratings[parts.test]) for name, metric in METRICS.items()}
+    ratings = data.ratings[parts.test]
+    squares = squared_errors(predicted, ratings)
     cold = (test.users < 0) | (test.items < 0)
-    errors = {name: float(part.mean()) for name, part in values.items()}
     return FitResult(
         domain=job.domain,
         head=job.folder.name,
@@ -145,8 +145,8 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
         train_mse=error(fitted.predictor, parts.train),
         bias_train_mse=error(models.bias, parts.train),
         val_mse=error(fitted.predictor, parts.valid),
-        test_mse=errors["mse"],
-        test_mae=errors["mae"],
+        test_mse=float(squares.mean()),
+        test_mae=float(absolute_errors(predicted, ratings).mean()),
         warm_test_mse=part(~cold),
         cold_test_mse=part(cold),
         n_train=int(parts.train.sum()),

@@ -13,6 +13,7 @@ from loid_infer.encoders.spec import fingerprint, tokenizer_digest, weights_dige
 from loid_infer.errors import BadArtifact
 from loid_infer.records import decode, to_json, typed
 from loid_infer.types import Spec
+from tests.conftest import make_spec
 
 TENSORS = {
     "embeddings.a": np.ones((2, 3), np.float32),
@@ -34,25 +35,8 @@ def digest(tensors: dict) -> str:
 
 
 def spec(**changes: object) -> Spec:
-    made = Spec(
-        weights=digest(TENSORS),
-        architecture="bert",
-        n_layers=2,
-        n_heads=4,
-        hidden_dim=32,
-        feed_forward_dim=64,
-        activation="gelu",
-        layer_norm_eps=1e-12,
-        position_type="absolute",
-        tokenizer="t",
-        max_tokens=256,
-        truncation_side="right",
-        pooling="cls",
-        precision="fp32",
-        quantized_graph="",
-        store_dtype="fp16",
-        format=1,
-    )
+    sizes = {"n_heads": 4, "hidden_dim": 32, "feed_forward_dim": 64, "max_tokens": 256}
+    made = make_spec(weights=digest(TENSORS), **sizes)
     return replace(made, **changes)
 
 

@@ -21,28 +21,11 @@ from loid_infer.store.records import pack
 from loid_infer.store.rewrite import salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
-from loid_infer.types import SILENT, Spec
+from loid_infer.types import SILENT
+from tests.conftest import make_spec
 
 DIM = 24
-SPEC = Spec(
-    weights="w",
-    architecture="bert",
-    n_layers=2,
-    n_heads=2,
-    hidden_dim=DIM,
-    feed_forward_dim=8,
-    activation="gelu",
-    layer_norm_eps=1e-12,
-    position_type="absolute",
-    tokenizer="t",
-    max_tokens=16,
-    truncation_side="right",
-    pooling="cls",
-    precision="fp32",
-    quantized_graph="",
-    store_dtype="fp16",
-    format=1,
-)
+SPEC = make_spec(hidden_dim=DIM)
 PRINT = fingerprint(SPEC)
 
 

@@ -8,34 +8,26 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.settings import Workspace
 from loid_infer.store.writer import StoreWriter
-from loid_infer.types import SILENT, Spec
+from loid_infer.types import SILENT
 from loid_infer.verbs.ingest import ingest
+from tests.conftest import make_spec
 from tests.heads.domains import noisy_ratings
 
-SPEC = Spec(
+SPEC = make_spec(
     weights="made up",
-    architecture="bert",
     n_layers=1,
     n_heads=1,
     hidden_dim=16,
     feed_forward_dim=16,
-    activation="gelu",
-    layer_norm_eps=1e-12,
-    position_type="absolute",
     tokenizer="none",
     max_tokens=8,
-    truncation_side="right",
-    pooling="cls",
     precision="fake",
-    quantized_graph="",
-    store_dtype="fp16",
-    format=1,
 )
 ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC))
 
 
 def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
-    """A table of the world `telling` and the vectors of its texts."""
+    """A table of noisy ratings and the vectors of its texts."""
     data, vectors = noisy_ratings(seed)
     source = workspace.root / f"{domain}.csv"
     source.parent.mkdir(parents=True, exist_ok=True)
