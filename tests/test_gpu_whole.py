@@ -99,5 +99,5 @@ def test_a_device_that_does_not_exist_is_refused_by_whatever_trains_or_scores(to
         lambda: score(tmp_path / "pairs.csv", domain="games", device="tpu", workspace=workspace),
         lambda: plugin_train("games", base=str(toy_base), device="tpu", workspace=workspace),
     ):
-        with pytest.raises(BadSetting, match=r"no device 'tpu'.*auto \| cpu \| cuda"):
+        with pytest.raises(BadSetting, match=r"unknown device.*auto \| cpu \| cuda, got 'tpu'"):
             run()
