@@ -39,7 +39,7 @@ def test_a_heat_map_is_a_png_that_grows_with_its_names(tmp_path) -> None:
     assert max(size_of(tmp_path / "forty")) < 4000
 
 
-def test_whatever_a_heat_map_is_given_shows(tmp_path) -> None:
+def test_every_argument_of_a_heat_map_changes_the_figure(tmp_path) -> None:
     plain = map_of(tmp_path / "plain")
     for change in (
         {"names": ("toys", "cooks")},
@@ -50,7 +50,7 @@ def test_whatever_a_heat_map_is_given_shows(tmp_path) -> None:
         assert map_of(tmp_path / "other", **change) != plain
 
 
-def test_whatever_a_learning_curve_is_given_shows(tmp_path) -> None:
+def test_every_argument_of_learning_curves_changes_the_figure(tmp_path) -> None:
     other = Curve("toys", RUN.steps, RUN.losses, RUN.eval_steps, [0.8, 0.9])
     louder = Curve("toys", RUN.steps, [2 * loss for loss in RUN.losses], RUN.eval_steps, RUN.eval_mse)
     made = [
@@ -71,13 +71,13 @@ def test_runs_without_losses_or_evaluations_are_drawn(tmp_path) -> None:
     assert only_losses != only_errors
 
 
-def test_points_that_are_not_finite_are_left_out(tmp_path) -> None:
+def test_nonfinite_points_are_left_out(tmp_path) -> None:
     whole = Curve("a", [1, 3], [1.0, 0.5], [3], [0.5])
     broken = Curve("a", [1, 2, 3, 4], [1.0, float("nan"), 0.5, float("inf")], [2, 3], [float("nan"), 0.5])
     assert curves_of(tmp_path / "x", whole) == curves_of(tmp_path / "x", broken)
 
 
-def test_nonsense_is_refused(tmp_path) -> None:
+def test_invalid_input_is_refused(tmp_path) -> None:
     path = tmp_path / "x"
     for names, matrix in ((["a"], MATRIX), ([], np.zeros((0, 0))), (["a", "b"], MATRIX * np.nan)):
         with pytest.raises(ValueError, match="finite values"):
@@ -89,7 +89,7 @@ def test_nonsense_is_refused(tmp_path) -> None:
     assert not path.exists()
 
 
-def test_bytes_are_the_same_in_another_process_with_a_style_of_its_own_and_nothing_is_said(tmp_path) -> None:
+def test_figures_are_identical_in_another_process_with_user_settings_and_nothing_is_printed(tmp_path) -> None:
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\nbackend: TkAgg\nimage.cmap: hot\n")
     code = f"""if True:
         import sys
@@ -111,7 +111,7 @@ def test_bytes_are_the_same_in_another_process_with_a_style_of_its_own_and_nothi
     assert b"Software" not in (tmp_path / "map").read_bytes()
 
 
-def test_the_users_own_style_is_back_afterwards(tmp_path) -> None:
+def test_the_matplotlib_settings_of_the_user_are_restored(tmp_path) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 31.0}):
@@ -119,7 +119,7 @@ def test_the_users_own_style_is_back_afterwards(tmp_path) -> None:
         assert matplotlib.rcParams["font.size"] == 31.0
 
 
-def test_a_running_mean_looks_back_only() -> None:
+def test_a_running_mean_is_causal() -> None:
     values = np.random.default_rng(0).random(50)
     slow = [values[max(i + 1 - 7, (i + 1) // 2) : i + 1].mean() for i in range(50)]
     np.testing.assert_allclose(running_mean(values, 7), slow, rtol=1e-12)

@@ -28,7 +28,7 @@ def workspace(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Works
 
 
 @on_a_gpu
-def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
+def test_gpu_vectors_equal_cpu_vectors(workspace: Workspace) -> None:
     vectors = []
     for name, device in (("on-cpu", "cpu"), ("on-gpu", "cuda")):
         run = encode("games", encoder=name, device=device, workspace=workspace)
@@ -42,7 +42,7 @@ def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
 
 
 @on_a_gpu
-def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
+def test_a_head_trained_on_a_gpu_matches_the_cpu(workspace: Workspace) -> None:
     encode("games", encoder="on-cpu", device="cpu", workspace=workspace)
     errors, scores = [], []
     table = pq.read_table(workspace.table("games"), columns=["user_id", "item_id"])
@@ -60,7 +60,7 @@ def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
 
 
 @on_a_gpu
-def test_a_plugin_trains_as_on_the_cpu(workspace: Workspace, toy_base: Path) -> None:
+def test_a_plugin_trained_on_a_gpu_matches_the_cpu(workspace: Workspace, toy_base: Path) -> None:
     found = [
         plugin_train("games", name=device, base=str(toy_base), settings=FAST, device=device, workspace=workspace)
         for device in ("cpu", "cuda")
@@ -70,7 +70,7 @@ def test_a_plugin_trains_as_on_the_cpu(workspace: Workspace, toy_base: Path) -> 
 
 @pytest.mark.skipif(not gpu.torch_lacks(), reason="there is a GPU")
 @pytest.mark.parametrize("command", ["encode", "fit", "score", "plugin_train"])
-def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
+def test_without_a_gpu_cuda_is_refused_and_nothing_is_written(
     command: str, toy_base: Path, tmp_path: Path, exported: Path
 ) -> None:
     workspace = Workspace(tmp_path)
@@ -91,7 +91,7 @@ def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
     assert left == [path for path in before if "cache" not in path.relative_to(tmp_path).parts]
 
 
-def test_a_device_that_does_not_exist_is_refused_by_whatever_trains_or_scores(toy_base: Path, tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused(toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_domain(workspace, "games", n=30)
     for run in (

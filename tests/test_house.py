@@ -43,7 +43,7 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_there_are_modules() -> None:
+def test_modules_are_discovered() -> None:
     assert len(MODULES) > 30
 
 
@@ -65,7 +65,7 @@ def test_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_module_says_what_it_is(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(tree(path)), "no module docstring"
     assert path.stem not in FORBIDDEN_NAMES
 
@@ -81,7 +81,7 @@ def test_no_keyword_bags_in_public_signatures(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_nothing_happens_at_import(path: Path) -> None:
+def test_only_allowed_functions_are_called_at_import(path: Path) -> None:
     calls = []
     for statement in tree(path).body:
         if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.If | ast.For | ast.With):
@@ -104,7 +104,7 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_classes_inherit_once_and_only_what_they_must(path: Path) -> None:
+def test_inheritance_is_single_and_limited_to_allowed_bases(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
     allowed |= {"Struct", "Evaluation", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
     allowed |= {"ProgressColumn", "io.RawIOBase"}  # what rich and io ask for
@@ -142,7 +142,7 @@ def test_constraints_pin_every_requirement_but_those_of_a_gpu() -> None:
     assert sorted(set(wanted) - pinned) == []
 
 
-def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
+def test_generated_folders_are_ignored_by_git_and_packages_are_not() -> None:
     patterns = (ROOT / ".gitignore").read_text().split()
     assert "/data/" in patterns
     assert "data/" not in patterns
@@ -151,6 +151,6 @@ def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
 @pytest.mark.parametrize(
     "verb", ["ingest", "encode", "cache", "upkeep", "imports", "export", "plugins", "report", "doctor"]
 )
-def test_what_needs_no_torch_does_not_wait_for_it(verb: str) -> None:
+def test_modules_that_do_not_need_torch_do_not_import_it(verb: str) -> None:
     code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -31,7 +31,7 @@ def test_every_review_has_its_vector_and_a_second_run_computes_none(encoded) -> 
     assert cache_verify(workspace=workspace).n_bad == 0
 
 
-def test_vectors_are_those_of_plain_transformers(encoded, tmp_path) -> None:
+def test_vectors_equal_plain_transformers(encoded, tmp_path) -> None:
     import pyarrow.parquet as pq
     import torch
     import transformers
@@ -72,14 +72,14 @@ def test_a_sentence_transformers_folder_gives_sentence_transformers_vectors(enco
     assert row_cosines(vectors, expected).min() >= 0.99999
 
 
-def test_the_head_is_better_than_its_biases_over_three_splits(encoded) -> None:
+def test_the_head_has_a_lower_error_than_its_biases_over_three_splits(encoded) -> None:
     workspace, _ = encoded
     fits = [fit(DOMAIN, seed=seed, workspace=workspace) for seed in range(3)]
     assert np.mean([found.test_mse - found.baselines.bias for found in fits]) < 0
     assert np.mean([found.baselines.bias - found.baselines.global_mean for found in fits]) < -0.03
 
 
-def test_pairs_are_scored_known_or_not(encoded, tmp_path) -> None:
+def test_pairs_with_known_and_unknown_ids_are_scored(encoded, tmp_path) -> None:
     workspace, _ = encoded
     fit(DOMAIN, workspace=workspace)
     pairs = tmp_path / "pairs.csv"

@@ -34,7 +34,7 @@ GOOD = {"name": "a", "n": 3, "share": 0.5, "inner": {"x": 1}, "many": [{"x": 2.0
 HUGE = [float("nan"), float("inf"), -1e16, 10**40]
 
 
-def test_json_becomes_what_the_annotations_say(tmp_path: Path) -> None:
+def test_json_is_decoded_to_the_annotated_types(tmp_path: Path) -> None:
     expected = Outer("a", 3, 0.5, Inner(1.0), (Inner(2.0),), {"k": 1})
     text = json.dumps(GOOD | {"unknown": [1]})
     (tmp_path / "file").write_text(text)
@@ -43,7 +43,7 @@ def test_json_becomes_what_the_annotations_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", HUGE)
-def test_what_cannot_be_drawn_counts_as_absent_where_that_is_asked(number: float) -> None:
+def test_with_finite_a_number_that_cannot_be_plotted_becomes_none(number: float) -> None:
     text = json.dumps(GOOD | {"share": number})
     assert decode(text, Outer, "mend", finite=True).share is None
     assert str(decode(text, Outer, "mend").share) == str(float(number))
@@ -69,7 +69,7 @@ def test_what_cannot_be_drawn_counts_as_absent_where_that_is_asked(number: float
         ({"ready": 1}, "ready", "bool", "int"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(change: dict, field: str, expected: str, got: str) -> None:
+def test_an_invalid_field_is_named(change: dict, field: str, expected: str, got: str) -> None:
     with pytest.raises(BadArtifact) as caught:
         typed(GOOD | change, Outer, "mend", where="file")
     assert f"the field {field} is" in caught.value.what
@@ -77,7 +77,7 @@ def test_a_field_that_is_wrong_is_named(change: dict, field: str, expected: str,
     assert caught.value.fix == "mend"
 
 
-def test_what_is_no_record_at_all_is_refused(tmp_path: Path) -> None:
+def test_content_that_is_not_a_json_object_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match=r"x: the content is invalid \(expected object, got array\)"):
         decode("[]", Outer, "mend", where="x")
     for content in (b"{", b"\xff", b"[" * 100_000):
@@ -88,7 +88,7 @@ def test_what_is_no_record_at_all_is_refused(tmp_path: Path) -> None:
         decode(tmp_path / "absent", Outer, "mend")
 
 
-def test_numbers_of_numpy_and_those_that_are_not_finite_are_written() -> None:
+def test_numpy_scalars_and_nonfinite_numbers_are_encoded() -> None:
     everything = Outer("a", 3, np.float64(0.1), Inner(np.float32(0.5)), (), {})
     assert narrowed(everything, Some) == Some(0.1, Inner(0.5))
     assert to_json({"a": np.float32(0.5), "b": np.int64(3), "c": float("nan")}) == '{"a": 0.5, "b": 3, "c": NaN}'

@@ -15,7 +15,7 @@ ODD = {"transposed": ROWS.T, "columns": ROWS[:, ::2], "reversed": ROWS[::-1], "f
 
 
 @pytest.mark.parametrize("name", sorted(ODD))
-def test_what_is_not_contiguous_is_copied_or_refused(tmp_path: Path, name: str) -> None:
+def test_noncontiguous_arrays_are_copied_and_tensors_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} .*not C-contiguous"):
         save_tensors(tmp_path / "file", {name: ODD[name]})
     with pytest.raises(ValueError, match="not C-contiguous"):
@@ -25,7 +25,7 @@ def test_what_is_not_contiguous_is_copied_or_refused(tmp_path: Path, name: str) 
     assert np.array_equal(load_file(tmp_path / "file")[name], ODD[name])
 
 
-def test_arrays_and_tensors_are_written_alike_with_their_metadata(tmp_path: Path) -> None:
+def test_arrays_and_tensors_are_written_to_identical_files_with_metadata(tmp_path: Path) -> None:
     arrays = {"a": ROWS, "b": np.arange(5), "c": np.array([True, False]), "d": np.zeros((0, 3)), "e": np.float64(3.5)}
     save_tensors(tmp_path / "arrays", arrays, {"format": "pt"})
     tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}

@@ -84,7 +84,7 @@ def test_every_command_has_help_with_an_example_and_the_common_options(command: 
         assert part in done.stdout
 
 
-def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
+def test_ingest_encode_and_cache_commands_in_sequence(workspace: Workspace) -> None:
     root = str(workspace.root)
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(40))
     assert as_json(loid("ingest", str(source), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
@@ -169,7 +169,9 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_exits_130_keeps_work_and_says_how_to_go_on(workspace: Workspace, number: int) -> None:
+def test_an_interrupt_exits_130_keeps_finished_work_and_prints_the_command_to_continue(
+    workspace: Workspace, number: int
+) -> None:
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(3000))
     loid("ingest", str(source), "--domain", "toys", "-w", str(workspace.root))
     slow = """if True:

@@ -40,12 +40,12 @@ def taken(verb: object) -> dict[str, object]:
     return names
 
 
-def test_all_are_known() -> None:
+def test_all_commands_are_registered() -> None:
     assert sorted(commands(build())) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_gives_its_verb_what_it_takes(name: str) -> None:
+def test_a_command_has_the_parameters_of_its_function(name: str) -> None:
     callback = commands(build())[name].callback
     options = inspect.signature(callback).parameters
     assert options.keys() >= COMMON
@@ -96,7 +96,7 @@ def test_settings_become_options(arguments: list[str], expected: Settings | None
 
 
 @pytest.mark.parametrize("bag", [True, False])
-def test_what_a_verb_says_is_printed_unless_quiet(bag: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_messages_are_printed_unless_quiet(bag: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def named(progress, workspace):
         progress.say("it goes well")
         return {"n": 1}

@@ -23,7 +23,7 @@ def result(tmp_path_factory):
         return verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=1), ablate=True, workspace=workspace)
 
 
-def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
+def test_the_printed_table_has_one_line_per_model(result, capsys):
     show(tables(result), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.startswith("head ")).split()
@@ -34,7 +34,7 @@ def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
     assert max(map(len, lines)) <= 80
 
 
-def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result, capsys):
+def test_json_has_null_intervals_for_a_single_split(result, capsys):
     without = replace(result.summary[0], low=None, high=None)
     show(replace(result, summary=(without,), interval=None), as_json=True)
     found = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ from tests.cli.test_cli import as_json, loid
 from tests.plugins.making import adapted, put, random_delta
 
 
-def test_merge_list_show(tmp_path: Path) -> None:
+def test_plugins_are_merged_listed_and_shown(tmp_path: Path) -> None:
     place, root = Workspace(tmp_path), str(tmp_path)
     put(place, "one", random_delta(1))
     put(place, "two", random_delta(2))
@@ -26,7 +26,7 @@ def test_merge_list_show(tmp_path: Path) -> None:
     assert "dare_ties" in loid("plugin", "list", "-w", root).stdout
 
 
-def test_import(toy_base: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_imported(toy_base: Path, tmp_path: Path) -> None:
     adapted(toy_base).save_pretrained(tmp_path / "mine")
     made = as_json(
         loid(
@@ -67,7 +67,7 @@ def test_a_user_error_is_one_paragraph_and_exit_2(tmp_path: Path, arguments: lis
     assert all(part in done.stderr for part in said), done.stderr
 
 
-def test_what_must_be_given_is_asked_for(tmp_path: Path) -> None:
+def test_missing_required_options_are_errors(tmp_path: Path) -> None:
     put(Workspace(tmp_path), "one", random_delta(1))
     for arguments in (["one", "--name", "m"], ["one", "--method", "ties"], ["--name", "m", "--method", "ties"]):
         assert loid("plugin", "merge", *arguments, "-w", str(tmp_path)).returncode == 2

@@ -8,7 +8,7 @@ from tests.cli.test_cli import as_json, loid
 from tests.conftest import toy_texts, write_reviews
 
 
-def test_a_matrix_for_programs_and_one_for_people(toy_base: Path, tmp_path: Path) -> None:
+def test_the_similarity_matrix_is_printed_as_json_or_as_a_table(toy_base: Path, tmp_path: Path) -> None:
     for domain in ("toys", "books"):
         source = write_reviews(tmp_path / f"{domain}.jsonl", [f"{domain} {text}" for text in toy_texts(20)])
         ingest([source], domain, workspace=Workspace(tmp_path))

@@ -7,7 +7,7 @@ from tests.cli.test_cli import as_json, loid
 from tests.verbs.test_train import write_domain
 
 
-def test_train_stack_and_export(toy_base: Path, tmp_path: Path) -> None:
+def test_plugins_are_trained_stacked_and_exported(toy_base: Path, tmp_path: Path) -> None:
     workspace, root = Workspace(tmp_path), str(tmp_path)
     for seed, domain in enumerate(("films", "games")):
         write_domain(workspace, domain, n=80, seed=seed)

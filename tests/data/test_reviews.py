@@ -129,7 +129,7 @@ def test_only_necessary_row_groups_are_read(table, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [[3, 2], [-1], [10_000]])
-def test_rows_must_ascend_within_the_table(bad, table):
+def test_rows_must_be_ascending_and_in_range(bad, table):
     with pytest.raises(ValueError, match=r"ascend within 0\.\.9999"):
         list(table.texts(np.array(bad)))
 

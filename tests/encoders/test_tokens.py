@@ -47,7 +47,9 @@ def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: li
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, max_size=4))
-def test_the_same_with_a_small_table_and_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
+def test_looked_up_ids_are_the_same_with_a_small_table_and_small_blocks(
+    toy_base: Path, batches: list[list[str]]
+) -> None:
     """Covers hash collisions and emptying the table."""
     with pytest.MonkeyPatch.context() as patch:
         for name, small in (("_TABLE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):

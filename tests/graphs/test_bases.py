@@ -26,7 +26,7 @@ def test_the_bundled_encoder_needs_no_network() -> None:
     assert (path / "model.safetensors").is_file()
 
 
-def test_a_local_folder_is_known_by_its_name_not_its_path(folder: Path) -> None:
+def test_a_local_base_is_recorded_by_name_without_its_path(folder: Path) -> None:
     base = load_base(str(folder))
     assert base.name == "my-bert"
     assert base.config["hidden_size"] == 32
@@ -34,7 +34,7 @@ def test_a_local_folder_is_known_by_its_name_not_its_path(folder: Path) -> None:
     assert parts["truncation"] is None is parts["padding"]
 
 
-def test_old_checkpoints(folder: Path) -> None:
+def test_old_checkpoint_tensor_names_are_supported(folder: Path) -> None:
     """As bert-base-uncased on the hub: prefix `bert.`, LayerNorm gamma and beta, a task head; no tokenizer.json."""
     new = load_base(str(folder)).tensors
     old = {
@@ -92,7 +92,7 @@ def test_unsupported_models_are_refused(folder: Path, field: str, value: object)
         load_base(str(folder))
 
 
-def test_no_config_no_weights_no_folder(folder: Path) -> None:
+def test_a_folder_without_config_or_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadArtifact, match="weights cannot be read"):
         load_base(str(folder))

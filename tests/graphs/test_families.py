@@ -85,7 +85,7 @@ def test_exports_are_computed_by_all_runtimes(folder: Path, tmp_path: Path) -> N
         assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999
 
 
-def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
+def test_lora_equals_peft_on_every_linear_layer(folder: Path) -> None:
     import peft
 
     base = load_base(str(folder))
@@ -157,7 +157,7 @@ def test_config_changes_change_the_spec_or_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "pooling"), [("llama", "mean"), ("modernbert", "mean"), ("flan-t5", "mean"), ("qwen2", "last")]
 )
-def test_int8_takes_every_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
+def test_int8_quantizes_every_matrix_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(manifest, "GATES", manifest.GATES | {"int8": ("cos_mean", 0.9)})
     base = load_base(str(make_family(tmp_path / name, name)), pooling)
     make_encoder(tmp_path / "it", base, precision="fp32", max_tokens=MAX_TOKENS, progress=SILENT)

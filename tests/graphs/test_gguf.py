@@ -174,7 +174,7 @@ def test_metadata_that_transformers_ignores_is_refused(llama: Path, tmp_path: Pa
     ("kind", "split", "bos"),
     [("llama", None, True), ("gpt2", "llama-bpe", True), ("gpt2", "gpt-2", False), ("gpt2", "smollm", False)],
 )
-def test_default_bos_is_that_of_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
+def test_the_default_bos_token_is_that_of_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
     fields = {"tokenizer.ggml.model": kind} | ({"tokenizer.ggml.pre": split} if split else {})
     parts = {"added_tokens": [{"id": 1}, {"id": 9}], "pre_tokenizer": {"type": "Sequence"}}
     for fields_given, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):

@@ -11,9 +11,7 @@ from loid_infer.graphs.bases import load_base
 from loid_infer.graphs.graph import write_graph
 
 
-def test_the_same_weights_give_the_same_bytes_and_none_of_this_machine(
-    exported: Path, toy_base: Path, tmp_path: Path
-) -> None:
+def test_export_is_deterministic_and_contains_no_local_paths(exported: Path, toy_base: Path, tmp_path: Path) -> None:
     spec = open_folder(exported / "exports/encoders/base", "base").spec
     write_graph(spec, load_base(str(toy_base)).tensors, tmp_path / "again.onnx")
     graph = (exported / "exports/encoders/base/model.onnx").read_bytes()
@@ -49,7 +47,7 @@ def rewritten(source: Path, path: Path, change) -> Path:
     return path
 
 
-def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_graphs_with_unsupported_operators_or_files_are_refused(exported: Path, tmp_path: Path) -> None:
     graph = exported / "exports/encoders/base/model.onnx"
     checked(graph)
 
@@ -99,7 +97,7 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
             checked(tmp_path / "cut.onnx")
 
 
-def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base: Path) -> None:
+def test_probes_equal_plain_transformers(exported: Path, toy_base: Path) -> None:
     import torch
     import transformers
 

@@ -34,7 +34,7 @@ def edit_tokenizer_config(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_token_beyond_the_embeddings(bert: Path) -> None:
+def test_a_token_id_beyond_the_embedding_matrix_is_refused(bert: Path) -> None:
     tokenizer = Tokenizer.from_file(str(bert / "tokenizer.json"))
     n_rows = tokenizer.get_vocab_size()
     assert load_base(str(bert)).tensors["embeddings.word_embeddings.weight"].shape[0] == n_rows
@@ -43,7 +43,7 @@ def test_a_token_beyond_the_embeddings(bert: Path) -> None:
     refused(bert, BadArtifact, rf"without an embedding.*ids below {n_rows}, got {n_rows}\)")
 
 
-def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path, monkeypatch) -> None:
+def test_special_tokens_added_only_by_transformers_are_refused(bert: Path, monkeypatch) -> None:
     ids = parity.reference_ids
     monkeypatch.setattr(parity, "reference_ids", lambda *given: [[*row, 2] for row in ids(*given)])
     refused(bert, ParityError, "ids differ from those of transformers")
@@ -57,7 +57,7 @@ def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path,
         ("last", ("<s>", ""), {"add_eos_token": True}, r"expected </s> \(2\) last"),
     ],
 )
-def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, frame, fields, match) -> None:
+def test_a_wrong_token_at_the_pooled_position_is_refused(bert: Path, pooling, frame, fields, match) -> None:
     tokenizer = json.loads((bert / "tokenizer.json").read_text())
     around = [[{"SpecialToken": {"id": name, "type_id": 0}}] if name else [] for name in frame]
     text = [{"Sequence": {"id": "A", "type_id": 0}}]
@@ -69,7 +69,7 @@ def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, fra
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, side: str) -> None:
+def test_a_transformers_model_that_mixes_texts_of_a_batch_is_detected(bert: Path, monkeypatch, side: str) -> None:
     class Mixing(torch.nn.Module):
         def __init__(self, module: torch.nn.Module) -> None:
             super().__init__()
@@ -93,7 +93,7 @@ def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, s
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorrt"])
-def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str) -> None:
+def test_every_runtime_checks_the_graph_it_loads(bert: Path, monkeypatch, runtime: str) -> None:
     backend = next(b for b in backends() if b.name == runtime)
     pytest.importorskip(backend.package, reason=f"{runtime} is not installed")
     encoder = open_folder(Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path), "it")
@@ -106,7 +106,7 @@ def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str)
         backend.open(encoder, "cpu", 1)
 
 
-def test_what_a_file_of_onnx_cannot_hold_lies_beside_it(bert: Path, monkeypatch) -> None:
+def test_tensors_beyond_the_protobuf_limit_are_stored_as_external_data(bert: Path, monkeypatch) -> None:
     monkeypatch.setattr("loid_infer.graphs.graph.MAX_BYTES", 0)
     path = Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path)
     assert (path / "model.onnx.data").stat().st_size > 20_000

@@ -58,7 +58,7 @@ def opened(base: Base) -> Encoder:
     ("name", "pooling", "dense"),
     [("bert", "mean", False), ("roberta", "cls", True), ("mpnet", "mean", True), ("qwen3", "lasttoken", False)],
 )
-def test_vectors_are_those_of_sentence_transformers(
+def test_vectors_equal_sentence_transformers(
     family: Callable[[str], Path], tmp_path: Path, name: str, pooling: str, dense: bool
 ) -> None:
     import sentence_transformers
@@ -94,7 +94,7 @@ def test_exports_match_and_another_pooling_is_reported(whole: Path, tmp_path: Pa
         assert same == (pooling == "auto")
 
 
-def test_prompts_are_put_before_texts(family: Callable[[str], Path], tmp_path: Path) -> None:
+def test_prompts_are_prepended_to_texts(family: Callable[[str], Path], tmp_path: Path) -> None:
     import sentence_transformers
 
     prompts = {"query": "the plot: ", "document": "it is: "}
@@ -111,7 +111,7 @@ def test_prompts_are_put_before_texts(family: Callable[[str], Path], tmp_path: P
         load_base(str(folder), prompt="x", prompt_name="query")
 
 
-def test_lowering_is_part_of_the_tokenizer(family: Callable[[str], Path], tmp_path: Path) -> None:
+def test_lowercasing_is_part_of_the_tokenizer(family: Callable[[str], Path], tmp_path: Path) -> None:
     folder = make_sentence(tmp_path / "it", family("roberta"), "mean")
     path = folder / "sentence_bert_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_lower_case": True}))
@@ -246,7 +246,9 @@ def test_a_prompt_that_is_not_pooled_is_refused(whole: Path, tmp_path: Path) -> 
     assert load_base(str(folder), prompt="").reading.prompt == ""
 
 
-def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_default(whole: Path, tmp_path: Path) -> None:
+def test_a_dense_layer_without_an_activation_uses_the_sentence_transformers_default(
+    whole: Path, tmp_path: Path
+) -> None:
     import sentence_transformers
 
     folder = Path(shutil.copytree(whole, tmp_path / "it"))
@@ -257,7 +259,9 @@ def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_defaul
     assert row_cosines(opened(load_base(str(folder))).encode(TEXTS), expected).min() >= 0.99999
 
 
-def test_an_invalid_length_is_refused_and_a_missing_one_is_the_models(whole: Path, tmp_path: Path) -> None:
+def test_an_invalid_max_length_is_refused_and_a_missing_one_is_taken_from_the_model(
+    whole: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "it"))
     edit(folder / "sentence_bert_config.json", lambda c: c | {"max_seq_length": -1})
     with pytest.raises(BadSetting, match="max tokens out of range"):

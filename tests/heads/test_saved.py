@@ -96,7 +96,7 @@ def test_the_same_fit_writes_the_same_bytes(fit, saved, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_another_seed_is_another_head(fit):
+def test_another_seed_gives_another_head(fit):
     data, vectors, fitted = fit
     other = fit_head(data, parts(data), vectors, fitted.head.settings, 1, SILENT)
     assert not np.array_equal(other.head.net.users.weight.detach(), fitted.head.net.users.weight.detach())
@@ -121,7 +121,7 @@ def test_an_altered_head_is_refused(saved):
         {"share": None, "seed": None, "mean": None},
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(saved, change):
+def test_an_inconsistent_manifest_is_refused(saved, change):
     path = saved / "manifest.json"
     manifest = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))

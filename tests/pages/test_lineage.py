@@ -4,7 +4,7 @@ from loid_infer.settings import Workspace
 from tests.pages.records import encoder, full, head, plugin, write
 
 
-def test_each_thing_is_told_once_below_all_that_it_rests_on(tmp_path) -> None:
+def test_each_artifact_is_listed_once_after_its_dependencies(tmp_path) -> None:
     assert list(lineage(read_findings(full(tmp_path)))) == [
         ("base", "tiny-bert", "digest bbbbbbbb", ""),
         ("plugin, trained", "one", "one, rank 32", "tiny-bert"),
@@ -16,7 +16,7 @@ def test_each_thing_is_told_once_below_all_that_it_rests_on(tmp_path) -> None:
     ]
 
 
-def test_what_is_named_but_not_there_is_said(tmp_path) -> None:
+def test_missing_dependencies_are_marked(tmp_path) -> None:
     place = Workspace(tmp_path)
     write(place.head("a") / "manifest.json", head("a", encoder="gone"))
     write(place.head("b") / "manifest.json", head("b", fingerprint="0" * 32))

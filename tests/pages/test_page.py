@@ -33,7 +33,7 @@ def text_of(findings: Findings) -> str:
     return " ".join(re.sub("<[^>]*>", " ", re.sub("<style>.*?</style>", "", text, flags=re.S)).split())
 
 
-def test_it_says_how_much_there_is(findings) -> None:
+def test_the_page_states_the_number_of_artifacts(findings) -> None:
     text = text_of(findings)
     assert "1 head, 2 encoders, 3 plugins. Errors are mean squared errors" in text
     assert "Written by loid-infer 1.2.3" in text
@@ -52,7 +52,7 @@ def test_synthetic_reviews_are_marked(findings) -> None:
     assert "toys: reviews are synthetic, so these figures" in text_of(two)
 
 
-def test_a_domain_without_an_evaluation_shows_its_fit_and_one_without_a_fit_says_so(findings) -> None:
+def test_a_domain_without_an_evaluation_shows_its_fit_or_states_that_there_is_none(findings) -> None:
     text = text_of(with_domain(findings, evaluations=()))
     assert "0.7321 test MSE, one fit biases 0.7654 · head toys One fit on one split is not a comparison" in text
     paper = tuple(replace(head, head="other", protocol="paper") for head in findings.heads)
@@ -63,7 +63,7 @@ def test_a_domain_without_an_evaluation_shows_its_fit_and_one_without_a_fit_says
     assert "no table of reviews" in text_of(with_domain(findings, table=None))
 
 
-def test_numbers_that_were_not_measured_leave_their_cells_empty(findings) -> None:
+def test_cells_of_missing_measurements_are_empty(findings) -> None:
     encoders = tuple(replace(one, parity=replace(one.parity, runtimes={})) for one in findings.encoders)
     assert "The exports name no runtime that was measured." in text_of(replace(findings, encoders=encoders))
     plugins = tuple(
@@ -72,7 +72,7 @@ def test_numbers_that_were_not_measured_leave_their_cells_empty(findings) -> Non
     assert "one one 0.5678 two two 0.5678 Ratings" in text_of(replace(findings, plugins=plugins))
 
 
-def test_several_encoders_are_told_apart_and_one_split_gives_no_intervals(findings) -> None:
+def test_several_encoders_are_distinguished_and_one_split_has_no_intervals(findings) -> None:
     evaluation = findings.domains[0].evaluations[0]
     summary = tuple(replace(one, against_bias_low=None, against_bias_high=None) for one in evaluation.summary)
     changed = replace(evaluation, encoders=("base", "other"), n_seeds=1, summary=summary)
@@ -81,13 +81,13 @@ def test_several_encoders_are_told_apart_and_one_split_gives_no_intervals(findin
     assert "head · base" in text
 
 
-def test_a_template_that_names_what_is_not_there_is_an_error(findings) -> None:
+def test_an_undefined_template_variable_is_an_error(findings) -> None:
     domain = SimpleNamespace(name="toys", heads=(), encodings=(), table=None)
     with pytest.raises(UndefinedError, match="evaluation"):
         page(replace(findings, domains=(domain,)), "1.2.3")
 
 
-def test_an_empty_workspace_with_a_file_that_cannot_be_read_has_a_page(tmp_path) -> None:
+def test_a_page_is_written_for_an_empty_workspace_with_an_unreadable_file(tmp_path) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "toys.evaluation.json").write_text("{")
     text = text_of(read_findings(Workspace(tmp_path)))

@@ -24,7 +24,7 @@ def names(chain) -> list[str]:
     return [plugin.name for plugin in chain]
 
 
-def test_a_plugin_is_what_its_folder_says(workspace: Workspace) -> None:
+def test_a_plugin_is_read_from_its_folder(workspace: Workspace) -> None:
     delta = random_delta(0)
     digest = put(workspace, "one", delta)
     plugin = open_plugin(workspace, "one")
@@ -34,7 +34,7 @@ def test_a_plugin_is_what_its_folder_says(workspace: Workspace) -> None:
     assert delta_digest(plugin.delta()) == delta_digest(delta) == digest
 
 
-def test_an_absent_plugin_is_refused_with_those_there_are(workspace: Workspace) -> None:
+def test_a_missing_plugin_is_refused_with_the_list_of_plugins(workspace: Workspace) -> None:
     put(workspace, "one", random_delta(0))
     with pytest.raises(BadArtifact, match=r"no plugin 'two'.*got one.*plugin train --domain two"):
         open_plugin(workspace, "two")
@@ -68,7 +68,7 @@ def test_an_altered_plugin_is_refused(workspace: Workspace) -> None:
         {"parents": [{"name": "x"}]},
     ],
 )
-def test_a_invalid_manifest_is_refused(workspace: Workspace, change: dict) -> None:
+def test_an_invalid_manifest_is_refused(workspace: Workspace, change: dict) -> None:
     put(workspace, "one", random_delta(0), **change)
     with pytest.raises(BadArtifact, match="manifest"):
         open_plugin(workspace, "one")
@@ -111,7 +111,7 @@ def test_parents_on_another_base_are_ignored(workspace: Workspace) -> None:
         open_chain(workspace, ["top"], *BASE)
 
 
-def test_another_base_is_refused_with_both(workspace: Workspace) -> None:
+def test_another_base_is_refused_with_both_names(workspace: Workspace) -> None:
     put(workspace, "one", random_delta(0))
     with pytest.raises(BadSetting, match=r"'one' belongs to another base \(expected toy.*got mini"):
         open_chain(workspace, ["one"], "mini", "c" * 64)
@@ -144,12 +144,12 @@ def family(workspace: Workspace) -> Workspace:
         (["ab", "bc"], "is present twice"),
     ],
 )
-def test_nothing_is_added_twice(family: Workspace, named: list[str], message: str) -> None:
+def test_a_plugin_that_would_be_added_twice_is_refused(family: Workspace, named: list[str], message: str) -> None:
     with pytest.raises(BadSetting, match=message) as error:
         open_chain(family, named, *BASE)
     assert error.value.where
 
 
-def test_what_is_not_twice_is_allowed(family: Workspace) -> None:
+def test_chains_without_duplicates_are_allowed(family: Workspace) -> None:
     assert sorted(names(open_chain(family, ["on_ab", "c"], *BASE))) == ["ab", "c", "on_ab"]
     assert sorted(names(open_chain(family, ["on_a", "bc"], *BASE))) == ["a", "bc", "on_a"]

@@ -83,7 +83,7 @@ def test_dare_converges_to_the_sum_and_merging_factors_does_not() -> None:
     assert np.linalg.norm(naive - exact) > 0.5 * np.linalg.norm(exact)
 
 
-def test_a_source_without_a_tensor_adds_nothing_to_it() -> None:
+def test_a_plugin_without_a_tensor_adds_nothing_to_it() -> None:
     full, part = source(0), source(1, modules=("attention.self.query",))
     for method in METHODS:
         how = Merge(method, 0.7, 0)
@@ -93,7 +93,7 @@ def test_a_source_without_a_tensor_adds_nothing_to_it() -> None:
         assert {name for name in both if not np.array_equal(both[name], alone[name])} == {QUERY}
 
 
-def test_weights() -> None:
+def test_weights_scale_the_merged_deltas() -> None:
     one, two = random_delta(0), random_delta(1)
     how = Merge("linear", 1.0, 0)
     merged_query = merge_tensor(QUERY, [Source("1", one, 0.25), Source("2", two, -2.0)], how)
@@ -105,7 +105,7 @@ def test_different_shapes_are_refused() -> None:
         names_of([source(0), source(1, dim=8)])
 
 
-def test_truncation_and_its_error() -> None:
+def test_rank_truncation_and_its_error() -> None:
     delta = merge_tensor(QUERY, [source(0, rank=3), source(1, rank=3)], Merge("linear", 1.0, 0))
     exact = truncate(QUERY, delta, 6)
     error, total = squared_loss(delta, exact)

@@ -47,7 +47,7 @@ def model_of(base: Base, settings: TrainSettings = SETTINGS) -> RatingModel:
     return rating_model(spec_of(base), base.tensors, base.model, settings, (1.5, 0.5))
 
 
-def test_forward_and_gradients_are_pefts(base: Base) -> None:
+def test_forward_pass_and_gradients_equal_peft(base: Base) -> None:
     import peft
 
     modules = [name for i in range(2) for name in module_names(spec_of(base), i).values()]
@@ -82,7 +82,7 @@ def test_forward_and_gradients_are_pefts(base: Base) -> None:
             assert gradient.abs().max() > 1e-3
 
 
-def test_training_starts_as_the_frozen_encoder_and_moves_only_lora_and_the_regressor(base: Base, tmp_path) -> None:
+def test_training_starts_from_the_frozen_encoder_and_updates_only_lora_and_regressor(base: Base, tmp_path) -> None:
     model = model_of(base)
     assert all(not b.any() for name, b in model.trained().items() if name.endswith(".b"))
     assert {name for name, p in model.named_parameters() if p.requires_grad and ".frozen." in name} == set()
@@ -100,7 +100,7 @@ def test_training_reduces_the_validation_error(base: Base, tmp_path) -> None:
     assert history.eval_steps[-1] == len(history.losses)
 
 
-def test_early_stopping_keeps_the_best(base: Base, tmp_path) -> None:
+def test_early_stopping_keeps_the_best_weights(base: Base, tmp_path) -> None:
     noise = examples(40)
     rng = np.random.default_rng(0)
     data = Data(Examples(noise.flat_ids, noise.lengths, rng.normal(size=40)), examples(40, 1), (-9, 9))
@@ -160,7 +160,7 @@ def test_the_checkpoint_of_another_run_is_ignored(base: Base, tmp_path) -> None:
     assert checkpoint.load() is None
 
 
-def test_batches_hold_every_text_once_and_keep_to_the_budget() -> None:
+def test_batches_contain_every_text_once_within_the_token_budget() -> None:
     data = examples(300)
     for epoch in range(2):
         batches = data.epoch(256, MAX_TOKENS, 7, epoch)
@@ -174,7 +174,7 @@ def test_batches_hold_every_text_once_and_keep_to_the_budget() -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_taking_rows_takes_their_tokens() -> None:
+def test_selected_rows_keep_their_tokens() -> None:
     data = examples(50)
     rows = np.array([7, 3, 3, 49])
     taken = data.take(rows, np.arange(4.0))
@@ -199,6 +199,6 @@ def test_taking_rows_takes_their_tokens() -> None:
         ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(wrong: dict, messages: str) -> None:
+def test_invalid_settings_are_named(wrong: dict, messages: str) -> None:
     with pytest.raises(BadSetting, match=messages):
         TrainSettings(**wrong).check(n_layers=2, width=32, targets=["query", "value"])

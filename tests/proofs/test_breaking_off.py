@@ -36,10 +36,10 @@ def played(scene: str, workspace, *arguments: object, n_texts: int, preload: Pat
 
 
 @pytest.mark.parametrize("every", [29, slow(1)])
-def test_every_write_may_fail(workspace, library, counted, every):
+def test_a_failure_of_any_write_loses_no_committed_vector(workspace, library, counted, every):
     counted(played("faults", workspace, library, every, n_texts=300, preload=library))
 
 
 @pytest.mark.parametrize(("rounds", "runtime"), [(4, "fake"), slow(220, "fake"), slow(20, "auto")])
-def test_every_moment_may_be_the_last(workspace, counted, rounds, runtime):
+def test_a_kill_at_any_time_loses_no_committed_vector(workspace, counted, rounds, runtime):
     counted(played("kills", workspace, rounds, runtime, n_texts=3_000))

@@ -155,7 +155,7 @@ def run_cases(root: Path, seed: int, n_flips: int, n_cuts: int) -> None:
 
 
 @pytest.mark.parametrize("n", [48, slow(2_600)])
-def test_damage_is_noticed_or_harmless(tmp_path, counted, n):
+def test_damage_is_detected_or_harmless(tmp_path, counted, n):
     process = multiprocessing.get_context("spawn").Process(target=run_cases, args=(tmp_path, n, n, n // 4))
     process.start()
     process.join()

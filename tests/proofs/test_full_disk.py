@@ -71,7 +71,7 @@ def committed(folder, digests, vectors) -> int:
 
 
 @pytest.mark.parametrize("n_sizes", [3, slow(60)])
-def test_exactly_the_missing_bytes_help(disk, counted, n_sizes):
+def test_the_reported_missing_bytes_are_exactly_enough(disk, counted, n_sizes):
     digests, vectors = rows(40_000)
     for size in np.linspace(400_000, 3_000_000, n_sizes).astype(int).tolist():
         disk.resize(size)

@@ -33,7 +33,7 @@ def golden(request, tmp_path):
     return tmp_path / "store", expected["digests"], expected["vectors"]
 
 
-def test_a_golden_store_gives_what_was_put_in(golden):
+def test_a_golden_store_returns_its_vectors(golden):
     folder, digests, vectors = golden
     spec = read_spec(folder)
     with open_store(folder, spec, fingerprint(spec)) as store:
@@ -42,7 +42,7 @@ def test_a_golden_store_gives_what_was_put_in(golden):
         assert found.dtype == vectors.dtype and np.array_equal(found, vectors)
 
 
-def test_a_golden_store_goes_on(golden):
+def test_a_golden_store_can_be_appended_to_compacted_and_salvaged(golden):
     folder, digests, vectors = golden
     spec = read_spec(folder)
     with StoreWriter(folder, spec, fingerprint(spec)) as writer:
@@ -55,7 +55,7 @@ def test_a_golden_store_goes_on(golden):
         assert verify(store, SILENT).n_bad == 0
 
 
-def test_a_golden_bundle_gives_what_was_put_in():
+def test_a_golden_bundle_returns_its_vectors():
     expected = load_file(GOLDEN / "expected.safetensors")
     with Bundle(GOLDEN / "bundle.safetensors") as bundle:
         assert bundle.domain == "toys" and '"hidden_dim": 32' in bundle.spec

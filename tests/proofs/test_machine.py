@@ -165,7 +165,7 @@ class Stores(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("n_runs", [6, slow(150)])
-def test_a_store_is_a_dictionary(monkeypatch, counted, n_runs):
+def test_a_store_behaves_like_a_dictionary(monkeypatch, counted, n_runs):
     monkeypatch.setattr(environment, "_MAP_STEP", 1 << 16)
     DONE.clear()
     here, there = multiprocessing.get_context("spawn").Pipe()

@@ -96,7 +96,7 @@ def ended(process) -> None:
 
 
 @pytest.mark.parametrize(("n_readers", "seconds"), [(3, 6.0), slow(32, 60.0)])
-def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seconds):
+def test_readers_see_whole_commits_while_a_writer_grows_the_map(tmp_path, counted, n_readers, seconds):
     grow(tmp_path, 0, 2, 0.0)
     told, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]
     readers = [begun(read_on, tmp_path, seconds, event, told) for event in started]
@@ -120,7 +120,7 @@ def test_readers_and_a_writer_whose_map_grows(tmp_path, counted, n_readers, seco
     )
 
 
-def test_a_reader_does_not_wait_for_a_commit_nor_see_it_before_it_is_made(tmp_path):
+def test_a_reader_neither_waits_for_a_commit_nor_sees_it_early(tmp_path):
     grow(tmp_path, 0, 1, 0.0)
     inside = SPAWN.Event()
     writer = begun(commit_slowly, tmp_path, inside, 4.0)
@@ -134,7 +134,7 @@ def test_a_reader_does_not_wait_for_a_commit_nor_see_it_before_it_is_made(tmp_pa
         assert (store.lookup(part(1)[0]) >= 0).all()
 
 
-def test_of_two_writers_one_is_told_who_the_other_is(tmp_path):
+def test_a_second_writer_is_refused_with_the_process_id_of_the_first(tmp_path):
     grow(tmp_path, 0, 1, 0.0)
     opened = SPAWN.Event()
     first = begun(hold_for_writing, tmp_path, opened)

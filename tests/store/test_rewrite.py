@@ -41,7 +41,7 @@ def test_compacting_keeps_every_vector_and_makes_full_chunks(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_compacted_store_is_near_its_payload(tmp_path):
+def test_a_compacted_store_is_little_larger_than_its_vectors(tmp_path):
     digests, _ = filled(tmp_path / "store", [64] * 400)
     after = compact(tmp_path / "store", SPEC, PRINT, None, SILENT).bytes_after
     assert after < 1.2 * len(digests) * (DIM * 2 + 16 + 24)  # vector, digest, index entry
@@ -206,7 +206,7 @@ def test_nothing_is_salvaged_from_other_files(tmp_path, content):
     assert contents(store, digests)[0].all()
 
 
-def test_a_chunk_of_another_encoder_is_not_taken(tmp_path):
+def test_salvage_ignores_chunks_of_another_encoder(tmp_path):
     store = tmp_path / "store"
     filled(store, [10])
     assert salvage(store, SPEC, "00" * 16, SILENT).n_rows == 0

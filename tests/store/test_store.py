@@ -80,13 +80,13 @@ def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -
     assert np.array_equal(first, expected[:3])  # results are copies
 
 
-def test_a_view_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_view(tmp_path: Path) -> None:
     filled(tmp_path, [5])
     with reader(tmp_path) as store, store.view(np.zeros(0, int), np.zeros((0, 16), np.uint8)) as view:
         assert view[:].shape == (0, DIM)
 
 
-def test_a_view_stays_right_while_another_process_makes_the_store_grow(
+def test_a_view_stays_valid_while_another_process_grows_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
@@ -280,7 +280,7 @@ def test_the_length_check_accepts_a_growing_store(tmp_path: Path) -> None:
             assert is_initialized(tmp_path / "data.mdb")
 
 
-def test_verify_accepts_an_intact_store_and_finds_each_fault(tmp_path: Path) -> None:
+def test_verify_accepts_an_intact_store_and_reports_each_fault(tmp_path: Path) -> None:
     filled(tmp_path, [5, 7, 9])
     store = reader(tmp_path)
     check = verify(store, SILENT)
@@ -388,7 +388,7 @@ class TestCommitter:
             assert (writer.reader.lookup(digests) >= 0).all()
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
-    def test_a_value_that_does_not_fit_is_refused(self, tmp_path: Path, value: float) -> None:
+    def test_a_value_that_overflows_or_is_not_finite_is_refused(self, tmp_path: Path, value: float) -> None:
         digests, vectors = rows(10)
         wrong = vectors.astype(np.float32)
         wrong[3, 3] = value

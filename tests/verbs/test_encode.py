@@ -54,7 +54,7 @@ def fake_vectors(workspace: Workspace, result: verbs.EncodeResult) -> dict[bytes
     return found
 
 
-def test_vectors_are_those_of_plain_transformers(workspace: Workspace, toy_base: Path) -> None:
+def test_vectors_equal_plain_transformers(workspace: Workspace, toy_base: Path) -> None:
     import torch
     import transformers
 
@@ -91,7 +91,7 @@ def test_a_text_is_encoded_once_and_a_second_run_encodes_nothing(workspace: Work
     np.testing.assert_array_equal(vectors[:30], vectors[50:80])
 
 
-def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not(
+def test_only_settings_that_change_vectors_change_the_store(
     workspace: Workspace, toy_base: Path, tmp_path: Path
 ) -> None:
     table(workspace, toy_texts(20))
@@ -119,7 +119,7 @@ def test_runtimes_agree(workspace: Workspace) -> None:
     assert row_cosines(vectors[0], vectors[2]).min() > 0.9999
 
 
-def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
+def test_fake_vectors_are_stored_separately_from_real_ones(workspace: Workspace) -> None:
     table(workspace, toy_texts(20))
     fake = encode("toys", runtime="fake", workspace=workspace)
     real = encode("toys", workspace=workspace)
@@ -128,7 +128,7 @@ def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
     assert fake.precision == "fake"
 
 
-def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
+def test_a_dry_run_counts_texts_and_tokens_and_stores_nothing(workspace: Workspace) -> None:
     table(workspace, toy_texts(40))
     estimate = encode_dry_run("toys", workspace=workspace)
     assert (estimate.n_unique, estimate.n_hits, estimate.n_new) == (40, 0, 40)
@@ -147,7 +147,7 @@ def forged(folder: Path, name: str, content: bytes) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_encoder_folder_with_invalid_files_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     import onnx
     from safetensors.numpy import load_file, save
 
@@ -183,7 +183,7 @@ def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace,
         encode("toys", workspace=workspace)
 
 
-def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspace: Workspace, monkeypatch) -> None:
+def test_after_a_table_changes_only_new_texts_are_encoded(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(40))
     encode("toys", workspace=workspace)
     table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
@@ -230,7 +230,7 @@ encode("toys", runtime="fake", workspace=Workspace(Path(sys.argv[1])))
 """
 
 
-def test_killed_at_any_moment_and_run_again_gives_the_same_vectors(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_vectors(workspace: Workspace, tmp_path: Path) -> None:
     table(workspace, toy_texts(3000))
     first = encode("toys", runtime="fake", workspace=workspace)
     whole = fake_vectors(workspace, first)
@@ -254,7 +254,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_vectors(workspace: Wo
     assert fake_vectors(workspace, last) == whole
 
 
-def test_an_interrupted_run_keeps_what_was_finished(workspace: Workspace, monkeypatch) -> None:
+def test_an_interrupted_run_keeps_finished_vectors(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(500))
     real = FakeRuntime.run
 
@@ -271,7 +271,7 @@ def test_an_interrupted_run_keeps_what_was_finished(workspace: Workspace, monkey
     assert encode("toys", runtime="fake", workspace=workspace).n_hits > 0
 
 
-def test_a_runtime_that_goes_wrong_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
+def test_nonfinite_vectors_of_a_runtime_are_not_stored(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(50))
 
     def broken(self, batches):
@@ -285,7 +285,9 @@ def test_a_runtime_that_goes_wrong_stores_nothing_wrong(workspace: Workspace, mo
     assert encode("toys", runtime="fake", workspace=workspace).n_encoded == 50
 
 
-def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(workspace: Workspace, monkeypatch) -> None:
+def test_a_runtime_that_fails_parity_is_refused_and_auto_falls_back_with_a_message(
+    workspace: Workspace, monkeypatch
+) -> None:
     from loid_infer.encoders.openvino import OpenVino
 
     table(workspace, toy_texts(20))
@@ -304,7 +306,7 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
     assert "openvino computes other vectors" in messages[-1]
 
 
-def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
+def test_a_table_replaced_during_a_run_is_an_error_and_nothing_is_stored(workspace: Workspace, monkeypatch) -> None:
     table(workspace, toy_texts(50))
     real = encoder_module.open_runtime
 
@@ -319,9 +321,7 @@ def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace
     assert encode("toys", workspace=workspace).n_hits == 0
 
 
-def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
-    workspace: Workspace, toy_base: Path, monkeypatch
-) -> None:
+def test_an_encoder_replaced_during_a_run_is_an_error(workspace: Workspace, toy_base: Path, monkeypatch) -> None:
     table(workspace, toy_texts(50))
     real = encoder_module.open_runtime
 
@@ -334,7 +334,7 @@ def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
         encode("toys", workspace=workspace)
 
 
-def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(workspace: Workspace, monkeypatch) -> None:
+def test_a_runtime_that_returns_no_vectors_is_an_error(workspace: Workspace, monkeypatch) -> None:
     from loid_infer.encoders.openvino import OpenVino
 
     table(workspace, toy_texts(20))
@@ -346,7 +346,7 @@ def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(works
         encode("toys", runtime="fake", workspace=workspace)
 
 
-def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
+def test_a_run_is_refused_while_another_process_writes_to_the_store(workspace: Workspace) -> None:
     table(workspace, toy_texts(5))
     found = open_folder(workspace.encoder("base"), "base")
     with (
@@ -367,26 +367,30 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
         ({"device": "cuda", "runtime": "openvino"}, RuntimeMissing, "cuda"),
     ],
 )
-def test_wrong_options_say_what_is_right(workspace: Workspace, arguments: dict, kind: type, message: str) -> None:
+def test_invalid_options_are_refused_with_the_valid_values(
+    workspace: Workspace, arguments: dict, kind: type, message: str
+) -> None:
     table(workspace, toy_texts(5))
     with pytest.raises(kind) as error:
         encode("toys", workspace=workspace, **arguments)
     assert message in str(error.value)
 
 
-def test_a_domain_without_a_table_says_how_to_make_one(workspace: Workspace) -> None:
+def test_a_missing_table_is_reported_with_the_ingest_command(workspace: Workspace) -> None:
     with pytest.raises(BadTable, match="loid-infer ingest"):
         encode("toys", workspace=workspace)
 
 
-def test_the_domains_own_encoder_goes_first(workspace: Workspace, toy_base: Path) -> None:
+def test_an_encoder_named_after_the_domain_is_preferred(workspace: Workspace, toy_base: Path) -> None:
     table(workspace, toy_texts(5))
     assert encode("toys", workspace=workspace).encoder == "base"
     export("toys", base=str(toy_base), precision="fp32", max_tokens=8, workspace=workspace)
     assert encode("toys", workspace=workspace).encoder == "toys"
 
 
-def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, exported: Path, monkeypatch) -> None:
+def test_the_default_encoder_is_exported_on_first_use_of_each_precision(
+    tmp_path: Path, exported: Path, monkeypatch
+) -> None:
     from loid_infer.verbs import encoder as resolving
 
     asked = []
@@ -405,7 +409,7 @@ def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, 
     assert asked == [("base", "auto", None), ("base-fp32", "fp32", None)]
 
 
-def test_an_int8_encoder_encodes_and_is_asked_before_it_meets_another_domain(exported_int8, tmp_path: Path) -> None:
+def test_an_int8_encoder_is_used_for_another_domain_only_when_named(exported_int8, tmp_path: Path) -> None:
     made, _ = exported_int8
     workspace = Workspace(tmp_path)
     shutil.copytree(made.root / "data", workspace.root / "data")
@@ -446,7 +450,7 @@ def test_a_full_disk_loses_no_committed_chunk(workspace: Workspace, tmp_path: Pa
         subprocess.run(["umount", "-l", str(small)], check=False)
 
 
-def test_results_go_through_json(workspace: Workspace) -> None:
+def test_results_can_be_serialized_as_json(workspace: Workspace) -> None:
     from dataclasses import asdict
 
     table(workspace, toy_texts(5))
@@ -477,7 +481,7 @@ def test_results_go_through_json(workspace: Workspace) -> None:
     assert fields["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}
 
 
-def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Workspace) -> None:
+def test_the_record_of_a_run_is_replaced_only_by_a_run_that_encodes_texts(workspace: Workspace) -> None:
     table(workspace, toy_texts(30))
     result = encode("toys", runtime="fake", workspace=workspace)
     path = workspace.reports / "toys.base.encoding.json"
@@ -492,7 +496,7 @@ def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Wor
     assert json.loads(path.read_text())["n_encoded"] < 30
 
 
-def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> None:
+def test_a_run_succeeds_when_its_record_cannot_be_written(workspace: Workspace) -> None:
     messages: list[str] = []
 
     class Recorder:

@@ -41,7 +41,7 @@ def models_of(result: EvaluateResult) -> list[ModelErrors]:
     return [ModelErrors(**model) for model in records(result)["summary"]]
 
 
-def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked):
+def test_every_split_has_every_model_and_the_head_equals_that_of_fit(made, asked):
     result = verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=2), workspace=made)
     models = ["global mean", "bias", "mf", "head", verb.OWN_TEXT]
     assert [(run.seed, run.model) for run in runs_of(result)] == [(seed, model) for seed in (0, 1) for model in models]
@@ -61,7 +61,7 @@ def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked)
     assert splits == {("toys", "random-0"), ("toys", "random-1"), ("toys", "")}
 
 
-def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, asked):
+def test_ablations_use_the_first_encoder_and_are_compared_with_its_head(made, asked):
     result = verb.evaluate(
         "toys", encoders=["one", "own-{seed}"], seeds=1, settings=HeadOptions(epochs=1), ablate=True, workspace=made
     )
@@ -78,13 +78,13 @@ def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, ask
     assert zeroed.against_head_low is None  # one split says nothing of others
 
 
-def test_the_papers_protocol_is_beside_the_strict_one(made, asked):
+def test_the_paper_protocol_is_reported_together_with_the_strict_one(made, asked):
     result = verb.evaluate("toys", settings=HeadOptions(protocol="paper", epochs=1), seeds=1, workspace=made)
     assert "head, strict protocol" in [errors.model for errors in models_of(result)]
     assert result.protocol == "paper"
 
 
-def test_a_split_by_time_is_one_split(made, asked):
+def test_a_time_split_is_evaluated_once_with_an_interval_over_pairs(made, asked):
     result = verb.evaluate("toys", split="time", seeds=2, settings=HeadOptions(epochs=1), workspace=made)
     assert "pairs" in result.interval
     assert len({run.mse for run in runs_of(result) if run.model == "bias"}) == 1
@@ -108,7 +108,7 @@ def test_missing_vectors_are_reported_before_the_first_fit(made, monkeypatch):
         verb.evaluate("toys", encoders=["own-{seed}"], seeds=3, workspace=made)
 
 
-def test_the_first_split_may_be_chosen_and_by_time_it_stays_the_first(made, asked):
+def test_split_seed_sets_the_first_seed_and_time_splits_use_one_seed(made, asked):
     result = verb.evaluate(
         "toys", encoders=["own-{seed}"], seeds=2, split_seed=7, settings=HeadOptions(epochs=1), workspace=made
     )
@@ -126,7 +126,7 @@ def test_the_first_split_may_be_chosen_and_by_time_it_stays_the_first(made, aske
     assert asked == [("own-7", 7), ("own-7", 7)]
 
 
-def test_a_report_that_cannot_be_kept_loses_no_figure(made, asked, monkeypatch):
+def test_results_are_returned_when_the_report_cannot_be_written(made, asked, monkeypatch):
     def full(path):
         raise NoSpace("cannot write", where=str(path))
 

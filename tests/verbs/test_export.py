@@ -28,7 +28,7 @@ from loid_infer.verbs.calibrate import open_calibration
 from tests.conftest import toy_texts, write_reviews
 
 
-def test_the_folder_is_what_others_read(exported: Path, toy_base: Path) -> None:
+def test_transformers_reads_the_exported_folder(exported: Path, toy_base: Path) -> None:
     import torch
     import transformers
 
@@ -54,7 +54,7 @@ def test_the_folder_is_what_others_read(exported: Path, toy_base: Path) -> None:
     assert str(toy_base.parent) not in json.dumps(manifest), "a name, never a path"
 
 
-def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path: Path) -> None:
+def test_exporting_twice_gives_identical_files(exported: Path, toy_base: Path, tmp_path: Path) -> None:
     again = export("base", base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(tmp_path))
     first, second = exported / "exports/encoders/base", Path(again.path)
     assert json.loads((first / "manifest.json").read_text())["fingerprint"] == again.fingerprint
@@ -72,19 +72,21 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
         ({"max_tokens": 2}, "3 to 64"),
     ],
 )
-def test_options_out_of_range_are_named(toy_base: Path, tmp_path: Path, arguments: dict, message: str) -> None:
+def test_invalid_options_are_refused_with_the_valid_values(
+    toy_base: Path, tmp_path: Path, arguments: dict, message: str
+) -> None:
     with pytest.raises(BadSetting) as error:
         export(base=str(toy_base), workspace=Workspace(tmp_path), **arguments)
     assert message in str(error.value)
     assert not any(tmp_path.rglob("model.onnx"))
 
 
-def test_a_name_is_a_slug(toy_base: Path, tmp_path: Path) -> None:
+def test_an_invalid_encoder_name_is_refused(toy_base: Path, tmp_path: Path) -> None:
     with pytest.raises(BadName):
         export("../../etc", base=str(toy_base), workspace=Workspace(tmp_path))
 
 
-def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
+def test_an_export_that_fails_parity_leaves_the_previous_encoder(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     before = (workspace.encoder("base") / "manifest.json").read_bytes()
@@ -95,7 +97,7 @@ def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
     assert [path.name for path in workspace.encoder("base").parent.iterdir()] == ["base"], "no partial folder stays"
 
 
-def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+def test_auto_precision_falls_back_to_fp32_and_reports_why(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
     real = opening.measure_runtimes
     monkeypatch.setattr(making, "has_bf16", lambda: True)
     monkeypatch.setattr(
@@ -110,7 +112,7 @@ def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path:
     assert (result.precision, result.precision_reason) == ("fp32", "the processor has no native bf16")
 
 
-def test_a_full_disk_ends_an_export_with_its_error(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_and_no_partial_export_is_left(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -130,7 +132,7 @@ class TestLoader:
             with pytest.raises(BadArtifact, match=name):
                 open_folder(folder, "base")
 
-    def test_no_passing_report_no_encoder(self, workspace: Workspace) -> None:
+    def test_an_encoder_without_a_passing_parity_report_is_refused(self, workspace: Workspace) -> None:
         path = workspace.encoder("base") / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["parity"]["passed"] = False
@@ -163,7 +165,7 @@ def test_the_bundled_encoder_passes_the_bf16_gate(bundled) -> None:
     assert {field.name for field in fields(result)} >= {"encoder", "path", "fingerprint", "precision", "parity"}
 
 
-def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
+def test_an_int8_export_reports_its_quantization_and_losses(exported_int8) -> None:
     workspace, made = exported_int8
     folder = open_folder(workspace.encoder("small"), "small")
     assert made.precision == folder.spec.precision == "int8"
@@ -179,7 +181,7 @@ def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
     }
 
 
-def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -> None:
+def test_an_int8_graph_has_int8_weights_and_standard_operators(exported_int8) -> None:
     import onnx
 
     from loid_infer.encoders.graph import checked
@@ -193,7 +195,7 @@ def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -
     assert kinds.count(onnx.TensorProto.INT8) == 6
 
 
-def test_two_int8_exports_are_the_same_bytes(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+def test_exporting_int8_twice_gives_identical_files(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace, made = exported_int8
     shutil.copytree(workspace.root / "data", tmp_path / "data")
     arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
@@ -203,7 +205,7 @@ def test_two_int8_exports_are_the_same_bytes(exported_int8, toy_base: Path, tmp_
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
 
 
-def test_products_that_lose_too_much_stay_in_floating_point(
+def test_matrix_products_with_too_much_loss_stay_in_floating_point(
     exported: Path, exported_int8, toy_base: Path, monkeypatch
 ) -> None:
     """With a gate just above what all products in bytes reach, some go back, the worst first."""
@@ -242,7 +244,7 @@ def onnx_equal(one: bytes, other: bytes) -> bool:
     return bool(onnx.load_from_string(one) == onnx.load_from_string(other))
 
 
-def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+def test_int8_is_refused_when_it_makes_the_head_worse(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace, _ = exported_int8
     shutil.copytree(workspace.root / "data", tmp_path / "data")
     arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
@@ -257,14 +259,14 @@ def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp
     assert not Workspace(tmp_path).encoder("small").exists()
 
 
-def test_int8_needs_texts_to_calibrate_on(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+def test_int8_with_too_few_calibration_texts_is_refused(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     ingest([write_reviews(tmp_path / "few.jsonl", toy_texts(63))], "few", workspace=workspace)
     with pytest.raises(BadSetting, match=r"too few texts .*at least 64.*got 63"):
         export(base=str(toy_base), precision="int8", calibrate_on="few", workspace=workspace)
 
 
-def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
+def test_the_head_gate_samples_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
     workspace, _ = exported_int8
     monkeypatch.setattr(calibrate_module, "_MAX_REVIEWS", 50)
     calibration = open_calibration(workspace, "int8", "toys")
@@ -281,7 +283,9 @@ def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, mon
     assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
 
 
-def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path, tmp_path: Path) -> None:
+def test_export_for_tensorrt_sets_shape_profiles_and_reports_missing_requirements(
+    toy_base: Path, tmp_path: Path
+) -> None:
     from loid_infer.encoders.gpu import tensorrt_lacks
 
     result = export(base=str(toy_base), precision="fp16", max_tokens=64, tensorrt=True, workspace=Workspace(tmp_path))
@@ -292,7 +296,9 @@ def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path,
         assert result.tensorrt.missing == tensorrt_lacks()
 
 
-def test_where_there_is_a_gpu_auto_is_what_it_computes_best(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+def test_with_a_gpu_auto_precision_is_fp16_and_auto_runtime_is_torch(
+    toy_base: Path, tmp_path: Path, monkeypatch
+) -> None:
     """The GPU is the CPU, with the GPU's runtime."""
     from loid_infer.encoders.budget import Budget
     from loid_infer.encoders.cuda import PackedRuntime

@@ -29,7 +29,7 @@ def resolved(monkeypatch):
     monkeypatch.setattr(verb, "resolve_without_leak", lambda workspace, encoder, domain, split: ENCODER)
 
 
-def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
+def test_fit_evaluates_the_head_and_its_baselines_on_one_split(made):
     result = verb.fit("toys", workspace=made, seed=3)
     data = interactions(made, "toys")
     parts = split(data, "random", 3)
@@ -46,7 +46,7 @@ def test_fit_measures_the_head_and_its_baselines_on_one_split(made):
     assert (warm + cold) / rows == pytest.approx(result.test_mse)
 
 
-def test_the_manifest_says_what_the_head_came_from(made):
+def test_the_manifest_records_the_provenance_of_the_head(made):
     result = verb.fit("toys", workspace=made, settings=HeadOptions(epochs=1), name="said")
     manifest = json.loads((made.head("said") / "manifest.json").read_text())
     for name in (
@@ -66,7 +66,7 @@ def test_the_manifest_says_what_the_head_came_from(made):
     assert str(made.root) not in json.dumps(manifest)
 
 
-def test_the_papers_protocol_has_its_own_name_and_says_so(made):
+def test_a_head_of_the_paper_protocol_has_its_own_name_and_a_warning(made):
     lines = []
 
     class Heard:
@@ -80,7 +80,7 @@ def test_the_papers_protocol_has_its_own_name_and_says_so(made):
     assert result.head == "toys-paper" and result.protocol == "paper" and "paper protocol" in lines[0]
 
 
-def test_the_papers_preset_is_saved_and_scores(made, tmp_path):
+def test_a_head_of_the_paper_preset_is_saved_and_can_score(made, tmp_path):
     result = verb.fit("toys", workspace=made, settings=HeadOptions(preset="paper", epochs=1), name="as-printed")
     assert (result.preset, result.protocol, result.network_share) == ("paper", "strict", 1.0)
     pairs = tmp_path / "pairs.csv"
@@ -114,7 +114,7 @@ def test_user_errors(made):
 
 
 @pytest.mark.real
-def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_path):
+def test_uninformative_vectors_do_not_make_the_head_worse_than_the_biases_on_real_reviews(shared_data, tmp_path):
     """With made-up vectors: a head must not be harmed by texts that tell nothing."""
     from loid_infer.verbs.ingest import ingest
 
@@ -135,7 +135,7 @@ def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_p
     assert np.mean(gains) > -0.005
 
 
-def test_another_domains_head_is_not_replaced(made):
+def test_a_head_of_another_domain_is_not_replaced(made):
     verb.fit("toys", workspace=str(made.root), name="kept", settings=HeadOptions(epochs=1))
     before = (made.head("kept") / "manifest.json").read_bytes()
     make_domain(made, "other")
@@ -145,12 +145,12 @@ def test_another_domains_head_is_not_replaced(made):
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 63])
-def test_a_seed_out_of_range_is_named(made, seed):
+def test_a_seed_out_of_range_is_refused(made, seed):
     with pytest.raises(BadSetting, match=r"--seed: invalid seed"):
         verb.fit("toys", workspace=made, seed=seed)
 
 
-def test_a_fit_that_was_killed_goes_on_and_another_fit_takes_nothing_from_it(made):
+def test_a_killed_fit_resumes_and_its_checkpoint_is_ignored_by_other_runs(made):
     n_train = verb.fit("toys", workspace=made, settings=HeadOptions(epochs=4), name="whole").n_train
     with pytest.raises(Killed):
         verb.fit(

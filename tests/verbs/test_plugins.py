@@ -35,7 +35,7 @@ def files(place: Workspace, name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in place.plugin(name).iterdir()}
 
 
-def test_a_linear_merge_is_the_sum(two: Workspace) -> None:
+def test_a_linear_merge_is_the_weighted_sum_of_deltas(two: Workspace) -> None:
     done = plugin_merge(["one", "two"], "both", method="linear", weights=[1, -0.5], seed=7, workspace=two)
     assert (done.plugin, done.path, done.method, done.seed) == ("both", str(two.plugin("both")), "linear", 7)
     assert set(done.parents) == {"one", "two"}
@@ -47,7 +47,7 @@ def test_a_linear_merge_is_the_sum(two: Workspace) -> None:
         np.testing.assert_allclose(tensor, one[name].dense64() - 0.5 * other[name].dense64(), atol=3e-6)
 
 
-def test_the_manifest_of_a_merge(two: Workspace) -> None:
+def test_the_manifest_of_a_merge_records_its_parents(two: Workspace) -> None:
     plugin_merge(["two", "one"], "both", method="dare", density=0.9, seed=3, workspace=two)
     manifest = plugin_show("both", workspace=two)
     digests = {name: open_plugin(two, name).digest for name in ("one", "two")}
@@ -64,7 +64,7 @@ def test_the_manifest_of_a_merge(two: Workspace) -> None:
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare", "dare_ties"])
-def test_the_order_of_plugins_changes_no_byte(two: Workspace, method: str) -> None:
+def test_the_order_of_plugins_does_not_change_a_merge(two: Workspace, method: str) -> None:
     put(two, "three", random_delta(3))
     plugin_merge(["one", "two", "three"], "m", method=method, weights=[1, 2, 3], workspace=two)
     first = files(two, "m")
@@ -75,7 +75,7 @@ def test_the_order_of_plugins_changes_no_byte(two: Workspace, method: str) -> No
         assert files(two, "m")["delta.safetensors"] != first["delta.safetensors"]
 
 
-def test_a_merge_of_a_merge_holds_all_that_is_in_it(two: Workspace) -> None:
+def test_a_merge_of_a_merge_lists_all_merged_plugins(two: Workspace) -> None:
     put(two, "three", random_delta(3))
     plugin_merge(["one", "two"], "both", method="ties", workspace=two)
     plugin_merge(["both", "three"], "all", method="ties", workspace=two)
@@ -87,7 +87,7 @@ def test_a_merge_of_a_merge_holds_all_that_is_in_it(two: Workspace) -> None:
         open_chain(two, ["all", "two"], "toy", "b" * 64)
 
 
-def test_a_merge_kept_at_a_rank_opens_in_peft_and_says_its_error(toy_base: Path, two: Workspace) -> None:
+def test_a_low_rank_merge_opens_in_peft_and_reports_its_error(toy_base: Path, two: Workspace) -> None:
     exact = plugin_merge(["one", "two"], "both", method="linear", rank=8, workspace=two)
     assert exact.relative_error < 1e-6  # two of rank 4
     done = plugin_merge(["one", "two"], "both", method="ties", rank=3, workspace=two)
@@ -136,7 +136,7 @@ def test_a_merge_kept_at_a_rank_opens_in_peft_and_says_its_error(toy_base: Path,
         ({"rank": 33}, "rank 33.*at most 32"),
     ],
 )
-def test_refusals_of_a_merge(two: Workspace, arguments: dict, message: str) -> None:
+def test_invalid_merges_are_refused(two: Workspace, arguments: dict, message: str) -> None:
     shutil.copytree(two.plugin("one"), two.plugin("copy"))
     put(two, "foreign", random_delta(3), base={"name": "mini", "digest": "c" * 64})
     put(two, "tokens", random_delta(4), tokenizer="u" * 64)
@@ -146,14 +146,14 @@ def test_refusals_of_a_merge(two: Workspace, arguments: dict, message: str) -> N
     assert not two.plugin("new").exists()
 
 
-def test_an_absent_plugin_cannot_be_merged(two: Workspace) -> None:
+def test_merging_a_missing_plugin_is_refused(two: Workspace) -> None:
     with pytest.raises(BadArtifact, match=r"no plugin 'three'.*one, two"):
         plugin_merge(["one", "three"], "new", method="ties", workspace=two)
     with pytest.raises(BadName):
         plugin_merge(["one", "two"], "a/b", method="ties", workspace=two)
 
 
-def test_importing_an_adapter(toy_base: Path, place: Workspace, tmp_path: Path) -> None:
+def test_an_imported_adapter_folds_to_the_weights_of_peft(toy_base: Path, place: Workspace, tmp_path: Path) -> None:
     model = adapted(
         toy_base, use_rslora=True, rank_pattern={"query": 2}, alpha_pattern={"layer.1.attention.self.query": 9}
     )
@@ -176,7 +176,9 @@ def test_importing_an_adapter(toy_base: Path, place: Workspace, tmp_path: Path) 
     assert str(tmp_path) not in (place.plugin("mine") / "adapter_config.json").read_text() + json.dumps(manifest)
 
 
-def test_the_base_and_tokenizer_are_those_an_export_names(toy_base: Path, exported: Path, tmp_path: Path) -> None:
+def test_an_import_records_the_digests_of_base_and_tokenizer_that_an_export_records(
+    toy_base: Path, exported: Path, tmp_path: Path
+) -> None:
     adapted(toy_base).save_pretrained(tmp_path / "mine")
     done = plugin_import(tmp_path / "mine", "mine", base=str(toy_base), workspace=tmp_path)
     encoder = json.loads((exported / "exports/encoders/base/manifest.json").read_text())
@@ -184,7 +186,7 @@ def test_the_base_and_tokenizer_are_those_an_export_names(toy_base: Path, export
     assert (encoder["base"]["digest"], encoder["card"]["tokenizer"]) == (done.base_digest, manifest["tokenizer"])
 
 
-def test_an_adapter_of_a_model_with_a_bert_inside_opens_on_the_bert(toy_base: Path, tmp_path: Path) -> None:
+def test_adapter_keys_with_a_bert_prefix_are_imported(toy_base: Path, tmp_path: Path) -> None:
     adapted(toy_base).save_pretrained(tmp_path / "mine")
     path = tmp_path / "mine" / "adapter_model.safetensors"
     factors = {key.replace("model.encoder", "model.bert.encoder"): tensor for key, tensor in load_file(path).items()}
@@ -193,7 +195,7 @@ def test_an_adapter_of_a_model_with_a_bert_inside_opens_on_the_bert(toy_base: Pa
     open_with_peft(toy_base, tmp_path / "exports" / "plugins" / "mine")
 
 
-def test_the_pooler_is_left_out_where_the_base_has_none(toy_base: Path, tmp_path: Path) -> None:
+def test_pooler_tensors_are_ignored_when_the_base_has_no_pooler(toy_base: Path, tmp_path: Path) -> None:
     adapted(toy_base, target_modules="all-linear").save_pretrained(tmp_path / "mine")
     whole = plugin_import(tmp_path / "mine", "whole", base=str(toy_base), workspace=tmp_path)
     bare = tmp_path / "bare"
@@ -206,7 +208,7 @@ def test_the_pooler_is_left_out_where_the_base_has_none(toy_base: Path, tmp_path
     assert "pooler.dense.weight" not in open_plugin(Workspace(tmp_path), "mine").delta()
 
 
-def test_refusals_of_an_import(toy_base: Path, tmp_path: Path, place: Workspace) -> None:
+def test_invalid_imports_are_refused(toy_base: Path, tmp_path: Path, place: Workspace) -> None:
     with pytest.raises(BadArtifact, match="no peft adapter found"):
         plugin_import(tmp_path, "mine", base=str(toy_base), workspace=place)
     adapted(toy_base, use_dora=True).save_pretrained(tmp_path / "dora")
@@ -222,7 +224,7 @@ def test_refusals_of_an_import(toy_base: Path, tmp_path: Path, place: Workspace)
     assert not place.plugins.exists() or not list(place.plugins.iterdir())
 
 
-def test_the_list_shows_lineage_and_survives_a_broken_one(two: Workspace) -> None:
+def test_the_list_shows_lineage_and_marks_unreadable_plugins(two: Workspace) -> None:
     plugin_merge(["one", "two"], "both", method="ties", workspace=two)
     put(two, "top", random_delta(3), on=[open_plugin(two, "both").digest, "e" * 64])
     (two.plugins / "broken").mkdir()
@@ -248,7 +250,7 @@ def test_an_empty_workspace_has_no_plugins(tmp_path: Path) -> None:
     assert not (tmp_path / "exports").exists()
 
 
-def test_a_result_replaces_what_was_there_whole(two: Workspace) -> None:
+def test_a_merge_replaces_the_previous_plugin_of_its_name_completely(two: Workspace) -> None:
     plugin_merge(["one", "two"], "both", method="linear", rank=2, workspace=two)
     plugin_merge(["one", "two"], "both", method="linear", workspace=two)
     assert sorted(files(two, "both")) == ["delta.safetensors", "manifest.json"]

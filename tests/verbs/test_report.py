@@ -66,7 +66,7 @@ def place(tmp_path) -> Workspace:
     return made
 
 
-def test_figures_of_the_files_are_on_the_page(place) -> None:
+def test_the_page_shows_the_numbers_in_the_files(place) -> None:
     result = report(workspace=place)
     assert result.path == str(place.reports / "report.html")
     assert (result.domains, result.n_heads, result.n_encoders, result.n_plugins) == (("toys",), 1, 2, 3)
@@ -102,7 +102,7 @@ def test_the_verdict_follows_the_interval(place, low, high, expected) -> None:
     assert expected in page_of(place).text
 
 
-def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) -> None:
+def test_paper_protocol_results_are_marked_and_the_strict_head_is_the_headline(place) -> None:
     found = evaluation(protocol="paper")
     found["summary"].append(found["summary"][3] | {"model": "head, strict protocol", "mse": 0.7512})
     (place.reports / "toys.evaluation.json").unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) 
     assert "reads the target's own text (impossible)" in text and "which no recommender can" in text
 
 
-def test_one_domain_has_a_page_of_its_own(place) -> None:
+def test_a_domain_report_contains_only_that_domain(place) -> None:
     write(place.reports / "books.evaluation.json", evaluation("books"))
     write(place.head("books") / "manifest.json", head("books", "books", "base", test_mse=0.1239))
     write(place.plugin("far") / "manifest.json", plugin("far", "8" * 64))
@@ -125,7 +125,7 @@ def test_one_domain_has_a_page_of_its_own(place) -> None:
     assert "0.7321" in both and "0.1239" in both and "plugin, trained far" in both
 
 
-def test_what_is_missing_is_named_with_its_command(place) -> None:
+def test_missing_measurements_are_listed_with_their_commands(place) -> None:
     for path in (*place.reports.iterdir(), place.head("toys") / "curve.json"):
         path.unlink()
     result = report(workspace=place)
@@ -149,7 +149,7 @@ def test_what_is_missing_is_named_with_its_command(place) -> None:
     assert "loid-infer evaluate --domain toys --seeds 2 --ablate --encoder base" in page_of(place).text
 
 
-def test_text_of_the_files_cannot_become_markup(place) -> None:
+def test_text_in_files_is_escaped(place) -> None:
     found = evaluation(encoders=[EVIL], preset=EVIL, interval=EVIL)
     found["summary"][-1]["model"] = found["buckets"][0]["bucket"] = found["runs"][0]["model"] = EVIL
     write(place.reports / "toys.evaluation.json", found)
@@ -168,7 +168,7 @@ def test_text_of_the_files_cannot_become_markup(place) -> None:
     assert any("cannot be read" in problem for problem in report(workspace=place).left_out)
 
 
-def test_the_page_loads_nothing(place) -> None:
+def test_the_page_loads_no_external_resources(place) -> None:
     read = page_of(place)
     page = (place.reports / "report.html").read_text()
     assert not re.search(r"https?://|url\((?!#)|@import", page)
@@ -183,7 +183,7 @@ def test_the_page_loads_nothing(place) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None:
+def test_every_figure_has_a_text_alternative_and_a_table(place) -> None:
     report(workspace=place)
     page = (place.reports / "report.html").read_text()
     drawings = re.findall("<svg [^>]*>", page)
@@ -201,7 +201,7 @@ def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None
     assert page.count("<table") == page.count("<thead") == 12
 
 
-def test_the_same_files_give_the_same_bytes_anywhere(place, tmp_path) -> None:
+def test_the_page_is_reproducible_and_contains_no_paths(place, tmp_path) -> None:
     first = Path(report(workspace=place).path).read_bytes()
     assert Path(report(workspace=place).path).read_bytes() == first
     moved = Workspace(place.root.rename(tmp_path / "moved"))
@@ -209,7 +209,7 @@ def test_the_same_files_give_the_same_bytes_anywhere(place, tmp_path) -> None:
     assert str(tmp_path).encode() not in first
 
 
-def test_a_damaged_file_is_left_out_and_named(place) -> None:
+def test_an_unreadable_file_is_left_out_and_listed(place) -> None:
     write(place.reports / "toys.evaluation.json", '{"domain": "toys", "encoders')
     write(place.reports / "toys.base.encoding.json", encoding(seconds="quick"))
     write(place.reports / "other.base.encoding.json", encoding())
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_left_out_and_named(place) -> None:
     assert all(" ".join(problem.split()) in text for problem in result.left_out)
 
 
-def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
+def test_values_that_cannot_be_plotted_are_skipped(place) -> None:
     nothing = {"losses": [float("nan")], "eval_steps": [], "eval_mse": []}
     write(place.head("toys") / "curve.json", json.dumps(nothing))
     write(place.plugin("one") / "curve.json", {"losses": [0.0] * 5, "eval_steps": [0], "eval_mse": [0.0]})
@@ -251,7 +251,7 @@ def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
     page_of(place)
 
 
-def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
+def test_results_written_by_evaluate_are_shown(tmp_path, monkeypatch) -> None:
     place = Workspace(tmp_path)
     make_domain(place, "toys")
     monkeypatch.setattr(evaluate_verb, "resolve_without_leak", lambda *_: ENCODER)
@@ -272,7 +272,7 @@ def test_user_errors(place, tmp_path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-def test_every_way_of_testing_is_shown_and_the_strict_one_on_random_splits_first(place) -> None:
+def test_all_protocols_and_splits_are_shown_with_strict_random_splits_first(place) -> None:
     by_time = evaluation(split="time", interval="the test pairs of the one split")
     by_time["summary"][3]["mse"] = 0.8765
     write(place.reports / "toys.time.evaluation.json", by_time)

@@ -21,7 +21,7 @@ def ws(tmp_path):
     return Workspace(tmp_path)
 
 
-def test_the_tables_are_what_the_result_says(ws):
+def test_tables_match_the_reported_counts(ws):
     result = sample(n_reviews=500, workspace=ws)
     assert [domain.domain for domain in result.domains] == ["electronics", "movies_tv", "video_games"]
     assert "synthetic" in result.note
@@ -35,7 +35,7 @@ def test_the_tables_are_what_the_result_says(ws):
         assert json.loads(pq.ParquetFile(domain.path).metadata.metadata[METADATA_KEY])["synthetic"] is True
 
 
-def test_bytes_depend_on_name_size_and_seed_alone(tmp_path):
+def test_tables_depend_only_on_name_size_and_seed(tmp_path):
     def written(name, domains, **settings):
         ws = Workspace(tmp_path / name)
         sample(domains, workspace=ws, **{"n_reviews": 300, **settings})
@@ -47,7 +47,7 @@ def test_bytes_depend_on_name_size_and_seed_alone(tmp_path):
     assert written("three", ["books"], seed=1)["books"] != one["books"]
 
 
-def test_texts_do_not_depend_on_how_far_one_reads():
+def test_texts_do_not_depend_on_how_many_are_generated():
     world = draw_world("books", 20_000, 0)
     (rows, first), (more, second) = world.texts()
     assert (rows, more) == (slice(0, 16_384), slice(16_384, 20_000))
@@ -56,7 +56,7 @@ def test_texts_do_not_depend_on_how_far_one_reads():
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40, 400])
-def test_any_number_of_reviews(n, ws):
+def test_any_number_of_reviews_can_be_sampled(n, ws):
     (written,) = sample(["a-new+one"], n_reviews=n, workspace=ws).domains
     assert written.n_reviews == n
 
@@ -86,7 +86,7 @@ def test_activity_is_skewed():
     assert counts.max() > 10 * np.median(counts)
 
 
-def test_domains_share_some_aspects_and_have_own_ones():
+def test_domains_have_shared_and_specific_aspects():
     shared = set(aspects_of("electronics")) & set(aspects_of("video_games"))
     assert shared == {"value", "durability", "delivery"}
     assert "graphics" in aspects_of("video_games")
@@ -101,7 +101,7 @@ def read(world):
     return [text for _, texts in world.texts() for text in texts]
 
 
-def test_the_expectation_is_that_of_drawn_ratings():
+def test_the_expected_rating_equals_the_mean_of_sampled_ratings():
     world = draw_world("video_games", 400, 0)
     draw = np.random.default_rng(1)
     ratings = np.clip(np.rint(world.levels + draw.normal(0, 0.6, (4_000, 400))), 1, 5)
@@ -109,7 +109,7 @@ def test_the_expectation_is_that_of_drawn_ratings():
     assert abs(ratings.var(axis=0).mean() - world.attainable_mse()) < 0.005
 
 
-def test_the_attainable_error_is_what_the_expectation_reaches():
+def test_the_expected_rating_reaches_the_attainable_mse():
     world = draw_world("video_games", 50_000, 0)
     mse = ((world.ratings - world.expected()) ** 2).mean()
     assert abs(mse - world.attainable_mse()) < 0.01
@@ -162,14 +162,14 @@ def test_the_text_of_other_reviews_predicts_the_rating(games):
     assert 0.45 < closed < 1
 
 
-def test_opinions_in_order_of_degree_have_weights_in_order(games):
+def test_regression_weights_of_opinions_increase_with_their_degree(games):
     world, counts = games
     weights, _ = ridge(counts, world.ratings)
     by_level = weights.reshape(len(OPINIONS), -1).mean(axis=1)
     assert (np.diff(by_level) > 0).all()
 
 
-def test_what_one_domain_teaches_helps_another_that_has_few_reviews(games):
+def test_opinion_weights_transfer_to_a_domain_with_few_reviews(games):
     world, counts = games
     source_weights, _ = ridge(counts, world.ratings)
     target = draw_world("electronics", 4_000, 4)
@@ -183,7 +183,7 @@ def test_what_one_domain_teaches_helps_another_that_has_few_reviews(games):
     assert transferred < 0.8 * mse(target, rest, target.ratings[few].mean())
 
 
-def test_cold_items_are_predictable_from_text_without_ids(games):
+def test_ratings_of_cold_items_can_be_predicted_from_texts(games):
     world, counts = games
     cold = world.items % 5 == 0  # items no rating of which is ever trained on
     x = others_features(world.items, counts)
@@ -191,7 +191,7 @@ def test_cold_items_are_predictable_from_text_without_ids(games):
     assert mse(world, cold, x[cold] @ weights + bias) < 0.9 * mse(world, cold, world.ratings[~cold].mean())
 
 
-def test_aspects_told_in_texts_are_the_qualities_of_the_items(games):
+def test_opinions_in_texts_correlate_with_item_qualities(games):
     world, _ = games
     texts = read(world)
     level_of = {word: level for level, words in enumerate(OPINIONS) for word in words}

@@ -49,7 +49,7 @@ def scored(path) -> dict:
     return pq.read_table(path).to_pydict()
 
 
-def test_the_test_part_scores_as_fit_measured_it(made, tmp_path):
+def test_errors_on_the_test_part_equal_those_reported_by_fit(made, tmp_path):
     workspace, fitted = made
     rows = split(interactions(workspace, "toys"), "random", 0).test
     path = pairs_file(tmp_path / "p.parquet", test_pairs(workspace, "toys", rows))
@@ -63,7 +63,7 @@ def test_the_test_part_scores_as_fit_measured_it(made, tmp_path):
     assert set(table["known"].to_pylist()) == {"both"} and result.warning is None
 
 
-def test_a_score_depends_on_its_pair_alone(made, tmp_path):
+def test_a_score_does_not_depend_on_other_pairs(made, tmp_path):
     workspace, _ = made
     columns = test_pairs(workspace, "toys", np.arange(500))
     whole = scored(score(pairs_file(tmp_path / "a.parquet", columns), domain="toys", workspace=workspace).out)
@@ -74,7 +74,7 @@ def test_a_score_depends_on_its_pair_alone(made, tmp_path):
     np.testing.assert_allclose(some["score"], np.array(whole["score"])[order], atol=1e-5)
 
 
-def test_unknown_ids_are_scored_in_place(made, tmp_path):
+def test_pairs_with_unknown_ids_are_scored_in_input_order(made, tmp_path):
     workspace, _ = made
     columns = {
         "user_id": ["u00001", "nobody", "u00001", "nobody"],
@@ -88,7 +88,7 @@ def test_unknown_ids_are_scored_in_place(made, tmp_path):
     assert all(1 <= value <= 5 for value in found["score"])
 
 
-def test_the_column_domain_decides_row_by_row(made, tmp_path):
+def test_the_domain_column_selects_the_head_of_each_row(made, tmp_path):
     workspace, _ = made
     columns = {"user_id": ["u00001"] * 3, "item_id": ["toys-i00001", "books-i00001", "toys-i00001"]}
     columns["domain"] = ["toys", "books", "toys"]
@@ -101,7 +101,7 @@ def test_the_column_domain_decides_row_by_row(made, tmp_path):
     assert scored(books.out)["score"][0] == pytest.approx(found["score"][1], abs=1e-5)
 
 
-def test_csv_in_csv_out(made, tmp_path):
+def test_csv_pairs_are_written_as_csv(made, tmp_path):
     workspace, _ = made
     path = tmp_path / "p.csv"
     path.write_text("user_id,item_id,rating,n\nu00001,toys-i00001,4,007\nnobody,toys-i00001,,008\n")
@@ -111,7 +111,7 @@ def test_csv_in_csv_out(made, tmp_path):
     assert lines[1].startswith("u00001,toys-i00001,4,007,") and lines[2].endswith(",item") and result.n_rated == 1
 
 
-def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
+def test_an_ambiguous_head_is_refused_with_the_list_of_heads(made, tmp_path):
     workspace, _ = made
     path = pairs_file(tmp_path / "p.parquet", {"user_id": ["a"], "item_id": ["b"]})
     with pytest.raises(BadSetting, match="books, toys, toys-paper"):
@@ -125,7 +125,7 @@ def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
     assert not (tmp_path / "p.scores.parquet").exists()
 
 
-def test_the_only_head_there_is(made, tmp_path):
+def test_the_only_head_is_the_default(made, tmp_path):
     workspace, _ = made
     alone = Workspace(tmp_path / "ws")
     (alone.root / "exports" / "heads").mkdir(parents=True)
@@ -136,14 +136,14 @@ def test_the_only_head_there_is(made, tmp_path):
     assert result.domains == ("toys",) and (tmp_path / "o.csv").is_file()
 
 
-def test_a_head_of_the_papers_protocol_is_warned_of(made, tmp_path):
+def test_scores_of_a_paper_protocol_head_carry_a_warning(made, tmp_path):
     workspace, _ = made
     path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
     result = score(path, head="toys-paper", workspace=workspace)
     assert result.warning and "toys-paper" in result.warning and "protocol" in result.warning
 
 
-def test_vectors_that_are_gone(made, tmp_path):
+def test_missing_vectors_are_reported_with_the_encode_command(made, tmp_path):
     workspace, _ = made
     bare = Workspace(tmp_path / "ws")
     bare.root.mkdir()
@@ -153,7 +153,7 @@ def test_vectors_that_are_gone(made, tmp_path):
         score(path, domain="toys", workspace=bare)
 
 
-def test_nothing_to_score(made, tmp_path):
+def test_an_empty_file_of_pairs_is_scored(made, tmp_path):
     workspace, _ = made
     empty = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
     result = score(pairs_file(tmp_path / "p.parquet", empty), domain="toys", workspace=workspace)

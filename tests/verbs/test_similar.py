@@ -38,7 +38,7 @@ def slow(workspace: Workspace, kind: str) -> tuple[list[str], np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["items", "users"])
 @pytest.mark.parametrize("step", [1 << 16, 7])
-def test_neighbors_are_those_of_a_slow_search(made, similar, monkeypatch, kind, step, tmp_path):
+def test_neighbors_equal_a_brute_force_search(made, similar, monkeypatch, kind, step, tmp_path):
     monkeypatch.setattr(verb, "_STEP", step)
     if step == 7:  # built again, in pieces that cut through the reviews of an item
         (made.root / "exports" / "indexes" / f"toys.made-up.{kind}" / "manifest.json").unlink(missing_ok=True)
@@ -57,14 +57,14 @@ def test_neighbors_are_those_of_a_slow_search(made, similar, monkeypatch, kind, 
     assert result.neighbors[0].n_reviews == (codes == ids.index(result.neighbors[0].id)).sum()
 
 
-def test_the_items_a_user_writes_like(made, similar):
+def test_items_similar_to_a_user_are_returned(made, similar):
     user = interactions(made, "toys").user_ids[0]
     result = similar("toys", user=user, of="items", n=3, workspace=made)
     assert result.of == "items" and all(near.id.startswith("toys-") for near in result.neighbors)
     assert len(similar("toys", user=user, of="items", n=10**6, workspace=made).neighbors) == result.n_indexed
 
 
-def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, similar, monkeypatch):
+def test_the_index_is_rebuilt_only_when_damaged_or_when_table_or_store_changes(tmp_path, similar, monkeypatch):
     workspace = Workspace(tmp_path)
     make_domain(workspace, "toys")
     item = interactions(workspace, "toys").item_ids[0]
@@ -122,7 +122,7 @@ def test_missing_vectors_are_counted(tmp_path, similar):
         similar("toys", item=item, workspace=workspace)
 
 
-def test_a_text_is_near_itself_and_blank_or_equal_reviews_are_not_counted(toy_base, tmp_path):
+def test_a_text_is_its_own_nearest_neighbor_and_blank_or_duplicate_reviews_are_not_indexed(toy_base, tmp_path):
     workspace = Workspace(tmp_path)
     texts = ["", "  ", *toy_texts(30), toy_texts(30)[4]]
     ingest([write_reviews(tmp_path / "toys.jsonl", texts)], "toys", workspace=workspace)
@@ -138,7 +138,7 @@ def test_a_text_is_near_itself_and_blank_or_equal_reviews_are_not_counted(toy_ba
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_domain_of_blank_reviews_has_nothing_to_look_among(toy_base, tmp_path):
+def test_searching_a_domain_of_blank_reviews_is_refused(toy_base, tmp_path):
     workspace = Workspace(tmp_path)
     ingest([write_reviews(tmp_path / "toys.jsonl", ["", " "])], "toys", workspace=workspace)
     export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)

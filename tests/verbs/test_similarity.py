@@ -68,7 +68,7 @@ def reference(folder, texts: list[str], pooling: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_values_are_mean_cosines_of_plain_transformers(compare, drawn, toy_base, pooling) -> None:
+def test_values_are_mean_cosines_of_transformers_vectors(compare, drawn, toy_base, pooling) -> None:
     result = compare(pooling=pooling)
     assert result.domains == tuple(DOMAINS)
     assert (result.n_texts, result.pooling, result.base, result.seed) == (N, pooling, toy_base.name, 0)
@@ -84,7 +84,7 @@ def test_poolings_differ_and_mean_is_the_default(compare) -> None:
     assert compare().matrix == compare(pooling="mean").matrix != compare(pooling="cls").matrix
 
 
-def test_draws_are_different_texts_of_their_domain_and_never_blank(compare, drawn, ws) -> None:
+def test_sampled_texts_are_distinct_and_not_blank(compare, drawn, ws) -> None:
     filled = [f"text {i}" for i in range(2 * N)]
     put(ws, "mixed", [*filled, *filled, "", "", "  \n", "\t", " ", "   "])
     compare(["mixed", "toys"])
@@ -93,7 +93,7 @@ def test_draws_are_different_texts_of_their_domain_and_never_blank(compare, draw
     assert set(drawn[1]) < set(words_of("toys"))
 
 
-def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_draws(compare) -> None:
+def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_samples(compare) -> None:
     matrix = np.array(compare().matrix)
     assert (matrix == matrix.T).all()
     assert (np.diagonal(matrix) < 0.999).all()
@@ -101,14 +101,14 @@ def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_draws(compare) ->
     assert one != 1 != two
 
 
-def test_seed_alone_decides_the_draw_and_the_same_seed_gives_the_same_bits(compare, drawn) -> None:
+def test_the_sample_depends_on_the_seed_and_results_are_bitwise_reproducible(compare, drawn) -> None:
     first, again, other = compare(), compare(), compare(seed=1)
     assert first.matrix == again.matrix != other.matrix
     assert drawn[:3] == drawn[3:6]
     assert all(one != two for one, two in zip(drawn[:3], drawn[6:], strict=True))
 
 
-def test_over_seeds_every_text_is_drawn(compare, drawn) -> None:
+def test_over_many_seeds_every_text_is_sampled(compare, drawn) -> None:
     for seed in range(25):
         compare(["toys", "books"], seed=seed, n_texts=3)
     found = [text for texts in drawn[::2] for text in texts]
@@ -118,7 +118,7 @@ def test_over_seeds_every_text_is_drawn(compare, drawn) -> None:
     assert max(counts) <= 13
 
 
-def test_neither_the_order_of_domains_nor_others_beside_them_changes_a_bit(compare) -> None:
+def test_values_do_not_depend_on_the_order_or_number_of_domains(compare) -> None:
     matrix = np.array(compare().matrix)
     order = [2, 0, 1]
     turned = np.array(compare([DOMAINS[i] for i in order]).matrix)
@@ -126,14 +126,14 @@ def test_neither_the_order_of_domains_nor_others_beside_them_changes_a_bit(compa
     assert (np.array(compare(DOMAINS[:2]).matrix) == matrix[:2, :2]).all()
 
 
-def test_neither_the_order_of_rows_nor_repeated_texts_change_a_bit(compare, tmp_path) -> None:
+def test_values_do_not_depend_on_row_order_or_duplicate_texts(compare, tmp_path) -> None:
     other = Workspace(tmp_path / "other")
     for domain in DOMAINS:
         put(other, domain, [*reversed(words_of(domain)), *words_of(domain)[:7]])
     assert compare(workspace=other).matrix == compare().matrix
 
 
-def test_texts_that_two_domains_share_are_drawn_in_each_on_its_own(compare, drawn, ws) -> None:
+def test_texts_shared_by_two_domains_are_sampled_independently(compare, drawn, ws) -> None:
     shared = toy_texts(100)
     put(ws, "one", shared + [f"one {i}" for i in range(100)])
     put(ws, "two", shared + [f"two {i}" for i in range(100)])
@@ -145,7 +145,7 @@ def test_texts_that_two_domains_share_are_drawn_in_each_on_its_own(compare, draw
     assert both <= 15  # 5 are to be expected; keys of the text alone would give 50
 
 
-def test_the_picture_is_a_png_whose_bytes_are_the_same_again(compare, ws) -> None:
+def test_the_heat_map_is_a_reproducible_png(compare, ws) -> None:
     result = compare()
     assert result.path == str(ws.root / "reports" / "similarity.png")
     picture = (ws.reports / "similarity.png").read_bytes()
@@ -158,7 +158,7 @@ def test_the_picture_is_a_png_whose_bytes_are_the_same_again(compare, ws) -> Non
     assert sorted(path.name for path in ws.reports.iterdir()) == ["similarity.json", "similarity.png"]
 
 
-def test_the_matrix_is_kept_beside_its_picture(compare, ws) -> None:
+def test_the_matrix_is_saved_as_json_next_to_the_heat_map(compare, ws) -> None:
     result = compare()
     record = json.loads((ws.reports / "similarity.json").read_text())
     assert record == {
@@ -194,12 +194,12 @@ def test_invalid_options_are_reported(compare, ws) -> None:
     assert not ws.reports.exists()
 
 
-def test_max_tokens_are_by_default_what_the_base_allows(compare) -> None:
+def test_max_tokens_defaults_to_the_limit_of_the_base(compare) -> None:
     assert compare(max_tokens=None).max_tokens == 64
 
 
 @pytest.mark.real
-def test_real_domains_are_more_like_themselves_than_like_each_other(shared_data, tmp_path) -> None:
+def test_real_domains_are_more_similar_within_than_between(shared_data, tmp_path) -> None:
     workspace = Workspace(tmp_path)
     domains = ["musical_instruments", "digital_music"]
     for domain in domains:

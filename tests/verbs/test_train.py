@@ -69,7 +69,7 @@ def with_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def test_a_plugin_learns_and_says_what_it_is(trained) -> None:
+def test_training_reduces_the_error_and_the_manifest_records_the_lineage(trained) -> None:
     workspace, films, games = trained
     assert films.test_mse < 0.8 * films.test_variance
     assert (films.on, games.on) == ((), ("films",))
@@ -100,7 +100,7 @@ def test_peft_opens_a_trained_plugin(trained, toy_base: Path, recwarn: pytest.Wa
     assert any(p.any() for name, p in opened.named_parameters() if "lora_B" in name)
 
 
-def test_a_chain_is_folded_once_and_whole(trained, toy_base: Path) -> None:
+def test_every_plugin_of_a_chain_is_folded_once(trained, toy_base: Path) -> None:
     workspace, films, games = trained
     made = export(base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
     assert made.encoder == "games"
@@ -118,7 +118,7 @@ def test_a_chain_is_folded_once_and_whole(trained, toy_base: Path) -> None:
     assert spec["weights"] == games.parent_digest
 
 
-def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:
+def test_exporting_twice_gives_identical_files(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     contents = []
     for _ in range(2):
@@ -128,7 +128,9 @@ def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_an_export_is_held_against_pefts_own_forward(trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_with_wrong_folding_fails_the_comparison_with_peft(
+    trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, *_ = trained
     from loid_infer.plugins import stack
 
@@ -140,7 +142,7 @@ def test_an_export_is_held_against_pefts_own_forward(trained, toy_base: Path, mo
     assert not workspace.encoder("wrong").exists()
 
 
-def test_a_merged_plugin_is_exported_and_held_against_the_same_weights(trained, toy_base: Path) -> None:
+def test_a_merged_plugin_can_be_exported_and_trained_on(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     other = plugin_train("games", settings=FAST, base=str(toy_base), name="alone", workspace=workspace)
     plugin_merge(["films", "alone"], "both", method="ties", workspace=workspace)
@@ -156,7 +158,7 @@ def test_a_merged_plugin_is_exported_and_held_against_the_same_weights(trained, 
     assert other.base_digest == on_merge.base_digest
 
 
-def test_nothing_twice_and_no_foreign_base(trained, toy_base: Path, tmp_path: Path) -> None:
+def test_duplicate_plugins_other_bases_and_missing_plugins_are_refused(trained, toy_base: Path, tmp_path: Path) -> None:
     workspace, *_ = trained
     with pytest.raises(BadSetting, match="present twice"):
         export("x", base=str(toy_base), plugins=["films", "games"], workspace=workspace)
@@ -169,7 +171,7 @@ def test_nothing_twice_and_no_foreign_base(trained, toy_base: Path, tmp_path: Pa
         plugin_train("games", settings=FAST, base=str(toy_base), on=["books"], name="x", workspace=workspace)
 
 
-def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Path) -> None:
+def test_a_split_whose_test_reviews_a_plugin_was_trained_on_is_refused(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     with pytest.raises(BadSetting, match="--split-seed 0"):
         plugin_train(
@@ -188,7 +190,7 @@ def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Pat
     )
 
 
-def test_only_the_top_layers(trained, toy_base: Path) -> None:
+def test_layers_and_targets_limit_the_adapted_tensors(trained, toy_base: Path) -> None:
     from loid_infer.plugins.adapter import read_adapter
 
     workspace, *_ = trained
@@ -198,14 +200,14 @@ def test_only_the_top_layers(trained, toy_base: Path) -> None:
     assert names == {"encoder.layer.1.attention.self.query.weight", "encoder.layer.1.output.dense.weight"}
 
 
-def test_the_same_command_gives_the_same_plugin(trained, toy_base: Path) -> None:
+def test_training_is_deterministic(trained, toy_base: Path) -> None:
     workspace, films, _ = trained
     again = plugin_train("films", settings=FAST, base=str(toy_base), name="films2", workspace=workspace)
     assert again.digest == films.digest
     assert again.test_mse == films.test_mse
 
 
-def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: Path, tmp_path: Path) -> None:
+def test_retraining_a_source_plugin_keeps_the_version_others_were_trained_on(toy_base: Path, tmp_path: Path) -> None:
     workspace, messages = Workspace(tmp_path), []
     write_domain(workspace, "films", n=60)
     quick = TrainSettings(rank=2, epochs=1, precision="fp32")
@@ -232,7 +234,7 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
     assert set(after.plugins) == {kept, "games"}
 
 
-def test_training_that_diverges_is_stopped_with_a_word(toy_base: Path, tmp_path: Path) -> None:
+def test_diverging_training_is_stopped_with_an_error(toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_domain(workspace, "films", n=60)
     settings = TrainSettings(rank=2, epochs=3, learning_rate=1e30, precision="fp32")
@@ -249,7 +251,7 @@ print(plugin_train("films", settings=FAST, base=sys.argv[2], checkpoint_s=0.0, w
 """
 
 
-def test_a_run_killed_in_the_middle_of_an_epoch_gives_the_same_weights(trained, toy_base: Path, tmp_path: Path) -> None:
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(trained, toy_base: Path, tmp_path: Path) -> None:
     import shutil
 
     whole, films, _ = trained
@@ -279,7 +281,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_gives_the_same_weights(trained, 
 
 
 @pytest.mark.slow
-def test_a_source_domain_helps_the_target(tmp_path: Path) -> None:
+def test_training_on_a_source_plugin_lowers_the_error_with_few_target_reviews(tmp_path: Path) -> None:
     """Bundled base, synthetic domains: over a plugin of the source, few target reviews teach more than over none."""
     from loid_infer import sample
 

@@ -53,7 +53,7 @@ def damage(store: Path, which: int) -> None:
     (store / DATA_FILE).write_bytes(content)
 
 
-def test_what_was_damaged_is_named_and_encoded_again_and_nothing_else(two_domains: Workspace) -> None:
+def test_salvage_reports_lost_texts_and_only_those_are_encoded_again(two_domains: Workspace) -> None:
     before = {domain: stored(two_domains, domain) for domain in ("toys", "games")}
     store = the_store(two_domains)
     damage(store, 0)
@@ -70,7 +70,7 @@ def test_what_was_damaged_is_named_and_encoded_again_and_nothing_else(two_domain
         assert np.abs(stored(two_domains, domain) - vectors).max() < 2e-3
 
 
-def test_a_store_that_lost_its_spec_gets_it_from_the_encoder(two_domains: Workspace) -> None:
+def test_salvage_restores_a_missing_spec_from_the_encoder(two_domains: Workspace) -> None:
     store = the_store(two_domains)
     spec = (store / SPEC_FILE).read_bytes()
     (store / SPEC_FILE).unlink()
@@ -81,7 +81,7 @@ def test_a_store_that_lost_its_spec_gets_it_from_the_encoder(two_domains: Worksp
     assert (store / SPEC_FILE).read_bytes() == spec
 
 
-def test_a_store_nobody_knows_is_left_alone(two_domains: Workspace) -> None:
+def test_a_store_without_spec_or_encoder_is_not_changed(two_domains: Workspace) -> None:
     store = the_store(two_domains)
     before = (store / DATA_FILE).read_bytes()
     (store / SPEC_FILE).unlink()
@@ -92,14 +92,14 @@ def test_a_store_nobody_knows_is_left_alone(two_domains: Workspace) -> None:
     assert (store / DATA_FILE).read_bytes() == before
 
 
-def test_a_file_beside_the_tables_is_nothing_of_ours(two_domains: Workspace) -> None:
+def test_other_files_in_the_data_folder_are_ignored(two_domains: Workspace) -> None:
     (two_domains.root / "data" / "My notes.parquet").write_bytes(b"no table")
     assert cache_salvage(workspace=two_domains).n_dropped == 0
     assert cache_gc(workspace=two_domains).n_rows == 0
     assert cache_verify(reencode=5, workspace=two_domains).n_reencoded == 5
 
 
-def test_compacting_changes_no_vector(two_domains: Workspace) -> None:
+def test_compaction_frees_space_and_changes_no_vector(two_domains: Workspace) -> None:
     before = stored(two_domains)
     done = cache_compact(workspace=two_domains)
     assert done.n_stores == 1 and done.n_dropped == 0
@@ -108,7 +108,7 @@ def test_compacting_changes_no_vector(two_domains: Workspace) -> None:
     assert encode("toys", workspace=two_domains).n_encoded == 0
 
 
-def test_rows_of_a_domain_that_is_gone_are_dropped_and_no_others(two_domains: Workspace) -> None:
+def test_gc_removes_only_the_rows_of_a_deleted_domain(two_domains: Workspace) -> None:
     before = stored(two_domains, "games")
     two_domains.table("toys").unlink()
     planned = cache_gc(dry_run=True, workspace=two_domains)
@@ -120,7 +120,7 @@ def test_rows_of_a_domain_that_is_gone_are_dropped_and_no_others(two_domains: Wo
     assert cache_gc(workspace=two_domains).n_rows == 0
 
 
-def test_what_a_head_looks_at_stays_when_its_table_is_gone(two_domains: Workspace) -> None:
+def test_gc_keeps_the_vectors_a_head_needs_after_its_table_is_deleted(two_domains: Workspace) -> None:
     fit("toys", settings=HeadOptions(epochs=1), workspace=two_domains)
     pairs = two_domains.root / "pairs.csv"
     pairs.write_text("user_id,item_id\nu1,i1\nu2,i3\n")
@@ -131,7 +131,7 @@ def test_what_a_head_looks_at_stays_when_its_table_is_gone(two_domains: Workspac
     assert Path(score(pairs, domain="toys", workspace=two_domains).out).read_text() == before
 
 
-def test_what_killed_runs_left_is_removed_after_a_day(two_domains: Workspace) -> None:
+def test_gc_removes_leftovers_of_killed_runs_after_a_day(two_domains: Workspace) -> None:
     base = two_domains.encoder("base")
     lefts = [base.parent / ".base.x1.partial", base.parent / ".base.x2.old", two_domains.cache / ".f.x3.partial"]
     kept = [base.parent / ".lost.x4.old", base.parent / ".new.x5.partial"]  # all there is of it; still being made
@@ -147,7 +147,7 @@ def test_what_killed_runs_left_is_removed_after_a_day(two_domains: Workspace) ->
     assert base.exists()
 
 
-def test_a_store_nothing_refers_to_is_removed(two_domains: Workspace, toy_base: Path) -> None:
+def test_gc_removes_a_store_that_no_encoder_or_head_refers_to(two_domains: Workspace, toy_base: Path) -> None:
     export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
     other = encode("games", encoder="other", workspace=two_domains)
     assert cache_gc(workspace=two_domains).n_stores == 0
@@ -161,7 +161,7 @@ def test_a_store_nothing_refers_to_is_removed(two_domains: Workspace, toy_base: 
     assert not Path(other.store).exists() and the_store(two_domains).exists()
 
 
-def test_nothing_goes_where_nobody_can_tell(two_domains: Workspace) -> None:
+def test_gc_refuses_with_an_unreadable_manifest_or_without_tables(two_domains: Workspace) -> None:
     (two_domains.encoder("base") / "manifest.json").write_text("{")
     with pytest.raises(BadArtifact, match="Nothing is removed"):
         cache_gc(workspace=two_domains)
@@ -173,7 +173,7 @@ def test_nothing_goes_where_nobody_can_tell(two_domains: Workspace) -> None:
     assert cache_info(workspace=two_domains).n_rows > 1_400
 
 
-def test_texts_computed_anew_tell_a_store_of_another_model(two_domains: Workspace) -> None:
+def test_verify_reencode_detects_vectors_of_another_model(two_domains: Workspace) -> None:
     done = cache_verify(reencode=100, workspace=two_domains)
     assert (done.n_bad, done.n_reencoded) == (0, 100)
     assert done.cos_min is not None and done.cos_min > 0.9999
@@ -193,7 +193,7 @@ def test_texts_computed_anew_tell_a_store_of_another_model(two_domains: Workspac
     assert cache_verify(reencode=10_000, seed=1, workspace=two_domains).n_reencoded == 1_700
 
 
-def test_shards_are_joined_in_any_order(workspace: Workspace, tmp_path: Path) -> None:
+def test_shards_can_be_imported_in_any_order(workspace: Workspace, tmp_path: Path) -> None:
     texts = toy_texts(500)
     table(workspace, texts)
     shards = []
@@ -219,7 +219,9 @@ def test_shards_are_joined_in_any_order(workspace: Workspace, tmp_path: Path) ->
         assert np.abs(other - found[0]).max() < 2e-3
 
 
-def test_only_whole_vectors_of_a_known_encoder_come_in(two_domains: Workspace, tmp_path: Path, toy_base: Path) -> None:
+def test_import_refuses_unknown_encoders_damaged_stores_and_other_files(
+    two_domains: Workspace, tmp_path: Path, toy_base: Path
+) -> None:
     foreign = Workspace(tmp_path / "foreign")
     export("base", base=str(toy_base), max_tokens=16, precision="fp32", workspace=foreign)
     table(foreign, toy_texts(20))
@@ -240,7 +242,7 @@ def test_only_whole_vectors_of_a_known_encoder_come_in(two_domains: Workspace, t
     assert cache_verify(workspace=two_domains).n_bad == 0
 
 
-def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: Workspace, toy_base: Path) -> None:
+def test_verify_reports_an_unreadable_store_and_checks_the_others(two_domains: Workspace, toy_base: Path) -> None:
     export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
     other = Path(encode("games", encoder="other", workspace=two_domains).store)
     whole = cache_verify(workspace=two_domains)
@@ -256,13 +258,15 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(two_domains: W
     assert "card.json cannot be read" in cache_verify(workspace=two_domains).problems[0]
 
 
-def test_an_export_is_of_a_format_that_its_name_tells(tmp_path):
+def test_cache_export_refuses_an_unknown_suffix(tmp_path):
     with pytest.raises(BadSetting, match=r"unknown suffix.*expected \.parquet or \.safetensors, got \.npz"):
         cache_export("toys", tmp_path / "v.npz", workspace=tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "3", "[" * 100_000])
-def test_a_manifest_that_is_none_has_no_name_to_give(two_domains: Workspace, content: str) -> None:
+def test_an_invalid_encoder_manifest_is_ignored_by_info_and_verify_and_stops_gc(
+    two_domains: Workspace, content: str
+) -> None:
     (two_domains.encoder("base") / "manifest.json").write_text(content)
     assert cache_info(workspace=two_domains).stores[0].encoders == ()
     assert cache_verify(reencode=5, workspace=two_domains).n_reencoded == 0
@@ -270,7 +274,7 @@ def test_a_manifest_that_is_none_has_no_name_to_give(two_domains: Workspace, con
         cache_gc(workspace=two_domains)
 
 
-def test_an_encoder_without_a_store_says_what_to_run(two_domains: Workspace, toy_base: Path) -> None:
+def test_an_encoder_without_a_store_is_reported_with_the_encode_command(two_domains: Workspace, toy_base: Path) -> None:
     export("other", base=str(toy_base), max_tokens=16, precision="fp32", workspace=two_domains)
     for upkeep in (cache_verify, cache_salvage, cache_compact):
         with pytest.raises(NotEncoded, match="encode --domain D --encoder other"):
