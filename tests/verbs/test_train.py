@@ -25,7 +25,7 @@ FAST = TrainSettings(rank=4, epochs=4, batch_tokens=512, learning_rate=5e-3, pre
 
 
 def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0) -> None:
-    """Reviews whose text says its rating."""
+    """Write and ingest reviews whose words depend on the rating."""
     rng = random.Random(seed)
     lines = []
     for i in range(n):
@@ -41,8 +41,8 @@ def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0)
 
 @pytest.fixture(scope="module")
 def trained(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A workspace with the domains `games` and `films`, a plugin of `films`, one of `games` on it, and their results.
-    Write to a copy only."""
+    """A workspace with the domains `games` and `films`, a plugin of `films`, a plugin of `games` trained on top of it,
+    and the results of both trainings. Tests must not overwrite these two plugins."""
     workspace = Workspace(tmp_path_factory.mktemp("trained"))
     write_domain(workspace, "films", seed=1)
     write_domain(workspace, "games")
@@ -51,14 +51,14 @@ def trained(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
     return workspace, films, games
 
 
-def weights(folder: Path) -> dict[str, np.ndarray]:
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def with_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
+def merged_by_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
     """The base's tensors after peft has merged one plugin after another into it."""
     import peft
     import transformers
@@ -102,17 +102,17 @@ def test_peft_opens_a_trained_plugin(trained, toy_base: Path, recwarn: pytest.Wa
 
 def test_every_plugin_of_a_chain_is_folded_once(trained, toy_base: Path) -> None:
     workspace, films, games = trained
-    made = export(base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
-    assert made.encoder == "games"
-    assert set(made.plugins) == {"films", "games"}
-    expected = with_peft(toy_base, workspace.plugin("films"), workspace.plugin("games"))
-    plain, found = weights(toy_base), weights(workspace.encoder("games"))
+    result = export(base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
+    assert result.encoder == "games"
+    assert set(result.plugins) == {"films", "games"}
+    expected = merged_by_peft(toy_base, workspace.plugin("films"), workspace.plugin("games"))
+    base, exported = weights_of(toy_base), weights_of(workspace.encoder("games"))
     for name, tensor in expected.items():
-        np.testing.assert_allclose(found[name], tensor, rtol=0, atol=2e-6, err_msg=name)
-    assert any(np.abs(found[name] - plain[name]).max() > 1e-3 for name in plain)
+        np.testing.assert_allclose(exported[name], tensor, rtol=0, atol=2e-6, err_msg=name)
+    assert any(np.abs(exported[name] - base[name]).max() > 1e-3 for name in base)
     manifest = json.loads((workspace.encoder("games") / "manifest.json").read_text())
     assert {plugin["digest"] for plugin in manifest["plugins"]} == {films.digest, games.digest}
-    # What a new plugin would be trained on is what is exported here.
+    # The weights a new plugin is trained on top of equal those of an export of the same plugins.
     assert export("films", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     spec = json.loads((workspace.encoder("films") / "manifest.json").read_text())["card"]
     assert spec["weights"] == games.parent_digest
@@ -134,9 +134,9 @@ def test_an_export_with_wrong_folding_fails_the_comparison_with_peft(
     workspace, *_ = trained
     from loid_infer.plugins import stack
 
-    twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
+    fold_twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
     fold = stack.fold
-    monkeypatch.setattr(stack, "fold", twice)
+    monkeypatch.setattr(stack, "fold", fold_twice)
     with pytest.raises(ParityError):
         export("wrong", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     assert not workspace.encoder("wrong").exists()
@@ -146,8 +146,8 @@ def test_a_merged_plugin_can_be_exported_and_trained_on(trained, toy_base: Path)
     workspace, *_ = trained
     other = plugin_train("games", settings=FAST, base=str(toy_base), name="alone", workspace=workspace)
     plugin_merge(["films", "alone"], "both", method="ties", workspace=workspace)
-    made = export(base=str(toy_base), plugins=["both"], precision="fp32", workspace=workspace)
-    assert made.parity.cos_min > 0.99999
+    result = export(base=str(toy_base), plugins=["both"], precision="fp32", workspace=workspace)
+    assert result.parity.cos_min > 0.99999
     manifest = json.loads((workspace.encoder("both") / "manifest.json").read_text())
     (plugin,) = manifest["plugins"]
     assert {run["domain"] for run in plugin["trained_on"]} == {"films", "games"}
@@ -215,18 +215,18 @@ def test_retraining_a_source_plugin_keeps_the_version_others_were_trained_on(toy
     plugin_train("films", settings=quick, base=str(toy_base), on=["films"], name="games", workspace=workspace)
     before = export("before", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
 
-    class Told(type(SILENT)):
+    class RecordingProgress(type(SILENT)):
         def say(self, line: str) -> None:
             messages.append(line)
 
-    anew = plugin_train(
+    retrained = plugin_train(
         "films",
         settings=TrainSettings(rank=3, epochs=1, precision="fp32"),
         base=str(toy_base),
         workspace=workspace,
-        progress=Told(),
+        progress=RecordingProgress(),
     )
-    assert anew.digest != first.digest
+    assert retrained.digest != first.digest
     kept = f"films-{first.digest[:8]}"
     assert any(kept in line for line in messages)
     after = export("after", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
@@ -243,7 +243,7 @@ def test_diverging_training_is_stopped_with_an_error(toy_base: Path, tmp_path: P
     assert not workspace.plugin("films").exists()
 
 
-KILLED = """
+TRAIN_FILMS = """
 import sys
 from loid_infer import plugin_train
 from tests.verbs.test_train import FAST
@@ -254,10 +254,10 @@ print(plugin_train("films", settings=FAST, base=sys.argv[2], checkpoint_s=0.0, w
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(trained, toy_base: Path, tmp_path: Path) -> None:
     import shutil
 
-    whole, films, _ = trained
+    uninterrupted, films, _ = trained
     workspace = Workspace(tmp_path)
-    shutil.copytree(whole.root / "data", tmp_path / "data")
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(toy_base)]
+    shutil.copytree(uninterrupted.root / "data", tmp_path / "data")
+    command = [sys.executable, "-c", TRAIN_FILMS, str(tmp_path), str(toy_base)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     run = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE)
@@ -272,17 +272,19 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(trained, toy_b
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()
-    assert counts["position"] > 0, "killed between two epochs: the test shows nothing"
+    assert counts["position"] > 0, "killed between two epochs, not within one"
     assert not workspace.plugin("films").exists()
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == films.digest
-    same = [(place.plugin("films") / "adapter_model.safetensors").read_bytes() for place in (whole, workspace)]
-    assert same[0] == same[1]
+    contents = [
+        (finished.plugin("films") / "adapter_model.safetensors").read_bytes() for finished in (uninterrupted, workspace)
+    ]
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
 def test_training_on_a_source_plugin_lowers_the_error_with_few_target_reviews(tmp_path: Path) -> None:
-    """Bundled base, synthetic domains: over a plugin of the source, few target reviews teach more than over none."""
+    """With the bundled base, synthetic domains and few target reviews, a source plugin lowers the error."""
     from loid_infer import sample
 
     workspace = Workspace(tmp_path)
@@ -292,8 +294,10 @@ def test_training_on_a_source_plugin_lowers_the_error_with_few_target_reviews(tm
     better = []
     for seed in range(5):
         sample(["video_games"], n_reviews=400, seed=seed + 1, workspace=workspace)
-        few = TrainSettings(epochs=2, seed=seed)
-        without = plugin_train("video_games", settings=few, name="without", workspace=workspace)
-        over = plugin_train("video_games", settings=few, on=["movies_tv"], name="over", workspace=workspace)
-        better.append(over.val_mse + over.test_mse < without.val_mse + without.test_mse)
+        target_settings = TrainSettings(epochs=2, seed=seed)
+        without = plugin_train("video_games", settings=target_settings, name="without", workspace=workspace)
+        on_source = plugin_train(
+            "video_games", settings=target_settings, on=["movies_tv"], name="on_source", workspace=workspace
+        )
+        better.append(on_source.val_mse + on_source.test_mse < without.val_mse + without.test_mse)
     assert sum(better) >= 4, better
