@@ -11,7 +11,7 @@ from loid_infer.heads.comparison import ModelErrors, records
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 
 @pytest.fixture(scope="module")

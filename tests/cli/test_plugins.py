@@ -7,7 +7,7 @@ import pytest
 
 from loid_infer.settings import Workspace
 from tests.cli.test_cli import as_json, loid
-from tests.plugins.making import adapted, put, random_delta
+from tests.plugins.toy_plugins import adapted, put, random_delta
 
 
 def test_plugins_are_merged_listed_and_shown(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from loid_infer.heads.saved import load_head, save_head
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
 from tests.heads.domains import noisy_ratings
-from tests.verbs.recommender import SPEC
+from tests.verbs.toy_domain import SPEC
 
 REPORT = {
     "head": "h",

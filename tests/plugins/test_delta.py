@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from loid_infer.errors import BadArtifact
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
-from tests.plugins.making import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta
 
 
 @pytest.fixture

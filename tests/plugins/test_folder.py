@@ -10,7 +10,7 @@ from loid_infer.plugins.delta import delta_digest
 from loid_infer.plugins.folder import open_chain, open_plugin
 from loid_infer.settings import Workspace
 from loid_infer.types import NamedDigest
-from tests.plugins.making import put, random_delta
+from tests.plugins.toy_plugins import put, random_delta
 
 BASE = ("toy", "b" * 64)
 

@@ -8,7 +8,7 @@ import pytest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta
 from loid_infer.plugins.merge import METHODS, Merge, Source, mask, merge_tensor, names_of, squared_loss, truncate
-from tests.plugins.making import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta
 
 
 def source(seed: int, weight: float = 1.0, **kinds) -> Source:

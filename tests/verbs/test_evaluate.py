@@ -9,7 +9,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
 from loid_infer.verbs import fit as fit_verb
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import fit as verb
 from tests.heads.test_network_training import Killed, KillingProgress
-from tests.verbs.recommender import ENCODER, interactions, make_domain
+from tests.verbs.toy_domain import ENCODER, interactions, make_domain
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from loid_infer.plugins.delta import delta_digest, fold
 from loid_infer.plugins.folder import open_chain, open_plugin
 from loid_infer.settings import Workspace
 from tests.conftest import make_toy_base
-from tests.plugins.making import QUERY, adapted, merged_state, put, random_delta
 from tests.plugins.test_delta import open_with_peft
+from tests.plugins.toy_plugins import QUERY, adapted, merged_state, put, random_delta
 
 
 @pytest.fixture

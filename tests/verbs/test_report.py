@@ -14,7 +14,7 @@ from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as evaluate_verb
 from tests.conftest import toy_texts, write_reviews
 from tests.pages.records import encoding, evaluation, full, head, plugin, training_run, write
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 EVIL = '"><script>alert(1)</script>&\ud800\x00'
 _VOID = {"meta", "br"}

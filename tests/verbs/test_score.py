@@ -10,7 +10,7 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import fit as fit_verb
 from loid_infer.verbs.score import score
-from tests.verbs.recommender import ENCODER, interactions, make_domain
+from tests.verbs.toy_domain import ENCODER, interactions, make_domain
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.verbs import similar as verb
 from tests.conftest import toy_texts, write_reviews
-from tests.verbs.recommender import ENCODER, SPEC, interactions, make_domain
+from tests.verbs.toy_domain import ENCODER, SPEC, interactions, make_domain
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Processes beside each other: the map grows under open readers, no writer is held up, and nobody sees half of it."""
+"""Concurrent processes: the map grows under open readers, writers do not wait for readers, and no reader sees a partial
+commit."""
 
 import multiprocessing
 import os
@@ -23,145 +24,145 @@ SPAWN = multiprocessing.get_context("spawn")
 COMMIT, MAP_STEP = 256, 1 << 17
 
 
-def part(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n-th commit: digests, and vectors that follow from them."""
+def commit(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of the n-th commit and vectors that are computed from them."""
     digests = np.random.default_rng(n).integers(0, 256, (COMMIT, 16), np.uint8)
     return digests, np.tile(digests.astype(np.float16), (1, 2))[:, :DIM]
 
 
-def read_on(folder: Path, seconds: float, opened: Event, told) -> None:
-    """Look at the store again and again: whole commits only, never fewer than before, every vector right."""
+def read_repeatedly(folder: Path, seconds: float, opened: Event, results) -> None:
+    """Read the store repeatedly: complete commits only, never fewer than before, every vector correct."""
     environment._MAP_STEP = MAP_STEP
-    rng, before, n_looks, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
+    rng, n_before, n_reads, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
     end = time.monotonic() + seconds
     with open_store(folder, SPEC, PRINT) as store:
         opened.set()
         while time.monotonic() < end:
             start = time.monotonic()
             n = store.size().n_rows
-            assert n % COMMIT == 0 and n >= before
-            digests, vectors = part(int(rng.integers(n // COMMIT)))
+            assert n % COMMIT == 0 and n >= n_before
+            digests, vectors = commit(int(rng.integers(n // COMMIT)))
             assert np.array_equal(store.gather(store.lookup(digests), digests), vectors)
-            assert (store.lookup(part(1_000_000)[0]) == -1).all()
+            assert (store.lookup(commit(1_000_000)[0]) == -1).all()
             longest = max(longest, time.monotonic() - start)
-            before, n_looks = n, n_looks + 1
-    told.put((n_looks, before, longest))
+            n_before, n_reads = n, n_reads + 1
+    results.put((n_reads, n_before, longest))
 
 
-def grow(folder: Path, n_from: int, n_to: int, pause: float) -> None:
+def append_commits(folder: Path, n_from: int, n_to: int, pause: float) -> None:
     environment._MAP_STEP = MAP_STEP
     with StoreWriter(folder, SPEC, PRINT) as writer:
         for n in range(n_from, n_to):
-            writer.append(part(n))
+            writer.append(commit(n))
             time.sleep(pause)
 
 
-def hold(folder: Path, opened: Event) -> None:
+def hold_read_transaction(folder: Path, opened: Event) -> None:
     with reader(folder) as store, store.environment.read():
         opened.set()
         time.sleep(60)
 
 
-def commit_slowly(folder: Path, begun: Event, seconds: float) -> None:
+def commit_slowly(folder: Path, committing: Event, seconds: float) -> None:
     with StoreWriter(folder, SPEC, PRINT) as writer:
-        real = writer.reader.environment.write
+        original = writer.reader.environment.write
 
         def slow(change) -> None:
             def changed(txn) -> None:
                 change(txn)
-                begun.set()
+                committing.set()
                 time.sleep(seconds)
 
-            real(changed)
+            original(changed)
 
         writer.reader.environment.write = slow
-        writer.append(part(1))
+        writer.append(commit(1))
 
 
-def hold_for_writing(folder: Path, opened: Event) -> None:
+def hold_writer_lock(folder: Path, opened: Event) -> None:
     with StoreWriter(folder, SPEC, PRINT):
         opened.set()
         time.sleep(60)
 
 
-def begun(target, *arguments):
+def start_process(target, *arguments):
     process = SPAWN.Process(target=target, args=arguments)
     process.start()
     return process
 
 
-def ended(process) -> None:
+def join_process(process) -> None:
     process.join()
     assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(("n_readers", "seconds"), [(3, 6.0), slow(32, 60.0)])
-def test_readers_see_whole_commits_while_a_writer_grows_the_map(tmp_path, counted, n_readers, seconds):
-    grow(tmp_path, 0, 2, 0.0)
-    told, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]
-    readers = [begun(read_on, tmp_path, seconds, event, told) for event in started]
+def test_readers_see_whole_commits_while_a_writer_grows_the_map(tmp_path, report_cases, n_readers, seconds):
+    append_commits(tmp_path, 0, 2, 0.0)
+    results, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]
+    readers = [start_process(read_repeatedly, tmp_path, seconds, event, results) for event in started]
     assert all(event.wait(60) for event in started)
     n_commits, start = 2, time.monotonic()
-    while time.monotonic() - start < seconds - 1:  # a writer of its own each time, as a job that is run again and again
-        ended(begun(grow, tmp_path, n_commits, n_commits + 50, 0.002))
+    while time.monotonic() - start < seconds - 1:  # a new writer each time, as a job that is run repeatedly
+        join_process(start_process(append_commits, tmp_path, n_commits, n_commits + 50, 0.002))
         n_commits += 50
-    looks = [told.get(timeout=60) for _ in readers]
+    reader_results = [results.get(timeout=60) for _ in readers]
     for process in readers:
-        ended(process)
-    assert max(n for _, n, _ in looks) > 2 * COMMIT
+        join_process(process)
+    assert max(n for _, n, _ in reader_results) > 2 * COMMIT
     n_steps = (tmp_path / "data.mdb").stat().st_size // MAP_STEP
     with reader(tmp_path) as store:
         check = verify(store, SILENT)
         assert (check.n_bad, check.n_rows) == (0, n_commits * COMMIT)
-    n_looks, longest = sum(n for n, *_ in looks), max(s for *_, s in looks)
-    counted(
-        f"side by side: {n_readers} readers looked {n_looks:,} times (the longest look {longest:.2f} s) while "
+    n_reads, longest = sum(n for n, *_ in reader_results), max(s for *_, s in reader_results)
+    report_cases(
+        f"concurrency: {n_readers} readers read {n_reads:,} times (at most {longest:.2f} s) while "
         f"{n_commits:,} commits let the file grow by {n_steps:,} steps of the map"
     )
 
 
 def test_a_reader_neither_waits_for_a_commit_nor_sees_it_early(tmp_path):
-    grow(tmp_path, 0, 1, 0.0)
-    inside = SPAWN.Event()
-    writer = begun(commit_slowly, tmp_path, inside, 4.0)
-    assert inside.wait(60)
+    append_commits(tmp_path, 0, 1, 0.0)
+    committing = SPAWN.Event()
+    writer = start_process(commit_slowly, tmp_path, committing, 4.0)
+    assert committing.wait(60)
     start = time.monotonic()
     with reader(tmp_path) as store:
         assert verify(store, SILENT).n_rows == COMMIT
-        assert (store.lookup(part(1)[0]) == -1).all()
+        assert (store.lookup(commit(1)[0]) == -1).all()
         assert time.monotonic() - start < 2 and writer.is_alive()
-        ended(writer)
-        assert (store.lookup(part(1)[0]) >= 0).all()
+        join_process(writer)
+        assert (store.lookup(commit(1)[0]) >= 0).all()
 
 
 def test_a_second_writer_is_refused_with_the_process_id_of_the_first(tmp_path):
-    grow(tmp_path, 0, 1, 0.0)
+    append_commits(tmp_path, 0, 1, 0.0)
     opened = SPAWN.Event()
-    first = begun(hold_for_writing, tmp_path, opened)
+    first = start_process(hold_writer_lock, tmp_path, opened)
     assert opened.wait(60)
     with pytest.raises(StoreBusy, match=f"process {first.pid} on "):
         StoreWriter(tmp_path, SPEC, PRINT)
     first.kill()
     first.join()
-    StoreWriter(tmp_path, SPEC, PRINT).close()  # and a dead one's lock is nobody's
+    StoreWriter(tmp_path, SPEC, PRINT).close()  # the lock of a dead process is free
 
 
 def test_a_reader_killed_in_a_transaction_does_not_make_the_file_grow(tmp_path):
-    def written(n_from: int) -> int:
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:  # small commits copy the same index pages again and again
+    def append_and_measure(n_from: int) -> int:
+        with StoreWriter(tmp_path, SPEC, PRINT) as writer:  # small commits copy the same index pages repeatedly
             for n in range(n_from, n_from + 300):
-                digests, vectors = part(n)
+                digests, vectors = commit(n)
                 writer.append((digests[:16], vectors[:16]))
         return (tmp_path / "data.mdb").stat().st_size
 
-    sizes = [written(0)]
+    sizes = [append_and_measure(0)]
     for n in range(1, 4):
         opened = SPAWN.Event()
-        holder = begun(hold, tmp_path, opened)
+        holder = start_process(hold_read_transaction, tmp_path, opened)
         assert opened.wait(60)
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
-        sizes.append(written(300 * n))
+        sizes.append(append_and_measure(300 * n))
     growth = np.diff(sizes)
     payload = 300 * 16 * (DIM * 2 + 16 + 24)
     assert (growth < 2 * payload + 64 * 4096).all(), sizes
