@@ -87,12 +87,12 @@ def test_a_temporary_file_that_disappears_during_cleanup_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".other.x.partial").touch()
-    real = Path.lstat
+    original = Path.lstat
 
     def gone(path: Path) -> os.stat_result:
         if path.suffix == ".partial":
             path.unlink(missing_ok=True)  # its run has just finished
-        return real(path)
+        return original(path)
 
     monkeypatch.setattr(Path, "lstat", gone)
     assert abandoned(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The whole way on a GPU, held against the CPU. Skipped with a reason where there is none."""
+"""Encoding, training and scoring on a GPU, compared with the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from tests.verbs.test_train import FAST, write_domain
 
-on_a_gpu = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch computes on no GPU here: {gpu.torch_lacks()}")
+on_a_gpu = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch cannot use a GPU: {gpu.torch_lacks()}")
 
 
 @pytest.fixture(scope="module")
 def workspace(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A domain of 300 reviews, and one encoder for each device, under a name of its own and so a store of its own."""
-    made = Workspace(tmp_path_factory.mktemp("gpu"))
-    write_domain(made, "games", n=300)
+    """A domain of 300 reviews and one encoder per device, each with its own name and store."""
+    result = Workspace(tmp_path_factory.mktemp("gpu"))
+    write_domain(result, "games", n=300)
     for precision, name in (("fp32", "on-cpu"), ("fp16", "on-gpu")):
-        export(name, base=str(toy_base), precision=precision, max_tokens=32, workspace=made)
-    return made
+        export(name, base=str(toy_base), precision=precision, max_tokens=32, workspace=result)
+    return result
 
 
 @on_a_gpu
@@ -61,11 +61,11 @@ def test_a_head_trained_on_a_gpu_matches_the_cpu(workspace: Workspace) -> None:
 
 @on_a_gpu
 def test_a_plugin_trained_on_a_gpu_matches_the_cpu(workspace: Workspace, toy_base: Path) -> None:
-    found = [
+    results = [
         plugin_train("games", name=device, base=str(toy_base), settings=FAST, device=device, workspace=workspace)
         for device in ("cpu", "cuda")
     ]
-    assert found[0].test_mse == pytest.approx(found[1].test_mse, rel=0.1)
+    assert results[0].test_mse == pytest.approx(results[1].test_mse, rel=0.1)
 
 
 @pytest.mark.skipif(not gpu.torch_lacks(), reason="there is a GPU")

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check (docs/design.md), widened here by name and reason or not at all."""
+"""Coding conventions of docs/design.md that can be checked. Every exception is listed here by name, with its reason."""
 
 import ast
 import re
@@ -90,7 +90,7 @@ def test_only_allowed_functions_are_called_at_import(path: Path) -> None:
 
 
 def calls_now(node: ast.AST) -> list[ast.Call]:
-    """Calls that run when `node` does: not those inside a lambda."""
+    """Calls that run when `node` is executed, so not those inside a lambda."""
     if isinstance(node, ast.Lambda):
         return []
     inner = [call for child in ast.iter_child_nodes(node) for call in calls_now(child)]
@@ -107,8 +107,8 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 def test_inheritance_is_single_and_limited_to_allowed_bases(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
     allowed |= {"Struct", "Evaluation", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
-    allowed |= {"ProgressColumn", "io.RawIOBase"}  # what rich and io ask for
-    allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__: nothing is faster than a dict that fills itself
+    allowed |= {"ProgressColumn", "io.RawIOBase"}  # required by rich and io
+    allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__, the fastest cache
     bases = {ast.unparse(b) for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef) for b in node.bases}
     assert bases - allowed == set()
 

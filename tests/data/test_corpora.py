@@ -22,8 +22,8 @@ def test_a_corpus_is_encoded_once_and_looked_up_by_digests(workspace: Workspace)
         again = encode_corpus(Texts("prompts", TITLES[:2]), encoder, workspace=workspace)
         assert (again.n_hits, again.n_encoded, again.runtime) == (2, 0, "none")
         store, digests = workspace.store(encoder.fingerprint), titles.digests(SILENT)
-        found = stored_vectors(store, encoder.spec, encoder.fingerprint, digests, "")
-        np.testing.assert_allclose(found, encoder.encode(TITLES), atol=2e-3, rtol=2e-3)
+        vectors = stored_vectors(store, encoder.spec, encoder.fingerprint, digests, "")
+        np.testing.assert_allclose(vectors, encoder.encode(TITLES), atol=2e-3, rtol=2e-3)
 
 
 def test_gc_keeps_texts_of_corpora_and_tables(workspace: Workspace) -> None:

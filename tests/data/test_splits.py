@@ -72,9 +72,9 @@ def test_a_random_split_does_not_depend_on_row_order_or_other_rows():
 
 
 def test_the_seed_changes_the_split_and_its_digest():
-    one, two = split(make_interactions(5_000), "random", 0), split(make_interactions(5_000), "random", 1)
-    assert not np.array_equal(one.train, two.train)
-    assert one.digest != two.digest
+    first, second = split(make_interactions(5_000), "random", 0), split(make_interactions(5_000), "random", 1)
+    assert not np.array_equal(first.train, second.train)
+    assert first.digest != second.digest
 
 
 def test_time_split_is_ordered_and_keeps_ties_together():

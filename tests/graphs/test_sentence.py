@@ -100,10 +100,10 @@ def test_prompts_are_prepended_to_texts(family: Callable[[str], Path], tmp_path:
     prompts = {"query": "the plot: ", "document": "it is: "}
     folder = make_sentence(tmp_path / "it", family("bert"), "mean", prompts=prompts, default_prompt_name="document")
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
-    for given, name in (({}, "document"), ({"prompt_name": "query"}, "query"), ({"prompt": "a b "}, None)):
-        expected = theirs.encode(TEXTS, prompt=given.get("prompt"), prompt_name=name)
-        encoder = opened(load_base(str(folder), **given))
-        assert encoder.spec.prompt == given.get("prompt", prompts.get(name))
+    for options, name in (({}, "document"), ({"prompt_name": "query"}, "query"), ({"prompt": "a b "}, None)):
+        expected = theirs.encode(TEXTS, prompt=options.get("prompt"), prompt_name=name)
+        encoder = opened(load_base(str(folder), **options))
+        assert encoder.spec.prompt == options.get("prompt", prompts.get(name))
         assert row_cosines(encoder.encode(TEXTS), expected).min() >= 0.99999
     with pytest.raises(BadSetting, match=r"document \| query, got passage"):
         load_base(str(folder), prompt_name="passage")
@@ -240,9 +240,9 @@ def test_a_prompt_that_is_not_pooled_is_refused(whole: Path, tmp_path: Path) -> 
     )
     load_base(str(folder))
     edit(folder / "1_Pooling/config.json", lambda c: c | {"include_prompt": False})
-    for given in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
+    for options in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
         with pytest.raises(BadArtifact, match="excludes the prompt"):
-            load_base(str(folder), **given)
+            load_base(str(folder), **options)
     assert load_base(str(folder), prompt="").reading.prompt == ""
 
 

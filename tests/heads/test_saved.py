@@ -74,12 +74,12 @@ def test_saving_and_loading_changes_no_prediction(fit, saved):
     assert list(loaded.reviews.user_ids) == list(data.user_ids) and list(loaded.reviews.item_ids) == list(data.item_ids)
     texts, digests = loaded.training_digests()
     known = np.zeros_like(vectors)
-    known[texts] = vectors[texts]  # all that scoring may look at
+    known[texts] = vectors[texts]  # scoring may read only these
     assert np.array_equal(digests, data.digests[texts])
     everything = np.ones(data.n, bool)
     expected = fitted.predictor.predict(pairs_of(data, parts(data), everything))
-    found = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
-    assert np.array_equal(found, expected)
+    predictions = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
+    assert np.array_equal(predictions, expected)
 
 
 def test_the_head_keeps_no_rating_outside_the_training_part(fit, saved):

@@ -75,9 +75,9 @@ def test_a_prediction_does_not_depend_on_other_pairs(protocol):
     some = fit.predictor.predict(CodePairs(pairs.users[order], pairs.items[order], pairs.texts[order]))
     np.testing.assert_allclose(some, whole[order], atol=1e-5)
     for row in order[:20]:
-        one = slice(row, row + 1)
-        alone = fit.predictor.predict(CodePairs(pairs.users[one], pairs.items[one], pairs.texts[one]))
-        np.testing.assert_allclose(alone, whole[one], atol=1e-5)
+        single = slice(row, row + 1)
+        alone = fit.predictor.predict(CodePairs(pairs.users[single], pairs.items[single], pairs.texts[single]))
+        np.testing.assert_allclose(alone, whole[single], atol=1e-5)
 
 
 def test_predictions_equal_the_networks_own_forward_pass():
@@ -113,7 +113,7 @@ def test_unknown_users_and_items():
     known_item = fit.predictor.predict(CodePairs(np.full(300, -1), items, np.full(300, -1)))
     assert np.isfinite(known_item).all()
     mean_by_item = np.array([data.ratings[data.items == item].mean() for item in items])
-    assert np.corrcoef(known_item, mean_by_item)[0, 1] > 0.6  # the item's history still counts
+    assert np.corrcoef(known_item, mean_by_item)[0, 1] > 0.6  # the item's history still has an effect
 
 
 def test_cold_test_rows_are_predicted():
@@ -159,9 +159,9 @@ def test_users_and_items_are_treated_symmetrically():
     parts = split(data, "random", 0)
     swapped = replace(data, users=data.items, items=data.users, user_ids=data.item_ids, item_ids=data.user_ids)
     predicted, errors = [], []
-    for one in (data, swapped):
-        fitted = fit_head(one, parts, vectors, HeadOptions().settings(), 0, SILENT)
-        predicted.append(fitted.predictor.predict(pairs_of(one, parts, parts.test)))
+    for domain in (data, swapped):
+        fitted = fit_head(domain, parts, vectors, HeadOptions().settings(), 0, SILENT)
+        predicted.append(fitted.predictor.predict(pairs_of(domain, parts, parts.test)))
         errors.append(metrics.mse(predicted[-1], data.ratings[parts.test]))
     assert np.corrcoef(predicted)[0, 1] > 0.98
     assert errors[0] == pytest.approx(errors[1], rel=0.03)
@@ -169,11 +169,11 @@ def test_users_and_items_are_treated_symmetrically():
 
 
 def test_attention_heads_and_dropout_are_configurable():
-    one, data = fitted(noisy_ratings(), n_heads=1, dropout=0.0, epochs=1)
-    four, _ = fitted(noisy_ratings(), epochs=1)
-    assert one.head.net.of_user.n_heads == 1 and one.head.net.hidden[0].p == 0.0
+    one_head, data = fitted(noisy_ratings(), n_heads=1, dropout=0.0, epochs=1)
+    four_heads, _ = fitted(noisy_ratings(), epochs=1)
+    assert one_head.head.net.of_user.n_heads == 1 and one_head.head.net.hidden[0].p == 0.0
     pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
-    assert not np.array_equal(one.predictor.components(pairs)[1], four.predictor.components(pairs)[1])
+    assert not np.array_equal(one_head.predictor.components(pairs)[1], four_heads.predictor.components(pairs)[1])
     with pytest.raises(BadSetting, match=r"--n-heads.*divisor of 64"):
         fitted(noisy_ratings(), n_heads=3, epochs=1)
 

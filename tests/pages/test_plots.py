@@ -1,4 +1,4 @@
-"""Plots show what they are given, in the colors and the font of the page, and are the same bytes everywhere."""
+"""Plots show all their input, use the colors and the font of the page, and are reproducible."""
 
 import re
 import subprocess
@@ -87,8 +87,10 @@ def test_values_that_may_exceed_the_axis_do_not_widen_it() -> None:
         return re.findall(r">([−0-9.]+)</text>", svg)
 
     assert ticks(plot(ROW, OTHER, far)) == ticks(plot(ROW, OTHER)) != ticks(plot(ROW, replace(far, may_exceed=False)))
-    assert "var(--gray)" in plot(ROW, OTHER, far)  # an arrow at the edge
-    wide = replace(ROW, low=-90.0, high=90.0)  # two splits can give this, and the means must stay apart
+    assert "var(--gray)" in plot(ROW, OTHER, far)  # drawn as an arrow at the edge
+    wide = replace(
+        ROW, low=-90.0, high=90.0
+    )  # two splits can give such an interval, and the means must stay distinguishable
     assert "90" not in "".join(ticks(plot(wide, OTHER)))
 
 
@@ -145,7 +147,7 @@ def test_a_long_curve_is_downsampled_and_its_steep_start_does_not_set_the_scale(
 def test_plots_are_identical_in_another_process_with_user_settings(tmp_path, monkeypatch) -> None:
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\nsvg.fonttype: path\n")
     monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
-    code = "import sys, tests.pages.test_plots as here; sys.stdout.buffer.write(here.every_plot().encode())"
+    code = "import sys, tests.pages.test_plots as plots; sys.stdout.buffer.write(plots.every_plot().encode())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.decode() == every_plot()
 

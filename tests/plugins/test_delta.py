@@ -1,4 +1,4 @@
-"""Deltas read from what peft writes, against what peft itself makes of it."""
+"""Deltas of adapters written by peft, compared with merging by peft."""
 
 import json
 from pathlib import Path

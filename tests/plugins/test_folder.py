@@ -1,4 +1,4 @@
-"""Plugins found by name and by digest, and the chain an encoder rests on."""
+"""Opening plugins by name and by digest, and the chain of plugins of an encoder."""
 
 import shutil
 
@@ -78,7 +78,7 @@ def test_a_chain_contains_each_parent_once_in_digest_order(workspace: Workspace)
     source, other = put(workspace, "source", random_delta(0)), put(workspace, "other", random_delta(1))
     top = put(workspace, "top", random_delta(2), on=sorted([source, other]))
     second = put(workspace, "second", random_delta(3), on=[source])
-    put(workspace, "stranger", random_delta(4))
+    put(workspace, "unrelated", random_delta(4))
     chain = open_chain(workspace, ["second", "top"], *BASE)
     assert [plugin.digest for plugin in chain] == sorted([source, other, top, second])
     assert chain == open_chain(workspace, ["top", "second"], *BASE)

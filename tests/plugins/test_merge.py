@@ -94,10 +94,10 @@ def test_a_plugin_without_a_tensor_adds_nothing_to_it() -> None:
 
 
 def test_weights_scale_the_merged_deltas() -> None:
-    one, two = random_delta(0), random_delta(1)
+    first, second = random_delta(0), random_delta(1)
     how = Merge("linear", 1.0, 0)
-    merged_query = merge_tensor(QUERY, [Source("1", one, 0.25), Source("2", two, -2.0)], how)
-    np.testing.assert_allclose(merged_query, 0.25 * one[QUERY].dense64() - 2 * two[QUERY].dense64(), atol=1e-5)
+    merged_query = merge_tensor(QUERY, [Source("1", first, 0.25), Source("2", second, -2.0)], how)
+    np.testing.assert_allclose(merged_query, 0.25 * first[QUERY].dense64() - 2 * second[QUERY].dense64(), atol=1e-5)
 
 
 def test_different_shapes_are_refused() -> None:

@@ -149,11 +149,11 @@ def test_a_read_error_is_reported(tmp_path, monkeypatch):
 
 def test_meta_pages_that_change_while_they_are_read_are_read_again(tmp_path, monkeypatch):
     filled(tmp_path, [10])
-    real, writer = os.pread, StoreWriter(tmp_path, SPEC, PRINT)
+    original, writer = os.pread, StoreWriter(tmp_path, SPEC, PRINT)
     seeds = iter(range(100, 103))
 
     def interrupted(descriptor, n, at):
-        content = real(descriptor, n, at)
+        content = original(descriptor, n, at)
         if at == 0 and (seed := next(seeds, None)) is not None:
             for i in range(3):
                 writer.append(rows(20, seed=1_000 * seed + i))

@@ -52,10 +52,10 @@ def test_appended_vectors_are_read_in_any_order(tmp_path: Path) -> None:
     digests, vectors = filled(tmp_path, [5, 1, 17, 300])
     store = reader(tmp_path)
     order = np.random.default_rng(1).permutation(len(digests))
-    order = np.concatenate([order, order[:50]])  # repeats are fine
-    found = store.lookup(digests[order])
-    np.testing.assert_array_equal(found, order)
-    np.testing.assert_array_equal(store.gather(found, digests[order]), vectors[order])
+    order = np.concatenate([order, order[:50]])  # repeated digests are allowed
+    store_rows = store.lookup(digests[order])
+    np.testing.assert_array_equal(store_rows, order)
+    np.testing.assert_array_equal(store.gather(store_rows, digests[order]), vectors[order])
 
 
 @pytest.mark.parametrize("dim", [24, 7, 1])
@@ -104,11 +104,11 @@ def test_the_map_may_grow_while_chunks_are_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     digests, vectors = filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        stored_rows, real = store.lookup(digests), store._chunks_of
+        stored_rows, original = store.lookup(digests), store._chunks_of
 
-        def chunks(*given):  # inside the transaction, before any chunk is read
+        def chunks(*arguments):  # inside the transaction, before any chunk is read
             in_another_process(append_many, tmp_path)
-            yield from real(*given)
+            yield from original(*arguments)
 
         monkeypatch.setattr(store, "_chunks_of", chunks)
         assert np.array_equal(store.gather(stored_rows, digests), vectors)
@@ -118,10 +118,10 @@ def test_verify_works_while_the_map_grows(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        real = store.index_entries
+        original = store.index_entries
 
         def entries():
-            for part in real():
+            for part in original():
                 in_another_process(append_many, tmp_path)
                 yield part
 
@@ -311,11 +311,11 @@ def test_verify_with_a_concurrent_writer_and_a_damaged_end(tmp_path: Path, monke
     filled(tmp_path, [5, 7, 9])
     with StoreWriter(tmp_path, SPEC, PRINT) as writer:
         store = writer.reader
-        real = store.scan
+        original = store.scan
 
         def scan():
             writer.append(rows(11, seed=77))  # a commit between the size and the scan
-            yield from real()
+            yield from original()
 
         monkeypatch.setattr(store, "scan", scan)
         check = verify(store, SILENT)
@@ -376,8 +376,8 @@ class TestCommitter:
                 for part in np.array_split(np.random.default_rng(2).permutation(len(digests)), 37):
                     committer.add(digests[part], vectors[part].astype(np.float32))
             assert writer.reader.size().n_chunks == 3
-            found = writer.reader.lookup(digests)
-            np.testing.assert_array_equal(writer.reader.gather(found, digests), vectors)
+            store_rows = writer.reader.lookup(digests)
+            np.testing.assert_array_equal(writer.reader.gather(store_rows, digests), vectors)
 
     def test_added_vectors_are_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
         digests, vectors = rows(10)
