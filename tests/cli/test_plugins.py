@@ -7,13 +7,13 @@ import pytest
 
 from loid_infer.settings import Workspace
 from tests.cli.test_cli import as_json, loid
-from tests.plugins.toy_plugins import adapted, put, random_delta
+from tests.plugins.toy_plugins import adapted, random_delta, write_plugin
 
 
 def test_plugins_are_merged_listed_and_shown(tmp_path: Path) -> None:
     workspace, root = Workspace(tmp_path), str(tmp_path)
-    put(workspace, "one", random_delta(1))
-    put(workspace, "two", random_delta(2))
+    write_plugin(workspace, "one", random_delta(1))
+    write_plugin(workspace, "two", random_delta(2))
     options = ["--method", "dare_ties", "--weights", "1,-0.5", "--density", "0.9", "--seed", "4"]
     result = as_json(loid("plugin", "merge", "one", "two", "--name", "both", *options, "-w", root, "--json"))
     assert (result["plugin"], result["method"], result["seed"], result["density"]) == ("both", "dare_ties", 4, 0.9)
@@ -60,7 +60,7 @@ def test_an_adapter_is_imported(toy_base: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_user_error_is_one_line_and_exits_2(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
-    put(Workspace(tmp_path), "one", random_delta(1))
+    write_plugin(Workspace(tmp_path), "one", random_delta(1))
     done = loid("plugin", *arguments, "-w", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.strip().splitlines()) == 1
@@ -68,7 +68,7 @@ def test_a_user_error_is_one_line_and_exits_2(tmp_path: Path, arguments: list[st
 
 
 def test_missing_required_options_are_errors(tmp_path: Path) -> None:
-    put(Workspace(tmp_path), "one", random_delta(1))
+    write_plugin(Workspace(tmp_path), "one", random_delta(1))
     for arguments in (["one", "--name", "m"], ["one", "--method", "ties"], ["--name", "m", "--method", "ties"]):
         assert loid("plugin", "merge", *arguments, "-w", str(tmp_path)).returncode == 2
     assert not (tmp_path / "exports" / "plugins" / "m").exists()

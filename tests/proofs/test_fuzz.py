@@ -35,7 +35,7 @@ from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.cache import cache_export
 from loid_infer.verbs.score import _vectors
 from tests.conftest import toy_texts, write_reviews
-from tests.plugins.toy_plugins import put, random_delta
+from tests.plugins.toy_plugins import random_delta, write_plugin
 from tests.proofs.conftest import slow
 from tests.store.test_store import PRINT, SPEC, rows
 
@@ -166,7 +166,7 @@ def artifacts(exported, tmp_path_factory):
     encode("toys", runtime="torch", workspace=workspace)
     fit("toys", settings=HeadOptions(epochs=1), workspace=workspace)
     cache_export("toys", workspace.root / "bundle.safetensors", workspace=workspace)
-    put(workspace, "plugin", random_delta(0))
+    write_plugin(workspace, "plugin", random_delta(0))
     return workspace
 
 

@@ -1,3 +1,5 @@
+"""`doctor`: problems of the installation, the file system and GPUs are reported."""
+
 import importlib.metadata
 from pathlib import Path
 
@@ -9,9 +11,9 @@ from loid_infer.verbs import doctor as module
 
 
 def test_two_installed_onnxruntime_wheels_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = importlib.metadata.version
+    original = importlib.metadata.version
     monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "1.0" if name.startswith("onnxruntime") else real(name)
+        importlib.metadata, "version", lambda name: "1.0" if name.startswith("onnxruntime") else original(name)
     )
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["onnxruntime"].ok
@@ -56,12 +58,12 @@ def test_with_a_gpu_a_torch_without_cuda_is_reported(monkeypatch: pytest.MonkeyP
     for lacks in ("torch_lacks", "onnxruntime_lacks", "tensorrt_lacks", "faiss_lacks"):
         monkeypatch.setattr(module.gpu, lacks, lambda: "it is not installed")
     others = ("onnxruntime on a GPU", "TensorRT", "FAISS on a GPU")
-    for driver, fault in (("", False), ("580.1", True)):
+    for driver, is_problem in (("", False), ("580.1", True)):
         monkeypatch.setattr(module.gpu, "driver", lambda driver=driver: driver)
         checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
-        assert checks["torch on a GPU"].ok == (not fault)
-        assert all(checks[name].ok for name in others), "nobody needs them"
-        assert all(bool(checks[name].mend) == fault for name in (*others, "torch on a GPU"))
+        assert checks["torch on a GPU"].ok == (not is_problem)
+        assert all(checks[name].ok for name in others), "optional on every machine"
+        assert all(bool(checks[name].mend) == is_problem for name in (*others, "torch on a GPU"))
         assert all("no, it is not installed" in checks[name].detail for name in others)
     monkeypatch.setattr(module.gpu, "torch_lacks", lambda: "")
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}

@@ -16,7 +16,7 @@ from loid_infer.plugins.folder import open_chain, open_plugin
 from loid_infer.settings import Workspace
 from tests.conftest import make_toy_base
 from tests.plugins.test_delta import open_with_peft
-from tests.plugins.toy_plugins import QUERY, adapted, merged_state, put, random_delta
+from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta, write_plugin
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def two_plugins(workspace: Workspace) -> Workspace:
-    put(workspace, "one", random_delta(1))
-    put(workspace, "two", random_delta(2))
+    write_plugin(workspace, "one", random_delta(1))
+    write_plugin(workspace, "two", random_delta(2))
     return workspace
 
 
@@ -70,7 +70,7 @@ def test_the_manifest_of_a_merge_records_its_parents(two_plugins: Workspace) -> 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare", "dare_ties"])
 def test_the_order_of_plugins_does_not_change_a_merge(two_plugins: Workspace, method: str) -> None:
-    put(two_plugins, "three", random_delta(3))
+    write_plugin(two_plugins, "three", random_delta(3))
     plugin_merge(["one", "two", "three"], "m", method=method, weights=[1, 2, 3], workspace=two_plugins)
     first = file_contents(two_plugins, "m")
     plugin_merge(["three", "one", "two"], "m", method=method, weights=[3, 1, 2], workspace=two_plugins)
@@ -81,7 +81,7 @@ def test_the_order_of_plugins_does_not_change_a_merge(two_plugins: Workspace, me
 
 
 def test_a_merge_of_a_merge_lists_all_merged_plugins(two_plugins: Workspace) -> None:
-    put(two_plugins, "three", random_delta(3))
+    write_plugin(two_plugins, "three", random_delta(3))
     plugin_merge(["one", "two"], "both", method="ties", workspace=two_plugins)
     plugin_merge(["both", "three"], "all", method="ties", workspace=two_plugins)
     digests = [open_plugin(two_plugins, name).digest for name in ("both", "one", "three", "two")]
@@ -143,9 +143,9 @@ def test_a_low_rank_merge_opens_in_peft_and_reports_its_error(toy_base: Path, tw
 )
 def test_invalid_merges_are_refused(two_plugins: Workspace, arguments: dict, message: str) -> None:
     shutil.copytree(two_plugins.plugin("one"), two_plugins.plugin("copy"))
-    put(two_plugins, "foreign", random_delta(3), base={"name": "mini", "digest": "c" * 64})
-    put(two_plugins, "tokens", random_delta(4), tokenizer="u" * 64)
-    put(two_plugins, "on_one", random_delta(5), on=[open_plugin(two_plugins, "one").digest])
+    write_plugin(two_plugins, "foreign", random_delta(3), base={"name": "mini", "digest": "c" * 64})
+    write_plugin(two_plugins, "tokens", random_delta(4), tokenizer="u" * 64)
+    write_plugin(two_plugins, "on_one", random_delta(5), on=[open_plugin(two_plugins, "one").digest])
     with pytest.raises(BadSetting, match=message):
         plugin_merge(
             **{"plugins": ["one", "two"], "name": "new", "method": "ties", "workspace": two_plugins} | arguments
@@ -237,10 +237,10 @@ def test_invalid_imports_are_refused(toy_base: Path, tmp_path: Path, workspace: 
 
 def test_the_list_shows_lineage_and_marks_unreadable_plugins(two_plugins: Workspace) -> None:
     plugin_merge(["one", "two"], "both", method="ties", workspace=two_plugins)
-    put(two_plugins, "top", random_delta(3), on=[open_plugin(two_plugins, "both").digest, "e" * 64])
+    write_plugin(two_plugins, "top", random_delta(3), on=[open_plugin(two_plugins, "both").digest, "e" * 64])
     (two_plugins.plugins / "broken").mkdir()
     (two_plugins.plugins / "broken" / "manifest.json").write_text("{")
-    put(two_plugins, "odd", random_delta(4), trained_on=["x"])
+    write_plugin(two_plugins, "odd", random_delta(4), trained_on=["x"])
     plugins = {plugin.name: plugin for plugin in plugin_list(workspace=two_plugins).plugins}
     assert [*plugins] == ["both", "broken", "odd", "one", "top", "two"]
     assert (plugins["both"].method, plugins["both"].domains, set(plugins["both"].parents)) == (

@@ -1,4 +1,4 @@
-"""`sample` writes what it says, and what it plants can be learnt: from text, across domains, for cold items."""
+"""`sample`: tables, reproducibility, and signals that can be learned from texts, across domains and for cold items."""
 
 import json
 
@@ -36,15 +36,15 @@ def test_tables_match_the_reported_counts(ws):
 
 
 def test_tables_depend_only_on_name_size_and_seed(tmp_path):
-    def written(name, domains, **settings):
+    def tables(name, domains, **settings):
         ws = Workspace(tmp_path / name)
         sample(domains, workspace=ws, **{"n_reviews": 300, **settings})
         return {domain: ws.table(domain).read_bytes() for domain in domains}
 
-    one = written("one", ["books", "garden"])
-    assert written("two", ["garden", "toys", "books"]).items() >= one.items()
-    assert one["books"] != one["garden"]
-    assert written("three", ["books"], seed=1)["books"] != one["books"]
+    first = tables("first", ["books", "garden"])
+    assert tables("second", ["garden", "toys", "books"]).items() >= first.items()
+    assert first["books"] != first["garden"]
+    assert tables("third", ["books"], seed=1)["books"] != first["books"]
 
 
 def test_texts_do_not_depend_on_how_many_are_generated():
@@ -72,7 +72,7 @@ def test_settings_outside_their_range(ws):
 
 
 def test_texts_are_varied_and_some_are_short_long_or_empty():
-    texts = read(draw_world("video_games", 10_000, 0))
+    texts = texts_of(draw_world("video_games", 10_000, 0))
     n_words = np.array([len(text.split()) for text in texts])
     assert len(set(texts)) > 9_000
     assert 5 < (n_words == 0).sum() < 50
@@ -94,10 +94,10 @@ def test_domains_have_shared_and_specific_aspects():
     assert aspects_of("never-heard-of") == aspects_of("never-heard-of")
 
 
-# The truth
+# The generating model
 
 
-def read(world):
+def texts_of(world):
     return [text for _, texts in world.texts() for text in texts]
 
 
@@ -128,8 +128,8 @@ def sums_by(codes, values):
     return sums
 
 
-def others_features(codes, values):
-    """Mean of the other reviews' counts, shrunk towards nothing where there are few: never the row's own."""
+def features_of_others(codes, values):
+    """Mean counts of the other reviews of each row's user or item, shrunk towards 0 where there are few."""
     rest = sums_by(codes, values)[codes] - values
     return rest / (rest.sum(axis=1, keepdims=True) + 3)
 
@@ -147,19 +147,19 @@ def mse(world, rows, predicted):
 @pytest.fixture(scope="module")
 def games():
     world = draw_world("video_games", 12_000, 3)
-    return world, opinion_counts(read(world))
+    return world, opinion_counts(texts_of(world))
 
 
 def test_the_text_of_other_reviews_predicts_the_rating(games):
     world, counts = games
     test = np.random.default_rng(0).random(world.n) < 0.2
-    x = others_features(world.items, counts)
+    x = features_of_others(world.items, counts)
     weights, bias = ridge(x[~test], world.ratings[~test])
     variance = mse(world, test, world.ratings[~test].mean())
-    reached = mse(world, test, x[test] @ weights + bias)
-    # Opinion words alone, blind to users and aspects, close half of the gap that can be closed at all.
-    closed = (variance - reached) / (variance - world.attainable_mse())
-    assert 0.45 < closed < 1
+    mse_from_texts = mse(world, test, x[test] @ weights + bias)
+    # Opinion words alone, without users and aspects, explain half of the explainable variance.
+    explained = (variance - mse_from_texts) / (variance - world.attainable_mse())
+    assert 0.45 < explained < 1
 
 
 def test_regression_weights_of_opinions_increase_with_their_degree(games):
@@ -173,7 +173,7 @@ def test_opinion_weights_transfer_to_a_domain_with_few_reviews(games):
     world, counts = games
     source_weights, _ = ridge(counts, world.ratings)
     target = draw_world("electronics", 4_000, 4)
-    target_counts = opinion_counts(read(target))
+    target_counts = opinion_counts(texts_of(target))
     few, rest = slice(0, 40), slice(40, None)
     own_weights, own_bias = ridge(target_counts[few], target.ratings[few])
     own = mse(target, rest, target_counts[rest] @ own_weights + own_bias)
@@ -185,15 +185,15 @@ def test_opinion_weights_transfer_to_a_domain_with_few_reviews(games):
 
 def test_ratings_of_cold_items_can_be_predicted_from_texts(games):
     world, counts = games
-    cold = world.items % 5 == 0  # items no rating of which is ever trained on
-    x = others_features(world.items, counts)
+    cold = world.items % 5 == 0  # items without training ratings
+    x = features_of_others(world.items, counts)
     weights, bias = ridge(x[~cold], world.ratings[~cold])
     assert mse(world, cold, x[cold] @ weights + bias) < 0.9 * mse(world, cold, world.ratings[~cold].mean())
 
 
 def test_opinions_in_texts_correlate_with_item_qualities(games):
     world, _ = games
-    texts = read(world)
+    texts = texts_of(world)
     level_of = {word: level for level, words in enumerate(OPINIONS) for word in words}
     nouns = {noun: k for k, names in enumerate(aspects_of(world.domain).values()) for noun in names}
     sums, n = np.zeros_like(world.qualities), np.zeros_like(world.qualities)
