@@ -85,15 +85,15 @@ def test_only_allowed_functions_are_called_at_import(path: Path) -> None:
     calls = []
     for statement in tree(path).body:
         if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.If | ast.For | ast.With):
-            calls += [ast.unparse(node.func) for node in calls_now(statement)]
+            calls += [ast.unparse(node.func) for node in executed_calls(statement)]
     assert set(calls) - MODULE_LEVEL_CALLS == set()
 
 
-def calls_now(node: ast.AST) -> list[ast.Call]:
+def executed_calls(node: ast.AST) -> list[ast.Call]:
     """Calls that run when `node` is executed, so not those inside a lambda."""
     if isinstance(node, ast.Lambda):
         return []
-    inner = [call for child in ast.iter_child_nodes(node) for call in calls_now(child)]
+    inner = [call for child in ast.iter_child_nodes(node) for call in executed_calls(child)]
     return [node, *inner] if isinstance(node, ast.Call) else inner
 
 

@@ -25,7 +25,7 @@ class Outer(Struct, frozen=True):
     ready: bool = True
 
 
-class Some(Struct, frozen=True):
+class SubsetOfOuter(Struct, frozen=True):
     share: float
     inner: Inner
 
@@ -94,5 +94,5 @@ def test_content_that_is_not_a_json_object_is_refused(tmp_path: Path) -> None:
 
 def test_numpy_scalars_and_nonfinite_numbers_are_encoded() -> None:
     record = Outer("a", 3, np.float64(0.1), Inner(np.float32(0.5)), (), {})
-    assert narrowed(record, Some) == Some(0.1, Inner(0.5))
+    assert narrowed(record, SubsetOfOuter) == SubsetOfOuter(0.1, Inner(0.5))
     assert to_json({"a": np.float32(0.5), "b": np.int64(3), "c": float("nan")}) == '{"a": 0.5, "b": 3, "c": NaN}'

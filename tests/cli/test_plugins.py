@@ -7,7 +7,7 @@ import pytest
 
 from loid_infer.settings import Workspace
 from tests.cli.test_cli import as_json, loid
-from tests.plugins.toy_plugins import adapted, random_delta, write_plugin
+from tests.plugins.toy_plugins import peft_model, random_delta, write_plugin
 
 
 def test_plugins_are_merged_listed_and_shown(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_plugins_are_merged_listed_and_shown(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_imported(toy_base: Path, tmp_path: Path) -> None:
-    adapted(toy_base).save_pretrained(tmp_path / "mine")
+    peft_model(toy_base).save_pretrained(tmp_path / "mine")
     result = as_json(
         loid(
             "plugin",

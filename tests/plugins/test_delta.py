@@ -10,12 +10,12 @@ from safetensors.numpy import load_file, save_file
 from loid_infer.errors import BadArtifact
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
-from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 
 @pytest.fixture
 def adapter(toy_base: Path, tmp_path: Path) -> Path:
-    adapted(toy_base).save_pretrained(tmp_path / "p")
+    peft_model(toy_base).save_pretrained(tmp_path / "p")
     return tmp_path / "p"
 
 
@@ -39,7 +39,7 @@ def plain_state(base: Path) -> dict[str, np.ndarray]:
     ],
 )
 def test_folding_equals_merging_by_peft(toy_base: Path, tmp_path: Path, config: dict) -> None:
-    model = adapted(toy_base, **config)
+    model = peft_model(toy_base, **config)
     model.save_pretrained(tmp_path)
     if config.get("fan_in_fan_out"):  # peft sets it back while training; an older one may have written it
         _edit(tmp_path, fan_in_fan_out=True)

@@ -8,7 +8,7 @@ import pytest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta
 from loid_infer.plugins.merge import METHODS, Merge, Source, mask, merge_tensor, names_of, squared_loss, truncate
-from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 
 def source(seed: int, weight: float = 1.0, **kinds) -> Source:
@@ -31,7 +31,7 @@ def as_bytes(delta: dict[str, np.ndarray]) -> dict[str, bytes]:
 def test_a_single_plugin_equals_pefts_merge(toy_base: Path, tmp_path: Path, method: str, config: dict) -> None:
     import transformers
 
-    model = adapted(toy_base, **config)
+    model = peft_model(toy_base, **config)
     model.save_pretrained(tmp_path)
     delta = read_delta(tmp_path)
     alone = merged([Source("d", delta, 1.0)], Merge(method, 1.0, 3))

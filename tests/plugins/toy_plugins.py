@@ -16,7 +16,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 MODULES = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
 
 
-def adapted(base: Path, *, seed: int = 0, **config):
+def peft_model(base: Path, *, seed: int = 0, **config):
     """The base with a LoRA adapter of random factors, as a peft model."""
     import peft
     import torch

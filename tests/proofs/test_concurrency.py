@@ -18,7 +18,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import DIM, PRINT, SPEC, reader
+from tests.store.test_store import DIM, FINGERPRINT, SPEC, reader
 
 SPAWN = multiprocessing.get_context("spawn")
 COMMIT, MAP_STEP = 256, 1 << 17
@@ -35,7 +35,7 @@ def read_repeatedly(folder: Path, seconds: float, opened: Event, results) -> Non
     environment._MAP_STEP = MAP_STEP
     rng, n_before, n_reads, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
     end = time.monotonic() + seconds
-    with open_store(folder, SPEC, PRINT) as store:
+    with open_store(folder, SPEC, FINGERPRINT) as store:
         opened.set()
         while time.monotonic() < end:
             start = time.monotonic()
@@ -51,7 +51,7 @@ def read_repeatedly(folder: Path, seconds: float, opened: Event, results) -> Non
 
 def append_commits(folder: Path, n_from: int, n_to: int, pause: float) -> None:
     environment._MAP_STEP = MAP_STEP
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for n in range(n_from, n_to):
             writer.append(commit(n))
             time.sleep(pause)
@@ -64,7 +64,7 @@ def hold_read_transaction(folder: Path, opened: Event) -> None:
 
 
 def commit_slowly(folder: Path, committing: Event, seconds: float) -> None:
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         original = writer.reader.environment.write
 
         def slow(change) -> None:
@@ -80,7 +80,7 @@ def commit_slowly(folder: Path, committing: Event, seconds: float) -> None:
 
 
 def hold_writer_lock(folder: Path, opened: Event) -> None:
-    with StoreWriter(folder, SPEC, PRINT):
+    with StoreWriter(folder, SPEC, FINGERPRINT):
         opened.set()
         time.sleep(60)
 
@@ -141,15 +141,15 @@ def test_a_second_writer_is_refused_with_the_process_id_of_the_first(tmp_path):
     first = start_process(hold_writer_lock, tmp_path, opened)
     assert opened.wait(60)
     with pytest.raises(StoreBusy, match=f"process {first.pid} on "):
-        StoreWriter(tmp_path, SPEC, PRINT)
+        StoreWriter(tmp_path, SPEC, FINGERPRINT)
     first.kill()
     first.join()
-    StoreWriter(tmp_path, SPEC, PRINT).close()  # the lock of a dead process is free
+    StoreWriter(tmp_path, SPEC, FINGERPRINT).close()  # the lock of a dead process is free
 
 
 def test_a_reader_killed_in_a_transaction_does_not_make_the_file_grow(tmp_path):
     def append_and_measure(n_from: int) -> int:
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:  # small commits copy the same index pages repeatedly
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:  # small commits copy the same index pages repeatedly
             for n in range(n_from, n_from + 300):
                 digests, vectors = commit(n)
                 writer.append((digests[:16], vectors[:16]))

@@ -22,7 +22,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, reader, rows
+from tests.store.test_store import FINGERPRINT, SPEC, reader, rows
 
 PAGE = 4096
 # Rows of the chunks of each commit; enough for an index of three levels.
@@ -32,7 +32,7 @@ COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]
 def write_store(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     digests, vectors = rows(sum(map(sum, COMMITS)))
     at = 0
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for commit in COMMITS:
             ends = at + np.cumsum(commit)
             writer.append(
@@ -87,7 +87,7 @@ def records(whole: bytes) -> dict[tuple[int, int], list[tuple[int, int]]]:
     of which the file may contain old copies."""
     copies_of, at = defaultdict(list), whole.find(MAGIC)
     while at >= 0:
-        chunk = unpack(memoryview(whole)[at:], SPEC, PRINT, first_row=None, where="")
+        chunk = unpack(memoryview(whole)[at:], SPEC, FINGERPRINT, first_row=None, where="")
         copies_of[chunk.first_row, len(chunk.digests)].append((at, at + chunk.n_bytes))
         at = whole.find(MAGIC, at + chunk.n_bytes)
     return copies_of
@@ -109,10 +109,10 @@ def outcome(folder: Path, spare: Path, digests: np.ndarray, vectors: np.ndarray,
             assert returned.sum() in boundaries
     shutil.copy(folder / DATA_FILE, spare / DATA_FILE)
     if kind == "refused when opened":
-        n_salvaged = salvage(spare, SPEC, PRINT, SILENT).n_rows
+        n_salvaged = salvage(spare, SPEC, FINGERPRINT, SILENT).n_rows
         assert n_sound <= n_salvaged == readable(spare, digests, vectors).sum()
     else:
-        with suppress(BadStore), StoreWriter(spare, SPEC, PRINT) as writer:
+        with suppress(BadStore), StoreWriter(spare, SPEC, FINGERPRINT) as writer:
             missing = np.flatnonzero(writer.reader.lookup(digests) < 0)
             more = rows(50, seed=9)
             for new in ((digests[missing], vectors[missing]), more):

@@ -14,7 +14,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, reader, rows
+from tests.store.test_store import FINGERPRINT, SPEC, reader, rows
 
 PAGE = 4096
 COMMIT = 4 * 1024
@@ -51,7 +51,7 @@ def disk(tmp_path):
 
 
 def append(folder, digests, vectors, at):
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for start in range(at, len(digests), COMMIT):
             ends = range(start, min(start + COMMIT, len(digests)), 1024)
             writer.append(*((digests[a : a + 1024], vectors[a : a + 1024]) for a in ends))

@@ -37,7 +37,7 @@ from loid_infer.verbs.score import _vectors
 from tests.conftest import toy_texts, write_reviews
 from tests.plugins.toy_plugins import random_delta, write_plugin
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, rows
+from tests.store.test_store import FINGERPRINT, SPEC, rows
 
 FRAGMENTS = [
     *(b"\x00", b"\xff\xfe", b"NaN", b"1e999", b"-1", b"9" * 40, b'"', b"{", b"}", b"null", b"[]", b'{"a":1}', b"true"),
@@ -135,13 +135,13 @@ def summary(name: str, outcomes: Counter) -> str:
 
 @pytest.mark.parametrize("n", [200, slow(45_000)])
 def test_records(report_cases, n):
-    base = bytes(pack(7, *rows(3), PRINT))
+    base = bytes(pack(7, *rows(3), FINGERPRINT))
 
     def read(content: bytes) -> None:
         view = memoryview(content)
         with contextlib.suppress(BadStore):
-            unpack(view, SPEC, PRINT, first_row=7, check=False, where="here")
-        unpack(view, SPEC, PRINT, first_row=None, where="here")
+            unpack(view, SPEC, FINGERPRINT, first_row=7, check=False, where="here")
+        unpack(view, SPEC, FINGERPRINT, first_row=None, where="here")
 
     report_cases(summary("record headers", fuzz_bytes(base, n, read)))
 

@@ -20,7 +20,7 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter, writer_lock
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import DIM, PRINT, SPEC
+from tests.store.test_store import DIM, FINGERPRINT, SPEC
 
 STEPS: Counter[str] = Counter()
 READER: list = []  # the pipe to the reading process
@@ -38,7 +38,7 @@ def serve_reader(pipe) -> None:
         if isinstance(digests, str):
             if store is not None:
                 store.close()
-            store = open_store(Path(digests), SPEC, PRINT) if digests else None
+            store = open_store(Path(digests), SPEC, FINGERPRINT) if digests else None
         else:
             rows = store.lookup(digests)
             is_stored = rows >= 0
@@ -54,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.content: dict[bytes, bytes] = {}
         self.seed = 0
         self.is_open = False
-        with StoreWriter(self.root / "store", SPEC, PRINT):
+        with StoreWriter(self.root / "store", SPEC, FINGERPRINT):
             pass
 
     def teardown(self) -> None:
@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def put(self, folder: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
         """Append what is missing, with a committer, as `encode` and `cache import` do."""
-        with StoreWriter(folder, SPEC, PRINT) as writer:
+        with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
             new = writer.reader.lookup(digests) < 0
             with Committer(writer, DIM) as committer:
                 for rows in np.array_split(np.flatnonzero(new), 3):
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
         shared = self.expected(np.array(picked))
         shard = self.root / "shard"
         self.put(shard, np.concatenate([shared[0], digests]), np.concatenate([shared[1], vectors]))
-        with open_store(shard, SPEC, PRINT) as store:
+        with open_store(shard, SPEC, FINGERPRINT) as store:
             for chunk in store.scan():
                 self.put(self.root / "store", chunk.digests.copy(), chunk.vectors.copy())
         shutil.rmtree(shard)
@@ -109,20 +109,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         with writer_lock(self.root / "store"):
-            assert compact(self.root / "store", SPEC, PRINT, None, SILENT).n_dropped == 0
+            assert compact(self.root / "store", SPEC, FINGERPRINT, None, SILENT).n_dropped == 0
         self.count_step("compact")
 
     @rule(below=st.integers(0, 256))
     def gc(self, below: int) -> None:
         with writer_lock(self.root / "store"):
-            compact(self.root / "store", SPEC, PRINT, lambda digests: digests[:, 3] < below, SILENT)
+            compact(self.root / "store", SPEC, FINGERPRINT, lambda digests: digests[:, 3] < below, SILENT)
         self.content = {digest: vector for digest, vector in self.content.items() if digest[3] < below}
         self.count_step("gc")
 
     @rule()
     def salvage(self) -> None:
         with writer_lock(self.root / "store"):
-            assert salvage(self.root / "store", SPEC, PRINT, SILENT).n_rows == len(self.content)
+            assert salvage(self.root / "store", SPEC, FINGERPRINT, SILENT).n_rows == len(self.content)
         self.count_step("salvage")
 
     @rule()
@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         digests, vectors = self.expected(np.array([True]))
         unknown = random_rows(50, 10**6)[0]
-        with open_store(self.root / "store", SPEC, PRINT) as store:
+        with open_store(self.root / "store", SPEC, FINGERPRINT) as store:
             assert verify(store, SILENT).n_bad == 0
             rows = store.lookup(digests)
             assert sorted(rows) == list(range(len(self.content)))

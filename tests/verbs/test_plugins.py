@@ -16,7 +16,7 @@ from loid_infer.plugins.folder import open_chain, open_plugin
 from loid_infer.settings import Workspace
 from tests.conftest import make_toy_base
 from tests.plugins.test_delta import open_with_peft
-from tests.plugins.toy_plugins import QUERY, adapted, merged_state, random_delta, write_plugin
+from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta, write_plugin
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_merging_a_missing_plugin_is_refused(two_plugins: Workspace) -> None:
 
 
 def test_an_imported_adapter_folds_to_the_weights_of_peft(toy_base: Path, workspace: Workspace, tmp_path: Path) -> None:
-    model = adapted(
+    model = peft_model(
         toy_base, use_rslora=True, rank_pattern={"query": 2}, alpha_pattern={"layer.1.attention.self.query": 9}
     )
     model.save_pretrained(tmp_path / "mine")
@@ -186,7 +186,7 @@ def test_an_imported_adapter_folds_to_the_weights_of_peft(toy_base: Path, worksp
 def test_an_import_records_the_digests_of_base_and_tokenizer_that_an_export_records(
     toy_base: Path, exported: Path, tmp_path: Path
 ) -> None:
-    adapted(toy_base).save_pretrained(tmp_path / "mine")
+    peft_model(toy_base).save_pretrained(tmp_path / "mine")
     result = plugin_import(tmp_path / "mine", "mine", base=str(toy_base), workspace=tmp_path)
     encoder = json.loads((exported / "exports/encoders/base/manifest.json").read_text())
     manifest = plugin_show("mine", workspace=tmp_path)
@@ -194,7 +194,7 @@ def test_an_import_records_the_digests_of_base_and_tokenizer_that_an_export_reco
 
 
 def test_adapter_keys_with_a_bert_prefix_are_imported(toy_base: Path, tmp_path: Path) -> None:
-    adapted(toy_base).save_pretrained(tmp_path / "mine")
+    peft_model(toy_base).save_pretrained(tmp_path / "mine")
     path = tmp_path / "mine" / "adapter_model.safetensors"
     factors = {key.replace("model.encoder", "model.bert.encoder"): tensor for key, tensor in load_file(path).items()}
     save_file(factors, path)
@@ -203,7 +203,7 @@ def test_adapter_keys_with_a_bert_prefix_are_imported(toy_base: Path, tmp_path: 
 
 
 def test_pooler_tensors_are_ignored_when_the_base_has_no_pooler(toy_base: Path, tmp_path: Path) -> None:
-    adapted(toy_base, target_modules="all-linear").save_pretrained(tmp_path / "mine")
+    peft_model(toy_base, target_modules="all-linear").save_pretrained(tmp_path / "mine")
     with_pooler = plugin_import(tmp_path / "mine", "with_pooler", base=str(toy_base), workspace=tmp_path)
     base_without_pooler = tmp_path / "base_without_pooler"
     shutil.copytree(toy_base, base_without_pooler)
@@ -222,13 +222,13 @@ def test_pooler_tensors_are_ignored_when_the_base_has_no_pooler(toy_base: Path, 
 def test_invalid_imports_are_refused(toy_base: Path, tmp_path: Path, workspace: Workspace) -> None:
     with pytest.raises(BadArtifact, match="no peft adapter found"):
         plugin_import(tmp_path, "mine", base=str(toy_base), workspace=workspace)
-    adapted(toy_base, use_dora=True).save_pretrained(tmp_path / "dora")
+    peft_model(toy_base, use_dora=True).save_pretrained(tmp_path / "dora")
     with pytest.raises(BadArtifact, match=r"lora_magnitude_vector|use_dora"):
         plugin_import(tmp_path / "dora", "mine", base=str(toy_base), workspace=workspace)
-    adapted(toy_base, target_modules=["word_embeddings"]).save_pretrained(tmp_path / "words")
+    peft_model(toy_base, target_modules=["word_embeddings"]).save_pretrained(tmp_path / "words")
     with pytest.raises(BadArtifact, match="word_embeddings"):
         plugin_import(tmp_path / "words", "mine", base=str(toy_base), workspace=workspace)
-    adapted(toy_base).save_pretrained(tmp_path / "mine")
+    peft_model(toy_base).save_pretrained(tmp_path / "mine")
     shallow = make_toy_base(tmp_path / "shallow", n_layers=1)
     with pytest.raises(BadArtifact, match=r"no tensor encoder\.layer\.1"):
         plugin_import(tmp_path / "mine", "mine", base=str(shallow), workspace=workspace)
