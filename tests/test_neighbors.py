@@ -60,7 +60,7 @@ def test_a_loaded_index_gives_the_same_results(vectors, tmp_path):
             np.testing.assert_array_equal(before, after)
 
 
-def test_n_is_limited_by_the_index_and_a_vector_at_the_center_has_cosine_0():
+def test_n_is_limited_by_the_size_of_the_index_and_a_vector_at_the_mean_has_cosine_0():
     vectors = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     index = build(vectors, np.zeros(2))
     numbers, cosines = index.search(np.array([1, 0]), 10)

@@ -1,4 +1,4 @@
-"""The whole way on real reviews: what the foundation promises, measured on Musical Instruments."""
+"""End to end on real reviews (Musical Instruments): encoding, training heads and scoring."""
 
 import random
 
@@ -14,7 +14,7 @@ DOMAIN = "musical_instruments"
 
 @pytest.fixture(scope="module")
 def encoded(bundled, shared_data):
-    """The workspace with every real review encoded, and the run that did it."""
+    """A workspace in which all real reviews are encoded, and the result of that run."""
     workspace, _ = bundled
     ingest([shared_data / f"{DOMAIN}.json.gz"], DOMAIN, workspace=workspace)
     return workspace, encode(DOMAIN, workspace=workspace)
@@ -31,7 +31,7 @@ def test_every_review_has_its_vector_and_a_second_run_computes_none(encoded) -> 
     assert cache_verify(workspace=workspace).n_bad == 0
 
 
-def test_vectors_are_those_of_plain_transformers(encoded, tmp_path) -> None:
+def test_vectors_equal_plain_transformers(encoded, tmp_path) -> None:
     import pyarrow.parquet as pq
     import torch
     import transformers
@@ -51,8 +51,8 @@ def test_vectors_are_those_of_plain_transformers(encoded, tmp_path) -> None:
             model(**tokenizer(texts[i].as_py(), truncation=True, max_length=256, return_tensors="pt"))[0][0, 0].numpy()
             for i in picked
         ]
-    found = np.array([vectors[i].as_py() for i in picked], np.float32)
-    assert row_cosines(found, np.stack(expected)).min() >= 0.9999
+    stored = np.array([vectors[i].as_py() for i in picked], np.float32)
+    assert row_cosines(stored, np.stack(expected)).min() >= 0.9999
 
 
 def test_a_sentence_transformers_folder_gives_sentence_transformers_vectors(encoded) -> None:
@@ -64,22 +64,22 @@ def test_a_sentence_transformers_folder_gives_sentence_transformers_vectors(enco
     workspace, _ = encoded
     texts = random.Random(1).sample(pq.read_table(workspace.table(DOMAIN))["text"].to_pylist(), 500)
     folder = str(find_base("default")[1])
-    made = export("minilm-mean", base=folder, precision="fp32", workspace=workspace)
-    assert (made.pooling, made.normalize) == ("mean", True)
+    result = export("minilm-mean", base=folder, precision="fp32", workspace=workspace)
+    assert (result.pooling, result.normalize) == ("mean", True)
     with Encoder.open("minilm-mean", workspace=workspace) as encoder:
         vectors = encoder.encode(texts)
     expected = sentence_transformers.SentenceTransformer(folder, device="cpu").encode(texts)
     assert row_cosines(vectors, expected).min() >= 0.99999
 
 
-def test_the_head_is_better_than_its_biases_over_three_splits(encoded) -> None:
+def test_the_head_has_a_lower_error_than_its_biases_over_three_splits(encoded) -> None:
     workspace, _ = encoded
     fits = [fit(DOMAIN, seed=seed, workspace=workspace) for seed in range(3)]
-    assert np.mean([found.test_mse - found.baselines.bias for found in fits]) < 0
-    assert np.mean([found.baselines.bias - found.baselines.global_mean for found in fits]) < -0.03
+    assert np.mean([fit.test_mse - fit.baselines.bias for fit in fits]) < 0
+    assert np.mean([fit.baselines.bias - fit.baselines.global_mean for fit in fits]) < -0.03
 
 
-def test_pairs_are_scored_known_or_not(encoded, tmp_path) -> None:
+def test_pairs_with_known_and_unknown_ids_are_scored(encoded, tmp_path) -> None:
     workspace, _ = encoded
     fit(DOMAIN, workspace=workspace)
     pairs = tmp_path / "pairs.csv"

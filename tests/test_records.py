@@ -1,4 +1,4 @@
-"""What is in a file is what its schema says, or the error names the field."""
+"""JSON files are decoded to their schema, or the error names the field."""
 
 import json
 from pathlib import Path
@@ -25,31 +25,35 @@ class Outer(Struct, frozen=True):
     ready: bool = True
 
 
-class Some(Struct, frozen=True):
+class SubsetOfOuter(Struct, frozen=True):
     share: float
     inner: Inner
 
 
-GOOD = {"name": "a", "n": 3, "share": 0.5, "inner": {"x": 1}, "many": [{"x": 2.0}], "named": {"k": 1}}
-HUGE = [float("nan"), float("inf"), -1e16, 10**40]
+VALID = {"name": "a", "n": 3, "share": 0.5, "inner": {"x": 1}, "many": [{"x": 2.0}], "named": {"k": 1}}
+NOT_PLOTTABLE = [float("nan"), float("inf"), -1e16, 10**40]
 
 
-def test_json_becomes_what_the_annotations_say(tmp_path: Path) -> None:
+def test_json_is_decoded_to_the_annotated_types(tmp_path: Path) -> None:
     expected = Outer("a", 3, 0.5, Inner(1.0), (Inner(2.0),), {"k": 1})
-    text = json.dumps(GOOD | {"unknown": [1]})
+    text = json.dumps(VALID | {"unknown": [1]})
     (tmp_path / "file").write_text(text)
-    assert decode(tmp_path / "file", Outer, "mend") == decode(text.encode(), Outer, "mend", where="x") == expected
-    assert decode(to_json(expected), Outer, "mend") == expected
+    assert (
+        decode(tmp_path / "file", Outer, "run it again")
+        == decode(text.encode(), Outer, "run it again", where="x")
+        == expected
+    )
+    assert decode(to_json(expected), Outer, "run it again") == expected
 
 
-@pytest.mark.parametrize("number", HUGE)
-def test_what_cannot_be_drawn_counts_as_absent_where_that_is_asked(number: float) -> None:
-    text = json.dumps(GOOD | {"share": number})
-    assert decode(text, Outer, "mend", finite=True).share is None
-    assert str(decode(text, Outer, "mend").share) == str(float(number))
+@pytest.mark.parametrize("number", NOT_PLOTTABLE)
+def test_with_finite_a_number_that_cannot_be_plotted_becomes_none(number: float) -> None:
+    text = json.dumps(VALID | {"share": number})
+    assert decode(text, Outer, "run it again", finite=True).share is None
+    assert str(decode(text, Outer, "run it again").share) == str(float(number))
     for change in ({"inner": {"x": number}}, {"n": number}):
         with pytest.raises(BadArtifact, match=f"the field {next(iter(change))}"):
-            decode(json.dumps(GOOD | change), Outer, "mend", finite=True)
+            decode(json.dumps(VALID | change), Outer, "run it again", finite=True)
 
 
 @pytest.mark.parametrize(
@@ -69,26 +73,26 @@ def test_what_cannot_be_drawn_counts_as_absent_where_that_is_asked(number: float
         ({"ready": 1}, "ready", "bool", "int"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(change: dict, field: str, expected: str, got: str) -> None:
+def test_an_invalid_field_is_named(change: dict, field: str, expected: str, got: str) -> None:
     with pytest.raises(BadArtifact) as caught:
-        typed(GOOD | change, Outer, "mend", where="file")
+        typed(VALID | change, Outer, "run it again", where="file")
     assert f"the field {field} is" in caught.value.what
     assert (caught.value.where, caught.value.expected, caught.value.got) == ("file", expected, got)
-    assert caught.value.fix == "mend"
+    assert caught.value.fix == "run it again"
 
 
-def test_what_is_no_record_at_all_is_refused(tmp_path: Path) -> None:
+def test_content_that_is_not_a_json_object_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match=r"x: the content is invalid \(expected object, got array\)"):
-        decode("[]", Outer, "mend", where="x")
+        decode("[]", Outer, "run it again", where="x")
     for content in (b"{", b"\xff", b"[" * 100_000):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(BadStore, match=r"file cannot be read: .* mend"):
-            decode(tmp_path / "file", Outer, "mend", error=BadStore)
+        with pytest.raises(BadStore, match=r"file cannot be read: .* run it again"):
+            decode(tmp_path / "file", Outer, "run it again", error=BadStore)
     with pytest.raises(BadArtifact, match="No such file"):
-        decode(tmp_path / "absent", Outer, "mend")
+        decode(tmp_path / "absent", Outer, "run it again")
 
 
-def test_numbers_of_numpy_and_those_that_are_not_finite_are_written() -> None:
-    everything = Outer("a", 3, np.float64(0.1), Inner(np.float32(0.5)), (), {})
-    assert narrowed(everything, Some) == Some(0.1, Inner(0.5))
+def test_numpy_scalars_and_nonfinite_numbers_are_encoded() -> None:
+    record = Outer("a", 3, np.float64(0.1), Inner(np.float32(0.5)), (), {})
+    assert narrowed(record, SubsetOfOuter) == SubsetOfOuter(0.1, Inner(0.5))
     assert to_json({"a": np.float32(0.5), "b": np.int64(3), "c": float("nan")}) == '{"a": 0.5, "b": 3, "c": NaN}'

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a process, its exit code, its two streams."""
+"""The command line, run as a process: exit codes, stdout and stderr."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_every_command_has_help_with_an_example_and_the_common_options(command: 
         assert part in done.stdout
 
 
-def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
+def test_ingest_encode_and_cache_commands_in_sequence(workspace: Workspace) -> None:
     root = str(workspace.root)
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(40))
     assert as_json(loid("ingest", str(source), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
@@ -92,8 +92,10 @@ def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
     assert (done["n_encoded"], done["runtime"]) == (40, "onnxruntime")
     assert as_json(loid("encode", "--domain", "toys", "--dry-run", "-w", root, "--json"))["n_new"] == 0
     shutil.copytree(workspace.encoder("base"), workspace.encoder("same"))
-    both = as_json(loid("encode", "-d", "toys", "-e", "base", "-e", "same", "--json", "--quiet", LOID_WORKSPACE=root))
-    assert [(run["encoder"], run["n_encoded"]) for run in both["encoders"]] == [("base", 0), ("same", 0)]
+    two_runs = as_json(
+        loid("encode", "-d", "toys", "-e", "base", "-e", "same", "--json", "--quiet", LOID_WORKSPACE=root)
+    )
+    assert [(run["encoder"], run["n_encoded"]) for run in two_runs["encoders"]] == [("base", 0), ("same", 0)]
     twice = loid("encode", "-d", "toys", "-e", "base", "-e", "base", "--dry-run", "-w", root)
     assert (twice.returncode, "an encoder is given twice" in twice.stderr) == (2, True)
     info = as_json(loid("cache", "info", "-w", root, "--json"))
@@ -108,8 +110,8 @@ def test_ingest_encode_export_verify_info(workspace: Workspace) -> None:
     assert as_json(loid("cache", "salvage", "-w", root, "--json"))["n_dropped"] == 0
     assert as_json(loid("cache", "compact", "-w", root, "--json"))["stores"][0]["n_rows"] == 40
     assert as_json(loid("cache", "gc", "--dry-run", "-w", root, "--json"))["n_rows"] == 0
-    people = loid("cache", "info", "-w", root)
-    assert "base" in people.stdout
+    printed = loid("cache", "info", "-w", root)
+    assert "base" in printed.stdout
 
 
 def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
@@ -128,7 +130,7 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "parts"),
     [
         (["encode", "--domain", "../../etc"], ["invalid domain name", "a-z 0-9"]),
         (["encode", "--domain", "toys"], ["no table of domain 'toys'", "loid-infer ingest"]),
@@ -140,12 +142,12 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
         (["cache", "verify", "--encoder", "none"], ["no encoder 'none'", "loid-infer export --name none"]),
     ],
 )
-def test_a_user_error_is_one_paragraph_and_exit_2(tmp_path: Path, arguments: list[str], said: list[str]) -> None:
+def test_a_user_error_is_one_line_and_exits_2(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
     done = loid(*arguments, "-w", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    for part in said:
+    for part in parts:
         assert part in done.stderr
 
 
@@ -169,15 +171,17 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_exits_130_keeps_work_and_says_how_to_go_on(workspace: Workspace, number: int) -> None:
+def test_an_interrupt_exits_130_keeps_finished_work_and_prints_the_command_to_continue(
+    workspace: Workspace, number: int
+) -> None:
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(3000))
     loid("ingest", str(source), "--domain", "toys", "-w", str(workspace.root))
-    slow = """if True:
+    slow_encode = """if True:
         import time
         from loid_infer.encoders.fake import FakeRuntime
-        real = FakeRuntime.run
+        original = FakeRuntime.run
         def run(self, batches):
-            for result in real(self, batches):
+            for result in original(self, batches):
                 time.sleep(0.05)
                 yield result
                 print("batch", flush=True)
@@ -187,15 +191,15 @@ def test_ctrl_c_exits_130_keeps_work_and_says_how_to_go_on(workspace: Workspace,
     """
     arguments = ["encode", "--domain", "toys", "--runtime", "fake", "-w", str(workspace.root)]
     child = subprocess.Popen(
-        [sys.executable, "-c", slow, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", slow_encode, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for _ in range(6):
         assert child.stdout.readline() == "batch\n"
     child.send_signal(number)
-    _, said = child.communicate(timeout=10)
+    _, stderr = child.communicate(timeout=10)
     assert child.returncode == 130
-    assert f"To continue: loid-infer {' '.join(arguments)}" in said
-    assert "Traceback" not in said
+    assert f"To continue: loid-infer {' '.join(arguments)}" in stderr
+    assert "Traceback" not in stderr
     again = as_json(loid(*arguments, "--json"))
     assert again["n_hits"] > 0
     assert again["n_hits"] + again["n_encoded"] == 3000

@@ -1,4 +1,4 @@
-"""Commands and the verbs behind them have the same parameters."""
+"""Commands have the parameters of the functions that they call."""
 
 import inspect
 from dataclasses import dataclass, fields, is_dataclass
@@ -17,10 +17,10 @@ COMMON = {"workspace", "json", "quiet"}
 
 
 def commands(group: typer.Typer, prefix: str = "") -> dict[str, CommandInfo]:
-    found = {f"{prefix}{one.name or one.callback.__name__}": one for one in group.registered_commands}
+    by_name = {f"{prefix}{info.name or info.callback.__name__}": info for info in group.registered_commands}
     for inner in group.registered_groups:
-        found |= commands(inner.typer_instance, f"{prefix}{inner.name} ")
-    return found
+        by_name |= commands(inner.typer_instance, f"{prefix}{inner.name} ")
+    return by_name
 
 
 def default(parameter: inspect.Parameter) -> object:
@@ -29,36 +29,36 @@ def default(parameter: inspect.Parameter) -> object:
     return kind.parser(parameter.default) if kind.parser and parameter.default else parameter.default
 
 
-def taken(verb: object) -> dict[str, object]:
-    """What a verb takes, with its defaults; settings by their fields."""
+def parameters_of(function: object) -> dict[str, object]:
+    """The parameters of a function with their defaults; those of `settings` by field."""
     names = {}
-    for one in inspect.signature(verb, eval_str=True).parameters.values():
-        if is_dataclass(one.annotation) and one.name == "settings":
-            names |= {part.name: getattr(one.default, part.name) for part in fields(one.annotation)}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation) and parameter.name == "settings":
+            names |= {field.name: getattr(parameter.default, field.name) for field in fields(parameter.annotation)}
         else:
-            names[one.name] = one.default
+            names[parameter.name] = parameter.default
     return names
 
 
-def test_all_are_known() -> None:
+def test_all_commands_are_registered() -> None:
     assert sorted(commands(build())) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_gives_its_verb_what_it_takes(name: str) -> None:
+def test_a_command_has_the_parameters_of_its_function(name: str) -> None:
     callback = commands(build())[name].callback
     options = inspect.signature(callback).parameters
     assert options.keys() >= COMMON
-    if not isinstance(callback.verb, str):  # a wrapper that passes on what it gets
+    if not isinstance(callback.verb, str):  # a wrapper that passes its arguments on
         return
-    takes = taken(declare._imported(callback.verb))
-    assert options.keys() - COMMON <= takes.keys()
-    needed = {one for one, given in takes.items() if given is inspect.Parameter.empty}
-    assert needed <= options.keys() - COMMON
-    # Without an option a command does what the function does without the argument.
-    same = [one for one in options.keys() - COMMON if options[one].default is not inspect.Parameter.empty]
-    pairs = {one: (default(options[one]) or None, takes[one] or None) for one in same}
-    assert {one: pair for one, pair in pairs.items() if pair[0] != pair[1]} == {}
+    parameters = parameters_of(declare._imported(callback.verb))
+    assert options.keys() - COMMON <= parameters.keys()
+    required = {name for name, value in parameters.items() if value is inspect.Parameter.empty}
+    assert required <= options.keys() - COMMON
+    # The default of an option equals the default of the argument.
+    with_default = [name for name in options.keys() - COMMON if options[name].default is not inspect.Parameter.empty]
+    pairs = {name: (default(options[name]) or None, parameters[name] or None) for name in with_default}
+    assert {name: pair for name, pair in pairs.items() if pair[0] != pair[1]} == {}
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,18 @@ def test_settings_become_options(arguments: list[str], expected: Settings | None
     assert (done.exit_code, got) == ((0, [expected]) if expected else (2, []))
 
 
-@pytest.mark.parametrize("bag", [True, False])
-def test_what_a_verb_says_is_printed_unless_quiet(bag: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    def named(progress, workspace):
+@pytest.mark.parametrize("keyword_arguments", [True, False])
+def test_progress_messages_are_printed_unless_quiet(
+    keyword_arguments: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_parameters(progress, workspace):
         progress.say("it goes well")
         return {"n": 1}
 
-    def open_ended(**options):
-        return named(**options)
+    def with_keyword_arguments(**options):
+        return with_parameters(**options)
 
-    @declare.command(open_ended if bag else named)
+    @declare.command(with_keyword_arguments if keyword_arguments else with_parameters)
     def it() -> None:
         """Do it."""
 

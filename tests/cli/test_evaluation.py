@@ -1,4 +1,4 @@
-"""What `evaluate` and `similar` print, for people and for programs; no process is started."""
+"""Output of `evaluate` and `similar` as tables and as JSON, without starting a process."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from loid_infer.heads.comparison import ModelErrors, records
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 
 @pytest.fixture(scope="module")
@@ -19,32 +19,32 @@ def result(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     make_domain(workspace, "toys")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "resolve_without_leak", lambda *asked: ENCODER)
+        patch.setattr(verb, "resolve_without_leak", lambda *_: ENCODER)
         return verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=1), ablate=True, workspace=workspace)
 
 
-def test_people_see_every_model_on_a_line_of_its_own(result, capsys):
+def test_the_printed_table_has_one_line_per_model(result, capsys):
     show(tables(result), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.startswith("head ")).split()
-    found = {row["model"]: ModelErrors(**row) for row in records(result)["summary"]}
-    assert head[2:4] == [f"{found['head'].mse:.4f}", f"{found['head'].against_bias:+.4f}"] and head[4] == "bias"
+    models = {row["model"]: ModelErrors(**row) for row in records(result)["summary"]}
+    assert head[2:4] == [f"{models['head'].mse:.4f}", f"{models['head'].against_bias:+.4f}"] and head[4] == "bias"
     zeroed = next(line for line in lines if line.startswith("vectors zeroed")).split()
-    assert zeroed[4:6] == [f"{found['vectors zeroed'].against_head:+.4f}", "head"]
+    assert zeroed[4:6] == [f"{models['vectors zeroed'].against_head:+.4f}", "head"]
     assert max(map(len, lines)) <= 80
 
 
-def test_programs_see_numbers_and_null_where_one_split_gives_no_interval(result, capsys):
-    without = replace(result.summary[0], low=None, high=None)
-    show(replace(result, summary=(without,), interval=None), as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["interval"] is None and found["summary"][0]["low"] is None
-    show(tables(replace(result, summary=(without,), interval=None)), as_json=False)
+def test_json_has_null_intervals_for_a_single_split(result, capsys):
+    row_without_interval = replace(result.summary[0], low=None, high=None)
+    show(replace(result, summary=(row_without_interval,), interval=None), as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["interval"] is None and printed["summary"][0]["low"] is None
+    show(tables(replace(result, summary=(row_without_interval,), interval=None)), as_json=False)
     assert "inf" not in capsys.readouterr().out
 
 
-def test_texts_of_reviews_are_printed_as_they_are(capsys):
-    near = {
+def test_markup_in_texts_of_reviews_is_printed_verbatim(capsys):
+    neighbor = {
         "id": "7",
         "score": 0.5,
         "n_reviews": 1,
@@ -53,6 +53,6 @@ def test_texts_of_reviews_are_printed_as_they_are(capsys):
         "rating": 4.0,
         "text": "a good [red]guitar[/b]",
     }
-    show({"neighbors": [row(near)]}, as_json=False)
+    show({"neighbors": [row(neighbor)]}, as_json=False)
     assert "[red]guitar[/b]" in capsys.readouterr().out
-    assert row(near | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}
+    assert row(neighbor | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}

@@ -1,4 +1,4 @@
-"""`plugin train` and `export --plugin` as commands."""
+"""`plugin train` and `export --plugin` on the command line."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.cli.test_cli import as_json, loid
 from tests.verbs.test_train import write_domain
 
 
-def test_train_stack_and_export(toy_base: Path, tmp_path: Path) -> None:
+def test_plugins_are_trained_stacked_and_exported(toy_base: Path, tmp_path: Path) -> None:
     workspace, root = Workspace(tmp_path), str(tmp_path)
     for seed, domain in enumerate(("films", "games")):
         write_domain(workspace, domain, n=80, seed=seed)
@@ -29,8 +29,8 @@ def test_train_stack_and_export(toy_base: Path, tmp_path: Path) -> None:
     games = as_json(loid(*train, "--domain", "games", "--on", "films", "--layers", "1", "--targets", "query,value"))
     assert games["n_params"] == 2 * 2 * (32 + 32)
     assert games["parent_digest"] != games["base_digest"] == films["base_digest"]
-    made = as_json(loid("export", "--plugin", "games", "--precision", "fp32", *common))
-    assert (made["encoder"], sorted(made["plugins"])) == ("games", ["films", "games"])
+    exported = as_json(loid("export", "--plugin", "games", "--precision", "fp32", *common))
+    assert (exported["encoder"], sorted(exported["plugins"])) == ("games", ["films", "games"])
     listed = as_json(loid("plugin", "list", "-w", root, "--json"))["plugins"]
     assert [(plugin["name"], plugin["on"]) for plugin in listed] == [("films", []), ("games", ["films"])]
     assert as_json(loid("plugin", "show", "games", "-w", root, "--json"))["digest"] == games["digest"]

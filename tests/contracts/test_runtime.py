@@ -89,7 +89,9 @@ def vectors(runtime: Runtime, parts: list[TokenBatch], n: int) -> np.ndarray:
     return np.stack([by_slot[i] for i in range(n)])
 
 
-def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+def test_a_vector_computed_in_a_batch_equals_the_text_alone(
+    runtime: tuple[Runtime, float], encoder: EncoderFolder
+) -> None:
     tested, min_cosine = runtime
     texts = ["", "a", *toy_texts(60), "👍"]
     together = vectors(tested, batches(encoder, texts, 400), len(texts))
@@ -98,7 +100,9 @@ def test_a_row_of_a_batch_equals_the_text_alone(runtime: tuple[Runtime, float], 
     assert row_cosines(together, alone).min() >= (0.9999 if tested.n_tokenizers == 1 else min(0.9999, min_cosine))
 
 
-def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+def test_padding_and_other_texts_of_a_batch_change_nothing(
+    runtime: tuple[Runtime, float], encoder: EncoderFolder
+) -> None:
     tested, min_cosine = runtime
     tokens = encoder.tokenizer()(["great guitar", "the plot was bad"])
     starts = np.cumsum(tokens.lengths) - tokens.lengths
@@ -108,7 +112,9 @@ def test_padding_and_neighbors_change_nothing(runtime: tuple[Runtime, float], en
     )
 
 
-def test_running_twice_and_running_nothing(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+def test_runs_are_repeatable_and_an_empty_run_returns_nothing(
+    runtime: tuple[Runtime, float], encoder: EncoderFolder
+) -> None:
     tested, _ = runtime
     parts = batches(encoder, toy_texts(30), 200)
     np.testing.assert_allclose(vectors(tested, parts, 30), vectors(tested, parts, 30), atol=1e-6)
@@ -124,7 +130,9 @@ def test_a_closed_run_leaves_the_runtime_usable(runtime: tuple[Runtime, float], 
     assert vectors(tested, parts, 30).shape == (30, encoder.spec.dim)
 
 
-def test_an_error_of_the_source_reaches_the_caller(runtime: tuple[Runtime, float], encoder: EncoderFolder) -> None:
+def test_an_error_in_the_input_stream_reaches_the_caller(
+    runtime: tuple[Runtime, float], encoder: EncoderFolder
+) -> None:
     def source():
         yield from batches(encoder, toy_texts(5), 100)
         raise OSError("gone")
@@ -141,6 +149,6 @@ def test_vectors_equal_the_reference(runtime: tuple[Runtime, float], encoder: En
         assert measure(tested, encoder.probes()).cos_min >= min_cosine
 
 
-def test_names_and_details(runtime: tuple[Runtime, float]) -> None:
+def test_a_runtime_reports_its_name_and_details(runtime: tuple[Runtime, float]) -> None:
     assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino", "tensorrt"}
     assert runtime[0].detail

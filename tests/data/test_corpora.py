@@ -14,7 +14,7 @@ from tests.conftest import toy_texts, write_reviews
 TITLES = ["a guitar", "a string", "a guitar", "the case 👍"]
 
 
-def test_a_corpus_is_encoded_once_and_found_by_its_digests(workspace: Workspace) -> None:
+def test_a_corpus_is_encoded_once_and_looked_up_by_digests(workspace: Workspace) -> None:
     titles = Texts("titles", TITLES)
     with Encoder.open(workspace=workspace) as encoder:
         first = encode_corpus(titles, encoder, workspace=workspace)
@@ -22,8 +22,8 @@ def test_a_corpus_is_encoded_once_and_found_by_its_digests(workspace: Workspace)
         again = encode_corpus(Texts("prompts", TITLES[:2]), encoder, workspace=workspace)
         assert (again.n_hits, again.n_encoded, again.runtime) == (2, 0, "none")
         store, digests = workspace.store(encoder.fingerprint), titles.digests(SILENT)
-        found = stored_vectors(store, encoder.spec, encoder.fingerprint, digests, "")
-        np.testing.assert_allclose(found, encoder.encode(TITLES), atol=2e-3, rtol=2e-3)
+        vectors = stored_vectors(store, encoder.spec, encoder.fingerprint, digests, "")
+        np.testing.assert_allclose(vectors, encoder.encode(TITLES), atol=2e-3, rtol=2e-3)
 
 
 def test_gc_keeps_texts_of_corpora_and_tables(workspace: Workspace) -> None:
@@ -75,12 +75,12 @@ def test_texts_that_change_during_a_run_are_not_stored(workspace: Workspace) -> 
 
 
 @pytest.mark.parametrize("texts", ["one string", ["a", 3], [None], ["\ud800"]])
-def test_other_values_than_lists_of_texts_are_refused(texts: object) -> None:
+def test_values_that_are_not_lists_of_texts_are_refused(texts: object) -> None:
     with pytest.raises(BadSetting, match="titles"):
         Texts("titles", texts)
 
 
-def test_a_corpus_has_a_name_and_may_be_empty() -> None:
+def test_a_corpus_needs_a_valid_name_and_may_be_empty() -> None:
     with pytest.raises(BadName):
         Texts("Titles!", [])
     assert Texts("titles", []).digests(SILENT).shape == (0, 16)

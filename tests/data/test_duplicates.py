@@ -8,7 +8,7 @@ from loid_infer.data.duplicates import PairHashes
 
 @pytest.mark.parametrize(("n", "n_ids"), [(0, 1), (1, 1), (5, 1), (500, 20), (500, 400), (40, 10_000)])
 @pytest.mark.parametrize("policy", ["keep-last", "keep-first", "error"])
-def test_against_a_dictionary(n, n_ids, policy):
+def test_duplicates_equal_a_dictionary_reference(n, n_ids, policy):
     draw = np.random.default_rng(n + n_ids)
     users = [f"u{code}" for code in draw.integers(0, n_ids, n)]
     items = [f"u{code}" for code in draw.integers(0, max(n_ids // 10, 1), n)]

@@ -113,7 +113,7 @@ def test_a_sample_depends_only_on_the_pair(timed):
     assert back == [expected[0][row] for row in order]
 
 
-def test_epochs_and_seeds_change_the_draw():
+def test_epochs_and_seeds_change_the_sample():
     data = make_interactions(share=0.9)
     drawn = histories(data, np.ones(data.n, bool), strict=True, by_time=False)
     base = drawn.draw(pairs_of(data), 3, 0, 0)[0]
@@ -137,7 +137,7 @@ def test_empty_histories():
     assert all((side == -1).all() for side in drawn.draw(pairs_of(data), 5, 0, 0))
 
 
-def test_a_hundred_thousand_pairs_a_second():
+def test_at_least_100_thousand_pairs_of_histories_are_sampled_per_second():
     data = make_interactions(n_users=2_000, n_items=1_000, share=0.05)
     drawn = histories(data, np.ones(data.n, bool), strict=True, by_time=False)
     start = time.perf_counter()

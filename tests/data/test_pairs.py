@@ -128,7 +128,7 @@ def test_null_and_float_ids_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", b"\xff\xfe\0a", b"\x1f\x8b\x08\0"])
-def test_files_of_other_formats(content, tmp_path):
+def test_pairs_in_other_formats_are_refused(content, tmp_path):
     path = tmp_path / "p"
     path.write_bytes(content)
     with pytest.raises(BadTable, match=str(path)):
@@ -154,7 +154,7 @@ def test_the_suffix_decides_the_format_and_errors_leave_no_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["p.csv"]
 
 
-def test_300_thousand_pairs_take_about_a_second(tmp_path):
+def test_300_thousand_pairs_are_processed_in_seconds(tmp_path):
     n = 300_000
     draw = np.random.default_rng(0)
     columns = {name: [f"A{k:013d}" for k in draw.integers(0, 50_000, n)] for name in ("user_id", "item_id")}

@@ -73,9 +73,9 @@ def test_the_digest_does_not_depend_on_row_groups_but_on_every_cell(tmp_path, ro
         digests.add(write(path, [*rows[:7], row, *rows[8:]], [200]).digest)
     assert len(digests) == 7
     # The same bytes in a column, divided differently between two rows.
-    one = [("ab", "c", 1.0, "x", None), ("a", "c", 1.0, "y", None)]
-    two = [("a", "c", 1.0, "x", None), ("ba", "c", 1.0, "y", None)]
-    assert write(path, one, [2]).digest != write(path, two, [2]).digest
+    first = [("ab", "c", 1.0, "x", None), ("a", "c", 1.0, "y", None)]
+    second = [("a", "c", 1.0, "x", None), ("ba", "c", 1.0, "y", None)]
+    assert write(path, first, [2]).digest != write(path, second, [2]).digest
 
 
 def test_filtering_writes_the_kept_rows(tmp_path, rows):
@@ -129,7 +129,7 @@ def test_only_necessary_row_groups_are_read(table, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [[3, 2], [-1], [10_000]])
-def test_rows_must_ascend_within_the_table(bad, table):
+def test_rows_must_be_ascending_and_in_range(bad, table):
     with pytest.raises(ValueError, match=r"ascend within 0\.\.9999"):
         list(table.texts(np.array(bad)))
 

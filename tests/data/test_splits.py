@@ -50,7 +50,7 @@ def test_parts_partition_the_reviews_in_about_8_1_1(kind):
     assert abs(parts.valid.mean() - 0.1) < 0.02
 
 
-def test_random_matches_a_slow_reference():
+def test_a_random_split_equals_a_reference_implementation():
     data = make_interactions(300)
     parts = split(data, "random", -7)
     for row in range(data.n):
@@ -61,7 +61,7 @@ def test_random_matches_a_slow_reference():
         assert parts.valid[row] == (0.8 <= x < 0.9)
 
 
-def test_random_does_not_depend_on_order_or_on_other_rows():
+def test_a_random_split_does_not_depend_on_row_order_or_other_rows():
     data = make_interactions(5_000)
     expected = split(data, "random", 0)
     rows = np.random.default_rng(1).permutation(5_000)[:3_000]
@@ -71,10 +71,10 @@ def test_random_does_not_depend_on_order_or_on_other_rows():
     assert part.digest == expected.digest
 
 
-def test_seed_changes_the_split_and_its_digest():
-    one, two = split(make_interactions(5_000), "random", 0), split(make_interactions(5_000), "random", 1)
-    assert not np.array_equal(one.train, two.train)
-    assert one.digest != two.digest
+def test_the_seed_changes_the_split_and_its_digest():
+    first, second = split(make_interactions(5_000), "random", 0), split(make_interactions(5_000), "random", 1)
+    assert not np.array_equal(first.train, second.train)
+    assert first.digest != second.digest
 
 
 def test_time_split_is_ordered_and_keeps_ties_together():
@@ -85,14 +85,14 @@ def test_time_split_is_ordered_and_keeps_ties_together():
     assert times[parts.valid].max() < times[parts.test].min()
 
 
-def test_time_digest_covers_the_cuts_and_the_seed():
+def test_the_digest_of_a_time_split_covers_its_cutoffs_and_seed():
     data = make_interactions(5_000)
     later = dataclasses.replace(data, timestamps=data.timestamps + 1)
     digests = {split(data, "time", 0).digest, split(later, "time", 0).digest, split(data, "time", 1).digest}
     assert len(digests) == 3
 
 
-def test_time_refuses_a_review_without_a_timestamp():
+def test_a_time_split_refuses_missing_timestamps():
     times = np.arange(100, dtype=np.int64)
     times[5] = NO_TIME
     with pytest.raises(BadSetting, match="1 of 100 reviews without one"):
@@ -111,7 +111,7 @@ def test_too_few_reviews_are_reported(kind, n):
         split(make_interactions(n), kind, 0)
 
 
-def test_unknown_kind_and_huge_seed():
+def test_an_unknown_split_or_a_seed_out_of_range_is_refused():
     with pytest.raises(BadSetting, match=r"expected random or time, got 'alphabetical'"):
         split(make_interactions(10), "alphabetical", 0)
     with pytest.raises(BadSetting, match="64-bit"):

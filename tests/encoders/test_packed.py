@@ -58,7 +58,7 @@ def test_attention_equals_the_formula_within_each_text(relation: Relation, visib
     lengths, starts = [4, 1, 6], torch.tensor([0, 4, 5, 11], dtype=torch.int32)
     query, key, value = (torch.randn(11, 2, 8, generator=noise) for _ in range(3))
     attention = Padded(Positions(relation, 32, None), 8**-0.5)
-    found = attention(query, key, value, Texts(starts, starts, 6, 6, None))
+    result = attention(query, key, value, Texts(starts, starts, 6, 6, None))
     rows, last = torch.arange(4, dtype=torch.int32), starts[1:] - 1
     for_last = attention(query[last], key, value, Texts(rows, starts, 1, 6, last - starts[:-1]))
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths, strict=False)):
@@ -67,7 +67,7 @@ def test_attention_equals_the_formula_within_each_text(relation: Relation, visib
             scores = query[part, head] @ key[part, head].T / 8**0.5
             scores[~visible(index[None, :] - index[:, None])] = -torch.inf
             expected = torch.softmax(scores, dim=1) @ value[part, head]
-            np.testing.assert_allclose(found[part, head], expected, atol=1e-5)
+            np.testing.assert_allclose(result[part, head], expected, atol=1e-5)
             np.testing.assert_allclose(for_last[i, head], expected[-1], atol=1e-5)
 
 
@@ -88,8 +88,8 @@ def test_flash_attention_is_used_for_16_bits_on_a_gpu_and_supported_heads_and_re
     def pads(device: str, dtype: torch.dtype, head_dim: int, relation: Relation, *, one: bool = False) -> bool:
         plan = Plan(n_heads=1, n_kv_heads=1, head_dim=head_dim, eps=1e-5, activation="gelu", scale=head_dim**-0.5)
         bias = torch.zeros(32, 1) if relation.buckets else None
-        found = attention_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
-        return isinstance(found, Padded)
+        attention = attention_for(torch.device(device), dtype, plan, Positions(relation, 16, bias), one=one)
+        return isinstance(attention, Padded)
 
     plain, causal, window = Relation(), Relation(causal=True), Relation(window=4)
     assert not pads("cuda", torch.float16, 64, plain)
@@ -120,24 +120,24 @@ def in_order(runtime: PackedRuntime, parts: list[TokenBatch]) -> np.ndarray:
 @pytest.mark.parametrize("half", [False, True])
 def test_batches_become_packs_within_the_budget(encoder: EncoderFolder, half: bool, monkeypatch) -> None:
     sizes = []
-    real, attention = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
+    original, attention = PackedTransformer, Padded(Positions(Relation(), 32, None), 8**-0.5)
     monkeypatch.setattr(packed, "attention_for", lambda *_, **__: attention.__call__)  # not a `Padded`
 
-    def watched(*arguments):
-        packed_module = real(*arguments)
+    def recording_transformer(*arguments):
+        packed_module = original(*arguments)
         packed_module.register_forward_hook(lambda _, args, __: sizes.append(len(args[0].ids)))
         return packed_module
 
-    monkeypatch.setattr(cuda, "PackedTransformer", watched)
+    monkeypatch.setattr(cuda, "PackedTransformer", recording_transformer)
     parts = batches(encoder, 200)
     n_tokens = sum(part.n_tokens for part in parts)
     runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(700), half=half)
     vectors = in_order(runtime, parts)
     assert vectors.dtype == (np.float16 if half else np.float32)
-    assert sum(sizes) == n_tokens, "no token is computed twice, and no padding"
+    assert sum(sizes) == n_tokens, "tokens were computed twice, or padding was computed"
     assert max(sizes) <= 700
     assert not runtime.pads
-    assert len(sizes) <= n_tokens // 500 + 1, "packs are full, to within a batch"
+    assert len(sizes) <= n_tokens // 500 + 1, "packs are not full to within a batch"
 
 
 def test_out_of_memory_halves_the_packs_and_is_stored(encoder: EncoderFolder, monkeypatch) -> None:
@@ -150,17 +150,17 @@ def test_out_of_memory_halves_the_packs_and_is_stored(encoder: EncoderFolder, mo
     np.testing.assert_allclose(in_order(runtime, parts), expected, atol=1e-5)
     assert 150 <= budget.max_tokens <= 300
     assert min(remembered) == remembered[0] == budget.max_tokens, "the size that worked is stored first"
-    assert sum(n > 300 for n in tried) == np.ceil(np.log2(tried[0] / 300)), "no size is tried twice"
+    assert sum(n > 300 for n in tried) == np.ceil(np.log2(tried[0] / 300)), "a size was tried twice"
 
 
 def test_padding_counts_if_the_attention_pads(encoder: EncoderFolder, monkeypatch) -> None:
     shapes: list[tuple[int, int]] = []
     runtime = PackedRuntime(module_of(encoder), "fp32", "cpu", Budget(300), half=False)
-    real = runtime._module
+    original = runtime._module
 
     def module(texts: Pack) -> torch.Tensor:
         shapes.append((len(texts.starts) - 1, texts.longest))
-        return real(texts)
+        return original(texts)
 
     monkeypatch.setattr(runtime, "_module", module)
     in_order(runtime, batches(encoder, 120))
@@ -193,13 +193,13 @@ def test_weights_that_do_not_fit_are_an_error(encoder: EncoderFolder, monkeypatc
 
 def with_memory_for(n_tokens: int, runtime: PackedRuntime, monkeypatch) -> list[int]:
     """Make `runtime` run out of memory above `n_tokens`; returns the list of sizes it tries."""
-    real, tried = runtime._module, []
+    original, tried = runtime._module, []
 
     def module(texts: Pack) -> torch.Tensor:
         tried.append(len(texts.ids))
         if len(texts.ids) > n_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(texts)
+        return original(texts)
 
     monkeypatch.setattr(runtime, "_module", module)
     return tried
@@ -236,5 +236,5 @@ def test_measurements_under_other_keys_are_kept(tmp_path: Path) -> None:
     memory = tmp_path / "machine.json"
     remember("a", Answer(max_tokens=4), memory)
     remember("b", Answer(n_streams=2), memory)
-    found = [recall(key, memory) for key in "abc"]
-    assert found == [Answer(max_tokens=4), Answer(n_streams=2), Answer()]
+    answers = [recall(key, memory) for key in "abc"]
+    assert answers == [Answer(max_tokens=4), Answer(n_streams=2), Answer()]

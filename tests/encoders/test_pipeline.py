@@ -42,7 +42,7 @@ def test_every_text_is_encoded_once_for_all_sizes_of_pieces(
     assert 0 <= stages.padding < 0.5
 
 
-def test_ahead_keeps_order_raises_and_stops_its_thread() -> None:
+def test_ahead_keeps_the_order_raises_errors_and_stops_its_thread() -> None:
     assert list(ahead(iter(range(100)), 3)) == list(range(100))
 
     def failing():

@@ -167,13 +167,13 @@ def test_a_full_gpu_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, mo
     parts = list(token_batches(np.arange(40), tokens.flat_ids, tokens.lengths, 400, 32))
     runtime = module.OnnxRuntime(encoder.graph, "fp32", "cpu", 1, Budget(400))
     expected = np.concatenate([vectors for _, vectors in runtime.run(parts)])
-    real, sizes = module.forward, []
+    original, sizes = module.forward, []
 
     def small(session, batch, device):
         sizes.append(batch.input_ids.size)
         if batch.input_ids.size > 150:
             raise DeviceFull
-        return real(session, batch, device)
+        return original(session, batch, device)
 
     monkeypatch.setattr(module, "forward", small)
     slots, vectors = zip(*runtime.run(parts), strict=True)

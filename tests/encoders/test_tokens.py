@@ -47,7 +47,9 @@ def test_looked_up_ids_are_those_of_the_rust_tokenizer(toy_base: Path, texts: li
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, max_size=4))
-def test_the_same_with_a_small_table_and_small_blocks(toy_base: Path, batches: list[list[str]]) -> None:
+def test_looked_up_ids_are_the_same_with_a_small_table_and_small_blocks(
+    toy_base: Path, batches: list[list[str]]
+) -> None:
     """Covers hash collisions and emptying the table."""
     with pytest.MonkeyPatch.context() as patch:
         for name, small in (("_TABLE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
@@ -82,11 +84,11 @@ def test_words_with_common_prefixes_are_distinguished(toy_base: Path) -> None:
 def test_long_words_are_tokenized_together_and_the_longest_not_stored(toy_base: Path) -> None:
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 512)
     assert tokenizer._words is not None
-    calls, real = [], tokenizer._words._tokenize
-    tokenizer._words._tokenize = lambda words: (calls.append(len(words)), real(words))[1]
+    calls, original = [], tokenizer._words._tokenize
+    tokenizer._words._tokenize = lambda words: (calls.append(len(words)), original(words))[1]
     texts = [" ".join(f"longerthansixteen{i}x{j}" for j in range(20)) + " " + "z" * 101 for i in range(100)]
     assert_equal_to_rust(tokenizer, toy_base, texts)
-    assert calls == [2001], "each word once, in one call"
+    assert calls == [2001], "each word must be tokenized once, in one call"
     assert_equal_to_rust(tokenizer, toy_base, texts)
     assert calls == [2001, 1], "the longest word is tokenized again"
 

@@ -13,7 +13,7 @@ def test_quantiles_match_published_tables(freedom, quantile):
     assert student_975(freedom) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_interval_of_nadeau_and_bengio():
+def test_the_corrected_resampled_interval_of_nadeau_and_bengio():
     interval = paired(np.array([-0.02, 0.01, -0.03, -0.01, -0.02]), 1 / 8)
     values = [-0.02, 0.01, -0.03, -0.01, -0.02]
     mean = sum(values) / 5

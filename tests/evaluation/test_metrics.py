@@ -22,5 +22,5 @@ def test_mse_without_examples_is_nan():
     assert math.isnan(mse(np.zeros(0), np.zeros(0)))
 
 
-def test_clipping():
+def test_clipping_to_the_rating_range():
     assert clipped(np.array([-3.0, 2.5, 9.0]), (1, 5)).tolist() == [1, 2.5, 5]

@@ -1,3 +1,5 @@
+"""Loading of base models from folders and from the hub."""
+
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +28,7 @@ def test_the_bundled_encoder_needs_no_network() -> None:
     assert (path / "model.safetensors").is_file()
 
 
-def test_a_local_folder_is_known_by_its_name_not_its_path(folder: Path) -> None:
+def test_a_local_base_is_recorded_by_name_without_its_path(folder: Path) -> None:
     base = load_base(str(folder))
     assert base.name == "my-bert"
     assert base.config["hidden_size"] == 32
@@ -34,8 +36,8 @@ def test_a_local_folder_is_known_by_its_name_not_its_path(folder: Path) -> None:
     assert parts["truncation"] is None is parts["padding"]
 
 
-def test_old_checkpoints(folder: Path) -> None:
-    """As bert-base-uncased on the hub: prefix `bert.`, LayerNorm gamma and beta, a task head; no tokenizer.json."""
+def test_old_checkpoint_tensor_names_are_supported(folder: Path) -> None:
+    """Like bert-base-uncased on the hub: prefix `bert.`, LayerNorm gamma and beta, a task head; no tokenizer.json."""
     new = load_base(str(folder)).tensors
     old = {
         "bert."
@@ -57,8 +59,8 @@ def test_the_reference_is_float32_for_every_checkpoint(folder: Path, dtype: torc
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     change_config(folder, dtype=str(dtype).removeprefix("torch."))
     base = load_base(str(folder))
-    held = [*base.tensors.values(), *base.model.parameters()]
-    assert {tensor.dtype for tensor in held} == {torch.float32}
+    loaded = [*base.tensors.values(), *base.model.parameters()]
+    assert {tensor.dtype for tensor in loaded} == {torch.float32}
     name = "encoder.layer.0.output.dense.weight"
     assert bool((base.tensors[name] == tensors[name].float()).all())
 
@@ -92,7 +94,7 @@ def test_unsupported_models_are_refused(folder: Path, field: str, value: object)
         load_base(str(folder))
 
 
-def test_no_config_no_weights_no_folder(folder: Path) -> None:
+def test_a_folder_without_config_or_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadArtifact, match="weights cannot be read"):
         load_base(str(folder))
@@ -106,15 +108,15 @@ def test_no_config_no_weights_no_folder(folder: Path) -> None:
 def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     import huggingface_hub
 
-    asked = []
+    downloads = []
 
     def download(name: str, **_: object) -> str:
-        asked.append(name)
+        downloads.append(name)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_base("bert-base-uncased") == ("bert-base-uncased", folder)
-    assert asked == ["bert-base-uncased"]
+    assert downloads == ["bert-base-uncased"]
 
     def offline(*_: object, **__: object) -> str:
         raise ConnectionError("no route to host")

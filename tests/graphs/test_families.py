@@ -1,4 +1,4 @@
-"""Every family is computed as transformers computes it: padded, packed, in every pooling, as a graph, and with LoRA."""
+"""Every family equals transformers: padded, packed, with every pooling, as an ONNX graph, and with LoRA."""
 
 import json
 from collections.abc import Iterator
@@ -66,18 +66,22 @@ def test_padded_and_packed_vectors_equal_transformers(folder: Path, pooling: str
     module = Transformer(base.spec("", MAX_TOKENS), base.tensors)
     with torch.inference_mode():
         np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
-        made = PackedTransformer(module, torch.device("cpu"), torch.float32)
-        np.testing.assert_allclose(made(packed(texts)), expected, atol=2e-5)
+        packed_module = PackedTransformer(module, torch.device("cpu"), torch.float32)
+        np.testing.assert_allclose(packed_module(packed(texts)), expected, atol=2e-5)
     if not (folder.name == "opt" and pooling == "cls"):  # its first token attends to itself only
         assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "different texts must have different vectors"
 
 
 def test_exports_are_computed_by_all_runtimes(folder: Path, tmp_path: Path) -> None:
-    made = export("it", base=str(folder), precision="fp32", max_tokens=MAX_TOKENS, workspace=tmp_path)
+    result = export("it", base=str(folder), precision="fp32", max_tokens=MAX_TOKENS, workspace=tmp_path)
     base = load_base(str(folder))
-    assert (made.architecture, made.pooling, made.normalize) == (base.config["model_type"], base.family.pooling, False)
-    assert made.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
-    encoder = open_folder(Path(made.path), "it")
+    assert (result.architecture, result.pooling, result.normalize) == (
+        base.config["model_type"],
+        base.family.pooling,
+        False,
+    )
+    assert result.pooling == ("cls" if FAMILIES[folder.name][2] == ("<s>", "</s>") else "last")
+    encoder = open_folder(Path(result.path), "it")
     assert encoder.manifest.parity.runtimes.keys() >= {"torch"}
     assert min(p.cos_min for p in encoder.manifest.parity.runtimes.values()) >= 0.99999
     expected = np.concatenate([reference_vectors(base, [text]) for text in tokens_of(base)])
@@ -85,7 +89,7 @@ def test_exports_are_computed_by_all_runtimes(folder: Path, tmp_path: Path) -> N
         assert row_cosines(opened.encode(TEXTS), expected).min() >= 0.99999
 
 
-def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
+def test_lora_equals_peft_on_every_linear_layer(folder: Path) -> None:
     import peft
 
     base = load_base(str(folder))
@@ -95,7 +99,7 @@ def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
     for name in modules:
         tall, wide = base.tensors[f"{name}.weight"].shape
         factors[name] = (torch.randn(2, wide, generator=rng) * 0.2, torch.randn(tall, 2, generator=rng) * 0.2)
-    mine = RatingModel(spec, base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    ours = RatingModel(spec, base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
     theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=2, lora_alpha=3, target_modules=modules)).eval()
     parameters = dict(theirs.named_parameters())
     for name, pair in factors.items():
@@ -104,15 +108,17 @@ def test_lora_is_pefts_on_every_linear_map(folder: Path) -> None:
     ids, mask = padded(tokens_of(base)[2:4])
     hidden = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     at = mask.sum(1) - 1 if base.reading.pooling == "last" else torch.zeros(2, dtype=torch.int64)
-    expected = 3.0 + mine.rating(torch.nn.functional.gelu(mine.hidden(hidden[torch.arange(2), at])))[:, 0]
-    output = mine(ids, mask)
+    expected = 3.0 + ours.rating(torch.nn.functional.gelu(ours.hidden(hidden[torch.arange(2), at])))[:, 0]
+    output = ours(ids, mask)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
     output.square().sum().backward()
     expected.square().sum().backward()
     for name in modules:
         for factor in "ab":
-            wanted = parameters[f"base_model.model.{name}.lora_{factor.upper()}.default.weight"].grad
-            torch.testing.assert_close(mine.trained()[f"{name}.{factor}"].grad, wanted, rtol=1e-2, atol=2e-3, msg=name)
+            expected_gradient = parameters[f"base_model.model.{name}.lora_{factor.upper()}.default.weight"].grad
+            torch.testing.assert_close(
+                ours.trained()[f"{name}.{factor}"].grad, expected_gradient, rtol=1e-2, atol=2e-3, msg=name
+            )
 
 
 def changes(config: dict) -> Iterator[tuple[str, object]]:
@@ -124,7 +130,7 @@ def changes(config: dict) -> Iterator[tuple[str, object]]:
         elif isinstance(value, int | float) and name != "vocab_size":
             yield name, value * 2 or 1
         elif isinstance(value, dict):
-            yield from ((name, value | {inner: given}) for inner, given in changes(value) if inner in value)
+            yield from ((name, value | {inner: inner_value}) for inner, inner_value in changes(value) if inner in value)
         elif isinstance(value, str) and name.endswith(("act", "activation", "act_fn", "proj")):
             yield name, "silu" if value != "silu" else "relu"
 
@@ -144,7 +150,7 @@ def test_config_changes_change_the_spec_or_are_refused(folder: Path) -> None:
                 continue
             try:
                 after = reference_vectors(other, text)
-            except Exception:  # noqa: BLE001 - transformers' own, which `export` meets before it writes anything
+            except Exception:  # noqa: BLE001 - raised by transformers, and so by `export` before it writes anything
                 continue
             if not np.allclose(after, before, atol=1e-6):
                 changed += 1
@@ -157,7 +163,7 @@ def test_config_changes_change_the_spec_or_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "pooling"), [("llama", "mean"), ("modernbert", "mean"), ("flan-t5", "mean"), ("qwen2", "last")]
 )
-def test_int8_takes_every_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
+def test_int8_quantizes_every_matrix_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(manifest, "GATES", manifest.GATES | {"int8": ("cos_mean", 0.9)})
     base = load_base(str(make_family(tmp_path / name, name)), pooling)
     make_encoder(tmp_path / "it", base, precision="fp32", max_tokens=MAX_TOKENS, progress=SILENT)

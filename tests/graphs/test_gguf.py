@@ -43,7 +43,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a query or key as llama.cpp keeps them: the two numbers of a rotation side by side."""
+    """Rows of a query or key in the order of llama.cpp: the two elements of a rotation are adjacent."""
     return weight.reshape(n_heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -100,15 +100,17 @@ def write_gguf(
 
 @pytest.mark.parametrize("bos", [True, False, None])
 def test_vectors_equal_those_of_the_folder(llama: Path, tmp_path: Path, bos: bool | None) -> None:
-    expected, made = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
-    assert (made.name, made.reading.pooling, made.config["model_type"]) == ("it", "last", "llama")
-    assert made.tokenizer(64).frame == (([0] if bos else []), [])
-    plain, ours = expected.tokenizer(64)(TEXTS), made.tokenizer(64 + bool(bos))(TEXTS)
+    expected, base = load_base(str(llama)), load_base(str(write_gguf(llama, tmp_path / "it.gguf", bos=bos)))
+    assert (base.name, base.reading.pooling, base.config["model_type"]) == ("it", "last", "llama")
+    assert base.tokenizer(64).frame == (([0] if bos else []), [])
+    plain, ours = expected.tokenizer(64)(TEXTS), base.tokenizer(64 + bool(bos))(TEXTS)
     assert (ours.lengths - bool(bos)).tolist() == plain.lengths.tolist()
     ids = [row[bool(bos) :] for row in np.split(ours.flat_ids, np.cumsum(ours.lengths)[:-1])]
     assert np.concatenate(ids).tolist() == plain.flat_ids.tolist()
-    for one in ids:
-        np.testing.assert_allclose(reference_vectors(made, [one]), reference_vectors(expected, [one]), atol=1e-5)
+    for text_ids in ids:
+        np.testing.assert_allclose(
+            reference_vectors(base, [text_ids]), reference_vectors(expected, [text_ids]), atol=1e-5
+        )
 
 
 def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_path: Path) -> None:
@@ -122,9 +124,9 @@ def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_pa
     tokens = expected.tokenizer(64)(TEXTS)
     ids = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
-    assert tokenizer(TEXTS)["input_ids"] == [one.tolist() for one in ids]
+    assert tokenizer(TEXTS)["input_ids"] == [text_ids.tolist() for text_ids in ids]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 2)
-    exact = np.concatenate([reference_vectors(expected, [one]) for one in ids])
+    exact = np.concatenate([reference_vectors(expected, [text_ids]) for text_ids in ids])
     assert 0.99 < row_cosines(vectors, exact).min() < 0.99999
 
 
@@ -174,7 +176,7 @@ def test_metadata_that_transformers_ignores_is_refused(llama: Path, tmp_path: Pa
     ("kind", "split", "bos"),
     [("llama", None, True), ("gpt2", "llama-bpe", True), ("gpt2", "gpt-2", False), ("gpt2", "smollm", False)],
 )
-def test_default_bos_is_that_of_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
+def test_the_default_bos_token_is_that_of_llama_cpp(kind: str, split: str | None, bos: bool) -> None:
     fields = {"tokenizer.ggml.model": kind} | ({"tokenizer.ggml.pre": split} if split else {})
     parts = {"added_tokens": [{"id": 1}, {"id": 9}], "pre_tokenizer": {"type": "Sequence"}}
     for fields_given, first in ((fields, bos), (fields | {"tokenizer.ggml.add_bos_token": not bos}, not bos)):

@@ -1,3 +1,5 @@
+"""The exported ONNX graph: reproducible, restricted to standard operators, equal to transformers."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,7 @@ from loid_infer.graphs.bases import load_base
 from loid_infer.graphs.graph import write_graph
 
 
-def test_the_same_weights_give_the_same_bytes_and_none_of_this_machine(
-    exported: Path, toy_base: Path, tmp_path: Path
-) -> None:
+def test_export_is_deterministic_and_contains_no_local_paths(exported: Path, toy_base: Path, tmp_path: Path) -> None:
     spec = open_folder(exported / "exports/encoders/base", "base").spec
     write_graph(spec, load_base(str(toy_base)).tensors, tmp_path / "again.onnx")
     graph = (exported / "exports/encoders/base/model.onnx").read_bytes()
@@ -23,7 +23,7 @@ def test_the_same_weights_give_the_same_bytes_and_none_of_this_machine(
 
 
 def test_the_last_layer_computes_one_token(exported: Path) -> None:
-    """No product with a weight runs on all tokens in the last layer, of the other layer all six do."""
+    """In the last layer no matrix product with a weight covers all tokens; in the other layer all six do."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model = onnx.load(exported / "exports/encoders/base/model.onnx")
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -42,22 +42,22 @@ def test_the_last_layer_computes_one_token(exported: Path) -> None:
     assert all(9 not in shape for shape in shapes[6:]), shapes
 
 
-def rewritten(source: Path, path: Path, change) -> Path:
+def rewrite_graph(source: Path, path: Path, change) -> Path:
     model = onnx.load(source)
     change(model)
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_graphs_with_unsupported_operators_or_files_are_refused(exported: Path, tmp_path: Path) -> None:
     graph = exported / "exports/encoders/base/model.onnx"
     checked(graph)
 
-    def outside(model) -> None:
+    def external_data(model) -> None:
         model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
 
-    def climbing(model) -> None:
-        outside(model)
+    def parent_folder(model) -> None:
+        external_data(model)
         model.graph.initializer[0].external_data.add(key="location", value="../model.onnx.data")
 
     def operator(model) -> None:
@@ -66,12 +66,12 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
     def output(model) -> None:
         model.graph.output[0].name = "logits"
 
-    def constant_outside(model) -> None:
+    def external_constant(model) -> None:
         tensor = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
         tensor.external_data.add(key="location", value="../../secret")
         model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["secret"], value=tensor))
 
-    def inside(model) -> None:
+    def subgraph(model) -> None:
         part = onnx.helper.make_graph([], "part", [], [])
         model.graph.node.insert(0, onnx.helper.make_node("If", ["c"], ["x"], then_branch=part, else_branch=part))
 
@@ -83,15 +83,15 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
 
     changes = [(sparse, "sparse tensors")]
     changes += [
-        (outside, "outside its file"),
-        (climbing, "outside its file"),
-        (constant_outside, "outside its file"),
+        (external_data, "outside its file"),
+        (parent_folder, "outside its file"),
+        (external_constant, "outside its file"),
         (operator, r"com\.example"),
     ]
-    changes += [(function, "not ONNX's own"), (inside, "subgraphs"), (output, "logits")]
+    changes += [(function, "not ONNX's own"), (subgraph, "subgraphs"), (output, "logits")]
     for change, message in changes:
         with pytest.raises(BadArtifact, match=message):
-            checked(rewritten(graph, tmp_path / "changed.onnx", change))
+            checked(rewrite_graph(graph, tmp_path / "changed.onnx", change))
     content = graph.read_bytes()
     for n in (1, 100, len(content) // 2, len(content) - 1):
         (tmp_path / "cut.onnx").write_bytes(content[:n])
@@ -99,7 +99,7 @@ def test_foreign_graphs_are_refused(exported: Path, tmp_path: Path) -> None:
             checked(tmp_path / "cut.onnx")
 
 
-def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base: Path) -> None:
+def test_probes_equal_plain_transformers(exported: Path, toy_base: Path) -> None:
     import torch
     import transformers
 
@@ -114,5 +114,7 @@ def test_probes_are_as_plain_transformers_computes_them(exported: Path, toy_base
     with torch.no_grad():
         expected = model(**batch).last_hidden_state[:, 0].numpy()
     assert len(probes.lengths) == 64
-    assert {2, 3, 32} <= set(probes.lengths.tolist()), "an empty text, one token and the longest are among them"
+    assert {2, 3, 32} <= set(probes.lengths.tolist()), (
+        "the probes must include an empty text, a text of one token and the longest text"
+    )
     np.testing.assert_allclose(probes.cls, expected, atol=2e-5)

@@ -1,4 +1,4 @@
-"""Exports are refused if tokens or reference vectors are wrong."""
+"""Exports with wrong tokens or reference vectors are refused."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,8 @@ def bert(tmp_path: Path) -> Path:
     return make_family(tmp_path / "bert", "bert")
 
 
-def refused(folder: Path, error: type[Exception], match: str, **options: str) -> None:
-    """`export` refuses, and leaves nothing behind."""
+def assert_export_fails(folder: Path, error: type[Exception], match: str, **options: str) -> None:
+    """`export` raises `error` and leaves no files."""
     with pytest.raises(error, match=match):
         export("it", base=str(folder), precision="fp32", workspace=folder.parent, **options)
     assert not list((folder.parent / "exports").rglob("*.onnx"))
@@ -34,19 +34,19 @@ def edit_tokenizer_config(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_token_beyond_the_embeddings(bert: Path) -> None:
+def test_a_token_id_beyond_the_embedding_matrix_is_refused(bert: Path) -> None:
     tokenizer = Tokenizer.from_file(str(bert / "tokenizer.json"))
     n_rows = tokenizer.get_vocab_size()
     assert load_base(str(bert)).tensors["embeddings.word_embeddings.weight"].shape[0] == n_rows
     tokenizer.add_tokens(["guitar"])
     tokenizer.save(str(bert / "tokenizer.json"))
-    refused(bert, BadArtifact, rf"without an embedding.*ids below {n_rows}, got {n_rows}\)")
+    assert_export_fails(bert, BadArtifact, rf"without an embedding.*ids below {n_rows}, got {n_rows}\)")
 
 
-def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path, monkeypatch) -> None:
+def test_special_tokens_added_only_by_transformers_are_refused(bert: Path, monkeypatch) -> None:
     ids = parity.reference_ids
-    monkeypatch.setattr(parity, "reference_ids", lambda *given: [[*row, 2] for row in ids(*given)])
-    refused(bert, ParityError, "ids differ from those of transformers")
+    monkeypatch.setattr(parity, "reference_ids", lambda *arguments: [[*row, 2] for row in ids(*arguments)])
+    assert_export_fails(bert, ParityError, "ids differ from those of transformers")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_special_tokens_that_transformers_adds_and_the_file_does_not(bert: Path,
         ("last", ("<s>", ""), {"add_eos_token": True}, r"expected </s> \(2\) last"),
     ],
 )
-def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, frame, fields, match) -> None:
+def test_a_wrong_token_at_the_pooled_position_is_refused(bert: Path, pooling, frame, fields, match) -> None:
     tokenizer = json.loads((bert / "tokenizer.json").read_text())
     around = [[{"SpecialToken": {"id": name, "type_id": 0}}] if name else [] for name in frame]
     text = [{"Sequence": {"id": "A", "type_id": 0}}]
@@ -65,11 +65,11 @@ def test_another_token_where_the_declared_one_is_pooled(bert: Path, pooling, fra
     tokenizer["post_processor"] = template if any(frame) else None
     (bert / "tokenizer.json").write_text(json.dumps(tokenizer))
     edit_tokenizer_config(bert, **fields)
-    refused(bert, ParityError, match, pooling=pooling)
+    assert_export_fails(bert, ParityError, match, pooling=pooling)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, side: str) -> None:
+def test_a_transformers_model_that_mixes_texts_of_a_batch_is_detected(bert: Path, monkeypatch, side: str) -> None:
     class Mixing(torch.nn.Module):
         def __init__(self, module: torch.nn.Module) -> None:
             super().__init__()
@@ -83,17 +83,17 @@ def test_a_module_of_transformers_that_mixes_texts_up(bert: Path, monkeypatch, s
 
     load = load_base
 
-    def mixed(*given, **options):
-        base = load(*given, **options)
+    def load_mixing(*arguments, **options):
+        base = load(*arguments, **options)
         object.__setattr__(base, "model", Mixing(base.model))
         return base
 
-    monkeypatch.setattr("loid_infer.verbs.export.load_base", mixed)
-    refused(bert, ParityError, f"padded on the {side}: .* depend on the batch")
+    monkeypatch.setattr("loid_infer.verbs.export.load_base", load_mixing)
+    assert_export_fails(bert, ParityError, f"padded on the {side}: .* depend on the batch")
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorrt"])
-def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str) -> None:
+def test_every_runtime_checks_the_graph_it_loads(bert: Path, monkeypatch, runtime: str) -> None:
     backend = next(b for b in backends() if b.name == runtime)
     pytest.importorskip(backend.package, reason=f"{runtime} is not installed")
     encoder = open_folder(Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path), "it")
@@ -106,14 +106,14 @@ def test_whatever_loads_a_graph_checks_it(bert: Path, monkeypatch, runtime: str)
         backend.open(encoder, "cpu", 1)
 
 
-def test_what_a_file_of_onnx_cannot_hold_lies_beside_it(bert: Path, monkeypatch) -> None:
+def test_tensors_beyond_the_protobuf_limit_are_stored_as_external_data(bert: Path, monkeypatch) -> None:
     monkeypatch.setattr("loid_infer.graphs.graph.MAX_BYTES", 0)
     path = Path(export("it", base=str(bert), precision="fp32", workspace=bert.parent).path)
     assert (path / "model.onnx.data").stat().st_size > 20_000
     encoder = open_folder(path, "it")
-    found = [runtime for runtime, parity in measure_runtimes(encoder, encoder.probes()) if parity.passes("fp32")]
-    assert {"torch"} <= {*found}
-    assert {*found} == {b.name for b in backends() if b.installed and b.computes("cpu", "fp32")}
+    passing = [runtime for runtime, parity in measure_runtimes(encoder, encoder.probes()) if parity.passes("fp32")]
+    assert {"torch"} <= {*passing}
+    assert {*passing} == {b.name for b in backends() if b.installed and b.computes("cpu", "fp32")}
     content = (path / "model.onnx.data").read_bytes()
     (path / "model.onnx.data").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(BadArtifact, match=r"model\.onnx\.data"):

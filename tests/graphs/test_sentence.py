@@ -42,7 +42,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sentence")
     return make_sentence(folder / "it", make_family(folder / "bert", "bert"), "mean", dense=True)
 
@@ -58,7 +58,7 @@ def opened(base: Base) -> Encoder:
     ("name", "pooling", "dense"),
     [("bert", "mean", False), ("roberta", "cls", True), ("mpnet", "mean", True), ("qwen3", "lasttoken", False)],
 )
-def test_vectors_are_those_of_sentence_transformers(
+def test_vectors_equal_sentence_transformers(
     family: Callable[[str], Path], tmp_path: Path, name: str, pooling: str, dense: bool
 ) -> None:
     import sentence_transformers
@@ -73,7 +73,7 @@ def test_vectors_are_those_of_sentence_transformers(
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
 
-def test_exports_match_and_another_pooling_is_reported(whole: Path, tmp_path: Path) -> None:
+def test_exports_match_and_another_pooling_is_reported(complete_folder: Path, tmp_path: Path) -> None:
     import sentence_transformers
 
     messages = []
@@ -84,26 +84,28 @@ def test_exports_match_and_another_pooling_is_reported(whole: Path, tmp_path: Pa
 
     for pooling in ("auto", "cls"):
         messages.clear()
-        made = export(base=str(whole), pooling=pooling, precision="fp32", workspace=tmp_path, progress=Recorder())
+        made = export(
+            base=str(complete_folder), pooling=pooling, precision="fp32", workspace=tmp_path, progress=Recorder()
+        )
         assert (made.pooling, made.normalize, made.max_tokens) == ("cls" if pooling == "cls" else "mean", True, 48)
         notes = [line for line in messages if "made for mean pooling and is exported with cls; --pooling mean" in line]
         assert len(notes) == (pooling == "cls")
-        theirs = sentence_transformers.SentenceTransformer(str(whole), device="cpu")
+        theirs = sentence_transformers.SentenceTransformer(str(complete_folder), device="cpu")
         with Encoder.open(workspace=tmp_path) as encoder:
             same = row_cosines(encoder.encode(TEXTS), theirs.encode(TEXTS)).min() >= 0.99999
         assert same == (pooling == "auto")
 
 
-def test_prompts_are_put_before_texts(family: Callable[[str], Path], tmp_path: Path) -> None:
+def test_prompts_are_prepended_to_texts(family: Callable[[str], Path], tmp_path: Path) -> None:
     import sentence_transformers
 
     prompts = {"query": "the plot: ", "document": "it is: "}
     folder = make_sentence(tmp_path / "it", family("bert"), "mean", prompts=prompts, default_prompt_name="document")
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
-    for given, name in (({}, "document"), ({"prompt_name": "query"}, "query"), ({"prompt": "a b "}, None)):
-        expected = theirs.encode(TEXTS, prompt=given.get("prompt"), prompt_name=name)
-        encoder = opened(load_base(str(folder), **given))
-        assert encoder.spec.prompt == given.get("prompt", prompts.get(name))
+    for options, name in (({}, "document"), ({"prompt_name": "query"}, "query"), ({"prompt": "a b "}, None)):
+        expected = theirs.encode(TEXTS, prompt=options.get("prompt"), prompt_name=name)
+        encoder = opened(load_base(str(folder), **options))
+        assert encoder.spec.prompt == options.get("prompt", prompts.get(name))
         assert row_cosines(encoder.encode(TEXTS), expected).min() >= 0.99999
     with pytest.raises(BadSetting, match=r"document \| query, got passage"):
         load_base(str(folder), prompt_name="passage")
@@ -111,7 +113,7 @@ def test_prompts_are_put_before_texts(family: Callable[[str], Path], tmp_path: P
         load_base(str(folder), prompt="x", prompt_name="query")
 
 
-def test_lowering_is_part_of_the_tokenizer(family: Callable[[str], Path], tmp_path: Path) -> None:
+def test_lowercasing_is_part_of_the_tokenizer(family: Callable[[str], Path], tmp_path: Path) -> None:
     folder = make_sentence(tmp_path / "it", family("roberta"), "mean")
     path = folder / "sentence_bert_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_lower_case": True}))
@@ -221,8 +223,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_unsupported_folders_are_refused(whole: Path, tmp_path: Path, what: str) -> None:
-    folder, (breaking, messages) = Path(shutil.copytree(whole, tmp_path / "it")), BROKEN[what]
+def test_unsupported_folders_are_refused(complete_folder: Path, tmp_path: Path, what: str) -> None:
+    folder, (breaking, messages) = Path(shutil.copytree(complete_folder, tmp_path / "it")), BROKEN[what]
     load_base(str(folder))
     breaking(folder)
     with pytest.raises((BadArtifact, BadSetting)) as caught:
@@ -232,24 +234,26 @@ def test_unsupported_folders_are_refused(whole: Path, tmp_path: Path, what: str)
     assert caught.value.fix
 
 
-def test_a_prompt_that_is_not_pooled_is_refused(whole: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(whole, tmp_path / "it"))
+def test_a_prompt_that_is_not_pooled_is_refused(complete_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(complete_folder, tmp_path / "it"))
     edit(
         folder / "config_sentence_transformers.json",
         lambda c: c | {"prompts": {"q": "ask: "}, "default_prompt_name": "q"},
     )
     load_base(str(folder))
     edit(folder / "1_Pooling/config.json", lambda c: c | {"include_prompt": False})
-    for given in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
+    for options in ({}, {"prompt_name": "q"}, {"prompt": "x"}):
         with pytest.raises(BadArtifact, match="excludes the prompt"):
-            load_base(str(folder), **given)
+            load_base(str(folder), **options)
     assert load_base(str(folder), prompt="").reading.prompt == ""
 
 
-def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_default(whole: Path, tmp_path: Path) -> None:
+def test_a_dense_layer_without_an_activation_uses_the_sentence_transformers_default(
+    complete_folder: Path, tmp_path: Path
+) -> None:
     import sentence_transformers
 
-    folder = Path(shutil.copytree(whole, tmp_path / "it"))
+    folder = Path(shutil.copytree(complete_folder, tmp_path / "it"))
     edit(
         folder / "3_Dense/config.json", lambda c: {name: value for name, value in c.items() if "activation" not in name}
     )
@@ -257,8 +261,10 @@ def test_a_dense_layer_that_names_no_activation_has_sentence_transformers_defaul
     assert row_cosines(opened(load_base(str(folder))).encode(TEXTS), expected).min() >= 0.99999
 
 
-def test_an_invalid_length_is_refused_and_a_missing_one_is_the_models(whole: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(whole, tmp_path / "it"))
+def test_an_invalid_max_length_is_refused_and_a_missing_one_is_taken_from_the_model(
+    complete_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(complete_folder, tmp_path / "it"))
     edit(folder / "sentence_bert_config.json", lambda c: c | {"max_seq_length": -1})
     with pytest.raises(BadSetting, match="max tokens out of range"):
         load_base(str(folder)).max_tokens(None)

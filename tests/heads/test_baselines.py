@@ -49,8 +49,8 @@ def test_row_order_does_not_matter():
     order = np.random.default_rng(0).permutation(len(data.values))
     moved = Ratings(data.users[order], data.items[order], data.values[order], 60, 40)
     model = fit_bias(data, 4.0, 9.0)
-    for one, other in zip(out_of_fold_biases(data, model, 0), out_of_fold_biases(moved, model, 0), strict=True):
-        np.testing.assert_allclose(one[order], other, atol=1e-9)
+    for original, permuted in zip(out_of_fold_biases(data, model, 0), out_of_fold_biases(moved, model, 0), strict=True):
+        np.testing.assert_allclose(original[order], permuted, atol=1e-9)
 
 
 def test_baselines_recover_planted_factors():

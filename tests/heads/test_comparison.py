@@ -61,7 +61,7 @@ def result(n_seeds: int, kind: str = "random") -> EvaluateResult:
     )
 
 
-def test_the_name_of_a_system():
+def test_a_system_name_is_parsed_to_model_and_encoder():
     for model, encoder in ((HEAD, "own-{seed}"), ("bias", None)):
         assert model_and_encoder(system(model, encoder)) == (model, encoder)
 
@@ -107,7 +107,7 @@ def test_each_test_pair_is_in_one_bucket_per_kind():
     assert sum(row["n_test"] for row in alone) == few
 
 
-def test_runs():
+def test_runs_have_their_seed_model_encoder_and_error():
     _, _, results = make_results(2)
     evaluation = result(2)
     runs = [Run(**row) for row in records(evaluation)["runs"]]

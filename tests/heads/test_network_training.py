@@ -14,7 +14,7 @@ from tests.heads.domains import noisy_ratings
 
 
 class Killed(Exception):
-    """Raised in place of a kill."""
+    """Raised to simulate a kill."""
 
 
 class KillingProgress:

@@ -13,7 +13,7 @@ from loid_infer.heads.saved import load_head, save_head
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.types import SILENT
 from tests.heads.domains import noisy_ratings
-from tests.verbs.recommender import SPEC
+from tests.verbs.toy_domain import SPEC
 
 REPORT = {
     "head": "h",
@@ -74,12 +74,12 @@ def test_saving_and_loading_changes_no_prediction(fit, saved):
     assert list(loaded.reviews.user_ids) == list(data.user_ids) and list(loaded.reviews.item_ids) == list(data.item_ids)
     texts, digests = loaded.training_digests()
     known = np.zeros_like(vectors)
-    known[texts] = vectors[texts]  # all that scoring may look at
+    known[texts] = vectors[texts]  # scoring may read only these
     assert np.array_equal(digests, data.digests[texts])
     everything = np.ones(data.n, bool)
     expected = fitted.predictor.predict(pairs_of(data, parts(data), everything))
-    found = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
-    assert np.array_equal(found, expected)
+    predictions = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
+    assert np.array_equal(predictions, expected)
 
 
 def test_the_head_keeps_no_rating_outside_the_training_part(fit, saved):
@@ -96,7 +96,7 @@ def test_the_same_fit_writes_the_same_bytes(fit, saved, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_another_seed_is_another_head(fit):
+def test_another_seed_gives_another_head(fit):
     data, vectors, fitted = fit
     other = fit_head(data, parts(data), vectors, fitted.head.settings, 1, SILENT)
     assert not np.array_equal(other.head.net.users.weight.detach(), fitted.head.net.users.weight.detach())
@@ -121,7 +121,7 @@ def test_an_altered_head_is_refused(saved):
         {"share": None, "seed": None, "mean": None},
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(saved, change):
+def test_an_inconsistent_manifest_is_refused(saved, change):
     path = saved / "manifest.json"
     manifest = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))

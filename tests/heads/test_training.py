@@ -22,7 +22,7 @@ def fitted(world, preset="default", protocol="strict", kind="random", seed=0, **
     return fit_head(data, split(data, kind, seed), vectors, settings, seed, SILENT), data
 
 
-def test_error(fit: Fitted, data: Interactions, kind="random") -> tuple[float, float, float]:
+def error_on_test_part(fit: Fitted, data: Interactions, kind="random") -> tuple[float, float, float]:
     """Test MSE of the head and of the baselines mean and bias."""
     parts = split(data, kind, 0)
     pairs, ratings = pairs_of(data, parts, parts.test), data.ratings[parts.test]
@@ -30,13 +30,10 @@ def test_error(fit: Fitted, data: Interactions, kind="random") -> tuple[float, f
     return tuple(metrics.mse(metrics.clipped(model.predict(pairs), (1, 5)), ratings) for model in models)
 
 
-test_error.__test__ = False
-
-
 @pytest.mark.parametrize("kind", ["random", "time"])
 def test_the_target_review_does_not_leak_under_the_strict_protocol(kind):
     fit, data = fitted(stated_ratings(), kind=kind)
-    head, mean, _ = test_error(fit, data, kind)
+    head, mean, _ = error_on_test_part(fit, data, kind)
     assert 0.96 * mean < head < 1.04 * mean
 
 
@@ -45,18 +42,18 @@ def test_the_network_alone_does_not_leak():
     parts = split(data, "random", 0)
     base, network = fit.predictor.components(pairs_of(data, parts, parts.test))
     ratings = data.ratings[parts.test]
-    assert metrics.mse(base + network, ratings) > 0.96 * test_error(fit, data)[1]
+    assert metrics.mse(base + network, ratings) > 0.96 * error_on_test_part(fit, data)[1]
 
 
 def test_the_target_review_leaks_under_the_papers_protocol():
     fit, data = fitted(stated_ratings(), protocol="paper")
-    head, mean, _ = test_error(fit, data)
+    head, mean, _ = error_on_test_part(fit, data)
     assert head < 0.7 * mean
 
 
 def test_informative_texts_beat_the_biases():
     fit, data = fitted(noisy_ratings())
-    head, mean, bias = test_error(fit, data)
+    head, mean, bias = error_on_test_part(fit, data)
     assert head < 0.92 * bias < 0.92 * mean
 
 
@@ -64,12 +61,12 @@ def test_shuffled_vectors_are_uninformative():
     data, vectors = noisy_ratings()
     shuffled = vectors[np.random.default_rng(0).permutation(len(vectors))]
     fit, _ = fitted((data, shuffled))
-    head, _, bias = test_error(fit, data)
+    head, _, bias = error_on_test_part(fit, data)
     assert head > 0.96 * bias
 
 
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
-def test_a_rating_depends_on_its_pair_alone(protocol):
+def test_a_prediction_does_not_depend_on_other_pairs(protocol):
     fit, data = fitted(noisy_ratings(), protocol=protocol, epochs=1)
     fit.predictor.head = replace(fit.predictor.head, share=1.0)
     pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
@@ -78,9 +75,9 @@ def test_a_rating_depends_on_its_pair_alone(protocol):
     some = fit.predictor.predict(CodePairs(pairs.users[order], pairs.items[order], pairs.texts[order]))
     np.testing.assert_allclose(some, whole[order], atol=1e-5)
     for row in order[:20]:
-        one = slice(row, row + 1)
-        alone = fit.predictor.predict(CodePairs(pairs.users[one], pairs.items[one], pairs.texts[one]))
-        np.testing.assert_allclose(alone, whole[one], atol=1e-5)
+        single = slice(row, row + 1)
+        alone = fit.predictor.predict(CodePairs(pairs.users[single], pairs.items[single], pairs.texts[single]))
+        np.testing.assert_allclose(alone, whole[single], atol=1e-5)
 
 
 def test_predictions_equal_the_networks_own_forward_pass():
@@ -116,7 +113,7 @@ def test_unknown_users_and_items():
     known_item = fit.predictor.predict(CodePairs(np.full(300, -1), items, np.full(300, -1)))
     assert np.isfinite(known_item).all()
     mean_by_item = np.array([data.ratings[data.items == item].mean() for item in items])
-    assert np.corrcoef(known_item, mean_by_item)[0, 1] > 0.6  # the item's history still counts
+    assert np.corrcoef(known_item, mean_by_item)[0, 1] > 0.6  # the item's history still has an effect
 
 
 def test_cold_test_rows_are_predicted():
@@ -135,7 +132,7 @@ def test_the_paper_preset_trains_without_biases():
     fit, _ = fitted((data, rng.normal(0, 1, (300, 16)).astype(np.float16)), preset="paper", epochs=1)
     assert fit.head.settings.batch == 4 and fit.head.settings.learning_rate == 1e-5 and fit.head.share == 1.0
     assert not fit.head.foundation.user_bias.any() and not fit.head.foundation.on_user.any()
-    head, mean, _ = test_error(fit, data)
+    head, mean, _ = error_on_test_part(fit, data)
     assert head < 1.5 * mean
 
 
@@ -152,7 +149,7 @@ def test_the_paper_preset_trains_without_biases():
         ({"dropout": 1.0}, "--dropout"),
     ],
 )
-def test_options_outside_their_range(options, where):
+def test_invalid_options_are_refused(options, where):
     with pytest.raises(BadSetting, match=where):
         HeadOptions(**options).settings()
 
@@ -162,26 +159,26 @@ def test_users_and_items_are_treated_symmetrically():
     parts = split(data, "random", 0)
     swapped = replace(data, users=data.items, items=data.users, user_ids=data.item_ids, item_ids=data.user_ids)
     predicted, errors = [], []
-    for one in (data, swapped):
-        fitted = fit_head(one, parts, vectors, HeadOptions().settings(), 0, SILENT)
-        predicted.append(fitted.predictor.predict(pairs_of(one, parts, parts.test)))
+    for domain in (data, swapped):
+        fitted = fit_head(domain, parts, vectors, HeadOptions().settings(), 0, SILENT)
+        predicted.append(fitted.predictor.predict(pairs_of(domain, parts, parts.test)))
         errors.append(metrics.mse(predicted[-1], data.ratings[parts.test]))
     assert np.corrcoef(predicted)[0, 1] > 0.98
     assert errors[0] == pytest.approx(errors[1], rel=0.03)
     assert max(errors) < 0.75 * data.ratings[parts.test].var()
 
 
-def test_attention_heads_and_dropout_may_be_chosen():
-    one, data = fitted(noisy_ratings(), n_heads=1, dropout=0.0, epochs=1)
-    four, _ = fitted(noisy_ratings(), epochs=1)
-    assert one.head.net.of_user.n_heads == 1 and one.head.net.hidden[0].p == 0.0
+def test_attention_heads_and_dropout_are_configurable():
+    one_head, data = fitted(noisy_ratings(), n_heads=1, dropout=0.0, epochs=1)
+    four_heads, _ = fitted(noisy_ratings(), epochs=1)
+    assert one_head.head.net.of_user.n_heads == 1 and one_head.head.net.hidden[0].p == 0.0
     pairs = pairs_of(data, split(data, "random", 0), np.ones(data.n, bool))
-    assert not np.array_equal(one.predictor.components(pairs)[1], four.predictor.components(pairs)[1])
+    assert not np.array_equal(one_head.predictor.components(pairs)[1], four_heads.predictor.components(pairs)[1])
     with pytest.raises(BadSetting, match=r"--n-heads.*divisor of 64"):
         fitted(noisy_ratings(), n_heads=3, epochs=1)
 
 
-def test_share_of_the_readout():
+def test_the_share_of_the_network_depends_on_its_noise():
     rng = np.random.default_rng(0)
     readout = rng.normal(0, 1, 2_000)
     noise = rng.normal(0, 1, 2_000)

@@ -12,7 +12,7 @@ from tests.heads.domains import noisy_ratings, stated_ratings
 
 
 @pytest.mark.parametrize(("preset", "protocol"), [("default", "strict"), ("default", "paper"), ("paper", "strict")])
-def test_a_variant_differs_in_what_its_name_says(preset, protocol):
+def test_a_variant_changes_only_what_its_name_states(preset, protocol):
     settings = HeadOptions(preset, protocol).settings()
     ablations = variants(settings)
     assert len({variant.name for variant in ablations}) == len(ablations) >= 10

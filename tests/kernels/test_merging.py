@@ -67,7 +67,7 @@ def test_elect_equals_the_loop(case) -> None:
     assert result.tolist() == loop_elect(parts, weights)
 
 
-def test_elect_by_hand() -> None:
+def test_elect_of_a_worked_example() -> None:
     parts = [np.array([[3.0, -1.0, 1.0, 0.0]]), np.array([[1.0, 2.0, -1.0, 0.0]]), np.array([[-1.0, 0.0, 0.0, 5.0]])]
     # Sums 3, 1, 0, 5: means of the agreeing 3 and 1, of 2, nothing, of 5.
     assert merging.elect(parts, [1, 1, 1]).tolist() == [[2.0, 2.0, 0.0, 5.0]]

@@ -1,4 +1,4 @@
-"""A workspace of made-up files, as the verbs write them, for the page that shows them."""
+"""A synthetic workspace with files as the commands write them, for tests of the report."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def errors(model: str, mse: float, bias: tuple, head: tuple, encoder: str | None
 
 
 def evaluation(domain: str = "toys", **changes: Any) -> dict[str, Any]:
-    """The head is better than the biases, and zeroed vectors are worse than the head."""
+    """An evaluation in which the head is better than the biases and zeroed vectors are worse than the head."""
     rows = [
         errors("global mean", 0.8311, (0.0711, 0.05, 0.09), (0.1011, 0.08, 0.12)),
         errors("bias", 0.76, (0.0, 0.0, 0.0), (0.03, 0.01, 0.05)),
@@ -76,7 +76,7 @@ def evaluation(domain: str = "toys", **changes: Any) -> dict[str, Any]:
         for row in rows
     ]
     kinds = [("history", "0", 11), ("history", "more", 4321), ("rating", "1", 17), ("rating", "5", 999)]
-    found = [
+    buckets = [
         {"by": by, "bucket": name, "n_test": n, "global_mean": 1.5, "bias": 1.2, "mf": 1.1, "head": 1.0}
         for by, name, n in kinds
     ]
@@ -91,7 +91,7 @@ def evaluation(domain: str = "toys", **changes: Any) -> dict[str, Any]:
         "interval": "splits, corrected for their overlap",
         "runs": runs,
         "summary": rows,
-        "buckets": found,
+        "buckets": buckets,
         "calibration": bins,
         "path": "/somewhere/else",
         "seconds": 5.0,
@@ -178,7 +178,9 @@ def encoder(name: str = "base", plugins: tuple[tuple[str, str], ...] = (), **cha
         "name": name,
         "fingerprint": FINGERPRINT,
         "base": BASE,
-        "plugins": [{"name": one, "digest": digest, "method": "train", "trained_on": []} for one, digest in plugins],
+        "plugins": [
+            {"name": plugin, "digest": digest, "method": "train", "trained_on": []} for plugin, digest in plugins
+        ],
         "card": SPEC,
         "precision_reason": "native",
         "parity": {
@@ -205,8 +207,8 @@ def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), 
         "method": method,
         "base": BASE,
         "on": list(on),
-        "parents": [{"name": one, "digest": other} for one, other in parents],
-        "holds": [other for _, other in parents],
+        "parents": [{"name": parent, "digest": parent_digest} for parent, parent_digest in parents],
+        "holds": [parent_digest for _, parent_digest in parents],
         "trained_on": [training_run(name)],
         "settings": {"rank": 32 if trained else None},
         "metrics": {"val_mse": 0.5, "test_mse": 0.5678, "test_variance": 0.9} if trained else {},
@@ -229,20 +231,20 @@ SIMILARITY = {
 }
 
 
-def full(root: Path) -> Workspace:
-    """A workspace in which everything was measured."""
-    place = Workspace(root)
-    write(place.reports / "toys.evaluation.json", evaluation())
-    write(place.reports / "toys.base.encoding.json", encoding())
-    write(place.reports / "similarity.json", SIMILARITY)
-    write(place.head("toys") / "manifest.json", head())
-    write(place.head("toys") / "curve.json", CURVE | {"losses": [0.9, 0.8]})
-    write(place.encoder("base") / "manifest.json", encoder())
-    write(place.encoder("mixed") / "manifest.json", encoder("mixed", (("one", "1" * 64), ("two", "2" * 64))))
-    write(place.plugin("one") / "manifest.json", plugin("one", "1" * 64))
-    write(place.plugin("two") / "manifest.json", plugin("two", "2" * 64, on=["1" * 64]))
+def full_workspace(root: Path) -> Workspace:
+    """A workspace with every measurement that the report shows."""
+    workspace = Workspace(root)
+    write(workspace.reports / "toys.evaluation.json", evaluation())
+    write(workspace.reports / "toys.base.encoding.json", encoding())
+    write(workspace.reports / "similarity.json", SIMILARITY)
+    write(workspace.head("toys") / "manifest.json", head())
+    write(workspace.head("toys") / "curve.json", CURVE | {"losses": [0.9, 0.8]})
+    write(workspace.encoder("base") / "manifest.json", encoder())
+    write(workspace.encoder("mixed") / "manifest.json", encoder("mixed", (("one", "1" * 64), ("two", "2" * 64))))
+    write(workspace.plugin("one") / "manifest.json", plugin("one", "1" * 64))
+    write(workspace.plugin("two") / "manifest.json", plugin("two", "2" * 64, on=["1" * 64]))
     merged = plugin("sum", "3" * 64, method="ties", parents=(("one", "1" * 64), ("two", "2" * 64)))
-    write(place.plugin("sum") / "manifest.json", merged)
+    write(workspace.plugin("sum") / "manifest.json", merged)
     for name in ("one", "two"):
-        write(place.plugin(name) / "curve.json", CURVE)
-    return place
+        write(workspace.plugin(name) / "curve.json", CURVE)
+    return workspace

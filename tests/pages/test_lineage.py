@@ -1,11 +1,13 @@
+"""The lineage table of the report."""
+
 from loid_infer.pages.findings import read_findings
 from loid_infer.pages.lineage import lineage
 from loid_infer.settings import Workspace
-from tests.pages.records import encoder, full, head, plugin, write
+from tests.pages.records import encoder, full_workspace, head, plugin, write
 
 
-def test_each_thing_is_told_once_below_all_that_it_rests_on(tmp_path) -> None:
-    assert list(lineage(read_findings(full(tmp_path)))) == [
+def test_each_artifact_is_listed_once_after_its_dependencies(tmp_path) -> None:
+    assert list(lineage(read_findings(full_workspace(tmp_path)))) == [
         ("base", "tiny-bert", "digest bbbbbbbb", ""),
         ("plugin, trained", "one", "one, rank 32", "tiny-bert"),
         ("plugin, ties", "sum", "sum", "tiny-bert; merged of one + two"),
@@ -16,14 +18,14 @@ def test_each_thing_is_told_once_below_all_that_it_rests_on(tmp_path) -> None:
     ]
 
 
-def test_what_is_named_but_not_there_is_said(tmp_path) -> None:
-    place = Workspace(tmp_path)
-    write(place.head("a") / "manifest.json", head("a", encoder="gone"))
-    write(place.head("b") / "manifest.json", head("b", fingerprint="0" * 32))
-    write(place.encoder("base") / "manifest.json", encoder(plugins=(("lost", "9" * 64),)))
-    write(place.plugin("one") / "manifest.json", plugin("one", "1" * 64, on=["8" * 64, "9" * 64]))
-    found = {name: under for _, name, _, under in lineage(read_findings(place))}
-    assert found == {
+def test_missing_dependencies_are_marked(tmp_path) -> None:
+    workspace = Workspace(tmp_path)
+    write(workspace.head("a") / "manifest.json", head("a", encoder="gone"))
+    write(workspace.head("b") / "manifest.json", head("b", fingerprint="0" * 32))
+    write(workspace.encoder("base") / "manifest.json", encoder(plugins=(("lost", "9" * 64),)))
+    write(workspace.plugin("one") / "manifest.json", plugin("one", "1" * 64, on=["8" * 64, "9" * 64]))
+    parents_of = {name: parents for _, name, _, parents in lineage(read_findings(workspace))}
+    assert parents_of == {
         "tiny-bert": "",
         "base": "tiny-bert + lost (not in this workspace)",
         "one": "tiny-bert + 8888888888888888 (not in this workspace) + lost (not in this workspace)",

@@ -1,4 +1,4 @@
-"""Plots show what they are given, in the colors and the font of the page, and are the same bytes everywhere."""
+"""Plots show all their input, use the colors and the font of the page, and are reproducible."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def every_plot() -> str:
     return plot(ROW, OTHER) + calibration_plot(BINS, "a title", "b") + curve(variance=0.9)
 
 
-def test_colors_are_variables_that_both_color_schemes_define() -> None:
+def test_colors_are_css_variables_defined_by_both_color_schemes() -> None:
     svg = every_plot()
     assert set(re.findall(r"#[0-9a-fA-F]{3,8}\b", svg)) <= {"#888888"}  # a gray that both backgrounds show
     css = (ROOT / "loid_infer" / "pages" / "templates" / "report.css").read_text()
@@ -45,7 +45,7 @@ def test_colors_are_variables_that_both_color_schemes_define() -> None:
         assert used <= set(re.findall(r"--(\w+):", scheme))
 
 
-def test_text_is_text_in_the_font_of_the_page() -> None:
+def test_labels_are_svg_text_in_the_font_of_the_page() -> None:
     svg = every_plot()
     for text in ("worse →", "mean prediction", "mean rating", "validation, best 0.8500 at 20", "ratings 0.9000"):
         assert re.search(rf"<text[^>]*>[^<]*{text}</text>", svg), text
@@ -70,7 +70,7 @@ def test_a_title_is_the_text_alternative_and_cannot_become_markup() -> None:
         {"is_reference": True, "low": 0.0, "high": 0.0},
     ],
 )
-def test_whatever_a_difference_is_shows(change: dict) -> None:
+def test_every_field_of_a_difference_changes_the_plot(change: dict) -> None:
     assert plot(replace(ROW, **change), OTHER) != plot(ROW, OTHER)
 
 
@@ -80,19 +80,21 @@ def test_a_point_is_filled_where_its_interval_excludes_zero() -> None:
     assert (len(filled), len(hollow)) == (0, 1)
 
 
-def test_what_may_exceed_the_axis_does_not_widen_it() -> None:
+def test_values_that_may_exceed_the_axis_do_not_widen_it() -> None:
     far = Difference("impossible", 0.1, -9.0, -9.1, -8.9, (), "gray", may_exceed=True)
 
     def ticks(svg: str) -> list[str]:
         return re.findall(r">([−0-9.]+)</text>", svg)
 
     assert ticks(plot(ROW, OTHER, far)) == ticks(plot(ROW, OTHER)) != ticks(plot(ROW, replace(far, may_exceed=False)))
-    assert "var(--gray)" in plot(ROW, OTHER, far)  # an arrow at the edge
-    wide = replace(ROW, low=-90.0, high=90.0)  # two splits can give this, and the means must stay apart
+    assert "var(--gray)" in plot(ROW, OTHER, far)  # drawn as an arrow at the edge
+    wide = replace(
+        ROW, low=-90.0, high=90.0
+    )  # two splits can give such an interval, and the means must stay distinguishable
     assert "90" not in "".join(ticks(plot(wide, OTHER)))
 
 
-def test_differences_are_of_the_same_splits() -> None:
+def test_differences_are_paired_by_split() -> None:
     record = typed(evaluation(), Evaluation, "", where="evaluation")
     to_bias = {row.name: row for row in differences(record, "bias")}
     assert list(to_bias) == ["global mean", "bias", "mf", "head", "reads the target's own text (impossible)"]
@@ -104,11 +106,11 @@ def test_differences_are_of_the_same_splits() -> None:
     assert differences(replace(record, encoders=("base", "other")), "bias")[3].name == "head · base"
 
 
-def test_a_calibration_shows_its_groups() -> None:
+def test_every_calibration_bin_changes_the_plot() -> None:
     assert len({calibration_plot(bins, "", "") for bins in (BINS, BINS[:1], [*BINS[:1], Bin(4.0, 3.9, 31)])}) == 3
 
 
-def test_a_learning_curve_shows_what_it_is_given() -> None:
+def test_every_argument_of_a_learning_curve_changes_the_plot() -> None:
     changes = [
         {},
         {"losses": (1.0, 0.8, None, 0.6)},
@@ -122,7 +124,7 @@ def test_a_learning_curve_shows_what_it_is_given() -> None:
     assert curve(losses=(None,), eval_mse=(None, None)) == "" == curve(losses=(), eval_steps=(), eval_mse=())
 
 
-def test_epochs_are_spread_over_the_steps_of_the_evaluations() -> None:
+def test_epochs_are_spaced_by_the_steps_of_evaluations() -> None:
     def last_tick(axis: str) -> float:
         svg = curve(axis, eval_steps=(500.0, 1000.0), eval_mse=(None, None))
         before, _ = svg.split(f">{axis}</text>")  # the numbers of the horizontal axis come before its name
@@ -132,7 +134,7 @@ def test_epochs_are_spread_over_the_steps_of_the_evaluations() -> None:
     assert last_tick("step") <= 5
 
 
-def test_a_long_curve_is_thinned_and_its_steep_start_does_not_flatten_the_rest() -> None:
+def test_a_long_curve_is_downsampled_and_its_steep_start_does_not_set_the_scale() -> None:
     losses = [1000.0, 100.0] + [1.0 - i / 20_000 for i in range(9_998)]
     svg = curve(losses=tuple(losses), eval_steps=(), eval_mse=())
     assert len(svg) < 30_000
@@ -142,15 +144,15 @@ def test_a_long_curve_is_thinned_and_its_steep_start_does_not_flatten_the_rest()
     assert max(heights) < 2
 
 
-def test_bytes_are_the_same_in_another_process_with_a_style_of_its_own(tmp_path, monkeypatch) -> None:
+def test_plots_are_identical_in_another_process_with_user_settings(tmp_path, monkeypatch) -> None:
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\nsvg.fonttype: path\n")
     monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
-    code = "import sys, tests.pages.test_plots as here; sys.stdout.buffer.write(here.every_plot().encode())"
+    code = "import sys, tests.pages.test_plots as plots; sys.stdout.buffer.write(plots.every_plot().encode())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.decode() == every_plot()
 
 
-def test_plots_of_other_names_share_no_ids() -> None:
+def test_plots_with_different_names_share_no_element_ids() -> None:
     ids = [set(re.findall(r' id="([^"]+)"', plot(ROW, OTHER, name=name))) for name in ("a", "b")]
     assert all(ids) and not ids[0] & ids[1]
 

@@ -1,4 +1,4 @@
-"""Deltas read from what peft writes, against what peft itself makes of it."""
+"""Deltas of adapters written by peft, compared with merging by peft."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from safetensors.numpy import load_file, save_file
 from loid_infer.errors import BadArtifact
 from loid_infer.plugins.adapter import read_adapter
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
-from tests.plugins.making import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 
 @pytest.fixture
 def adapter(toy_base: Path, tmp_path: Path) -> Path:
-    adapted(toy_base).save_pretrained(tmp_path / "p")
+    peft_model(toy_base).save_pretrained(tmp_path / "p")
     return tmp_path / "p"
 
 
@@ -38,8 +38,8 @@ def plain_state(base: Path) -> dict[str, np.ndarray]:
         {"fan_in_fan_out": True},
     ],
 )
-def test_folding_is_what_peft_merges(toy_base: Path, tmp_path: Path, config: dict) -> None:
-    model = adapted(toy_base, **config)
+def test_folding_equals_merging_by_peft(toy_base: Path, tmp_path: Path, config: dict) -> None:
+    model = peft_model(toy_base, **config)
     model.save_pretrained(tmp_path)
     if config.get("fan_in_fan_out"):  # peft sets it back while training; an older one may have written it
         _edit(tmp_path, fan_in_fan_out=True)
@@ -52,7 +52,7 @@ def test_folding_is_what_peft_merges(toy_base: Path, tmp_path: Path, config: dic
         assert np.array_equal(tensor, state[name]) == (name not in delta)
 
 
-def test_keys_of_a_model_with_a_bert_inside(adapter: Path) -> None:
+def test_keys_with_a_bert_prefix_are_read(adapter: Path) -> None:
     plain = read_delta(adapter)
     _edit(adapter, rank_pattern={r"bert\..*query": 4})
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -63,7 +63,7 @@ def test_keys_of_a_model_with_a_bert_inside(adapter: Path) -> None:
     assert delta_digest(read_adapter(adapter, "bert.")) == delta_digest(plain)
 
 
-def test_half_precision_is_read_as_what_it_says(adapter: Path) -> None:
+def test_half_precision_factors_are_read_exactly(adapter: Path) -> None:
     import torch
     from safetensors.torch import save_file as save_torch
 
@@ -96,7 +96,7 @@ def test_half_precision_is_read_as_what_it_says(adapter: Path) -> None:
         ("a_field_of_next_year", {"x": 1}),
     ],
 )
-def test_a_config_we_do_not_fold_is_refused_by_name(adapter: Path, field: str, value: object) -> None:
+def test_an_unsupported_config_field_is_named(adapter: Path, field: str, value: object) -> None:
     _edit(adapter, **{field: value})
     with pytest.raises(BadArtifact) as error:
         read_delta(adapter)
@@ -133,7 +133,7 @@ def test_ranks_and_alphas_out_of_range_are_refused(adapter: Path, field: str, va
         ("lora_A.weight", np.ones(32, "f4"), "do not match"),
     ],
 )
-def test_a_tensor_we_do_not_fold_is_refused_by_name(adapter: Path, key: str, change, message: str) -> None:
+def test_an_unsupported_tensor_is_named(adapter: Path, key: str, change, message: str) -> None:
     path, module = adapter / "adapter_model.safetensors", "base_model.model.encoder.layer.1.attention.self.query"
     factors = load_file(path) | {f"{module}.{key}": change}
     save_file({name: tensor for name, tensor in factors.items() if tensor is not None}, path)
@@ -143,7 +143,7 @@ def test_a_tensor_we_do_not_fold_is_refused_by_name(adapter: Path, key: str, cha
     assert "encoder.layer.1.attention.self.query" in str(error.value)
 
 
-def test_what_is_no_plugin_is_refused(adapter: Path, tmp_path: Path) -> None:
+def test_folders_that_are_not_plugins_are_refused(adapter: Path, tmp_path: Path) -> None:
     for content in ("[]", "{", "{}"):
         (adapter / "adapter_config.json").write_text(content)
         with pytest.raises(BadArtifact, match="config"):
@@ -158,7 +158,7 @@ def test_what_is_no_plugin_is_refused(adapter: Path, tmp_path: Path) -> None:
         read_delta(tmp_path)
 
 
-def test_a_base_that_lacks_the_tensor_or_has_another_shape_is_refused() -> None:
+def test_a_base_without_the_tensor_or_with_another_shape_is_refused() -> None:
     delta = {"a.weight": LowRank(np.ones((3, 2), "f4"), np.ones((2, 5), "f4"), 1.0)}
     with pytest.raises(BadArtifact, match=r"no tensor a\.weight"):
         fold({"b.weight": np.ones((3, 5), "f4")}, [delta])
@@ -173,7 +173,7 @@ def test_folding_rounds_once() -> None:
     assert fold({"w": np.ones(1, "f4")}, [small, small, small])["w"][0] == np.float32(1 + 2.0**-23)
 
 
-def test_the_digest_is_of_content_only() -> None:
+def test_the_digest_depends_only_on_content() -> None:
     delta = random_delta(0)
     digest = delta_digest(delta)
     assert digest == delta_digest(dict(reversed(delta.items()))) and len(digest) == 64
@@ -188,7 +188,7 @@ def test_the_digest_is_of_content_only() -> None:
     assert len({digest, *(delta_digest(delta | other) for other in others)}) == 1 + len(others)
 
 
-def test_writing_and_reading_change_nothing(tmp_path: Path) -> None:
+def test_a_delta_survives_writing_and_reading(tmp_path: Path) -> None:
     delta = random_delta(1, rank=3, scale=1 / 3) | {QUERY: LowRank(np.ones((32, 7), "f4"), np.ones((7, 32), "f4"), 2.0)}
     write_delta(tmp_path, delta, "toy")
     assert delta_digest(read_delta(tmp_path)) == delta_digest(delta)
@@ -199,7 +199,7 @@ def test_writing_and_reading_change_nothing(tmp_path: Path) -> None:
     assert delta_digest(read_delta(folder)) == delta_digest(full) != delta_digest(delta)
 
 
-def test_peft_opens_what_we_write(toy_base: Path, tmp_path: Path) -> None:
+def test_peft_opens_written_adapters(toy_base: Path, tmp_path: Path) -> None:
     delta = random_delta(1, rank=3, scale=0.7) | {QUERY: random_delta(2, rank=5)[QUERY]}
     write_delta(tmp_path, delta, "toy")
     expected = merged_state(open_with_peft(toy_base, tmp_path))

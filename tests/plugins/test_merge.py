@@ -8,7 +8,7 @@ import pytest
 from loid_infer.errors import BadSetting
 from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta
 from loid_infer.plugins.merge import METHODS, Merge, Source, mask, merge_tensor, names_of, squared_loss, truncate
-from tests.plugins.making import QUERY, adapted, merged_state, random_delta
+from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 
 def source(seed: int, weight: float = 1.0, **kinds) -> Source:
@@ -31,7 +31,7 @@ def as_bytes(delta: dict[str, np.ndarray]) -> dict[str, bytes]:
 def test_a_single_plugin_equals_pefts_merge(toy_base: Path, tmp_path: Path, method: str, config: dict) -> None:
     import transformers
 
-    model = adapted(toy_base, **config)
+    model = peft_model(toy_base, **config)
     model.save_pretrained(tmp_path)
     delta = read_delta(tmp_path)
     alone = merged([Source("d", delta, 1.0)], Merge(method, 1.0, 3))
@@ -83,7 +83,7 @@ def test_dare_converges_to_the_sum_and_merging_factors_does_not() -> None:
     assert np.linalg.norm(naive - exact) > 0.5 * np.linalg.norm(exact)
 
 
-def test_a_source_without_a_tensor_adds_nothing_to_it() -> None:
+def test_a_plugin_without_a_tensor_adds_nothing_to_it() -> None:
     full, part = source(0), source(1, modules=("attention.self.query",))
     for method in METHODS:
         how = Merge(method, 0.7, 0)
@@ -93,11 +93,11 @@ def test_a_source_without_a_tensor_adds_nothing_to_it() -> None:
         assert {name for name in both if not np.array_equal(both[name], alone[name])} == {QUERY}
 
 
-def test_weights() -> None:
-    one, two = random_delta(0), random_delta(1)
+def test_weights_scale_the_merged_deltas() -> None:
+    first, second = random_delta(0), random_delta(1)
     how = Merge("linear", 1.0, 0)
-    merged_query = merge_tensor(QUERY, [Source("1", one, 0.25), Source("2", two, -2.0)], how)
-    np.testing.assert_allclose(merged_query, 0.25 * one[QUERY].dense64() - 2 * two[QUERY].dense64(), atol=1e-5)
+    merged_query = merge_tensor(QUERY, [Source("1", first, 0.25), Source("2", second, -2.0)], how)
+    np.testing.assert_allclose(merged_query, 0.25 * first[QUERY].dense64() - 2 * second[QUERY].dense64(), atol=1e-5)
 
 
 def test_different_shapes_are_refused() -> None:
@@ -105,7 +105,7 @@ def test_different_shapes_are_refused() -> None:
         names_of([source(0), source(1, dim=8)])
 
 
-def test_truncation_and_its_error() -> None:
+def test_rank_truncation_and_its_error() -> None:
     delta = merge_tensor(QUERY, [source(0, rank=3), source(1, rank=3)], Merge("linear", 1.0, 0))
     exact = truncate(QUERY, delta, 6)
     error, total = squared_loss(delta, exact)

@@ -1,4 +1,4 @@
-"""Training a plugin: the same function and gradients as peft's, and resumed runs equal uninterrupted ones."""
+"""Training a plugin: values and gradients equal peft, and resumed runs equal uninterrupted ones."""
 
 import itertools
 from dataclasses import replace
@@ -47,7 +47,7 @@ def model_of(base: Base, settings: TrainSettings = SETTINGS) -> RatingModel:
     return rating_model(spec_of(base), base.tensors, base.model, settings, (1.5, 0.5))
 
 
-def test_forward_and_gradients_are_pefts(base: Base) -> None:
+def test_forward_pass_and_gradients_equal_peft(base: Base) -> None:
     import peft
 
     modules = [name for i in range(2) for name in module_names(spec_of(base), i).values()]
@@ -57,7 +57,7 @@ def test_forward_and_gradients_are_pefts(base: Base) -> None:
         name: (torch.randn(4, wide, generator=rng) * 0.2, torch.randn(tall, 4, generator=rng) * 0.2)
         for name, (tall, wide) in shapes.items()
     }
-    mine = RatingModel(spec_of(base), base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    ours = RatingModel(spec_of(base), base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
     theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=modules))
     theirs.eval()
     parameters = dict(theirs.named_parameters())
@@ -68,21 +68,21 @@ def test_forward_and_gradients_are_pefts(base: Base) -> None:
     ids = torch.randint(5, 40, (6, 9), generator=rng)
     mask = (torch.arange(9) < torch.tensor([9, 9, 5, 3, 2, 7])[:, None]).long()
     cls = theirs(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-    expected = 3.0 + mine.rating(torch.nn.functional.gelu(mine.hidden(cls)))[:, 0]
-    found = mine(ids, mask)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    found.square().sum().backward()
+    expected = 3.0 + ours.rating(torch.nn.functional.gelu(ours.hidden(cls)))[:, 0]
+    predictions = ours(ids, mask)
+    torch.testing.assert_close(predictions, expected, rtol=1e-5, atol=1e-5)
+    predictions.square().sum().backward()
     expected.square().sum().backward()
     for name in modules:
         for factor in "ab":
-            gradient = mine.trained()[f"{name}.{factor}"].grad
+            gradient = ours.trained()[f"{name}.{factor}"].grad
             torch.testing.assert_close(
                 gradient, parameters[key.format(name, factor.upper())].grad, rtol=1e-3, atol=1e-3, msg=name
             )
             assert gradient.abs().max() > 1e-3
 
 
-def test_training_starts_as_the_frozen_encoder_and_moves_only_lora_and_the_regressor(base: Base, tmp_path) -> None:
+def test_training_starts_from_the_frozen_encoder_and_updates_only_lora_and_regressor(base: Base, tmp_path) -> None:
     model = model_of(base)
     assert all(not b.any() for name, b in model.trained().items() if name.endswith(".b"))
     assert {name for name, p in model.named_parameters() if p.requires_grad and ".frozen." in name} == set()
@@ -100,7 +100,7 @@ def test_training_reduces_the_validation_error(base: Base, tmp_path) -> None:
     assert history.eval_steps[-1] == len(history.losses)
 
 
-def test_early_stopping_keeps_the_best(base: Base, tmp_path) -> None:
+def test_early_stopping_keeps_the_best_weights(base: Base, tmp_path) -> None:
     noise = examples(40)
     rng = np.random.default_rng(0)
     data = Data(Examples(noise.flat_ids, noise.lengths, rng.normal(size=40)), examples(40, 1), (-9, 9))
@@ -126,13 +126,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert len(reference.losses) > 10
     checkpoint, saves = Checkpoint(tmp_path / "broken", "run", 0.0), itertools.count(1)
 
-    def save_and_die(tensors, state, save=checkpoint.save) -> None:
+    def save_and_raise(tensors, state, save=checkpoint.save) -> None:
         save(tensors, state)
         if next(saves) == after:
             raise _KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
+        patch.setattr(checkpoint, "save", save_and_raise)
         with pytest.raises(_KilledError):
             train(model_of(load_base(str(toy_base))), data, SETTINGS, checkpoint, SILENT)
     resumed = model_of(load_base(str(toy_base)))
@@ -160,7 +160,7 @@ def test_the_checkpoint_of_another_run_is_ignored(base: Base, tmp_path) -> None:
     assert checkpoint.load() is None
 
 
-def test_batches_hold_every_text_once_and_keep_to_the_budget() -> None:
+def test_batches_contain_every_text_once_within_the_token_budget() -> None:
     data = examples(300)
     for epoch in range(2):
         batches = data.epoch(256, MAX_TOKENS, 7, epoch)
@@ -169,12 +169,12 @@ def test_batches_hold_every_text_once_and_keep_to_the_budget() -> None:
         assert all(batch.input_ids.size <= 256 for batch in padded)
         assert sum(batch.n_tokens for batch in padded) == data.lengths.sum()
         assert data.lengths.sum() / sum(batch.input_ids.size for batch in padded) > 0.85
-    one, same, other = (data.epoch(256, MAX_TOKENS, 7, epoch) for epoch in (0, 0, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    first, again, next_epoch = (data.epoch(256, MAX_TOKENS, 7, epoch) for epoch in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, next_epoch, strict=True))
 
 
-def test_taking_rows_takes_their_tokens() -> None:
+def test_selected_rows_keep_their_tokens() -> None:
     data = examples(50)
     rows = np.array([7, 3, 3, 49])
     taken = data.take(rows, np.arange(4.0))
@@ -199,6 +199,6 @@ def test_taking_rows_takes_their_tokens() -> None:
         ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(wrong: dict, messages: str) -> None:
+def test_invalid_settings_are_named(wrong: dict, messages: str) -> None:
     with pytest.raises(BadSetting, match=messages):
         TrainSettings(**wrong).check(n_layers=2, width=32, targets=["query", "value"])

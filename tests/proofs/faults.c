@@ -1,6 +1,6 @@
 /* Preloaded into a test's process: lets the n-th write or sync of a file below a folder fail, or kills the process in it.
 
-   A child that was forked off calls fault_arm; before that, and elsewhere, everything is passed on. */
+   Active only in a process that has called fault_arm; otherwise every call is passed on. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { NONE, FAIL, FAIL_ON, SHORT, KILL_HALF, KILL_AFTER }; /* FAIL_ON: that one and all that follow */
+enum { NONE, FAIL, FAIL_ON, SHORT, KILL_HALF, KILL_AFTER }; /* FAIL_ON: this call and all after it */
 
 static char folder[4096];
 static long at, seen;

@@ -1,6 +1,6 @@
-"""Whatever byte of a store's file is damaged, and wherever it is cut: it is noticed or does no harm.
+"""Flipped bytes and truncations anywhere in a store's file are detected or harmless.
 
-Cases run in a process of their own, whose death would be a failure too: LMDB follows what it reads.
+Cases run in a process of their own, and a crash of it is a failure too: LMDB trusts the pointers it reads.
 """
 
 import json
@@ -22,16 +22,17 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, reader, rows
+from tests.store.test_store import FINGERPRINT, SPEC, reader, rows
 
 PAGE = 4096
-COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]  # chunks of each; the index gets three levels
+# Rows of the chunks of each commit; enough for an index of three levels.
+COMMITS = [[1024] * 6, [1024] * 3, [700], [1, 2], [300, 1024, 1024]]
 
 
-def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def write_store(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     digests, vectors = rows(sum(map(sum, COMMITS)))
     at = 0
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for commit in COMMITS:
             ends = at + np.cumsum(commit)
             writer.append(
@@ -42,110 +43,110 @@ def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flips(content: bytes, n: int, rng: random.Random) -> list[int]:
-    """Bytes to damage, of every kind of place there is: each byte of the meta pages and of every page's header (a
-    sample of them when `n` is small), the offsets and nodes of tree pages, headers and bodies of records."""
+    """Offsets of about `n` bytes to damage, of every kind: meta pages, page headers, offsets and nodes of tree pages,
+    headers and bodies of records."""
     meta = [*range(152), *range(PAGE, PAGE + 152)]
-    heads, insides, inner = [], [], []
+    page_headers, bodies, record_headers = [], [], []
     page = 2
     while page < len(content) // PAGE:
         start = page * PAGE
         flags = int.from_bytes(content[start + 10 : start + 12], "little")
-        heads += range(start, start + 16)
+        page_headers += range(start, start + 16)
         if flags == 4:  # a record over several pages
-            inner += range(start + 16, start + 80)
+            record_headers += range(start + 16, start + 80)
             n_pages = max(1, int.from_bytes(content[start + 12 : start + 16], "little"))
-            insides += rng.sample(range(start + 80, start + n_pages * PAGE), 4)
+            bodies += rng.sample(range(start + 80, start + n_pages * PAGE), 4)
             page += n_pages
         else:
             lower = int.from_bytes(content[start + 12 : start + 14], "little")
-            insides += [start + rng.randrange(16, max(17, min(lower, PAGE))) for _ in range(8)]
-            insides += [start + rng.randrange(PAGE) for _ in range(16)]
+            bodies += [start + rng.randrange(16, max(17, min(lower, PAGE))) for _ in range(8)]
+            bodies += [start + rng.randrange(PAGE) for _ in range(16)]
             page += 1
-    parts = [meta, heads, inner, insides]
+    parts = [meta, page_headers, record_headers, bodies]
     return [at for part in parts for at in rng.sample(part, min(len(part), n // len(parts)))]
 
 
-def lengths(size: int, n: int, rng: random.Random) -> list[int]:
+def truncations(size: int, n: int, rng: random.Random) -> list[int]:
     return [0, 1, 15, 151, 152, PAGE, PAGE + 151, 2 * PAGE, size - 1, *(rng.randrange(size) for _ in range(n))]
 
 
-def served(folder: Path, digests: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Which of the texts the store gives a vector for; every one it gives must be right."""
+def readable(folder: Path, digests: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Mask of the texts that the store returns a vector for; every returned vector must be correct."""
     with reader(folder) as store:
-        found = store.lookup(digests)
-        given = np.zeros(len(digests), bool)
-        for part in np.array_split(np.flatnonzero(found >= 0), 40):
+        rows = store.lookup(digests)
+        returned = np.zeros(len(digests), bool)
+        for part in np.array_split(np.flatnonzero(rows >= 0), 40):
             with suppress(BadStore):
-                assert np.array_equal(store.gather(found[part], digests[part]), vectors[part]), "a wrong vector"
-                given[part] = True
-    return given
+                assert np.array_equal(store.gather(rows[part], digests[part]), vectors[part]), "a wrong vector"
+                returned[part] = True
+    return returned
 
 
 def records(whole: bytes) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """First row and number of rows of each chunk -> where its record begins and ends in the file. Of those that share a
-    page with others old copies may lie about."""
-    found, at = defaultdict(list), whole.find(MAGIC)
+    """First row and number of rows of each chunk -> start and end of its record in the file. Small chunks share pages,
+    of which the file may contain old copies."""
+    copies_of, at = defaultdict(list), whole.find(MAGIC)
     while at >= 0:
-        chunk = unpack(memoryview(whole)[at:], SPEC, PRINT, first_row=None, where="")
-        found[chunk.first_row, len(chunk.digests)].append((at, at + chunk.n_bytes))
+        chunk = unpack(memoryview(whole)[at:], SPEC, FINGERPRINT, first_row=None, where="")
+        copies_of[chunk.first_row, len(chunk.digests)].append((at, at + chunk.n_bytes))
         at = whole.find(MAGIC, at + chunk.n_bytes)
-    return found
+    return copies_of
 
 
 def outcome(folder: Path, spare: Path, digests: np.ndarray, vectors: np.ndarray, n_sound: int) -> str:
     try:
-        given = served(folder, digests, vectors)
+        returned = readable(folder, digests, vectors)
         with reader(folder) as store:
             check = verify(store, SILENT)
     except (BadStore, NotEncoded) as error:
         assert isinstance(error, BadStore) or not (folder / DATA_FILE).stat().st_size
         kind = "refused when opened"
     else:
-        kind = "found by verify" if check.n_bad else "harmless" if given.all() else "a commit lost"
+        kind = "found by verify" if check.n_bad else "harmless" if returned.all() else "a commit lost"
         if kind == "a commit lost":
             boundaries = np.cumsum([sum(commit) for commit in COMMITS])
-            assert given[: given.sum()].all(), "neither noticed nor whole"
-            assert given.sum() in boundaries
+            assert returned[: returned.sum()].all(), "neither detected nor a complete commit"
+            assert returned.sum() in boundaries
     shutil.copy(folder / DATA_FILE, spare / DATA_FILE)
     if kind == "refused when opened":
-        kept = salvage(spare, SPEC, PRINT, SILENT).n_rows
-        assert n_sound <= kept == served(spare, digests, vectors).sum()
+        n_salvaged = salvage(spare, SPEC, FINGERPRINT, SILENT).n_rows
+        assert n_sound <= n_salvaged == readable(spare, digests, vectors).sum()
     else:
-        with suppress(BadStore), StoreWriter(spare, SPEC, PRINT) as writer:
+        with suppress(BadStore), StoreWriter(spare, SPEC, FINGERPRINT) as writer:
             missing = np.flatnonzero(writer.reader.lookup(digests) < 0)
             more = rows(50, seed=9)
             for new in ((digests[missing], vectors[missing]), more):
                 if len(new[0]):
                     writer.append(new)
         with suppress(BadStore):
-            served(spare, digests, vectors)
+            readable(spare, digests, vectors)
     return kind
 
 
 def run_cases(root: Path, seed: int, n_flips: int, n_cuts: int) -> None:
     store, spare, rng = root / "store", root / "spare", random.Random(seed)
-    digests, vectors = made(store)
+    digests, vectors = write_store(store)
     shutil.copytree(store, spare)
     whole = (store / DATA_FILE).read_bytes()
-    placed = records(whole)
-    assert sum(n for _, n in placed) == len(digests)
+    copies_of = records(whole)
+    assert sum(n for _, n in copies_of) == len(digests)
     cases = [("flip", at) for at in flips(whole, n_flips, rng)]
-    cases += [("cut", n) for n in lengths(len(whole), n_cuts, rng)]
-    with (root / "outcomes").open("w", buffering=1) as told:
+    cases += [("cut", n) for n in truncations(len(whole), n_cuts, rng)]
+    with (root / "outcomes").open("w", buffering=1) as log:
         for kind, at in cases:
-            told.write(json.dumps([kind, at]) + "\n")  # before: if this kills the process, the last line says what did
+            log.write(json.dumps([kind, at]) + "\n")  # if the case crashes the process, the last line names it
             with (store / DATA_FILE).open("r+b") as file:
                 if kind == "cut":
                     file.truncate(at)
                 else:
                     file.seek(at)
                     file.write(bytes([whole[at] ^ rng.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])]))
-            kept = [
+            intact = [
                 n
-                for (_, n), copies in placed.items()
+                for (_, n), copies in copies_of.items()
                 if any(end <= at if kind == "cut" else not start <= at < end for start, end in copies)
             ]
-            told.write(json.dumps(outcome(store, spare, digests, vectors, sum(kept))) + "\n")
+            log.write(json.dumps(outcome(store, spare, digests, vectors, sum(intact))) + "\n")
             with (store / DATA_FILE).open("r+b") as file:
                 if kind == "cut":
                     file.write(whole)
@@ -155,7 +156,7 @@ def run_cases(root: Path, seed: int, n_flips: int, n_cuts: int) -> None:
 
 
 @pytest.mark.parametrize("n", [48, slow(2_600)])
-def test_damage_is_noticed_or_harmless(tmp_path, counted, n):
+def test_damage_is_detected_or_harmless(tmp_path, report_cases, n):
     process = multiprocessing.get_context("spawn").Process(target=run_cases, args=(tmp_path, n, n, n // 4))
     process.start()
     process.join()
@@ -163,4 +164,6 @@ def test_damage_is_noticed_or_harmless(tmp_path, counted, n):
     assert process.exitcode == 0, lines[-1]
     kinds, outcomes = Counter(kind for kind, _ in lines[::2]), Counter(lines[1::2])
     assert outcomes["refused when opened"] > 0 < outcomes["found by verify"]
-    counted(f"damage: {kinds['flip']} flips, {kinds['cut']} truncations: {dict(outcomes)}, none served a wrong vector")
+    report_cases(
+        f"damage: {kinds['flip']} flips, {kinds['cut']} truncations: {dict(outcomes)}, no wrong vector was returned"
+    )

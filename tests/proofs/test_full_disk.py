@@ -1,4 +1,4 @@
-"""A full disk: what was committed stays, and the error's number of missing bytes is the one that is missing."""
+"""A full disk: committed vectors are kept, and the error states exactly how many bytes are missing."""
 
 import re
 import shutil
@@ -14,21 +14,23 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, reader, rows
+from tests.store.test_store import FINGERPRINT, SPEC, reader, rows
 
 PAGE = 4096
 COMMIT = 4 * 1024
 
 
 class Disk:
-    """A file system in memory, as large as it is told."""
+    """A tmpfs file system of a given size."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def resize(self, n_bytes: int, *options: str) -> None:
-        given = ",".join([f"size={n_bytes}", *options])
-        subprocess.run(["mount", "-t", "tmpfs", "-o", given, "tmpfs", self.path], check=True, capture_output=True)
+        mount_options = ",".join([f"size={n_bytes}", *options])
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", mount_options, "tmpfs", self.path], check=True, capture_output=True
+        )
 
     def grow(self, n_bytes: int) -> None:
         self.resize(shutil.disk_usage(self.path).total + n_bytes, "remount")
@@ -36,29 +38,29 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path):
-    made = Disk(tmp_path / "disk")
-    made.path.mkdir()
+    disk = Disk(tmp_path / "disk")
+    disk.path.mkdir()
     try:
-        made.resize(1 << 20)
+        disk.resize(1 << 20)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small disk of its own can be mounted by root on Linux only")
-    subprocess.run(["umount", made.path], check=True)
-    yield made
+        pytest.skip("mounting a tmpfs needs root on Linux")
+    subprocess.run(["umount", disk.path], check=True)
+    yield disk
     with suppress(subprocess.CalledProcessError):
-        subprocess.run(["umount", made.path], check=True, capture_output=True)
+        subprocess.run(["umount", disk.path], check=True, capture_output=True)
 
 
 def append(folder, digests, vectors, at):
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for start in range(at, len(digests), COMMIT):
             ends = range(start, min(start + COMMIT, len(digests)), 1024)
             writer.append(*((digests[a : a + 1024], vectors[a : a + 1024]) for a in ends))
 
 
 def missing_bytes(error: NoSpace) -> int:
-    found = re.search(r"the disk is full \(expected ([\d,]+) more bytes", str(error))
-    assert found, error
-    return int(found[1].replace(",", ""))
+    match = re.search(r"the disk is full \(expected ([\d,]+) more bytes", str(error))
+    assert match, error
+    return int(match[1].replace(",", ""))
 
 
 def committed(folder, digests, vectors) -> int:
@@ -71,12 +73,12 @@ def committed(folder, digests, vectors) -> int:
 
 
 @pytest.mark.parametrize("n_sizes", [3, slow(60)])
-def test_exactly_the_missing_bytes_help(disk, counted, n_sizes):
+def test_the_reported_missing_bytes_are_exactly_enough(disk, report_cases, n_sizes):
     digests, vectors = rows(40_000)
     for size in np.linspace(400_000, 3_000_000, n_sizes).astype(int).tolist():
         disk.resize(size)
         folder, n_before = disk.path / "store", 0
-        for _ in range(2):  # full, enlarged by what it says, and full again
+        for _ in range(2):  # full, enlarged by the stated number of bytes, and full again
             with pytest.raises(NoSpace) as caught:
                 append(folder, digests, vectors, n_before)
             n_now = committed(folder, digests, vectors)
@@ -95,4 +97,6 @@ def test_exactly_the_missing_bytes_help(disk, counted, n_sizes):
         append(folder, digests, vectors, n_before)
         assert committed(folder, digests, vectors) == len(digests)
         subprocess.run(["umount", disk.path], check=True)
-    counted(f"full disk: {n_sizes} sizes, twice each: a page less than it says is too little, what it says is enough")
+    report_cases(
+        f"full disk: {n_sizes} sizes, twice each: a page less than stated is too little, the stated size is enough"
+    )

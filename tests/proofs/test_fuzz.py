@@ -1,4 +1,4 @@
-"""Whatever is in a file that we read, the answer is a result or a message: no traceback, no hang."""
+"""Fuzzing of every file that is read: the outcome is a result or an error message, never a traceback or a hang."""
 
 import contextlib
 import gzip
@@ -35,11 +35,11 @@ from loid_infer.types import SILENT, Spec
 from loid_infer.verbs.cache import cache_export
 from loid_infer.verbs.score import _vectors
 from tests.conftest import toy_texts, write_reviews
-from tests.plugins.making import put, random_delta
+from tests.plugins.toy_plugins import random_delta, write_plugin
 from tests.proofs.conftest import slow
-from tests.store.test_store import PRINT, SPEC, rows
+from tests.store.test_store import FINGERPRINT, SPEC, rows
 
-NASTY = [
+FRAGMENTS = [
     *(b"\x00", b"\xff\xfe", b"NaN", b"1e999", b"-1", b"9" * 40, b'"', b"{", b"}", b"null", b"[]", b'{"a":1}', b"true"),
     *(b"[" * 3_000, b'{"a":' * 3_000, b"../../etc/passwd", b"\r\n", b"\\ud800", b"\xf0\x9f\x98\x80", b",", b"\t"),
 ]
@@ -47,7 +47,7 @@ EDIT = st.tuples(
     st.sampled_from(["flip", "cut", "insert", "drop", "repeat", "number"]),
     st.floats(0, 1),
     st.integers(0, 255),
-    st.one_of(st.sampled_from(NASTY), st.binary(max_size=8)),
+    st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=8)),
 )
 VALUE = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("../../x")),
@@ -57,14 +57,15 @@ VALUE = st.recursive(
 
 
 def mutated(content: bytes, edits) -> bytes:
-    for kind, where, number, nasty in edits:
-        at = int(where * max(len(content) - 1, 0))
+    """Apply edits (kind, relative position, number, fragment) to a file's content."""
+    for kind, position, number, fragment in edits:
+        at = int(position * max(len(content) - 1, 0))
         if kind == "flip" and content:
             content = content[:at] + bytes([content[at] ^ (number or 1)]) + content[at + 1 :]
         elif kind == "cut":
             content = content[:at]
         elif kind == "insert":
-            content = content[:at] + nasty + content[at:]
+            content = content[:at] + fragment + content[at:]
         elif kind == "drop":
             content = content[:at] + content[at + 1 + number :]
         elif kind == "repeat":
@@ -74,8 +75,8 @@ def mutated(content: bytes, edits) -> bytes:
     return content
 
 
-def replaced(whole: dict, path: list[int], value: object) -> dict:
-    """A JSON object of which one field, somewhere inside, has another value, or is gone when that is "gone"."""
+def with_field(whole: dict, path: list[int], value: object) -> dict:
+    """A copy of a JSON object with one field, at any depth, set to `value`, or deleted if `value` is "gone"."""
     copy = json.loads(json.dumps(whole))
     part = copy
     for i, step in enumerate(path):
@@ -92,32 +93,33 @@ def replaced(whole: dict, path: list[int], value: object) -> dict:
     return copy
 
 
-def bytes_fuzzed(base: bytes, n: int, read: Callable[[bytes], object]) -> Counter:
-    """Mutations of `base`, `n` of them, given to `read`: how many it read and how many it refused."""
+def fuzz_bytes(base: bytes, n: int, read: Callable[[bytes], object]) -> Counter:
+    """Call `read` with `n` mutations of `base`; counts how many are read and how many refused."""
     outcomes: Counter[str] = Counter()
 
     @settings(max_examples=n, deadline=timedelta(seconds=20), database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(EDIT, max_size=5))
-    def each(edits) -> None:
-        tried(outcomes, lambda: read(mutated(base, edits)))
+    def run_case(edits) -> None:
+        count_outcome(outcomes, lambda: read(mutated(base, edits)))
 
-    each()
+    run_case()
     return outcomes
 
 
-def json_fuzzed(base: dict, n: int, read: Callable[[bytes], object]) -> Counter:
+def fuzz_json(base: dict, n: int, read: Callable[[bytes], object]) -> Counter:
+    """The same with `n` changes of single fields of a JSON object."""
     outcomes: Counter[str] = Counter()
 
     @settings(max_examples=n, deadline=timedelta(seconds=20), database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.one_of(VALUE, st.just("gone")))
-    def each(path, value) -> None:
-        tried(outcomes, lambda: read(json.dumps(replaced(base, path, value)).encode()))
+    def run_case(path, value) -> None:
+        count_outcome(outcomes, lambda: read(json.dumps(with_field(base, path, value)).encode()))
 
-    each()
+    run_case()
     return outcomes
 
 
-def tried(outcomes: Counter, read: Callable[[], object]) -> None:
+def count_outcome(outcomes: Counter, read: Callable[[], object]) -> None:
     try:
         read()
         outcomes["read"] += 1
@@ -126,52 +128,52 @@ def tried(outcomes: Counter, read: Callable[[], object]) -> None:
         outcomes["refused"] += 1
 
 
-def said(name: str, outcomes: Counter) -> str:
+def summary(name: str, outcomes: Counter) -> str:
     assert outcomes["refused"] > 0 < outcomes["read"]
     return f"fuzzing: {name}: {sum(outcomes.values()):,} inputs ({dict(outcomes)}), none with a traceback"
 
 
 @pytest.mark.parametrize("n", [200, slow(45_000)])
-def test_records(counted, n):
-    base = bytes(pack(7, *rows(3), PRINT))
+def test_records(report_cases, n):
+    base = bytes(pack(7, *rows(3), FINGERPRINT))
 
     def read(content: bytes) -> None:
         view = memoryview(content)
         with contextlib.suppress(BadStore):
-            unpack(view, SPEC, PRINT, first_row=7, check=False, where="here")
-        unpack(view, SPEC, PRINT, first_row=None, where="here")
+            unpack(view, SPEC, FINGERPRINT, first_row=7, check=False, where="here")
+        unpack(view, SPEC, FINGERPRINT, first_row=None, where="here")
 
-    counted(said("record headers", bytes_fuzzed(base, n, read)))
+    report_cases(summary("record headers", fuzz_bytes(base, n, read)))
 
 
 @pytest.mark.parametrize("n", [60, slow(16_000)])
-def test_specs(tmp_path, counted, n):
+def test_specs(tmp_path, report_cases, n):
     def read(content: bytes) -> None:
         (tmp_path / "card.json").write_bytes(content)
         fingerprint(read_spec(tmp_path))
 
-    outcomes = bytes_fuzzed(spec_bytes(SPEC), n // 2, read)
-    counted(said("specs", outcomes + json_fuzzed(json.loads(spec_bytes(SPEC)), n // 2, read)))
+    outcomes = fuzz_bytes(spec_bytes(SPEC), n // 2, read)
+    report_cases(summary("specs", outcomes + fuzz_json(json.loads(spec_bytes(SPEC)), n // 2, read)))
 
 
 @pytest.fixture(scope="module")
-def made(exported, tmp_path_factory):
-    """A workspace with everything that has a manifest, and a bundle."""
-    workspace = Workspace(tmp_path_factory.mktemp("made"))
+def artifacts(exported, tmp_path_factory):
+    """A workspace with an artifact of every kind that has a manifest, and an exported file of vectors."""
+    workspace = Workspace(tmp_path_factory.mktemp("artifacts"))
     shutil.copytree(exported / "exports", workspace.root / "exports")
     texts = toy_texts(120)
     ingest([write_reviews(workspace.root / "toys.jsonl", texts)], "toys", workspace=workspace)
     encode("toys", runtime="torch", workspace=workspace)
     fit("toys", settings=HeadOptions(epochs=1), workspace=workspace)
     cache_export("toys", workspace.root / "bundle.safetensors", workspace=workspace)
-    put(workspace, "plugin", random_delta(0))
+    write_plugin(workspace, "plugin", random_delta(0))
     return workspace
 
 
 @pytest.mark.parametrize("n", [150, slow(16_000)])
-def test_bundles(made, tmp_path, counted, n):
+def test_bundles(artifacts, tmp_path, report_cases, n):
     path = tmp_path / "bundle.safetensors"
-    whole = (made.root / "bundle.safetensors").read_bytes()
+    whole = (artifacts.root / "bundle.safetensors").read_bytes()
     n_header = int.from_bytes(whole[:8], "little")
 
     def read(content: bytes) -> None:
@@ -182,46 +184,46 @@ def test_bundles(made, tmp_path, counted, n):
     def header(content: bytes) -> None:
         read(len(content).to_bytes(8, "little") + content + whole[8 + n_header :])
 
-    outcomes = bytes_fuzzed(whole[: 8 + n_header + 3_000], n // 3, read)  # cut short: mostly refused
-    outcomes += bytes_fuzzed(whole, n // 3, read) + json_fuzzed(json.loads(whole[8 : 8 + n_header]), n // 3, header)
-    counted(said("bundles", outcomes))
+    outcomes = fuzz_bytes(whole[: 8 + n_header + 3_000], n // 3, read)  # truncated: mostly refused
+    outcomes += fuzz_bytes(whole, n // 3, read) + fuzz_json(json.loads(whole[8 : 8 + n_header]), n // 3, header)
+    report_cases(summary("bundles", outcomes))
 
 
-def scored(head: SavedHead, folder: Path) -> None:
-    with contextlib.suppress(NotEncoded):  # there is no store in that workspace
+def use_head(head: SavedHead, folder: Path) -> None:
+    with contextlib.suppress(NotEncoded):  # this workspace has no store
         _vectors(Workspace(folder), head, folder, "Fit it again.")
 
 
-def used(plugin: PluginFolder) -> None:
+def use_plugin(plugin: PluginFolder) -> None:
     _ = plugin.manifest.domains, plugin.manifest.base.digest, plugin.delta()
 
 
 KINDS = {
     "encoders/base": lambda folder: (open_folder(folder, "base").probes(), open_folder(folder, "base").tokenizer()),
-    "heads/toys": lambda folder: scored(load_head(folder, "Fit it again."), folder),
-    "plugins/plugin": lambda folder: used(read_plugin(folder)),
+    "heads/toys": lambda folder: use_head(load_head(folder, "Fit it again."), folder),
+    "plugins/plugin": lambda folder: use_plugin(read_plugin(folder)),
 }
 
 
 @pytest.mark.parametrize("n", [60, slow(6_000)])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_manifests(made, tmp_path, counted, kind, n):
+def test_manifests(artifacts, tmp_path, report_cases, kind, n):
     folder = tmp_path / "copy"
-    shutil.copytree(made.root / "exports" / kind, folder)
+    shutil.copytree(artifacts.root / "exports" / kind, folder)
     whole = (folder / "manifest.json").read_bytes()
 
     def read(content: bytes) -> None:
         (folder / "manifest.json").write_bytes(content)
         KINDS[kind](folder)
 
-    outcomes = bytes_fuzzed(whole, n // 2, read) + json_fuzzed(json.loads(whole), n // 2, read)
-    counted(said(f"manifests of {kind}", outcomes))
+    outcomes = fuzz_bytes(whole, n // 2, read) + fuzz_json(json.loads(whole), n // 2, read)
+    report_cases(summary(f"manifests of {kind}", outcomes))
 
 
 @pytest.mark.parametrize("n", [60, slow(4_000)])
-def test_adapters(made, tmp_path, counted, n):
+def test_adapters(artifacts, tmp_path, report_cases, n):
     folder = tmp_path / "copy"
-    shutil.copytree(made.root / "exports/plugins/plugin", folder)
+    shutil.copytree(artifacts.root / "exports/plugins/plugin", folder)
     config, tensors = ((folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors"))
 
     def read_config(content: bytes) -> None:
@@ -232,9 +234,9 @@ def test_adapters(made, tmp_path, counted, n):
         (folder / "adapter_model.safetensors").write_bytes(content)
         read_adapter(folder)
 
-    outcomes = json_fuzzed(json.loads(config), n // 2, read_config) + bytes_fuzzed(config, n // 4, read_config)
+    outcomes = fuzz_json(json.loads(config), n // 2, read_config) + fuzz_bytes(config, n // 4, read_config)
     (folder / "adapter_config.json").write_bytes(config)
-    counted(said("adapters", outcomes + bytes_fuzzed(tensors, n // 4, read_tensors)))
+    report_cases(summary("adapters", outcomes + fuzz_bytes(tensors, n // 4, read_tensors)))
 
 
 RECORDS = [
@@ -245,7 +247,7 @@ LINES = [",".join(RECORDS[0]), *(",".join(map(str, record.values())) for record 
 
 
 def as_parquet(folder: Path) -> bytes:
-    path = folder / "made.parquet"
+    path = folder / "reviews.parquet"
     pq.write_table(pa.Table.from_pylist(RECORDS), path)
     return path.read_bytes()
 
@@ -258,9 +260,9 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("n", [150, slow(2_000)])  # of 50, now and then none was refused
+@pytest.mark.parametrize("n", [150, slow(2_000)])  # with 50, sometimes none is refused
 @pytest.mark.parametrize("kind", sorted(SOURCES))
-def test_ingest(tmp_path, counted, kind, n):
+def test_ingest(tmp_path, report_cases, kind, n):
     whole, path, workspace = SOURCES[kind](tmp_path), tmp_path / f"reviews.{kind}", Workspace(tmp_path / "ws")
 
     def read(content: bytes) -> None:
@@ -271,11 +273,11 @@ def test_ingest(tmp_path, counted, kind, n):
         table = open_table(workspace.table("toys"), "toys")
         assert len(table.digests(SILENT)) == table.n_rows
 
-    counted(said(f"ingest of {kind}", bytes_fuzzed(whole, n, read)))
+    report_cases(summary(f"ingest of {kind}", fuzz_bytes(whole, n, read)))
 
 
 @pytest.mark.parametrize("n", [30, slow(2_000)])
-def test_tables(tmp_path, counted, n):
+def test_tables(tmp_path, report_cases, n):
     workspace = Workspace(tmp_path)
     ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(40))], "toys", workspace=workspace)
     path = workspace.table("toys")
@@ -288,4 +290,4 @@ def test_tables(tmp_path, counted, n):
         for _ in checked_texts(table, np.arange(table.n_rows), digests):
             pass
 
-    counted(said("tables", bytes_fuzzed(whole, n, read)))
+    report_cases(summary("tables", fuzz_bytes(whole, n, read)))

@@ -1,7 +1,7 @@
-"""Stores and bundles of format 1, as the first version wrote them, are readable for ever.
+"""Stores and exported files of format 1, as written by the first version, stay readable.
 
-`python -m tests.proofs.test_golden` made the stores. Never run it again for format 1: a new format gets a folder of its
-own, and these stay.
+`python -m tests.proofs.test_golden` wrote the stores. Never run it again for format 1: a new format gets its own
+folder, and these files stay.
 """
 
 import shutil
@@ -33,16 +33,16 @@ def golden(request, tmp_path):
     return tmp_path / "store", expected["digests"], expected["vectors"]
 
 
-def test_a_golden_store_gives_what_was_put_in(golden):
+def test_a_golden_store_returns_its_vectors(golden):
     folder, digests, vectors = golden
     spec = read_spec(folder)
     with open_store(folder, spec, fingerprint(spec)) as store:
         assert verify(store, SILENT).n_bad == 0
-        found = store.gather(store.lookup(digests), digests)
-        assert found.dtype == vectors.dtype and np.array_equal(found, vectors)
+        stored = store.gather(store.lookup(digests), digests)
+        assert stored.dtype == vectors.dtype and np.array_equal(stored, vectors)
 
 
-def test_a_golden_store_goes_on(golden):
+def test_a_golden_store_can_be_appended_to_compacted_and_salvaged(golden):
     folder, digests, vectors = golden
     spec = read_spec(folder)
     with StoreWriter(folder, spec, fingerprint(spec)) as writer:
@@ -55,7 +55,7 @@ def test_a_golden_store_goes_on(golden):
         assert verify(store, SILENT).n_bad == 0
 
 
-def test_a_golden_bundle_gives_what_was_put_in():
+def test_a_golden_bundle_returns_its_vectors():
     expected = load_file(GOLDEN / "expected.safetensors")
     with Bundle(GOLDEN / "bundle.safetensors") as bundle:
         assert bundle.domain == "toys" and '"hidden_dim": 32' in bundle.spec
@@ -63,7 +63,7 @@ def test_a_golden_bundle_gives_what_was_put_in():
         assert np.array_equal(bundle.vectors(0, 100), expected["vectors"])
 
 
-def make() -> None:
+def write_golden_stores() -> None:
     for seed, (name, sizes) in enumerate(SIZES.items()):
         rng = np.random.default_rng(seed)
         spec = replace(SPEC, store_dtype="fp32" if name == "fp32" else "fp16")
@@ -76,10 +76,10 @@ def make() -> None:
                 at += n
         if name == "compact":
             compact(GOLDEN / name, spec, fingerprint(spec), None, SILENT)
-        for left in ("lock.mdb", "writer.lock"):
-            (GOLDEN / name / left).unlink(missing_ok=True)
+        for lock in ("lock.mdb", "writer.lock"):
+            (GOLDEN / name / lock).unlink(missing_ok=True)
         save_file({"digests": digests, "vectors": vectors}, GOLDEN / name / "expected.safetensors")
 
 
 if __name__ == "__main__":
-    make()
+    write_golden_stores()

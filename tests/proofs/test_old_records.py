@@ -1,4 +1,4 @@
-"""Manifests and records with the fields that earlier versions wrote, and without those they did not have, are read."""
+"""Manifests and records of earlier versions are read: with fields since removed, without fields since added."""
 
 import json
 from dataclasses import asdict
@@ -14,38 +14,38 @@ from loid_infer.records import decode
 from tests.pages.records import encoder, encoding, head, plugin, write
 
 
-def read(tmp_path, schema, manifest: dict, **unlike):
+def read(tmp_path, schema, manifest: dict, **options):
     write(tmp_path / "manifest.json", manifest)
-    return read_manifest(tmp_path, schema, "mend", **unlike)
+    return read_manifest(tmp_path, schema, "fix it", **options)
 
 
-def test_an_encoder_of_before_there_were_plugins_and_int8(tmp_path) -> None:
-    manifest = encoder(of_yesterday=1)
+def test_encoder_manifests_from_before_plugins_and_int8_are_read(tmp_path) -> None:
+    manifest = encoder(removed_field=1)
     del manifest["plugins"], manifest["precision_reason"]
-    found = read(tmp_path, EncoderManifest, manifest)
-    assert (found.plugins, found.int8, found.card.max_tokens, found.parity.n_texts) == ((), None, 256, 64)
-    assert found.parity.runtimes["torch"].cos_min == 0.9998
+    decoded = read(tmp_path, EncoderManifest, manifest)
+    assert (decoded.plugins, decoded.int8, decoded.card.max_tokens, decoded.parity.n_texts) == ((), None, 256, 64)
+    assert decoded.parity.runtimes["torch"].cos_min == 0.9998
 
 
-def test_a_plugin_of_before_its_tokenizer_was_recorded(tmp_path) -> None:
-    found = read(tmp_path, PluginManifest, plugin("one", "1" * 64, of_yesterday=1))
-    assert (found.tokenizer, found.device, found.rank, found.domains) == ("", "", 32, ("one",))
+def test_plugin_manifests_without_a_tokenizer_are_read(tmp_path) -> None:
+    decoded = read(tmp_path, PluginManifest, plugin("one", "1" * 64, removed_field=1))
+    assert (decoded.tokenizer, decoded.device, decoded.rank, decoded.domains) == ("", "", 32, ("one",))
 
 
-def test_a_head_of_before_its_device_was_recorded(tmp_path) -> None:
-    manifest = head(of_yesterday=1)
+def test_head_manifests_without_a_device_are_read(tmp_path) -> None:
+    manifest = head(removed_field=1)
     del manifest["device"]
-    found = read(tmp_path, HeadManifest, manifest, form=2)
-    assert (found.device, found.settings.k, found.rating_range) == ("", 5, (1.0, 5.0))
+    decoded = read(tmp_path, HeadManifest, manifest, form=2)
+    assert (decoded.device, decoded.settings.k, decoded.rating_range) == ("", 5, (1.0, 5.0))
 
 
-def test_what_encode_kept_while_several_encoders_shared_a_pass() -> None:
+def test_encode_records_with_fields_since_removed_are_read() -> None:
     old = encoding(joined=["other"], n_shared_layers=2)
-    found = decode(json.dumps(old), EncodeResult, "mend", where="here", finite=True)
-    assert asdict(found) == encoding()
+    decoded = decode(json.dumps(old), EncodeResult, "fix it", where="here", finite=True)
+    assert asdict(decoded) == encoding()
 
 
-def test_a_table_that_says_no_more_than_is_needed() -> None:
+def test_table_metadata_with_only_required_fields_is_read() -> None:
     facts = {
         "format": 1,
         "digest": "d",
@@ -55,10 +55,10 @@ def test_a_table_that_says_no_more_than_is_needed() -> None:
         "n_empty_text": 0,
         "rating_range": [1, 5],
     }
-    assert decode(json.dumps(facts), TableFacts, "mend", where="here").rating_range == (1.0, 5.0)
+    assert decode(json.dumps(facts), TableFacts, "fix it", where="here").rating_range == (1.0, 5.0)
 
 
-def test_what_was_measured_of_a_machine(tmp_path) -> None:
+def test_machine_measurements_of_earlier_versions_are_read(tmp_path) -> None:
     write(tmp_path / "m.json", {"a": {"n_streams": 2, "tokens_per_s": {"1": 10, "2": 20}}, "b": {"max_tokens": 4096}})
     assert recall("a", tmp_path / "m.json") == Answer(n_streams=2, tokens_per_s={"1": 10, "2": 20})
     assert recall("b", tmp_path / "m.json").max_tokens == 4096

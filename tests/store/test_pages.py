@@ -15,7 +15,7 @@ from loid_infer.store.rewrite import compact
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
-from tests.store.test_store import DIM, PRINT, SPEC, filled, reader, rows
+from tests.store.test_store import DIM, FINGERPRINT, SPEC, filled, reader, rows
 
 PAGE = 4096
 
@@ -28,7 +28,7 @@ def newest(data: Path) -> metas.Meta:
 def append_large(folder: Path, n_commits: int, seed: int = 0) -> None:
     """Commits that each change every index page, so that lists of free pages need overflow pages."""
     rng = np.random.default_rng(seed)
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for _ in range(n_commits):
             writer.append((rng.integers(0, 256, (8_192, 16), np.uint8), np.zeros((8_192, DIM), np.float16)))
 
@@ -102,7 +102,7 @@ def test_a_missing_tree_flag_is_refused(tmp_path, name):
         for write in (False, True):
             data.write_bytes(content)
             try:
-                Environment(tmp_path, SPEC, PRINT, write=write).close()
+                Environment(tmp_path, SPEC, FINGERPRINT, write=write).close()
             except BadStore:
                 n_refused += 1
     assert n_refused == 2  # the only used page, for a reader and for a writer
@@ -111,7 +111,7 @@ def test_a_missing_tree_flag_is_refused(tmp_path, name):
 def test_a_file_replaced_under_an_open_reader_is_detected(tmp_path):
     filled(tmp_path / "store", [300] * 3)
     shutil.copytree(tmp_path / "store", tmp_path / "backup")
-    with StoreWriter(tmp_path / "store", SPEC, PRINT) as writer:
+    with StoreWriter(tmp_path / "store", SPEC, FINGERPRINT) as writer:
         for seed in range(4):
             writer.append(rows(50, seed=10 + seed))
     child = os.fork()
@@ -149,11 +149,11 @@ def test_a_read_error_is_reported(tmp_path, monkeypatch):
 
 def test_meta_pages_that_change_while_they_are_read_are_read_again(tmp_path, monkeypatch):
     filled(tmp_path, [10])
-    real, writer = os.pread, StoreWriter(tmp_path, SPEC, PRINT)
+    original, writer = os.pread, StoreWriter(tmp_path, SPEC, FINGERPRINT)
     seeds = iter(range(100, 103))
 
     def interrupted(descriptor, n, at):
-        content = real(descriptor, n, at)
+        content = original(descriptor, n, at)
         if at == 0 and (seed := next(seeds, None)) is not None:
             for i in range(3):
                 writer.append(rows(20, seed=1_000 * seed + i))
@@ -179,11 +179,11 @@ def test_valid_stores_are_accepted(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(environment, "_MAP_STEP", 1 << 16)
     rng = np.random.default_rng(seed)
     for i in range(40):
-        with StoreWriter(tmp_path / "s", SPEC, PRINT) as writer:  # checked at every opening
+        with StoreWriter(tmp_path / "s", SPEC, FINGERPRINT) as writer:  # checked at every opening
             for j in range(int(rng.integers(1, 4))):
                 writer.append(rows(int(rng.integers(1, 1_500)), seed=10_000 * seed + 100 * i + j))
         if i % 13 == 12:
-            compact(tmp_path / "s", SPEC, PRINT, None, SILENT)
+            compact(tmp_path / "s", SPEC, FINGERPRINT, None, SILENT)
     with reader(tmp_path / "s") as store:
         assert verify(store, SILENT).n_bad == 0
 
@@ -191,7 +191,7 @@ def test_valid_stores_are_accepted(tmp_path, monkeypatch, seed):
 @pytest.mark.parametrize(("depth", "root"), [(0, 3), (1, 2**64 - 1)])
 def test_an_empty_tree_that_has_a_root_is_refused(tmp_path, depth, root):
     """Its counts are 0, but LMDB would follow the root."""
-    StoreWriter(tmp_path, SPEC, PRINT).close()
+    StoreWriter(tmp_path, SPEC, FINGERPRINT).close()
     data = tmp_path / DATA_FILE
     content, at, n_found = bytearray(data.read_bytes()), -1, 0
     while (at := content.find(b"chunks", at + 1)) >= 0:
@@ -203,4 +203,4 @@ def test_an_empty_tree_that_has_a_root_is_refused(tmp_path, depth, root):
     data.write_bytes(content)
     for write in (False, True):
         with pytest.raises(BadStore, match="chunks has no root"):
-            Environment(tmp_path, SPEC, PRINT, write=write)
+            Environment(tmp_path, SPEC, FINGERPRINT, write=write)

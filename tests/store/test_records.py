@@ -6,7 +6,7 @@ from loid_infer.errors import BadStore
 from loid_infer.store.records import pack, unpack
 from tests.store.test_store import SPEC
 
-PRINT = "ab" * 16
+FINGERPRINT = "ab" * 16
 SPEC = replace(SPEC, hidden_dim=6)
 
 
@@ -14,10 +14,10 @@ def record(n: int = 5, dim: int = 6, dtype: str = "<f2", first: int = 40) -> tup
     rng = np.random.default_rng(n)
     digests = rng.integers(0, 256, (n, 16), np.uint8)
     vectors = rng.normal(size=(n, dim)).astype(dtype)
-    return pack(first, digests, vectors, PRINT), digests, vectors
+    return pack(first, digests, vectors, FINGERPRINT), digests, vectors
 
 
-def read(data: bytes | bytearray, first: int | None = 40, fingerprint: str = PRINT, dtype: str = "<f2"):
+def read(data: bytes | bytearray, first: int | None = 40, fingerprint: str = FINGERPRINT, dtype: str = "<f2"):
     spec = replace(SPEC, store_dtype={"<f2": "fp16", "<f4": "fp32"}[dtype])
     return unpack(memoryview(bytes(data)), spec, fingerprint, first_row=first, where="here")
 
@@ -63,7 +63,7 @@ def test_a_chunk_of_another_encoder_or_position_is_refused() -> None:
 
 def test_other_dtypes_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="cannot pack"):
-        pack(0, np.zeros((2, 16), np.uint8), np.zeros((2, 3), np.float64), PRINT)
+        pack(0, np.zeros((2, 16), np.uint8), np.zeros((2, 3), np.float64), FINGERPRINT)
 
 
 @pytest.mark.parametrize("wrong", [{"dim": 5}, {"dim": 7}, {"dtype": "<f4"}])

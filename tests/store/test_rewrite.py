@@ -17,7 +17,7 @@ from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import CHUNK_ROWS, StoreWriter, writer_lock
 from loid_infer.types import SILENT
-from tests.store.test_store import DIM, PRINT, SPEC, filled, in_another_process, reader
+from tests.store.test_store import DIM, FINGERPRINT, SPEC, filled, in_another_process, reader
 
 
 def contents(folder, digests):
@@ -31,7 +31,7 @@ def test_compacting_keeps_every_vector_and_makes_full_chunks(tmp_path):
     sizes = [1, 700, 3, 900, 1_500, 24] * 3
     digests, vectors = filled(tmp_path / "store", sizes)
     before = (tmp_path / "store" / DATA_FILE).stat().st_size
-    done = compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
+    done = compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT)
     found, kept = contents(tmp_path / "store", digests)
     assert found.all() and np.array_equal(kept, vectors)
     assert (done.n_rows, done.n_dropped, done.bytes_before) == (len(digests), 0, before)
@@ -41,32 +41,32 @@ def test_compacting_keeps_every_vector_and_makes_full_chunks(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_compacted_store_is_near_its_payload(tmp_path):
+def test_a_compacted_store_is_little_larger_than_its_vectors(tmp_path):
     digests, _ = filled(tmp_path / "store", [64] * 400)
-    after = compact(tmp_path / "store", SPEC, PRINT, None, SILENT).bytes_after
+    after = compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT).bytes_after
     assert after < 1.2 * len(digests) * (DIM * 2 + 16 + 24)  # vector, digest, index entry
 
 
 def test_rows_may_be_dropped(tmp_path):
     digests, vectors = filled(tmp_path / "store", [2_000, 500])
     wanted = digests[:, 0] < 100
-    done = compact(tmp_path / "store", SPEC, PRINT, lambda part: part[:, 0] < 100, SILENT)
+    done = compact(tmp_path / "store", SPEC, FINGERPRINT, lambda part: part[:, 0] < 100, SILENT)
     found, kept = contents(tmp_path / "store", digests)
     assert np.array_equal(found, wanted) and np.array_equal(kept, vectors[wanted])
     assert done.n_dropped == (~wanted).sum()
-    with StoreWriter(tmp_path / "store", SPEC, PRINT) as writer:  # it can be extended
+    with StoreWriter(tmp_path / "store", SPEC, FINGERPRINT) as writer:  # it can be extended
         writer.append((digests[~wanted], vectors[~wanted]))
     assert contents(tmp_path / "store", digests)[0].all()
 
 
 def test_everything_may_be_dropped(tmp_path):
     digests, _ = filled(tmp_path / "store", [100])
-    assert compact(tmp_path / "store", SPEC, PRINT, lambda part: part[:, 0] > 255, SILENT).n_rows == 0
+    assert compact(tmp_path / "store", SPEC, FINGERPRINT, lambda part: part[:, 0] > 255, SILENT).n_rows == 0
     assert not contents(tmp_path / "store", digests)[0].any()
 
 
 def compacted(folder):
-    compact(folder, SPEC, PRINT, None, SILENT)
+    compact(folder, SPEC, FINGERPRINT, None, SILENT)
 
 
 def test_an_open_reader_keeps_reading(tmp_path):
@@ -79,13 +79,13 @@ def test_an_open_reader_keeps_reading(tmp_path):
 
 def test_the_writer_lock_is_exclusive(tmp_path):
     filled(tmp_path / "store", [10])
-    with StoreWriter(tmp_path / "store", SPEC, PRINT), pytest.raises(StoreBusy), writer_lock(tmp_path / "store"):
+    with StoreWriter(tmp_path / "store", SPEC, FINGERPRINT), pytest.raises(StoreBusy), writer_lock(tmp_path / "store"):
         pass
     with writer_lock(tmp_path / "store"):
         with pytest.raises(StoreBusy):
-            StoreWriter(tmp_path / "store", SPEC, PRINT)
-        compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
-    StoreWriter(tmp_path / "store", SPEC, PRINT).close()
+            StoreWriter(tmp_path / "store", SPEC, FINGERPRINT)
+        compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT)
+    StoreWriter(tmp_path / "store", SPEC, FINGERPRINT).close()
     with pytest.raises(NotEncoded), writer_lock(tmp_path / "absent"):
         pass
 
@@ -93,7 +93,7 @@ def test_the_writer_lock_is_exclusive(tmp_path):
 def test_a_link_to_another_disk_stays_a_link(tmp_path):
     digests, vectors = filled(tmp_path / "disk" / "store", [10, 10])
     (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
-    compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
+    compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT)
     assert (tmp_path / "store").is_symlink()
     assert np.array_equal(contents(tmp_path / "store", digests)[1], vectors)
 
@@ -121,12 +121,12 @@ def test_an_interrupted_rewrite_leaves_a_complete_store(tmp_path, monkeypatch, e
 
         monkeypatch.setattr(Path, "replace", replaced)
     with pytest.raises(KeyboardInterrupt):
-        compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
+        compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT)
     monkeypatch.undo()
     assert np.array_equal(contents(tmp_path / "store", digests)[1], vectors)
     for left in tmp_path.glob(".store.*"):
         os.utime(left, (0, 0))
-    compact(tmp_path / "store", SPEC, PRINT, None, SILENT)
+    compact(tmp_path / "store", SPEC, FINGERPRINT, None, SILENT)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -160,8 +160,8 @@ def test_damage_is_not_compacted_but_salvaged(tmp_path):
     digests, vectors = filled(store, [300, 400, 500])
     flip(store, (store / DATA_FILE).read_bytes().index(vectors[310:320].tobytes()))
     with pytest.raises(BadStore, match="checksum"):
-        compact(store, SPEC, PRINT, None, SILENT)
-    done = salvage(store, SPEC, PRINT, SILENT)
+        compact(store, SPEC, FINGERPRINT, None, SILENT)
+    done = salvage(store, SPEC, FINGERPRINT, SILENT)
     assert (done.n_rows, done.n_dropped) == (800, 400)
     found, kept = contents(store, digests)
     assert np.array_equal(found, np.r_[np.ones(300), np.zeros(400), np.ones(500)].astype(bool))
@@ -174,7 +174,7 @@ def test_chunks_before_a_truncation_are_salvaged(tmp_path):
     (store / DATA_FILE).write_bytes((store / DATA_FILE).read_bytes()[:100_000])
     with pytest.raises(BadStore):
         reader(store)
-    done = salvage(store, SPEC, PRINT, SILENT)
+    done = salvage(store, SPEC, FINGERPRINT, SILENT)
     found, kept = contents(store, digests)
     assert 300 <= done.n_rows == found.sum() < 3_000
     assert np.array_equal(kept, vectors[found])
@@ -190,7 +190,7 @@ def test_all_chunks_are_salvaged_from_a_destroyed_tree(tmp_path):
         if page not in inside:  # meta pages, branches, leaves
             content[page * 4096 : (page + 1) * 4096] = os.urandom(4096)
     (store / DATA_FILE).write_bytes(content)
-    assert salvage(store, SPEC, PRINT, SILENT).n_rows == 3_000
+    assert salvage(store, SPEC, FINGERPRINT, SILENT).n_rows == 3_000
     found, kept = contents(store, digests)
     assert found.all() and np.array_equal(kept, vectors)
 
@@ -200,13 +200,13 @@ def test_nothing_is_salvaged_from_other_files(tmp_path, content):
     store = tmp_path / "store"
     digests, vectors = filled(store, [10])
     (store / DATA_FILE).write_bytes(content)
-    assert salvage(store, SPEC, PRINT, SILENT).n_rows == 0
-    with StoreWriter(store, SPEC, PRINT) as writer:
+    assert salvage(store, SPEC, FINGERPRINT, SILENT).n_rows == 0
+    with StoreWriter(store, SPEC, FINGERPRINT) as writer:
         writer.append((digests, vectors))
     assert contents(store, digests)[0].all()
 
 
-def test_a_chunk_of_another_encoder_is_not_taken(tmp_path):
+def test_salvage_ignores_chunks_of_another_encoder(tmp_path):
     store = tmp_path / "store"
     filled(store, [10])
     assert salvage(store, SPEC, "00" * 16, SILENT).n_rows == 0
@@ -219,5 +219,5 @@ def test_a_duplicated_chunk_is_kept_once(tmp_path):
     content += bytes(-len(content) % 4096)
     page = content.index(b"LOIDCHNK") // 4096 * 4096
     (store / DATA_FILE).write_bytes(content + content[page : page + 10 * 4096])
-    assert salvage(store, SPEC, PRINT, SILENT).n_rows == 300
+    assert salvage(store, SPEC, FINGERPRINT, SILENT).n_rows == 300
     assert np.array_equal(contents(store, digests)[1], vectors)

@@ -26,7 +26,7 @@ from tests.conftest import make_spec
 
 DIM = 24
 SPEC = make_spec(hidden_dim=DIM)
-PRINT = fingerprint(SPEC)
+FINGERPRINT = fingerprint(SPEC)
 
 
 def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def filled(folder: Path, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     digests, vectors = rows(sum(sizes))
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         at = 0
         for n in sizes:
             writer.append((digests[at : at + n], vectors[at : at + n]))
@@ -45,17 +45,17 @@ def filled(folder: Path, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reader(folder: Path) -> StoreReader:
-    return open_store(folder, SPEC, PRINT)
+    return open_store(folder, SPEC, FINGERPRINT)
 
 
 def test_appended_vectors_are_read_in_any_order(tmp_path: Path) -> None:
     digests, vectors = filled(tmp_path, [5, 1, 17, 300])
     store = reader(tmp_path)
     order = np.random.default_rng(1).permutation(len(digests))
-    order = np.concatenate([order, order[:50]])  # repeats are fine
-    found = store.lookup(digests[order])
-    np.testing.assert_array_equal(found, order)
-    np.testing.assert_array_equal(store.gather(found, digests[order]), vectors[order])
+    order = np.concatenate([order, order[:50]])  # repeated digests are allowed
+    store_rows = store.lookup(digests[order])
+    np.testing.assert_array_equal(store_rows, order)
+    np.testing.assert_array_equal(store.gather(store_rows, digests[order]), vectors[order])
 
 
 @pytest.mark.parametrize("dim", [24, 7, 1])
@@ -80,13 +80,13 @@ def test_a_view_is_indexed_like_an_array(tmp_path: Path, dim: int, dtype: str) -
     assert np.array_equal(first, expected[:3])  # results are copies
 
 
-def test_a_view_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_view(tmp_path: Path) -> None:
     filled(tmp_path, [5])
     with reader(tmp_path) as store, store.view(np.zeros(0, int), np.zeros((0, 16), np.uint8)) as view:
         assert view[:].shape == (0, DIM)
 
 
-def test_a_view_stays_right_while_another_process_makes_the_store_grow(
+def test_a_view_stays_valid_while_another_process_grows_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
@@ -104,11 +104,11 @@ def test_the_map_may_grow_while_chunks_are_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     digests, vectors = filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        stored_rows, real = store.lookup(digests), store._chunks_of
+        stored_rows, original = store.lookup(digests), store._chunks_of
 
-        def chunks(*given):  # inside the transaction, before any chunk is read
+        def chunks(*arguments):  # inside the transaction, before any chunk is read
             in_another_process(append_many, tmp_path)
-            yield from real(*given)
+            yield from original(*arguments)
 
         monkeypatch.setattr(store, "_chunks_of", chunks)
         assert np.array_equal(store.gather(stored_rows, digests), vectors)
@@ -118,10 +118,10 @@ def test_verify_works_while_the_map_grows(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(environment_module, "_MAP_STEP", 1 << 16)
     filled(tmp_path, [300])
     with reader(tmp_path) as store:
-        real = store.index_entries
+        original = store.index_entries
 
         def entries():
-            for part in real():
+            for part in original():
                 in_another_process(append_many, tmp_path)
                 yield part
 
@@ -156,16 +156,16 @@ def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
 
 def test_a_text_cannot_be_stored_twice(tmp_path: Path) -> None:
     digests, vectors = filled(tmp_path, [8])
-    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
         with pytest.raises(ValueError, match="1 of 1"):
             writer.append((digests[:1], vectors[:1]))
         assert writer.reader.size().n_rows == 8
 
 
 def test_a_second_writer_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path, SPEC, PRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
-        StoreWriter(tmp_path, SPEC, PRINT)
-    StoreWriter(tmp_path, SPEC, PRINT).close()
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT), pytest.raises(StoreBusy, match=str(os.getpid())):
+        StoreWriter(tmp_path, SPEC, FINGERPRINT)
+    StoreWriter(tmp_path, SPEC, FINGERPRINT).close()
 
 
 def test_a_concurrent_reader_sees_complete_chunks_only(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_concurrent_reader_sees_complete_chunks_only(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline().strip() == "4"
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             writer.append(rows(40, seed=5))
         out, _ = child.communicate("\n", timeout=30)
         assert out.strip() == "44"
@@ -215,7 +215,7 @@ def in_another_process(task, folder: Path) -> None:
 
 
 def append_many(folder: Path) -> None:
-    with StoreWriter(folder, SPEC, PRINT) as writer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
         for seed in range(100, 130):
             writer.append(rows(200, seed=seed))
 
@@ -247,19 +247,19 @@ def test_a_damaged_spec_file_is_restored(tmp_path: Path) -> None:
     (tmp_path / SPEC_FILE).write_text("{")
     with pytest.raises(BadStore, match="cannot be read"):
         read_spec(tmp_path)
-    StoreWriter(tmp_path, SPEC, PRINT).close()
+    StoreWriter(tmp_path, SPEC, FINGERPRINT).close()
     assert read_spec(tmp_path) == SPEC
 
 
 def test_a_missing_store_is_reported_with_a_command(tmp_path: Path) -> None:
     with pytest.raises(NotEncoded, match="loid-infer encode"):
-        open_store(tmp_path / "no", SPEC, PRINT)
+        open_store(tmp_path / "no", SPEC, FINGERPRINT)
 
 
 def test_an_empty_file_is_not_a_store(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").touch()
     with pytest.raises(NotEncoded, match="loid-infer encode"):
-        open_store(tmp_path, SPEC, PRINT)
+        open_store(tmp_path, SPEC, FINGERPRINT)
 
 
 def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None:
@@ -269,18 +269,18 @@ def test_a_truncated_file_is_refused_before_it_is_mapped(tmp_path: Path) -> None
         (tmp_path / "data.mdb").write_bytes(data[:n])
         for write in (False, True):
             with pytest.raises(BadStore, match="shorter than its pages"):
-                Environment(tmp_path, SPEC, PRINT, write=write)
+                Environment(tmp_path, SPEC, FINGERPRINT, write=write)
 
 
 def test_the_length_check_accepts_a_growing_store(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
         for seed in range(60):
             writer.append(*(rows(int(n), seed=1000 * seed + i) for i, n in enumerate(rng.integers(1, 400, 3))))
             assert is_initialized(tmp_path / "data.mdb")
 
 
-def test_verify_accepts_an_intact_store_and_finds_each_fault(tmp_path: Path) -> None:
+def test_verify_accepts_an_intact_store_and_reports_each_fault(tmp_path: Path) -> None:
     filled(tmp_path, [5, 7, 9])
     store = reader(tmp_path)
     check = verify(store, SILENT)
@@ -297,7 +297,7 @@ def test_verify_accepts_an_intact_store_and_finds_each_fault(tmp_path: Path) -> 
     for problem, change in faults.items():
         folder = tmp_path / problem.replace(" ", "-")
         filled(folder, [5, 7, 9])
-        with StoreWriter(folder, SPEC, PRINT) as writer:
+        with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
             environment = writer.reader.environment
             environment.write(lambda txn, change=change, environment=environment: change(txn, environment))
         damaged = reader(folder)
@@ -309,13 +309,13 @@ def test_verify_accepts_an_intact_store_and_finds_each_fault(tmp_path: Path) -> 
 
 def test_verify_with_a_concurrent_writer_and_a_damaged_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, [5, 7, 9])
-    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
         store = writer.reader
-        real = store.scan
+        original = store.scan
 
         def scan():
             writer.append(rows(11, seed=77))  # a commit between the size and the scan
-            yield from real()
+            yield from original()
 
         monkeypatch.setattr(store, "scan", scan)
         check = verify(store, SILENT)
@@ -342,7 +342,7 @@ def first_index_key(txn, env) -> bytes:
 
 def test_a_damaged_chunk_is_refused(tmp_path: Path) -> None:
     digests, _ = filled(tmp_path, [5, 7, 9])
-    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), broken(txn, environment), db=environment.chunks))
     store = reader(tmp_path)
@@ -355,15 +355,15 @@ def test_a_damaged_chunk_is_refused(tmp_path: Path) -> None:
 def test_a_chunk_of_another_width_is_refused(tmp_path: Path, wrong: tuple[int, type]) -> None:
     """Only its header shows that it is invalid; checksum and fingerprint are correct."""
     digests, _ = filled(tmp_path, [5, 7, 9])
-    record = pack(5, digests[5:12], np.zeros((7, wrong[0]), wrong[1]), PRINT)
-    with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+    record = pack(5, digests[5:12], np.zeros((7, wrong[0]), wrong[1]), FINGERPRINT)
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
         environment = writer.reader.environment
         environment.write(lambda txn: txn.put((5).to_bytes(8, "big"), record, db=environment.chunks))
     with reader(tmp_path) as store:
         with pytest.raises(BadStore, match="wrong width"):
             store.gather(np.arange(8), digests[:8])
         assert verify(store, SILENT).n_bad == 1
-    salvage(tmp_path, SPEC, PRINT, SILENT)  # may find the page that contained these texts before
+    salvage(tmp_path, SPEC, FINGERPRINT, SILENT)  # may find the page that contained these texts before
     with reader(tmp_path) as store:
         assert verify(store, SILENT).n_bad == 0 and store.size().n_rows >= 14
 
@@ -371,35 +371,35 @@ def test_a_chunk_of_another_width_is_refused(tmp_path: Path, wrong: tuple[int, t
 class TestCommitter:
     def test_chunks_are_full_but_the_last_and_order_does_not_matter(self, tmp_path: Path) -> None:
         digests, vectors = rows(2 * CHUNK_ROWS + 100)
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             with Committer(writer, DIM) as committer:
                 for part in np.array_split(np.random.default_rng(2).permutation(len(digests)), 37):
                     committer.add(digests[part], vectors[part].astype(np.float32))
             assert writer.reader.size().n_chunks == 3
-            found = writer.reader.lookup(digests)
-            np.testing.assert_array_equal(writer.reader.gather(found, digests), vectors)
+            store_rows = writer.reader.lookup(digests)
+            np.testing.assert_array_equal(writer.reader.gather(store_rows, digests), vectors)
 
     def test_added_vectors_are_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
         digests, vectors = rows(10)
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             with pytest.raises(KeyError), Committer(writer, DIM) as committer:
                 committer.add(digests, vectors.astype(np.float32))
                 raise KeyError
             assert (writer.reader.lookup(digests) >= 0).all()
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
-    def test_a_value_that_does_not_fit_is_refused(self, tmp_path: Path, value: float) -> None:
+    def test_a_value_that_overflows_or_is_not_finite_is_refused(self, tmp_path: Path, value: float) -> None:
         digests, vectors = rows(10)
         wrong = vectors.astype(np.float32)
         wrong[3, 3] = value
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             with pytest.raises(ParityError, match="not finite"), Committer(writer, DIM) as committer:
                 committer.add(digests, wrong)
             assert writer.reader.size().n_rows == 0
 
     def test_a_vector_of_another_width_is_refused(self, tmp_path: Path) -> None:
         with (
-            StoreWriter(tmp_path, SPEC, PRINT) as writer,
+            StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer,
             pytest.raises(ParityError, match="shape"),
             Committer(writer, DIM) as committer,
         ):
@@ -409,7 +409,7 @@ class TestCommitter:
         def fail(*_: object) -> None:
             raise OSError("disk on fire")
 
-        with StoreWriter(tmp_path, SPEC, PRINT) as writer:
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             monkeypatch.setattr(writer, "append", fail)
             with pytest.raises(OSError, match="on fire"), Committer(writer, DIM) as committer:
                 committer.add(rows(3)[0], np.zeros((3, DIM), np.float32))

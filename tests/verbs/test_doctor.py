@@ -1,3 +1,5 @@
+"""`doctor`: problems of the installation, the file system and GPUs are reported."""
+
 import importlib.metadata
 from pathlib import Path
 
@@ -8,31 +10,33 @@ from loid_infer.settings import Workspace, file_system
 from loid_infer.verbs import doctor as module
 
 
-def test_both_onnxruntime_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = importlib.metadata.version
+def test_two_installed_onnxruntime_wheels_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = importlib.metadata.version
     monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "1.0" if name.startswith("onnxruntime") else real(name)
+        importlib.metadata, "version", lambda name: "1.0" if name.startswith("onnxruntime") else original(name)
     )
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["onnxruntime"].ok
     assert "pip uninstall" in checks["onnxruntime"].mend
 
 
-def test_a_network_file_system_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_network_file_system_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "file_system", lambda _: ("nfs4", True))
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["file system"].ok
     assert "local disk" in checks["file system"].mend
 
 
-def test_without_the_fast_runtimes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_fast_runtimes_are_reported_with_an_install_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(protocol, "installed", lambda package: package == "torch")
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["runtime"].ok
     assert "pip install" in checks["runtime"].mend
 
 
-def test_a_workspace_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+def test_a_workspace_that_does_not_exist_yet_is_valid(tmp_path: Path) -> None:
     assert {check.name: check.ok for check in module.doctor(workspace=Workspace(tmp_path / "no" / "where")).checks}[
         "disk"
     ]
@@ -50,18 +54,16 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     assert file_system(tmp_path, tmp_path / "absent") == ("", False)
 
 
-def test_where_there_is_a_gpu_a_torch_that_cannot_use_it_is_a_fault(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_with_a_gpu_a_torch_without_cuda_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for lacks in ("torch_lacks", "onnxruntime_lacks", "tensorrt_lacks", "faiss_lacks"):
         monkeypatch.setattr(module.gpu, lacks, lambda: "it is not installed")
     others = ("onnxruntime on a GPU", "TensorRT", "FAISS on a GPU")
-    for driver, fault in (("", False), ("580.1", True)):
+    for driver, is_problem in (("", False), ("580.1", True)):
         monkeypatch.setattr(module.gpu, "driver", lambda driver=driver: driver)
         checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
-        assert checks["torch on a GPU"].ok == (not fault)
-        assert all(checks[name].ok for name in others), "nobody needs them"
-        assert all(bool(checks[name].mend) == fault for name in (*others, "torch on a GPU"))
+        assert checks["torch on a GPU"].ok == (not is_problem)
+        assert all(checks[name].ok for name in others), "optional on every machine"
+        assert all(bool(checks[name].mend) == is_problem for name in (*others, "torch on a GPU"))
         assert all("no, it is not installed" in checks[name].detail for name in others)
     monkeypatch.setattr(module.gpu, "torch_lacks", lambda: "")
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}

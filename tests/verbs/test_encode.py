@@ -1,4 +1,4 @@
-"""Encoding end to end on the toy encoder: each text once, whatever happens to the run."""
+"""`encode` end to end with the toy encoder: every text is encoded once, also after crashes and errors."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from loid_infer.verbs import encode as verbs
 from tests.conftest import toy_texts, write_reviews
 
 
-def table(workspace: Workspace, texts: list[str], domain: str = "toys") -> None:
+def ingest_texts(workspace: Workspace, texts: list[str], domain: str = "toys") -> None:
     source = write_reviews(workspace.root / f"{domain}.jsonl", texts)
     ingest([source], domain, workspace=workspace)
 
@@ -46,20 +46,22 @@ def stored(workspace: Workspace, domain: str = "toys", encoder: str | None = Non
 
 
 def fake_vectors(workspace: Workspace, result: verbs.EncodeResult) -> dict[bytes, bytes]:
-    """What a fake store holds: vector by digest."""
+    """The vectors of a store of the fake runtime, by digest."""
     spec = structs.replace(open_folder(workspace.encoder("base"), "base").spec, precision="fake")
     store = open_store(Path(result.store), spec, result.fingerprint)
-    found = {bytes(d): v.tobytes() for chunk in store.scan() for d, v in zip(chunk.digests, chunk.vectors, strict=True)}
+    vectors = {
+        bytes(d): v.tobytes() for chunk in store.scan() for d, v in zip(chunk.digests, chunk.vectors, strict=True)
+    }
     store.close()
-    return found
+    return vectors
 
 
-def test_vectors_are_those_of_plain_transformers(workspace: Workspace, toy_base: Path) -> None:
+def test_vectors_equal_plain_transformers(workspace: Workspace, toy_base: Path) -> None:
     import torch
     import transformers
 
     texts = ["", "a", "👍", "great guitar", *toy_texts(200), "the plot was " * 50]
-    table(workspace, texts)
+    ingest_texts(workspace, texts)
     result = encode("toys", workspace=workspace)
     assert (result.n_rows, result.n_unique, result.n_encoded, result.n_hits) == (205, 205, 205, 0)
     tokenizer, model = (
@@ -79,22 +81,22 @@ def test_vectors_are_those_of_plain_transformers(workspace: Workspace, toy_base:
 
 def test_a_text_is_encoded_once_and_a_second_run_encodes_nothing(workspace: Workspace) -> None:
     texts = toy_texts(50)
-    table(workspace, texts + texts[:30] + texts[:10])
+    ingest_texts(workspace, texts + texts[:30] + texts[:10])
     first = encode("toys", workspace=workspace)
     assert (first.n_rows, first.n_unique, first.n_encoded) == (90, 50, 50)
     second = encode("toys", workspace=workspace)
     assert (second.n_hits, second.n_encoded, second.n_tokens, second.runtime) == (50, 0, 0, "none")
-    table(workspace, [*toy_texts(60)], "more")
+    ingest_texts(workspace, [*toy_texts(60)], "more")
     third = encode("more", workspace=workspace)
     assert (third.n_hits, third.n_encoded) == (50, 10), "the store is shared by all domains"
     vectors = stored(workspace)
     np.testing.assert_array_equal(vectors[:30], vectors[50:80])
 
 
-def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not(
+def test_only_settings_that_change_vectors_change_the_store(
     workspace: Workspace, toy_base: Path, tmp_path: Path
 ) -> None:
-    table(workspace, toy_texts(20))
+    ingest_texts(workspace, toy_texts(20))
     first = encode("toys", workspace=workspace)
     export("base-16", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
     export("base-wide", base=str(toy_base), precision="fp32", max_tokens=32, store="fp32", workspace=workspace)
@@ -108,7 +110,7 @@ def test_what_changes_the_vectors_opens_another_store_and_what_does_not_does_not
 
 
 def test_runtimes_agree(workspace: Workspace) -> None:
-    table(workspace, toy_texts(60))
+    ingest_texts(workspace, toy_texts(60))
     vectors = []
     for runtime in ("torch", "onnxruntime", "openvino"):
         result = encode("toys", runtime=runtime, workspace=workspace)
@@ -119,8 +121,8 @@ def test_runtimes_agree(workspace: Workspace) -> None:
     assert row_cosines(vectors[0], vectors[2]).min() > 0.9999
 
 
-def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
-    table(workspace, toy_texts(20))
+def test_fake_vectors_are_stored_separately_from_real_ones(workspace: Workspace) -> None:
+    ingest_texts(workspace, toy_texts(20))
     fake = encode("toys", runtime="fake", workspace=workspace)
     real = encode("toys", workspace=workspace)
     assert (real.n_hits, real.n_encoded) == (0, 20)
@@ -128,37 +130,37 @@ def test_fake_vectors_never_meet_real_ones(workspace: Workspace) -> None:
     assert fake.precision == "fake"
 
 
-def test_dry_run_tells_and_stores_nothing(workspace: Workspace) -> None:
-    table(workspace, toy_texts(40))
+def test_a_dry_run_counts_texts_and_tokens_and_stores_nothing(workspace: Workspace) -> None:
+    ingest_texts(workspace, toy_texts(40))
     estimate = encode_dry_run("toys", workspace=workspace)
     assert (estimate.n_unique, estimate.n_hits, estimate.n_new) == (40, 0, 40)
     assert not Path(estimate.store).exists()
     done = encode("toys", workspace=workspace)
-    assert estimate.n_tokens == done.n_tokens, "40 texts are all in the sample"
+    assert estimate.n_tokens == done.n_tokens, "the sample contains all 40 texts"
     again = encode_dry_run("toys", workspace=workspace)
     assert (again.n_hits, again.n_new, again.n_tokens) == (40, 0, 0)
 
 
-def forged(folder: Path, name: str, content: bytes) -> None:
-    """Another file in an encoder's folder, with a manifest that says it belongs there."""
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file of an encoder's folder and its digest in the manifest."""
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = hashlib.sha256(content).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_encoder_folder_with_invalid_files_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     import onnx
     from safetensors.numpy import load_file, save
 
-    table(workspace, toy_texts(5))
+    ingest_texts(workspace, toy_texts(5))
     folder = workspace.encoder("base")
     model = onnx.load(folder / "model.onnx")
     model.graph.node[0].domain = "com.example"
     tensors = load_file(folder / "model.safetensors")
     narrow = {name: tensor[:7].copy() for name, tensor in tensors.items()}
     probes = load_file(folder / "parity.safetensors")
-    hostile = [
+    invalid_files = [
         ("model.onnx", model.SerializeToString(), ("openvino", "onnxruntime")),
         ("model.onnx", (folder / "model.onnx").read_bytes()[:-100], ("openvino", "onnxruntime")),
         ("model.safetensors", save(narrow), ("torch",)),
@@ -167,9 +169,9 @@ def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace,
         ("parity.safetensors", b"", ("torch",)),
         ("tokenizer.json", b"[" * 10_000, ("torch",)),
     ]
-    for name, content, runtimes in hostile:
+    for name, content, runtimes in invalid_files:
         before = (folder / name).read_bytes(), (folder / "manifest.json").read_bytes()
-        forged(folder, name, content)
+        replace_file(folder, name, content)
         for runtime in runtimes:
             with pytest.raises(BadArtifact) as caught:
                 encode("toys", runtime=runtime, workspace=workspace)
@@ -183,10 +185,10 @@ def test_an_encoder_from_elsewhere_that_is_none_is_refused(workspace: Workspace,
         encode("toys", workspace=workspace)
 
 
-def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspace: Workspace, monkeypatch) -> None:
-    table(workspace, toy_texts(40))
+def test_after_a_table_changes_only_new_texts_are_encoded(workspace: Workspace, monkeypatch) -> None:
+    ingest_texts(workspace, toy_texts(40))
     encode("toys", workspace=workspace)
-    table(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
+    ingest_texts(workspace, toy_texts(40)[10:] + toy_texts(7, seed=1))
     estimate = encode_dry_run("toys", workspace=workspace)
     assert (estimate.n_unique, estimate.n_hits, estimate.n_new, estimate.n_orphaned) == (37, 30, 7, 10)
     lines: list[str] = []
@@ -205,11 +207,11 @@ def test_a_changed_table_is_counted_before_and_only_the_new_is_computed(workspac
         "GiB are free",
     ):
         assert any(expected in message for message in lines), lines
-    (workspace.root / "data" / "other.parquet").write_bytes(b"no table")
+    (workspace.root / "data" / "other.parquet").write_bytes(b"not a table")
     assert encode_dry_run("toys", workspace=workspace).n_orphaned is None
 
 
-RUN = """
+SLOW_ENCODE = """
 import sys, time
 from pathlib import Path
 from loid_infer.settings import Workspace
@@ -219,9 +221,9 @@ from loid_infer.verbs.encode import encode
 writer.CHUNK_ROWS = 64
 import loid_infer.store.committer as committer
 committer.CHUNK_ROWS = 64
-real = fake.FakeRuntime.run
+original = fake.FakeRuntime.run
 def slow(self, batches):
-    for result in real(self, batches):
+    for result in original(self, batches):
         time.sleep(0.01)
         yield result
         print("batch", flush=True)
@@ -230,14 +232,16 @@ encode("toys", runtime="fake", workspace=Workspace(Path(sys.argv[1])))
 """
 
 
-def test_killed_at_any_moment_and_run_again_gives_the_same_vectors(workspace: Workspace, tmp_path: Path) -> None:
-    table(workspace, toy_texts(3000))
+def test_a_killed_run_resumes_to_the_same_vectors(workspace: Workspace, tmp_path: Path) -> None:
+    ingest_texts(workspace, toy_texts(3000))
     first = encode("toys", runtime="fake", workspace=workspace)
-    whole = fake_vectors(workspace, first)
+    expected = fake_vectors(workspace, first)
     shutil.rmtree(first.store)
     counts = []
     for n_batches in (1, 5, 9, 8):
-        child = subprocess.Popen([sys.executable, "-c", RUN, str(workspace.root)], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", SLOW_ENCODE, str(workspace.root)], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(n_batches):
             assert child.stdout.readline()
         child.send_signal(signal.SIGKILL)
@@ -245,21 +249,21 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_vectors(workspace: Wo
         child.stdout.close()
         if Path(first.store, "card.json").exists():
             partial = fake_vectors(workspace, first)
-            assert partial.items() <= whole.items()
+            assert partial.items() <= expected.items()
             counts.append(len(partial))
-    last = encode("toys", runtime="fake", workspace=workspace)
-    assert counts == sorted(counts), "nothing committed was lost"
-    assert (last.n_hits, last.n_encoded) == (counts[-1], 3000 - counts[-1])
-    assert 0 < counts[-1] < 3000, "the kills came while it ran"
-    assert fake_vectors(workspace, last) == whole
+    resumed = encode("toys", runtime="fake", workspace=workspace)
+    assert counts == sorted(counts), "committed vectors were lost"
+    assert (resumed.n_hits, resumed.n_encoded) == (counts[-1], 3000 - counts[-1])
+    assert 0 < counts[-1] < 3000, "no process was killed while it was encoding"
+    assert fake_vectors(workspace, resumed) == expected
 
 
-def test_an_interrupted_run_keeps_what_was_finished(workspace: Workspace, monkeypatch) -> None:
-    table(workspace, toy_texts(500))
-    real = FakeRuntime.run
+def test_an_interrupted_run_keeps_finished_vectors(workspace: Workspace, monkeypatch) -> None:
+    ingest_texts(workspace, toy_texts(500))
+    original = FakeRuntime.run
 
     def interrupted(self, batches):
-        for n, result in enumerate(real(self, batches)):
+        for n, result in enumerate(original(self, batches)):
             if n == 6:
                 raise KeyboardInterrupt
             yield result
@@ -271,8 +275,8 @@ def test_an_interrupted_run_keeps_what_was_finished(workspace: Workspace, monkey
     assert encode("toys", runtime="fake", workspace=workspace).n_hits > 0
 
 
-def test_a_runtime_that_goes_wrong_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
-    table(workspace, toy_texts(50))
+def test_nonfinite_vectors_of_a_runtime_are_not_stored(workspace: Workspace, monkeypatch) -> None:
+    ingest_texts(workspace, toy_texts(50))
 
     def broken(self, batches):
         for batch in batches:
@@ -285,17 +289,19 @@ def test_a_runtime_that_goes_wrong_stores_nothing_wrong(workspace: Workspace, mo
     assert encode("toys", runtime="fake", workspace=workspace).n_encoded == 50
 
 
-def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(workspace: Workspace, monkeypatch) -> None:
+def test_a_runtime_that_fails_parity_is_refused_and_auto_falls_back_with_a_message(
+    workspace: Workspace, monkeypatch
+) -> None:
     from loid_infer.encoders.openvino import OpenVino
 
-    table(workspace, toy_texts(20))
-    real = OpenVino.run
+    ingest_texts(workspace, toy_texts(20))
+    original = OpenVino.run
 
-    def drifting(self, batches):
-        for slots, vectors in real(self, batches):
+    def shifted(self, batches):
+        for slots, vectors in original(self, batches):
             yield slots, vectors + 0.3
 
-    monkeypatch.setattr(OpenVino, "run", drifting)
+    monkeypatch.setattr(OpenVino, "run", shifted)
     with pytest.raises(ParityError, match="openvino computes other vectors"):
         encode("toys", runtime="openvino", workspace=workspace)
     messages: list[str] = []
@@ -304,40 +310,38 @@ def test_a_runtime_that_computes_something_else_is_refused_and_auto_says_so(work
     assert "openvino computes other vectors" in messages[-1]
 
 
-def test_a_table_replaced_during_a_run_stores_nothing_wrong(workspace: Workspace, monkeypatch) -> None:
-    table(workspace, toy_texts(50))
-    real = encoder_module.open_runtime
+def test_a_table_replaced_during_a_run_is_an_error_and_nothing_is_stored(workspace: Workspace, monkeypatch) -> None:
+    ingest_texts(workspace, toy_texts(50))
+    original = encoder_module.open_runtime
 
-    def replacing(*arguments, **options):
-        table(workspace, toy_texts(50, seed=1))
-        return real(*arguments, **options)
+    def replace_and_open(*arguments, **options):
+        ingest_texts(workspace, toy_texts(50, seed=1))
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(encoder_module, "open_runtime", replacing)
+    monkeypatch.setattr(encoder_module, "open_runtime", replace_and_open)
     with pytest.raises(BadTable, match="changed while"):
         encode("toys", workspace=workspace)
     monkeypatch.undo()
     assert encode("toys", workspace=workspace).n_hits == 0
 
 
-def test_an_encoder_replaced_during_a_run_stores_nothing_wrong(
-    workspace: Workspace, toy_base: Path, monkeypatch
-) -> None:
-    table(workspace, toy_texts(50))
-    real = encoder_module.open_runtime
+def test_an_encoder_replaced_during_a_run_is_an_error(workspace: Workspace, toy_base: Path, monkeypatch) -> None:
+    ingest_texts(workspace, toy_texts(50))
+    original = encoder_module.open_runtime
 
-    def replacing(*arguments, **options):
+    def replace_and_open(*arguments, **options):
         export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)
-        return real(*arguments, **options)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(encoder_module, "open_runtime", replacing)
+    monkeypatch.setattr(encoder_module, "open_runtime", replace_and_open)
     with pytest.raises(BadArtifact, match="exported again"):
         encode("toys", workspace=workspace)
 
 
-def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(workspace: Workspace, monkeypatch) -> None:
+def test_a_runtime_that_returns_no_vectors_is_an_error(workspace: Workspace, monkeypatch) -> None:
     from loid_infer.encoders.openvino import OpenVino
 
-    table(workspace, toy_texts(20))
+    ingest_texts(workspace, toy_texts(20))
     monkeypatch.setattr(OpenVino, "run", lambda self, batches: (part for part in ()))
     with pytest.raises(ParityError, match="openvino computes other vectors"):
         encode("toys", runtime="openvino", workspace=workspace)
@@ -346,11 +350,11 @@ def test_a_runtime_that_gives_nothing_back_is_not_proven_and_never_counted(works
         encode("toys", runtime="fake", workspace=workspace)
 
 
-def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
-    table(workspace, toy_texts(5))
-    found = open_folder(workspace.encoder("base"), "base")
+def test_a_run_is_refused_while_another_process_writes_to_the_store(workspace: Workspace) -> None:
+    ingest_texts(workspace, toy_texts(5))
+    encoder = open_folder(workspace.encoder("base"), "base")
     with (
-        StoreWriter(workspace.store(found.fingerprint), found.spec, found.fingerprint),
+        StoreWriter(workspace.store(encoder.fingerprint), encoder.spec, encoder.fingerprint),
         pytest.raises(StoreBusy, match="process"),
     ):
         encode("toys", workspace=workspace)
@@ -367,89 +371,93 @@ def test_two_runs_at_once_the_second_is_told(workspace: Workspace) -> None:
         ({"device": "cuda", "runtime": "openvino"}, RuntimeMissing, "cuda"),
     ],
 )
-def test_wrong_options_say_what_is_right(workspace: Workspace, arguments: dict, kind: type, message: str) -> None:
-    table(workspace, toy_texts(5))
+def test_invalid_options_are_refused_with_the_valid_values(
+    workspace: Workspace, arguments: dict, kind: type, message: str
+) -> None:
+    ingest_texts(workspace, toy_texts(5))
     with pytest.raises(kind) as error:
         encode("toys", workspace=workspace, **arguments)
     assert message in str(error.value)
 
 
-def test_a_domain_without_a_table_says_how_to_make_one(workspace: Workspace) -> None:
+def test_a_missing_table_is_reported_with_the_ingest_command(workspace: Workspace) -> None:
     with pytest.raises(BadTable, match="loid-infer ingest"):
         encode("toys", workspace=workspace)
 
 
-def test_the_domains_own_encoder_goes_first(workspace: Workspace, toy_base: Path) -> None:
-    table(workspace, toy_texts(5))
+def test_an_encoder_named_after_the_domain_is_preferred(workspace: Workspace, toy_base: Path) -> None:
+    ingest_texts(workspace, toy_texts(5))
     assert encode("toys", workspace=workspace).encoder == "base"
     export("toys", base=str(toy_base), precision="fp32", max_tokens=8, workspace=workspace)
     assert encode("toys", workspace=workspace).encoder == "toys"
 
 
-def test_the_base_is_exported_on_first_use_also_for_a_precision(tmp_path: Path, exported: Path, monkeypatch) -> None:
+def test_the_default_encoder_is_exported_on_first_use_of_each_precision(
+    tmp_path: Path, exported: Path, monkeypatch
+) -> None:
     from loid_infer.verbs import encoder as resolving
 
-    asked = []
+    exports = []
 
-    def stand_in(name: str, *, precision: str, calibrate_on: str | None, workspace: Workspace, progress) -> object:
-        asked.append((name, precision, calibrate_on))
+    def fake_export(name: str, *, precision: str, calibrate_on: str | None, workspace: Workspace, progress) -> object:
+        exports.append((name, precision, calibrate_on))
         shutil.copytree(exported / "exports/encoders/base", workspace.encoder(name))
         return type("Result", (), {"seconds": 1.5})
 
-    monkeypatch.setattr(resolving, "export", stand_in)
+    monkeypatch.setattr(resolving, "export", fake_export)
     workspace = Workspace(tmp_path)
-    table(workspace, toy_texts(5))
+    ingest_texts(workspace, toy_texts(5))
     assert encode("toys", workspace=workspace).export_s == 1.5
     assert encode("toys", precision="fp32", workspace=workspace).encoder == "base-fp32"
     assert encode("toys", workspace=workspace).export_s == 0
-    assert asked == [("base", "auto", None), ("base-fp32", "fp32", None)]
+    assert exports == [("base", "auto", None), ("base-fp32", "fp32", None)]
 
 
-def test_an_int8_encoder_encodes_and_is_asked_before_it_meets_another_domain(exported_int8, tmp_path: Path) -> None:
-    made, _ = exported_int8
+def test_an_int8_encoder_is_used_for_another_domain_only_when_named(exported_int8, tmp_path: Path) -> None:
+    int8_workspace, _ = exported_int8
     workspace = Workspace(tmp_path)
-    shutil.copytree(made.root / "data", workspace.root / "data")
-    shutil.copytree(made.encoder("small"), workspace.encoder("base-int8"))
-    run = encode("toys", precision="int8", workspace=workspace)
-    assert (run.encoder, run.precision, run.n_encoded) == ("base-int8", "int8", 200)
-    assert "int8 with" in run.runtime_detail or run.runtime == "onnxruntime"
-    table(workspace, toy_texts(5, seed=1), "others")
+    shutil.copytree(int8_workspace.root / "data", workspace.root / "data")
+    shutil.copytree(int8_workspace.encoder("small"), workspace.encoder("base-int8"))
+    result = encode("toys", precision="int8", workspace=workspace)
+    assert (result.encoder, result.precision, result.n_encoded) == ("base-int8", "int8", 200)
+    assert "int8 with" in result.runtime_detail or result.runtime == "onnxruntime"
+    ingest_texts(workspace, toy_texts(5, seed=1), "others")
     with pytest.raises(RuntimeMissing, match="torch does not compute int8"):
         encode("others", encoder="base-int8", runtime="torch", workspace=workspace)
     with pytest.raises(BadSetting, match=r"calibrated on another domain.*export --name others-int8"):
         encode("others", precision="int8", workspace=workspace)
     assert encode("others", encoder="base-int8", workspace=workspace).n_encoded == 5
-    shutil.copytree(made.encoder("small"), workspace.encoder("base"))
+    shutil.copytree(int8_workspace.encoder("small"), workspace.encoder("base"))
     with pytest.raises(BadSetting, match=r"calibrated on another domain.*give --encoder base to use it anyway"):
         encode("others", workspace=workspace)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small tmpfs")
 def test_a_full_disk_loses_no_committed_chunk(workspace: Workspace, tmp_path: Path) -> None:
-    table(workspace, toy_texts(30_000))
-    small = tmp_path / "small"
-    small.mkdir()
+    ingest_texts(workspace, toy_texts(30_000))
+    small_disk = tmp_path / "small_disk"
+    small_disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small_disk)], check=False, capture_output=True
     ).returncode:
         pytest.skip("this sandbox does not allow mounting")
     try:
-        workspace.cache.symlink_to(small)
+        workspace.cache.symlink_to(small_disk)
         with pytest.raises(NoSpace, match="last committed chunk"):
             encode("toys", runtime="fake", workspace=workspace)
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
         again = encode("toys", runtime="fake", workspace=workspace)
         assert again.n_hits > 0
         assert again.n_hits + again.n_encoded == 30_000
         assert len(fake_vectors(workspace, again)) == 30_000
     finally:
-        subprocess.run(["umount", "-l", str(small)], check=False)
+        subprocess.run(["umount", "-l", str(small_disk)], check=False)
 
 
-def test_results_go_through_json(workspace: Workspace) -> None:
+def test_results_can_be_serialized_as_json(workspace: Workspace) -> None:
     from dataclasses import asdict
 
-    table(workspace, toy_texts(5))
+    ingest_texts(workspace, toy_texts(5))
     fields = json.loads(json.dumps(asdict(encode("toys", workspace=workspace))))
     assert fields.keys() >= {
         "domain",
@@ -477,22 +485,22 @@ def test_results_go_through_json(workspace: Workspace) -> None:
     assert fields["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}
 
 
-def test_what_a_run_took_is_kept_until_another_computes_something(workspace: Workspace) -> None:
-    table(workspace, toy_texts(30))
+def test_the_record_of_a_run_is_replaced_only_by_a_run_that_encodes_texts(workspace: Workspace) -> None:
+    ingest_texts(workspace, toy_texts(30))
     result = encode("toys", runtime="fake", workspace=workspace)
     path = workspace.reports / "toys.base.encoding.json"
     record = json.loads(path.read_text())
     assert record == json.loads(json.dumps(asdict(result)))
     assert record["n_encoded"] == 30 and record["stages"].keys() == {"read_s", "tokenize_s", "forward_s", "commit_s"}
-    kept = path.read_bytes()
+    content = path.read_bytes()
     assert encode("toys", runtime="fake", workspace=workspace).n_encoded == 0
-    assert path.read_bytes() == kept
-    table(workspace, toy_texts(31))
+    assert path.read_bytes() == content
+    ingest_texts(workspace, toy_texts(31))
     encode("toys", runtime="fake", workspace=workspace)
     assert json.loads(path.read_text())["n_encoded"] < 30
 
 
-def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> None:
+def test_a_run_succeeds_when_its_record_cannot_be_written(workspace: Workspace) -> None:
     messages: list[str] = []
 
     class Recorder:
@@ -502,8 +510,8 @@ def test_a_run_whose_record_cannot_be_written_is_a_run(workspace: Workspace) -> 
         def __getattr__(self, name: str):
             return getattr(SILENT, name)
 
-    table(workspace, toy_texts(20))
-    workspace.reports.write_text("in the way")
+    ingest_texts(workspace, toy_texts(20))
+    workspace.reports.write_text("a file instead of a folder")
     result = encode("toys", runtime="fake", workspace=workspace, progress=Recorder())
     assert result.n_encoded == 20 and len(fake_vectors(workspace, result)) == 20
     (line,) = [line for line in messages if "measurements" in line]

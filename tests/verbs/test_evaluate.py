@@ -1,3 +1,5 @@
+"""`evaluate`: splits, ablations, protocols, intervals and its report."""
+
 import json
 from dataclasses import asdict, replace
 
@@ -9,19 +11,19 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
 from loid_infer.verbs import fit as fit_verb
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Workspace:
+def toys_workspace(tmp_path_factory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     make_domain(workspace, "toys")
     return workspace
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The names of encoders that were asked for, by split seed; each is the made-up one."""
+def requested(monkeypatch):
+    """The requested encoder names with their split seeds; each resolves to the made-up encoder."""
     names: list[tuple[str | None, int]] = []
 
     def resolve(workspace, encoder, domain, split):
@@ -41,31 +43,36 @@ def models_of(result: EvaluateResult) -> list[ModelErrors]:
     return [ModelErrors(**model) for model in records(result)["summary"]]
 
 
-def test_every_split_has_every_model_and_the_head_is_what_fit_gives(made, asked):
-    result = verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=2), workspace=made)
+def test_every_split_has_every_model_and_the_head_equals_that_of_fit(toys_workspace, requested):
+    result = verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=2), workspace=toys_workspace)
     models = ["global mean", "bias", "mf", "head", verb.OWN_TEXT]
     assert [(run.seed, run.model) for run in runs_of(result)] == [(seed, model) for seed in (0, 1) for model in models]
     assert [errors.model for errors in models_of(result)] == models
     for seed in (0, 1):
-        fitted = fit_verb.fit("toys", seed=seed, settings=HeadOptions(epochs=2), workspace=made)
+        fitted = fit_verb.fit("toys", seed=seed, settings=HeadOptions(epochs=2), workspace=toys_workspace)
         runs = {run.model: run for run in runs_of(result) if run.seed == seed}
         assert runs["head"].mse == fitted.test_mse and runs["head"].train_mse == fitted.train_mse
         assert runs["bias"].mse == fitted.baselines.bias and runs["mf"].mse == fitted.baselines.mf
         assert runs["global mean"].mse == fitted.baselines.global_mean
-    record = json.loads((made.root / "reports" / "toys.evaluation.json").read_text())
+    record = json.loads((toys_workspace.root / "reports" / "toys.evaluation.json").read_text())
     assert record["runs"] == [asdict(row) for row in result.runs]
     assert record["buckets"] == [asdict(row) for row in result.buckets]
-    assert record["summary"] == [asdict(one) for one in result.summary]
+    assert record["summary"] == [asdict(row) for row in result.summary]
     assert record["n_seeds"] == 2 and len(record["calibration"]) == 10
     splits = {(row.domain, row.split) for row in (*result.runs, *result.buckets)}
     assert splits == {("toys", "random-0"), ("toys", "random-1"), ("toys", "")}
 
 
-def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, asked):
+def test_ablations_use_the_first_encoder_and_are_compared_with_its_head(toys_workspace, requested):
     result = verb.evaluate(
-        "toys", encoders=["one", "own-{seed}"], seeds=1, settings=HeadOptions(epochs=1), ablate=True, workspace=made
+        "toys",
+        encoders=["one", "own-{seed}"],
+        seeds=1,
+        settings=HeadOptions(epochs=1),
+        ablate=True,
+        workspace=toys_workspace,
     )
-    assert asked == [("one", 0), ("own-0", 0)]
+    assert requested == [("one", 0), ("own-0", 0)]
     assert result.encoders == ("one", "own-{seed}")
     assert {run.encoder for run in runs_of(result)} == {None, "one", "own-0"}
     assert {errors.encoder for errors in models_of(result)} == {None, "one", "own-{seed}"}
@@ -75,45 +82,45 @@ def test_ablations_are_of_the_first_encoder_and_compared_with_its_head(made, ask
     head = next(errors for errors in models_of(result) if errors.model == "head")
     assert zeroed.against_head == pytest.approx(zeroed.mse - head.mse)
     assert zeroed.against_head > 0  # the texts contain the signal
-    assert zeroed.against_head_low is None  # one split says nothing of others
+    assert zeroed.against_head_low is None  # there is no interval over splits with one split
 
 
-def test_the_papers_protocol_is_beside_the_strict_one(made, asked):
-    result = verb.evaluate("toys", settings=HeadOptions(protocol="paper", epochs=1), seeds=1, workspace=made)
+def test_the_paper_protocol_is_reported_together_with_the_strict_one(toys_workspace, requested):
+    result = verb.evaluate("toys", settings=HeadOptions(protocol="paper", epochs=1), seeds=1, workspace=toys_workspace)
     assert "head, strict protocol" in [errors.model for errors in models_of(result)]
     assert result.protocol == "paper"
 
 
-def test_a_split_by_time_is_one_split(made, asked):
-    result = verb.evaluate("toys", split="time", seeds=2, settings=HeadOptions(epochs=1), workspace=made)
+def test_a_time_split_is_evaluated_once_with_an_interval_over_pairs(toys_workspace, requested):
+    result = verb.evaluate("toys", split="time", seeds=2, settings=HeadOptions(epochs=1), workspace=toys_workspace)
     assert "pairs" in result.interval
     assert len({run.mse for run in runs_of(result) if run.model == "bias"}) == 1
-    assert sum(one.n_test for one in result.calibration) == runs_of(result)[0].n_test
+    assert sum(group.n_test for group in result.calibration) == runs_of(result)[0].n_test
     head = next(errors for errors in models_of(result) if errors.model == "head")
     assert head.against_bias_low < head.against_bias < head.against_bias_high
 
 
-def test_user_errors(made, asked):
+def test_user_errors(toys_workspace, requested):
     settings = {"settings": HeadOptions(preset="none")}, {"settings": HeadOptions(k=0)}
     for options in ({"seeds": 0}, *settings, {"split": "fold"}):
         with pytest.raises(BadSetting):
-            verb.evaluate("toys", workspace=made, **options)
+            verb.evaluate("toys", workspace=toys_workspace, **options)
 
 
-def test_missing_vectors_are_reported_before_the_first_fit(made, monkeypatch):
+def test_missing_vectors_are_reported_before_the_first_fit(toys_workspace, monkeypatch):
     other = replace(ENCODER, name="own-2", fingerprint="0" * 32)
-    monkeypatch.setattr(verb, "resolve_without_leak", lambda *asked: other if asked[1] == "own-2" else ENCODER)
+    monkeypatch.setattr(verb, "resolve_without_leak", lambda *arguments: other if arguments[1] == "own-2" else ENCODER)
     monkeypatch.setattr(verb, "fit_head", lambda *arguments: pytest.fail("a head was fitted"))
     with pytest.raises(NotEncoded, match="--encoder own-2"):
-        verb.evaluate("toys", encoders=["own-{seed}"], seeds=3, workspace=made)
+        verb.evaluate("toys", encoders=["own-{seed}"], seeds=3, workspace=toys_workspace)
 
 
-def test_the_first_split_may_be_chosen_and_by_time_it_stays_the_first(made, asked):
+def test_split_seed_sets_the_first_seed_and_time_splits_use_one_seed(toys_workspace, requested):
     result = verb.evaluate(
-        "toys", encoders=["own-{seed}"], seeds=2, split_seed=7, settings=HeadOptions(epochs=1), workspace=made
+        "toys", encoders=["own-{seed}"], seeds=2, split_seed=7, settings=HeadOptions(epochs=1), workspace=toys_workspace
     )
-    assert asked == [("own-7", 7), ("own-8", 8)] and {run.seed for run in runs_of(result)} == {7, 8}
-    asked.clear()
+    assert requested == [("own-7", 7), ("own-8", 8)] and {run.seed for run in runs_of(result)} == {7, 8}
+    requested.clear()
     verb.evaluate(
         "toys",
         encoders=["own-{seed}"],
@@ -121,14 +128,14 @@ def test_the_first_split_may_be_chosen_and_by_time_it_stays_the_first(made, aske
         split_seed=7,
         split="time",
         settings=HeadOptions(epochs=1),
-        workspace=made,
+        workspace=toys_workspace,
     )
-    assert asked == [("own-7", 7), ("own-7", 7)]
+    assert requested == [("own-7", 7), ("own-7", 7)]
 
 
-def test_a_report_that_cannot_be_kept_loses_no_figure(made, asked, monkeypatch):
-    def full(path):
+def test_results_are_returned_when_the_report_cannot_be_written(toys_workspace, requested, monkeypatch):
+    def raise_disk_full(path):
         raise NoSpace("cannot write", where=str(path))
 
-    monkeypatch.setattr(verb, "new_file", full)
-    assert verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=made).runs
+    monkeypatch.setattr(verb, "new_file", raise_disk_full)
+    assert verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=toys_workspace).runs

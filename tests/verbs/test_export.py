@@ -1,3 +1,5 @@
+"""`export`: folders, precisions, parity gates, int8 and opening an exported encoder."""
+
 import json
 import shutil
 from dataclasses import fields
@@ -28,7 +30,7 @@ from loid_infer.verbs.calibrate import open_calibration
 from tests.conftest import toy_texts, write_reviews
 
 
-def test_the_folder_is_what_others_read(exported: Path, toy_base: Path) -> None:
+def test_transformers_reads_the_exported_folder(exported: Path, toy_base: Path) -> None:
     import torch
     import transformers
 
@@ -51,10 +53,10 @@ def test_the_folder_is_what_others_read(exported: Path, toy_base: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["parity"]["passed"] is True
     assert manifest["parity"]["cos_min"] >= 0.99999
-    assert str(toy_base.parent) not in json.dumps(manifest), "a name, never a path"
+    assert str(toy_base.parent) not in json.dumps(manifest), "the manifest must not contain a local path"
 
 
-def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path: Path) -> None:
+def test_exporting_twice_gives_identical_files(exported: Path, toy_base: Path, tmp_path: Path) -> None:
     again = export("base", base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(tmp_path))
     first, second = exported / "exports/encoders/base", Path(again.path)
     assert json.loads((first / "manifest.json").read_text())["fingerprint"] == again.fingerprint
@@ -72,19 +74,21 @@ def test_two_exports_are_the_same_bytes(exported: Path, toy_base: Path, tmp_path
         ({"max_tokens": 2}, "3 to 64"),
     ],
 )
-def test_options_out_of_range_are_named(toy_base: Path, tmp_path: Path, arguments: dict, message: str) -> None:
+def test_invalid_options_are_refused_with_the_valid_values(
+    toy_base: Path, tmp_path: Path, arguments: dict, message: str
+) -> None:
     with pytest.raises(BadSetting) as error:
         export(base=str(toy_base), workspace=Workspace(tmp_path), **arguments)
     assert message in str(error.value)
     assert not any(tmp_path.rglob("model.onnx"))
 
 
-def test_a_name_is_a_slug(toy_base: Path, tmp_path: Path) -> None:
+def test_an_invalid_encoder_name_is_refused(toy_base: Path, tmp_path: Path) -> None:
     with pytest.raises(BadName):
         export("../../etc", base=str(toy_base), workspace=Workspace(tmp_path))
 
 
-def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
+def test_an_export_that_fails_parity_leaves_the_previous_encoder(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     before = (workspace.encoder("base") / "manifest.json").read_bytes()
@@ -92,16 +96,16 @@ def test_an_export_whose_parity_fails_is_not_finished_and_the_old_one_stays(
     with pytest.raises(ParityError, match=r"0\.970000.*Nothing was written"):
         export("base", base=str(toy_base), precision="fp32", workspace=workspace)
     assert (workspace.encoder("base") / "manifest.json").read_bytes() == before
-    assert [path.name for path in workspace.encoder("base").parent.iterdir()] == ["base"], "no partial folder stays"
+    assert [path.name for path in workspace.encoder("base").parent.iterdir()] == ["base"], "a partial folder was left"
 
 
-def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    real = opening.measure_runtimes
+def test_auto_precision_falls_back_to_fp32_and_reports_why(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    original = opening.measure_runtimes
     monkeypatch.setattr(making, "has_bf16", lambda: True)
     monkeypatch.setattr(
         making,
         "measure_runtimes",
-        lambda e: real(e) if e.spec.precision == "fp32" else {"openvino": Parity(0.99, 1.0, 1.0, 64)},
+        lambda e: original(e) if e.spec.precision == "fp32" else {"openvino": Parity(0.99, 1.0, 1.0, 64)},
     )
     result = export(base=str(toy_base), max_tokens=16, workspace=Workspace(tmp_path))
     assert (result.precision, "missed its gate" in result.precision_reason) == ("fp32", True)
@@ -110,11 +114,11 @@ def test_auto_says_why_and_takes_fp32_when_bf16_misses(toy_base: Path, tmp_path:
     assert (result.precision, result.precision_reason) == ("fp32", "the processor has no native bf16")
 
 
-def test_a_full_disk_ends_an_export_with_its_error(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    def full(*_: object, **__: object) -> None:
+def test_a_full_disk_is_reported_and_no_partial_export_is_left(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
+    def raise_disk_full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", raise_disk_full)
     with pytest.raises(NoSpace, match=r"No space left on device.*bytes free.*nothing is lost"):
         export(base=str(toy_base), precision="fp32", workspace=Workspace(tmp_path))
     assert list(Workspace(tmp_path).encoder("base").parent.iterdir()) == []
@@ -130,7 +134,7 @@ class TestLoader:
             with pytest.raises(BadArtifact, match=name):
                 open_folder(folder, "base")
 
-    def test_no_passing_report_no_encoder(self, workspace: Workspace) -> None:
+    def test_an_encoder_without_a_passing_parity_report_is_refused(self, workspace: Workspace) -> None:
         path = workspace.encoder("base") / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["parity"]["passed"] = False
@@ -163,23 +167,23 @@ def test_the_bundled_encoder_passes_the_bf16_gate(bundled) -> None:
     assert {field.name for field in fields(result)} >= {"encoder", "path", "fingerprint", "precision", "parity"}
 
 
-def test_int8_says_what_it_chose_and_what_it_costs(exported_int8) -> None:
-    workspace, made = exported_int8
+def test_an_int8_export_reports_its_quantization_and_losses(exported_int8) -> None:
+    workspace, result = exported_int8
     folder = open_folder(workspace.encoder("small"), "small")
-    assert made.precision == folder.spec.precision == "int8"
+    assert result.precision == folder.spec.precision == "int8"
     assert folder.spec.quantized_graph == digest_file(folder.graph)
-    assert made.int8.calibrated_on == "toys"
-    assert made.int8.choice.n_products + len(made.int8.choice.kept_float) == 6, "one of two layers"
-    assert made.int8.choice.cos_mean >= 0.998
-    assert made.int8.head.change <= 0.005
-    assert made.int8.head.n_seeds == 5
-    assert folder.manifest.int8.head.mse_int8 == made.int8.head.mse_int8
+    assert result.int8.calibrated_on == "toys"
+    assert result.int8.choice.n_products + len(result.int8.choice.kept_float) == 6, "the products of one of two layers"
+    assert result.int8.choice.cos_mean >= 0.998
+    assert result.int8.head.change <= 0.005
+    assert result.int8.head.n_seeds == 5
+    assert folder.manifest.int8.head.mse_int8 == result.int8.head.mse_int8
     assert set(folder.manifest.parity.runtimes) == {
         backend.name for backend in able("cpu", "int8") if backend.installed
     }
 
 
-def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -> None:
+def test_an_int8_graph_has_int8_weights_and_standard_operators(exported_int8) -> None:
     import onnx
 
     from loid_infer.encoders.graph import checked
@@ -193,56 +197,56 @@ def test_an_int8_graph_holds_bytes_and_keeps_standard_operators(exported_int8) -
     assert kinds.count(onnx.TensorProto.INT8) == 6
 
 
-def test_two_int8_exports_are_the_same_bytes(exported_int8, toy_base: Path, tmp_path: Path) -> None:
-    workspace, made = exported_int8
+def test_exporting_int8_twice_gives_identical_files(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+    workspace, result = exported_int8
     shutil.copytree(workspace.root / "data", tmp_path / "data")
     arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
     again = export("small", **arguments, workspace=Workspace(tmp_path))
-    assert again.fingerprint == made.fingerprint
-    first, second = Path(made.path), Path(again.path)
+    assert again.fingerprint == result.fingerprint
+    first, second = Path(result.path), Path(again.path)
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
 
 
-def test_products_that_lose_too_much_stay_in_floating_point(
+def test_matrix_products_with_too_much_loss_stay_in_floating_point(
     exported: Path, exported_int8, toy_base: Path, monkeypatch
 ) -> None:
-    """With a gate just above what all products in bytes reach, some go back, the worst first."""
-    workspace, made = exported_int8
-    where = "loid_infer.encoders.manifest.GATES"
-    reached = min(made.int8.choice.cos_mean, made.parity.cos_mean)  # on held-out texts, and on the probes
-    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", reached + 1e-9)})
+    """With a gate just above the cosine of the fully quantized graph, some products stay in floating point."""
+    workspace, result = exported_int8
+    gates = "loid_infer.encoders.manifest.GATES"
+    cosine = min(result.int8.choice.cos_mean, result.parity.cos_mean)  # of held-out texts and of probes
+    monkeypatch.setattr(gates, GATES | {"int8": ("cos_mean", cosine + 1e-9)})
     calibration = open_calibration(workspace, "int8", "toys")
-    folder = quantizable(exported, workspace.root / "kept")
-    _, choice = quantize(folder, *exact(folder), calibration.texts())
+    folder = copy_of_encoder(exported, workspace.root / "kept")
+    _, choice = quantize(folder, *reference_of(folder), calibration.texts())
     assert choice.kept_float
-    assert choice.cos_mean > made.int8.choice.cos_mean
+    assert choice.cos_mean > result.int8.choice.cos_mean
 
-    monkeypatch.setattr(where, GATES | {"int8": ("cos_mean", 1.1)})
-    folder = quantizable(exported, workspace.root / "refused")
+    monkeypatch.setattr(gates, GATES | {"int8": ("cos_mean", 1.1)})
+    folder = copy_of_encoder(exported, workspace.root / "refused")
     before = folder.graph.read_bytes()
     with pytest.raises(ParityError, match=r"int8 misses its gate .*got 0\.99.* of 4 groups"):
-        quantize(folder, *exact(folder), calibration.texts())
-    assert onnx_equal(folder.graph.read_bytes(), before), "the float graph is back"
+        quantize(folder, *reference_of(folder), calibration.texts())
+    assert same_graph(folder.graph.read_bytes(), before), "the floating-point graph was not restored"
 
 
-def quantizable(exported: Path, path: Path) -> EncoderFolder:
+def copy_of_encoder(exported: Path, path: Path) -> EncoderFolder:
     shutil.copytree(exported / "exports/encoders/base", path)
     return open_folder(path, "base")
 
 
-def exact(folder: EncoderFolder):
-    """The module, and what computes float32 vectors by running it."""
+def reference_of(folder: EncoderFolder):
+    """The torch module of an encoder and the function that computes its float32 vectors."""
     module = module_of(folder)
     return module, Encoder(folder.spec, lambda: (folder.tokenizer(), TorchRuntime(module, "fp32", 1))).encode
 
 
-def onnx_equal(one: bytes, other: bytes) -> bool:
+def same_graph(first: bytes, second: bytes) -> bool:
     import onnx
 
-    return bool(onnx.load_from_string(one) == onnx.load_from_string(other))
+    return bool(onnx.load_from_string(first) == onnx.load_from_string(second))
 
 
-def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+def test_int8_is_refused_when_it_makes_the_head_worse(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace, _ = exported_int8
     shutil.copytree(workspace.root / "data", tmp_path / "data")
     arguments = {"base": str(toy_base), "precision": "int8", "calibrate_on": "toys", "max_tokens": 32}
@@ -257,14 +261,14 @@ def test_int8_is_refused_where_a_head_notices(exported_int8, toy_base: Path, tmp
     assert not Workspace(tmp_path).encoder("small").exists()
 
 
-def test_int8_needs_texts_to_calibrate_on(exported_int8, toy_base: Path, tmp_path: Path) -> None:
+def test_int8_with_too_few_calibration_texts_is_refused(exported_int8, toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     ingest([write_reviews(tmp_path / "few.jsonl", toy_texts(63))], "few", workspace=workspace)
     with pytest.raises(BadSetting, match=r"too few texts .*at least 64.*got 63"):
         export(base=str(toy_base), precision="int8", calibrate_on="few", workspace=workspace)
 
 
-def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
+def test_the_head_gate_samples_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
     workspace, _ = exported_int8
     monkeypatch.setattr(calibrate_module, "_MAX_REVIEWS", 50)
     calibration = open_calibration(workspace, "int8", "toys")
@@ -275,13 +279,15 @@ def test_the_head_gate_looks_at_whole_users_of_a_large_domain(exported_int8, mon
     assert (np.bincount(part.users, minlength=len(per_user))[part.users] == per_user[part.users]).all()
     texts = {
         tuple(digest): row
-        for rows, found in calibration.table.texts(np.sort(calibration.rows))
-        for row, digest in zip(rows.tolist(), digests_of(found), strict=True)
+        for rows, part_texts in calibration.table.texts(np.sort(calibration.rows))
+        for row, digest in zip(rows.tolist(), digests_of(part_texts), strict=True)
     }
     assert [texts[tuple(digest)] for digest in part.digests] == calibration.rows.tolist()
 
 
-def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path, tmp_path: Path) -> None:
+def test_export_for_tensorrt_sets_shape_profiles_and_reports_missing_requirements(
+    toy_base: Path, tmp_path: Path
+) -> None:
     from loid_infer.encoders.gpu import tensorrt_lacks
 
     result = export(base=str(toy_base), precision="fp16", max_tokens=64, tensorrt=True, workspace=Workspace(tmp_path))
@@ -292,16 +298,18 @@ def test_for_tensorrt_it_settles_shapes_and_says_what_is_missing(toy_base: Path,
         assert result.tensorrt.missing == tensorrt_lacks()
 
 
-def test_where_there_is_a_gpu_auto_is_what_it_computes_best(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
-    """The GPU is the CPU, with the GPU's runtime."""
+def test_with_a_gpu_auto_precision_is_fp16_and_auto_runtime_is_torch(
+    toy_base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The packed runtime of GPUs runs on the CPU here, and torch_device reports a GPU."""
     from loid_infer.encoders.budget import Budget
     from loid_infer.encoders.cuda import PackedRuntime
 
-    real = torch_runtime._open
+    original = torch_runtime._open
 
     def load(encoder, device, n_threads):
         if device == "cpu":
-            return real(encoder, device, n_threads)
+            return original(encoder, device, n_threads)
         return PackedRuntime(module_of(encoder), encoder.spec.precision, "cpu", Budget(4096), half=True)
 
     monkeypatch.setattr(torch_runtime, "_open", load)

@@ -1,4 +1,4 @@
-"""`ingest` of every format and of every malformed input; an older table survives each error byte for byte."""
+"""`ingest` of every supported format and of malformed input; after every error the previous table is unchanged."""
 
 import csv
 import errno
@@ -43,30 +43,30 @@ ROWS = [
 CANONICAL = [dict(zip(("user_id", "item_id", "rating", "text", "timestamp"), row, strict=True)) for row in ROWS]
 
 
-def lines(records):
+def json_lines(records):
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
-def table_csv(mark=","):
+def csv_table(delimiter=","):
     text = io.StringIO()
-    text.write(mark.join(("item_id", "user_id", "extra", "rating", "text", "timestamp")) + "\r\n")
-    for user, item, rating, words, time in ROWS:
-        quoted = '"' + words.replace('"', '""') + '"'
-        text.write(mark.join((item, user, "x", str(rating), quoted, str(time))) + "\r\n")
+    text.write(delimiter.join(("item_id", "user_id", "extra", "rating", "text", "timestamp")) + "\r\n")
+    for user, item, rating, review_text, time in ROWS:
+        quoted = '"' + review_text.replace('"', '""') + '"'
+        text.write(delimiter.join((item, user, "x", str(rating), quoted, str(time))) + "\r\n")
     return text.getvalue().encode()
 
 
-def zipped(content, name="inside.csv"):
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+def zip_archive(content, name="inside.csv"):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
-def parquet(columns, schema=None):
-    held = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), held)
-    return held.getvalue()
+def parquet_file(columns, schema=None):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), buffer)
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def ws(tmp_path):
 
 @pytest.fixture
 def write(tmp_path):
-    # A name without a suffix: recognition must not rest on it.
-    def _write(content, name="source"):
+    # A name without a suffix: the format must be detected from the content.
+    def write_file(content, name="source"):
         path = tmp_path / name
         path.write_bytes(content)
         return path
 
-    return _write
+    return write_file
 
 
-def rows_of(ws, domain="toys"):
+def table_rows(ws, domain="toys"):
     table = pq.read_table(ws.table(domain))
     return [tuple(row[name] for name in table.schema.names) for row in table.to_pylist()]
 
@@ -105,28 +105,28 @@ AMAZON_2023 = [
     for user, item, rating, text, time in ROWS
 ]
 COLUMNS = {name: [record[name] for record in CANONICAL] for name in CANONICAL[0]}
-GOOD = {
-    "2014": lines(AMAZON_2014),
-    "2014 gz": gzip.compress(lines(AMAZON_2014)),
-    "2014 zst": zstandard.compress(lines(AMAZON_2014)),
-    "2014 zst in frames": b"".join(zstandard.compress(lines([record])) for record in AMAZON_2014),
-    "2014 zst after a skippable frame": b"\x50\x2a\x4d\x18\x02\0\0\0ab" + zstandard.compress(lines(AMAZON_2014)),
-    "2014 gz in members": b"".join(gzip.compress(lines([record])) for record in AMAZON_2014),
-    "2018": lines(AMAZON_2018),
-    "2023": lines(AMAZON_2023),
-    "2023 without parent": lines([{**r, "asin": r["parent_asin"], "parent_asin": None} for r in AMAZON_2023]),
-    "jsonl": lines(CANONICAL),
+SOURCES = {
+    "2014": json_lines(AMAZON_2014),
+    "2014 gz": gzip.compress(json_lines(AMAZON_2014)),
+    "2014 zst": zstandard.compress(json_lines(AMAZON_2014)),
+    "2014 zst, several frames": b"".join(zstandard.compress(json_lines([record])) for record in AMAZON_2014),
+    "2014 zst after a skippable frame": b"\x50\x2a\x4d\x18\x02\0\0\0ab" + zstandard.compress(json_lines(AMAZON_2014)),
+    "2014 gz, several members": b"".join(gzip.compress(json_lines([record])) for record in AMAZON_2014),
+    "2018": json_lines(AMAZON_2018),
+    "2023": json_lines(AMAZON_2023),
+    "2023 without parent": json_lines([{**r, "asin": r["parent_asin"], "parent_asin": None} for r in AMAZON_2023]),
+    "jsonl": json_lines(CANONICAL),
     "jsonl with bom, blank lines, no last newline": b"\xef\xbb\xbf"
-    + lines(CANONICAL).replace(b"\n", b"\r\n\n").strip(),
-    "csv": table_csv(),
-    "csv with bom": b"\xef\xbb\xbf" + table_csv(),
-    "csv zip": zipped(table_csv()),
-    "csv gz": gzip.compress(table_csv()),
-    "csv zst": zstandard.compress(table_csv()),
-    "tsv": table_csv("\t"),
-    "tsv zip": zipped(table_csv("\t"), "x.tsv"),
-    "parquet": parquet(COLUMNS),
-    "parquet, other types": parquet(
+    + json_lines(CANONICAL).replace(b"\n", b"\r\n\n").strip(),
+    "csv": csv_table(),
+    "csv with bom": b"\xef\xbb\xbf" + csv_table(),
+    "csv zip": zip_archive(csv_table()),
+    "csv gz": gzip.compress(csv_table()),
+    "csv zst": zstandard.compress(csv_table()),
+    "tsv": csv_table("\t"),
+    "tsv zip": zip_archive(csv_table("\t"), "x.tsv"),
+    "parquet": parquet_file(COLUMNS),
+    "parquet, other types": parquet_file(
         {
             **COLUMNS,
             "user_id": pa.array(COLUMNS["user_id"]).dictionary_encode(),
@@ -137,29 +137,29 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_every_format_gives_the_same_rows(name, ws, write):
-    result = ingest([write(GOOD[name])], "toys", workspace=ws)
-    assert rows_of(ws) == ROWS
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_format_is_read_to_the_same_rows(name, ws, write):
+    result = ingest([write(SOURCES[name])], "toys", workspace=ws)
+    assert table_rows(ws) == ROWS
     assert (result.n_rows, result.n_users, result.n_items, result.n_empty_text) == (3, 2, 2, 1)
     assert (result.n_duplicates, result.n_skipped, result.path) == (0, 0, str(ws.table("toys")))
 
 
-def test_the_digest_names_the_rows_and_not_the_format(ws, write):
-    digests = {ingest([write(content)], "toys", workspace=ws).digest for content in GOOD.values()}
+def test_the_digest_depends_on_rows_and_not_on_format(ws, write):
+    digests = {ingest([write(content)], "toys", workspace=ws).digest for content in SOURCES.values()}
     assert len(digests) == 1
-    other = [{**CANONICAL[0], "timestamp": None}, *CANONICAL[1:]]
-    moved = [CANONICAL[1], CANONICAL[0], CANONICAL[2]]
-    for records in (other, moved, CANONICAL[:2]):
-        digests.add(ingest([write(lines(records))], "toys", workspace=ws).digest)
+    without_timestamp = [{**CANONICAL[0], "timestamp": None}, *CANONICAL[1:]]
+    reordered = [CANONICAL[1], CANONICAL[0], CANONICAL[2]]
+    for records in (without_timestamp, reordered, CANONICAL[:2]):
+        digests.add(ingest([write(json_lines(records))], "toys", workspace=ws).digest)
     assert len(digests) == 4
 
 
-def test_schema_and_metadata_of_the_table(ws, write):
-    result = ingest([write(GOOD["2014"])], "toys", workspace=ws, rating_range=(0, 10))
+def test_schema_compression_and_metadata_of_the_table(ws, write):
+    result = ingest([write(SOURCES["2014"])], "toys", workspace=ws, rating_range=(0, 10))
     file = pq.ParquetFile(ws.table("toys"))
-    kinds = [(field.name, str(field.type)) for field in file.schema_arrow]
-    assert kinds == [
+    fields = [(field.name, str(field.type)) for field in file.schema_arrow]
+    assert fields == [
         ("user_id", "string"),
         ("item_id", "string"),
         ("rating", "float"),
@@ -181,7 +181,7 @@ def test_schema_and_metadata_of_the_table(ws, write):
     assert open_table(ws.table("toys"), "toys").digest == result.digest
 
 
-def test_values_that_are_odd_and_yet_valid(ws, write):
+def test_unusual_valid_values_are_converted(ws, write):
     records = [
         b'{"user_id": 7, "item_id": "B", "rating": "4.0", "text": "a\\ud83d b\\u0000c", "timestamp": "12.9"}',
         b'{"user_id": "u", "item_id": "B", "rating": 4, "text": null}',
@@ -189,7 +189,7 @@ def test_values_that_are_odd_and_yet_valid(ws, write):
         json.dumps({"user_id": "w", "item_id": "B", "rating": 1, "text": "x" * 1_000_000}).encode(),
     ]
     ingest([write(b"\n".join(records))], "toys", workspace=ws)
-    assert rows_of(ws) == [
+    assert table_rows(ws) == [
         ("7", "B", 4.0, "a\ufffd b\0c", 12),
         ("u", "B", 4.0, "", None),
         ("v", "B", 1.0, "", None),
@@ -197,61 +197,62 @@ def test_values_that_are_odd_and_yet_valid(ws, write):
     ]
 
 
-def test_columns_can_be_named_for_any_format(ws, write):
+def test_columns_can_be_mapped_in_every_format(ws, write):
     columns = {"user_id": "who", "text": "body"}
     content = {"who": ["a"], "item_id": ["i"], "rating": [3], "body": ["t"]}
-    jsonl = lines([{name: values[0] for name, values in content.items()}])
-    for source in (parquet(content), b"who,item_id,rating,body\na,i,3,t\n", jsonl):
+    jsonl = json_lines([{name: values[0] for name, values in content.items()}])
+    for source in (parquet_file(content), b"who,item_id,rating,body\na,i,3,t\n", jsonl):
         ingest([write(source)], "toys", workspace=ws, columns=columns)
-        assert rows_of(ws) == [("a", "i", 3.0, "t", None)]
-    ingest([write(GOOD["2023"])], "toys", workspace=ws, columns={"text": "title", "item_id": "asin"})
-    assert rows_of(ws)[-1] == ("A1", "variant", 3.0, "a title", 1393545602)
+        assert table_rows(ws) == [("a", "i", 3.0, "t", None)]
+    ingest([write(SOURCES["2023"])], "toys", workspace=ws, columns={"text": "title", "item_id": "asin"})
+    assert table_rows(ws)[-1] == ("A1", "variant", 3.0, "a title", 1393545602)
 
 
-def test_csv_fields_may_hold_line_breaks_and_the_line_number_is_where_the_row_begins(ws, write):
+def test_csv_fields_may_contain_line_breaks_and_errors_name_the_first_line_of_a_row(ws, write):
     good = b'user_id,item_id,rating,text\na,i,3,"one\ntwo"\n'
     ingest([write(good)], "toys", workspace=ws)
-    assert rows_of(ws) == [("a", "i", 3.0, "one\ntwo", None)]
-    assert_refused(ws, write(good + b'b,i,9,"x\ny"\n'), ":4:", "outside the range", "got '9'")
+    assert table_rows(ws) == [("a", "i", 3.0, "one\ntwo", None)]
+    assert_ingest_fails(ws, write(good + b'b,i,9,"x\ny"\n'), ":4:", "outside the range", "got '9'")
 
 
 # Duplicates
 
 
-def reviews(*pairs):
-    return lines(
-        {"user_id": u, "item_id": i, "rating": 3, "text": text, "timestamp": n} for n, (u, i, text) in enumerate(pairs)
+def review_lines(*reviews):
+    return json_lines(
+        {"user_id": u, "item_id": i, "rating": 3, "text": text, "timestamp": n}
+        for n, (u, i, text) in enumerate(reviews)
     )
 
 
-def test_duplicates_are_resolved_in_input_order_over_all_sources(ws, write):
-    one = write(reviews(("a", "x", "1"), ("b", "x", "2"), ("a", "x", "3")), "one")
-    two = write(reviews(("c", "x", "4"), ("b", "x", "5")), "two")
-    result = ingest([one, two], "toys", workspace=ws)
-    assert [row[3] for row in rows_of(ws)] == ["3", "4", "5"]
+def test_duplicate_pairs_keep_the_last_or_first_review_in_input_order_over_all_sources(ws, write):
+    first = write(review_lines(("a", "x", "1"), ("b", "x", "2"), ("a", "x", "3")), "first")
+    second = write(review_lines(("c", "x", "4"), ("b", "x", "5")), "second")
+    result = ingest([first, second], "toys", workspace=ws)
+    assert [row[3] for row in table_rows(ws)] == ["3", "4", "5"]
     assert (result.n_rows, result.n_users, result.n_duplicates) == (3, 3, 2)
-    last = result.digest
-    result = ingest([one, two], "toys", workspace=ws, duplicates="keep-first")
-    assert [row[3] for row in rows_of(ws)] == ["1", "2", "4"]
-    assert result.digest != last
-    clean = write(
-        lines(
+    digest_keep_last = result.digest
+    result = ingest([first, second], "toys", workspace=ws, duplicates="keep-first")
+    assert [row[3] for row in table_rows(ws)] == ["1", "2", "4"]
+    assert result.digest != digest_keep_last
+    without_duplicates = write(
+        json_lines(
             {**dict(zip(("user_id", "item_id", "rating", "text", "timestamp"), row, strict=True))}
-            for row in rows_of(ws)
+            for row in table_rows(ws)
         )
     )
-    assert ingest([clean], "other", workspace=ws).digest == result.digest
+    assert ingest([without_duplicates], "other", workspace=ws).digest == result.digest
     assert sorted(path.name for path in ws.table("toys").parent.iterdir()) == ["other.parquet", "toys.parquet"]
 
 
 def test_duplicates_error_names_both_lines(ws, write):
-    one = write(b"not json\n" + reviews(("a", "x", "1"), ("b", "x", "2")), "one")
-    two = write(reviews(("c", "x", "4"), ("b", "x", "5"), ("a", "x", "6")), "two")
+    first = write(b"not json\n" + review_lines(("a", "x", "1"), ("b", "x", "2")), "first")
+    second = write(review_lines(("c", "x", "4"), ("b", "x", "5"), ("a", "x", "6")), "second")
     with pytest.raises(BadTable) as caught:
-        ingest([one, two], "toys", workspace=ws, duplicates="error", on_bad="skip")
+        ingest([first, second], "toys", workspace=ws, duplicates="error", on_bad="skip")
     message = str(caught.value)
-    assert f"{two}:2: " in message
-    assert f"another at {one}:3" in message
+    assert f"{second}:2: " in message
+    assert f"another at {first}:3" in message
     assert "--duplicates keep-last" in message
     assert not list(ws.table("toys").parent.iterdir())
 
@@ -259,60 +260,70 @@ def test_duplicates_error_names_both_lines(ws, write):
 # Malformed input
 
 
-def assert_refused(ws, source, *parts, error=BadTable, **settings):
-    """The message has all parts, an older table is untouched, and nothing else is left behind."""
+def assert_ingest_fails(ws, source, *parts, error=BadTable, **settings):
+    """`ingest` fails with a message that contains all `parts`; the previous table is unchanged and the only file."""
     path = ws.table("toys")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"the table of yesterday")
+    path.write_bytes(b"the previous table")
     with pytest.raises(error) as caught:
         ingest([source], "toys", workspace=ws, **settings)
     message = str(caught.value)
     for part in parts:
         assert part in message, message
-    assert path.read_bytes() == b"the table of yesterday"
+    assert path.read_bytes() == b"the previous table"
     assert [file.name for file in path.parent.iterdir()] == ["toys.parquet"]
     return caught.value
 
 
-def line(**changes):
+def json_line(**changes):
     record = {"user_id": "c", "item_id": "z", "rating": 3, "text": "t"} | changes
-    return lines([{name: value for name, value in record.items() if value != "DROP"}])
+    return json_lines([{name: value for name, value in record.items() if value != "DROP"}])
 
 
-BAD_LINES = {
+INVALID_LINES = {
     "not json": (b"{user: 1}\n", "not JSON", "expected one JSON object", "got '{user: 1}'"),
     "cut json": (b'{"user_id": "a"\n', "not JSON", "expected one JSON object"),
     "not an object": (b"[1, 2]\n", "not a JSON object", "got [1, 2]"),
-    "not UTF-8": (line(text="caf~").replace(b"~", b"\xe9"), "the line is not UTF-8", "expected UTF-8", r"got b'\xe9"),
+    "not UTF-8": (
+        json_line(text="caf~").replace(b"~", b"\xe9"),
+        "the line is not UTF-8",
+        "expected UTF-8",
+        r"got b'\xe9",
+    ),
     "nested too deeply": (b'{"a":' * 200_000 + b"\n", "not JSON", "nested too deeply"),
-    "rating 0": (line(rating=0), "the rating is outside the range", "expected a number from 1 to 5", "got 0"),
-    "rating 7": (line(rating=7), "the rating is outside the range", "expected a number from 1 to 5", "got 7"),
-    "rating five": (line(rating="five"), "the rating is not a number", "expected a number from 1 to 5", "got 'five'"),
-    "rating missing": (line(rating="DROP"), "the rating is missing", "expected a number from 1 to 5", "got None"),
-    "rating true": (line(rating=True), "the rating is not a number", "got True"),
-    "rating NaN": (line(rating=float("nan")), "the rating is not finite", "got nan"),
-    "rating inf": (line(rating=float("inf")), "the rating is not finite", "got inf"),
-    "rating list": (line(rating=[5]), "the rating is not a number", "got [5]"),
-    "rating huge": (line(rating=10**400), "the rating is not a number"),
-    "user missing": (line(user_id="DROP"), "the user is missing or empty", "expected an id", "got None"),
-    "user empty": (line(user_id=" "), "the user is missing or empty", "got ' '"),
-    "item missing": (line(item_id=None), "the item is missing or empty", "got None"),
-    "item a number": (line(item_id=1.5), "the item is not an id", "expected text or a whole number", "got 1.5"),
-    "user with null byte": (line(user_id="a\0b"), "the user has a null byte", r"got 'a\x00b'"),
-    "text a number": (line(text=[]), "the text is not text", "got []"),
-    "timestamp words": (line(timestamp="02 28, 2014"), "the timestamp is not a number", "got '02 28, 2014'"),
-    "timestamp inf": (line(timestamp=float("inf")), "the timestamp is not a number"),
+    "rating 0": (json_line(rating=0), "the rating is outside the range", "expected a number from 1 to 5", "got 0"),
+    "rating 7": (json_line(rating=7), "the rating is outside the range", "expected a number from 1 to 5", "got 7"),
+    "rating five": (
+        json_line(rating="five"),
+        "the rating is not a number",
+        "expected a number from 1 to 5",
+        "got 'five'",
+    ),
+    "rating missing": (json_line(rating="DROP"), "the rating is missing", "expected a number from 1 to 5", "got None"),
+    "rating true": (json_line(rating=True), "the rating is not a number", "got True"),
+    "rating NaN": (json_line(rating=float("nan")), "the rating is not finite", "got nan"),
+    "rating inf": (json_line(rating=float("inf")), "the rating is not finite", "got inf"),
+    "rating list": (json_line(rating=[5]), "the rating is not a number", "got [5]"),
+    "rating huge": (json_line(rating=10**400), "the rating is not a number"),
+    "user missing": (json_line(user_id="DROP"), "the user is missing or empty", "expected an id", "got None"),
+    "user empty": (json_line(user_id=" "), "the user is missing or empty", "got ' '"),
+    "item missing": (json_line(item_id=None), "the item is missing or empty", "got None"),
+    "item a number": (json_line(item_id=1.5), "the item is not an id", "expected text or a whole number", "got 1.5"),
+    "user with null byte": (json_line(user_id="a\0b"), "the user has a null byte", r"got 'a\x00b'"),
+    "text a number": (json_line(text=[]), "the text is not text", "got []"),
+    "timestamp words": (json_line(timestamp="02 28, 2014"), "the timestamp is not a number", "got '02 28, 2014'"),
+    "timestamp inf": (json_line(timestamp=float("inf")), "the timestamp is not a number"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_LINES)
-def test_a_bad_line_is_named_or_skipped(name, ws, write):
-    content, *parts = BAD_LINES[name]
-    source = write(lines(CANONICAL) + content + line())
-    assert_refused(ws, source, f"{source}:4: ", *parts, "--on-bad skip")
+@pytest.mark.parametrize("name", INVALID_LINES)
+def test_an_invalid_json_line_is_reported_or_skipped(name, ws, write):
+    content, *parts = INVALID_LINES[name]
+    source = write(json_lines(CANONICAL) + content + json_line())
+    assert_ingest_fails(ws, source, f"{source}:4: ", *parts, "--on-bad skip")
     result = ingest([source], "toys", workspace=ws, on_bad="skip")
     assert (result.n_rows, result.n_skipped) == (4, 1)
-    assert rows_of(ws)[:3] == ROWS
+    assert table_rows(ws)[:3] == ROWS
 
 
 @pytest.mark.parametrize(
@@ -327,16 +338,16 @@ def test_a_bad_line_is_named_or_skipped(name, ws, write):
         (b'a,b,1,"x"y\n', ("not CSV",)),
     ],
 )
-def test_a_bad_csv_row_is_named_or_skipped(row, parts, ws, write):
+def test_an_invalid_csv_row_is_reported_or_skipped(row, parts, ws, write):
     source = write(b"user_id,item_id,rating,text\nq,i,3,t\n" + row + b"r,i,3,t\n")
-    assert_refused(ws, source, f"{source}:3: ", *parts, "--on-bad skip")
+    assert_ingest_fails(ws, source, f"{source}:3: ", *parts, "--on-bad skip")
     result = ingest([source], "toys", workspace=ws, on_bad="skip")
     assert (result.n_rows, result.n_skipped) == (2, 1)
 
 
-def test_a_bad_parquet_row_is_named_or_skipped(ws, write):
-    source = write(parquet({**COLUMNS, "rating": [5.0, None, 3.0]}))
-    assert_refused(
+def test_an_invalid_parquet_row_is_reported_or_skipped(ws, write):
+    source = write(parquet_file({**COLUMNS, "rating": [5.0, None, 3.0]}))
+    assert_ingest_fails(
         ws,
         source,
         f"{source}, row 2: the rating is missing",
@@ -347,11 +358,11 @@ def test_a_bad_parquet_row_is_named_or_skipped(ws, write):
     assert ingest([source], "toys", workspace=ws, on_bad="skip").n_skipped == 1
 
 
-def test_columns_that_are_missing_are_named(ws, write):
-    others = {"reader": ["a"], "item_id": ["i"], "rating": [3], "body": ["t"]}
-    for content in (parquet(others), b"reader,item_id,rating,body\na,i,3,t\n"):
+def test_missing_columns_are_listed(ws, write):
+    columns = {"reader": ["a"], "item_id": ["i"], "rating": [3], "body": ["t"]}
+    for content in (parquet_file(columns), b"reader,item_id,rating,body\na,i,3,t\n"):
         source = write(content)
-        assert_refused(
+        assert_ingest_fails(
             ws,
             source,
             str(source),
@@ -360,20 +371,24 @@ def test_columns_that_are_missing_are_named(ws, write):
             "got reader, item_id, rating, body",
             "--columns user_id=NAME,text=NAME",
         )
-    source = write(lines([{"user_id": "a", "item_id": "b", "rating": 1, "body": "t"}]))
-    assert_refused(ws, source, "columns are missing", "expected text", "got user_id, item_id, rating, body")
-    source = write(GOOD["csv"])
-    assert_refused(ws, source, "expected when", columns={"timestamp": "when"})
+    source = write(json_lines([{"user_id": "a", "item_id": "b", "rating": 1, "body": "t"}]))
+    assert_ingest_fails(ws, source, "columns are missing", "expected text", "got user_id, item_id, rating, body")
+    source = write(SOURCES["csv"])
+    assert_ingest_fails(ws, source, "expected when", columns={"timestamp": "when"})
 
 
-LONG = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
+MANY_REVIEWS = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
 
 
-@pytest.mark.parametrize("content", [gzip.compress(lines(LONG)), zstandard.compress(lines(LONG))], ids=["gz", "zst"])
-def test_a_truncated_file_is_reported_with_the_last_line(content, ws, write):
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(json_lines(MANY_REVIEWS)), zstandard.compress(json_lines(MANY_REVIEWS))],
+    ids=["gz", "zst"],
+)
+def test_a_truncated_compressed_file_is_reported_with_its_number_of_complete_lines(content, ws, write):
     source = write(content[: len(content) * 3 // 4])
     for on_bad in ("error", "skip"):
-        error = assert_refused(
+        error = assert_ingest_fails(
             ws,
             source,
             f"{source}: the compressed file is truncated or damaged",
@@ -384,43 +399,43 @@ def test_a_truncated_file_is_reported_with_the_last_line(content, ws, write):
         )
         assert 10_000 < int(error.got.split()[0].replace(",", "")) < 16_000
     for n in (3, 12, 30):
-        assert_refused(ws, write(content[:n]), "truncated or damaged" if n > 3 else "")
+        assert_ingest_fails(ws, write(content[:n]), "truncated or damaged" if n > 3 else "")
 
 
-def test_a_damaged_gzip_zip_and_parquet(ws, write):
-    content = bytearray(gzip.compress(lines(LONG)))
+def test_damaged_gzip_zip_and_parquet_files_are_refused(ws, write):
+    content = bytearray(gzip.compress(json_lines(MANY_REVIEWS)))
     content[-6] ^= 255
-    assert_refused(ws, write(bytes(content)), "truncated or damaged", "CRC")
-    assert_refused(ws, write(zipped(table_csv())[:-30]), "the archive cannot be read", "unzip")
-    assert_refused(
-        ws, write(GOOD["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a complete file"
+    assert_ingest_fails(ws, write(bytes(content)), "truncated or damaged", "CRC")
+    assert_ingest_fails(ws, write(zip_archive(csv_table())[:-30]), "the archive cannot be read", "unzip")
+    assert_ingest_fails(
+        ws, write(SOURCES["parquet"][:-30]), "the parquet file is truncated or damaged", "expected a complete file"
     )
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.csv", "x")
         archive.writestr("b.csv", "x")
-    assert_refused(ws, write(held.getvalue()), "expected one file inside the .zip", "got 2 (a.csv, b.csv)")
+    assert_ingest_fails(ws, write(buffer.getvalue()), "expected one file inside the .zip", "got 2 (a.csv, b.csv)")
 
 
-@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("content", [lines(AMAZON_2014), table_csv()], ids=["json", "csv"])
-def test_utf_16_is_reported_with_a_conversion_command(coding, content, ws, write):
-    source = write(content.decode().encode(coding))
-    name = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[coding]
-    assert_refused(
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("content", [json_lines(AMAZON_2014), csv_table()], ids=["json", "csv"])
+def test_utf_16_is_reported_with_a_conversion_command(encoding, content, ws, write):
+    source = write(content.decode().encode(encoding))
+    name = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[encoding]
+    assert_ingest_fails(
         ws, source, "the file is not UTF-8", "expected UTF-8", f"got {name}", f"iconv -f {name} -t UTF-8 {source}"
     )
 
 
-@pytest.mark.parametrize("coding", ["utf-32-le", "utf-32-be"])
-def test_utf_32_is_named_by_its_mark(coding, ws, write):
-    source = write(("\ufeff" + table_csv().decode()).encode(coding))
-    assert_refused(ws, source, "the file is not UTF-8", "expected UTF-8", f"iconv -f UTF-32 -t UTF-8 {source}")
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf_32_is_detected_by_its_byte_order_mark(encoding, ws, write):
+    source = write(("\ufeff" + csv_table().decode()).encode(encoding))
+    assert_ingest_fails(ws, source, "the file is not UTF-8", "expected UTF-8", f"iconv -f UTF-32 -t UTF-8 {source}")
 
 
-def test_one_endless_line_is_no_table(ws, write):
+def test_a_file_of_one_very_long_line_is_refused(ws, write):
     csv.field_size_limit(131_072)  # as in a new process
-    assert_refused(ws, write(b"x" * 300_000), "unknown format")
+    assert_ingest_fails(ws, write(b"x" * 300_000), "unknown format")
 
 
 @pytest.mark.parametrize(
@@ -433,21 +448,23 @@ def test_one_endless_line_is_no_table(ws, write):
         (bytes(range(256)) * 64, ("unknown format",)),
         (b"\0" * 5000, ("a binary file", "null bytes")),
         (b"just words\nmore words\n", ("unknown format", "got the first line b'just words'", "CSV or TSV")),
-        (gzip.compress(GOOD["parquet"], mtime=0), ("a compressed parquet file",)),
+        (gzip.compress(SOURCES["parquet"], mtime=0), ("a compressed parquet file",)),
         (b"user_id,item_id,rating,text\n", ("there are no valid reviews", "got 0 bad lines")),
     ],
 )
-def test_what_is_no_table_of_reviews(content, parts, ws, write):
+def test_files_that_are_not_review_tables_are_refused(content, parts, ws, write):
     source = write(content)
-    assert_refused(ws, source, str(source), *parts)
+    assert_ingest_fails(ws, source, str(source), *parts)
 
 
-def test_nothing_but_bad_lines(ws, write):
-    assert_refused(ws, write(line(rating=9) * 3), "there are no valid reviews", "got 3 bad lines", on_bad="skip")
+def test_a_file_of_only_invalid_lines_is_refused(ws, write):
+    assert_ingest_fails(
+        ws, write(json_line(rating=9) * 3), "there are no valid reviews", "got 3 bad lines", on_bad="skip"
+    )
 
 
 @pytest.mark.parametrize(
-    ("format", "name", "agrees"),
+    ("format", "name", "matches"),
     [
         ("amazon2018", "2014", True),
         ("jsonl", "jsonl", True),
@@ -460,17 +477,17 @@ def test_nothing_but_bad_lines(ws, write):
         ("jsonl", "csv", False),
     ],
 )
-def test_an_explicit_format_must_agree_with_the_content(format, name, agrees, ws, write):
-    source = write(GOOD[name])
-    if agrees:
+def test_an_explicit_format_must_match_the_content(format, name, matches, ws, write):
+    source = write(SOURCES[name])
+    if matches:
         assert ingest([source], "toys", workspace=ws, format=format).n_rows == 3
     else:
-        assert_refused(ws, source, "the content has another format", f"expected {format}", "got ", format=format)
+        assert_ingest_fails(ws, source, "the content has another format", f"expected {format}", "got ", format=format)
 
 
-def test_settings_outside_their_range(ws, write):
-    source = write(GOOD["csv"])
-    bad = [
+def test_invalid_settings_are_refused(ws, write):
+    source = write(SOURCES["csv"])
+    invalid_settings = [
         ({"format": "xml"}, "auto | amazon2014"),
         ({"columns": {"user": "a"}}, "NAME=SOURCE"),
         ({"columns": {"user_id": ""}}, "NAME=SOURCE"),
@@ -479,91 +496,91 @@ def test_settings_outside_their_range(ws, write):
         ({"rating_range": (5.0, 1.0)}, "LOW < HIGH"),
         ({"rating_range": (1.0, float("nan"))}, "LOW < HIGH"),
     ]
-    for settings, part in bad:
-        assert_refused(ws, source, part, error=BadSetting, **settings)
+    for settings, part in invalid_settings:
+        assert_ingest_fails(ws, source, part, error=BadSetting, **settings)
     with pytest.raises(BadSetting, match="at least one file"):
         ingest([], "toys", workspace=ws)
 
 
 @pytest.mark.parametrize("domain", ["../../etc", "/etc", "", "Toys", "a b"])
-def test_a_domain_is_a_slug(domain, ws, write):
+def test_invalid_domain_names_are_refused(domain, ws, write):
     with pytest.raises(BadName, match="invalid domain name"):
-        ingest([write(GOOD["csv"])], domain, workspace=ws)
+        ingest([write(SOURCES["csv"])], domain, workspace=ws)
     assert not ws.root.exists()
 
 
-# The system refuses
+# Operating system errors
 
 
-def test_a_source_that_cannot_be_read(ws, tmp_path, monkeypatch):
-    assert_refused(ws, tmp_path / "absent", "absent: the file cannot be read: No such file", "Check the path")
-    assert_refused(ws, tmp_path, "the file cannot be read: Is a directory")
+def test_an_unreadable_source_is_reported(ws, tmp_path, monkeypatch):
+    assert_ingest_fails(ws, tmp_path / "absent", "absent: the file cannot be read: No such file", "Check the path")
+    assert_ingest_fails(ws, tmp_path, "the file cannot be read: Is a directory")
     source = tmp_path / "secret"
-    source.write_bytes(GOOD["csv"])
-    plain = Path.open
+    source.write_bytes(SOURCES["csv"])
+    original_open = Path.open
 
     def refuse(self, *args, **kwargs):
         if self == source:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return plain(self, *args, **kwargs)
+        return original_open(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert_refused(ws, source, f"{source}: the file cannot be read: Permission denied")
+    assert_ingest_fails(ws, source, f"{source}: the file cannot be read: Permission denied")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-@pytest.mark.parametrize("at", ["write_table", "close"])
-def test_a_full_disk_or_no_permission_to_write(code, at, ws, write, monkeypatch):
-    real = pq.ParquetWriter.close
+@pytest.mark.parametrize("method", ["write_table", "close"])
+def test_a_full_disk_or_missing_write_permission_is_reported(code, method, ws, write, monkeypatch):
+    original_close = pq.ParquetWriter.close
 
     def refuse(self, *args, **kwargs):
-        if at == "close":
-            real(self)
+        if method == "close":
+            original_close(self)
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pq.ParquetWriter, at, refuse)
-    then = "bytes free" if code == errno.ENOSPC else "Make the folder writable"
-    parts = ("toys.parquet: cannot write: " + os.strerror(code), then, "nothing is lost")
-    assert_refused(ws, write(GOOD["2014"]), *parts, error=NoSpace)
+    monkeypatch.setattr(pq.ParquetWriter, method, refuse)
+    hint = "bytes free" if code == errno.ENOSPC else "Make the folder writable"
+    parts = ("toys.parquet: cannot write: " + os.strerror(code), hint, "nothing is lost")
+    assert_ingest_fails(ws, write(SOURCES["2014"]), *parts, error=NoSpace)
 
 
-def test_a_full_disk_in_the_second_pass(ws, write, monkeypatch):
+def test_a_full_disk_while_duplicates_are_removed_is_reported(ws, write, monkeypatch):
     def refuse(*args):
-        for path in ws.table("toys").parent.glob(".*"):  # what a kill now would leave, a later run must know as its own
+        for path in ws.table("toys").parent.glob(".*"):  # a later run must recognize what a kill would leave here
             assert re.fullmatch(r"\.toys\.parquet\.[^.]+\.partial", path.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("loid_infer.verbs.ingest.filter_table", refuse)
-    source = write(reviews(("a", "x", "1"), ("a", "x", "2")))
-    assert_refused(ws, source, "cannot write: No space left", "nothing is lost", error=NoSpace)
+    source = write(review_lines(("a", "x", "1"), ("a", "x", "2")))
+    assert_ingest_fails(ws, source, "cannot write: No space left", "nothing is lost", error=NoSpace)
 
 
 def test_a_pipe_is_refused(ws, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    keep = os.open(pipe, os.O_RDWR)
-    os.write(keep, GOOD["csv"])
-    assert_refused(ws, pipe, "the source is a pipe", "expected a file", "Write it to a file first")
-    os.close(keep)
+    descriptor = os.open(pipe, os.O_RDWR)
+    os.write(descriptor, SOURCES["csv"])
+    assert_ingest_fails(ws, pipe, "the source is a pipe", "expected a file", "Write it to a file first")
+    os.close(descriptor)
 
 
-def test_a_folder_that_cannot_be_made(ws, write):
+def test_a_folder_that_cannot_be_created_is_reported(ws, write):
     ws.root.write_bytes(b"a file where the workspace should be")
     with pytest.raises(NoSpace, match="cannot create the folder"):
-        ingest([write(GOOD["csv"])], "toys", workspace=ws)
+        ingest([write(SOURCES["csv"])], "toys", workspace=ws)
 
 
-def test_progress_adds_up_to_the_bytes_of_the_sources(ws, write):
-    class Counting:
+def test_progress_adds_up_to_the_size_of_the_sources(ws, write):
+    class CountingProgress:
         total, done = 0, 0
 
         def task(self, name, total, unit):
-            Counting.total = total
+            CountingProgress.total = total
             return self
 
         def advance(self, n):
             assert n >= 0
-            Counting.done += n
+            CountingProgress.done += n
 
         def __enter__(self):
             return self
@@ -571,13 +588,13 @@ def test_progress_adds_up_to_the_bytes_of_the_sources(ws, write):
         def __exit__(self, *exc):
             pass
 
-    sources = [write(GOOD[name], name) for name in ("2014 gz", "csv", "parquet")]
-    ingest(sources, "toys", workspace=ws, progress=Counting())
-    assert Counting.done == Counting.total == sum(source.stat().st_size for source in sources)
+    sources = [write(SOURCES[name], name) for name in ("2014 gz", "csv", "parquet")]
+    ingest(sources, "toys", workspace=ws, progress=CountingProgress())
+    assert CountingProgress.done == CountingProgress.total == sum(source.stat().st_size for source in sources)
 
 
-def test_batches_end_at_the_limits_and_nothing_changes(ws, write, monkeypatch):
-    source = write(lines(LONG[:1000]))
+def test_batch_limits_set_the_row_groups_and_leave_the_digest_unchanged(ws, write, monkeypatch):
+    source = write(json_lines(MANY_REVIEWS[:1000]))
     digest = ingest([source], "toys", workspace=ws).digest
     monkeypatch.setattr("loid_infer.data.sources.MAX_GROUP_ROWS", 64)
     monkeypatch.setattr("loid_infer.data.sources.MAX_GROUP_CHARS", 80 * 50)
@@ -589,14 +606,14 @@ def test_batches_end_at_the_limits_and_nothing_changes(ws, write, monkeypatch):
 @pytest.mark.parametrize(
     ("domain", "counts"), [("musical_instruments", (10_261, 1_429, 900, 7)), ("digital_music", (6_908, 2_490, 382, 1))]
 )
-def test_real_reviews(domain, counts, shared_data, ws):
+def test_counts_of_real_reviews(domain, counts, shared_data, ws):
     result = ingest([shared_data / f"{domain}.json.gz"], domain, workspace=ws, duplicates="error")
     assert (result.n_rows, result.n_users, result.n_items, result.n_empty_text) == counts
     texts = pq.read_table(ws.table(domain), columns=["text"]).column("text").to_pylist()
     assert not any("&#34;" in text for text in texts)
 
 
-def test_milliseconds_where_seconds_belong_are_a_bad_line(ws, tmp_path):
+def test_a_timestamp_in_milliseconds_is_an_invalid_line(ws, tmp_path):
     source = tmp_path / "ms.jsonl"
     source.write_text('{"user_id": "u", "item_id": "i", "rating": 4, "text": "t", "timestamp": 1400000000000}\n')
-    assert_refused(ws, source, "ms.jsonl:1", "maybe not in seconds", "1400000000000")
+    assert_ingest_fails(ws, source, "ms.jsonl:1", "maybe not in seconds", "1400000000000")

@@ -1,4 +1,4 @@
-"""The page says what the files say, escapes what is in them, loads nothing, and is the same every time."""
+"""`report`: the page shows what the files contain, escapes their text, loads nothing and is reproducible."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as evaluate_verb
 from tests.conftest import toy_texts, write_reviews
-from tests.pages.records import encoding, evaluation, full, head, plugin, training_run, write
-from tests.verbs.recommender import ENCODER, make_domain
+from tests.pages.records import encoding, evaluation, full_workspace, head, plugin, training_run, write
+from tests.verbs.toy_domain import ENCODER, make_domain
 
 EVIL = '"><script>alert(1)</script>&\ud800\x00'
 _VOID = {"meta", "br"}
 
 
-class Balance(HTMLParser):
-    """Tags that are opened and not closed, or the other way round; what the page names; what it shows."""
+class ParsedPage(HTMLParser):
+    """Parses a page into its unclosed and mismatched tags, tag names, attributes and visible text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.wrong: list[str] = []
+        self.mismatched: list[str] = []
         self.tags: set[str] = set()
         self.attributes: list[tuple[str, str | None]] = []
         self.shown: list[str] = []
@@ -41,7 +41,7 @@ class Balance(HTMLParser):
 
     def handle_endtag(self, tag) -> None:
         if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
+            self.mismatched.append(tag)
 
     def handle_data(self, data) -> None:
         if self.open and self.open[-1] != "style":
@@ -52,27 +52,27 @@ class Balance(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.shown))
 
 
-def page_of(place: Workspace, domain: str | None = None) -> Balance:
-    read = Balance(Path(report(domain, workspace=place).path).read_bytes().decode())
-    assert (read.open, read.wrong) == ([], [])
-    return read
+def page_of(workspace: Workspace, domain: str | None = None) -> ParsedPage:
+    parsed = ParsedPage(Path(report(domain, workspace=workspace).path).read_bytes().decode())
+    assert (parsed.open, parsed.mismatched) == ([], [])
+    return parsed
 
 
 @pytest.fixture
-def place(tmp_path) -> Workspace:
-    """Everything was measured, of one domain with a table."""
-    made = full(tmp_path / "ws")
+def workspace(tmp_path) -> Workspace:
+    """A workspace with every measurement, and one domain with a table."""
+    made = full_workspace(tmp_path / "ws")
     ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(40))], "toys", workspace=made)
     return made
 
 
-def test_figures_of_the_files_are_on_the_page(place) -> None:
-    result = report(workspace=place)
-    assert result.path == str(place.reports / "report.html")
+def test_the_page_shows_the_numbers_in_the_files(workspace) -> None:
+    result = report(workspace=workspace)
+    assert result.path == str(workspace.reports / "report.html")
     assert (result.domains, result.n_heads, result.n_encoders, result.n_plugins) == (("toys",), 1, 2, 3)
     assert result.left_out == result.not_measured == ()
-    assert result.n_bytes == (place.reports / "report.html").stat().st_size
-    text = page_of(place).text
+    assert result.n_bytes == (workspace.reports / "report.html").stat().st_size
+    text = page_of(workspace).text
     for expected in (
         *("40 reviews", "0.7301", "0.7600", "−0.0299", "−0.0412 to −0.0186"),  # the head against the biases
         *("vectors zeroed", "+0.0143", "+0.0021 to +0.0265", "4,321 1.5000 1.2000", "0.87"),  # ablation, buckets, runs
@@ -95,42 +95,42 @@ def test_figures_of_the_files_are_on_the_page(place) -> None:
         (None, None, "One split gives no interval"),
     ],
 )
-def test_the_verdict_follows_the_interval(place, low, high, expected) -> None:
-    found = evaluation()
-    found["summary"][3] |= {"against_bias_low": low, "against_bias_high": high}
-    write(place.reports / "toys.evaluation.json", found)
-    assert expected in page_of(place).text
+def test_the_verdict_follows_the_interval(workspace, low, high, expected) -> None:
+    record = evaluation()
+    record["summary"][3] |= {"against_bias_low": low, "against_bias_high": high}
+    write(workspace.reports / "toys.evaluation.json", record)
+    assert expected in page_of(workspace).text
 
 
-def test_the_papers_protocol_is_marked_and_the_strict_head_is_the_result(place) -> None:
-    found = evaluation(protocol="paper")
-    found["summary"].append(found["summary"][3] | {"model": "head, strict protocol", "mse": 0.7512})
-    (place.reports / "toys.evaluation.json").unlink(missing_ok=True)
-    write(place.reports / "toys.paper.evaluation.json", found)
-    text = page_of(place).text
+def test_paper_protocol_results_are_marked_and_the_strict_head_is_the_headline(workspace) -> None:
+    record = evaluation(protocol="paper")
+    record["summary"].append(record["summary"][3] | {"model": "head, strict protocol", "mse": 0.7512})
+    (workspace.reports / "toys.evaluation.json").unlink(missing_ok=True)
+    write(workspace.reports / "toys.paper.evaluation.json", record)
+    text = page_of(workspace).text
     assert "are not valid results" in text and "head, paper protocol" in text
     assert "0.7512 test MSE, strict head" in text
     assert "reads the target's own text (impossible)" in text and "which no recommender can" in text
 
 
-def test_one_domain_has_a_page_of_its_own(place) -> None:
-    write(place.reports / "books.evaluation.json", evaluation("books"))
-    write(place.head("books") / "manifest.json", head("books", "books", "base", test_mse=0.1239))
-    write(place.plugin("far") / "manifest.json", plugin("far", "8" * 64))
-    result = report("toys", workspace=place)
-    assert result.path == str(place.reports / "toys.report.html")
-    text = page_of(place, "toys").text
+def test_a_domain_report_contains_only_that_domain(workspace) -> None:
+    write(workspace.reports / "books.evaluation.json", evaluation("books"))
+    write(workspace.head("books") / "manifest.json", head("books", "books", "base", test_mse=0.1239))
+    write(workspace.plugin("far") / "manifest.json", plugin("far", "8" * 64))
+    result = report("toys", workspace=workspace)
+    assert result.path == str(workspace.reports / "toys.report.html")
+    text = page_of(workspace, "toys").text
     assert "0.7321" in text and "0.1239" not in text and "plugin, trained far" not in text
-    both = page_of(place).text
+    both = page_of(workspace).text
     assert "0.7321" in both and "0.1239" in both and "plugin, trained far" in both
 
 
-def test_what_is_missing_is_named_with_its_command(place) -> None:
-    for path in (*place.reports.iterdir(), place.head("toys") / "curve.json"):
+def test_missing_measurements_are_listed_with_their_commands(workspace) -> None:
+    for path in (*workspace.reports.iterdir(), workspace.head("toys") / "curve.json"):
         path.unlink()
-    result = report(workspace=place)
-    text = page_of(place).text
-    commands = [one.command for one in result.not_measured]
+    result = report(workspace=workspace)
+    text = page_of(workspace).text
+    commands = [missing.command for missing in result.not_measured]
     assert commands == [
         "loid-infer encode --domain toys",
         "loid-infer evaluate --domain toys --ablate",
@@ -138,39 +138,39 @@ def test_what_is_missing_is_named_with_its_command(place) -> None:
         "loid-infer plugin similarity toys OTHER",
     ]
     assert all(command in text for command in commands)
-    bare = Workspace(place.root.parent / "bare")
-    ingest([write_reviews(place.root.parent / "b.jsonl", toy_texts(20))], "bare", workspace=bare)
-    commands = [one.command for one in report(workspace=bare).not_measured]
-    for command in ("loid-infer export", "loid-infer fit --domain bare", "loid-infer plugin train --domain bare"):
+    empty = Workspace(workspace.root.parent / "empty")
+    ingest([write_reviews(workspace.root.parent / "b.jsonl", toy_texts(20))], "empty", workspace=empty)
+    commands = [missing.command for missing in report(workspace=empty).not_measured]
+    for command in ("loid-infer export", "loid-infer fit --domain empty", "loid-infer plugin train --domain empty"):
         assert command in commands
-    found = evaluation()
-    found["summary"] = found["summary"][:-1]
-    write(place.reports / "toys.evaluation.json", found)
-    assert "loid-infer evaluate --domain toys --seeds 2 --ablate --encoder base" in page_of(place).text
+    record = evaluation()
+    record["summary"] = record["summary"][:-1]
+    write(workspace.reports / "toys.evaluation.json", record)
+    assert "loid-infer evaluate --domain toys --seeds 2 --ablate --encoder base" in page_of(workspace).text
 
 
-def test_text_of_the_files_cannot_become_markup(place) -> None:
-    found = evaluation(encoders=[EVIL], preset=EVIL, interval=EVIL)
-    found["summary"][-1]["model"] = found["buckets"][0]["bucket"] = found["runs"][0]["model"] = EVIL
-    write(place.reports / "toys.evaluation.json", found)
-    write(place.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL))
-    write(place.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
-    one = plugin("one", "1" * 64, trained_on=[training_run(EVIL)], base={"name": EVIL, "digest": EVIL})
-    write(place.plugin("one") / "manifest.json", one)
+def test_text_in_files_is_escaped(workspace) -> None:
+    record = evaluation(encoders=[EVIL], preset=EVIL, interval=EVIL)
+    record["summary"][-1]["model"] = record["buckets"][0]["bucket"] = record["runs"][0]["model"] = EVIL
+    write(workspace.reports / "toys.evaluation.json", record)
+    write(workspace.reports / "toys.base.encoding.json", encoding(runtime_detail=EVIL))
+    write(workspace.head("toys") / "manifest.json", head(encoder=EVIL, preset=EVIL))
+    hostile = plugin("one", "1" * 64, trained_on=[training_run(EVIL)], base={"name": EVIL, "digest": EVIL})
+    write(workspace.plugin("one") / "manifest.json", hostile)
     write(
-        place.reports / "similarity.json",
+        workspace.reports / "similarity.json",
         {"domains": [EVIL], "matrix": [[1.0]], "pooling": EVIL, "n_texts": 1, "base": EVIL, "max_tokens": 3, "seed": 0},
     )
-    write(place.reports / 'a"><script>.evaluation.json', "{")
-    read = page_of(place)
+    write(workspace.reports / 'a"><script>.evaluation.json', "{")
+    read = page_of(workspace)
     assert "script" not in read.tags
     assert '"><script>alert(1)</script>&' in read.text
-    assert any("cannot be read" in problem for problem in report(workspace=place).left_out)
+    assert any("cannot be read" in problem for problem in report(workspace=workspace).left_out)
 
 
-def test_the_page_loads_nothing(place) -> None:
-    read = page_of(place)
-    page = (place.reports / "report.html").read_text()
+def test_the_page_loads_no_external_resources(workspace) -> None:
+    read = page_of(workspace)
+    page = (workspace.reports / "report.html").read_text()
     assert not re.search(r"https?://|url\((?!#)|@import", page)
     assert not read.tags & {"script", "link", "img", "iframe", "object", "base"}
     assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "src", "xlink:href"))
@@ -183,12 +183,12 @@ def test_the_page_loads_nothing(place) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None:
-    report(workspace=place)
-    page = (place.reports / "report.html").read_text()
-    drawings = re.findall("<svg [^>]*>", page)
-    assert len(drawings) == 6  # accuracy, ablations, calibration, curves of a head and of two plugins
-    assert all(re.search('role="img" aria-label="[^"]+"', drawing) for drawing in drawings)
+def test_every_figure_has_a_text_alternative_and_a_table(workspace) -> None:
+    report(workspace=workspace)
+    page = (workspace.reports / "report.html").read_text()
+    figures = re.findall("<svg [^>]*>", page)
+    assert len(figures) == 6  # accuracy, ablations, calibration, curves of a head and of two plugins
+    assert all(re.search('role="img" aria-label="[^"]+"', figure) for figure in figures)
     rows = [
         [cell.strip() for cell in re.findall("<td[^>]*>([^<>]*)</td>", row)]
         for row in re.findall("<tr>(.*?)</tr>", page, re.S)
@@ -201,24 +201,24 @@ def test_a_screen_reader_gets_tables_and_a_name_for_every_drawing(place) -> None
     assert page.count("<table") == page.count("<thead") == 12
 
 
-def test_the_same_files_give_the_same_bytes_anywhere(place, tmp_path) -> None:
-    first = Path(report(workspace=place).path).read_bytes()
-    assert Path(report(workspace=place).path).read_bytes() == first
-    moved = Workspace(place.root.rename(tmp_path / "moved"))
+def test_the_page_is_reproducible_and_contains_no_paths(workspace, tmp_path) -> None:
+    first = Path(report(workspace=workspace).path).read_bytes()
+    assert Path(report(workspace=workspace).path).read_bytes() == first
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))
     assert Path(report(workspace=moved).path).read_bytes() == first
     assert str(tmp_path).encode() not in first
 
 
-def test_a_damaged_file_is_left_out_and_named(place) -> None:
-    write(place.reports / "toys.evaluation.json", '{"domain": "toys", "encoders')
-    write(place.reports / "toys.base.encoding.json", encoding(seconds="quick"))
-    write(place.reports / "other.base.encoding.json", encoding())
-    write(place.head("toys") / "curve.json", {"losses": [1.0], "eval_steps": [1, 2], "eval_mse": [1.0]})
-    write(place.encoder("base") / "manifest.json", "[]")
-    write(place.plugin("one") / "manifest.json", {"kind": "plugin", "name": "one"})
-    write(place.reports / "similarity.json", {"domains": ["a"], "matrix": []})
-    place.table("toys").write_bytes(b"no parquet")
-    result = report(workspace=place)
+def test_an_unreadable_file_is_left_out_and_listed(workspace) -> None:
+    write(workspace.reports / "toys.evaluation.json", '{"domain": "toys", "encoders')
+    write(workspace.reports / "toys.base.encoding.json", encoding(seconds="quick"))
+    write(workspace.reports / "other.base.encoding.json", encoding())
+    write(workspace.head("toys") / "curve.json", {"losses": [1.0], "eval_steps": [1, 2], "eval_mse": [1.0]})
+    write(workspace.encoder("base") / "manifest.json", "[]")
+    write(workspace.plugin("one") / "manifest.json", {"kind": "plugin", "name": "one"})
+    write(workspace.reports / "similarity.json", {"domains": ["a"], "matrix": []})
+    workspace.table("toys").write_bytes(b"no parquet")
+    result = report(workspace=workspace)
     messages = "\n".join(result.left_out)
     for name, why in (
         ("reports/toys.evaluation.json", "cannot be read"),
@@ -231,55 +231,57 @@ def test_a_damaged_file_is_left_out_and_named(place) -> None:
         ("data/toys.parquet", "cannot be read"),
     ):
         assert re.search(f"{re.escape(name)}: .*{why}", messages), (name, messages)
-    text = page_of(place).text
+    text = page_of(workspace).text
     assert all(" ".join(problem.split()) in text for problem in result.left_out)
 
 
-def test_figures_that_cannot_be_drawn_do_no_harm(place) -> None:
+def test_values_that_cannot_be_plotted_are_skipped(workspace) -> None:
     nothing = {"losses": [float("nan")], "eval_steps": [], "eval_mse": []}
-    write(place.head("toys") / "curve.json", json.dumps(nothing))
-    write(place.plugin("one") / "curve.json", {"losses": [0.0] * 5, "eval_steps": [0], "eval_mse": [0.0]})
-    write(place.plugin("two") / "curve.json", {"losses": [9e14], "eval_steps": [-5, -5], "eval_mse": [-9e14, -9e14]})
-    write(place.reports / "toys.base.encoding.json", encoding(seconds=0.0, tokens_per_s=0.0))
-    found = evaluation(calibration=[{"predicted": 3.0, "rated": 3.0, "n_test": 0}], runs=[])
-    for row in found["summary"]:
+    write(workspace.head("toys") / "curve.json", json.dumps(nothing))
+    write(workspace.plugin("one") / "curve.json", {"losses": [0.0] * 5, "eval_steps": [0], "eval_mse": [0.0]})
+    write(
+        workspace.plugin("two") / "curve.json", {"losses": [9e14], "eval_steps": [-5, -5], "eval_mse": [-9e14, -9e14]}
+    )
+    write(workspace.reports / "toys.base.encoding.json", encoding(seconds=0.0, tokens_per_s=0.0))
+    record = evaluation(calibration=[{"predicted": 3.0, "rated": 3.0, "n_test": 0}], runs=[])
+    for row in record["summary"]:
         row |= {"against_bias": 0.0, "against_bias_low": None, "against_bias_high": None, "against_head": 0.0}
-    for row in found["buckets"]:
+    for row in record["buckets"]:
         row |= {"global_mean": 0.0, "bias": 0.0, "mf": 0.0, "head": 0.0}
-    write(place.reports / "toys.evaluation.json", found)
-    assert report(workspace=place).left_out == ()
-    page_of(place)
+    write(workspace.reports / "toys.evaluation.json", record)
+    assert report(workspace=workspace).left_out == ()
+    page_of(workspace)
 
 
-def test_what_evaluate_writes_is_what_is_read(tmp_path, monkeypatch) -> None:
-    place = Workspace(tmp_path)
-    make_domain(place, "toys")
+def test_results_written_by_evaluate_are_shown(tmp_path, monkeypatch) -> None:
+    workspace = Workspace(tmp_path)
+    make_domain(workspace, "toys")
     monkeypatch.setattr(evaluate_verb, "resolve_without_leak", lambda *_: ENCODER)
-    result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=place)
-    assert report(workspace=place).left_out == ()
-    text = page_of(place).text
-    assert all(f"{one.value:.4f}" in text for one in result.summary if one.metric == "mse")
-    assert all(one.system.partition(" @ ")[0] in text for one in result.summary)
+    result = evaluate_verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=workspace)
+    assert report(workspace=workspace).left_out == ()
+    text = page_of(workspace).text
+    assert all(f"{row.value:.4f}" in text for row in result.summary if row.metric == "mse")
+    assert all(row.system.partition(" @ ")[0] in text for row in result.summary)
 
 
-def test_user_errors(place, tmp_path) -> None:
+def test_user_errors(workspace, tmp_path) -> None:
     with pytest.raises(BadTable, match="no domain 'none'"):
-        report("none", workspace=place)
+        report("none", workspace=workspace)
     with pytest.raises(BadName):
-        report("../toys", workspace=place)
+        report("../toys", workspace=workspace)
     with pytest.raises(BadTable, match="nothing to report on"):
         report(workspace=tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
-def test_every_way_of_testing_is_shown_and_the_strict_one_on_random_splits_first(place) -> None:
+def test_all_protocols_and_splits_are_shown_with_strict_random_splits_first(workspace) -> None:
     by_time = evaluation(split="time", interval="the test pairs of the one split")
     by_time["summary"][3]["mse"] = 0.8765
-    write(place.reports / "toys.time.evaluation.json", by_time)
+    write(workspace.reports / "toys.time.evaluation.json", by_time)
     paper = evaluation(protocol="paper")
-    write(place.reports / "toys.paper.evaluation.json", paper)
-    text = page_of(place).text
+    write(workspace.reports / "toys.paper.evaluation.json", paper)
+    text = page_of(workspace).text
     assert text.index("0.8765") < text.index("are not valid results")
     assert "Split by time" in text and "Random splits" in text
-    write(place.reports / "toys.time.paper.evaluation.json", by_time)  # not what its name says
-    assert "toys.time.paper.evaluation.json" in page_of(place).text
+    write(workspace.reports / "toys.time.paper.evaluation.json", by_time)  # the content does not match the name
+    assert "toys.time.paper.evaluation.json" in page_of(workspace).text

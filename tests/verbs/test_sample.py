@@ -1,4 +1,4 @@
-"""`sample` writes what it says, and what it plants can be learnt: from text, across domains, for cold items."""
+"""`sample`: tables, reproducibility, and signals that can be learned from texts, across domains and for cold items."""
 
 import json
 
@@ -21,7 +21,7 @@ def ws(tmp_path):
     return Workspace(tmp_path)
 
 
-def test_the_tables_are_what_the_result_says(ws):
+def test_tables_match_the_reported_counts(ws):
     result = sample(n_reviews=500, workspace=ws)
     assert [domain.domain for domain in result.domains] == ["electronics", "movies_tv", "video_games"]
     assert "synthetic" in result.note
@@ -35,19 +35,19 @@ def test_the_tables_are_what_the_result_says(ws):
         assert json.loads(pq.ParquetFile(domain.path).metadata.metadata[METADATA_KEY])["synthetic"] is True
 
 
-def test_bytes_depend_on_name_size_and_seed_alone(tmp_path):
-    def written(name, domains, **settings):
+def test_tables_depend_only_on_name_size_and_seed(tmp_path):
+    def tables(name, domains, **settings):
         ws = Workspace(tmp_path / name)
         sample(domains, workspace=ws, **{"n_reviews": 300, **settings})
         return {domain: ws.table(domain).read_bytes() for domain in domains}
 
-    one = written("one", ["books", "garden"])
-    assert written("two", ["garden", "toys", "books"]).items() >= one.items()
-    assert one["books"] != one["garden"]
-    assert written("three", ["books"], seed=1)["books"] != one["books"]
+    first = tables("first", ["books", "garden"])
+    assert tables("second", ["garden", "toys", "books"]).items() >= first.items()
+    assert first["books"] != first["garden"]
+    assert tables("third", ["books"], seed=1)["books"] != first["books"]
 
 
-def test_texts_do_not_depend_on_how_far_one_reads():
+def test_texts_do_not_depend_on_how_many_are_generated():
     world = draw_world("books", 20_000, 0)
     (rows, first), (more, second) = world.texts()
     assert (rows, more) == (slice(0, 16_384), slice(16_384, 20_000))
@@ -56,7 +56,7 @@ def test_texts_do_not_depend_on_how_far_one_reads():
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40, 400])
-def test_any_number_of_reviews(n, ws):
+def test_any_number_of_reviews_can_be_sampled(n, ws):
     (written,) = sample(["a-new+one"], n_reviews=n, workspace=ws).domains
     assert written.n_reviews == n
 
@@ -72,7 +72,7 @@ def test_settings_outside_their_range(ws):
 
 
 def test_texts_are_varied_and_some_are_short_long_or_empty():
-    texts = read(draw_world("video_games", 10_000, 0))
+    texts = texts_of(draw_world("video_games", 10_000, 0))
     n_words = np.array([len(text.split()) for text in texts])
     assert len(set(texts)) > 9_000
     assert 5 < (n_words == 0).sum() < 50
@@ -86,7 +86,7 @@ def test_activity_is_skewed():
     assert counts.max() > 10 * np.median(counts)
 
 
-def test_domains_share_some_aspects_and_have_own_ones():
+def test_domains_have_shared_and_specific_aspects():
     shared = set(aspects_of("electronics")) & set(aspects_of("video_games"))
     assert shared == {"value", "durability", "delivery"}
     assert "graphics" in aspects_of("video_games")
@@ -94,14 +94,14 @@ def test_domains_share_some_aspects_and_have_own_ones():
     assert aspects_of("never-heard-of") == aspects_of("never-heard-of")
 
 
-# The truth
+# The generating model
 
 
-def read(world):
+def texts_of(world):
     return [text for _, texts in world.texts() for text in texts]
 
 
-def test_the_expectation_is_that_of_drawn_ratings():
+def test_the_expected_rating_equals_the_mean_of_sampled_ratings():
     world = draw_world("video_games", 400, 0)
     draw = np.random.default_rng(1)
     ratings = np.clip(np.rint(world.levels + draw.normal(0, 0.6, (4_000, 400))), 1, 5)
@@ -109,7 +109,7 @@ def test_the_expectation_is_that_of_drawn_ratings():
     assert abs(ratings.var(axis=0).mean() - world.attainable_mse()) < 0.005
 
 
-def test_the_attainable_error_is_what_the_expectation_reaches():
+def test_the_expected_rating_reaches_the_attainable_mse():
     world = draw_world("video_games", 50_000, 0)
     mse = ((world.ratings - world.expected()) ** 2).mean()
     assert abs(mse - world.attainable_mse()) < 0.01
@@ -128,8 +128,8 @@ def sums_by(codes, values):
     return sums
 
 
-def others_features(codes, values):
-    """Mean of the other reviews' counts, shrunk towards nothing where there are few: never the row's own."""
+def features_of_others(codes, values):
+    """Mean counts of the other reviews of each row's user or item, shrunk towards 0 where there are few."""
     rest = sums_by(codes, values)[codes] - values
     return rest / (rest.sum(axis=1, keepdims=True) + 3)
 
@@ -147,33 +147,33 @@ def mse(world, rows, predicted):
 @pytest.fixture(scope="module")
 def games():
     world = draw_world("video_games", 12_000, 3)
-    return world, opinion_counts(read(world))
+    return world, opinion_counts(texts_of(world))
 
 
 def test_the_text_of_other_reviews_predicts_the_rating(games):
     world, counts = games
     test = np.random.default_rng(0).random(world.n) < 0.2
-    x = others_features(world.items, counts)
+    x = features_of_others(world.items, counts)
     weights, bias = ridge(x[~test], world.ratings[~test])
     variance = mse(world, test, world.ratings[~test].mean())
-    reached = mse(world, test, x[test] @ weights + bias)
-    # Opinion words alone, blind to users and aspects, close half of the gap that can be closed at all.
-    closed = (variance - reached) / (variance - world.attainable_mse())
-    assert 0.45 < closed < 1
+    mse_from_texts = mse(world, test, x[test] @ weights + bias)
+    # Opinion words alone, without users and aspects, explain half of the explainable variance.
+    explained = (variance - mse_from_texts) / (variance - world.attainable_mse())
+    assert 0.45 < explained < 1
 
 
-def test_opinions_in_order_of_degree_have_weights_in_order(games):
+def test_regression_weights_of_opinions_increase_with_their_degree(games):
     world, counts = games
     weights, _ = ridge(counts, world.ratings)
     by_level = weights.reshape(len(OPINIONS), -1).mean(axis=1)
     assert (np.diff(by_level) > 0).all()
 
 
-def test_what_one_domain_teaches_helps_another_that_has_few_reviews(games):
+def test_opinion_weights_transfer_to_a_domain_with_few_reviews(games):
     world, counts = games
     source_weights, _ = ridge(counts, world.ratings)
     target = draw_world("electronics", 4_000, 4)
-    target_counts = opinion_counts(read(target))
+    target_counts = opinion_counts(texts_of(target))
     few, rest = slice(0, 40), slice(40, None)
     own_weights, own_bias = ridge(target_counts[few], target.ratings[few])
     own = mse(target, rest, target_counts[rest] @ own_weights + own_bias)
@@ -183,17 +183,17 @@ def test_what_one_domain_teaches_helps_another_that_has_few_reviews(games):
     assert transferred < 0.8 * mse(target, rest, target.ratings[few].mean())
 
 
-def test_cold_items_are_predictable_from_text_without_ids(games):
+def test_ratings_of_cold_items_can_be_predicted_from_texts(games):
     world, counts = games
-    cold = world.items % 5 == 0  # items no rating of which is ever trained on
-    x = others_features(world.items, counts)
+    cold = world.items % 5 == 0  # items without training ratings
+    x = features_of_others(world.items, counts)
     weights, bias = ridge(x[~cold], world.ratings[~cold])
     assert mse(world, cold, x[cold] @ weights + bias) < 0.9 * mse(world, cold, world.ratings[~cold].mean())
 
 
-def test_aspects_told_in_texts_are_the_qualities_of_the_items(games):
+def test_opinions_in_texts_correlate_with_item_qualities(games):
     world, _ = games
-    texts = read(world)
+    texts = texts_of(world)
     level_of = {word: level for level, words in enumerate(OPINIONS) for word in words}
     nouns = {noun: k for k, names in enumerate(aspects_of(world.domain).values()) for noun in names}
     sums, n = np.zeros_like(world.qualities), np.zeros_like(world.qualities)

@@ -1,3 +1,5 @@
+"""`score`: files of pairs, choice of the head, unknown ids and missing vectors."""
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -10,11 +12,11 @@ from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import fit as fit_verb
 from loid_infer.verbs.score import score
-from tests.verbs.recommender import ENCODER, interactions, make_domain
+from tests.verbs.toy_domain import ENCODER, interactions, make_domain
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def fitted_heads(tmp_path_factory):
     """Two domains with heads, and the result of fitting the first."""
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +35,7 @@ def pairs_file(path, columns):
     return path
 
 
-def test_pairs(workspace, domain, rows):
+def pairs_of_rows(workspace, domain, rows):
     data = interactions(workspace, domain)
     return {
         "user_id": [data.user_ids[code] for code in data.users[rows]],
@@ -42,17 +44,14 @@ def test_pairs(workspace, domain, rows):
     }
 
 
-test_pairs.__test__ = False
-
-
-def scored(path) -> dict:
+def read_columns(path) -> dict:
     return pq.read_table(path).to_pydict()
 
 
-def test_the_test_part_scores_as_fit_measured_it(made, tmp_path):
-    workspace, fitted = made
+def test_errors_on_the_test_part_equal_those_reported_by_fit(fitted_heads, tmp_path):
+    workspace, fitted = fitted_heads
     rows = split(interactions(workspace, "toys"), "random", 0).test
-    path = pairs_file(tmp_path / "p.parquet", test_pairs(workspace, "toys", rows))
+    path = pairs_file(tmp_path / "p.parquet", pairs_of_rows(workspace, "toys", rows))
     result = score(path, domain="toys", workspace=workspace)
     assert result.mse == pytest.approx(fitted.test_mse, abs=1e-6)
     assert result.mae == pytest.approx(fitted.test_mae, abs=1e-6)
@@ -63,46 +62,46 @@ def test_the_test_part_scores_as_fit_measured_it(made, tmp_path):
     assert set(table["known"].to_pylist()) == {"both"} and result.warning is None
 
 
-def test_a_score_depends_on_its_pair_alone(made, tmp_path):
-    workspace, _ = made
-    columns = test_pairs(workspace, "toys", np.arange(500))
-    whole = scored(score(pairs_file(tmp_path / "a.parquet", columns), domain="toys", workspace=workspace).out)
+def test_a_score_does_not_depend_on_other_pairs(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
+    columns = pairs_of_rows(workspace, "toys", np.arange(500))
+    whole = read_columns(score(pairs_file(tmp_path / "a.parquet", columns), domain="toys", workspace=workspace).out)
     order = np.random.default_rng(0).permutation(500)[:60]
     part = {name: [values[row] for row in order] for name, values in columns.items()}
-    some = scored(score(pairs_file(tmp_path / "b.parquet", part), domain="toys", workspace=workspace).out)
+    some = read_columns(score(pairs_file(tmp_path / "b.parquet", part), domain="toys", workspace=workspace).out)
     assert some["user_id"] == part["user_id"] and some["item_id"] == part["item_id"]
     np.testing.assert_allclose(some["score"], np.array(whole["score"])[order], atol=1e-5)
 
 
-def test_unknown_ids_are_scored_in_place(made, tmp_path):
-    workspace, _ = made
+def test_pairs_with_unknown_ids_are_scored_in_input_order(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     columns = {
         "user_id": ["u00001", "nobody", "u00001", "nobody"],
         "item_id": ["toys-i00001", "toys-i00001", "nothing", "nothing"],
         "note": [1, 2, 3, 4],
     }
     result = score(pairs_file(tmp_path / "p.parquet", columns), domain="toys", workspace=workspace)
-    found = scored(result.out)
-    assert found["known"] == ["both", "item", "user", "none"] and found["note"] == [1, 2, 3, 4]
+    columns_out = read_columns(result.out)
+    assert columns_out["known"] == ["both", "item", "user", "none"] and columns_out["note"] == [1, 2, 3, 4]
     assert (result.n_unknown_users, result.n_unknown_items) == (2, 2) and result.mse is None
-    assert all(1 <= value <= 5 for value in found["score"])
+    assert all(1 <= value <= 5 for value in columns_out["score"])
 
 
-def test_the_column_domain_decides_row_by_row(made, tmp_path):
-    workspace, _ = made
+def test_the_domain_column_selects_the_head_of_each_row(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     columns = {"user_id": ["u00001"] * 3, "item_id": ["toys-i00001", "books-i00001", "toys-i00001"]}
     columns["domain"] = ["toys", "books", "toys"]
     result = score(pairs_file(tmp_path / "p.parquet", columns), workspace=workspace)
-    found = scored(result.out)
-    assert result.domains == ("books", "toys") and found["known"] == ["both"] * 3
-    assert found["score"][0] == found["score"][2] != found["score"][1]
+    columns_out = read_columns(result.out)
+    assert result.domains == ("books", "toys") and columns_out["known"] == ["both"] * 3
+    assert columns_out["score"][0] == columns_out["score"][2] != columns_out["score"][1]
     alone = {name: values[1:2] for name, values in columns.items() if name != "domain"}
     books = score(pairs_file(tmp_path / "q.parquet", alone), domain="books", workspace=workspace)
-    assert scored(books.out)["score"][0] == pytest.approx(found["score"][1], abs=1e-5)
+    assert read_columns(books.out)["score"][0] == pytest.approx(columns_out["score"][1], abs=1e-5)
 
 
-def test_csv_in_csv_out(made, tmp_path):
-    workspace, _ = made
+def test_csv_pairs_are_written_as_csv(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     path = tmp_path / "p.csv"
     path.write_text("user_id,item_id,rating,n\nu00001,toys-i00001,4,007\nnobody,toys-i00001,,008\n")
     result = score(path, domain="toys", workspace=workspace)
@@ -111,8 +110,8 @@ def test_csv_in_csv_out(made, tmp_path):
     assert lines[1].startswith("u00001,toys-i00001,4,007,") and lines[2].endswith(",item") and result.n_rated == 1
 
 
-def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
-    workspace, _ = made
+def test_an_ambiguous_head_is_refused_with_the_list_of_heads(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     path = pairs_file(tmp_path / "p.parquet", {"user_id": ["a"], "item_id": ["b"]})
     with pytest.raises(BadSetting, match="books, toys, toys-paper"):
         score(path, workspace=workspace)
@@ -125,8 +124,8 @@ def test_without_a_telling_sign_the_heads_are_listed(made, tmp_path):
     assert not (tmp_path / "p.scores.parquet").exists()
 
 
-def test_the_only_head_there_is(made, tmp_path):
-    workspace, _ = made
+def test_the_only_head_is_the_default(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     alone = Workspace(tmp_path / "ws")
     (alone.root / "exports" / "heads").mkdir(parents=True)
     (alone.head("toys")).symlink_to(workspace.head("toys"))
@@ -136,25 +135,25 @@ def test_the_only_head_there_is(made, tmp_path):
     assert result.domains == ("toys",) and (tmp_path / "o.csv").is_file()
 
 
-def test_a_head_of_the_papers_protocol_is_warned_of(made, tmp_path):
-    workspace, _ = made
+def test_scores_of_a_paper_protocol_head_carry_a_warning(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
     result = score(path, head="toys-paper", workspace=workspace)
     assert result.warning and "toys-paper" in result.warning and "protocol" in result.warning
 
 
-def test_vectors_that_are_gone(made, tmp_path):
-    workspace, _ = made
-    bare = Workspace(tmp_path / "ws")
-    bare.root.mkdir()
-    (bare.root / "exports").symlink_to(workspace.root / "exports")
+def test_missing_vectors_are_reported_with_the_encode_command(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
+    workspace_without_vectors = Workspace(tmp_path / "ws")
+    workspace_without_vectors.root.mkdir()
+    (workspace_without_vectors.root / "exports").symlink_to(workspace.root / "exports")
     path = pairs_file(tmp_path / "p.parquet", {"user_id": ["u00001"], "item_id": ["toys-i00001"]})
     with pytest.raises(NotEncoded, match="loid-infer encode --domain toys --encoder made-up"):
-        score(path, domain="toys", workspace=bare)
+        score(path, domain="toys", workspace=workspace_without_vectors)
 
 
-def test_nothing_to_score(made, tmp_path):
-    workspace, _ = made
+def test_an_empty_file_of_pairs_is_scored(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
     empty = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
     result = score(pairs_file(tmp_path / "p.parquet", empty), domain="toys", workspace=workspace)
     assert result.n_rows == 0 and pq.read_table(result.out).num_rows == 0

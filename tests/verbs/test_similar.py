@@ -1,3 +1,5 @@
+"""`similar`: nearest items, users and reviews, and the stored index."""
+
 import json
 
 import numpy as np
@@ -9,11 +11,11 @@ from loid_infer.settings import Workspace
 from loid_infer.store.reader import stored_vectors
 from loid_infer.verbs import similar as verb
 from tests.conftest import toy_texts, write_reviews
-from tests.verbs.recommender import ENCODER, SPEC, interactions, make_domain
+from tests.verbs.toy_domain import ENCODER, SPEC, interactions, make_domain
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Workspace:
+def toys_workspace(tmp_path_factory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("ws"))
     make_domain(workspace, "toys")
     return workspace
@@ -25,52 +27,52 @@ def similar(monkeypatch):
     return verb.similar
 
 
-def slow(workspace: Workspace, kind: str) -> tuple[list[str], np.ndarray]:
-    """Ids and unit vectors of items or users, one by one."""
+def reference(workspace: Workspace, kind: str) -> tuple[list[str], np.ndarray]:
+    """Ids and unit vectors of items or users, computed separately."""
     data = interactions(workspace, "toys")
     vectors = stored_vectors(workspace.store(ENCODER.fingerprint), SPEC, ENCODER.fingerprint, data.digests, "")
     codes, names = (data.items, data.item_ids) if kind == "items" else (data.users, data.user_ids)
-    found = [code for code in range(len(names)) if (codes == code).any()]
-    means = np.stack([vectors[data.texts[codes == code]].astype(np.float64).mean(0) for code in found])
+    present = [code for code in range(len(names)) if (codes == code).any()]
+    means = np.stack([vectors[data.texts[codes == code]].astype(np.float64).mean(0) for code in present])
     means -= means.mean(0)
-    return [names[code] for code in found], means / np.linalg.norm(means, axis=1, keepdims=True)
+    return [names[code] for code in present], means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("kind", ["items", "users"])
 @pytest.mark.parametrize("step", [1 << 16, 7])
-def test_neighbors_are_those_of_a_slow_search(made, similar, monkeypatch, kind, step, tmp_path):
+def test_neighbors_equal_a_brute_force_search(toys_workspace, similar, monkeypatch, kind, step, tmp_path):
     monkeypatch.setattr(verb, "_STEP", step)
-    if step == 7:  # built again, in pieces that cut through the reviews of an item
-        (made.root / "exports" / "indexes" / f"toys.made-up.{kind}" / "manifest.json").unlink(missing_ok=True)
-    names, directions = slow(made, kind)
-    asked = 3
-    result = similar("toys", **{kind.removesuffix("s"): names[asked]}, n=5, workspace=made)
-    cosines = directions @ directions[asked]
-    cosines[asked] = -2
+    if step == 7:  # rebuilt, in parts that divide the reviews of an item
+        (toys_workspace.root / "exports" / "indexes" / f"toys.made-up.{kind}" / "manifest.json").unlink(missing_ok=True)
+    names, directions = reference(toys_workspace, kind)
+    query = 3
+    result = similar("toys", **{kind.removesuffix("s"): names[query]}, n=5, workspace=toys_workspace)
+    cosines = directions @ directions[query]
+    cosines[query] = -2
     expected = np.argsort(-cosines)[:5]
-    assert [near.id for near in result.neighbors] == [names[number] for number in expected]
-    np.testing.assert_allclose([near.score for near in result.neighbors], cosines[expected], atol=2e-3)
+    assert [neighbor.id for neighbor in result.neighbors] == [names[number] for number in expected]
+    np.testing.assert_allclose([neighbor.score for neighbor in result.neighbors], cosines[expected], atol=2e-3)
     assert (result.of, result.index, result.recall, result.n_indexed) == (kind, "exact", 1.0, len(names))
-    data = interactions(made, "toys")
+    data = interactions(toys_workspace, "toys")
     codes = data.items if kind == "items" else data.users
     ids = data.item_ids if kind == "items" else data.user_ids
     assert result.neighbors[0].n_reviews == (codes == ids.index(result.neighbors[0].id)).sum()
 
 
-def test_the_items_a_user_writes_like(made, similar):
-    user = interactions(made, "toys").user_ids[0]
-    result = similar("toys", user=user, of="items", n=3, workspace=made)
-    assert result.of == "items" and all(near.id.startswith("toys-") for near in result.neighbors)
-    assert len(similar("toys", user=user, of="items", n=10**6, workspace=made).neighbors) == result.n_indexed
+def test_items_similar_to_a_user_are_returned(toys_workspace, similar):
+    user = interactions(toys_workspace, "toys").user_ids[0]
+    result = similar("toys", user=user, of="items", n=3, workspace=toys_workspace)
+    assert result.of == "items" and all(neighbor.id.startswith("toys-") for neighbor in result.neighbors)
+    assert len(similar("toys", user=user, of="items", n=10**6, workspace=toys_workspace).neighbors) == result.n_indexed
 
 
-def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, similar, monkeypatch):
+def test_the_index_is_rebuilt_only_when_damaged_or_when_table_or_store_changes(tmp_path, similar, monkeypatch):
     workspace = Workspace(tmp_path)
     make_domain(workspace, "toys")
     item = interactions(workspace, "toys").item_ids[0]
     built = []
-    real = verb.build
-    monkeypatch.setattr(verb, "build", lambda *arguments: built.append(1) or real(*arguments))
+    original = verb.build
+    monkeypatch.setattr(verb, "build", lambda *arguments: built.append(1) or original(*arguments))
     first = similar("toys", item=item, workspace=workspace)
     assert similar("toys", item=item, workspace=workspace).neighbors == first.neighbors
     assert len(built) == 1
@@ -83,19 +85,19 @@ def test_the_index_is_kept_until_the_table_or_the_store_is_another(tmp_path, sim
     assert manifest["fingerprint"] == ENCODER.fingerprint
     source = tmp_path / "toys.csv"
     source.write_text("".join(source.read_text().splitlines(keepends=True)[:-1]))
-    ingest([source], "toys", workspace=workspace)  # one review less
+    ingest([source], "toys", workspace=workspace)  # one review fewer
     similar("toys", item=item, workspace=workspace)
     assert len(built) == 3
     similar("toys", item=item, workspace=workspace)
     assert len(built) == 3
     manifest = json.loads((file.parent / "manifest.json").read_text())
     (file.parent / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "f" * 32}))
-    similar("toys", item=item, workspace=workspace)  # an encoder of that name was exported anew
+    similar("toys", item=item, workspace=workspace)  # the encoder of that name was exported again
     assert len(built) == 4
 
 
-def test_user_errors(made, similar):
-    data = interactions(made, "toys")
+def test_user_errors(toys_workspace, similar):
+    data = interactions(toys_workspace, "toys")
     for options, expected in (
         ({}, "none"),
         ({"item": data.item_ids[0], "text": "x"}, "--item and --text"),
@@ -107,9 +109,9 @@ def test_user_errors(made, similar):
         ({"item": data.item_ids[0], "n": 0}, "at least 1"),
     ):
         with pytest.raises(BadSetting, match=expected.replace("|", r"\|")):
-            similar("toys", **options, workspace=made)
+            similar("toys", **options, workspace=toys_workspace)
     with pytest.raises(BadTable):
-        similar("films", item="x", workspace=made)
+        similar("films", item="x", workspace=toys_workspace)
 
 
 def test_missing_vectors_are_counted(tmp_path, similar):
@@ -122,7 +124,7 @@ def test_missing_vectors_are_counted(tmp_path, similar):
         similar("toys", item=item, workspace=workspace)
 
 
-def test_a_text_is_near_itself_and_blank_or_equal_reviews_are_not_counted(toy_base, tmp_path):
+def test_a_text_is_its_own_nearest_neighbor_and_blank_or_duplicate_reviews_are_not_indexed(toy_base, tmp_path):
     workspace = Workspace(tmp_path)
     texts = ["", "  ", *toy_texts(30), toy_texts(30)[4]]
     ingest([write_reviews(tmp_path / "toys.jsonl", texts)], "toys", workspace=workspace)
@@ -134,11 +136,11 @@ def test_a_text_is_near_itself_and_blank_or_equal_reviews_are_not_counted(toy_ba
     assert first.n_reviews == texts.count(texts[6]) >= 2
     assert first.score == pytest.approx(1, abs=1e-3)
     assert result.n_indexed == len({text for text in texts if text.strip()})
-    scores = [near.score for near in result.neighbors]
+    scores = [neighbor.score for neighbor in result.neighbors]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_domain_of_blank_reviews_has_nothing_to_look_among(toy_base, tmp_path):
+def test_searching_a_domain_of_blank_reviews_is_refused(toy_base, tmp_path):
     workspace = Workspace(tmp_path)
     ingest([write_reviews(tmp_path / "toys.jsonl", ["", " "])], "toys", workspace=workspace)
     export("base", base=str(toy_base), precision="fp32", max_tokens=16, workspace=workspace)

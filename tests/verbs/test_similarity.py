@@ -1,4 +1,4 @@
-"""`plugin_similarity` compares what it says it compares, and nothing but seed and texts decides the result."""
+"""`plugin_similarity`: values, sampling of texts, reproducibility and errors."""
 
 import json
 from itertools import product
@@ -16,21 +16,21 @@ MAX_TOKENS = 32
 DOMAINS = ["toys", "books", "garden"]
 
 
-def put(workspace: Workspace, domain: str, texts: list[str]) -> None:
+def ingest_texts(workspace: Workspace, domain: str, texts: list[str]) -> None:
     workspace.root.mkdir(parents=True, exist_ok=True)
     ingest([write_reviews(workspace.root / f"{domain}.jsonl", texts)], domain, workspace=workspace)
 
 
-def words_of(domain: str, n: int = 30) -> list[str]:
+def texts_of(domain: str, n: int = 30) -> list[str]:
     return [f"{domain} {text}" for text in toy_texts(n, seed=len(domain))]
 
 
 @pytest.fixture
 def ws(tmp_path) -> Workspace:
-    made = Workspace(tmp_path / "ws")
+    workspace = Workspace(tmp_path / "ws")
     for domain in DOMAINS:
-        put(made, domain, words_of(domain))
-    return made
+        ingest_texts(workspace, domain, texts_of(domain))
+    return workspace
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def compare(ws, toy_base):
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[list[str]]:
-    """The texts that are drawn of each domain, as they are asked for."""
+def sampled(monkeypatch) -> list[list[str]]:
+    """The texts that are sampled of each domain, in the order of encoding."""
     seen: list[list[str]] = []
-    real = Encoder.encode
-    monkeypatch.setattr(Encoder, "encode", lambda self, texts: seen.append(list(texts)) or real(self, texts))
+    original = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, texts: seen.append(list(texts)) or original(self, texts))
     return seen
 
 
@@ -68,11 +68,11 @@ def reference(folder, texts: list[str], pooling: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_values_are_mean_cosines_of_plain_transformers(compare, drawn, toy_base, pooling) -> None:
+def test_values_are_mean_cosines_of_transformers_vectors(compare, sampled, toy_base, pooling) -> None:
     result = compare(pooling=pooling)
     assert result.domains == tuple(DOMAINS)
     assert (result.n_texts, result.pooling, result.base, result.seed) == (N, pooling, toy_base.name, 0)
-    vectors = [reference(toy_base, texts, pooling) for texts in drawn]
+    vectors = [reference(toy_base, texts, pooling) for texts in sampled]
     for i, j in product(range(3), range(3)):
         others = vectors[j][:N] if i != j else vectors[i][N:]
         cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x in vectors[i][:N] for y in others]
@@ -84,81 +84,81 @@ def test_poolings_differ_and_mean_is_the_default(compare) -> None:
     assert compare().matrix == compare(pooling="mean").matrix != compare(pooling="cls").matrix
 
 
-def test_draws_are_different_texts_of_their_domain_and_never_blank(compare, drawn, ws) -> None:
+def test_sampled_texts_are_distinct_and_not_blank(compare, sampled, ws) -> None:
     filled = [f"text {i}" for i in range(2 * N)]
-    put(ws, "mixed", [*filled, *filled, "", "", "  \n", "\t", " ", "   "])
+    ingest_texts(ws, "mixed", [*filled, *filled, "", "", "  \n", "\t", " ", "   "])
     compare(["mixed", "toys"])
-    assert sorted(drawn[0]) == sorted(filled)
-    assert len(set(drawn[1])) == 2 * N
-    assert set(drawn[1]) < set(words_of("toys"))
+    assert sorted(sampled[0]) == sorted(filled)
+    assert len(set(sampled[1])) == 2 * N
+    assert set(sampled[1]) < set(texts_of("toys"))
 
 
-def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_draws(compare) -> None:
+def test_the_matrix_is_symmetric_and_its_diagonal_compares_two_samples(compare) -> None:
     matrix = np.array(compare().matrix)
     assert (matrix == matrix.T).all()
     assert (np.diagonal(matrix) < 0.999).all()
-    (one, two), _ = compare(["toys", "books"], n_texts=1).matrix
-    assert one != 1 != two
+    (within_toys, between), _ = compare(["toys", "books"], n_texts=1).matrix
+    assert within_toys != 1 != between
 
 
-def test_seed_alone_decides_the_draw_and_the_same_seed_gives_the_same_bits(compare, drawn) -> None:
+def test_the_sample_depends_on_the_seed_and_results_are_bitwise_reproducible(compare, sampled) -> None:
     first, again, other = compare(), compare(), compare(seed=1)
     assert first.matrix == again.matrix != other.matrix
-    assert drawn[:3] == drawn[3:6]
-    assert all(one != two for one, two in zip(drawn[:3], drawn[6:], strict=True))
+    assert sampled[:3] == sampled[3:6]
+    assert all(texts != other_texts for texts, other_texts in zip(sampled[:3], sampled[6:], strict=True))
 
 
-def test_over_seeds_every_text_is_drawn(compare, drawn) -> None:
+def test_over_many_seeds_every_text_is_sampled(compare, sampled) -> None:
     for seed in range(25):
         compare(["toys", "books"], seed=seed, n_texts=3)
-    found = [text for texts in drawn[::2] for text in texts]
-    counts = [found.count(text) for text in words_of("toys")]
-    # 25 seeds x 6 of 30: each text 5 times, give or take 2.
+    all_sampled = [text for texts in sampled[::2] for text in texts]
+    counts = [all_sampled.count(text) for text in texts_of("toys")]
+    # 25 seeds x 6 of 30 texts: each is sampled 5 times on average, with a standard deviation of 2.
     assert min(counts) >= 1
     assert max(counts) <= 13
 
 
-def test_neither_the_order_of_domains_nor_others_beside_them_changes_a_bit(compare) -> None:
+def test_values_do_not_depend_on_the_order_or_number_of_domains(compare) -> None:
     matrix = np.array(compare().matrix)
     order = [2, 0, 1]
-    turned = np.array(compare([DOMAINS[i] for i in order]).matrix)
-    assert (turned == matrix[np.ix_(order, order)]).all()
+    reordered = np.array(compare([DOMAINS[i] for i in order]).matrix)
+    assert (reordered == matrix[np.ix_(order, order)]).all()
     assert (np.array(compare(DOMAINS[:2]).matrix) == matrix[:2, :2]).all()
 
 
-def test_neither_the_order_of_rows_nor_repeated_texts_change_a_bit(compare, tmp_path) -> None:
+def test_values_do_not_depend_on_row_order_or_duplicate_texts(compare, tmp_path) -> None:
     other = Workspace(tmp_path / "other")
     for domain in DOMAINS:
-        put(other, domain, [*reversed(words_of(domain)), *words_of(domain)[:7]])
+        ingest_texts(other, domain, [*reversed(texts_of(domain)), *texts_of(domain)[:7]])
     assert compare(workspace=other).matrix == compare().matrix
 
 
-def test_texts_that_two_domains_share_are_drawn_in_each_on_its_own(compare, drawn, ws) -> None:
+def test_texts_shared_by_two_domains_are_sampled_independently(compare, sampled, ws) -> None:
     shared = toy_texts(100)
-    put(ws, "one", shared + [f"one {i}" for i in range(100)])
-    put(ws, "two", shared + [f"two {i}" for i in range(100)])
-    both = 0
+    ingest_texts(ws, "one", shared + [f"one {i}" for i in range(100)])
+    ingest_texts(ws, "two", shared + [f"two {i}" for i in range(100)])
+    n_shared = 0
     for seed in range(5):
-        drawn.clear()
+        sampled.clear()
         compare(["one", "two"], n_texts=20, seed=seed)
-        both += len(set(drawn[0][:20]) & set(drawn[1][:20]))
-    assert both <= 15  # 5 are to be expected; keys of the text alone would give 50
+        n_shared += len(set(sampled[0][:20]) & set(sampled[1][:20]))
+    assert n_shared <= 15  # 5 are expected; sampling by a key of the text alone would give 50
 
 
-def test_the_picture_is_a_png_whose_bytes_are_the_same_again(compare, ws) -> None:
+def test_the_heat_map_is_a_reproducible_png(compare, ws) -> None:
     result = compare()
     assert result.path == str(ws.root / "reports" / "similarity.png")
-    picture = (ws.reports / "similarity.png").read_bytes()
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-    assert int.from_bytes(picture[16:20], "big") > 400
+    figure = (ws.reports / "similarity.png").read_bytes()
+    assert figure[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(figure[16:20], "big") > 400
     compare()
-    assert (ws.reports / "similarity.png").read_bytes() == picture
+    assert (ws.reports / "similarity.png").read_bytes() == figure
     compare(seed=1)
-    assert (ws.reports / "similarity.png").read_bytes() != picture
+    assert (ws.reports / "similarity.png").read_bytes() != figure
     assert sorted(path.name for path in ws.reports.iterdir()) == ["similarity.json", "similarity.png"]
 
 
-def test_the_matrix_is_kept_beside_its_picture(compare, ws) -> None:
+def test_the_matrix_is_saved_as_json_next_to_the_heat_map(compare, ws) -> None:
     result = compare()
     record = json.loads((ws.reports / "similarity.json").read_text())
     assert record == {
@@ -173,9 +173,9 @@ def test_the_matrix_is_kept_beside_its_picture(compare, ws) -> None:
 
 
 def test_invalid_options_are_reported(compare, ws) -> None:
-    put(ws, "copy", list(reversed(words_of("toys"))))
-    put(ws, "blank", ["", " "])
-    wrong = {
+    ingest_texts(ws, "copy", list(reversed(texts_of("toys"))))
+    ingest_texts(ws, "blank", ["", " "])
+    invalid_options = {
         "at least two, got 1": {"domains": ["toys"]},
         r"given twice \(got toys\)": {"domains": ["toys", "books", "toys"]},
         r"the same texts \(got toys, copy\)": {"domains": ["toys", "copy"]},
@@ -186,7 +186,7 @@ def test_invalid_options_are_reported(compare, ws) -> None:
         "3 to 64, got 65": {"max_tokens": 65},
         "expected 3 to 64, got 2": {"max_tokens": 2},
     }
-    for message, settings in wrong.items():
+    for message, settings in invalid_options.items():
         with pytest.raises(BadSetting, match=message):
             compare(**settings)
     with pytest.raises(BadTable, match="no table of domain 'nothing'"):
@@ -194,16 +194,16 @@ def test_invalid_options_are_reported(compare, ws) -> None:
     assert not ws.reports.exists()
 
 
-def test_max_tokens_are_by_default_what_the_base_allows(compare) -> None:
+def test_max_tokens_defaults_to_the_limit_of_the_base(compare) -> None:
     assert compare(max_tokens=None).max_tokens == 64
 
 
 @pytest.mark.real
-def test_real_domains_are_more_like_themselves_than_like_each_other(shared_data, tmp_path) -> None:
+def test_real_domains_are_more_similar_within_than_between(shared_data, tmp_path) -> None:
     workspace = Workspace(tmp_path)
     domains = ["musical_instruments", "digital_music"]
     for domain in domains:
         ingest([shared_data / f"{domain}.json.gz"], domain, workspace=workspace)
     result = plugin_similarity(domains, n_texts=50, max_tokens=128, workspace=workspace)
-    (one, between), (_, two) = result.matrix
-    assert between < min(one, two) < max(one, two) < 0.6
+    (within_first, between), (_, within_second) = result.matrix
+    assert between < min(within_first, within_second) < max(within_first, within_second) < 0.6

@@ -25,7 +25,7 @@ FAST = TrainSettings(rank=4, epochs=4, batch_tokens=512, learning_rate=5e-3, pre
 
 
 def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0) -> None:
-    """Reviews whose text says its rating."""
+    """Write and ingest reviews whose words depend on the rating."""
     rng = random.Random(seed)
     lines = []
     for i in range(n):
@@ -41,8 +41,8 @@ def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0)
 
 @pytest.fixture(scope="module")
 def trained(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A workspace with the domains `games` and `films`, a plugin of `films`, one of `games` on it, and their results.
-    Write to a copy only."""
+    """A workspace with the domains `games` and `films`, a plugin of `films`, a plugin of `games` trained on top of it,
+    and the results of both trainings. Tests must not overwrite these two plugins."""
     workspace = Workspace(tmp_path_factory.mktemp("trained"))
     write_domain(workspace, "films", seed=1)
     write_domain(workspace, "games")
@@ -51,14 +51,14 @@ def trained(toy_base: Path, tmp_path_factory: pytest.TempPathFactory):
     return workspace, films, games
 
 
-def weights(folder: Path) -> dict[str, np.ndarray]:
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def with_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
+def merged_by_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
     """The base's tensors after peft has merged one plugin after another into it."""
     import peft
     import transformers
@@ -69,7 +69,7 @@ def with_peft(base: Path, *plugins: Path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def test_a_plugin_learns_and_says_what_it_is(trained) -> None:
+def test_training_reduces_the_error_and_the_manifest_records_the_lineage(trained) -> None:
     workspace, films, games = trained
     assert films.test_mse < 0.8 * films.test_variance
     assert (films.on, games.on) == ((), ("films",))
@@ -100,25 +100,25 @@ def test_peft_opens_a_trained_plugin(trained, toy_base: Path, recwarn: pytest.Wa
     assert any(p.any() for name, p in opened.named_parameters() if "lora_B" in name)
 
 
-def test_a_chain_is_folded_once_and_whole(trained, toy_base: Path) -> None:
+def test_every_plugin_of_a_chain_is_folded_once(trained, toy_base: Path) -> None:
     workspace, films, games = trained
-    made = export(base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
-    assert made.encoder == "games"
-    assert set(made.plugins) == {"films", "games"}
-    expected = with_peft(toy_base, workspace.plugin("films"), workspace.plugin("games"))
-    plain, found = weights(toy_base), weights(workspace.encoder("games"))
+    result = export(base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
+    assert result.encoder == "games"
+    assert set(result.plugins) == {"films", "games"}
+    expected = merged_by_peft(toy_base, workspace.plugin("films"), workspace.plugin("games"))
+    base, exported = weights_of(toy_base), weights_of(workspace.encoder("games"))
     for name, tensor in expected.items():
-        np.testing.assert_allclose(found[name], tensor, rtol=0, atol=2e-6, err_msg=name)
-    assert any(np.abs(found[name] - plain[name]).max() > 1e-3 for name in plain)
+        np.testing.assert_allclose(exported[name], tensor, rtol=0, atol=2e-6, err_msg=name)
+    assert any(np.abs(exported[name] - base[name]).max() > 1e-3 for name in base)
     manifest = json.loads((workspace.encoder("games") / "manifest.json").read_text())
     assert {plugin["digest"] for plugin in manifest["plugins"]} == {films.digest, games.digest}
-    # What a new plugin would be trained on is what is exported here.
+    # The weights a new plugin is trained on top of equal those of an export of the same plugins.
     assert export("films", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     spec = json.loads((workspace.encoder("films") / "manifest.json").read_text())["card"]
     assert spec["weights"] == games.parent_digest
 
 
-def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:
+def test_exporting_twice_gives_identical_files(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     contents = []
     for _ in range(2):
@@ -128,24 +128,26 @@ def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_an_export_is_held_against_pefts_own_forward(trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_with_wrong_folding_fails_the_comparison_with_peft(
+    trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, *_ = trained
     from loid_infer.plugins import stack
 
-    twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
+    fold_twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
     fold = stack.fold
-    monkeypatch.setattr(stack, "fold", twice)
+    monkeypatch.setattr(stack, "fold", fold_twice)
     with pytest.raises(ParityError):
         export("wrong", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     assert not workspace.encoder("wrong").exists()
 
 
-def test_a_merged_plugin_is_exported_and_held_against_the_same_weights(trained, toy_base: Path) -> None:
+def test_a_merged_plugin_can_be_exported_and_trained_on(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     other = plugin_train("games", settings=FAST, base=str(toy_base), name="alone", workspace=workspace)
     plugin_merge(["films", "alone"], "both", method="ties", workspace=workspace)
-    made = export(base=str(toy_base), plugins=["both"], precision="fp32", workspace=workspace)
-    assert made.parity.cos_min > 0.99999
+    result = export(base=str(toy_base), plugins=["both"], precision="fp32", workspace=workspace)
+    assert result.parity.cos_min > 0.99999
     manifest = json.loads((workspace.encoder("both") / "manifest.json").read_text())
     (plugin,) = manifest["plugins"]
     assert {run["domain"] for run in plugin["trained_on"]} == {"films", "games"}
@@ -156,7 +158,7 @@ def test_a_merged_plugin_is_exported_and_held_against_the_same_weights(trained, 
     assert other.base_digest == on_merge.base_digest
 
 
-def test_nothing_twice_and_no_foreign_base(trained, toy_base: Path, tmp_path: Path) -> None:
+def test_duplicate_plugins_other_bases_and_missing_plugins_are_refused(trained, toy_base: Path, tmp_path: Path) -> None:
     workspace, *_ = trained
     with pytest.raises(BadSetting, match="present twice"):
         export("x", base=str(toy_base), plugins=["films", "games"], workspace=workspace)
@@ -169,7 +171,7 @@ def test_nothing_twice_and_no_foreign_base(trained, toy_base: Path, tmp_path: Pa
         plugin_train("games", settings=FAST, base=str(toy_base), on=["books"], name="x", workspace=workspace)
 
 
-def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Path) -> None:
+def test_a_split_whose_test_reviews_a_plugin_was_trained_on_is_refused(trained, toy_base: Path) -> None:
     workspace, *_ = trained
     with pytest.raises(BadSetting, match="--split-seed 0"):
         plugin_train(
@@ -188,7 +190,7 @@ def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Pat
     )
 
 
-def test_only_the_top_layers(trained, toy_base: Path) -> None:
+def test_layers_and_targets_limit_the_adapted_tensors(trained, toy_base: Path) -> None:
     from loid_infer.plugins.adapter import read_adapter
 
     workspace, *_ = trained
@@ -198,14 +200,14 @@ def test_only_the_top_layers(trained, toy_base: Path) -> None:
     assert names == {"encoder.layer.1.attention.self.query.weight", "encoder.layer.1.output.dense.weight"}
 
 
-def test_the_same_command_gives_the_same_plugin(trained, toy_base: Path) -> None:
+def test_training_is_deterministic(trained, toy_base: Path) -> None:
     workspace, films, _ = trained
     again = plugin_train("films", settings=FAST, base=str(toy_base), name="films2", workspace=workspace)
     assert again.digest == films.digest
     assert again.test_mse == films.test_mse
 
 
-def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: Path, tmp_path: Path) -> None:
+def test_retraining_a_source_plugin_keeps_the_version_others_were_trained_on(toy_base: Path, tmp_path: Path) -> None:
     workspace, messages = Workspace(tmp_path), []
     write_domain(workspace, "films", n=60)
     quick = TrainSettings(rank=2, epochs=1, precision="fp32")
@@ -213,18 +215,18 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
     plugin_train("films", settings=quick, base=str(toy_base), on=["films"], name="games", workspace=workspace)
     before = export("before", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
 
-    class Told(type(SILENT)):
+    class RecordingProgress(type(SILENT)):
         def say(self, line: str) -> None:
             messages.append(line)
 
-    anew = plugin_train(
+    retrained = plugin_train(
         "films",
         settings=TrainSettings(rank=3, epochs=1, precision="fp32"),
         base=str(toy_base),
         workspace=workspace,
-        progress=Told(),
+        progress=RecordingProgress(),
     )
-    assert anew.digest != first.digest
+    assert retrained.digest != first.digest
     kept = f"films-{first.digest[:8]}"
     assert any(kept in line for line in messages)
     after = export("after", base=str(toy_base), plugins=["games"], precision="fp32", workspace=workspace)
@@ -232,7 +234,7 @@ def test_a_source_that_is_trained_anew_stays_beneath_what_rests_on_it(toy_base: 
     assert set(after.plugins) == {kept, "games"}
 
 
-def test_training_that_diverges_is_stopped_with_a_word(toy_base: Path, tmp_path: Path) -> None:
+def test_diverging_training_is_stopped_with_an_error(toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_domain(workspace, "films", n=60)
     settings = TrainSettings(rank=2, epochs=3, learning_rate=1e30, precision="fp32")
@@ -241,7 +243,7 @@ def test_training_that_diverges_is_stopped_with_a_word(toy_base: Path, tmp_path:
     assert not workspace.plugin("films").exists()
 
 
-KILLED = """
+TRAIN_FILMS = """
 import sys
 from loid_infer import plugin_train
 from tests.verbs.test_train import FAST
@@ -249,13 +251,13 @@ print(plugin_train("films", settings=FAST, base=sys.argv[2], checkpoint_s=0.0, w
 """
 
 
-def test_a_run_killed_in_the_middle_of_an_epoch_gives_the_same_weights(trained, toy_base: Path, tmp_path: Path) -> None:
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(trained, toy_base: Path, tmp_path: Path) -> None:
     import shutil
 
-    whole, films, _ = trained
+    uninterrupted, films, _ = trained
     workspace = Workspace(tmp_path)
-    shutil.copytree(whole.root / "data", tmp_path / "data")
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(toy_base)]
+    shutil.copytree(uninterrupted.root / "data", tmp_path / "data")
+    command = [sys.executable, "-c", TRAIN_FILMS, str(tmp_path), str(toy_base)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     run = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE)
@@ -270,17 +272,19 @@ def test_a_run_killed_in_the_middle_of_an_epoch_gives_the_same_weights(trained, 
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()
-    assert counts["position"] > 0, "killed between two epochs: the test shows nothing"
+    assert counts["position"] > 0, "killed between two epochs, not within one"
     assert not workspace.plugin("films").exists()
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == films.digest
-    same = [(place.plugin("films") / "adapter_model.safetensors").read_bytes() for place in (whole, workspace)]
-    assert same[0] == same[1]
+    contents = [
+        (finished.plugin("films") / "adapter_model.safetensors").read_bytes() for finished in (uninterrupted, workspace)
+    ]
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
-def test_a_source_domain_helps_the_target(tmp_path: Path) -> None:
-    """Bundled base, synthetic domains: over a plugin of the source, few target reviews teach more than over none."""
+def test_training_on_a_source_plugin_lowers_the_error_with_few_target_reviews(tmp_path: Path) -> None:
+    """With the bundled base, synthetic domains and few target reviews, a source plugin lowers the error."""
     from loid_infer import sample
 
     workspace = Workspace(tmp_path)
@@ -290,8 +294,10 @@ def test_a_source_domain_helps_the_target(tmp_path: Path) -> None:
     better = []
     for seed in range(5):
         sample(["video_games"], n_reviews=400, seed=seed + 1, workspace=workspace)
-        few = TrainSettings(epochs=2, seed=seed)
-        without = plugin_train("video_games", settings=few, name="without", workspace=workspace)
-        over = plugin_train("video_games", settings=few, on=["movies_tv"], name="over", workspace=workspace)
-        better.append(over.val_mse + over.test_mse < without.val_mse + without.test_mse)
+        target_settings = TrainSettings(epochs=2, seed=seed)
+        without = plugin_train("video_games", settings=target_settings, name="without", workspace=workspace)
+        on_source = plugin_train(
+            "video_games", settings=target_settings, on=["movies_tv"], name="on_source", workspace=workspace
+        )
+        better.append(on_source.val_mse + on_source.test_mse < without.val_mse + without.test_mse)
     assert sum(better) >= 4, better

@@ -1,4 +1,4 @@
-"""A small workspace with a table and a store of made-up vectors, for the verbs that need no encoder."""
+"""A workspace with a small table and a store of synthetic vectors, for commands that need no encoder."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ ENCODER = EncoderFolder("made-up", Path("nowhere"), SPEC, fingerprint(SPEC))
 
 
 def make_domain(workspace: Workspace, domain: str, seed: int = 0) -> None:
-    """A table of noisy ratings and the vectors of its texts."""
+    """Ingest a table of noisy ratings and store vectors of its texts."""
     data, vectors = noisy_ratings(seed)
     source = workspace.root / f"{domain}.csv"
     source.parent.mkdir(parents=True, exist_ok=True)

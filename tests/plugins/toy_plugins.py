@@ -1,4 +1,4 @@
-"""Plugins for tests: adapters written by peft, and plugin folders with a given lineage."""
+"""Plugins for tests: adapters written by peft, and plugin folders with any lineage."""
 
 import json
 import warnings
@@ -16,7 +16,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 MODULES = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
 
 
-def adapted(base: Path, *, seed: int = 0, **config):
+def peft_model(base: Path, *, seed: int = 0, **config):
     """The base with a LoRA adapter of random factors, as a peft model."""
     import peft
     import torch
@@ -39,18 +39,21 @@ def merged_state(model) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.merge_and_unload().state_dict().items()}
 
 
-def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.5, dim: int = 32, wide: int = 64):
+def random_delta(seed: int, *, modules=MODULES, rank: int = 4, scale: float = 1.5, dim: int = 32, hidden_dim: int = 64):
     """A low-rank delta of the toy base's first layer."""
     rng = np.random.default_rng(seed)
     delta = {}
     for module in modules:
-        d_out, d_in = (wide if "intermediate" in module else dim), (wide if module == "output.dense" else dim)
+        d_out, d_in = (
+            (hidden_dim if "intermediate" in module else dim),
+            (hidden_dim if module == "output.dense" else dim),
+        )
         b, a = rng.normal(size=(d_out, rank)), rng.normal(size=(rank, d_in))
         delta[f"encoder.layer.0.{module}.weight"] = LowRank(b.astype("f4"), a.astype("f4"), scale)
     return delta
 
 
-def put(workspace: Workspace, name: str, delta, **manifest) -> str:
+def write_plugin(workspace: Workspace, name: str, delta, **manifest) -> str:
     """Write a plugin with this delta and these (possibly invalid) manifest fields; return the digest."""
     with new_folder(workspace.plugin(name)) as folder:
         write_delta(folder, delta, "toy")

@@ -1,4 +1,4 @@
-"""The whole way on a GPU, held against the CPU. Skipped with a reason where there is none."""
+"""Encoding, training and scoring on a GPU, compared with the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from tests.verbs.test_train import FAST, write_domain
 
-on_a_gpu = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch computes on no GPU here: {gpu.torch_lacks()}")
+on_a_gpu = pytest.mark.skipif(bool(gpu.torch_lacks()), reason=f"torch cannot use a GPU: {gpu.torch_lacks()}")
 
 
 @pytest.fixture(scope="module")
 def workspace(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A domain of 300 reviews, and one encoder for each device, under a name of its own and so a store of its own."""
-    made = Workspace(tmp_path_factory.mktemp("gpu"))
-    write_domain(made, "games", n=300)
+    """A domain of 300 reviews and one encoder per device, each with its own name and store."""
+    result = Workspace(tmp_path_factory.mktemp("gpu"))
+    write_domain(result, "games", n=300)
     for precision, name in (("fp32", "on-cpu"), ("fp16", "on-gpu")):
-        export(name, base=str(toy_base), precision=precision, max_tokens=32, workspace=made)
-    return made
+        export(name, base=str(toy_base), precision=precision, max_tokens=32, workspace=result)
+    return result
 
 
 @on_a_gpu
-def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
+def test_gpu_vectors_equal_cpu_vectors(workspace: Workspace) -> None:
     vectors = []
     for name, device in (("on-cpu", "cpu"), ("on-gpu", "cuda")):
         run = encode("games", encoder=name, device=device, workspace=workspace)
@@ -42,7 +42,7 @@ def test_texts_are_encoded_as_on_the_cpu(workspace: Workspace) -> None:
 
 
 @on_a_gpu
-def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
+def test_a_head_trained_on_a_gpu_matches_the_cpu(workspace: Workspace) -> None:
     encode("games", encoder="on-cpu", device="cpu", workspace=workspace)
     errors, scores = [], []
     table = pq.read_table(workspace.table("games"), columns=["user_id", "item_id"])
@@ -60,17 +60,17 @@ def test_a_head_trains_and_scores_as_on_the_cpu(workspace: Workspace) -> None:
 
 
 @on_a_gpu
-def test_a_plugin_trains_as_on_the_cpu(workspace: Workspace, toy_base: Path) -> None:
-    found = [
+def test_a_plugin_trained_on_a_gpu_matches_the_cpu(workspace: Workspace, toy_base: Path) -> None:
+    results = [
         plugin_train("games", name=device, base=str(toy_base), settings=FAST, device=device, workspace=workspace)
         for device in ("cpu", "cuda")
     ]
-    assert found[0].test_mse == pytest.approx(found[1].test_mse, rel=0.1)
+    assert results[0].test_mse == pytest.approx(results[1].test_mse, rel=0.1)
 
 
 @pytest.mark.skipif(not gpu.torch_lacks(), reason="there is a GPU")
 @pytest.mark.parametrize("command", ["encode", "fit", "score", "plugin_train"])
-def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
+def test_without_a_gpu_cuda_is_refused_and_nothing_is_written(
     command: str, toy_base: Path, tmp_path: Path, exported: Path
 ) -> None:
     workspace = Workspace(tmp_path)
@@ -91,7 +91,7 @@ def test_without_a_gpu_cuda_is_refused_and_nothing_is_done(
     assert left == [path for path in before if "cache" not in path.relative_to(tmp_path).parts]
 
 
-def test_a_device_that_does_not_exist_is_refused_by_whatever_trains_or_scores(toy_base: Path, tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused(toy_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_domain(workspace, "games", n=30)
     for run in (
