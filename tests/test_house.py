@@ -148,9 +148,7 @@ def test_generated_folders_are_ignored_and_package_rooms_are_not() -> None:
     assert "data/" not in patterns
 
 
-@pytest.mark.parametrize(
-    "verb", ["ingest", "encode", "cache", "upkeep", "imports", "export", "plugins", "report", "doctor"]
-)
+@pytest.mark.parametrize("verb", ["tables", "encode", "cache", "upkeep", "export", "plugins", "report", "doctor"])
 def test_what_needs_no_torch_does_not_wait_for_it(verb: str) -> None:
     code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -116,7 +116,7 @@ def test_user_errors(made):
 @pytest.mark.real
 def test_the_head_beats_its_own_bias_baseline_on_real_reviews(shared_data, tmp_path):
     """With made-up vectors: a head must not be harmed by texts that tell nothing."""
-    from loid_infer.verbs.ingest import ingest
+    from loid_infer.verbs.tables import ingest
 
     workspace = Workspace(tmp_path)
     ingest([shared_data / "musical_instruments.json.gz"], "mi", workspace=workspace)
@@ -146,7 +146,7 @@ def test_another_domains_head_is_not_replaced(made):
 
 @pytest.mark.parametrize("seed", [-1, 1 << 63])
 def test_a_seed_out_of_range_is_named(made, seed):
-    with pytest.raises(BadSetting, match=r"--seed: invalid seed"):
+    with pytest.raises(BadSetting, match=r"--seed: a number outside its range"):
         verb.fit("toys", workspace=made, seed=seed)
 
 
