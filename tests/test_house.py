@@ -149,7 +149,7 @@ def test_generated_folders_are_ignored_by_git_and_packages_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["ingest", "encode", "cache", "upkeep", "imports", "export", "plugins", "report", "doctor"]
+    "verb", ["tables", "encode", "cache", "upkeep", "export", "plugins", "report", "doctor"]
 )
 def test_modules_that_do_not_need_torch_do_not_import_it(verb: str) -> None:
     code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"

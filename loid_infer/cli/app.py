@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import typer
 
-from loid_infer.cli import cache, encoders, heads, plugins, reports, tables
-from loid_infer.cli.terminal import Stopped, failed, interrupted, stop_on_signals
+from loid_infer.cli import cache, commands, plugins
+from loid_infer.cli.terminal import EXIT_INTERRUPTED, EXIT_USER, Stopped, stop_on_signals
 from loid_infer.errors import LoidError
-
-_HELP = "Encode review texts once, store the vectors, train recommender heads on them, and score pairs."
 
 
 def build() -> typer.Typer:
-    """All commands, in the order a new user needs them."""
+    """All commands, in the order in which they are declared."""
     app = typer.Typer(
         name="loid-infer",
-        help=_HELP,
+        help="Encode review texts once, store the vectors, train recommender heads on them, and score pairs.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in (
-        tables.sample,
-        tables.ingest,
-        encoders.export,
-        encoders.encode,
-        heads.fit,
-        heads.score,
-        heads.evaluate,
-        reports.report,
-        heads.similar,
-        reports.doctor,
-    ):
-        app.command()(command)
-    additions = typer.Typer(no_args_is_help=True, help="Train, merge, import and compare LoRA plugins.")
-    for name, of_plugins in (
-        ("train", plugins.train),
-        ("merge", plugins.merge),
-        ("import", plugins.import_),
-        ("list", plugins.list_),
-        ("show", plugins.show_),
-        ("similarity", plugins.similarity),
-    ):
-        additions.command(name)(of_plugins)
-    app.add_typer(additions, name="plugin")
+    plugin = typer.Typer(no_args_is_help=True, help="Train, merge, import and compare LoRA plugins.")
     stores = typer.Typer(no_args_is_help=True, help="Inspect, check, repair, export and import stores of vectors.")
-    for of_stores in (cache.info, cache.verify, cache.salvage, cache.compact, cache.gc, cache.export):
-        stores.command()(of_stores)
-    stores.command("import")(cache.import_)
+    app.add_typer(plugin, name="plugin")
     app.add_typer(stores, name="cache")
+    for group, module in ((app, commands), (plugin, plugins), (stores, cache)):
+        for declared in vars(module).values():
+            if hasattr(declared, "verb"):
+                group.command()(declared)
     return app
 
 
@@ -61,6 +39,9 @@ def main() -> None:
     try:
         build()()
     except LoidError as error:
-        failed(error)
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(EXIT_USER) from None
     except Stopped:
-        interrupted(sys.argv[1:])
+        again = shlex.join(["loid-infer", *sys.argv[1:]])
+        sys.stderr.write(f"\nstopped; committed work is kept. To continue: {again}\n")
+        raise SystemExit(EXIT_INTERRUPTED) from None

@@ -19,7 +19,7 @@ def info() -> None:
     """
 
 
-@command("cache.cache_verify", bad=lambda found: found.n_bad > 0)
+@command("cache.cache_verify", bad=lambda check: check.n_bad > 0)
 def verify(
     encoder: EncoderOption = None,
     reencode: Annotated[
@@ -50,7 +50,7 @@ def compact(encoder: EncoderOption = None) -> None:
 
 
 @command("upkeep.cache_gc")
-def gc(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:
+def gc(dry_run: Annotated[bool, "Only say what would be removed."] = False) -> None:
     """Remove stores that no encoder or head refers to, and rows that no domain, corpus or head uses.
 
     Example: loid-infer cache gc --dry-run
@@ -69,7 +69,7 @@ def export(
     """
 
 
-@command("imports.cache_import")
+@command("cache.cache_import")
 def import_(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="A .safetensors file of `cache export`, or the folder of a store.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from msgspec import to_builtins
+from msgspec import structs
 
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
@@ -23,22 +23,17 @@ from loid_infer.errors import BadSetting
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.settings import DEFAULT_BASE
 
-_NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the new plugin.", show_default=False)]
+_NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the new plugin.")]
 
 
 @command("train.plugin_train")
 def train(
     domain: DomainOption,
     on: Annotated[
-        list[str],
-        typer.Option(
-            help="A plugin to train on top of, which stays frozen; repeat for more. By default none.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer makes a new list
+        list[str] | None, "A plugin to train on top of, which stays frozen; repeat for more. By default none."
+    ] = None,
     name: Annotated[
-        str | None,
-        typer.Option("--name", "-n", help="Name of the plugin. By default that of the domain.", show_default=False),
+        str | None, typer.Option("--name", "-n", help="Name of the plugin. By default that of the domain.")
     ] = None,
     base: BaseOption = DEFAULT_BASE,
     settings: TrainSettings = DEFAULT_SETTINGS,
@@ -56,13 +51,8 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise BadSetting(
-            "not a list of weights",
-            where="--weights",
-            expected="numbers like 1,0.5",
-            got=text or "''",
-            fix="Give one number per plugin, separated by commas.",
-        ) from None
+        fix = "Give one number per plugin, like 1,0.5."
+        raise BadSetting("not a list of numbers", where="--weights", got=text or "''", fix=fix) from None
 
 
 @command("plugins.plugin_merge")
@@ -71,20 +61,13 @@ def merge(
         list[str], typer.Argument(metavar="P1 P2...", help="Plugins of the same base, trained on the same plugins.")
     ],
     name: _NameOption,
-    method: Annotated[str, typer.Option(help="linear | ties | dare | dare_ties", show_default=False)],
+    method: Annotated[str, "linear | ties | dare | dare_ties"],
     weights: Annotated[
-        Any,
-        typer.Option(
-            parser=_numbers, metavar="W1,W2,...", help="Weight of each plugin. By default 1.", show_default=False
-        ),
+        Any, typer.Option(parser=_numbers, metavar="W1,W2,...", help="Weight of each plugin. By default 1.")
     ] = None,
-    density: Annotated[
-        float | None,
-        typer.Option(help="Fraction of entries to keep (not for linear). By default 0.8.", show_default=False),
-    ] = None,
+    density: Annotated[float | None, "Fraction of entries to keep (not for linear). By default 0.8."] = None,
     rank: Annotated[
-        int | None,
-        typer.Option(help="Keep the best approximation of this rank, as a peft folder.", min=1, show_default=False),
+        int | None, typer.Option(help="Keep the best approximation of this rank, as a peft folder.", min=1)
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -128,17 +111,17 @@ def show_(name: Annotated[str, typer.Argument(metavar="P", help="Name of a plugi
 
 
 def _matrix(result: Any) -> dict[str, Any]:
-    rows = zip(result.domains, result.matrix, strict=True)
+    fields = structs.asdict(result)
+    domains, matrix = fields.pop("domains"), fields.pop("matrix")
     # An empty heading cannot be the name of a domain.
-    matrix = [{"": domain, **dict(zip(result.domains, values, strict=True))} for domain, values in rows]
-    rest = {name: value for name, value in to_builtins(result).items() if name not in ("domains", "matrix")}
-    return {**rest, "mean cosines": matrix}
+    rows = [{"": domain, **dict(zip(domains, row, strict=True))} for domain, row in zip(domains, matrix, strict=True)]
+    return {**fields, "mean cosines": rows}
 
 
 @command("similarity.plugin_similarity", people=_matrix)
 def similarity(
     domains: Annotated[list[str], typer.Argument(metavar="DOMAIN...", help="Two or more domains.")],
-    pooling: Annotated[str, typer.Option(help="Pooling: mean | cls | last")] = "mean",
+    pooling: Annotated[str, "Pooling: mean | cls | last"] = "mean",
     n_texts: Annotated[int, typer.Option(help="Reviews sampled from each domain.", min=1)] = 100,
     base: BaseOption = DEFAULT_BASE,
     max_tokens: MaxTokensOption = None,

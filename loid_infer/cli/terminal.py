@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,7 +17,6 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
-from loid_infer.errors import LoidError
 from loid_infer.types import SILENT, Task
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
@@ -76,27 +74,14 @@ def show(result: Any, *, as_json: bool) -> None:
         sys.stdout.flush()
         return
     console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-    lists = {name: value for name, value in fields.items() if _is_rows(value)}
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table, tables = Table(show_header=False, box=None, pad_edge=False), []
     for name, value in fields.items():
-        if name not in lists:
+        if isinstance(value, list | tuple) and value and all(isinstance(row, dict) for row in value):
+            tables.append(_rows_table(name, value))
+        else:
             table.add_row(name, _formatted(value))
-    if table.row_count:
-        console.print(table)
-    for name, rows in lists.items():
-        console.print(_rows_table(name, rows))
-
-
-def failed(error: LoidError) -> NoReturn:
-    """Print a user error as one paragraph on stderr and exit 2."""
-    sys.stderr.write(f"error: {error}\n")
-    raise SystemExit(EXIT_USER)
-
-
-def interrupted(arguments: list[str]) -> NoReturn:
-    """Print how to continue after Ctrl-C or SIGTERM and exit 130."""
-    sys.stderr.write(f"\nstopped; committed work is kept. To continue: {shlex.join(['loid-infer', *arguments])}\n")
-    raise SystemExit(EXIT_INTERRUPTED)
+    for part in ([table] if table.row_count else []) + tables:
+        console.print(part)
 
 
 class Stopped(BaseException):
@@ -116,11 +101,7 @@ def stop_on_signals() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(row, dict) for row in value)
-
-
-def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
+def _rows_table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=name, title_justify="left", box=None, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, overflow="fold", no_wrap=column == "fingerprint")

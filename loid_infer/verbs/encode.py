@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,11 +28,11 @@ from loid_infer.pages.records import EncodeResult, StageSeconds
 from loid_infer.records import to_json
 from loid_infer.settings import Workspace, WorkspaceLike, file_system, slug
 from loid_infer.store.committer import Committer
-from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.store.reader import open_store
 from loid_infer.store.writer import StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
 from loid_infer.verbs.cache import used_digests
-from loid_infer.verbs.encoder import export_base, resolve_encoder
+from loid_infer.verbs.encoder import resolve_or_export
 
 _SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # numbers of texts tokenized and computed to estimate the cost
 
@@ -68,8 +68,7 @@ def _opened(
     """The corpus, the open encoder, and the seconds spent on exporting the base first, if that was necessary."""
     check_options(runtime, device)
     corpus = open_table(workspace.table(domain), domain)
-    export_s = export_base(workspace, encoder, domain, precision, progress)
-    folder = resolve_encoder(workspace, encoder, domain, precision)
+    folder, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
     with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
         yield corpus, opened, export_s
 
@@ -90,7 +89,7 @@ def encode(
     Args:
         encoder: name of an export; by default the domain's, else `base`, which is exported first if necessary.
         runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes.
-        precision: required precision; see `resolve_encoder`.
+        precision: required precision; see `resolve_or_export`.
         device: auto | cpu | cuda.
         n_threads: number of CPU threads; by default all available to this process.
 
@@ -103,7 +102,12 @@ def encode(
     arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
     with _opened(*arguments) as (corpus, opened, export_s):
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
-    _write_record(result, workspace, progress)
+    try:
+        if result.n_encoded:
+            with new_file(workspace.reports / f"{domain}.{result.encoder}.encoding.json") as temporary:
+                temporary.write_text(to_json(result, indent=1) + "\n")
+    except (NoSpace, OSError) as error:  # the vectors are committed, so the run has succeeded
+        progress.say(f"every vector is stored, but the measurements for `loid-infer report` are not. {error}")
     return result
 
 
@@ -126,7 +130,42 @@ def encode_dry_run(
     workspace = Workspace.of(workspace)
     arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
     with _opened(*arguments) as (corpus, opened, _):
-        return _dry_run(corpus, opened, workspace, progress)
+        digests = corpus.digests(progress)
+        unique, folder = first_rows(digests), workspace.store(opened.fingerprint)
+        missing = unique
+        n_orphaned: int | None = 0
+        with suppress(NotEncoded), open_store(folder, opened.spec, opened.fingerprint) as store:
+            missing = unique[store.lookup(digests[unique]) < 0]
+            try:
+                used = used_digests(workspace, progress, {corpus.name: digests})
+                n_orphaned = store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
+            except (BadTable, BadArtifact) as error:
+                progress.say(f"unused rows are not counted. {error}")
+                n_orphaned = None
+        n_tokens = seconds = 0.0
+        if len(missing):
+            picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
+            texts = [text for _, part in corpus.texts(picked) for text in part]
+            n_tokens = float(opened.lengths(texts).mean()) * len(missing)
+            few, stages = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:_TIMED_TEXTS]], Stages()
+            opened.encode(few[:1])  # opens the runtime
+            timing = time.perf_counter()
+            for _ in opened.stream([(np.arange(len(few)), few)], stages):
+                pass
+            seconds = n_tokens * (time.perf_counter() - timing) / stages.n_tokens
+        return DryRun(
+            domain=corpus.name,
+            encoder=opened.name,
+            fingerprint=opened.fingerprint,
+            n_rows=corpus.n_rows,
+            n_unique=len(unique),
+            n_hits=len(unique) - len(missing),
+            n_new=len(missing),
+            n_orphaned=n_orphaned,
+            n_tokens=round(n_tokens),
+            seconds=seconds,
+            store=str(folder),
+        )
 
 
 def encode_corpus(
@@ -165,7 +204,7 @@ def _encode(
     unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
     runtime, detail, setup_s = "none", "every text was already stored", 0.0
     with StoreWriter(folder, encoder.spec, encoder.fingerprint) as writer:
-        missing = _missing(digests, unique, writer.reader.lookup)
+        missing: Ints = unique[writer.reader.lookup(digests[unique]) < 0]
         _announce(corpus, encoder, len(unique), len(missing), folder, progress)
         if len(missing):
             before, opened = encoder.setup_s, encoder.runtime
@@ -193,16 +232,10 @@ def _encode(
         setup_s=setup_s,
         tokens_per_s=stages.n_tokens / seconds,
         texts_per_s=len(unique) / seconds,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         store=str(folder),
         stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, commit_s),
     )
-
-
-def _missing(digests: Digests, unique: Ints, lookup: Callable[[Digests], Ints]) -> Ints:
-    """Those of the rows `unique` whose texts are not stored, ascending."""
-    rows: Ints = unique[lookup(digests[unique]) < 0]
-    return rows
 
 
 def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path, progress: Progress) -> None:
@@ -232,62 +265,3 @@ def _commit(
     if n_finished != n_rows:
         raise RuntimeError(f"the runtime returned {n_finished} of {n_rows} vectors")
     return committer.commit_s
-
-
-def _dry_run(corpus: Corpus, encoder: Encoder, workspace: Workspace, progress: Progress) -> DryRun:
-    digests = corpus.digests(progress)
-    unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
-    missing = unique
-    n_orphaned: int | None = 0
-    with suppress(NotEncoded), open_store(folder, encoder.spec, encoder.fingerprint) as store:
-        missing = _missing(digests, unique, store.lookup)
-        n_orphaned = _n_unused(workspace, {corpus.name: digests}, store, progress)
-    n_tokens = seconds = 0.0
-    if len(missing):
-        picked = missing[np.linspace(0, len(missing) - 1, min(len(missing), _SAMPLE_TEXTS)).astype(int)]
-        texts = [text for _, part in corpus.texts(picked) for text in part]
-        n_tokens = float(encoder.lengths(texts).mean()) * len(missing)
-        few, stages = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:_TIMED_TEXTS]], Stages()
-        encoder.encode(few[:1])  # opens the runtime
-        timing = time.perf_counter()
-        for _ in encoder.stream([(np.arange(len(few)), few)], stages):
-            pass
-        seconds = n_tokens * (time.perf_counter() - timing) / stages.n_tokens
-    return DryRun(
-        domain=corpus.name,
-        encoder=encoder.name,
-        fingerprint=encoder.fingerprint,
-        n_rows=corpus.n_rows,
-        n_unique=len(unique),
-        n_hits=len(unique) - len(missing),
-        n_new=len(missing),
-        n_orphaned=n_orphaned,
-        n_tokens=round(n_tokens),
-        seconds=seconds,
-        store=str(folder),
-    )
-
-
-def _n_unused(workspace: Workspace, known: dict[str, Digests], store: StoreReader, progress: Progress) -> int | None:
-    try:
-        used = used_digests(workspace, progress, known)
-    except (BadTable, BadArtifact) as error:
-        progress.say(f"unused rows are not counted. {error}")
-        return None
-    return store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
-
-
-def _write_record(result: EncodeResult, workspace: Workspace, progress: Progress) -> None:
-    """Write the measurements to `reports/`, unless nothing was encoded."""
-    if not result.n_encoded:
-        return
-    try:
-        with new_file(workspace.reports / f"{result.domain}.{result.encoder}.encoding.json") as temporary:
-            temporary.write_text(to_json(result, indent=1) + "\n")
-    except (NoSpace, OSError) as error:  # the vectors are committed, so the run has succeeded
-        progress.say(f"every vector is stored, but the measurements for `loid-infer report` are not. {error}")
-
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -49,51 +49,39 @@ def domain_vectors(
     return view_of(store, encoder.spec, encoder.fingerprint, digests, command)
 
 
-def export_base(
+def resolve_or_export(
     workspace: Workspace, encoder: str | None, domain: str, precision: str | None, progress: Progress
-) -> float:
-    """Export the bundled base if it is the encoder to use and has not been exported yet. Returns the seconds.
+) -> tuple[EncoderFolder, float]:
+    """Like `resolve`, for `encode`: the bundled base is exported first if necessary. Also returns the seconds of that.
 
-    There is one export per precision: `base`, `base-fp32`, ... The int8 one is calibrated on `domain`.
+    There is one export of the base per precision: `base`, `base-fp32`, ... The int8 one is calibrated on `domain`.
 
     Raises:
-        BadSetting: an unknown precision.
-        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `export`.
+        BadSetting: an unknown precision, another one than the encoder's, or the int8 base of another domain.
+        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `resolve` and `export`.
     """
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
-    name = _name(workspace, encoder, domain, precision)
-    if name not in _BASES or workspace.encoder(name).exists():
-        return 0.0
-    progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
-    wanted = _BASES[name] if precision in (None, "auto") else precision
-    on = domain if wanted == "int8" else None
-    return export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
-
-
-def resolve_encoder(workspace: Workspace, encoder: str | None, domain: str, precision: str | None) -> EncoderFolder:
-    """Like `resolve`; BadSetting if the encoder has another precision, or is the int8 base of another domain."""
-    name = _name(workspace, encoder, domain, precision)
+    name, seconds = _name(workspace, encoder, domain, precision), 0.0
+    if name in _BASES and not workspace.encoder(name).exists():
+        progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
+        wanted = _BASES[name] if precision in (None, "auto") else precision
+        on = domain if wanted == "int8" else None
+        seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
     folder = find_encoder(workspace, name)
     if precision not in (None, "auto", folder.spec.precision):
-        raise BadSetting(
-            "the encoder has another precision",
-            where=f"encoder {name!r}",
-            expected=folder.spec.precision,
-            got=f"--precision {precision}",
-            fix=f"Omit --precision, or run `loid-infer export --name OTHER --precision {precision}`.",
-        )
+        what, has = f"the encoder has another precision than {precision}", folder.spec.precision
+        fix = f"Omit --precision, or run `loid-infer export --name OTHER --precision {precision}`."
+        raise BadSetting(what, where=f"encoder {name!r}", got=has, fix=fix)
     int8 = folder.manifest.int8 if folder.manifest else None
     if encoder is None and name in _BASES and int8 and int8.calibrated_on != domain:
-        raise BadSetting(
-            "the int8 encoder of the base is calibrated on another domain",
-            where=f"encoder {name!r}",
-            expected=domain,
-            got=int8.calibrated_on,
-            fix=f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
-            f"give --encoder {domain}-int8; or give --encoder {name} to use it anyway.",
+        what, got = "the int8 encoder of the base is calibrated on another domain", int8.calibrated_on
+        fix = (
+            f"Run `loid-infer export --name {domain}-int8 --precision int8 --calibrate-on {domain}`, then "
+            f"give --encoder {domain}-int8; or give --encoder {name} to use it anyway."
         )
-    return folder
+        raise BadSetting(what, where=f"encoder {name!r}", expected=domain, got=got, fix=fix)
+    return folder, seconds
 
 
 def _name(workspace: Workspace, encoder: str | None, domain: str | None, precision: str | None = None) -> str:

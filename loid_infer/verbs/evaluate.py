@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from loid_infer.artifact import new_file, versions
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.errors import BadSetting, NoSpace
+from loid_infer.errors import NoSpace
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.evaluation.rows import Result, measure
 from loid_infer.heads.baselines import Baselines, Head
@@ -23,7 +23,7 @@ from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
 from loid_infer.heads.training import fit_head, pairs_of
 from loid_infer.heads.variants import Variant, own_text, variants, vectors_of
 from loid_infer.records import to_json
-from loid_infer.settings import Workspace, WorkspaceLike, make_folder
+from loid_infer.settings import Workspace, WorkspaceLike, check_number, make_folder
 from loid_infer.types import SILENT, Interactions, Progress, Split, Task, Vectors
 from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
@@ -67,8 +67,7 @@ def evaluate(
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     names: list[str | None] = [*encoders] or [None]
-    if not 1 <= seeds <= 1000:
-        raise BadSetting("a number outside its range", where="--seeds", expected="1 to 1000", got=str(seeds))
+    check_number("--seeds", seeds, 1, 1000)
     chosen = settings.settings()
     strict = replace(settings, protocol="strict").settings()
     extra = [Variant(STRICT, strict)] if chosen.protocol == "paper" else []
@@ -93,13 +92,21 @@ def _evaluate(
     labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
     make_folder(job.workspace.reports)
     n_fits = len(parts) * (len(names) + len(job.extra))
-    with _stored(job, opened) as vectors, progress.task("evaluate", n_fits, "heads") as task:
+    needed = {folder.fingerprint: folder for folders in opened for folder in folders}
+    with ExitStack() as stores, progress.task("evaluate", n_fits, "heads") as task:
+        vectors = {  # all stores are opened before the first fit
+            key: stores.enter_context(domain_vectors(job.workspace, folder, job.domain, job.data.digests))
+            for key, folder in needed.items()
+        }
         results = [
             [*_split_results(job, labels, part, folders, vectors, first.seed + i, task)]
             for i, (part, folders) in enumerate(zip(parts, opened, strict=True))
         ]
     runs, buckets, summary, bins = compare(results, system(HEAD, labels[0]), job.data, parts)
     names_of_file = file_names(job.domain, first.kind, settings.protocol)
+    interval = "splits, corrected for their overlap" if len(parts) > 1 else None
+    if first.kind == "time":
+        interval = "the test pairs of the one split"
     result = EvaluateResult(
         domain=job.domain,
         encoders=labels,
@@ -108,7 +115,7 @@ def _evaluate(
         split=first.kind,
         split_seed=first.seed,
         n_seeds=len(parts),
-        interval=_interval(first.kind, len(parts)),
+        interval=interval,
         runs=runs,
         buckets=buckets,
         summary=summary,
@@ -116,34 +123,13 @@ def _evaluate(
         path=str(job.workspace.reports / ".".join((*names_of_file, "evaluation.json"))),
         seconds=time.perf_counter() - start,
     )
-    _write_record(result, progress)
-    return result
-
-
-def _interval(split: str, seeds: int) -> str | None:
-    if split == "time":
-        return "the test pairs of the one split"
-    return "splits, corrected for their overlap" if seeds > 1 else None
-
-
-def _write_record(result: EvaluateResult, progress: Progress) -> None:
     try:
         with new_file(Path(result.path)) as temporary:
             record = asdict(result) | {"versions": versions("torch", "numpy")}
             temporary.write_text(to_json(record, indent=1) + "\n")
     except NoSpace as error:  # the result is still returned
         progress.say(f"the results for `loid-infer report` are not written. {error}")
-
-
-@contextmanager
-def _stored(job: _Job, opened: Sequence[Sequence[EncoderFolder]]) -> Iterator[Mapping[str, Vectors]]:
-    """Fingerprint -> vectors of each encoder. All stores are opened before the first fit."""
-    needed = {folder.fingerprint: folder for folders in opened for folder in folders}
-    with ExitStack() as stores:
-        yield {
-            key: stores.enter_context(domain_vectors(job.workspace, folder, job.domain, job.data.digests))
-            for key, folder in needed.items()
-        }
+    return result
 
 
 def _split_results(

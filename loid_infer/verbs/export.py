@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
+import numpy as np
+
+from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.gpu import tensorrt_lacks
@@ -16,16 +19,18 @@ from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS
 from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
-from loid_infer.errors import LoidError, ParityError
+from loid_infer.errors import BadSetting, LoidError, ParityError
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Verified, make_encoder, report
 from loid_infer.graphs.quantize import quantize
 from loid_infer.heads.judge import judge_by_heads
 from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Workspace, WorkspaceLike, check_choice
-from loid_infer.types import SILENT, Floats, Interactions, Progress
-from loid_infer.verbs.calibrate import Calibration, open_calibration
+from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
 
+_N_TEXTS = 512  # for calibration and for measuring
+_MIN_TEXTS = 64
+_MAX_REVIEWS = 12_000  # for the judge
 MAX_CHANGE = 0.005  # relative increase of the head's test MSE with int8 vectors
 Judge: TypeAlias = Callable[[Interactions, Floats, Floats, Progress], HeadGate]
 
@@ -126,12 +131,6 @@ def export(
     )
     folder = open_folder(path, name)
     engines = _build_engines(folder, progress) if tensorrt else None
-    return _result(folder, proven, stack, engines, time.perf_counter() - start)
-
-
-def _result(
-    folder: EncoderFolder, proven: Verified, stack: Stack, tensorrt: TensorRtReport | None, seconds: float
-) -> ExportResult:
     spec = folder.spec
     return ExportResult(
         encoder=folder.name,
@@ -146,8 +145,8 @@ def _result(
         max_tokens=spec.max_tokens,
         parity=proven.parity.runtimes[proven.parity.runtime],
         int8=proven.int8,
-        tensorrt=tensorrt,
-        seconds=seconds,
+        tensorrt=engines,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -172,8 +171,8 @@ def _build_engines(encoder: EncoderFolder, progress: Progress) -> TensorRtReport
     widths = ", ".join(str(shape.max_tokens) for shape in shapes)
     progress.say(f"TensorRT: {len(shapes)} engines, for texts of up to {widths} tokens")
     able = backend().precisions["cuda"]
-    missing = "" if encoder.spec.precision in able else f"it computes {' and '.join(able)} (--precision)"
-    missing = missing or tensorrt_lacks()
+    computes = f"it computes {' and '.join(able)} (--precision)"
+    missing = tensorrt_lacks() if encoder.spec.precision in able else computes
     if not missing:
         try:
             open_runtime(encoder, runtime="tensorrt", device="cuda", n_threads=None, progress=progress)
@@ -181,6 +180,70 @@ def _build_engines(encoder: EncoderFolder, progress: Progress) -> TensorRtReport
             missing = str(error)
     progress.say(f"TensorRT cannot run here: {missing}" if missing else "TensorRT engines are built and tested")
     return TensorRtReport(shapes, not missing, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A domain for calibration and for the judge."""
+
+    table: ReviewTable
+    interactions: Interactions  # about _MAX_REVIEWS reviews: all reviews of sampled users
+    rows: Ints  # [n_texts], a row of the table for each text of `interactions`
+    drawn: Ints  # ascending rows of different texts of the table, for calibration
+
+    def texts(self) -> list[str]:
+        """The texts for calibration."""
+        return [text for _, texts in self.table.texts(self.drawn) for text in texts]
+
+    def vectors(self, encoder: Encoder, progress: Progress) -> Floats:
+        """The vectors of `interactions` as a store would contain them, `[n_texts, d]`."""
+        spec = encoder.spec
+        vectors = np.empty((len(self.rows), spec.dim), np.float16 if spec.store_dtype == "fp16" else np.float32)
+        order = np.argsort(self.rows)
+        ordered = self.rows[order]
+        with progress.task(f"encode {spec.precision}", len(order), "texts") as task:
+            for rows, part in encoder.stream(self.table.texts(ordered)):
+                vectors[order[np.searchsorted(ordered, rows)]] = part
+                task.advance(len(rows))
+        return vectors
+
+
+def open_calibration(workspace: Workspace, precision: str, domain: str | None) -> Calibration | None:
+    """The calibration domain if `precision` is int8, else None.
+
+    Raises:
+        BadSetting: int8 without a domain, a domain without int8, or a domain with too few texts.
+        BadTable: the domain has no table.
+    """
+    if precision != "int8":
+        if domain is None:
+            return None
+        got, fix = f"--calibrate-on with --precision {precision}", "Give --precision int8, or omit --calibrate-on."
+        raise BadSetting("only int8 is calibrated", got=got, fix=fix)
+    if domain is None:
+        raise BadSetting("int8 needs a calibration domain", fix="Give --calibrate-on with a domain that was ingested.")
+    table = open_table(workspace.table(domain), domain)
+    interactions = table.interactions(SILENT)
+    if len(interactions.digests) < _MIN_TEXTS:
+        expected, got = f"at least {_MIN_TEXTS} different texts", str(len(interactions.digests))
+        fix = "Calibrate on a larger domain, or export with --precision bf16 or fp32."
+        raise BadSetting("too few texts to calibrate on", where=domain, expected=expected, got=got, fix=fix)
+    unique = np.unique(interactions.texts, return_index=True)[1]
+    drawn = np.sort(np.random.default_rng(0).permutation(unique)[:_N_TEXTS])
+    chosen = _rows_of_sampled_users(interactions)
+    codes, first, texts = np.unique(interactions.texts[chosen], return_index=True, return_inverse=True)
+    of_reviews = {name: getattr(interactions, name)[chosen] for name in ("users", "items", "ratings", "timestamps")}
+    of_texts = {name: getattr(interactions, name)[codes] for name in ("digests", "empty")}
+    part = replace(interactions, **of_reviews, **of_texts, texts=texts)
+    return Calibration(table, part, chosen[first], drawn)
+
+
+def _rows_of_sampled_users(interactions: Interactions) -> Ints:
+    """Ascending rows of all reviews of sampled users, about `_MAX_REVIEWS`."""
+    n_reviews = np.bincount(interactions.users, minlength=len(interactions.user_ids))
+    users = np.random.default_rng(0).permutation(len(n_reviews))
+    drawn = users[: int(np.searchsorted(np.cumsum(n_reviews[users]), _MAX_REVIEWS)) + 1]
+    return np.flatnonzero(np.isin(interactions.users, drawn))
 
 
 def _quantize(
@@ -200,22 +263,14 @@ def _quantize(
     verdict = judge(calibration.interactions, vectors, calibration.vectors(_encoder_of(int8), progress), progress)
     progress.say(f"head MSE with int8 vectors: {verdict.change:+.2%} from float32, mean of {verdict.n_seeds} splits")
     if not verdict.change <= MAX_CHANGE:  # also for NaN
-        raise ParityError(
-            "int8 vectors increase the error of the head too much",
-            where=int8.name,
-            expected=f"test MSE at most {MAX_CHANGE:.1%} above that of float32, mean of {verdict.n_seeds} splits",
-            got=f"{verdict.change:+.2%}",
-            fix="Export with --precision bf16 or fp32. Nothing was written.",
-        )
+        what, got = "int8 vectors increase the error of the head too much", f"{verdict.change:+.2%}"
+        expected = f"test MSE at most {MAX_CHANGE:.1%} above that of float32, mean of {verdict.n_seeds} splits"
+        fix = "Export with --precision bf16 or fp32. Nothing was written."
+        raise ParityError(what, where=int8.name, expected=expected, got=got, fix=fix)
     return Verified(int8.spec, "asked for", parity, Int8Report(domain, calibration.table.digest, choice, verdict))
 
 
 def _encoder_of(folder: EncoderFolder) -> Encoder:
     """The encoder of a folder without a manifest, on the CPU."""
-    return Encoder(
-        folder.spec,
-        lambda: (
-            folder.tokenizer(),
-            open_runtime(folder, runtime="auto", device="cpu", n_threads=None, progress=SILENT),
-        ),
-    )
+    runtime = partial(open_runtime, folder, runtime="auto", device="cpu", n_threads=None, progress=SILENT)
+    return Encoder(folder.spec, lambda: (folder.tokenizer(), runtime()))

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
+from typing import Any
 
-from msgspec import Struct, structs, to_builtins
+from msgspec import structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
-from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.evaluation.metrics import absolute_errors, clipped, mse, squared_errors
 from loid_infer.heads.baselines import Head
 from loid_infer.heads.manifest import BaselineErrors, FitReport
-from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions, HeadSettings
+from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
 from loid_infer.heads.saved import save_head
 from loid_infer.heads.training import Fitted, fit_head, pairs_of
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.records import decode
-from loid_infer.settings import Workspace, WorkspaceLike
+from loid_infer.settings import MAX_SEED, Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Bools, Interactions, Progress, Split
 from loid_infer.verbs.encoder import domain_vectors, resolve_without_leak
 
@@ -72,53 +71,52 @@ def fit(
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     chosen = settings.settings()
     folder = workspace.head(name or (f"{domain}-paper" if chosen.protocol == "paper" else domain))
-    _check_seeds(seed, split_seed)
-    _check_replaced(folder, domain)
-    on_device, interactions = torch_device(device), open_table(workspace.table(domain), domain).interactions(progress)
-    parts = split_of(interactions, split, seed if split_seed is None else split_seed)
-    job = _Job(domain, interactions, parts, resolve_without_leak(workspace, encoder, domain, parts), folder, on_device)
-    checkpoint = job.checkpoint(chosen, seed, checkpoint_s)
-    with domain_vectors(workspace, job.encoder, domain, interactions.digests) as vectors:
-        fitted = fit_head(interactions, parts, vectors, chosen, seed, progress, checkpoint, on_device)
+    split_seed = seed if split_seed is None else split_seed
+    check_number("--seed", seed, 0, MAX_SEED)
+    check_number("--split-seed", split_seed, 0, MAX_SEED)
+    with suppress(BadArtifact):  # missing or unusable
+        other = decode(folder / MANIFEST, dict[str, Any], "").get("domain", domain)
+        if other != domain:
+            what = "the head of that name belongs to another domain"
+            raise BadSetting(what, where=str(folder), expected=domain, got=str(other), fix="Choose another --name.")
+    device, data = torch_device(device), open_table(workspace.table(domain), domain).interactions(progress)
+    parts = split_of(data, split, split_seed)
+    exported = resolve_without_leak(workspace, encoder, domain, parts)
+    # Everything that decides the weights. The checkpoint's name contains it, so that a fit with other settings keeps
+    # the checkpoint of a killed one.
+    decides = [to_builtins(chosen), seed, parts.digest, data.digest, exported.fingerprint, device, versions("torch")]
+    run = digest_json(decides)
+    checkpoint = Checkpoint(folder.with_name(f".{folder.name}.{run[:8]}.training.safetensors"), run, checkpoint_s)
+    with domain_vectors(workspace, exported, domain, data.digests) as vectors:
+        fitted = fit_head(data, parts, vectors, chosen, seed, progress, checkpoint, device)
     if chosen.protocol == "paper":
         progress.say(_PAPER)
-    result = _result(job, fitted, start)
-    save_head(job.folder, fitted.head, interactions, parts.train, fitted.history, _manifest(job, result))
+    figures = _figures(data, parts, fitted)
+    result = FitResult(
+        domain=domain,
+        head=folder.name,
+        path=str(folder),
+        encoder=exported.name,
+        fingerprint=exported.fingerprint,
+        preset=chosen.preset,
+        protocol=chosen.protocol,
+        split=parts.kind,
+        split_seed=parts.seed,
+        split_digest=parts.digest,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        **figures,
+    )
+    packages = versions("torch", "numpy", "safetensors")
+    report = {**structs.asdict(result), "card": exported.spec, "versions": packages, "device": device}
+    save_head(folder, fitted.head, data, parts.train, fitted.history, report)
     checkpoint.remove()
     return result
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    """The inputs and the folder of a fit."""
-
-    domain: str
-    interactions: Interactions
-    parts: Split
-    encoder: EncoderFolder
-    folder: Path
-    device: str
-
-    def checkpoint(self, settings: HeadSettings, seed: int, every_s: float) -> Checkpoint:
-        """The checkpoint of this run, identified by everything that decides the weights."""
-        run = digest_json(
-            [
-                to_builtins(settings),
-                seed,
-                self.parts.digest,
-                self.interactions.digest,
-                self.encoder.fingerprint,
-                self.device,
-                versions("torch"),
-            ]
-        )
-        # The name contains the run, so that a fit with other settings keeps the checkpoint of a killed one.
-        return Checkpoint(self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors"), run, every_s)
-
-
-def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
-    data, parts, encoder = job.interactions, job.parts, job.encoder
-    head, models, history = fitted.head, fitted.baselines, fitted.history
+def _figures(data: Interactions, parts: Split, fitted: Fitted) -> dict[str, Any]:
+    """The fields of the result that are measured."""
+    models, history = fitted.baselines, fitted.history
 
     def error(model: Head, rows: Bools) -> float:
         return mse(clipped(model.predict(pairs_of(data, parts, rows)), data.rating_range), data.ratings[rows])
@@ -126,71 +124,27 @@ def _result(job: _Job, fitted: Fitted, start: float) -> FitResult:
     def part(rows: Bools) -> float | None:
         return float(squares[rows].mean()) if rows.any() else None
 
-    test = pairs_of(data, parts, parts.test)
+    test, ratings = pairs_of(data, parts, parts.test), data.ratings[parts.test]
     predicted = clipped(fitted.predictor.predict(test), data.rating_range)
-    ratings = data.ratings[parts.test]
     squares = squared_errors(predicted, ratings)
     cold = (test.users < 0) | (test.items < 0)
-    return FitResult(
-        domain=job.domain,
-        head=job.folder.name,
-        path=str(job.folder),
-        encoder=encoder.name,
-        fingerprint=encoder.fingerprint,
-        preset=head.settings.preset,
-        protocol=head.settings.protocol,
-        split=parts.kind,
-        split_seed=parts.seed,
-        split_digest=parts.digest,
-        train_mse=error(fitted.predictor, parts.train),
-        bias_train_mse=error(models.bias, parts.train),
-        val_mse=error(fitted.predictor, parts.valid),
-        test_mse=float(squares.mean()),
-        test_mae=float(absolute_errors(predicted, ratings).mean()),
-        warm_test_mse=part(~cold),
-        cold_test_mse=part(cold),
-        n_train=int(parts.train.sum()),
-        n_valid=int(parts.valid.sum()),
-        n_test=int(parts.test.sum()),
-        n_cold_test=int(cold.sum()),
-        network_share=head.share,
-        epochs=len(history.losses),
-        baselines=BaselineErrors(*(error(model, parts.test) for model in (models.mean, models.bias, models.factors))),
-        best_epoch=history.best + 1,
-        samples_per_s=history.units_per_s,
-        seconds=time.perf_counter() - start,
-        seed=head.seed,
-    )
-
-
-class _DomainField(Struct):
-    """A field of the manifest of a head."""
-
-    domain: str
-
-
-def _check_seeds(seed: int, split_seed: int | None) -> None:
-    for option, value in (("--seed", seed), ("--split-seed", split_seed)):
-        if value is not None and not 0 <= value < 1 << 63:
-            raise BadSetting("invalid seed", where=option, expected="0 to 2^63 - 1", got=str(value))
-
-
-def _check_replaced(folder: Path, domain: str) -> None:
-    """Raise BadSetting if the head of another domain would be replaced."""
-    try:
-        other = decode(folder / MANIFEST, _DomainField, "").domain
-    except BadArtifact:
-        return  # missing or unusable
-    if other != domain:
-        raise BadSetting(
-            "the head of that name belongs to another domain",
-            where=str(folder),
-            expected=domain,
-            got=other,
-            fix="Choose another --name.",
-        )
-
-
-def _manifest(job: _Job, result: FitResult) -> dict[str, object]:
-    packages = versions("torch", "numpy", "safetensors")
-    return {**structs.asdict(result), "card": job.encoder.spec, "versions": packages, "device": job.device}
+    return {
+        "train_mse": error(fitted.predictor, parts.train),
+        "bias_train_mse": error(models.bias, parts.train),
+        "val_mse": error(fitted.predictor, parts.valid),
+        "test_mse": float(squares.mean()),
+        "test_mae": float(absolute_errors(predicted, ratings).mean()),
+        "warm_test_mse": part(~cold),
+        "cold_test_mse": part(cold),
+        "n_train": int(parts.train.sum()),
+        "n_valid": int(parts.valid.sum()),
+        "n_test": int(parts.test.sum()),
+        "n_cold_test": int(cold.sum()),
+        "network_share": fitted.head.share,
+        "epochs": len(history.losses),
+        "baselines": BaselineErrors(
+            *(error(model, parts.test) for model in (models.mean, models.bias, models.factors))
+        ),
+        "best_epoch": history.best + 1,
+        "samples_per_s": history.units_per_s,
+    }

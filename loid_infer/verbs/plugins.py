@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import structs
+from msgspec import structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, versions, write_manifest
 from loid_infer.errors import BadArtifact, BadSetting
@@ -27,9 +27,11 @@ from loid_infer.plugins.folder import (
     refuse_repeats,
 )
 from loid_infer.plugins.merge import Source, TensorError, merge, merge_settings
-from loid_infer.records import decode
+from loid_infer.records import decode, narrowed
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, NamedDigest, Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def plugin_merge(
         NoSpace: the disk is full or the folder not writable.
     """
     workspace = Workspace.of(workspace)
-    path = workspace.plugin(name)
+    workspace.plugin(name)  # checks the name
     options = merge_settings(method, density, rank, seed)
     checked = _weights(weights, len(plugins))
     weighted = sorted(zip(_parents(workspace, plugins, name), checked, strict=True), key=lambda pair: pair[0].digest)
@@ -140,22 +142,7 @@ def plugin_merge(
     with new_plugin(workspace, name, progress) as folder:
         write_delta(folder, merged.delta, first.base.name)
         write_manifest(folder, manifest)
-    return PluginMerge(
-        plugin=name,
-        path=str(path),
-        method=method,
-        parents=tuple(plugin.name for plugin in parents),
-        weights=ordered,
-        density=options.density,
-        seed=seed,
-        rank=rank,
-        relative_error=merged.relative_error,
-        errors=merged.errors,
-        n_tensors=len(merged.delta),
-        digest=manifest.digest,
-        base_digest=first.base.digest,
-        parent_digest=first.parent_digest,
-    )
+    return summary(workspace, manifest, PluginMerge, {"parents": [plugin.name for plugin in parents]})
 
 
 def plugin_import(
@@ -182,14 +169,10 @@ def plugin_import(
     from loid_infer.graphs.bases import load_base
 
     workspace, origin = Workspace.of(workspace), Path(source)
-    path = workspace.plugin(name)
+    workspace.plugin(name)  # checks the name
     if not (origin / ADAPTER_CONFIG).is_file():
-        raise BadArtifact(
-            "no peft adapter found",
-            where=str(origin),
-            expected=f"{ADAPTER_CONFIG} and {ADAPTER_FILE}",
-            fix="Give a folder written by model.save_pretrained.",
-        )
+        expected, fix = f"{ADAPTER_CONFIG} and {ADAPTER_FILE}", "Give a folder written by model.save_pretrained."
+        raise BadArtifact("no peft adapter found", where=str(origin), expected=expected, fix=fix)
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
     delta, tensors, family = read_adapter(origin, loaded.family.prefix), loaded.arrays(), loaded.family
@@ -198,14 +181,12 @@ def plugin_import(
         del delta[unused]
         progress.say(f"ignored {unused}: it is not in the base, and no vector depends on it")
     check_delta(delta, tensors, str(origin))
-    weights = loaded.digest()
-    n_params = sum(part.a.size + part.b.size for part in delta.values())
+    weights, n_params = loaded.digest(), sum(part.a.size + part.b.size for part in delta.values())
     with new_plugin(workspace, name, progress) as folder:
         write_adapter(folder, delta, loaded.name)
-        digest = delta_digest(read_adapter(folder))
         manifest = PluginManifest(
             name=name,
-            digest=digest,
+            digest=delta_digest(read_adapter(folder)),
             method="import",
             base=NamedDigest(loaded.name, weights),
             parent_digest=weights,
@@ -221,7 +202,7 @@ def plugin_import(
         )
         write_manifest(folder, manifest)
     progress.say("the training data of this plugin is unknown: leakage of test reviews cannot be checked")
-    return PluginImport(name, str(path), "import", loaded.name, len(delta), n_params, digest, weights, weights)
+    return summary(workspace, manifest, PluginImport, {})
 
 
 def plugin_list(*, workspace: WorkspaceLike = None) -> PluginList:
@@ -236,36 +217,32 @@ def plugin_show(name: str, *, workspace: WorkspaceLike = None) -> dict[str, Any]
     return decode(open_plugin(Workspace.of(workspace), name).path / MANIFEST, dict[str, Any], "Run it again.")
 
 
+def summary(workspace: Workspace, manifest: PluginManifest, schema: type[T], more: Mapping[str, object]) -> T:
+    """The result of making a plugin: fields of its manifest, settings and metrics, its path, and `more`."""
+    own = {"plugin": manifest.name, "path": str(workspace.plugin(manifest.name))}
+    base = {"base": manifest.base.name, "base_digest": manifest.base.digest}
+    fields = {**structs.asdict(manifest), **manifest.settings, **to_builtins(manifest.metrics)}
+    return narrowed({**fields, **own, **base, **more}, schema)
+
+
 def _weights(weights: Sequence[float] | None, n: int) -> list[float]:
     weights = [1.0] * n if weights is None else [float(weight) for weight in weights]
     text = ",".join(f"{weight:g}" for weight in weights)
     if len(weights) != n:
-        raise BadSetting(
-            "wrong number of weights",
-            where="--weights",
-            expected=f"{n}",
-            got=f"{len(weights)}: {text}",
-            fix="Give them in the order of the plugins.",
-        )
+        got, fix = f"{len(weights)}: {text}", "Give one per plugin, in their order."
+        raise BadSetting("wrong number of weights", where="--weights", expected=str(n), got=got, fix=fix)
     if not all(math.isfinite(weight) and weight for weight in weights):
-        raise BadSetting(
-            "invalid weight",
-            where="--weights",
-            expected="finite numbers other than 0",
-            got=text,
-            fix="Omit a plugin that should have no weight.",
-        )
+        expected, fix = "finite numbers other than 0", "Omit a plugin that should have no weight."
+        raise BadSetting("invalid weight", where="--weights", expected=expected, got=text, fix=fix)
     return weights
 
 
 def _parents(workspace: Workspace, names: Sequence[str], name: str) -> list[PluginFolder]:
     """The named plugins, which must be different, have the same base, tokenizer and chain, and not be overwritten."""
     if not names:
-        raise BadSetting("nothing to merge", expected="one or more plugins", fix="See `loid-infer plugin list`.")
+        raise BadSetting("nothing to merge", fix="Give one or more plugins of `loid-infer plugin list`.")
     if name in names:
-        raise BadSetting(
-            "a merge cannot replace one of its parents", where=f"--name {name}", fix="Choose another --name."
-        )
+        raise BadSetting("a merge cannot replace a parent", where=f"--name {name}", fix="Choose another --name.")
     parents = [open_plugin(workspace, parent) for parent in names]
     refuse_repeats(parents)
     first = parents[0]
@@ -276,13 +253,10 @@ def _parents(workspace: Workspace, names: Sequence[str], name: str) -> list[Plug
             ("plugins they were trained on", sorted(first.manifest.on), sorted(other.manifest.on)),
         ):
             if value != other_value:
-                raise BadSetting(
-                    f"plugins {first.name!r} and {other.name!r} differ in the {what}",
-                    where=str(workspace.plugins),
-                    expected=_description(first),
-                    got=_description(other),
-                    fix="Merge plugins of one base that were trained on the same plugins.",
-                )
+                problem = f"plugins {first.name!r} and {other.name!r} differ in the {what}"
+                where, expected, got = str(workspace.plugins), _description(first), _description(other)
+                fix = "Merge plugins of one base that were trained on the same plugins."
+                raise BadSetting(problem, where=where, expected=expected, got=got, fix=fix)
     return parents
 
 
@@ -296,12 +270,6 @@ def _info(path: Path, names: dict[str, str]) -> PluginInfo:
         plugin = read_plugin(path, check_files=False).manifest
     except BadArtifact as error:
         return PluginInfo(path.name, problem=error.what)
-    return PluginInfo(
-        path.name,
-        method=plugin.method,
-        domains=plugin.domains,
-        base=plugin.base.name,
-        on=tuple(names.get(digest, digest[:16]) for digest in plugin.on),
-        parents=tuple(parent.name for parent in plugin.parents),
-        digest=plugin.digest,
-    )
+    on = tuple(names.get(digest, digest[:16]) for digest in plugin.on)
+    parents = tuple(parent.name for parent in plugin.parents)
+    return PluginInfo(path.name, plugin.method, plugin.domains, plugin.base.name, on, parents, plugin.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 
 from loid_infer import __version__
 from loid_infer.artifact import new_file
@@ -13,8 +14,6 @@ from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_sha
 from loid_infer.pages.page import page
 from loid_infer.settings import Workspace, WorkspaceLike, slug
 from loid_infer.types import SILENT, Progress
-
-PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +46,17 @@ def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progre
     findings = read_findings(folder)
     names = [item.name for item in findings.domains]
     if domain is not None and slug(domain, "domain") not in names:
-        raise BadTable(
-            f"there is no domain {domain!r}",
-            where=str(folder.root.absolute()),
-            expected="a domain of this workspace",
-            got=", ".join(names) or "none",
-            fix=f"Give one of these, or run: loid-infer ingest SRC --domain {domain}",
-        )
+        fix = f"Give one of these, or run: loid-infer ingest SRC --domain {domain}"
+        where, got = str(folder.root.absolute()), ", ".join(names) or "none"
+        raise BadTable(f"there is no domain {domain!r}", where=where, got=got, fix=fix)
     if not (findings.domains or findings.encoders or findings.plugins or findings.left_out):
-        raise BadTable(
-            "there is nothing to report on",
-            where=str(folder.root.absolute()),
-            expected="a workspace with data/ or exports/",
-            got="neither",
-            fix="Give the workspace with -w DIR, or run: loid-infer ingest SRC --domain D",
-        )
+        fix = "Give a workspace with data/ or exports/ by -w DIR, or run: loid-infer ingest SRC --domain D"
+        raise BadTable("there is nothing to report on", where=str(folder.root.absolute()), fix=fix)
     findings = of_domain(findings, domain) if domain else findings
     for problem in findings.left_out:
         progress.say(f"left out: {problem}")
     content = page(findings, __version__)
-    path = folder.reports / (f"{domain}.report.html" if domain else PAGE)
+    path = folder.reports / (f"{domain}.report.html" if domain else "report.html")
     with new_file(path) as temporary:
         temporary.write_bytes(content)
     return ReportResult(
@@ -75,10 +65,7 @@ def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progre
         n_heads=len(findings.heads),
         n_encoders=len(findings.encoders),
         n_plugins=len(findings.plugins),
-        not_measured=(
-            *(item for part in findings.domains for item in missing_of_domain(part)),
-            *missing_shared(findings),
-        ),
+        not_measured=(*chain.from_iterable(map(missing_of_domain, findings.domains)), *missing_shared(findings)),
         left_out=findings.left_out,
         n_bytes=len(content),
         seconds=time.perf_counter() - start,

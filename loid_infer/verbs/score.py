@@ -22,6 +22,10 @@ from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
+_PAPER = (
+    "fitted with the paper's protocol, whose histories contain the target review. Scores without that review are not "
+    "valid results; fit with --protocol strict."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,13 @@ def score(
         for batch in source.batches():
             write(batch, *run.batch(batch))
             task.advance(batch.n)
-    warning = run.warning()
+    papers = [name for name, opened in sorted(run.opened.items()) if opened.saved.manifest.protocol == "paper"]
+    warning = f"{', '.join(papers)}: {_PAPER}" if papers else None
     if warning:
         progress.say(warning)
     seconds, n_rows = time.perf_counter() - start, int(run.n_known.sum())
     return ScoreResult(
-        domains=tuple(sorted(opened.domain for opened in run.opened.values())),
+        domains=tuple(sorted(opened.saved.manifest.domain for opened in run.opened.values())),
         heads=tuple(sorted(run.opened)),
         n_rows=n_rows,
         n_unknown_users=int(run.n_known[:2].sum()),
@@ -104,7 +109,6 @@ class _OpenHead:
         folder = workspace.head(name)
         fix = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, fix)
-        self.domain = self.saved.manifest.domain
         self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, fix), device)
         self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
         self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
@@ -124,9 +128,7 @@ class _Run:
     only: str | None  # head for all rows; None: from the column `domain`
     domain: str | None
     opened: dict[str, _OpenHead] = field(default_factory=dict)
-    n_known: Ints = field(
-        default_factory=lambda: np.zeros(len(_KNOWN), np.int64)
-    )  # number of rows by index into `_KNOWN`
+    n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by index into `_KNOWN`
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
@@ -149,28 +151,14 @@ class _Run:
         self.n_known += np.bincount(known, minlength=len(_KNOWN))
         return scores, _KNOWN[known].tolist()
 
-    def warning(self) -> str | None:
-        """A warning if heads of the paper's protocol were used."""
-        papers = [name for name, head in sorted(self.opened.items()) if head.saved.manifest.protocol == "paper"]
-        if not papers:
-            return None
-        return (
-            f"{', '.join(papers)}: fitted with the paper's protocol, whose histories contain the target review. "
-            "Scores without that review are not valid results; fit with --protocol strict."
-        )
-
     def _open(self, name: str) -> _OpenHead:
         if name not in self.opened:
             opened = _OpenHead(self.workspace, name, self.domain or name, self.device)
             expected = self.domain or (None if self.only else name)  # the column names domains
-            if expected is not None and opened.domain != expected:
-                raise BadSetting(
-                    "the head belongs to another domain",
-                    where=f"--head {name}",
-                    expected=expected,
-                    got=opened.domain,
-                    fix="Omit --domain or --head.",
-                )
+            got = opened.saved.manifest.domain
+            if expected is not None and got != expected:
+                what, fix = "the head belongs to another domain", "Omit --domain or --head."
+                raise BadSetting(what, where=f"--head {name}", expected=expected, got=got, fix=fix)
             self.opened[name] = opened
         return self.opened[name]
 
@@ -187,13 +175,8 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
         return names[0]
     if not names:
         raise BadArtifact("there is no head", where=str(folder), fix="Run: loid-infer fit --domain D")
-    raise BadSetting(
-        "there are several heads",
-        where=str(folder),
-        expected="--domain, --head or a column domain",
-        got=f"the heads {', '.join(names)}",
-        fix=f"Run: loid-infer score {source.path.name} --head {names[0]}",
-    )
+    fix = f"Run: loid-infer score {source.path.name} --head {names[0]}; or give --domain, or a column domain."
+    raise BadSetting(f"there are several heads: {', '.join(names)}", where=str(folder), fix=fix)
 
 
 def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> Floats:
@@ -201,13 +184,8 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> 
     manifest = saved.manifest
     spec, recorded = manifest.card, manifest.fingerprint
     if fingerprint(spec) != recorded:
-        raise BadArtifact(
-            "the spec of the head contradicts its fingerprint",
-            where=str(folder),
-            expected=recorded,
-            got=fingerprint(spec),
-            fix=fix,
-        )
+        what = "the spec of the head contradicts its fingerprint"
+        raise BadArtifact(what, where=str(folder), expected=recorded, got=fingerprint(spec), fix=fix)
     texts, digests = saved.training_digests()
     encode = encode_command(manifest.encoder, manifest.domain)
     stored = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)

@@ -6,6 +6,7 @@ encoder has changed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.neighbors import Index, build, directions
-from loid_infer.settings import Workspace, WorkspaceLike, check_choice
+from loid_infer.settings import Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress, check_texts
 from loid_infer.verbs.encoder import encode_command, resolve
 
-KINDS = ("items", "users", "reviews")
 _FORMAT = 1
 _FILE, _CENTER = "index.faiss", "center.safetensors"
 _STEP = 1 << 16
@@ -106,15 +106,17 @@ def similar(
         RuntimeMissing, ParityError: see `Encoder.runtime`.
     """
     start = time.perf_counter()
-    queries = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
-    given = [(option, kind, value) for option, kind, value in queries if value is not None]
-    if len(given) != 1:
-        got = " and ".join(f"--{option}" for option, _, _ in given) or "none"
-        raise BadSetting("specify one query", expected="exactly one of --item, --user and --text", got=got)
-    (_, source, query), of = given[0], of or given[0][1]
-    check_choice("of", of, KINDS)
-    if n < 1:
-        raise BadSetting("too few neighbors", where="-n", expected="at least 1", got=str(n))
+    options = {"items": item, "users": user, "reviews": text}
+    queries = [(kind, value) for kind, value in options.items() if value is not None]
+    if len(queries) != 1:
+        raise BadSetting("specify one query", expected="one of --item, --user and --text", got=str(len(queries)))
+    source, query = queries[0]
+    of = of or source
+    check_choice("of", of, options)
+    is_text = source == "reviews"
+    if is_text and not check_texts([query], "--text")[0].strip():
+        raise BadSetting("the text is empty", where="--text", expected="some words")
+    check_number("-n", n, 1, math.inf)
     workspace = Workspace.of(workspace)
     table = open_table(workspace.table(domain), domain)
     resolved = resolve(workspace, encoder, domain)
@@ -123,8 +125,11 @@ def similar(
     with open_store(workspace.store(resolved.fingerprint), resolved.spec, resolved.fingerprint, encode) as store:
         vectors = _Vectors(data, store, encode)
         folder = workspace.root / "exports" / "indexes" / f"{domain}.{resolved.name}.{of}"
-        is_text = source == "reviews"
-        vector = _encode(query, resolved, device, progress) if is_text else vectors.mean_of(source, query, domain)
+        if is_text:
+            with Encoder.open(resolved, device=device, progress=progress) as opened:
+                vector = opened.encode([query])[0]
+        else:
+            vector = vectors.mean_of(source, query, domain)
         index, center, codes = _index(folder, of, table, resolved, vectors, progress)
     numbers, scores = index.search(directions(vector[None], center)[0], n + 1)
     near = [(int(codes[number]), float(score)) for number, score in zip(numbers, scores, strict=True)]
@@ -168,13 +173,9 @@ class _Vectors:
         code, what = self.code(kind, name), kind.removesuffix("s")
         rows = np.flatnonzero((_groups(kind, self.data)[0] == code) & self.filled)
         if not len(rows):
-            raise BadSetting(
-                f"the domain has no such {what}" if code < 0 else "none of its reviews has text",
-                where=f"--{what} {name}",
-                expected=f"an id of {domain}'s table",
-                got=repr(name),
-                fix=f"See data/{domain}.parquet for valid ids.",
-            )
+            problem = f"the domain has no such {what}" if code < 0 else "none of its reviews has text"
+            fix = f"See data/{domain}.parquet for valid ids."
+            raise BadSetting(problem, where=f"--{what}", got=repr(name), fix=fix)
         mean: Floats = self.of_texts(self.data.texts[rows]).astype(np.float64).mean(0)
         return mean
 
@@ -216,13 +217,7 @@ def _index(
     else:
         matrix, codes = vectors.means(of)
     if not len(matrix):
-        raise BadSetting(
-            "there is nothing to search",
-            where=table.domain,
-            expected="reviews with text",
-            got="only empty texts",
-            fix="Ingest reviews with text.",
-        )
+        raise BadSetting("nothing to search: no review has text", where=table.domain, fix="Ingest reviews with text.")
     center = matrix.mean(0, dtype=np.float64).astype(np.float32)
     index = build(matrix, center)
     manifest = IndexManifest(
@@ -244,15 +239,6 @@ def _index(
     return index, center, codes
 
 
-def _encode(text: str, encoder: EncoderFolder, device: str, progress: Progress) -> Floats:
-    check_texts([text], "--text")
-    if not text.strip():
-        raise BadSetting("the text is empty", where="--text", expected="some words")
-    with Encoder.open(encoder, device=device, progress=progress) as opened:
-        vector: Floats = opened.encode([text])[0]
-    return vector
-
-
 def _neighbors(
     of: str, near: Sequence[tuple[int, float]], data: Interactions, table: ReviewTable
 ) -> tuple[Neighbor, ...]:
@@ -262,24 +248,14 @@ def _neighbors(
         return tuple(Neighbor(ids[code], score, int(counts[code])) for code, score in near)
     rows = {code: np.flatnonzero(data.texts == code) for code, _ in near}
     firsts = sorted(int(numbers[0]) for numbers in rows.values())
-    texts = {
-        int(row): text
-        for numbers, part in table.texts(np.array(firsts, np.int64))
-        for row, text in zip(numbers, part, strict=True)
-    }
-    return tuple(
-        Neighbor(
-            str(row),
-            score,
-            len(rows[code]),
-            data.user_ids[data.users[row]],
-            data.item_ids[data.items[row]],
-            float(data.ratings[row]),
-            texts[row],
-        )
-        for code, score in near
-        for row in [int(rows[code][0])]
-    )
+    ordered = [text for _, part in table.texts(np.array(firsts, np.int64)) for text in part]
+    texts = dict(zip(firsts, ordered, strict=True))
+    neighbors = []
+    for code, score in near:
+        row, n_reviews = int(rows[code][0]), len(rows[code])
+        user, item, rating = data.user_ids[data.users[row]], data.item_ids[data.items[row]], float(data.ratings[row])
+        neighbors.append(Neighbor(str(row), score, n_reviews, user, item, rating, texts[row]))
+    return tuple(neighbors)
 
 
 def _groups(kind: str, data: Interactions) -> tuple[Ints, Sequence[str]]:

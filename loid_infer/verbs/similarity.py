@@ -6,6 +6,7 @@ Shows which source domains may help a target domain before any plugin is trained
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,13 @@ from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.errors import BadSetting
-from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.bases import load_base
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels import sampling
 from loid_infer.kernels.cosine import mean_pairwise_cosine
 from loid_infer.pages.records import Similarity
 from loid_infer.records import narrowed, to_json
-from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike, check_choice
+from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.types import SILENT, Progress
 
 RECORD, PICTURE = "similarity.json", "similarity.png"
@@ -65,16 +66,34 @@ def plugin_similarity(
         BadArtifact, RuntimeMissing: the base cannot be loaded or its family is not supported.
         NoSpace: matrix or plot cannot be written.
     """
+    from loid_infer.architectures.transformer import Transformer
+    from loid_infer.encoders.torch import TorchRuntime
+
     start = time.perf_counter()
     workspace = Workspace.of(workspace)
-    _check(domains, n_texts, pooling)
+    if len(domains) < 2:
+        fix = "Add another ingested domain."
+        raise BadSetting("too few domains", expected="at least two", got=str(len(domains)), fix=fix)
+    twice = sorted({domain for domain in domains if list(domains).count(domain) > 1})
+    if twice:
+        fix = "Give each once; the diagonal compares it with itself."
+        raise BadSetting("a domain is given twice", got=", ".join(twice), fix=fix)
+    check_number("--n-texts", n_texts, 1, math.inf)
+    check_choice("pooling", pooling, POOLINGS)
     tables = [open_table(workspace.table(domain), domain) for domain in domains]
     samples = [_draw(table, n_texts, seed, progress) for table in tables]
-    _check_different(domains, [content for content, _ in samples])
+    contents = [content for content, _ in samples]
+    same = [domain for domain, content in zip(domains, contents, strict=True) if contents.count(content) > 1]
+    if same:
+        fix = "Give one of them; the diagonal compares it with itself."
+        raise BadSetting("domains have the same texts", got=", ".join(same), fix=fix)
     source = load_base(base, pooling, normalize=False)
     max_tokens = source.max_tokens(max_tokens)
     with progress.task("vectors", 2 * n_texts * len(samples), "texts") as task:
-        encoder, vectors = _plain(source, max_tokens), []
+        # The base in float32, without an export.
+        spec, tokenizer = source.spec("", max_tokens), source.tokenizer(max_tokens)
+        runtime = TorchRuntime(Transformer(spec, source.tensors), "fp32", n_usable_threads())
+        encoder, vectors = Encoder(spec, lambda: (tokenizer, runtime)), []
         for _, texts in samples:  # one domain at a time, so that vectors do not depend on other domains
             vectors.append(encoder.encode(texts))
             task.advance(2 * n_texts)
@@ -94,16 +113,6 @@ def plugin_similarity(
     )
     _write(result)
     return structs.replace(result, seconds=time.perf_counter() - start)
-
-
-def _plain(base: Base, max_tokens: int) -> Encoder:
-    """The base in float32, without an export."""
-    from loid_infer.architectures.transformer import Transformer
-    from loid_infer.encoders.torch import TorchRuntime
-
-    spec = base.spec("", max_tokens)
-    module = Transformer(spec, base.tensors)
-    return Encoder(spec, lambda: (base.tokenizer(max_tokens), TorchRuntime(module, "fp32", n_usable_threads())))
 
 
 def _write(result: SimilarityResult) -> None:
@@ -131,13 +140,9 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tu
     filled = np.flatnonzero(~data.empty)  # in the order of their digests
     if len(filled) < 2 * n_texts:
         fix = f"Give --n-texts {len(filled) // 2}, or a larger domain." if len(filled) > 1 else "Omit this domain."
-        raise BadSetting(
-            "too few texts to compare",
-            where=table.domain,
-            expected=f"at least {2 * n_texts} different texts that are not empty: two samples of {n_texts}",
-            got=str(len(filled)),
-            fix=fix,
-        )
+        expected = f"at least {2 * n_texts} different texts that are not empty: two samples of {n_texts}"
+        got = str(len(filled))
+        raise BadSetting("too few texts to compare", where=table.domain, expected=expected, got=got, fix=fix)
     digests = data.digests[filled]
     content = hashlib.sha256(digests.tobytes()).digest()
     halves = digests.view(">u8").astype(np.uint64)
@@ -147,33 +152,3 @@ def _draw(table: ReviewTable, n_texts: int, seed: int, progress: Progress) -> tu
     pieces = table.texts(np.sort(rows))
     texts = {int(row): text for numbers, piece in pieces for row, text in zip(numbers, piece, strict=True)}
     return content.hex(), [texts[int(row)] for row in rows]
-
-
-def _check(domains: Sequence[str], n_texts: int, pooling: str) -> None:
-    if len(domains) < 2:
-        raise BadSetting(
-            "too few domains", expected="at least two", got=str(len(domains)), fix="Add another ingested domain."
-        )
-    twice = sorted({domain for domain in domains if list(domains).count(domain) > 1})
-    if twice:
-        raise BadSetting(
-            "a domain is given twice", got=", ".join(twice), fix="Give each once; the diagonal compares it with itself."
-        )
-    if n_texts < 1:
-        raise BadSetting(
-            "too few texts", where="--n-texts", expected="at least 1", got=str(n_texts), fix="Omit --n-texts for 100."
-        )
-    check_choice("pooling", pooling, POOLINGS)
-
-
-def _check_different(domains: Sequence[str], contents: Sequence[str]) -> None:
-    """Raise BadSetting if two domains have the same texts, which would be compared with themselves."""
-    first: dict[str, str] = {}
-    for domain, content in zip(domains, contents, strict=True):
-        known = first.setdefault(content, domain)
-        if known != domain:
-            raise BadSetting(
-                "two domains have the same texts",
-                got=f"{known}, {domain}",
-                fix="Give one of them; the diagonal compares it with itself.",
-            )

@@ -25,10 +25,10 @@ from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.plugins.stack import Stack, stack_plugins
-from loid_infer.records import narrowed
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Progress, Split, TrainingRun
+from loid_infer.verbs.plugins import summary
 
 if TYPE_CHECKING:
     from loid_infer.learning.loop import History
@@ -108,7 +108,13 @@ def plugin_train(
     interactions = table.interactions(progress)
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
-    settings = _resolved(settings, source, on_device)
+    known = source.family.targets(source.spec("", source.shape.max_tokens))
+    settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
+    max_tokens, precision = source.max_tokens(settings.max_tokens or None), settings.precision
+    if precision == "auto":
+        precision = "bf16" if on_device != "cpu" or has_bf16() else "fp32"
+    targets = settings.targets or tuple(known)
+    settings = replace(settings, max_tokens=max_tokens, precision=precision, targets=targets)
     stack = stack_plugins(workspace, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
     for plugin in stack.chain:
         refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
@@ -121,19 +127,6 @@ def plugin_train(
     result = _result(job, model, history, sets, test_mse, start, progress)
     checkpoint.remove()
     return result
-
-
-def _resolved(settings: TrainSettings, source: Base, device: str) -> TrainSettings:
-    """The settings with `auto` and the limits of the base resolved."""
-    known = source.family.targets(source.spec("", source.shape.max_tokens))
-    settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device != "cpu" or has_bf16() else "fp32"
-    targets = settings.targets or tuple(known)
-    return replace(
-        settings, max_tokens=source.max_tokens(settings.max_tokens or None), precision=precision, targets=targets
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,43 +234,32 @@ def _result(
     delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], job.settings.scale) for key in modules}
     regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
     regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
-    result = PluginTrainResult(
-        plugin=job.name,
-        path=str(job.workspace.plugin(job.name)),
-        digest=delta_digest(delta),
-        domain=job.table.domain,
-        base=job.source.name,
-        on=job.stack.names,
-        n_params=sum(part.a.size + part.b.size for part in delta.values()),
-        val_mse=history.eval_errors[history.best],
-        test_mse=test_mse,
-        test_variance=float(sets["test"].ratings.var()),
-        n_train=sets["train"].n,
-        n_valid=sets["valid"].n,
-        n_test=sets["test"].n,
-        n_steps=len(history.losses),
-        best_step=history.eval_steps[history.best],
-        tokens_per_s=history.units_per_s,
-        precision=job.settings.precision,
-        base_digest=job.stack.base_digest,
-        parent_digest=job.stack.digest,
-        split_digest=job.parts.digest,
-        seed=job.settings.seed,
-        seconds=time.perf_counter() - start,
-    )
     manifest = PluginManifest(
-        name=result.plugin,
-        digest=result.digest,
+        name=job.name,
+        digest=delta_digest(delta),
         **job.lineage(),
         device=job.device,
-        metrics=structs.replace(narrowed(result, PluginMetrics), n_params=None),
+        metrics=PluginMetrics(
+            val_mse=history.eval_errors[history.best],
+            test_mse=test_mse,
+            test_variance=float(sets["test"].ratings.var()),
+            n_train=sets["train"].n,
+            n_valid=sets["valid"].n,
+            n_test=sets["test"].n,
+            n_steps=len(history.losses),
+            best_step=history.eval_steps[history.best],
+            tokens_per_s=history.units_per_s,
+            seconds=time.perf_counter() - start,
+        ),
         versions=versions("torch", "transformers", "peft", "numpy"),
     )
     with new_plugin(job.workspace, job.name, progress) as folder:
         write_adapter(folder, delta, job.source.name)
         _write_curve(folder, regressor, history, job)
         write_manifest(folder, manifest)
-    return result
+    more: dict[str, Any] = {"domain": job.table.domain, "on": job.stack.names, "split_digest": job.parts.digest}
+    more["n_params"] = sum(part.a.size + part.b.size for part in delta.values())
+    return summary(job.workspace, manifest, PluginTrainResult, more)
 
 
 def _write_curve(folder: Path, regressor: dict[str, Array], history: History, job: _Job) -> None:

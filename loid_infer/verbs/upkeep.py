@@ -134,11 +134,9 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
         specs = {folder: read_spec(folder) for folder in folders if folder.name in used_stores}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
         if not workspace.domains() and any(n_unused for _, n_unused in counts.values()):
-            raise BadSetting(
-                "no domain has a table, and rows that no corpus has would be removed",
-                where=str(workspace.root / "data"),
-                fix="Create the tables again with `loid-infer ingest`, or remove the folder of the store manually.",
-            )
+            what, where = "no domain has a table, and rows of no corpus would be removed", str(workspace.root / "data")
+            fix = "Create the tables again with `loid-infer ingest`, or remove the folder of the store manually."
+            raise BadSetting(what, where=where, fix=fix)
         freed, changes = 0, []
         for folder, (n_rows, n_unused) in counts.items():
             if n_unused:
@@ -177,13 +175,11 @@ def _spec(workspace: Workspace, folder: Path) -> Spec:
             return spec
     for name in encoders_by_fingerprint(workspace).get(folder.name, ()):
         return open_folder(workspace.encoder(name), name).spec
-    raise BadStore(
-        "the encoder of these vectors is unknown",
-        where=str(folder / SPEC_FILE),
-        expected=f"the spec of {folder.name}, or an encoder of that fingerprint",
-        got="neither",
-        fix="Export that encoder again, then run the same command.",
+    what = (
+        f"the encoder of these vectors is unknown: neither this spec nor an encoder has the fingerprint {folder.name}"
     )
+    fix = "Export that encoder again, then run the same command."
+    raise BadStore(what, where=str(folder / SPEC_FILE), fix=fix)
 
 
 def _unfinished(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from loid_infer.cli.heads import row, tables
+from loid_infer.cli.commands import row, tables
 from loid_infer.cli.terminal import show
 from loid_infer.heads.comparison import ModelErrors, records
 from loid_infer.heads.presets import HeadOptions

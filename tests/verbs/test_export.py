@@ -25,8 +25,8 @@ from loid_infer.graphs import making
 from loid_infer.graphs.quantize import quantize
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
-from loid_infer.verbs import calibrate as calibrate_module
-from loid_infer.verbs.calibrate import open_calibration
+from loid_infer.verbs import export as export_module
+from loid_infer.verbs.export import open_calibration
 from tests.conftest import toy_texts, write_reviews
 
 
@@ -270,7 +270,7 @@ def test_int8_with_too_few_calibration_texts_is_refused(exported_int8, toy_base:
 
 def test_the_head_gate_samples_whole_users_of_a_large_domain(exported_int8, monkeypatch) -> None:
     workspace, _ = exported_int8
-    monkeypatch.setattr(calibrate_module, "_MAX_REVIEWS", 50)
+    monkeypatch.setattr(export_module, "_MAX_REVIEWS", 50)
     calibration = open_calibration(workspace, "int8", "toys")
     part = calibration.interactions
     assert 50 <= part.n < 200

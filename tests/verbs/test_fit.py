@@ -121,7 +121,7 @@ def test_user_errors(toys_workspace):
 @pytest.mark.real
 def test_uninformative_vectors_do_not_make_the_head_worse_than_the_biases_on_real_reviews(shared_data, tmp_path):
     """Random vectors: texts without information must not increase the error of the head."""
-    from loid_infer.verbs.ingest import ingest
+    from loid_infer.verbs.tables import ingest
 
     workspace = Workspace(tmp_path)
     ingest([shared_data / "musical_instruments.json.gz"], "mi", workspace=workspace)
@@ -151,7 +151,7 @@ def test_a_head_of_another_domain_is_not_replaced(toys_workspace):
 
 @pytest.mark.parametrize("seed", [-1, 1 << 63])
 def test_a_seed_out_of_range_is_refused(toys_workspace, seed):
-    with pytest.raises(BadSetting, match=r"--seed: invalid seed"):
+    with pytest.raises(BadSetting, match=r"--seed: a number outside its range"):
         verb.fit("toys", workspace=toys_workspace, seed=seed)
 
 

@@ -19,7 +19,7 @@ from loid_infer.data.canonical import METADATA_KEY
 from loid_infer.data.reviews import open_table
 from loid_infer.errors import BadName, BadSetting, BadTable, NoSpace
 from loid_infer.settings import Workspace
-from loid_infer.verbs.ingest import ingest
+from loid_infer.verbs.tables import ingest
 
 AMAZON_2014 = [
     {
@@ -252,7 +252,7 @@ def test_duplicates_error_names_both_lines(ws, write):
         ingest([first, second], "toys", workspace=ws, duplicates="error", on_bad="skip")
     message = str(caught.value)
     assert f"{second}:2: " in message
-    assert f"another at {first}:3" in message
+    assert f"before, at {first}:3" in message
     assert "--duplicates keep-last" in message
     assert not list(ws.table("toys").parent.iterdir())
 
@@ -550,7 +550,7 @@ def test_a_full_disk_while_duplicates_are_removed_is_reported(ws, write, monkeyp
             assert re.fullmatch(r"\.toys\.parquet\.[^.]+\.partial", path.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("loid_infer.verbs.ingest.filter_table", refuse)
+    monkeypatch.setattr("loid_infer.verbs.tables.filter_table", refuse)
     source = write(review_lines(("a", "x", "1"), ("a", "x", "2")))
     assert_ingest_fails(ws, source, "cannot write: No space left", "nothing is lost", error=NoSpace)
 

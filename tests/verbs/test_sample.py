@@ -13,7 +13,7 @@ from loid_infer.data.vocabulary import OPINIONS, aspects_of
 from loid_infer.errors import BadName, BadSetting
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
-from loid_infer.verbs.sample import sample
+from loid_infer.verbs.tables import sample
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_any_number_of_reviews_can_be_sampled(n, ws):
 def test_settings_outside_their_range(ws):
     with pytest.raises(BadSetting, match="at least 1, got 0"):
         sample(["books"], n_reviews=0, workspace=ws)
-    with pytest.raises(BadSetting, match="0 or more, got -1"):
+    with pytest.raises(BadSetting, match="at least 0, got -1"):
         sample(["books"], seed=-1, workspace=ws)
     with pytest.raises(BadName, match="invalid domain name"):
         sample(["books", "../../etc"], workspace=ws)

@@ -9,7 +9,7 @@ from loid_infer.encoders.spec import fingerprint
 from loid_infer.settings import Workspace
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
-from loid_infer.verbs.ingest import ingest
+from loid_infer.verbs.tables import ingest
 from tests.conftest import make_spec
 from tests.heads.domains import noisy_ratings
 

@@ -1,0 +1,276 @@
+"""The commands without a group, in the order a new user needs them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loid_infer.cli.declare import command
+from loid_infer.cli.options import (
+    BaseOption,
+    DeviceOption,
+    DomainOption,
+    EncoderOption,
+    MaxTokensOption,
+    SeedOption,
+    SplitOption,
+    SplitSeedOption,
+)
+from loid_infer.errors import BadSetting
+from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
+from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS
+
+if TYPE_CHECKING:
+    from loid_infer.heads.comparison import EvaluateResult
+
+
+@command("tables.sample")
+def sample(
+    domains: Annotated[
+        list[str] | None, f"A domain to write; repeat for more. By default {', '.join(SAMPLE_DOMAINS)}."
+    ] = None,
+    n_reviews: Annotated[int, typer.Option(help="Reviews per domain.", min=1)] = 2000,
+    seed: SeedOption = 0,
+) -> None:
+    """Write synthetic reviews with a known structure (docs/sample.md).
+
+    Example: loid-infer sample --domain video_games --n-reviews 5000
+    """
+
+
+def _mapping(columns: str) -> dict[str, str]:
+    pairs = [[side.strip() for side in part.split("=", 1)] for part in columns.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        expected = "user_id=..,item_id=..,rating=..,text=.. with the source's column after each ="
+        raise BadSetting("not a list of columns", where="--columns", expected=expected, got=columns)
+    return dict(pairs)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        expected = "LOW,HIGH like 1,5"
+        raise BadSetting("not a range of ratings", where="--rating-range", expected=expected, got=text) from None
+    return low, high
+
+
+@command("tables.ingest")
+def ingest(
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Review files, read in the given order.")],
+    domain: DomainOption,
+    format: Annotated[str, "auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet"] = "auto",
+    columns: Annotated[
+        Any,
+        typer.Option(
+            parser=_mapping,
+            metavar="TEXT",
+            help="Names of the source's columns: user_id=..,item_id=..,rating=..,text=..,timestamp=..",
+        ),
+    ] = None,
+    duplicates: Annotated[str, "Reviews of the same user and item: keep-last | keep-first | error"] = "keep-last",
+    on_bad: Annotated[str, "Bad lines: error | skip"] = "error",
+    rating_range: Annotated[
+        Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest valid rating.")
+    ] = "1,5",
+) -> None:
+    """Read review files into a domain's table.
+
+    Example: loid-infer ingest reviews_Musical_Instruments_5.json.gz --domain musical_instruments
+    """
+
+
+@command("export.export")
+def export(
+    name: Annotated[str | None, "Name of the encoder. By default that of the last plugin, else `base`."] = None,
+    base: BaseOption = DEFAULT_BASE,
+    plugins: Annotated[
+        list[str] | None, "A plugin to fold in, with the plugins it was trained on; repeat for more."
+    ] = None,
+    pooling: Annotated[str, "Pooling: auto (what the base says) | cls | mean | last"] = "auto",
+    normalize: Annotated[bool | None, "Scale vectors to unit length. By default what the base says."] = None,
+    prompt: Annotated[str | None, "Prefix of every text. By default that of the base."] = None,
+    prompt_name: Annotated[str | None, "Name of a prompt of a sentence-transformers folder."] = None,
+    precision: Annotated[str, "auto | fp32 | bf16 | fp16 | int8"] = "auto",
+    calibrate_on: Annotated[str | None, "Domain whose reviews calibrate int8."] = None,
+    store: Annotated[str, "Data type of stored vectors: fp16 | fp32"] = "fp16",
+    max_tokens: MaxTokensOption = None,
+    tensorrt: Annotated[bool, "Build TensorRT engines too, or say what is missing."] = False,
+) -> None:
+    """Export a model, with plugins folded in, as an encoder that every runtime can run.
+
+    Example: loid-infer export --plugin video_games
+    """
+
+
+def _encode_each(dry_run: bool, encoder: list[str] | None = None, **options: Any) -> Any:
+    """Encode with one encoder after the other."""
+    from loid_infer.verbs.encode import encode, encode_dry_run
+
+    verb = encode_dry_run if dry_run else encode
+    names: list[str | None] = [*(encoder or [])] or [None]
+    if len(set(names)) < len(names):
+        raise BadSetting("an encoder is given twice", where="--encoder", got=", ".join(map(str, names)))
+    results = [verb(encoder=name, **options) for name in names]
+    return results[0] if len(results) == 1 else {"encoders": results}
+
+
+@command(_encode_each)
+def encode(
+    domain: DomainOption,
+    encoder: Annotated[
+        list[str] | None, "Name of an export; repeat for more. By default that of the domain, else `base`."
+    ] = None,
+    runtime: Annotated[str, "auto | torch | onnxruntime | openvino | tensorrt | fake"] = "auto",
+    precision: Annotated[
+        str | None, "Required precision: fp32 | bf16 | fp16 | int8. By default that of the encoder."
+    ] = None,
+    device: DeviceOption = "auto",
+    n_threads: Annotated[
+        int | None, typer.Option("--threads", help="Number of CPU threads. By default all.", min=1)
+    ] = None,
+    dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
+) -> None:
+    """Compute and store the vector of every review of a domain that is not stored yet.
+
+    Example: loid-infer encode --domain video_games
+    """
+
+
+@command("fit.fit")
+def fit(
+    domain: DomainOption,
+    encoder: EncoderOption = None,
+    settings: HeadOptions = DEFAULT_OPTIONS,
+    name: Annotated[str | None, "Name of the head. By default that of the domain."] = None,
+    device: DeviceOption = "auto",
+    split: SplitOption = "random",
+    split_seed: SplitSeedOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a domain's recommender head on stored vectors.
+
+    Example: loid-infer fit --domain video_games
+    """
+
+
+@command("score.score")
+def score(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet or CSV file with user_id and item_id.")],
+    domain: Annotated[
+        str | None, "Domain of all pairs. By default what their column `domain` says, else that of the only head."
+    ] = None,
+    head: Annotated[str | None, "Name of the head. By default that of the domain."] = None,
+    out: Annotated[Path | None, "Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv."] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Predict the rating of every pair, including unknown users and items.
+
+    Example: loid-infer score ratings.parquet --domain video_games
+    """
+
+
+def tables(result: EvaluateResult) -> dict[str, Any]:
+    """The parts of an evaluation that are printed; the rest is in the file it names."""
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder, records
+
+    models = []
+    for entry in result.summary:
+        model, encoder = model_and_encoder(entry.system)
+        reference = BASELINES[1] if model in NO_VARIANTS else HEAD
+        if entry.metric == "mse" and reference == model_and_encoder(entry.reference)[0]:
+            figures = {"MSE": f"{entry.value:.4f}", "difference": f"{entry.difference:+.4f}", "from": reference}
+            bounds = {"low": entry.low, "high": entry.high}
+            interval = {name: "" if bound is None else f"{bound:+.4f}" for name, bound in bounds.items()}
+            models.append({"model": model, "encoder": encoder or "", **figures, **interval})
+    buckets = [
+        {"by": bucket["by"], "bucket": bucket["bucket"], "pairs": bucket["n_test"]}
+        | {name: f"{bucket[name]:.4f}" for name in ("bias", "head")}
+        for bucket in records(result)["buckets"]
+    ]
+    last = result.split_seed + result.n_seeds - 1
+    return {
+        "domain": result.domain,
+        "preset": result.preset,
+        "protocol": result.protocol,
+        "split": f"{result.split}, seeds {result.split_seed} to {last}",
+        "95 % intervals over": result.interval,
+        "path": result.path,
+        "seconds": result.seconds,
+        "test MSE": models,
+        "by fewest reviews, and by rating": buckets,
+    }
+
+
+@command("evaluate.evaluate", people=tables)
+def evaluate(
+    domain: DomainOption,
+    encoders: Annotated[
+        list[str] | None,
+        "Name of an export; repeat to compare. {seed} is replaced by the split's seed. By default that of the domain, "
+        "else `base`.",
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of splits.", min=1)] = 5,
+    ablate: Annotated[bool, "Also change one part of the head at a time."] = False,
+    settings: HeadOptions = DEFAULT_OPTIONS,
+    split: SplitOption = "random",
+    split_seed: Annotated[
+        int, typer.Option("--split-seed", "--seed", help="Random seed of the first split.", min=0)
+    ] = 0,
+) -> None:
+    """Test a domain's head on several splits and compare it with baselines, with confidence intervals.
+
+    Example: loid-infer evaluate --domain video_games --seeds 5 --ablate
+    """
+
+
+@command("report.report")
+def report(domain: Annotated[str | None, "Only this domain. By default all."] = None) -> None:
+    """Write a self-contained HTML report of everything that was measured.
+
+    Example: loid-infer report
+    """
+
+
+def _rows(result: Any) -> dict[str, Any]:
+    fields = asdict(result)
+    return fields | {"neighbors": [row(neighbor) for neighbor in fields["neighbors"]]}
+
+
+def row(neighbor: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a neighbor that are printed."""
+    if neighbor["text"] is None:
+        return {name: neighbor[name] for name in ("id", "score", "n_reviews")}
+    text = shorten(neighbor["text"], 120, placeholder=" ..")
+    return {"row": neighbor["id"], **{name: neighbor[name] for name in ("score", "rating", "item_id")}, "text": text}
+
+
+@command("similar.similar", people=_rows)
+def similar(
+    domain: DomainOption,
+    item: Annotated[str | None, "ID of an item to compare with."] = None,
+    user: Annotated[str | None, "ID of a user to compare with."] = None,
+    text: Annotated[str | None, "A text to compare with."] = None,
+    of: Annotated[
+        str | None, "What to search: items | users | reviews. By default the kind that is compared with."
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of neighbors.", min=1)] = 10,
+    encoder: EncoderOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Find the nearest items, users or reviews by cosine similarity of their vectors.
+
+    Example: loid-infer similar --domain video_games --text "the controls are terrible" -n 5
+    """
+
+
+@command("doctor.doctor")
+def doctor() -> None:
+    """Report versions, runtimes and common problems of this machine.
+
+    Example: loid-infer doctor
+    """
