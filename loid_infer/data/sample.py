@@ -108,18 +108,9 @@ def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
     qualities = draw.normal(0, ITEM_STD, (n_items, 1)) + draw.normal(0, ASPECT_STD, (n_items, len(aspects)))
     levels = RATING_MEAN + biases[users] + (tastes[users] * qualities[items]).sum(axis=1)
     latent = levels + draw.normal(0, NOISE_STD, n_reviews)
-    return SampleWorld(
-        domain=domain,
-        seed=seed,
-        aspects=aspects,
-        users=users,
-        items=items,
-        ratings=np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64),
-        timestamps=_FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews),
-        levels=levels,
-        tastes=tastes,
-        qualities=qualities,
-    )
+    ratings = np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64)
+    times = _FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews)
+    return SampleWorld(domain, seed, aspects, users, items, ratings, times, levels, tastes, qualities)
 
 
 def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:

@@ -34,16 +34,13 @@ def export_vectors(
 
     `.parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `.safetensors`: tensors `digests
     [n_rows, 16]` and `vectors [n_rows, dim]` whose row i is row i of the table, with the table's domain and digest, the
-    encoder's spec and a digest of both tensors as metadata.
+    encoder's spec and a digest of both tensors as metadata. Raises NoSpace if `out` cannot be written.
 
     Args:
         digests: `[n_rows, 16]`, of the texts, in table order.
         vectors: row numbers `[m]` -> vectors `[m, dim]`.
         out: its suffix is one of `SUFFIXES`.
         spec: of the encoder, as JSON.
-
-    Raises:
-        NoSpace: the disk is full or the folder not writable.
     """
 
     def piece(rows: Ints) -> Floats:
@@ -78,9 +75,7 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
                 break
             writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
     if start != table.n_rows:
-        raise BadTable(
-            "the table changed while it was being read", where=str(table.path), fix="Run the same command again."
-        )
+        raise BadTable("the table changed while being read", where=str(table.path), fix="Run the same command again.")
 
 
 def _write_safetensors(
@@ -135,13 +130,9 @@ class Bundle:
             if not (valid and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
                 raise ValueError("the content has changed since the export")
         except (OSError, SafetensorError, ValueError) as error:
-            raise BadArtifact(
-                "not a valid bundle of vectors",
-                where=str(path),
-                got=str(error) or type(error).__name__,
-                expected="a .safetensors file written by `loid-infer cache export`",
-                fix="Export it again: loid-infer cache export --domain D OUT.safetensors",
-            ) from error
+            what = f"not a valid bundle of vectors: {str(error) or type(error).__name__}"
+            fix = "Export it again: loid-infer cache export --domain D OUT.safetensors"
+            raise BadArtifact(what, where=str(path), fix=fix) from error
 
     def __enter__(self) -> Bundle:
         return self

@@ -38,28 +38,21 @@ class Committer:
     def add(self, digests: Digests, vectors: Floats) -> None:
         """Add `vectors [n, dim]`, float32 or float16, of the texts with `digests [n, 16]`.
 
-        Raises:
-            ParityError: the vectors have another width or are not finite in the stored dtype; none is committed.
-            NoSpace: an earlier chunk could not be committed.
+        Raises ParityError if the vectors have another width or are not finite in the stored dtype; none is committed.
+        Raises NoSpace if an earlier chunk could not be committed.
         """
         if self._failure is not None:
             raise self._failure
         with np.errstate(over="ignore"):
             stored = vectors.astype(self._vectors.dtype, copy=False)  # copied below
-        if stored.shape != (len(digests), self._vectors.shape[1]):
-            raise ParityError(
-                "the runtime returned vectors of the wrong shape",
-                got=str(stored.shape),
-                expected=str((len(digests), self._vectors.shape[1])),
-                fix="Choose another --runtime.",
-            )
+        expected = (len(digests), self._vectors.shape[1])
+        if stored.shape != expected:
+            what = f"the runtime returned vectors of the wrong shape {stored.shape}"
+            raise ParityError(what, expected=str(expected), fix="Choose another --runtime.")
         if not np.isfinite(stored).all():
-            raise ParityError(
-                "the runtime returned a vector that is not finite",
-                expected=f"finite numbers in {self._vectors.dtype}",
-                got="NaN or infinity",
-                fix="Export with --store fp32 if the encoder's values are large, else choose another --runtime.",
-            )
+            what = f"the runtime returned a vector that is not finite in {stored.dtype}"
+            fix = "Export with --store fp32 if the encoder's values are large, else choose another --runtime."
+            raise ParityError(what, fix=fix)
         at = 0
         while at < len(stored):
             n = min(len(stored) - at, CHUNK_ROWS - self._n)

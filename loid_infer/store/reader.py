@@ -16,8 +16,7 @@ import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.records import DTYPES, SALVAGE, Chunk, unpack
-from loid_infer.store.view import StoredVectors
+from loid_infer.store.records import DTYPES, SALVAGE, Chunk, StoredVectors, unpack
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
@@ -84,13 +83,8 @@ class StoreReader:
     def view(self, rows: Ints, digests: Digests) -> Iterator[StoredVectors]:
         """The vectors `[n, dim]` of `rows [n]`, in the stored dtype, valid only inside the block.
 
-        The store may grow meanwhile; a read transaction keeps the pages in place.
-
-        Args:
-            digests: `[n, 16]`, compared with the digests stored with the rows.
-
-        Raises:
-            BadStore: a chunk is damaged, or a row does not exist or belongs to another text.
+        The store may grow meanwhile; a read transaction keeps the pages in place. Raises BadStore if a chunk is
+        damaged, a row does not exist, or its text has another digest than `digests [n, 16]` say.
         """
         spec, addresses = self.environment.spec, np.empty(len(rows), np.int64)
         with self.environment.read() as txn:
@@ -114,12 +108,13 @@ class StoreReader:
                     chunk = _chunk_at(self.environment, cursor, check=_first_row(cursor) not in self._checked)
                     self._checked.add(chunk.first_row)
                     end = chunk.first_row + len(chunk.digests)
+                where = f"{self.environment.folder}, row {row}"
                 if end <= row:
-                    raise _row_error(self.environment.folder, row, "no chunk contains it")
+                    raise BadStore("no chunk contains it", where=where, fix=SALVAGE)
                 stop = int(np.searchsorted(wanted, end))
                 local, positions = wanted[at:stop] - chunk.first_row, order[at:stop]
                 if not np.array_equal(chunk.digests[local], digests[positions]):
-                    raise _row_error(self.environment.folder, row, "the index points to another text")
+                    raise BadStore("the index points to another text", where=where, fix=SALVAGE)
                 yield chunk, local, positions
                 at = stop
 
@@ -184,9 +179,7 @@ class StoreReader:
 def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -> StoreReader:
     """Open the store of `spec` in `folder` for reading.
 
-    Raises:
-        NotEncoded: there is none; `fix` is the command that creates it.
-        BadStore: it is damaged or has another spec.
+    Raises NotEncoded if there is none (`fix` creates it), and BadStore if it is damaged or has another spec.
     """
     try:
         return StoreReader(Environment(folder, spec, fingerprint, write=False))
@@ -204,8 +197,7 @@ def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests,
 def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Iterator[StoredVectors]:
     """The vectors `[n, dim]` of the texts with `digests [n, 16]` as a view of the file.
 
-    Raises:
-        NotEncoded, BadStore: see `open_store`, `StoreReader.rows_of` and `StoreReader.view`.
+    Raises NotEncoded and BadStore: see `open_store`, `StoreReader.rows_of` and `StoreReader.view`.
     """
     with (
         open_store(folder, spec, fingerprint, fix) as store,
@@ -224,16 +216,10 @@ def next_row(txn: Any, environment: Environment) -> int:
 
 
 def _chunk_at(environment: Environment, cursor: Any, *, check: bool) -> Chunk:
-    where = f"{environment.folder}, chunk at row {_first_row(cursor)}"
-    record = memoryview(cursor.value())
-    return unpack(
-        record, environment.spec, environment.fingerprint, first_row=_first_row(cursor), where=where, check=check
-    )
+    record, row, spec = memoryview(cursor.value()), _first_row(cursor), environment.spec
+    where = f"{environment.folder}, chunk at row {row}"
+    return unpack(record, spec, environment.fingerprint, first_row=row, where=where, check=check)
 
 
 def _first_row(cursor: Any) -> int:
     return int.from_bytes(cursor.key(), "big")
-
-
-def _row_error(folder: Path, row: int, what: str) -> BadStore:
-    return BadStore(what, where=f"{folder}, row {row}", fix=SALVAGE)

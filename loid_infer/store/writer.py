@@ -37,13 +37,7 @@ class StoreWriter:
     """Writes a store and holds its lock until closed. `reader` reads the same environment."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
-        """Open or create the store of `spec` in `folder`.
-
-        Raises:
-            StoreBusy: another process is writing to it.
-            BadStore: it is damaged or has another spec.
-            NoSpace: the folder is not writable.
-        """
+        """Open or create the store of `spec` in `folder`. Raises the errors of `writer_lock` and `Environment`."""
         with ExitStack() as opened:
             opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
@@ -135,9 +129,6 @@ def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StoreBusy(
-            "another process is writing to this store",
-            where=str(folder),
-            got=os.read(descriptor, 200).decode(errors="replace").strip() or "another process",
-            fix="Wait for it to finish, then run the same command again: stored texts are not encoded twice.",
-        ) from None
+        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        fix = "Wait for it to finish, then run the same command again: stored texts are not encoded twice."
+        raise StoreBusy(f"{owner} is writing to this store", where=str(folder), fix=fix) from None

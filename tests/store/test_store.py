@@ -15,7 +15,7 @@ from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
 from loid_infer.store.committer import Committer
 from loid_infer.store.environment import SPEC_FILE, Environment, read_spec
-from loid_infer.store.metas import is_initialized
+from loid_infer.store.pages import is_initialized
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.records import pack
 from loid_infer.store.rewrite import salvage
