@@ -140,8 +140,7 @@ def string_parts(column: Any) -> tuple[Any, memoryview]:
 def blank(column: Any) -> Bools:
     """Which strings of an Arrow string array are empty or white space, `[n]`."""
     empty = pc.equal(pc.binary_length(column), 0)
-    flags: Bools = pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False)
-    return flags
+    return np.asarray(pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False))
 
 
 @contextmanager

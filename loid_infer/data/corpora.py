@@ -41,7 +41,7 @@ class Texts:
 
 def digests_of(texts: Sequence[str]) -> Digests:
     """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: the key of a text in a store."""
-    return hashed(text.encode() for text in texts)
+    return hashed(map(str.encode, texts))
 
 
 def hashed(contents: Iterable[bytes | memoryview]) -> Digests:
@@ -58,7 +58,7 @@ def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tupl
     for part, texts in corpus.texts(rows):
         try:
             same = np.array_equal(digests_of(texts), digests[part])
-        except (UnicodeEncodeError, AttributeError):
+        except (UnicodeEncodeError, TypeError):
             check_texts(texts, corpus.name)
             raise
         if not same:

@@ -24,12 +24,9 @@ from loid_infer.settings import check_choice
 FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _AMAZON = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
-# The columns of a source, in the order of SCHEMA. In Amazon 2023 the title is not read.
-_COLUMNS = {
-    "amazon2014": _AMAZON,
-    "amazon2018": _AMAZON,
-    "amazon2023": ("user_id", "parent_asin", "rating", "text", "timestamp"),
-}
+_AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the title is not read
+# The columns of a source, in the order of SCHEMA.
+_COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
 # Exceptions raised when a damaged or truncated compressed stream is read.
 READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
 

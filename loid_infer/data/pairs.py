@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,8 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
         raise BadSetting(what, where=str(out), fix="Name another file with --out.")
     added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
     schema = pa.schema([*source.schema, *added])
-    with new_file(out) as temporary, ExitStack() as stack:
-        if suffix == ".parquet":
-            writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-        else:
-            writer = stack.enter_context(pacsv.CSVWriter(temporary, schema))
+    open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
+    with new_file(out) as temporary, open_writer(temporary, schema) as writer:
 
         def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
             columns = [*pairs.rows.columns, pa.array(scores, pa.float32()), pa.array(known, pa.string())]
@@ -135,11 +133,11 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
 
 
 def _pairs(path: Path, rows: Any, start: int) -> Pairs:
-    ids = [_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id")]
     names = rows.schema.names
+    users, items = (_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
     domains = _strings(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
-    return Pairs(ids[0], ids[1], domains, ratings, rows)
+    return Pairs(users, items, domains, ratings, rows)
 
 
 def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
@@ -162,5 +160,4 @@ def _ratings(path: Path, column: Any, start: int) -> Floats:
     fix = "Correct the column rating, or remove it to score without errors."
     with arrow_errors("a rating is not a number", where, fix):
         numbers = column.cast(pa.float32(), safe=False)
-    ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
-    return ratings
+    return np.asarray(pc.fill_null(numbers, np.nan).to_numpy())

@@ -25,10 +25,7 @@ MAX_PIECE_BYTES = 8_000_000
 
 
 def open_table(path: Path, domain: str) -> ReviewTable:
-    """Open the canonical table of `domain`.
-
-    Raises BadTable if it is missing, damaged, of another format, or was not written by this program.
-    """
+    """Open the canonical table of `domain`. Raises BadTable if it is missing, damaged, or not written by `ingest`."""
     fix = f"Run: loid-infer ingest SRC --domain {domain}"
 
     def bad(what: str, expected: str = "", got: str = "") -> BadTable:

@@ -24,17 +24,8 @@ _MAX_SECONDS = 100_000_000_000  # the year 5138; detects milliseconds
 _SKIP = "Correct the line, or skip bad lines with --on-bad skip."
 
 
-class BadValue(ValueError):
-    """An invalid value in a source."""
-
-    def __init__(self, reason: str, expected: str = "", value: object = "") -> None:
-        got = value if isinstance(value, str) and not expected else repr(value)
-        super().__init__(reason)
-        self.reason, self.expected, self.got = reason, expected, got if len(got) <= 80 else got[:77] + "..."
-
-
 # Line number, then unchecked user, item, rating, text and timestamp; or the error of the line.
-_Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadValue]
+_Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadTable]
 
 
 @dataclass(slots=True)
@@ -64,10 +55,10 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
             ids = _id("user", user), _id("item", item)
             rating, text = _rating(rating, *rating_range), _text(text)
             batch.rows.append((number, *ids, rating, text, _seconds(time, ticks_per_s)))
-        except BadValue as bad:
+        except BadTable as bad:
             if not skip_bad:
                 where = location(source, row[0])
-                raise BadTable(bad.reason, where=where, expected=bad.expected, got=bad.got, fix=_SKIP) from None
+                raise BadTable(bad.what, where=where, expected=bad.expected, got=bad.got, fix=_SKIP) from None
             batch.n_skipped += 1
             continue
         n_chars += len(text)
@@ -100,16 +91,16 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                         continue
                     try:
                         record = _slow_json(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-                    except BadValue as fault:
+                    except BadTable as fault:
                         yield number, fault
                         continue
                 if type(record) is not dict:
-                    yield number, BadValue("not a JSON object", 'an object like {"user_id": ...}', record)
+                    yield number, _bad("not a JSON object", 'an object like {"user_id": ...}', record)
                     continue
                 if not text_checked:
                     # A record may lack its text, but if the first one does, the column probably has another name.
                     if text not in record:
-                        raise _missing(source, location(source, number), [text], list(record))
+                        raise _missing(source, location(source, number), ["text"], list(record))
                     text_checked = True
                 get = record.get
                 item_id = get(item)
@@ -123,17 +114,17 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
 
 
 def _slow_json(line: bytes) -> Any:
-    """Parse a line rejected by orjson: lone surrogates become U+FFFD, other errors raise BadValue with the reason."""
+    """Parse a line rejected by orjson: lone surrogates become U+FFFD, other errors raise BadTable with the reason."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise BadValue("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
+        raise _bad("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
     try:
         encoded = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
         return json.loads(encoded.decode("utf-16-le", "replace"))
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise BadValue(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
+        raise _bad(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
 
 
 def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
@@ -156,20 +147,20 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
-                    yield number, BadValue(f"not {source.format.upper()}: {error}")
+                    yield number, _bad(f"not {source.format.upper()}: {error}")
                     continue
                 if row is None:
                     return
                 if not row:
                     continue
                 if len(row) != len(header):
-                    yield number, BadValue("the number of fields differs from the header", str(len(header)), len(row))
+                    yield number, _bad("the number of fields differs from the header", str(len(header)), len(row))
                     continue
                 chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else None)
                 try:
                     "".join(filter(None, chosen)).encode()
                 except UnicodeEncodeError:
-                    yield number, BadValue("the line is not UTF-8", "UTF-8", row)
+                    yield number, _bad("the line is not UTF-8", "UTF-8", row)
                     continue
                 yield number, *chosen
                 if not number & 1023:
@@ -181,17 +172,17 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
 def _column_indices(source: Source, header: list[str]) -> list[int]:
     """Index of each canonical column in the header; -1 for a missing timestamp."""
     names = source.names
-    needed = [name for key, name in names.items() if key != "timestamp" or key in source.overrides]
-    missing = [name for name in needed if name not in header]
+    needed = [key for key in names if key != "timestamp" or key in source.overrides]
+    missing = [key for key in needed if names[key] not in header]
     if missing:
         raise _missing(source, str(source.path), missing, header)
     return [header.index(name) if name in header else -1 for name in names.values()]
 
 
 def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
-    canonical = {name: key for key, name in source.names.items()}
-    fix = "Map the columns: " + "--columns " + ",".join(f"{canonical[name]}=NAME" for name in missing)
-    return BadTable("columns are missing", where=where, expected=", ".join(missing), got=", ".join(got)[:200], fix=fix)
+    expected = ", ".join(source.names[key] for key in missing)
+    fix = "Map the columns: --columns " + ",".join(f"{key}=NAME" for key in missing)
+    return BadTable("columns are missing", where=where, expected=expected, got=", ".join(got)[:200], fix=fix)
 
 
 def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
@@ -215,16 +206,21 @@ def _values(column: Any) -> list[Any]:
     return list(column.to_pylist())
 
 
+def _bad(what: str, expected: str = "", value: object = "") -> BadTable:
+    got = value if isinstance(value, str) and not expected else repr(value)
+    return BadTable(what, expected=expected, got=got if len(got) <= 80 else got[:77] + "...")
+
+
 def _id(kind: str, value: object) -> str:
     """A user or item id; integers become decimal strings."""
     if type(value) is int:
         return str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise BadValue(f"the {kind} is missing or empty", "an id", value)
+        raise _bad(f"the {kind} is missing or empty", "an id", value)
     if not isinstance(value, str):
-        raise BadValue(f"the {kind} is not an id", "text or a whole number", value)
+        raise _bad(f"the {kind} is not an id", "text or a whole number", value)
     if "\0" in value:
-        raise BadValue(f"the {kind} has a null byte", "an id without one", value)
+        raise _bad(f"the {kind} has a null byte", "an id without one", value)
     return value
 
 
@@ -237,7 +233,7 @@ def _rating(value: object, low: float, high: float) -> float:
         problem = "outside the range" if math.isfinite(rating) else "not finite"
     except (TypeError, ValueError, OverflowError):
         problem = "missing" if value is None or value == "" else "not a number"
-    raise BadValue(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
+    raise _bad(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
 
 
 def _text(value: object) -> str:
@@ -245,7 +241,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadValue("the text is not text", "text", value)
+        raise _bad("the text is not text", "text", value)
     return html.unescape(value) if "&" in value else value
 
 
@@ -259,9 +255,9 @@ def _seconds(value: object, ticks_per_s: int) -> int | None:
             return None
         seconds = math.floor(ticks) // ticks_per_s
     except (TypeError, ValueError, OverflowError):
-        raise BadValue("the timestamp is not a number", "seconds since 1970, or nothing", value) from None
+        raise _bad("the timestamp is not a number", "seconds since 1970, or nothing", value) from None
     if abs(seconds) > _MAX_SECONDS:
-        raise BadValue("the timestamp is out of bounds, maybe not in seconds", "seconds since 1970, or nothing", value)
+        raise _bad("the timestamp is out of bounds, maybe not in seconds", "seconds since 1970, or nothing", value)
     return seconds
 
 

@@ -9,6 +9,7 @@ import xxhash
 
 from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
+from loid_infer.settings import check_choice
 from loid_infer.types import NO_TIME, Array, Floats, Interactions, Split, TrainingRun
 
 _FRACTIONS = (0.8, 0.9)  # ends of the training and validation parts
@@ -22,10 +23,11 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
     only recorded. Raises BadSetting for an unknown kind, a seed of more than 64 bits, a missing timestamp with `time`,
     or an empty part.
     """
+    check_choice("split", kind, ("random", "time"))
     cuts: Sequence[float] = _FRACTIONS
     if kind == "random":
         values: Array = pair_positions(interactions, seed)
-    elif kind == "time":
+    else:
         n_missing = int(np.count_nonzero(interactions.timestamps == NO_TIME))
         if n_missing:
             got = f"{n_missing:,} of {interactions.n:,} reviews without one"
@@ -35,8 +37,6 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
         if interactions.n:
             # Order statistics without interpolation, so that integers are compared exactly.
             cuts = np.sort(values)[[int(fraction * interactions.n) for fraction in _FRACTIONS]].tolist()
-    else:
-        raise BadSetting("unknown kind of split", where="--split", expected="random or time", got=repr(kind))
     train, test = values < cuts[0], values >= cuts[1]
     valid = ~(train | test)
     sizes = {"training": int(train.sum()), "validation": int(valid.sum()), "test": int(test.sum())}

@@ -61,11 +61,8 @@ class Environment:
     def __init__(self, folder: Path, spec: Spec, fingerprint: str, *, write: bool) -> None:
         """Open the store in `folder`; with `write`, create it if necessary.
 
-        Raises:
-            NotEncoded: there is no store and `write` is false.
-            StoreBusy: it is already open in this process.
-            BadStore: the store has another spec or is damaged.
-            NoSpace: the folder cannot be written to.
+        Raises NotEncoded if there is no store and `write` is false, StoreBusy if it is already open in this process,
+        BadStore if it has another spec or is damaged, and NoSpace if the folder cannot be written to.
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         self._n_reading = 0  # open read transactions
@@ -141,10 +138,7 @@ class Environment:
                 self._n_reading -= 1
 
     def write(self, change: Change) -> None:
-        """Run `change(txn)` in one synced transaction, again after growing the map if that is full.
-
-        Raises NoSpace if the disk is full. Earlier commits are kept.
-        """
+        """Run `change(txn)` in one synced transaction, growing the map if needed. Raises NoSpace on a full disk."""
         with suppress(_Committed), self._lmdb_errors(change):
             while True:
                 try:

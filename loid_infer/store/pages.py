@@ -52,10 +52,7 @@ class Meta:
 
 
 def is_initialized(data: Path) -> bool:
-    """Whether the file exists and both of its meta pages have been written.
-
-    Raises BadStore if the meta pages are invalid, or the file is shorter than its newest commit requires.
-    """
+    """Whether both meta pages have been written. Raises BadStore if they are invalid or the file is too short."""
     if not data.is_file() or not data.stat().st_size:
         return False
     with opened(data) as descriptor:
@@ -144,11 +141,8 @@ class _Nodes:
 def check_tree(data: Path, commit: int) -> None:
     """Check all pages of the trees of `commit` and its list of free pages. Needs 4 bytes of memory per page.
 
-    The caller has the commit open in a transaction, so that its pages are not reused meanwhile.
-
-    Raises:
-        BadStore: a page, offset, size or count is invalid, or a page is used twice.
-        Moved: the file has only newer commits.
+    The caller has the commit open in a transaction, so that its pages are not reused meanwhile. Raises BadStore if a
+    page, offset, size or count is invalid or a page is used twice, and Moved if the file has only newer commits.
     """
     with opened(data) as descriptor:
         meta = next((meta for meta in metas(descriptor, data) if meta.commit == commit), None)
@@ -177,12 +171,7 @@ class _Walk:
         self._uses: Array = np.zeros(meta.last_page + 2, np.int32)
 
     def leaves(self, record: bytes, name: str, n_key: int, *, must: int = 0, may: int = 0) -> Iterator[_Nodes]:
-        """The checked leaf pages of a tree, in blocks.
-
-        Args:
-            n_key: length of every key in bytes; 0: any.
-            must, may: required and allowed flags of nodes.
-        """
+        """The checked leaf pages of a tree. Keys have `n_key` bytes (0: any), nodes the flags `must` and `may`."""
         _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = TREE.unpack(record)
         if flags != (_INTEGER_KEY if name == _FREE else 0):
             raise bad(self._data, f"{name} has unknown flags", "a tree with plain keys")
@@ -235,10 +224,7 @@ class _Walk:
             self._use(listed, np.ones_like(listed), _FREE)
 
     def _run_lengths(self, firsts: Ints, least: Ints) -> Ints:
-        """The lengths `[n]` of the page runs of large values in the list of free pages.
-
-        LMDB may shrink such a value without shrinking its run, so the run's header is what counts.
-        """
+        # LMDB may shrink a large value of the list of free pages without shrinking its run, so the run's header counts.
         self._check_range(firsts, least, _FREE)
         lengths = []
         for first, pages in zip(firsts.tolist(), least.tolist(), strict=True):

@@ -119,10 +119,7 @@ class StoreReader:
                 at = stop
 
     def every_row(self, progress: Progress, *, check: bool = True) -> tuple[Ints, Digests]:
-        """All rows `[n]` and the digests of their texts `[n, 16]`. Raises BadStore if a chunk is damaged.
-
-        `check` compares the checksums, which reads the whole file.
-        """
+        """All rows `[n]` and digests of their texts `[n, 16]`. Raises BadStore if a chunk is damaged (see `scan`)."""
         n, at = self.size().n_rows, 0
         rows, digests = np.empty(n, np.int64), np.empty((n, DIGEST_BYTES), np.uint8)
         with progress.task("read", n, "rows") as task:
@@ -140,7 +137,7 @@ class StoreReader:
         return rows[:at], digests[:at]
 
     def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
-        """Every chunk, or the error for a damaged one. A chunk is valid until the next iteration."""
+        """Every chunk, valid until the next one, or the error for a damaged one. `check` compares the checksums."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
             for _ in cursor:
                 try:
@@ -177,10 +174,7 @@ class StoreReader:
 
 
 def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -> StoreReader:
-    """Open the store of `spec` in `folder` for reading.
-
-    Raises NotEncoded if there is none (`fix` creates it), and BadStore if it is damaged or has another spec.
-    """
+    """Open a store for reading. Raises NotEncoded (with `fix`) if there is none, and the errors of `Environment`."""
     try:
         return StoreReader(Environment(folder, spec, fingerprint, write=False))
     except NotEncoded as error:
@@ -195,10 +189,7 @@ def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests,
 
 @contextmanager
 def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Iterator[StoredVectors]:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]` as a view of the file.
-
-    Raises NotEncoded and BadStore: see `open_store`, `StoreReader.rows_of` and `StoreReader.view`.
-    """
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, as a view of the file; errors as in `StoreReader`."""
     with (
         open_store(folder, spec, fingerprint, fix) as store,
         store.view(store.rows_of(digests, fix), digests) as vectors,

@@ -48,8 +48,7 @@ class Chunk:
     @property
     def addresses(self) -> Ints:
         """Memory address of each vector, `[rows]`."""
-        start: int = self.vectors.__array_interface__["data"][0]
-        return start + self.vectors.strides[0] * np.arange(len(self.vectors))
+        return self.vectors.ctypes.data + self.vectors.strides[0] * np.arange(len(self.vectors))
 
 
 def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) -> bytes:
@@ -69,11 +68,9 @@ def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) ->
 def unpack(
     record: memoryview, spec: Spec, fingerprint: str, *, first_row: int | None, where: str, check: bool = True
 ) -> Chunk:
-    """Parse a record. Raises BadStore if it is damaged, or of another format, spec or position.
+    """Parse a record; `check` compares the checksum. With `first_row=None` it may have any row and trailing bytes.
 
-    Args:
-        first_row: expected first row; None: any, and `record` may be longer than the chunk.
-        check: whether to compare the checksum.
+    Raises BadStore if the record is damaged, or of another format, spec or position.
     """
     if len(record) < _HEADER.size:
         raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(record)} bytes")
@@ -120,14 +117,12 @@ class StoredVectors:
         offsets = addresses - first
         # All offsets are multiples of `step`: of overlapping windows at that distance, one is at every vector.
         step = int(np.gcd.reduce(np.append(offsets, n_bytes)))
-        span = int(offsets.max(initial=0))
+        self._at = offsets // step
+        self._windows = np.zeros(0, f"V{n_bytes}")
         if len(addresses):
             memory = memoryview((ctypes.c_char * n_bytes).from_address(first))
             window = np.frombuffer(memory, f"V{n_bytes}")
-            self._windows = as_strided(window, (span // step + 1,), (step,), writeable=False)
-        else:
-            self._windows = np.zeros(0, f"V{n_bytes}")
-        self._at = offsets // step
+            self._windows = as_strided(window, (int(self._at.max()) + 1,), (step,), writeable=False)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -135,8 +130,7 @@ class StoredVectors:
     def __getitem__(self, which: Array | slice | int) -> Floats:
         """The vectors `[.., dim]` at the positions `which [..]`, in the stored dtype."""
         at = np.asarray(self._at[which])
-        vectors: Floats = self._windows[at.ravel()].view(self.dtype).reshape(*at.shape, self.shape[1])
-        return vectors
+        return self._windows[at.ravel()].view(self.dtype).reshape(*at.shape, self.shape[1])
 
     def close(self) -> None:
         """Make every later access an IndexError, because the mapping becomes invalid."""

@@ -16,10 +16,9 @@ from loid_infer.errors import BadArtifact
 from loid_infer.kernels.unique import first_rows
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
-from loid_infer.store.committer import Committer
 from loid_infer.store.environment import DATA_FILE, read_spec
 from loid_infer.store.reader import open_store
-from loid_infer.store.writer import StoreWriter
+from loid_infer.store.writer import Committer, StoreWriter
 from loid_infer.types import SILENT, Array, Digests, Floats, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint
 

@@ -26,7 +26,7 @@ from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.errors import LoidError, NotEncoded
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
-from loid_infer.store import committer, environment, rewrite
+from loid_infer.store import environment, rewrite, writer
 from loid_infer.store.reader import open_store
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import writer_lock
@@ -40,7 +40,7 @@ class Scene:
     """A workspace with reviews, what its store holds when nothing goes wrong, and the acts that make or rewrite it."""
 
     def __init__(self, root: Path, runtime: str = "fake") -> None:
-        committer.CHUNK_ROWS = 64
+        writer.CHUNK_ROWS = 64
         environment._MAP_STEP = 1 << 18  # so that the map grows on the way
         self.workspace, self.runtime = Workspace(root), runtime
         assert forked(self.encode) == FINISHED  # here no thread is ever started: a fork would lose it
