@@ -149,5 +149,5 @@ def arrow_errors(what: str, where: str, fix: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = (getattr(error, "strerror", "") or str(error)).partition("\n")[0] or type(error).__name__
         raise BadTable(f"{what}: {reason}", where=where, fix=fix) from error

@@ -84,7 +84,7 @@ def read_pairs(path: Path) -> PairSource:
     Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others. Raises BadTable if the file
     cannot be read, has another format, or a column is missing or repeated.
     """
-    fix = "Write the pairs as parquet or CSV in UTF-8, to a file that can be read."
+    fix = "Check the path, or write the pairs as parquet or CSV in UTF-8."
     with arrow_errors("the file cannot be read", str(path), fix):
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
