@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from loid_infer.artifact import digest_json
+from loid_infer.errors import BadTable
 from loid_infer.records import to_json
 from loid_infer.types import NO_TIME, Bools
 
@@ -60,8 +62,8 @@ class TableWriter:
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
         """Append checked reviews, as columns in the order of `SCHEMA`, as one row group."""
-        arrays = [pa.array(values, kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
-        self.write_group(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        named = dict(zip(SCHEMA.names, columns, strict=True))
+        self.write_group(pa.RecordBatch.from_pydict(named, schema=SCHEMA))
 
     def write_group(self, group: Any) -> None:
         """Append an Arrow RecordBatch of the canonical schema as one row group, unless it is empty."""
@@ -138,10 +140,14 @@ def string_parts(column: Any) -> tuple[Any, memoryview]:
 def blank(column: Any) -> Bools:
     """Which strings of an Arrow string array are empty or white space, `[n]`."""
     empty = pc.equal(pc.binary_length(column), 0)
-    flags: Bools = pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False)
-    return flags
+    return np.asarray(pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False))
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an Arrow error message."""
-    return str(error).partition("\n")[0] or type(error).__name__
+@contextmanager
+def arrow_errors(what: str, where: str, fix: str) -> Iterator[None]:
+    """Convert errors of Arrow, of CSV and of the file system to BadTable."""
+    try:
+        yield
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
+        reason = (getattr(error, "strerror", "") or str(error)).partition("\n")[0] or type(error).__name__
+        raise BadTable(f"{what}: {reason}", where=where, fix=fix) from error

@@ -20,12 +20,7 @@ class Texts:
     """A corpus of texts in memory: item titles, user histories, prompts."""
 
     def __init__(self, name: str, texts: Iterable[str]) -> None:
-        """`texts [n]` may contain duplicates.
-
-        Raises:
-            BadName: `name` is not a slug.
-            BadSetting: see `check_texts`.
-        """
+        """`texts [n]` may contain duplicates. Raises BadName if `name` is not a slug, and see `check_texts`."""
         self.name, self._texts = slug(name, "corpus"), check_texts(texts, name)
 
     @property
@@ -46,27 +41,28 @@ class Texts:
 
 def digests_of(texts: Sequence[str]) -> Digests:
     """blake2b-128 of the UTF-8 bytes of each of `texts [n]`, `[n, 16]`: the key of a text in a store."""
-    joined = b"".join([blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts])
+    return hashed(map(str.encode, texts))
+
+
+def hashed(contents: Iterable[bytes | memoryview]) -> Digests:
+    """blake2b-128 of each of n `contents`, `[n, 16]`."""
+    joined = b"".join([blake2b(content, digest_size=DIGEST_BYTES).digest() for content in contents])
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tuple[Ints, Sequence[str]]]:
     """`corpus.texts(rows)`, each text compared with its row of `digests [n_rows, 16]`.
 
-    Raises:
-        BadTable: a text has changed since its digest was computed.
-        BadSetting: see `check_texts`.
+    Raises BadTable if a text has changed since its digest was computed, and see `check_texts`.
     """
     for part, texts in corpus.texts(rows):
         try:
             same = np.array_equal(digests_of(texts), digests[part])
-        except (UnicodeEncodeError, AttributeError):
+        except (UnicodeEncodeError, TypeError):
             check_texts(texts, corpus.name)
             raise
         if not same:
-            raise BadTable(
-                "the texts changed while they were being read", where=corpus.name, fix="Run the same command again."
-            )
+            raise BadTable("the texts changed while being read", where=corpus.name, fix="Run the same command again.")
         yield part, texts
 
 
@@ -80,11 +76,6 @@ def recorded(path: Path) -> Digests:
     """Read the digests `[n, 16]` written by `record`. Raises BadTable if the file is damaged."""
     content: Array = np.fromfile(path, np.uint8)
     if len(content) % DIGEST_BYTES:
-        raise BadTable(
-            "invalid file of digests",
-            where=str(path),
-            expected=f"a multiple of {DIGEST_BYTES} bytes",
-            got=str(len(content)),
-            fix="Encode that corpus again, or remove the file.",
-        )
+        what = f"an invalid file of digests: its {len(content):,} bytes are not a multiple of {DIGEST_BYTES} bytes"
+        raise BadTable(what, where=str(path), fix="Encode that corpus again, or remove the file.")
     return content.reshape(-1, DIGEST_BYTES)

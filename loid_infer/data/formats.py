@@ -17,10 +17,16 @@ from typing import IO, Any, cast
 import orjson
 import zstandard
 
-from loid_infer.data.columns import FORMATS, Layout, layout
-from loid_infer.errors import BadTable
+from loid_infer.data.canonical import SCHEMA
+from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import check_choice
 
+FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+_AMAZON = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
+_AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the title is not read
+# The columns of a source, in the order of SCHEMA.
+_COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
 # Exceptions raised when a damaged or truncated compressed stream is read.
 READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
 
@@ -35,7 +41,6 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,61 +49,55 @@ class Source:
 
     path: Path
     format: str  # one of FORMATS
-    layout: Layout
     n_bytes: int  # on disk
+    names: Mapping[str, str]  # canonical name -> the source's name, in the order of SCHEMA
+    overrides: Mapping[str, str]  # those of `names` that the user gave
 
 
 def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
-    """Recognize the format of a file.
+    """Recognize the format of a file. Raises BadSetting if `format` or an override is unknown.
 
-    Raises:
-        BadTable: it cannot be read, is empty, not UTF-8, of no known format, or of another one than `format`.
-        BadSetting: `format` or an override is unknown.
+    Raises BadTable if it cannot be read, is empty, not UTF-8, of no known format, or of another one than `format`.
     """
     check_choice("format", format, ("auto", *FORMATS))
-    layout("auto", overrides)  # check the overrides before the file
+    names = _names("auto", overrides)  # checks the overrides before the file
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
         got = "an empty file" if not n_bytes else "white space only"
-        raise BadTable(
-            "the file has no content", where=str(path), expected="reviews", got=got, fix="Give another file."
-        )
-    recognized = _format_of(path, head, overrides)
+        raise BadTable("the file has no content", where=str(path), got=got, fix="Give another file.")
+    recognized = _format_of(path, head, {*names.values()})
     compatible = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
     if recognized not in compatible.get(format, (format,)):
-        raise BadTable(
-            "the content has another format",
-            where=str(path),
-            expected=f"{format} (--format {format})",
-            got=recognized,
-            fix="Omit --format, or give the correct one.",
-        )
+        what, fix = f"the content is {recognized}, not {format}", "Omit --format, or give the correct one."
+        raise BadTable(what, where=str(path), fix=fix)
     chosen = recognized if format == "auto" else format
-    return Source(path, chosen, layout(chosen, overrides), n_bytes)
+    return Source(path, chosen, n_bytes, _names(chosen, overrides), overrides)
+
+
+def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
+    for name, source in overrides.items():
+        if name not in SCHEMA.names or not source:
+            expected = f"NAME=SOURCE with NAME one of {', '.join(SCHEMA.names)}"
+            got, fix = repr(f"{name}={source}"), "Give for example --columns user_id=reviewer,text=body"
+            raise BadSetting("invalid column mapping", where="--columns", expected=expected, got=got, fix=fix)
+    return {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **overrides}
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
     """The file itself (for its position) and a stream of its decompressed content.
 
-    Raises:
-        BadTable: it cannot be read, is a pipe, or is a .zip that does not contain exactly one file.
+    Raises BadTable if it cannot be read, is a pipe, or is a .zip that does not contain exactly one file.
     """
     with ExitStack() as stack:
         try:
             raw = stack.enter_context(path.open("rb"))
             magic = raw.read(4)
         except OSError as error:
-            raise BadTable(
-                f"the file cannot be read: {error.strerror}", where=str(path), fix="Check the path and its permissions."
-            ) from error
+            what, fix = f"the file cannot be read: {error.strerror}", "Check the path and its permissions."
+            raise BadTable(what, where=str(path), fix=fix) from error
         if not raw.seekable():
-            raise BadTable(
-                "the source is a pipe",
-                where=str(path),
-                expected="a file, because it is read more than once",
-                fix="Write it to a file first.",
-            )
+            raise BadTable("a pipe cannot be read twice", where=str(path), fix="Write it to a file first.")
         raw.seek(0)
         if magic.startswith(b"\x1f\x8b"):
             yield raw, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
@@ -143,13 +142,8 @@ def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
         archive = zipfile.ZipFile(raw)
         names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
         if len(names) != 1:
-            raise BadTable(
-                "the archive does not contain exactly one table",
-                where=str(path),
-                expected="one file inside the .zip",
-                got=f"{len(names)} ({', '.join(names[:5])})",
-                fix=f"Run: unzip {path}",
-            )
+            what = f"the .zip contains {len(names)} files ({', '.join(names[:5])}), not exactly one"
+            raise BadTable(what, where=str(path), fix=f"Run: unzip {path}")
         return archive.open(names[0])
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
         raise BadTable(f"the archive cannot be read: {error}", where=str(path), fix=f"Run: unzip {path}") from error
@@ -171,16 +165,12 @@ def _head(path: Path) -> bytes:
 
 def cut(path: Path, number: int, error: Exception) -> BadTable:
     """The error for a compressed source that is truncated or damaged after line `number`."""
-    return BadTable(
-        f"the compressed file is truncated or damaged: {error}",
-        where=str(path),
-        expected="a complete file",
-        got=f"{number:,} complete lines",
-        fix="Download or compress it again, then run the same command.",
-    )
+    what = f"the compressed file is truncated or damaged: {error}"
+    fix = "Download or compress it again, then run the same command."
+    return BadTable(what, where=str(path), got=f"{number:,} complete lines", fix=fix)
 
 
-def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
+def _format_of(path: Path, head: bytes, columns: set[str]) -> str:
     if head.startswith(b"PAR1"):
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
@@ -191,28 +181,18 @@ def _format_of(path: Path, head: bytes, overrides: Mapping[str, str]) -> str:
     names = _json_names(text)
     # A first line like [1, 2] before JSON objects is only a bad line.
     if text.startswith(b"[") and (names is None or b"]" not in text.split(b"\n", 1)[0]):
-        raise BadTable(
-            "a JSON array, not JSON lines",
-            where=str(path),
-            expected="one JSON object per line",
-            fix=f"Run: jq -c '.[]' {path} > {path.stem}.jsonl",
-        )
+        fix = f"Run: jq -c '.[]' {path} > {path.stem}.jsonl"
+        raise BadTable("a JSON array", where=str(path), expected="one JSON object per line", fix=fix)
     if names is not None or text.startswith(b"{"):
         return _json_format(names or set())
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
     headers = _headers(text)
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
-        raise BadTable(
-            "unknown format",
-            where=str(path),
-            got=f"the first line {first!r}",
-            expected="JSON lines, CSV or TSV with a header, parquet; plain, .gz, .zst or .zip",
-            fix="Convert it to one of these.",
-        )
-    wanted = set(layout("csv", overrides).names.values())
+        fix = "Give JSON lines, CSV or TSV with a header, or parquet; plain, .gz, .zst or .zip."
+        raise BadTable(f"unknown format with the first line {first!r}", where=str(path), fix=fix)
     # A column name may contain the other delimiter, so take the header with more of the wanted columns.
-    return max(headers, key=lambda name: (len(wanted & {*headers[name]}), len(headers[name]), name))
+    return max(headers, key=lambda name: (len(columns & {*headers[name]}), len(headers[name]), name))
 
 
 def _headers(text: bytes) -> dict[str, list[str]]:
@@ -248,18 +228,8 @@ def _check_encoding(path: Path, head: bytes) -> None:
         if max(even, odd) < max(2, len(start) // 8):
             return
         if min(even, odd) > len(start) // 8:
-            raise BadTable(
-                "a binary file",
-                where=str(path),
-                expected="JSON lines, CSV, TSV or parquet",
-                got="null bytes throughout",
-                fix="Convert it to one of these.",
-            )
+            fix = "Convert it to JSON lines, CSV, TSV or parquet."
+            raise BadTable("a binary file, with null bytes throughout", where=str(path), fix=fix)
         name = "UTF-16LE" if odd > even else "UTF-16BE"
-    raise BadTable(
-        "the file is not UTF-8",
-        where=str(path),
-        expected="UTF-8",
-        got=name,
-        fix=f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8",
-    )
+    fix = f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8"
+    raise BadTable(f"the file is {name}, not UTF-8", where=str(path), fix=fix)

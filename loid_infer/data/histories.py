@@ -57,12 +57,7 @@ class Histories:
 
 
 def histories(interactions: Interactions, rows: Bools, *, strict: bool, by_time: bool) -> Histories:
-    """Histories from the reviews in `rows [n]`: the training part, or all reviews in the paper's protocol.
-
-    Args:
-        strict: see `Histories`.
-        by_time: order by time, so that samples can be limited to earlier reviews.
-    """
+    """Histories from the reviews in `rows [n]`, ordered by time if samples will be limited to earlier reviews."""
     kept = rows & ~interactions.empty[interactions.texts]
     reviews = np.flatnonzero(kept)
     users, items = interactions.users[kept], interactions.items[kept]

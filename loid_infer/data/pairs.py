@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from loid_infer.artifact import new_file
-from loid_infer.data.canonical import first_line
+from loid_infer.data.canonical import arrow_errors
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.types import Floats
 
@@ -55,24 +56,15 @@ class PairSource:
     def batches(self) -> Iterator[Pairs]:
         """The pairs in order, at most 65,536 at a time. Can be called repeatedly.
 
-        Raises:
-            BadTable: a null or empty id, a rating that is not a number, or a damaged file.
+        Raises BadTable for a null or empty id, a rating that is not a number, or a damaged file.
         """
         start = 0
-        try:
+        with arrow_errors("the file is damaged", str(self.path), "Write it again, completely and in UTF-8."):
             for batch in self._record_batches():
                 for first in range(0, batch.num_rows, MAX_BATCH_ROWS):
                     piece = batch.slice(first, MAX_BATCH_ROWS)
                     yield _pairs(self.path, piece, start)
                     start += piece.num_rows
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise BadTable(
-                f"the file is damaged: {first_line(error)}",
-                where=str(self.path),
-                expected="a complete file in UTF-8",
-                got=f"{start:,} valid rows",
-                fix="Write it again.",
-            ) from error
 
     def _record_batches(self) -> Iterator[Any]:
         if self.format == "parquet":
@@ -89,12 +81,11 @@ class PairSource:
 def read_pairs(path: Path) -> PairSource:
     """Open a file of pairs, parquet or CSV by its content.
 
-    Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others.
-
-    Raises:
-        BadTable: it cannot be read, has another format, or a column is missing or repeated.
+    Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others. Raises BadTable if the file
+    cannot be read, has another format, or a column is missing or repeated.
     """
-    try:
+    fix = "Check the path, or write the pairs as parquet or CSV in UTF-8."
+    with arrow_errors("the file cannot be read", str(path), fix):
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
         if is_parquet:
@@ -103,34 +94,15 @@ def read_pairs(path: Path) -> PairSource:
             with path.open(encoding="utf-8-sig", newline="") as text:
                 names = next(csv.reader(text), [])
             schema = pa.schema([(name, pa.string()) for name in names])
-    except OSError as error:
-        raise BadTable(
-            f"the file cannot be read: {error.strerror or error}",
-            where=str(path),
-            fix="Check the path and its permissions.",
-        ) from error
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise BadTable(
-            f"neither parquet nor CSV in UTF-8: {first_line(error)}",
-            where=str(path),
-            fix="Write the pairs as parquet or CSV.",
-        ) from error
-    expected = "user_id, item_id, optionally domain and rating, each once; neither score nor known"
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
     if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
-        what = (
-            f"columns are missing: {', '.join(absent)}"
-            if absent
-            else "duplicate columns, or columns named like the scores"
-        )
-        raise BadTable(
-            what,
-            where=str(path),
-            expected=expected,
-            got=", ".join(names)[:200] or "no columns",
-            fix="Rename the columns.",
-        )
+        what = "duplicate columns, or columns named like the scores"
+        if absent:
+            what = f"columns are missing: {', '.join(absent)}"
+        expected = "user_id, item_id, optionally domain and rating, each once; neither score nor known"
+        got = ", ".join(names)[:200] or "no columns"
+        raise BadTable(what, where=str(path), expected=expected, got=got, fix="Rename the columns.")
     return PairSource(path, "parquet" if is_parquet else "csv", schema)
 
 
@@ -138,36 +110,20 @@ def read_pairs(path: Path) -> PairSource:
 def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Sequence[str]], None]]:
     """Yield a function that appends a batch: pairs, scores `[m]`, and the values of the column `known` `[m]`.
 
-    The suffix of `out` (`.parquet` or `.csv`) decides the format. `out` is replaced when the block succeeds.
-
-    Raises:
-        BadSetting: another suffix, or `out` is a folder or the file of pairs.
-        NoSpace: the disk is full or the folder not writable.
+    The suffix of `out` (`.parquet` or `.csv`) decides the format. `out` is replaced when the block succeeds. Raises
+    BadSetting if it has another suffix or is a folder or the file of pairs, and NoSpace if it cannot be written.
     """
     suffix = out.suffix.lower()
     if suffix not in (".parquet", ".csv"):
-        raise BadSetting(
-            "unknown output format",
-            where=str(out),
-            expected=".parquet or .csv",
-            got=repr(suffix),
-            fix="Use one of these suffixes, as in --out scores.parquet",
-        )
+        fix = "Use one of these suffixes, as in --out scores.parquet"
+        raise BadSetting("unknown format", where=str(out), expected=".parquet or .csv", got=repr(suffix), fix=fix)
     if out.is_dir() or out.resolve() == source.path.resolve():
-        raise BadSetting(
-            "cannot write scores there",
-            where=str(out),
-            expected="another file",
-            got="a folder" if out.is_dir() else "the file of pairs",
-            fix="Name another file with --out.",
-        )
+        what = f"scores cannot replace {'a folder' if out.is_dir() else 'the file of pairs'}"
+        raise BadSetting(what, where=str(out), fix="Name another file with --out.")
     added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
     schema = pa.schema([*source.schema, *added])
-    with new_file(out) as temporary, ExitStack() as stack:
-        if suffix == ".parquet":
-            writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-        else:
-            writer = stack.enter_context(pacsv.CSVWriter(temporary, schema))
+    open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
+    with new_file(out) as temporary, open_writer(temporary, schema) as writer:
 
         def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
             columns = [*pairs.rows.columns, pa.array(scores, pa.float32()), pa.array(known, pa.string())]
@@ -177,49 +133,31 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
 
 
 def _pairs(path: Path, rows: Any, start: int) -> Pairs:
-    ids = [_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id")]
     names = rows.schema.names
+    users, items = (_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
     domains = _strings(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
-    return Pairs(ids[0], ids[1], domains, ratings, rows)
+    return Pairs(users, items, domains, ratings, rows)
 
 
 def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise BadTable(
-            f"invalid type of the column {name}",
-            where=str(path),
-            expected="text or integers",
-            got=str(kind),
-            fix="Cast the column to text.",
-        )
+        what = f"the column {name} is {kind}, not text or integers"
+        raise BadTable(what, where=str(path), fix="Cast the column to text.")
     column = column.cast(kind).cast(pa.string())
     bad = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
     if pc.any(bad).as_py():
         row = start + pc.index(bad, True).as_py() + 1
-        raise BadTable(
-            f"the {name} is missing",
-            where=f"{path}, row {row}",
-            expected="an id on every row",
-            got="null or empty text",
-            fix="Remove such rows.",
-        )
+        raise BadTable(f"the {name} is null or empty", where=f"{path}, row {row}", fix="Remove such rows.")
     return list(column.to_pylist())
 
 
 def _ratings(path: Path, column: Any, start: int) -> Floats:
     if pa.types.is_string(column.type):
         column = pc.replace_with_mask(column, pc.equal(column, ""), pa.scalar(None, pa.string()))
-    try:
+    where = f"{path}, rows {start + 1} to {start + len(column)}"
+    fix = "Correct the column rating, or remove it to score without errors."
+    with arrow_errors("a rating is not a number", where, fix):
         numbers = column.cast(pa.float32(), safe=False)
-    except pa.ArrowException as error:
-        raise BadTable(
-            "a rating is not a number",
-            where=f"{path}, rows {start + 1} to {start + len(column)}",
-            expected="numbers or nothing in the column rating",
-            got=first_line(error),
-            fix="Correct the column, or remove it to score without errors.",
-        ) from error
-    ratings: Floats = pc.fill_null(numbers, np.nan).to_numpy()
-    return ratings
+    return np.asarray(pc.fill_null(numbers, np.nan).to_numpy())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, blank, first_line, string_parts
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, arrow_errors, blank, string_parts
+from loid_infer.data.corpora import hashed
 from loid_infer.errors import BadTable
 from loid_infer.records import decode, typed
 from loid_infer.types import DIGEST_BYTES, NO_TIME, Bools, Digests, Interactions, Ints, Progress
@@ -25,49 +25,29 @@ MAX_PIECE_BYTES = 8_000_000
 
 
 def open_table(path: Path, domain: str) -> ReviewTable:
-    """Open the canonical table of `domain`.
-
-    Raises:
-        BadTable: it is missing, damaged, of another format, or was not written by this program.
-    """
+    """Open the canonical table of `domain`. Raises BadTable if it is missing, damaged, or not written by `ingest`."""
     fix = f"Run: loid-infer ingest SRC --domain {domain}"
+
+    def bad(what: str, expected: str = "", got: str = "") -> BadTable:
+        return BadTable(what, where=str(path), expected=expected, got=got, fix=fix)
+
     if not path.is_file():
-        raise BadTable(f"there is no table of domain {domain!r}", where=str(path), got="no file", fix=fix)
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, stored = file.schema_arrow, file.metadata.metadata or {}
-            n_rows = file.metadata.num_rows
-            group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise BadTable(f"the table cannot be read: {first_line(error)}", where=str(path), fix=fix) from error
+        raise bad(f"there is no table of domain {domain!r}")
+    with arrow_errors("the table cannot be read", str(path), fix), pq.ParquetFile(path) as file:
+        schema, stored = file.schema_arrow, file.metadata.metadata or {}
+        n_rows = file.metadata.num_rows
+        group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     got = ", ".join(schema.names)
     if METADATA_KEY not in stored:
-        raise BadTable(
-            "not a canonical table",
-            where=str(path),
-            expected="a parquet file written by ingest",
-            got=f"a parquet file with the columns {got}",
-            fix=fix,
-        )
+        raise bad("not a canonical table", "a parquet file written by ingest", f"one with the columns {got}")
     where = f"{path}, metadata"
     metadata = decode(stored[METADATA_KEY], dict[str, Any], fix, where=where, error=BadTable)
     if metadata.get("format") != TABLE_FORMAT:
-        raise BadTable(
-            "unsupported table format",
-            where=str(path),
-            expected=f"format {TABLE_FORMAT}",
-            got=f"format {metadata.get('format')}",
-            fix=fix,
-        )
+        raise bad("unsupported table format", str(TABLE_FORMAT), str(metadata.get("format")))
     facts = typed(metadata, TableFacts, fix, where=where, error=BadTable)
     if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
-        raise BadTable(
-            "the table contradicts its metadata",
-            where=str(path),
-            expected=f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}",
-            got=f"{n_rows} rows of {got}",
-            fix=fix,
-        )
+        expected = f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}"
+        raise bad("the table contradicts its metadata", expected, f"{n_rows} rows of {got}")
     return ReviewTable(path, domain, facts, np.cumsum([0, *group_rows]))
 
 
@@ -143,12 +123,12 @@ class ReviewTable:
     @contextmanager
     def _file(self, read_dictionary: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
         """The open parquet file; page checksums are verified. Raises BadTable if it is damaged."""
-        try:
-            with pq.ParquetFile(self.path, read_dictionary=read_dictionary, page_checksum_verification=True) as file:
-                yield file
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            fix = f"Run: loid-infer ingest SRC --domain {self.domain}"
-            raise BadTable(f"the table is damaged: {first_line(error)}", where=str(self.path), fix=fix) from error
+        fix = f"Run: loid-infer ingest SRC --domain {self.domain}"
+        with (
+            arrow_errors("the table is damaged", str(self.path), fix),
+            pq.ParquetFile(self.path, read_dictionary=read_dictionary, page_checksum_verification=True) as file,
+        ):
+            yield file
 
     def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
         digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)
@@ -158,17 +138,11 @@ class ReviewTable:
                 column = file.read_row_group(number, columns=["text"]).column("text").combine_chunks()
                 offsets, content = string_parts(column)
                 end = start + len(column)
-                digests[start:end] = _hash_slices(offsets, content)
+                # Slices of the buffer are hashed in place, without creating strings.
+                digests[start:end] = hashed(content[a:b] for a, b in pairwise(offsets.tolist()))
                 blanks[start:end] = blank(column)
                 task.advance(len(column))
         return digests, blanks
-
-
-def _hash_slices(offsets: Ints, content: memoryview) -> Digests:
-    # Slices of the buffer are hashed in place, without creating strings.
-    ends = offsets.tolist()
-    joined = b"".join([blake2b(content[a:b], digest_size=DIGEST_BYTES).digest() for a, b in pairwise(ends)])
-    return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:

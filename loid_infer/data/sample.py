@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -44,13 +45,10 @@ class SampleWorld:
         """Number of reviews."""
         return len(self.users)
 
-    def user_ids(self, rows: slice) -> list[str]:
-        """User ids of `rows`."""
-        return [f"synthetic-u{code:05d}" for code in self.users[rows].tolist()]
-
-    def item_ids(self, rows: slice) -> list[str]:
-        """Item ids of `rows`."""
-        return [f"synthetic-i{code:05d}" for code in self.items[rows].tolist()]
+    def ids(self, rows: slice) -> tuple[list[str], list[str]]:
+        """User and item ids of `rows`."""
+        users = [f"synthetic-u{code:05d}" for code in self.users[rows].tolist()]
+        return users, [f"synthetic-i{code:05d}" for code in self.items[rows].tolist()]
 
     def expected(self) -> Floats:
         """`E[r | u, i]`, `[n]`: the best prediction without the review itself."""
@@ -64,21 +62,13 @@ class SampleWorld:
     def texts(self) -> Iterator[tuple[slice, list[str]]]:
         """The texts in order, in batches (rows, texts); deterministic."""
         phrases = [[sentences(nouns, level) for level in range(N_LEVELS)] for nouns in aspects_of(self.domain).values()]
-        for rows, contents in self._contents():
+        for rows, contents in _contents(self):
             yield rows, _texts(contents, (self.ratings[rows] - 1).tolist(), phrases)
 
     def opinions(self) -> tuple[Ints, Ints]:
-        """The aspects mentioned in each text, in order (-1: none), and the opinions on them, 0 (worst) to 4.
-
-        Both `[n, MAX_MENTIONS]`.
-        """
-        contents = [part for _, part in self._contents()]
+        """Aspects mentioned in each text (-1: none), and opinions on them, 0 (worst) to 4; both `[n, MAX_MENTIONS]`."""
+        contents = [part for _, part in _contents(self)]
         return np.concatenate([part.aspects for part in contents]), np.concatenate([part.degrees for part in contents])
-
-    def _contents(self) -> Iterator[tuple[slice, _Contents]]:
-        for start in range(0, self.n, _CHUNK_ROWS):
-            rows = slice(start, min(start + _CHUNK_ROWS, self.n))
-            yield rows, _contents(self, rows, _generator(self.seed, self.domain, f"texts {start}"))
 
 
 def rating_moments(levels: Floats) -> tuple[Floats, Floats]:
@@ -108,18 +98,9 @@ def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
     qualities = draw.normal(0, ITEM_STD, (n_items, 1)) + draw.normal(0, ASPECT_STD, (n_items, len(aspects)))
     levels = RATING_MEAN + biases[users] + (tastes[users] * qualities[items]).sum(axis=1)
     latent = levels + draw.normal(0, NOISE_STD, n_reviews)
-    return SampleWorld(
-        domain=domain,
-        seed=seed,
-        aspects=aspects,
-        users=users,
-        items=items,
-        ratings=np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64),
-        timestamps=_FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews),
-        levels=levels,
-        tastes=tastes,
-        qualities=qualities,
-    )
+    ratings = np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64)
+    times = _FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews)
+    return SampleWorld(domain, seed, aspects, users, items, ratings, times, levels, tastes, qualities)
 
 
 def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
@@ -129,9 +110,8 @@ def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
 
 def _popularity(n: int, draw: np.random.Generator) -> Floats:
     # Log-normal, like activity in review data; the constant keeps every probability positive.
-    weights: Floats = 0.3 + draw.lognormal(0, 1, n)
-    weights /= weights.sum()
-    return weights
+    weights = 0.3 + draw.lognormal(0, 1, n)
+    return np.asarray(weights / weights.sum())
 
 
 def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.Generator) -> tuple[Ints, Ints]:
@@ -148,8 +128,6 @@ def _pairs(n: int, user_weights: Floats, item_weights: Floats, draw: np.random.G
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Contents:
-    """The random variables of some texts."""
-
     aspects: Ints  # [n, MAX_MENTIONS], -1: no more
     degrees: Ints  # [n, MAX_MENTIONS]
     variants: Ints  # [n, MAX_MENTIONS]
@@ -158,22 +136,26 @@ class _Contents:
     kinds: Floats  # [n, 2]: for the kind of text, and of ending
 
 
-def _contents(world: SampleWorld, rows: slice, draw: np.random.Generator) -> _Contents:
-    users, items, n = world.users[rows], world.items[rows], rows.stop - rows.start
-    k = len(world.aspects)
-    # Aspects sampled without replacement by taste (Gumbel trick): important ones come first.
-    order = np.argsort(-(np.log(world.tastes[users] + 1e-12) + draw.gumbel(size=(n, k))), axis=1)[:, :MAX_MENTIONS]
-    opinions = world.qualities[items] + draw.normal(0, OPINION_NOISE_STD, (n, k))
-    degrees = np.take_along_axis(np.digitize(opinions, OPINION_CUTS), order, axis=1)
-    n_mentions = draw.integers(1, MAX_MENTIONS + 1, n)
-    n_variants = len(sentences(aspects_of(world.domain)[world.aspects[0]], 0))
-    variants = draw.integers(0, n_variants, (n, MAX_MENTIONS))
-    n_fillers = np.where(draw.random(n) < LONG_SHARE, draw.integers(15, 60, n), draw.geometric(0.45, n) - 1)
-    fillers = iter(draw.integers(0, len(FILLERS), int(n_fillers.sum())).tolist())
-    ends, kinds = draw.integers(0, 12, n), draw.random((n, 2))
-    n_mentions[kinds[:, 0] < EMPTY_SHARE + SHORT_SHARE] = 0
-    aspects = np.where(np.arange(MAX_MENTIONS) < n_mentions[:, None], order, -1)
-    return _Contents(aspects, degrees, variants, [[next(fillers) for _ in range(m)] for m in n_fillers], ends, kinds)
+def _contents(world: SampleWorld) -> Iterator[tuple[slice, _Contents]]:
+    """The random variables of all texts in order, in batches."""
+    k, n_variants = len(world.aspects), len(sentences(aspects_of(world.domain)[world.aspects[0]], 0))
+    for start in range(0, world.n, _CHUNK_ROWS):
+        rows = slice(start, min(start + _CHUNK_ROWS, world.n))
+        n, draw = rows.stop - start, _generator(world.seed, world.domain, f"texts {start}")
+        # Aspects sampled without replacement by taste (Gumbel trick): important ones come first.
+        tastes = np.log(world.tastes[world.users[rows]] + 1e-12) + draw.gumbel(size=(n, k))
+        order = np.argsort(-tastes, axis=1)[:, :MAX_MENTIONS]
+        opinions = world.qualities[world.items[rows]] + draw.normal(0, OPINION_NOISE_STD, (n, k))
+        degrees = np.take_along_axis(np.digitize(opinions, OPINION_CUTS), order, axis=1)
+        n_mentions = draw.integers(1, MAX_MENTIONS + 1, n)
+        variants = draw.integers(0, n_variants, (n, MAX_MENTIONS))
+        n_fillers = np.where(draw.random(n) < LONG_SHARE, draw.integers(15, 60, n), draw.geometric(0.45, n) - 1)
+        numbers = iter(draw.integers(0, len(FILLERS), int(n_fillers.sum())).tolist())
+        fillers = [list(islice(numbers, m)) for m in n_fillers.tolist()]
+        ends, kinds = draw.integers(0, 12, n), draw.random((n, 2))
+        n_mentions[kinds[:, 0] < EMPTY_SHARE + SHORT_SHARE] = 0
+        aspects = np.where(np.arange(MAX_MENTIONS) < n_mentions[:, None], order, -1)
+        yield rows, _Contents(aspects, degrees, variants, fillers, ends, kinds)
 
 
 def _texts(contents: _Contents, ratings: list[int], phrases: list[list[list[str]]]) -> list[str]:

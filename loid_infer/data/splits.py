@@ -9,6 +9,7 @@ import xxhash
 
 from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
+from loid_infer.settings import check_choice
 from loid_infer.types import NO_TIME, Array, Floats, Interactions, Split, TrainingRun
 
 _FRACTIONS = (0.8, 0.9)  # ends of the training and validation parts
@@ -19,58 +20,43 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
 
     `random`: `x = hash64(seed, user_id, item_id) / 2^64`, training `x < 0.8`, validation `x < 0.9`, else test; a
     review's part depends on its pair only. `time`: cut at the 80 % and 90 % quantiles of the timestamps; the seed is
-    only recorded.
-
-    Raises:
-        BadSetting: unknown kind, seed of more than 64 bits, a missing timestamp with `time`, or an empty part.
+    only recorded. Raises BadSetting for an unknown kind, a seed of more than 64 bits, a missing timestamp with `time`,
+    or an empty part.
     """
+    check_choice("split", kind, ("random", "time"))
     cuts: Sequence[float] = _FRACTIONS
     if kind == "random":
         values: Array = pair_positions(interactions, seed)
-    elif kind == "time":
+    else:
         n_missing = int(np.count_nonzero(interactions.timestamps == NO_TIME))
         if n_missing:
-            raise BadSetting(
-                "a split by time needs a timestamp for every review",
-                where="--split time",
-                got=f"{n_missing:,} of {interactions.n:,} reviews without one",
-                fix="Use --split random, or ingest with --columns timestamp=NAME.",
-            )
+            got = f"{n_missing:,} of {interactions.n:,} reviews without one"
+            fix = "Use --split random, or ingest with --columns timestamp=NAME."
+            raise BadSetting("a split by time needs all timestamps", where="--split time", got=got, fix=fix)
         values = interactions.timestamps
         if interactions.n:
             # Order statistics without interpolation, so that integers are compared exactly.
             cuts = np.sort(values)[[int(fraction * interactions.n) for fraction in _FRACTIONS]].tolist()
-    else:
-        raise BadSetting("unknown kind of split", where="--split", expected="random or time", got=repr(kind))
     train, test = values < cuts[0], values >= cuts[1]
     valid = ~(train | test)
     sizes = {"training": int(train.sum()), "validation": int(valid.sum()), "test": int(test.sum())}
     if not all(sizes.values()):
-        raise BadSetting(
-            "too few reviews for an 8:1:1 split: a part would be empty",
-            where=f"--split {kind}",
-            expected="at least one review in each part",
-            got=f"{interactions.n:,} reviews: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items()),
-            fix="Ingest more reviews" + (", or try another --split-seed." if kind == "random" else "."),
-        )
+        what = "too few reviews for an 8:1:1 split: a part would be empty"
+        got = f"{interactions.n:,} reviews: " + ", ".join(f"{n:,} {part}" for part, n in sizes.items())
+        fix = "Ingest more reviews" + (", or try another --split-seed." if kind == "random" else ".")
+        raise BadSetting(what, where=f"--split {kind}", got=got, fix=fix)
     identity = {"kind": kind, "seed": seed, "fractions": _FRACTIONS, "cuts": cuts if kind == "time" else []}
     return Split(kind, seed, train, valid, test, digest_json(identity))
 
 
 def refuse_leak(runs: Iterable[TrainingRun], domain: str, split: Split, who: str) -> None:
-    """Raise BadSetting if one of the training `runs` used another split of `domain`.
-
-    Args:
-        who: what was trained, for the error message.
-    """
+    """Raise BadSetting if one of the training `runs` of `who` used another split of `domain`."""
     for run in runs:
         if run.domain == domain and run.split_digest != split.digest:
-            raise BadSetting(
-                f"{who} was trained on another split of {domain!r}, which contains test reviews of this one",
-                expected=f"--split {run.split} --split-seed {run.split_seed}",
-                got=f"--split {split.kind} --split-seed {split.seed}",
-                fix=f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split.",
-            )
+            what = f"{who} was trained on another split of {domain!r}, which contains test reviews of this one"
+            got = f"--split {split.kind} --split-seed {split.seed}"
+            fix = f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split."
+            raise BadSetting(what, got=got, fix=fix)
 
 
 def pair_positions(interactions: Interactions, seed: int) -> Floats:

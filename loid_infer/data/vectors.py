@@ -1,8 +1,4 @@
-"""Exports vectors as parquet (with ids) or safetensors, and reads the latter.
-
-A safetensors file is a bundle that another workspace can import: vectors, digests of their texts and, as metadata, the
-spec of the encoder and a digest of the content.
-"""
+"""Exports vectors as parquet (with ids), or as a safetensors bundle that another workspace can import."""
 
 from __future__ import annotations
 
@@ -34,16 +30,10 @@ def export_vectors(
 
     `.parquet`: columns `user_id, item_id, row, vector`, the vector a fixed-size list. `.safetensors`: tensors `digests
     [n_rows, 16]` and `vectors [n_rows, dim]` whose row i is row i of the table, with the table's domain and digest, the
-    encoder's spec and a digest of both tensors as metadata.
+    encoder's spec and a digest of both tensors as metadata. Raises NoSpace if `out` cannot be written.
 
-    Args:
-        digests: `[n_rows, 16]`, of the texts, in table order.
-        vectors: row numbers `[m]` -> vectors `[m, dim]`.
-        out: its suffix is one of `SUFFIXES`.
-        spec: of the encoder, as JSON.
-
-    Raises:
-        NoSpace: the disk is full or the folder not writable.
+    `digests [n_rows, 16]` are in table order; `vectors` returns the vectors `[m, dim]` of the row numbers `[m]`; `out`
+    has one of `SUFFIXES`; `spec` is the encoder's, as JSON.
     """
 
     def piece(rows: Ints) -> Floats:
@@ -61,9 +51,8 @@ def export_vectors(
 
 def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, path: Path) -> None:
     ids = ["user_id", "item_id"]
-    schema = pa.schema(
-        [*((name, pa.string()) for name in ids), ("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))]
-    )
+    fields = [*((name, pa.string()) for name in ids), ("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))]
+    schema = pa.schema(fields)
     # A dictionary of float vectors would only cost time.
     with (
         pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=ids) as writer,
@@ -78,9 +67,7 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
                 break
             writer.write_batch(pa.record_batch([*names.columns, pa.array(rows), lists], schema=schema))
     if start != table.n_rows:
-        raise BadTable(
-            "the table changed while it was being read", where=str(table.path), fix="Run the same command again."
-        )
+        raise BadTable("the table changed while being read", where=str(table.path), fix="Run the same command again.")
 
 
 def _write_safetensors(
@@ -135,13 +122,9 @@ class Bundle:
             if not (valid and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
                 raise ValueError("the content has changed since the export")
         except (OSError, SafetensorError, ValueError) as error:
-            raise BadArtifact(
-                "not a valid bundle of vectors",
-                where=str(path),
-                got=str(error) or type(error).__name__,
-                expected="a .safetensors file written by `loid-infer cache export`",
-                fix="Export it again: loid-infer cache export --domain D OUT.safetensors",
-            ) from error
+            what = f"not a valid bundle of vectors: {str(error) or type(error).__name__}"
+            fix = "Export it again: loid-infer cache export --domain D OUT.safetensors"
+            raise BadArtifact(what, where=str(path), fix=fix) from error
 
     def __enter__(self) -> Bundle:
         return self
@@ -151,8 +134,7 @@ class Bundle:
 
     def vectors(self, start: int, end: int) -> Floats:
         """Rows `start` to `end`, `[m, dim]` float32."""
-        rows: Floats = self._vectors[start : min(end, len(self.digests))]
-        return rows
+        return np.asarray(self._vectors[start : min(end, len(self.digests))])
 
     def _content(self) -> str:
         content_hash = hashlib.blake2b(np.ascontiguousarray(self.digests).data, digest_size=16)

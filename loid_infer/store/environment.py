@@ -22,8 +22,7 @@ import lmdb
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
 from loid_infer.records import decode, to_json
-from loid_infer.store.metas import is_initialized
-from loid_infer.store.pages import Moved, check_tree
+from loid_infer.store.pages import Moved, check_tree, is_initialized
 from loid_infer.store.records import DTYPES, FORMAT, SALVAGE
 from loid_infer.types import Spec
 
@@ -33,7 +32,6 @@ Change = Callable[[Any], Any]  # applied to a write transaction
 
 _DATABASES = (b"chunks", b"index", b"meta")
 _MAP_STEP = 1 << 30
-_MAX_READERS = 1024
 _DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 _NEARLY_FULL = 1 << 20
 
@@ -52,13 +50,9 @@ def read_spec(folder: Path) -> Spec:
 def check_format(spec: Spec, folder: Path) -> None:
     """Raise BadStore if stores of `spec` have a format that this version does not support."""
     if spec.format != FORMAT or spec.store_dtype not in DTYPES:
-        raise BadStore(
-            "unsupported store format",
-            where=str(folder),
-            expected=f"{FORMAT} in {' or '.join(DTYPES)}",
-            got=f"{spec.format} in {spec.store_dtype}",
-            fix="Export the encoder again with this version.",
-        )
+        what = f"unsupported store format {spec.format} in {spec.store_dtype}"
+        expected, fix = f"{FORMAT} in {' or '.join(DTYPES)}", "Export the encoder again with this version."
+        raise BadStore(what, where=str(folder), expected=expected, fix=fix)
 
 
 class Environment:
@@ -67,11 +61,8 @@ class Environment:
     def __init__(self, folder: Path, spec: Spec, fingerprint: str, *, write: bool) -> None:
         """Open the store in `folder`; with `write`, create it if necessary.
 
-        Raises:
-            NotEncoded: there is no store and `write` is false.
-            StoreBusy: it is already open in this process.
-            BadStore: the store has another spec or is damaged.
-            NoSpace: the folder cannot be written to.
+        Raises NotEncoded if there is no store and `write` is false, StoreBusy if it is already open in this process,
+        BadStore if it has another spec or is damaged, and NoSpace if the folder cannot be written to.
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         self._n_reading = 0  # open read transactions
@@ -85,13 +76,7 @@ class Environment:
         with ExitStack() as undo, self._lmdb_errors():
             # LMDB's default: every commit is synced, so a committed chunk survives a system crash.
             self.lmdb = lmdb.open(
-                str(folder),
-                map_size=_grown(n_bytes),
-                max_dbs=3,
-                max_readers=_MAX_READERS,
-                readonly=not write,
-                create=write,
-                mode=0o644,
+                str(folder), map_size=_grown(n_bytes), max_dbs=3, max_readers=1024, readonly=not write, mode=0o644
             )
             undo.callback(self.lmdb.close)
             self.lmdb.reader_check()
@@ -126,13 +111,9 @@ class Environment:
                 raise _nothing_stored(self.folder)  # the writer died before it committed the spec
             self.write(lambda txn: txn.put(b"card", expected, db=self.meta))
         elif stored != expected:
-            raise BadStore(
-                "the store belongs to another encoder",
-                where=str(self.folder),
-                expected=f"the spec of {self.fingerprint}",
-                got=_differences(expected, stored),
-                fix="Move that folder away and run `loid-infer encode` again.",
-            )
+            what = f"the store belongs to another encoder than {self.fingerprint}"
+            fix = "Move that folder away and run `loid-infer encode` again."
+            raise BadStore(what, where=str(self.folder), got=_differences(expected, stored), fix=fix)
         path = self.folder / SPEC_FILE
         if write and not (path.is_file() and path.read_bytes() == expected):
             with new_file(path) as temporary:
@@ -157,11 +138,7 @@ class Environment:
                 self._n_reading -= 1
 
     def write(self, change: Change) -> None:
-        """Run `change(txn)` in one synced transaction, again after growing the map if that is full.
-
-        Raises:
-            NoSpace: the disk is full. Earlier commits are kept.
-        """
+        """Run `change(txn)` in one synced transaction, growing the map if needed. Raises NoSpace on a full disk."""
         with suppress(_Committed), self._lmdb_errors(change):
             while True:
                 try:
@@ -200,11 +177,8 @@ class Environment:
             raise BadStore(f"LMDB cannot read the store: {error}", where=str(self.folder), fix=SALVAGE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
-                raise StoreBusy(
-                    "the store is already open in this process",
-                    where=str(self.folder),
-                    fix="Use the open one, or another process.",
-                ) from error
+                what, fix = "the store is already open in this process", "Use the open one, or another process."
+                raise StoreBusy(what, where=str(self.folder), fix=fix) from error
             if not _has_code(error, *_DISK):
                 raise
             raise self._write_error(error, change) from error

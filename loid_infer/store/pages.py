@@ -1,4 +1,4 @@
-"""Checks all B-tree pages of an LMDB file (format 1) before LMDB reads them.
+"""Checks an LMDB file (format 1) before LMDB maps it: its length, its two meta pages and all its B-tree pages.
 
 LMDB trusts every page number, offset and size, so one flipped bit can cause a segmentation fault. Values (records of
 vectors) are not checked here; they have their own checksums.
@@ -9,15 +9,22 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from loid_infer.errors import BadStore
-from loid_infer.store.metas import INTEGER_KEY, TREE, Meta, bad, metas, opened
+from loid_infer.store.records import SALVAGE
 from loid_infer.types import DIGEST_BYTES, Array, Ints
 
+TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, branch pages, leaf pages, overflow pages, entries, root
+_INTEGER_KEY = 8  # the only flag of the tree of free pages
+# A meta page: page header, magic, version, address, map size, two trees, last used page, commit number.
+_META = struct.Struct("<16xII8x8x48s48sQQ")
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+_TRIES = 20
 _HEADER_BYTES, _NODE_BYTES, _FIRST_PAGE = 16, 8, 2
 _RUN = struct.Struct("<Q2xHI")  # header of a run of overflow pages: page number, flags, number of pages
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
@@ -31,6 +38,85 @@ _BLOCK_PAGES = 512
 
 class Moved(Exception):
     """The commit to check is no longer one of the two newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The content of a meta page."""
+
+    page_bytes: int
+    free: bytes  # tree records
+    main: bytes
+    last_page: int
+    commit: int
+
+
+def is_initialized(data: Path) -> bool:
+    """Whether both meta pages have been written. Raises BadStore if they are invalid or the file is too short."""
+    if not data.is_file() or not data.stat().st_size:
+        return False
+    with opened(data) as descriptor:
+        try:
+            newest = max(metas(descriptor, data), key=lambda meta: meta.commit)
+            # The length is read last: a writer writes pages before the meta page that refers to them.
+            expected, got = (newest.last_page + 1) * newest.page_bytes, os.fstat(descriptor).st_size
+            if got < expected:
+                raise bad(data, f"it is shorter than its pages: {got:,} bytes", f"{expected:,}")
+        except BadStore:
+            first = _meta(os.pread(descriptor, _META.size, 0), data)
+            if first.commit or os.fstat(descriptor).st_size >= 2 * first.page_bytes:
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def opened(data: Path) -> Iterator[int]:
+    """Open a file descriptor for the block. Raises BadStore if the file cannot be read."""
+    try:
+        with data.open("rb", buffering=0) as file:
+            yield file.fileno()
+    except OSError as error:
+        raise bad(data, f"it cannot be read: {error.strerror}", "a readable file") from error
+
+
+def metas(descriptor: int, data: Path) -> tuple[Meta, Meta]:
+    """Both meta pages. A writer may change one between the two reads, so a failed check is repeated."""
+    for _ in range(_TRIES):
+        with suppress(BadStore):
+            return _both_metas(descriptor, data)
+    return _both_metas(descriptor, data)
+
+
+def _both_metas(descriptor: int, data: Path) -> tuple[Meta, Meta]:
+    first = _meta(os.pread(descriptor, _META.size, 0), data)
+    second = _meta(os.pread(descriptor, _META.size, first.page_bytes), data)
+    commits = (first.commit, second.commit)
+    # Even commits are in the first page, odd ones in the second; in a new file both are 0.
+    if second.page_bytes != first.page_bytes or commits[0] % 2 or (commits[1] % 2 == 0 and any(commits)):
+        raise bad(data, "its meta pages contradict each other", "an even and an odd commit")
+    if abs(commits[0] - commits[1]) > 1:
+        raise bad(data, f"its newest commits are {commits[0]} and {commits[1]}", "consecutive ones")
+    return first, second
+
+
+def _meta(page: bytes, data: Path) -> Meta:
+    if len(page) < _META.size:
+        raise bad(data, f"it is shorter than its pages: {len(page)} bytes", f"{_META.size}")
+    magic, version, free, main, last_page, commit = _META.unpack(page)
+    page_bytes, flags, *_ = TREE.unpack(free)
+    if magic != _MAGIC:
+        raise bad(data, "not an LMDB file", f"{_MAGIC:x}, got {magic:x}")
+    if version != _VERSION:
+        raise bad(data, f"LMDB format {version}", f"format {_VERSION} of LMDB 0.9")
+    if flags != _INTEGER_KEY or page_bytes not in (1 << i for i in range(9, 17)) or last_page >= 1 << 47:
+        raise bad(data, "a meta page is damaged", "valid page size, flags and number of pages")
+    return Meta(page_bytes, free, main, last_page, commit)
+
+
+def bad(data: Path, what: str, expected: str) -> BadStore:
+    """The error for a file that is not as LMDB writes it."""
+    return BadStore(f"the file is damaged: {what}", where=str(data), expected=expected, fix=SALVAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +141,8 @@ class _Nodes:
 def check_tree(data: Path, commit: int) -> None:
     """Check all pages of the trees of `commit` and its list of free pages. Needs 4 bytes of memory per page.
 
-    The caller has the commit open in a transaction, so that its pages are not reused meanwhile.
-
-    Raises:
-        BadStore: a page, offset, size or count is invalid, or a page is used twice.
-        Moved: the file has only newer commits.
+    The caller has the commit open in a transaction, so that its pages are not reused meanwhile. Raises BadStore if a
+    page, offset, size or count is invalid or a page is used twice, and Moved if the file has only newer commits.
     """
     with opened(data) as descriptor:
         meta = next((meta for meta in metas(descriptor, data) if meta.commit == commit), None)
@@ -70,10 +153,10 @@ def check_tree(data: Path, commit: int) -> None:
             for i in range(len(nodes.starts)):
                 name, record = nodes.bytes_of(i)
                 if name not in _TREES or len(record) != TREE.size:
-                    raise walk.bad(f"unknown tree {name!r}", ", ".join(map(repr, _TREES)))
+                    raise bad(data, f"unknown tree {name!r}", ", ".join(map(repr, _TREES)))
                 for values in walk.leaves(record, name.decode(), _TREES[name], may=0 if name == b"index" else _BIG):
                     if name == b"index" and (values.n_value != _INDEX_BYTES).any():
-                        raise walk.bad("an index entry is not a row", f"{_INDEX_BYTES} bytes")
+                        raise bad(data, "an index entry is not a row", f"{_INDEX_BYTES} bytes")
         for nodes in walk.leaves(meta.free, _FREE, 8, may=_BIG):
             walk.free(nodes)
         walk.check_uses()
@@ -84,26 +167,17 @@ class _Walk:
 
     def __init__(self, descriptor: int, data: Path, meta: Meta) -> None:
         self._descriptor, self._data, self._meta = descriptor, data, meta
-        self._uses: Array = np.zeros(
-            meta.last_page + 2, np.int32
-        )  # +1 at the start of each used run of pages, -1 after its end
-
-    def bad(self, what: str, expected: str) -> BadStore:
-        return bad(self._data, what, expected)
+        # +1 at the start of each used run of pages, -1 after its end
+        self._uses: Array = np.zeros(meta.last_page + 2, np.int32)
 
     def leaves(self, record: bytes, name: str, n_key: int, *, must: int = 0, may: int = 0) -> Iterator[_Nodes]:
-        """The checked leaf pages of a tree, in blocks.
-
-        Args:
-            n_key: length of every key in bytes; 0: any.
-            must, may: required and allowed flags of nodes.
-        """
+        """The checked leaf pages of a tree. Keys have `n_key` bytes (0: any), nodes the flags `must` and `may`."""
         _, flags, depth, n_branches, n_leaves, n_overflow, n_entries, root = TREE.unpack(record)
-        if flags != (INTEGER_KEY if name == _FREE else 0):
-            raise self.bad(f"{name} has unknown flags", "a tree with plain keys")
+        if flags != (_INTEGER_KEY if name == _FREE else 0):
+            raise bad(self._data, f"{name} has unknown flags", "a tree with plain keys")
         if root == _NO_ROOT or not depth:
             if root != _NO_ROOT or depth or n_entries:
-                raise self.bad(f"{name} has no root or no pages", f"{n_entries} entries")
+                raise bad(self._data, f"{name} has no root or no pages", f"{n_entries} entries")
             return
         level: Ints = np.array([root], np.uint64).astype(np.int64)
         counts = {"branches": 0, "leaves": 0, "overflow": 0, "entries": 0}
@@ -118,7 +192,7 @@ class _Walk:
                     children.append(child)
                     continue
                 if (nodes.flags & ~may != must).any():
-                    raise self.bad(f"{name} has a node with unknown flags", f"{must} or {must | may}")
+                    raise bad(self._data, f"{name} has a node with unknown flags", f"{must} or {must | may}")
                 big = nodes.flags & _BIG > 0
                 pages = (nodes.n_value[big] + _HEADER_BYTES - 1) // self._meta.page_bytes + 1
                 at = (nodes.starts + _NODE_BYTES + nodes.n_key)[big]
@@ -131,7 +205,7 @@ class _Walk:
                 yield nodes
             level = np.concatenate(children)
         if tuple(counts.values()) != (recorded := (n_branches, n_leaves, n_overflow, n_entries)):
-            raise self.bad(f"{name} has wrong counts of pages or entries", f"{recorded}, counted {counts}")
+            raise bad(self._data, f"{name} has wrong counts of pages or entries", f"{recorded}, counted {counts}")
 
     def free(self, nodes: _Nodes) -> None:
         """Count the free pages listed in `nodes` as used."""
@@ -142,25 +216,22 @@ class _Walk:
                 first = int.from_bytes(content, "little")
                 content = os.pread(self._descriptor, n_bytes, first * self._meta.page_bytes + _HEADER_BYTES)
             if n_bytes % 8 or len(content) != n_bytes or not n_bytes:
-                raise self.bad("a list of free pages is cut off", "whole numbers")
+                raise bad(self._data, "a list of free pages is cut off", "whole numbers")
             n, *pages = np.frombuffer(content, "<i8").tolist()
             listed = np.array(pages[:n] if 0 <= n <= len(pages) else [0], np.int64)
             if int.from_bytes(key, "little") > self._meta.commit or (np.diff(listed) >= 0).any():
-                raise self.bad("a list of free pages is out of order", "descending pages of an earlier commit")
+                raise bad(self._data, "a list of free pages is out of order", "descending pages of an earlier commit")
             self._use(listed, np.ones_like(listed), _FREE)
 
     def _run_lengths(self, firsts: Ints, least: Ints) -> Ints:
-        """The lengths `[n]` of the page runs of large values in the list of free pages.
-
-        LMDB may shrink such a value without shrinking its run, so the run's header is what counts.
-        """
+        # LMDB may shrink a large value of the list of free pages without shrinking its run, so the run's header counts.
         self._check_range(firsts, least, _FREE)
         lengths = []
         for first, pages in zip(firsts.tolist(), least.tolist(), strict=True):
             header = os.pread(self._descriptor, _HEADER_BYTES, first * self._meta.page_bytes)
             number, flags, n_pages = _RUN.unpack(header.ljust(_HEADER_BYTES, b"\0"))
             if (number, flags) != (first, _OVERFLOW) or n_pages < pages:
-                raise self.bad(f"page {first} does not belong to {_FREE}", "a run of pages")
+                raise bad(self._data, f"page {first} does not belong to {_FREE}", "a run of pages")
             lengths.append(n_pages)
         return np.array(lengths, np.int64)
 
@@ -168,7 +239,7 @@ class _Walk:
         """Raise BadStore if a page is used twice."""
         uses = np.cumsum(self._uses, out=self._uses)
         if (uses > 1).any():
-            raise self.bad(f"page {int(np.argmax(uses > 1))} is used twice", "each page once")
+            raise bad(self._data, f"page {int(np.argmax(uses > 1))} is used twice", "each page once")
 
     def _use(self, firsts: Ints, n_pages: Ints, name: str) -> None:
         self._check_range(firsts, n_pages, name)
@@ -180,7 +251,7 @@ class _Walk:
         # Compared without a sum, which could overflow.
         outside = (firsts < _FIRST_PAGE) | (firsts > last) | (n_pages > last + 1 - np.minimum(firsts, last))
         if outside.any():
-            raise self.bad(f"{name} points to page {int(firsts[outside][0])}", f"pages {_FIRST_PAGE} to {last}")
+            raise bad(self._data, f"{name} points to page {int(firsts[outside][0])}", f"pages {_FIRST_PAGE} to {last}")
 
     def _read(self, numbers: Ints) -> Iterator[tuple[Array, Ints]]:
         """The pages with the ascending `numbers [n]`: blocks `[m, page_bytes]` and their numbers `[m]`."""
@@ -192,7 +263,7 @@ class _Walk:
             for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
                 part = pages[at : at + len(run)]
                 if os.preadv(self._descriptor, [part.reshape(-1).data], int(run[0]) * size) != part.nbytes:
-                    raise self.bad(f"page {int(run[0])} cannot be read", "a complete page")
+                    raise bad(self._data, f"page {int(run[0])} cannot be read", "a complete page")
                 at += len(run)
             yield pages, wanted
 
@@ -204,7 +275,7 @@ class _Walk:
         wrong = (pages[:, :8].copy().view("<i8").ravel() != numbers) | (flags != kind) | (lower % 2 > 0)
         wrong |= (lower < _HEADER_BYTES + 2) | (lower > upper) | (upper > size)
         if wrong.any():
-            raise self.bad(f"page {int(numbers[wrong][0])} does not belong to {name}", "a valid page header")
+            raise bad(self._data, f"page {int(numbers[wrong][0])} does not belong to {name}", "a valid page header")
         n_nodes = (lower - _HEADER_BYTES) // 2
         listed = np.arange(int(n_nodes.max())) < n_nodes[:, None]
         offsets = halves[:, 8 : 8 + listed.shape[1]][listed].astype(np.int64)
@@ -220,5 +291,6 @@ class _Walk:
             inside &= (n_keys == n_key) | (n_key == 0)
         inside &= offsets + _NODE_BYTES + n_keys + np.where(third & _BIG > 0, 8, n_value) <= size
         if not inside.all():
-            raise self.bad(f"page {int(numbers[page[~inside][0]])} of {name} has a damaged node", "nodes in the page")
+            number = int(numbers[page[~inside][0]])
+            raise bad(self._data, f"page {number} of {name} has a damaged node", "nodes in the page")
         return _Nodes(pages, starts, n_keys, n_value, third), child

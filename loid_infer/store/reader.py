@@ -16,8 +16,7 @@ import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.records import DTYPES, SALVAGE, Chunk, unpack
-from loid_infer.store.view import StoredVectors
+from loid_infer.store.records import DTYPES, SALVAGE, Chunk, StoredVectors, unpack
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
@@ -84,13 +83,8 @@ class StoreReader:
     def view(self, rows: Ints, digests: Digests) -> Iterator[StoredVectors]:
         """The vectors `[n, dim]` of `rows [n]`, in the stored dtype, valid only inside the block.
 
-        The store may grow meanwhile; a read transaction keeps the pages in place.
-
-        Args:
-            digests: `[n, 16]`, compared with the digests stored with the rows.
-
-        Raises:
-            BadStore: a chunk is damaged, or a row does not exist or belongs to another text.
+        The store may grow meanwhile; a read transaction keeps the pages in place. Raises BadStore if a chunk is
+        damaged, a row does not exist, or its text has another digest than `digests [n, 16]` say.
         """
         spec, addresses = self.environment.spec, np.empty(len(rows), np.int64)
         with self.environment.read() as txn:
@@ -114,20 +108,18 @@ class StoreReader:
                     chunk = _chunk_at(self.environment, cursor, check=_first_row(cursor) not in self._checked)
                     self._checked.add(chunk.first_row)
                     end = chunk.first_row + len(chunk.digests)
+                where = f"{self.environment.folder}, row {row}"
                 if end <= row:
-                    raise _row_error(self.environment.folder, row, "no chunk contains it")
+                    raise BadStore("no chunk contains it", where=where, fix=SALVAGE)
                 stop = int(np.searchsorted(wanted, end))
                 local, positions = wanted[at:stop] - chunk.first_row, order[at:stop]
                 if not np.array_equal(chunk.digests[local], digests[positions]):
-                    raise _row_error(self.environment.folder, row, "the index points to another text")
+                    raise BadStore("the index points to another text", where=where, fix=SALVAGE)
                 yield chunk, local, positions
                 at = stop
 
     def every_row(self, progress: Progress, *, check: bool = True) -> tuple[Ints, Digests]:
-        """All rows `[n]` and the digests of their texts `[n, 16]`. Raises BadStore if a chunk is damaged.
-
-        `check` compares the checksums, which reads the whole file.
-        """
+        """All rows `[n]` and digests of their texts `[n, 16]`. Raises BadStore if a chunk is damaged (see `scan`)."""
         n, at = self.size().n_rows, 0
         rows, digests = np.empty(n, np.int64), np.empty((n, DIGEST_BYTES), np.uint8)
         with progress.task("read", n, "rows") as task:
@@ -145,7 +137,7 @@ class StoreReader:
         return rows[:at], digests[:at]
 
     def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
-        """Every chunk, or the error for a damaged one. A chunk is valid until the next iteration."""
+        """Every chunk, valid until the next one, or the error for a damaged one. `check` compares the checksums."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
             for _ in cursor:
                 try:
@@ -182,12 +174,7 @@ class StoreReader:
 
 
 def open_store(folder: Path, spec: Spec, fingerprint: str, fix: str = _ENCODE) -> StoreReader:
-    """Open the store of `spec` in `folder` for reading.
-
-    Raises:
-        NotEncoded: there is none; `fix` is the command that creates it.
-        BadStore: it is damaged or has another spec.
-    """
+    """Open a store for reading. Raises NotEncoded (with `fix`) if there is none, and the errors of `Environment`."""
     try:
         return StoreReader(Environment(folder, spec, fingerprint, write=False))
     except NotEncoded as error:
@@ -202,11 +189,7 @@ def stored_vectors(folder: Path, spec: Spec, fingerprint: str, digests: Digests,
 
 @contextmanager
 def view_of(folder: Path, spec: Spec, fingerprint: str, digests: Digests, fix: str) -> Iterator[StoredVectors]:
-    """The vectors `[n, dim]` of the texts with `digests [n, 16]` as a view of the file.
-
-    Raises:
-        NotEncoded, BadStore: see `open_store`, `StoreReader.rows_of` and `StoreReader.view`.
-    """
+    """The vectors `[n, dim]` of the texts with `digests [n, 16]`, as a view of the file; errors as in `StoreReader`."""
     with (
         open_store(folder, spec, fingerprint, fix) as store,
         store.view(store.rows_of(digests, fix), digests) as vectors,
@@ -224,16 +207,10 @@ def next_row(txn: Any, environment: Environment) -> int:
 
 
 def _chunk_at(environment: Environment, cursor: Any, *, check: bool) -> Chunk:
-    where = f"{environment.folder}, chunk at row {_first_row(cursor)}"
-    record = memoryview(cursor.value())
-    return unpack(
-        record, environment.spec, environment.fingerprint, first_row=_first_row(cursor), where=where, check=check
-    )
+    record, row, spec = memoryview(cursor.value()), _first_row(cursor), environment.spec
+    where = f"{environment.folder}, chunk at row {row}"
+    return unpack(record, spec, environment.fingerprint, first_row=row, where=where, check=check)
 
 
 def _first_row(cursor: Any) -> int:
     return int.from_bytes(cursor.key(), "big")
-
-
-def _row_error(folder: Path, row: int, what: str) -> BadStore:
-    return BadStore(what, where=f"{folder}, row {row}", fix=SALVAGE)

@@ -10,12 +10,14 @@ The checksum is xxh3-64 of everything that follows it.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.lib.stride_tricks import as_strided
 
 from loid_infer.errors import BadStore
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Spec
@@ -46,8 +48,7 @@ class Chunk:
     @property
     def addresses(self) -> Ints:
         """Memory address of each vector, `[rows]`."""
-        start: int = self.vectors.__array_interface__["data"][0]
-        return start + self.vectors.strides[0] * np.arange(len(self.vectors))
+        return self.vectors.ctypes.data + self.vectors.strides[0] * np.arange(len(self.vectors))
 
 
 def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) -> bytes:
@@ -67,15 +68,9 @@ def pack(first_row: int, digests: Digests, vectors: Floats, fingerprint: str) ->
 def unpack(
     record: memoryview, spec: Spec, fingerprint: str, *, first_row: int | None, where: str, check: bool = True
 ) -> Chunk:
-    """Parse and check a record.
+    """Parse a record; `check` compares the checksum. With `first_row=None` it may have any row and trailing bytes.
 
-    Args:
-        first_row: expected first row; None: any, and `record` may be longer than the chunk.
-        where: location of the chunk for the error message.
-        check: whether to compare the checksum.
-
-    Raises:
-        BadStore: the record is damaged, or of another format, spec or position.
+    Raises BadStore if the record is damaged, or of another format, spec or position.
     """
     if len(record) < _HEADER.size:
         raise _damaged("the record is shorter than its header", where, f"{_HEADER.size} bytes", f"{len(record)} bytes")
@@ -105,3 +100,38 @@ def unpack(
 
 def _damaged(what: str, where: str, expected: str, got: str) -> BadStore:
     return BadStore(what, where=where, expected=expected, got=got, fix=SALVAGE)
+
+
+class StoredVectors:
+    """Stored vectors `[n, dim]`, indexed like an array by integers, slices or index arrays. Returns copies.
+
+    LMDB maps the file and does not move chunks, so every vector has a fixed address while a transaction is open, and
+    reading any set of vectors is one indexing operation over the map.
+    """
+
+    def __init__(self, addresses: Ints, dim: int, dtype: np.dtype[np.floating]) -> None:
+        """`addresses [n]`: memory addresses of the vectors, within one mapping that stays valid until `close`."""
+        self.shape, self.dtype = (len(addresses), dim), dtype
+        n_bytes = dim * dtype.itemsize
+        first = int(addresses.min()) if len(addresses) else 0
+        offsets = addresses - first
+        # All offsets are multiples of `step`: of overlapping windows at that distance, one is at every vector.
+        step = int(np.gcd.reduce(np.append(offsets, n_bytes)))
+        self._at = offsets // step
+        self._windows = np.zeros(0, f"V{n_bytes}")
+        if len(addresses):
+            memory = memoryview((ctypes.c_char * n_bytes).from_address(first))
+            window = np.frombuffer(memory, f"V{n_bytes}")
+            self._windows = as_strided(window, (int(self._at.max()) + 1,), (step,), writeable=False)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: Array | slice | int) -> Floats:
+        """The vectors `[.., dim]` at the positions `which [..]`, in the stored dtype."""
+        at = np.asarray(self._at[which])
+        return self._windows[at.ravel()].view(self.dtype).reshape(*at.shape, self.shape[1])
+
+    def close(self) -> None:
+        """Make every later access an IndexError, because the mapping becomes invalid."""
+        self._windows = self._windows[:0]

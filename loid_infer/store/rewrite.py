@@ -21,8 +21,7 @@ from loid_infer.errors import BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.environment import DATA_FILE, Environment, check_format
 from loid_infer.store.reader import open_store
-from loid_infer.store.records import DTYPES, MAGIC, Chunk, unpack
-from loid_infer.store.view import StoredVectors
+from loid_infer.store.records import DTYPES, MAGIC, Chunk, StoredVectors, unpack
 from loid_infer.store.writer import CHUNK_ROWS, put_chunks
 from loid_infer.types import DIGEST_BYTES, Bools, Digests, Floats, Progress, Spec
 
@@ -47,12 +46,8 @@ def compact(
 ) -> Rewritten:
     """Rewrite the store with full pages and chunks. The caller holds its lock. After an error nothing is changed.
 
-    Args:
-        keep: digests `[n, 16]` -> which of them to keep, `[n]`; None keeps all.
-
-    Raises:
-        BadStore: a chunk is damaged.
-        NoSpace: the disk has no room for both stores.
+    `keep` returns which of the digests `[n, 16]` to keep, `[n]`; None keeps all. Raises BadStore if a chunk is damaged,
+    and NoSpace if the disk has no room for both stores.
     """
     with open_store(folder, spec, fingerprint) as store:
         rows, digests = store.every_row(progress, check=keep is not None)  # the rest is checked by `gather`
@@ -70,11 +65,8 @@ def salvage(folder: Path, spec: Spec, fingerprint: str, progress: Progress) -> R
     """Rewrite the store from its intact chunks. The caller holds its lock. After an error nothing is changed.
 
     LMDB is not used: a chunk is found by its magic and contains its length, so damage to the tree does not matter.
-    `n_dropped` does not include rows after the last intact chunk.
-
-    Raises:
-        BadStore: the format of the store is not supported.
-        NoSpace: the disk has no room for both stores.
+    `n_dropped` does not include rows after the last intact chunk. Raises BadStore if the format of the store is not
+    supported, and NoSpace if the disk has no room for both stores.
     """
     check_format(spec, folder)
     chunks = _intact_chunks(folder / DATA_FILE, spec, fingerprint, progress)  # keeps the file mapped

@@ -1,13 +1,17 @@
 """Writes a store: one writer at a time, chunks in synced transactions.
 
-Vectors, digests and index entries of a chunk are committed together, so a text is stored completely or not at all.
+Vectors, digests and index entries of a chunk are committed together, so a text is stored completely or not at all. A
+chunk is closed when it is full or a few seconds old, so a killed run loses little work.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -16,17 +20,21 @@ from typing import Any
 import numpy as np
 
 from loid_infer.artifact import writing
-from loid_infer.errors import BadStore, NotEncoded, StoreBusy
+from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.reader import StoreReader, next_row
 from loid_infer.store.records import DTYPES, SALVAGE, pack
-from loid_infer.types import DIGEST_BYTES, Digests, Floats, Spec
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Spec
 
 CHUNK_ROWS = 1024
 _INDEX_BYTES = 60  # per text; random keys fill pages to two thirds
 _COPIES = 1.1  # pages copied by a commit are free only after the next one
 _LOCK_FILE = "writer.lock"
+_MAX_CHUNK_S = 5.0
+# Maximum number of chunks in the queue. They are committed in one transaction, which copies the index pages it changes:
+# a longer queue is faster but leaves a larger file.
+_MAX_WAITING = 8
 
 
 class _AlreadyStored(ValueError):
@@ -37,13 +45,7 @@ class StoreWriter:
     """Writes a store and holds its lock until closed. `reader` reads the same environment."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
-        """Open or create the store of `spec` in `folder`.
-
-        Raises:
-            StoreBusy: another process is writing to it.
-            BadStore: it is damaged or has another spec.
-            NoSpace: the folder is not writable.
-        """
+        """Open or create the store of `spec` in `folder`. Raises the errors of `writer_lock` and `Environment`."""
         with ExitStack() as opened:
             opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
@@ -53,10 +55,8 @@ class StoreWriter:
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
         """Commit chunks in one transaction: new `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype.
 
-        Raises:
-            NoSpace: the disk is full; none of these chunks is stored.
-            BadStore: the index contains a text that a lookup does not find.
-            ValueError: a digest is already stored or occurs twice.
+        Raises NoSpace if the disk is full (then none of these chunks is stored), BadStore if the index contains a text
+        that a lookup does not find, and ValueError if a digest is already stored or occurs twice.
         """
         environment = self._environment
         digests = np.concatenate([part for part, _ in chunks])
@@ -90,6 +90,80 @@ class StoreWriter:
         self.close()
 
 
+class Committer:
+    """Collects vectors into chunks and commits them in a thread. On exit all are committed, also after an error."""
+
+    def __init__(self, writer: StoreWriter, dim: int) -> None:
+        self.commit_s = 0.0
+        self._writer = writer
+        self._digests: Array = np.empty((CHUNK_ROWS, DIGEST_BYTES), np.uint8)
+        self._vectors: Array = np.empty((CHUNK_ROWS, dim), DTYPES[writer.reader.environment.spec.store_dtype])
+        self._n, self._opened = 0, time.monotonic()
+        self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_MAX_WAITING)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
+
+    def add(self, digests: Digests, vectors: Floats) -> None:
+        """Add `vectors [n, dim]`, float32 or float16, of the texts with `digests [n, 16]`.
+
+        Raises ParityError if the vectors have another width or are not finite in the stored dtype; none is committed.
+        Raises NoSpace if an earlier chunk could not be committed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self._vectors.dtype, copy=False)  # copied below
+        expected = (len(digests), self._vectors.shape[1])
+        if stored.shape != expected:
+            what = f"the runtime returned vectors of the wrong shape {stored.shape}"
+            raise ParityError(what, expected=str(expected), fix="Choose another --runtime.")
+        if not np.isfinite(stored).all():
+            what = f"the runtime returned a vector that is not finite in {stored.dtype}"
+            fix = "Export with --store fp32 if the encoder's values are large, else choose another --runtime."
+            raise ParityError(what, fix=fix)
+        at = 0
+        while at < len(stored):
+            n = min(len(stored) - at, CHUNK_ROWS - self._n)
+            self._digests[self._n : self._n + n] = digests[at : at + n]
+            self._vectors[self._n : self._n + n] = stored[at : at + n]
+            self._n, at = self._n + n, at + n
+            if self._n == CHUNK_ROWS or time.monotonic() - self._opened > _MAX_CHUNK_S:
+                self._close_chunk()
+
+    def _close_chunk(self) -> None:
+        n, self._n, self._opened = self._n, 0, time.monotonic()
+        if n:
+            self._queue.put((self._digests[:n].copy(), self._vectors[:n].copy()))
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            # Commit all waiting chunks in one transaction: the slower the disk, the fewer and larger the syncs.
+            waiting = [self._queue.get()]
+            while not self._queue.empty():
+                waiting.append(self._queue.get())
+            chunks = [chunk for chunk in waiting if chunk is not None]
+            ended = len(chunks) < len(waiting)
+            if self._failure is None and chunks:
+                start = time.perf_counter()
+                try:
+                    self._writer.append(*chunks)
+                except BaseException as error:  # noqa: BLE001 - raised again by `add`
+                    self._failure = error
+                self.commit_s += time.perf_counter() - start
+
+    def __enter__(self) -> Committer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._close_chunk()
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+
 def stored_bytes(spec: Spec) -> int:
     """Estimated bytes per text in the file."""
     return int(_COPIES * (spec.dim * DTYPES[spec.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
@@ -107,10 +181,7 @@ def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[
 def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the writer lock of the store in `folder` for the block.
 
-    Raises:
-        NotEncoded: there is no such folder.
-        StoreBusy: another process is writing to it.
-        NoSpace: the folder is not writable.
+    Raises NotEncoded if there is no such folder, StoreBusy if another process holds it, NoSpace if it is not writable.
     """
     if not folder.is_dir():
         raise NotEncoded("there is no store", where=str(folder), fix="Run: loid-infer encode --domain D")
@@ -135,9 +206,6 @@ def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StoreBusy(
-            "another process is writing to this store",
-            where=str(folder),
-            got=os.read(descriptor, 200).decode(errors="replace").strip() or "another process",
-            fix="Wait for it to finish, then run the same command again: stored texts are not encoded twice.",
-        ) from None
+        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        fix = "Wait for it to finish, then run the same command again: stored texts are not encoded twice."
+        raise StoreBusy(f"{owner} is writing to this store", where=str(folder), fix=fix) from None

@@ -27,9 +27,8 @@ from loid_infer.kernels.unique import first_rows
 from loid_infer.pages.records import EncodeResult, StageSeconds
 from loid_infer.records import to_json
 from loid_infer.settings import Workspace, WorkspaceLike, file_system, slug
-from loid_infer.store.committer import Committer
 from loid_infer.store.reader import open_store
-from loid_infer.store.writer import StoreWriter, stored_bytes
+from loid_infer.store.writer import Committer, StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
 from loid_infer.verbs.cache import used_digests
 from loid_infer.verbs.encoder import resolve_or_export

@@ -190,7 +190,7 @@ def sample(
         ):
             for rows, texts in world.texts():
                 ratings, times = world.ratings[rows].tolist(), world.timestamps[rows].tolist()
-                writer.write((world.user_ids(rows), world.item_ids(rows), ratings, texts, times))
+                writer.write((*world.ids(rows), ratings, texts, times))
                 task.advance(len(texts))
             writer.finish(n_users=n_users, n_items=n_items, rating_range=(1.0, 5.0), synthetic=True)
         written.append(SampleDomain(domain, world.n, n_users, n_items, str(path)))

@@ -112,7 +112,7 @@ def test_too_few_reviews_are_reported(kind, n):
 
 
 def test_an_unknown_split_or_a_seed_out_of_range_is_refused():
-    with pytest.raises(BadSetting, match=r"expected random or time, got 'alphabetical'"):
+    with pytest.raises(BadSetting, match=r"expected random \| time, got 'alphabetical'"):
         split(make_interactions(10), "alphabetical", 0)
     with pytest.raises(BadSetting, match="64-bit"):
         split(make_interactions(10), "random", 1 << 63)

@@ -26,7 +26,7 @@ from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.errors import LoidError, NotEncoded
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
-from loid_infer.store import committer, environment, rewrite
+from loid_infer.store import environment, rewrite, writer
 from loid_infer.store.reader import open_store
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import writer_lock
@@ -41,7 +41,7 @@ class StoreUnderTest:
     """A workspace with reviews, the vectors of an uninterrupted run, and the operations that write to its store."""
 
     def __init__(self, root: Path, runtime: str = "fake") -> None:
-        committer.CHUNK_ROWS = 64
+        writer.CHUNK_ROWS = 64
         environment._MAP_STEP = 1 << 18  # so that the map grows during a run
         self.workspace, self.runtime = Workspace(root), runtime
         assert run_forked(self.encode) == FINISHED  # this process must start no threads: a fork would lose them

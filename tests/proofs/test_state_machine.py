@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from loid_infer.store import environment
-from loid_infer.store.committer import Committer
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
-from loid_infer.store.writer import StoreWriter, writer_lock
+from loid_infer.store.writer import Committer, StoreWriter, writer_lock
 from loid_infer.types import SILENT
 from tests.proofs.conftest import slow
 from tests.store.test_store import DIM, FINGERPRINT, SPEC

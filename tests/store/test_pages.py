@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from loid_infer.errors import BadStore
-from loid_infer.store import environment, metas
+from loid_infer.store import environment, pages
 from loid_infer.store.environment import DATA_FILE, Environment
-from loid_infer.store.metas import TREE
+from loid_infer.store.pages import TREE
 from loid_infer.store.rewrite import compact
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
@@ -20,9 +20,9 @@ from tests.store.test_store import DIM, FINGERPRINT, SPEC, filled, reader, rows
 PAGE = 4096
 
 
-def newest(data: Path) -> metas.Meta:
-    with metas.opened(data) as descriptor:
-        return max(metas.metas(descriptor, data), key=lambda meta: meta.commit)
+def newest(data: Path) -> pages.Meta:
+    with pages.opened(data) as descriptor:
+        return max(pages.metas(descriptor, data), key=lambda meta: meta.commit)
 
 
 def append_large(folder: Path, n_commits: int, seed: int = 0) -> None:
@@ -159,8 +159,8 @@ def test_meta_pages_that_change_while_they_are_read_are_read_again(tmp_path, mon
                 writer.append(rows(20, seed=1_000 * seed + i))
         return content
 
-    monkeypatch.setattr(metas.os, "pread", interrupted)
-    assert metas.is_initialized(tmp_path / DATA_FILE)
+    monkeypatch.setattr(pages.os, "pread", interrupted)
+    assert pages.is_initialized(tmp_path / DATA_FILE)
     monkeypatch.undo()
     writer.close()
 

@@ -13,14 +13,13 @@ from msgspec.structs import replace
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
 from loid_infer.store import environment as environment_module
-from loid_infer.store.committer import Committer
 from loid_infer.store.environment import SPEC_FILE, Environment, read_spec
-from loid_infer.store.metas import is_initialized
+from loid_infer.store.pages import is_initialized
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.records import pack
 from loid_infer.store.rewrite import salvage
 from loid_infer.store.verify import verify
-from loid_infer.store.writer import CHUNK_ROWS, StoreWriter
+from loid_infer.store.writer import CHUNK_ROWS, Committer, StoreWriter
 from loid_infer.types import SILENT
 from tests.conftest import make_spec
 

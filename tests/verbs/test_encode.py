@@ -219,8 +219,6 @@ from loid_infer.encoders import fake
 from loid_infer.store import writer
 from loid_infer.verbs.encode import encode
 writer.CHUNK_ROWS = 64
-import loid_infer.store.committer as committer
-committer.CHUNK_ROWS = 64
 original = fake.FakeRuntime.run
 def slow(self, batches):
     for result in original(self, batches):
