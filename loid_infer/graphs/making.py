@@ -20,6 +20,7 @@ from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base, copy_tokenizer
 from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.parity import make_probes
+from loid_infer.records import narrowed
 from loid_infer.tensors import save_tensors
 from loid_infer.types import NamedDigest, Progress, Spec
 
@@ -46,8 +47,6 @@ def make_encoder(
     progress: Progress,
     store: str = "fp16",
     max_tokens: int | None = None,
-    weights: str | None = None,
-    plugins: tuple[FoldedPlugin, ...] = (),
     quantize: Callable[[EncoderFolder], Verified] | None = None,
 ) -> Verified:
     """Write the encoder to the folder `path`, which has its name.
@@ -56,8 +55,6 @@ def make_encoder(
         base: with plugins folded into its tensors, and unmerged in its transformers module.
         precision: one of PRECISIONS.
         max_tokens: see `Base.max_tokens`.
-        weights: digest of the base without plugins, if it has plugins.
-        plugins: the folded plugins, for the manifest.
         quantize: converts the float32 export to int8.
 
     Raises:
@@ -67,7 +64,7 @@ def make_encoder(
         NoSpace: the disk is full or the folder not writable.
     """
     name, max_tokens = path.name, base.max_tokens(max_tokens)
-    spec = base.spec(base.digest(), max_tokens, store_dtype=store)
+    spec = base.spec(base.digest, max_tokens, store_dtype=store)
     reading = base.reading
     if base.made_for and base.made_for != reading.pooling:
         progress.say(
@@ -83,9 +80,9 @@ def make_encoder(
             name=name,
             fingerprint=fingerprint(proven.spec),
             card=proven.spec,
-            base=NamedDigest(base.name, weights or spec.weights),
+            base=NamedDigest(base.name, base.base_digest),
             parity=proven.parity,
-            plugins=plugins,
+            plugins=tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in base.chain),
             precision_reason=proven.precision_reason,
             int8=proven.int8,
             versions=versions(*_PACKAGES),

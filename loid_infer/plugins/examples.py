@@ -35,10 +35,8 @@ class Examples:
         return Examples(self.flat_ids[index], lengths, ratings)
 
     def batches(self, max_batch_tokens: int, max_tokens: int, order: Ints | None = None) -> list[Ints]:
-        """Rows of each batch, `[rows]`: at most `max_batch_tokens` with padding, unless one text alone is longer.
-
-        Args:
-            order: `[n]`, the order of texts of equal length; by default their own.
+        """Rows of each batch, `[rows]`: at most `max_batch_tokens` with padding, unless one text alone is longer. Texts
+        of equal length are in the given `order [n]`.
         """
         widths = np.minimum(padded_lengths(self.lengths), max_tokens)
         order = np.arange(self.n) if order is None else order

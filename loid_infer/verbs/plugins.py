@@ -13,8 +13,7 @@ from msgspec import structs
 
 from loid_infer.artifact import MANIFEST, versions, write_manifest
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
-from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
+from loid_infer.plugins.delta import ADAPTER_CONFIG, ADAPTER_FILE, check_delta, delta_digest, read_adapter, write_delta
 from loid_infer.plugins.folder import (
     PluginFolder,
     PluginManifest,
@@ -122,23 +121,23 @@ def plugin_merge(
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
-    merged = merge(sources, options, progress)
+    delta, relative_error, errors = merge(sources, options, progress)
     manifest = structs.replace(
         first,  # base and chain are the same for all
         name=name,
-        digest=delta_digest(merged.delta),
+        digest=delta_digest(delta),
         method=method,
         holds=tuple(sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.manifest.holds)})),
         parents=tuple(NamedDigest(plugin.name, plugin.digest) for plugin in parents),
         trained_on=tuple(sorted({run for plugin in parents for run in plugin.manifest.trained_on})),
         settings={"weights": ordered, "density": options.density, "rank": rank},
-        metrics=PluginMetrics(n_tensors=len(merged.delta), relative_error=merged.relative_error, errors=merged.errors),
+        metrics=PluginMetrics(n_tensors=len(delta), relative_error=relative_error, errors=errors),
         seed=seed,
         device="",
         versions=versions("numpy", "safetensors"),
     )
     with new_plugin(workspace, name, progress) as folder:
-        write_delta(folder, merged.delta, first.base.name)
+        write_delta(folder, delta, first.base.name)
         write_manifest(folder, manifest)
     return PluginMerge(
         plugin=name,
@@ -149,9 +148,9 @@ def plugin_merge(
         density=options.density,
         seed=seed,
         rank=rank,
-        relative_error=merged.relative_error,
-        errors=merged.errors,
-        n_tensors=len(merged.delta),
+        relative_error=relative_error,
+        errors=errors,
+        n_tensors=len(delta),
         digest=manifest.digest,
         base_digest=first.base.digest,
         parent_digest=first.parent_digest,
@@ -198,10 +197,10 @@ def plugin_import(
         del delta[unused]
         progress.say(f"ignored {unused}: it is not in the base, and no vector depends on it")
     check_delta(delta, tensors, str(origin))
-    weights = loaded.digest()
+    weights = loaded.digest
     n_params = sum(part.a.size + part.b.size for part in delta.values())
     with new_plugin(workspace, name, progress) as folder:
-        write_adapter(folder, delta, loaded.name)
+        write_delta(folder, delta, loaded.name)
         digest = delta_digest(read_adapter(folder))
         manifest = PluginManifest(
             name=name,

@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.errors import BadArtifact
-from loid_infer.plugins.adapter import read_adapter
-from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
+from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_adapter, read_delta, write_delta
 from tests.plugins.making import QUERY, adapted, merged_state, random_delta
 
 

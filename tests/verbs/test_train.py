@@ -130,11 +130,11 @@ def test_two_exports_are_byte_identical(trained, toy_base: Path) -> None:
 
 def test_an_export_is_held_against_pefts_own_forward(trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace, *_ = trained
-    from loid_infer.plugins import stack
+    from loid_infer.graphs import bases
 
     twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
-    fold = stack.fold
-    monkeypatch.setattr(stack, "fold", twice)
+    fold = bases.fold
+    monkeypatch.setattr(bases, "fold", twice)
     with pytest.raises(ParityError):
         export("wrong", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     assert not workspace.encoder("wrong").exists()
@@ -189,7 +189,7 @@ def test_test_reviews_that_a_plugin_saw_are_not_tested_on(trained, toy_base: Pat
 
 
 def test_only_the_top_layers(trained, toy_base: Path) -> None:
-    from loid_infer.plugins.adapter import read_adapter
+    from loid_infer.plugins.delta import read_adapter
 
     workspace, *_ = trained
     settings = TrainSettings(rank=2, epochs=1, layers=1, targets=("query", "output"), precision="fp32")
