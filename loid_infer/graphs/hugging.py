@@ -98,8 +98,7 @@ def from_hub(name: str) -> Path:
             "the base is neither a local folder nor available from the hub",
             where=name,
             got=str(error).splitlines()[0][:200],
-            fix="Give --base a folder with config.json and model.safetensors, or leave it out for the bundled "
-            "all-MiniLM-L6-v2.",
+            fix="Give --base a folder of a model, or leave it out for the bundled all-MiniLM-L6-v2.",
         ) from error
 
 

@@ -53,8 +53,6 @@ def make_encoder(
 
     Args:
         base: with plugins folded into its tensors, and unmerged in its transformers module.
-        precision: one of PRECISIONS.
-        max_tokens: see `Base.max_tokens`.
         quantize: converts the float32 export to int8.
 
     Raises:
@@ -65,10 +63,9 @@ def make_encoder(
     """
     name, max_tokens = path.name, base.max_tokens(max_tokens)
     spec = base.spec(base.digest, max_tokens, store_dtype=store)
-    reading = base.reading
-    if base.made_for and base.made_for != reading.pooling:
+    if base.made_for not in ("", base.reading.pooling):
         progress.say(
-            f"{base.name} was made for {base.made_for} pooling and is exported with {reading.pooling}; "
+            f"{base.name} was made for {base.made_for} pooling and is exported with {base.reading.pooling}; "
             f"--pooling {base.made_for} exports it as it was made"
         )
     with new_folder(path) as folder:
@@ -107,8 +104,15 @@ def _fill(folder: Path, base: Base, spec: Spec) -> None:
 
 
 def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Verified:
-    """The requested precision; for `auto` the native one if it passes, else fp32."""
-    chosen, reason = (precision, "asked for") if precision != "auto" else _native()
+    """The requested precision; for `auto` the fastest one of this machine if it passes, else fp32."""
+    if precision != "auto":
+        chosen, reason = precision, "asked for"
+    elif torch_device("auto") == "cuda":
+        chosen, reason = "fp16", "native on this GPU, and nearer to float32 than bf16"
+    elif has_bf16():
+        chosen, reason = "bf16", "native on this processor"
+    else:
+        chosen, reason = "fp32", "the processor has no native bf16"
     if chosen != "fp32":
         spec = structs.replace(float32.spec, precision=chosen)
         try:
@@ -119,13 +123,6 @@ def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: s
             progress.say(f"{error} Using fp32.")
             reason = f"{chosen} missed its gate: {error.got}"
     return Verified(float32.spec, reason, parity)
-
-
-def _native() -> tuple[str, str]:
-    """The fastest precision of this machine, and the reason."""
-    if torch_device("auto") == "cuda":
-        return "fp16", "native on this GPU, and nearer to float32 than bf16"
-    return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
 
 
 def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:

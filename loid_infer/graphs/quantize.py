@@ -103,36 +103,36 @@ def _observe(module: Any, exact: Vectors, texts: list[str]) -> list[_Group]:
     """Record range per channel and sample tokens of the inputs of all products that run on all tokens."""
     import torch
 
-    observed: dict[str, list[tuple[Array, Array, Array]]] = {}  # minimum, maximum and sample of each batch
+    observed: dict[int, list[tuple[Array, Array, Array]]] = {}  # minimum, maximum and sample of each batch, by group
     real = torch.ones(0, dtype=torch.bool)
 
     def remember_mask(_: Any, arguments: Any) -> None:
         nonlocal real
         real = arguments[1].bool()
 
-    def record(name: str, _: Any, arguments: Any) -> None:
+    def record(group: int, _: Any, arguments: Any) -> None:
         tokens = arguments[0][real].numpy()
         sample = tokens[:: max(1, len(tokens) // _KEPT_TOKENS)].copy()
-        observed.setdefault(name, []).append((tokens.min(0), tokens.max(0), sample))
+        observed.setdefault(group, []).append((tokens.min(0), tokens.max(0), sample))
 
     # The last layer computes one token per text, unless pooling is mean.
     layers = list(module.layers) if module.pooling == "mean" else list(module.layers)[:-1]
-    groups = {
-        f"layers.{i}.{parts[0]}": [(f"layers.{i}.{part}", getattr(layer, part)) for part in parts]
+    groups = [
+        {f"layers.{i}.{part}": getattr(layer, part) for part in parts}
         for i, layer in enumerate(layers)
         for parts in layer.groups()
-    }
+    ]
     with ExitStack() as hooks:
         hooks.callback(module.register_forward_pre_hook(remember_mask).remove)
-        for name, group in groups.items():
-            hooks.callback(group[0][1].register_forward_pre_hook(partial(record, name)).remove)
+        for i, group in enumerate(groups):
+            first = next(iter(group.values()))
+            hooks.callback(first.register_forward_pre_hook(partial(record, i)).remove)
         exact(texts)
     inputs = []
-    for name, group in groups.items():
-        low, high, sample = zip(*observed[name], strict=True)
-        weights = tuple(linear.weight.numpy().T for _, linear in group)
-        names = tuple(part for part, _ in group)
-        inputs.append(_Group(names, weights, np.min(low, axis=0), np.max(high, axis=0), np.concatenate(sample)))
+    for i, group in enumerate(groups):
+        low, high, sample = zip(*observed[i], strict=True)
+        weights = tuple(linear.weight.numpy().T for linear in group.values())
+        inputs.append(_Group(tuple(group), weights, np.min(low, axis=0), np.max(high, axis=0), np.concatenate(sample)))
     return inputs
 
 

@@ -16,7 +16,6 @@ from loid_infer.settings import DEFAULT_MAX_TOKENS
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES_FILE = "modules.json"
 POOLINGS = ("cls", "mean", "last")
 _LIBRARY = "sentence_transformers."  # prefix of the types of library modules
 _AFTER_POOLING = ("Dense", "Normalize")  # modules after pooling, in this order
@@ -58,7 +57,7 @@ def find_reading(folder: Path) -> tuple[Path, Reading]:
     Raises:
         BadArtifact: a module is not supported, or the folder has its own code.
     """
-    path = folder / MODULES_FILE
+    path = folder / "modules.json"
     if not path.is_file():
         return folder, Reading("")
     modules = read_json(path, list[dict[str, Any]])
@@ -76,7 +75,6 @@ def find_reading(folder: Path) -> tuple[Path, Reading]:
     config = read_json(folder / "config_sentence_transformers.json", absent={})
     prompts = typed(config.get("prompts") or {}, dict[str, str], _UNCHANGED, where=f"the prompts of {folder}")
     pooled = read_json(paths[1] / "config.json")
-    prompt = prompts.get(config.get("default_prompt_name") or "", "")
     _check_inputs(kinds, paths)
     if config.get("truncate_dim"):
         raise _refused("truncated vectors are not supported", folder, f"truncate_dim {config['truncate_dim']}")
@@ -86,7 +84,7 @@ def find_reading(folder: Path) -> tuple[Path, Reading]:
         "Normalize" in kinds,
         tuple(activation for activation, _ in dense),
         {f"dense.{i}.{name}": tensor for i, (_, layer) in enumerate(dense) for name, tensor in layer.items()},
-        prompt,
+        prompts.get(config.get("default_prompt_name") or "", ""),
         prompts,
         _max_tokens(inner, paths[0]),
         bool(inner.get("do_lower_case")),

@@ -57,12 +57,8 @@ def trim(delta: Floats, density: float) -> Floats:
 def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
     """Per entry the weighted mean of the parts with the sign of the sum, float64: TIES' Algorithm 1, steps 2 and 3.
 
-    With `g = sign(sum w_i t_i)`: the sum of `w_i t_i` over the sum of `|w_i|`, both over all i with
-    `sign(w_i t_i) = g`; 0 where g is 0.
-
-    Args:
-        parts: `t_i`, arrays of one shape `[..]`, after `trim` or `drop_and_rescale`.
-        weights: `w_i`, none of them 0.
+    With parts `t_i [..]` after `trim` or `drop_and_rescale`, weights `w_i` other than 0, and `g = sign(sum w_i t_i)`:
+    the sum of `w_i t_i` over the sum of `|w_i|`, both over all i with `sign(w_i t_i) = g`; 0 where g is 0.
     """
     sign = np.sign(linear(parts, weights))
     total, total_weight = np.zeros(sign.shape), np.zeros(sign.shape)

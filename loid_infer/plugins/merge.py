@@ -80,15 +80,15 @@ def merge(
     Raises:
         BadSetting: two sources have different shapes for a tensor, or the rank is too large.
     """
-    names, delta = names_of(sources), {}
+    names, delta = names_of(sources), dict[str, Part]()
     losses: dict[str, tuple[float, float]] = {}
     with progress.task("merge", len(names), "tensors") as task:
         for name in names:
             full = merge_tensor(name, sources, how)
-            part: Part = full if how.rank is None else truncate(name, full, how.rank)
-            if isinstance(part, LowRank):
+            delta[name] = full
+            if how.rank is not None:
+                delta[name] = part = truncate(name, full, how.rank)
                 losses[name] = squared_loss(full, part)
-            delta[name] = part
             task.advance(1)
     errors = tuple(TensorError(name, _ratio(*loss)) for name, loss in losses.items())
     error, total = (sum(loss[i] for loss in losses.values()) for i in (0, 1))

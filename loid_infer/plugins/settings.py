@@ -10,8 +10,6 @@ from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
 from loid_infer.settings import check_choice, check_limits, option
 
-PRECISIONS = ("auto", "fp32", "bf16")
-
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -60,7 +58,7 @@ class TrainSettings:
         unknown = sorted(set(self.targets) - set(targets))
         if unknown:
             raise BadSetting("unknown linear layers", where="--targets", expected=", ".join(targets), got=str(unknown))
-        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
 
 
 DEFAULT_SETTINGS = TrainSettings()

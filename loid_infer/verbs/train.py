@@ -20,7 +20,6 @@ from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.plugins.delta import LowRank, delta_digest, write_delta
-from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.records import narrowed
@@ -30,7 +29,7 @@ from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Pr
 
 if TYPE_CHECKING:
     from loid_infer.learning.loop import History
-    from loid_infer.plugins.train import RatingModel
+    from loid_infer.plugins.train import Examples, RatingModel
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
 _MAX_EVALUATED = 10_000  # maximum number of reviews in the validation part and in the test part
@@ -174,6 +173,8 @@ class _Job:
 
 def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
     """Tokens and ratings of the three parts. Each different text is tokenized once."""
+    from loid_infer.plugins.train import Examples
+
     interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
     first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
     order = np.argsort(first)
