@@ -83,7 +83,7 @@ class Base:
     def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
         """The spec of this base, with `weights` as digest of its weights."""
         shape, reading = asdict(replace(self.shape, max_tokens=max_tokens)), self.reading
-        eps = shape.pop("eps")
+        eps = shape.pop("eps")  # the other fields have the same names in a spec
         return Spec(
             weights=weights,
             architecture=self.config["model_type"],
