@@ -13,8 +13,7 @@ import numpy as np
 
 from bench.record import median, save, work_folder
 from loid_infer.artifact import new_folder, write_manifest
-from loid_infer.plugins.adapter import read_adapter, write_adapter
-from loid_infer.plugins.delta import LowRank, delta_digest
+from loid_infer.plugins.delta import LowRank, delta_digest, read_adapter, write_delta
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics
 from loid_infer.settings import Workspace
 from loid_infer.types import NamedDigest
@@ -76,7 +75,7 @@ def _write_plugin(workspace: Workspace, name: str, seed: int) -> None:
         for module, (d_out, d_in) in MAPS.items()
     }
     with new_folder(workspace.plugin(name)) as folder:
-        write_adapter(folder, delta, "bert-base")
+        write_delta(folder, delta, "bert-base")
         manifest = PluginManifest(
             name=name,
             digest=delta_digest(read_adapter(folder)),

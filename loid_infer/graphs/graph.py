@@ -35,7 +35,12 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
     shape = (2, min(5, spec.max_tokens))
     ids, mask = torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64)
     axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=spec.max_tokens)}
-    with _quiet():
+    logger = logging.getLogger("torch.onnx")
+    with contextlib.ExitStack() as quiet:  # the exporter prints progress and warns about torchvision
+        quiet.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        quiet.enter_context(warnings.catch_warnings(action="ignore"))
+        quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
         program = torch.onnx.export(
             module,
             (ids, mask),
@@ -67,13 +72,6 @@ def save_graph(model: Any, path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def load_graph(path: Path) -> Any:
-    """Load a model with all tensors."""
-    import onnx
-
-    return onnx.load(str(path))
-
-
 def _strip(model: Any) -> None:
     # The exporter writes source paths and lines to every node.
     graph = model.graph
@@ -100,17 +98,3 @@ def _split_transposes(model: Any) -> None:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    # torch's exporter prints progress and warns about torchvision.
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

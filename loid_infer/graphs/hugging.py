@@ -1,6 +1,7 @@
 """The only module that uses transformers and huggingface_hub: downloads, configs, models and tokenizers.
 
-Code of a model folder is never run, and pickled files are never opened.
+Code of a model folder is never run, and pickled files are never opened. What transformers ignores in a GGUF file is
+corrected in its tokenizer, or the file is refused.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
-from loid_infer.graphs.gguf import Metadata
 from loid_infer.graphs.sentence import read_json
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
@@ -28,6 +29,58 @@ _REFUSED = (  # file, field, value or None for any, problem, fix
     (_ADAPTER, "peft_type", None, "the folder has an adapter", "Move it, then run `loid-infer plugin import DIR`."),
 )
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
+_POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # 0: none
+_DIGITS = ("smollm", "starcoder", "refact", "codeshell")  # byte-level BPE with one token per digit
+_BOS_FIRST = ("llama3", "llama-v3", "llama-bpe")  # byte-level BPE with a leading BOS by default
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The metadata of a GGUF file."""
+
+    fields: Mapping[str, Any]  # numbers and strings, by key
+    n_tokens: int  # size of the vocabulary
+
+    @property
+    def pooling(self) -> str:
+        """The pooling; empty if not declared."""
+        return _POOLINGS.get(self.fields.get(f"{self.fields.get('general.architecture')}.pooling_type") or 0, "")
+
+    def tokenizer(self, used: Mapping[str, tuple[str, int]], parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Corrections of `parts`, the tokenizer.json that transformers makes of the file: special tokens around texts,
+        pre-tokenizer, and no tokens that the file does not have. `used` are names and ids of `bos` and `eos`.
+
+        Raises:
+            ValueError: the pre-tokenizer is unknown.
+        """
+        kind, split = self.fields.get("tokenizer.ggml.model"), self.fields.get("tokenizer.ggml.pre")
+        defaults = {"bos": kind == "llama" or split in _BOS_FIRST, "eos": False}
+        added = {
+            side: used[side] for side in defaults if self.fields.get(f"tokenizer.ggml.add_{side}_token", defaults[side])
+        }
+        before, after = (
+            [{"SpecialToken": {"id": added[side][0], "type_id": 0}}] if side in added else [] for side in defaults
+        )
+        first, second = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
+        special = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in added.values()}
+        corrections: dict[str, Any] = {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [*before, *first, *after],
+                "pair": [*before, *first, *after, *before, *second, *after],
+                "special_tokens": special,
+            },
+            "added_tokens": [token for token in parts["added_tokens"] if token["id"] < self.n_tokens],
+        }
+        splitter = parts["pre_tokenizer"]
+        if kind == "gpt2" and split in _DIGITS:
+            digits = {"type": "Digits", "individual_digits": True}
+            corrections["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, splitter]}
+        elif kind == "gpt2" and split != "gpt-2" and splitter["type"] != "Sequence":
+            raise ValueError(f"this release of transformers does not support the pre-tokenizer {split!r}")
+        if split == "qwen2":
+            corrections["normalizer"] = {"type": "NFC"}
+        return corrections
 
 
 def from_hub(name: str) -> Path:
@@ -45,8 +98,7 @@ def from_hub(name: str) -> Path:
             "the base is neither a local folder nor available from the hub",
             where=name,
             got=str(error).splitlines()[0][:200],
-            fix="Give --base a folder with config.json and model.safetensors, or leave it out for the bundled "
-            "all-MiniLM-L6-v2.",
+            fix="Give --base a folder of a model, or leave it out for the bundled all-MiniLM-L6-v2.",
         ) from error
 
 
@@ -71,11 +123,36 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(configs[CONFIG_FILE])
 
 
-def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
-    """The transformers module of a folder or GGUF file in float32, and the names of missing tensors.
+def read_metadata(path: Path) -> Metadata:
+    """Read the metadata of a GGUF file.
 
-    Args:
-        loader: its class, e.g. `AutoModel`.
+    Raises:
+        BadArtifact: the file cannot be read, or transformers would ignore metadata that change the vectors.
+    """
+    with as_bad_artifact("the GGUF file", path, "a GGUF file, and the package gguf"):
+        import gguf
+
+        reader = gguf.GGUFReader(str(path))
+        lists = gguf.GGUFValueType.ARRAY
+        fields = {key: field.contents() for key, field in reader.fields.items() if field.types[:1] != [lists]}
+    kind = fields.get("general.architecture")
+    supported = {f"{kind}.rope.scaling.type": "none", f"{kind}.attention.causal": True}
+    ignored = [f"{key} {fields[key]}" for key, value in supported.items() if fields.get(key, value) != value]
+    ignored += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
+    ignored += [f"general.architecture {kind}"] if kind in ("t5", "t5encoder") else []  # its activation
+    if ignored:
+        raise BadArtifact(
+            "transformers would ignore a part of the GGUF file",
+            where=str(path),
+            got=", ".join(ignored[:5]),
+            fix="Give --base the Hugging Face folder.",
+        )
+    tokens = reader.fields.get("tokenizer.ggml.tokens")
+    return Metadata(fields, 0 if tokens is None else len(tokens.data))
+
+
+def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
+    """The module of a folder or GGUF file, of transformers' class `loader`, in float32; the names of missing tensors.
 
     Raises:
         BadArtifact: it cannot be read.
@@ -109,9 +186,7 @@ def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
 def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
     """The tokenizer.json, without truncation and padding; if the file is missing, transformers makes it.
 
-    Args:
-        gguf: metadata of a GGUF file; None for a folder.
-        lower: whether to lowercase texts first.
+    `gguf` is None for a folder; `lower` adds a lowercase normalizer.
 
     Raises:
         BadArtifact: there is no tokenizer.json, and it cannot be made.

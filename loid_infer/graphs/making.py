@@ -20,6 +20,7 @@ from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base, copy_tokenizer
 from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.parity import make_probes
+from loid_infer.records import narrowed
 from loid_infer.tensors import save_tensors
 from loid_infer.types import NamedDigest, Progress, Spec
 
@@ -46,18 +47,12 @@ def make_encoder(
     progress: Progress,
     store: str = "fp16",
     max_tokens: int | None = None,
-    weights: str | None = None,
-    plugins: tuple[FoldedPlugin, ...] = (),
     quantize: Callable[[EncoderFolder], Verified] | None = None,
 ) -> Verified:
     """Write the encoder to the folder `path`, which has its name.
 
     Args:
         base: with plugins folded into its tensors, and unmerged in its transformers module.
-        precision: one of PRECISIONS.
-        max_tokens: see `Base.max_tokens`.
-        weights: digest of the base without plugins, if it has plugins.
-        plugins: the folded plugins, for the manifest.
         quantize: converts the float32 export to int8.
 
     Raises:
@@ -67,11 +62,10 @@ def make_encoder(
         NoSpace: the disk is full or the folder not writable.
     """
     name, max_tokens = path.name, base.max_tokens(max_tokens)
-    spec = base.spec(base.digest(), max_tokens, store_dtype=store)
-    reading = base.reading
-    if base.made_for and base.made_for != reading.pooling:
+    spec = base.spec(base.digest, max_tokens, store_dtype=store)
+    if base.made_for not in ("", base.reading.pooling):
         progress.say(
-            f"{base.name} was made for {base.made_for} pooling and is exported with {reading.pooling}; "
+            f"{base.name} was made for {base.made_for} pooling and is exported with {base.reading.pooling}; "
             f"--pooling {base.made_for} exports it as it was made"
         )
     with new_folder(path) as folder:
@@ -83,9 +77,9 @@ def make_encoder(
             name=name,
             fingerprint=fingerprint(proven.spec),
             card=proven.spec,
-            base=NamedDigest(base.name, weights or spec.weights),
+            base=NamedDigest(base.name, base.base_digest),
             parity=proven.parity,
-            plugins=plugins,
+            plugins=tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in base.chain),
             precision_reason=proven.precision_reason,
             int8=proven.int8,
             versions=versions(*_PACKAGES),
@@ -110,8 +104,15 @@ def _fill(folder: Path, base: Base, spec: Spec) -> None:
 
 
 def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Verified:
-    """The requested precision; for `auto` the native one if it passes, else fp32."""
-    chosen, reason = (precision, "asked for") if precision != "auto" else _native()
+    """The requested precision; for `auto` the fastest one of this machine if it passes, else fp32."""
+    if precision != "auto":
+        chosen, reason = precision, "asked for"
+    elif torch_device("auto") == "cuda":
+        chosen, reason = "fp16", "native on this GPU, and nearer to float32 than bf16"
+    elif has_bf16():
+        chosen, reason = "bf16", "native on this processor"
+    else:
+        chosen, reason = "fp32", "the processor has no native bf16"
     if chosen != "fp32":
         spec = structs.replace(float32.spec, precision=chosen)
         try:
@@ -122,13 +123,6 @@ def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: s
             progress.say(f"{error} Using fp32.")
             reason = f"{chosen} missed its gate: {error.got}"
     return Verified(float32.spec, reason, parity)
-
-
-def _native() -> tuple[str, str]:
-    """The fastest precision of this machine, and the reason."""
-    if torch_device("auto") == "cuda":
-        return "fp16", "native on this GPU, and nearer to float32 than bf16"
-    return ("bf16", "native on this processor") if has_bf16() else ("fp32", "the processor has no native bf16")
 
 
 def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:

@@ -23,31 +23,13 @@ from loid_infer.types import Array
 N_PROBES = 64
 _N_MIXED = 8  # probes that are also computed in one batch
 _SUBJECTS = (
-    "the strings",
-    "this pedal",
-    "my son",
-    "the second album",
-    "battery life",
-    "the plot",
-    "customer service",
-    "the zipper",
-    "a friend of mine",
-    "the manual",
+    "the strings, this pedal, my son, the second album, battery life, the plot, customer service, the zipper, "
+    "a friend of mine, the manual"
 )
-_VERBS = ("arrived", "broke", "sounds", "felt", "works", "was returned", "looks", "smells", "keeps", "disappoints")
+_VERBS = "arrived, broke, sounds, felt, works, was returned, looks, smells, keeps, disappoints"
 _ENDS = (
-    "after two weeks",
-    "better than expected!",
-    "for $12.99",
-    "as described...",
-    "not worth it",
-    "like new",
-    "in the rain",
-    "(5 stars)",
-    "and I'd buy it again",
-    "so-so",
-    "without any trouble",
-    "on my 1998 Gibson",
+    "after two weeks, better than expected!, for $12.99, as described..., not worth it, like new, in the rain, "
+    "(5 stars), and I'd buy it again, so-so, without any trouble, on my 1998 Gibson"
 )
 _EDGES = (
     "",
@@ -74,9 +56,10 @@ def probe_texts(seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
     texts = list(_EDGES)
     lengths = np.geomspace(1, 120, N_PROBES - len(texts)).astype(int)  # sentences
+    parts = [part.split(", ") for part in (_SUBJECTS, _VERBS, _ENDS)]
     for n_sentences in lengths:
-        parts = [f"{rng.choice(_SUBJECTS)} {rng.choice(_VERBS)} {rng.choice(_ENDS)}" for _ in range(n_sentences)]
-        texts.append(". ".join(parts).capitalize())
+        sentences = [" ".join(rng.choice(part) for part in parts) for _ in range(n_sentences)]
+        texts.append(". ".join(sentences).capitalize())
     return texts
 
 
@@ -128,11 +111,10 @@ def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -
         rows = [hidden[row][mask[row].bool()] for row in range(len(texts))]  # without padding
         which = {"cls": slice(1), "last": slice(-1, None), "mean": slice(None)}[base.reading.pooling]
         pooled = torch.stack([row[which].mean(0) for row in rows])
-        for dense in base.reading.dense:
-            bias = None if dense.bias is None else torch.from_numpy(dense.bias)
-            pooled = DENSE_ACTIVATIONS[dense.activation](
-                functional.linear(pooled, torch.from_numpy(dense.weight), bias)
-            )
+        dense = base.reading.tensors
+        for i, activation in enumerate(base.reading.dense):
+            weight, bias = dense[f"dense.{i}.weight"], dense.get(f"dense.{i}.bias")
+            pooled = DENSE_ACTIVATIONS[activation](functional.linear(pooled, weight, bias))
         vectors: Array = (functional.normalize(pooled, dim=-1) if base.reading.normalize else pooled).numpy()
     return vectors
 
@@ -168,11 +150,10 @@ def _check_pooled_token(base: Base, tokenizer: Tokenizer, texts: Sequence[Array]
         fail(what, TOKENIZER_FILE, "none", "Give --base a folder that has one.")
     if pooling == "cls":
         others = "--pooling mean or last"
+        what = "" if tokenizer.frame[0] else "the tokenizer adds no first special token for CLS pooling"
         if any(relation.causal for relation in base.family.plan(base.spec("", 8)).relations):
             what = "the first token of a decoder attends to itself only, so all vectors would be equal"
-            fail(what, others, pooling, f"Give {others}.")
-        if not tokenizer.frame[0]:
-            what = "the tokenizer adds no first special token for CLS pooling"
+        if what:
             fail(what, others, pooling, f"Give {others}.")
         declared, at = fields.get("cls_token") or (fields.get("bos_token") if fields.get("add_bos_token") else None), 0
     else:

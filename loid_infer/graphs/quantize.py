@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from loid_infer.encoders.manifest import Parity, Quantization, gate
 from loid_infer.encoders.opening import measure_runtimes
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import ParityError
-from loid_infer.graphs.graph import load_graph, save_graph
+from loid_infer.graphs.graph import save_graph
 from loid_infer.types import Array, Floats
 
 if TYPE_CHECKING:
@@ -53,26 +54,24 @@ def quantize(
 ) -> tuple[EncoderFolder, Quantization]:
     """Replace the graph of `encoder`, an unfinished export, by an int8 one.
 
-    All alphas are measured with the fastest runtime. If the best one misses the gate on the held-out texts or on the
-    probes, the products with the largest errors are kept in floating point.
+    All alphas are measured with the fastest runtime, on held-out ones of `texts` (of the calibration domain). If the
+    best alpha misses the gate there or on the probes, the products with the largest errors are kept in floating point.
 
     Args:
         module: of the encoder; the inputs of its products are recorded.
         exact: computes float32 reference vectors with `module`.
-        texts: of the calibration domain.
-
-    Returns:
-        The int8 encoder, and the chosen settings.
 
     Raises:
         ParityError: the int8 gate is missed; the float graph is restored.
         RuntimeMissing: no installed runtime computes int8.
     """
+    import onnx
+
     is_held_out = np.arange(len(texts)) % _HELD_OUT == 0
     inputs = _observe(module, exact, [text for text, out in zip(texts, is_held_out, strict=True) if not out])
     held_out = [text for text, out in zip(texts, is_held_out, strict=True) if out]
     tokens = encoder.tokenizer()(held_out)
-    probes, floats = Probes(tokens.flat_ids, tokens.lengths, exact(held_out)), load_graph(encoder.graph)
+    probes, floats = Probes(tokens.flat_ids, tokens.lengths, exact(held_out)), onnx.load(encoder.graph)
 
     def measure(alpha: float, kept: frozenset[str]) -> tuple[EncoderFolder, Parity]:
         save_graph(_quantized(floats, [x for x in inputs if x.names[0] not in kept], alpha), encoder.graph)
@@ -82,16 +81,14 @@ def quantize(
 
     alpha = max(ALPHAS, key=lambda alpha: measure(alpha, frozenset())[1].cos_mean)
     worst = [x.names[0] for x in sorted(inputs, key=lambda x: -_relative_error(x, alpha))]
-    for n_kept in _doubling(len(worst)):
+    for n_kept in (0, *(2**i for i in range(len(worst)) if 2**i < len(worst))):
         kept = frozenset(worst[:n_kept])
         int8, parity = measure(alpha, kept)
         if parity.passes("int8") and next(measure_runtimes(int8, encoder.probes()))[1].passes("int8"):
             names = tuple(name for x in inputs if x.names[0] in kept for name in x.names)
             n_products = sum(len(x.names) for x in inputs) - len(names)
-            n_calibration = len(texts) - len(held_out)
-            return int8, Quantization(
-                alpha, n_products, names, parity.cos_min, parity.cos_mean, n_calibration, len(held_out)
-            )
+            n_texts = (len(texts) - len(held_out), len(held_out))
+            return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean, *n_texts)
     save_graph(floats, encoder.graph)
     raise ParityError(
         "int8 misses its gate on texts of the calibration domain or on the probes",
@@ -102,59 +99,41 @@ def quantize(
     )
 
 
-def _doubling(n: int) -> Iterator[int]:
-    """0, 1, 2, 4, ... below `n`."""
-    yield 0
-    step = 1
-    while step < n:
-        yield step
-        step *= 2
-
-
 def _observe(module: Any, exact: Vectors, texts: list[str]) -> list[_Group]:
     """Record range per channel and sample tokens of the inputs of all products that run on all tokens."""
     import torch
 
-    low: dict[str, Array] = {}
-    high: dict[str, Array] = {}
-    sample: dict[str, list[Array]] = {}
+    observed: dict[int, list[tuple[Array, Array, Array]]] = {}  # minimum, maximum and sample of each batch, by group
     real = torch.ones(0, dtype=torch.bool)
 
     def remember_mask(_: Any, arguments: Any) -> None:
         nonlocal real
         real = arguments[1].bool()
 
-    def recorder(name: str) -> Any:
-        def record(_: Any, arguments: Any) -> None:
-            tokens = arguments[0][real].numpy()
-            low[name] = np.minimum(low.get(name, tokens[0]), tokens.min(0))
-            high[name] = np.maximum(high.get(name, tokens[0]), tokens.max(0))
-            sample.setdefault(name, []).append(tokens[:: max(1, len(tokens) // _KEPT_TOKENS)].copy())
-
-        return record
+    def record(group: int, _: Any, arguments: Any) -> None:
+        tokens = arguments[0][real].numpy()
+        sample = tokens[:: max(1, len(tokens) // _KEPT_TOKENS)].copy()
+        observed.setdefault(group, []).append((tokens.min(0), tokens.max(0), sample))
 
     # The last layer computes one token per text, unless pooling is mean.
     layers = list(module.layers) if module.pooling == "mean" else list(module.layers)[:-1]
-    groups = {
-        f"layers.{i}.{parts[0]}": [(f"layers.{i}.{part}", getattr(layer, part)) for part in parts]
+    groups = [
+        {f"layers.{i}.{part}": getattr(layer, part) for part in parts}
         for i, layer in enumerate(layers)
         for parts in layer.groups()
-    }
+    ]
     with ExitStack() as hooks:
         hooks.callback(module.register_forward_pre_hook(remember_mask).remove)
-        for name, group in groups.items():
-            hooks.callback(group[0][1].register_forward_pre_hook(recorder(name)).remove)
+        for i, group in enumerate(groups):
+            first = next(iter(group.values()))
+            hooks.callback(first.register_forward_pre_hook(partial(record, i)).remove)
         exact(texts)
-    return [
-        _Group(
-            tuple(part for part, _ in group),
-            tuple(linear.weight.numpy().T for _, linear in group),
-            low[name],
-            high[name],
-            np.concatenate(sample[name]),
-        )
-        for name, group in groups.items()
-    ]
+    inputs = []
+    for i, group in enumerate(groups):
+        low, high, sample = zip(*observed[i], strict=True)
+        weights = tuple(linear.weight.numpy().T for linear in group.values())
+        inputs.append(_Group(tuple(group), weights, np.min(low, axis=0), np.max(high, axis=0), np.concatenate(sample)))
+    return inputs
 
 
 @dataclass(frozen=True, slots=True)

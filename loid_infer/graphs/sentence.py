@@ -10,33 +10,18 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from loid_infer.errors import BadArtifact
-from loid_infer.records import decode
-from loid_infer.types import Array
+from loid_infer.records import decode, typed
+from loid_infer.settings import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES_FILE = "modules.json"
 POOLINGS = ("cls", "mean", "last")
 _LIBRARY = "sentence_transformers."  # prefix of the types of library modules
 _AFTER_POOLING = ("Dense", "Normalize")  # modules after pooling, in this order
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-_LEGACY = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-_ACTIVATIONS = {
-    "Identity": "identity",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
-}
+_LEGACY = "pooling_mode_"  # prefix of a field per pooling, true or false
+_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")  # of torch.nn
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Fields of the transformer that are read or do not affect vectors, and supported values of other fields.
 _IGNORED = ("max_seq_length", "do_lower_case", "unpad_inputs")
@@ -51,49 +36,31 @@ _FIX = "Give --base a folder of transformer, pooling, dense layers and normaliza
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
-    """A linear layer after pooling."""
-
-    weight: Array  # [d_out, d_in] float32
-    bias: Array | None  # [d_out]
-    activation: str
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """How vectors are computed from the last layer, and how texts are preprocessed."""
 
     pooling: str  # one of POOLINGS, or an unsupported one of a folder
     normalize: bool = False
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[str, ...] = ()  # activations of the dense layers after pooling
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # `dense.0.weight` [d_out, d_in], `dense.0.bias`, ..
     prompt: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)  # of the folder, by name
-    max_tokens: int | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
     lower: bool = False  # lowercase texts first
     pools_prompt: bool = True  # the tokens of the prompt are pooled too
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The dense layers as `dense.0.weight`, `dense.0.bias`, .."""
-        import torch
 
-        arrays: dict[str, Array] = {}
-        for i, part in enumerate(self.dense):
-            arrays |= {f"dense.{i}.weight": part.weight} | ({} if part.bias is None else {f"dense.{i}.bias": part.bias})
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def find_reading(folder: Path) -> tuple[Path, Reading] | None:
-    """The folder of the transformer in a sentence-transformers folder, and its Reading; None if it is no such folder.
+def find_reading(folder: Path) -> tuple[Path, Reading]:
+    """The folder of the transformer in a sentence-transformers folder, and its Reading; any other folder itself, and a
+    Reading without a pooling.
 
     Raises:
         BadArtifact: a module is not supported, or the folder has its own code.
     """
-    path = folder / MODULES_FILE
+    path = folder / "modules.json"
     if not path.is_file():
-        return None
-    modules = read_json(path, list)
-    if not all(isinstance(module, dict) for module in modules):
-        raise _refused("the file is not a list of modules", path, "")
+        return folder, Reading("")
+    modules = read_json(path, list[dict[str, Any]])
     kinds = [_kind(module, path) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or sorted(kinds[2:], key=_AFTER_POOLING.index) != kinds[2:]:
         raise _refused("the order of the modules is not supported", path, ", ".join(kinds))
@@ -106,20 +73,18 @@ def find_reading(folder: Path) -> tuple[Path, Reading] | None:
         if setting and name not in _IGNORED and setting != _SUPPORTED.get(name):
             raise _refused("a field of the transformer is not supported", paths[0], f"{name} {value}"[:120])
     config = read_json(folder / "config_sentence_transformers.json", absent={})
-    prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        path = folder / "config_sentence_transformers.json"
-        raise _refused("the prompts are not a mapping of names to texts", path, repr(prompts)[:80])
+    prompts = typed(config.get("prompts") or {}, dict[str, str], _UNCHANGED, where=f"the prompts of {folder}")
     pooled = read_json(paths[1] / "config.json")
-    prompt = prompts.get(config.get("default_prompt_name") or "", "")
     _check_inputs(kinds, paths)
     if config.get("truncate_dim"):
         raise _refused("truncated vectors are not supported", folder, f"truncate_dim {config['truncate_dim']}")
+    dense = [_dense(part) for kind, part in zip(kinds, paths, strict=True) if kind == "Dense"]
     return paths[0], Reading(
         _pooling(pooled),
         "Normalize" in kinds,
-        tuple(_dense(part) for kind, part in zip(kinds, paths, strict=True) if kind == "Dense"),
-        prompt,
+        tuple(activation for activation, _ in dense),
+        {f"dense.{i}.{name}": tensor for i, (_, layer) in enumerate(dense) for name, tensor in layer.items()},
+        prompts.get(config.get("default_prompt_name") or "", ""),
         prompts,
         _max_tokens(inner, paths[0]),
         bool(inner.get("do_lower_case")),
@@ -147,42 +112,46 @@ def _check_inputs(kinds: Sequence[str], paths: Sequence[Path]) -> None:
 
 
 def _pooling(config: dict[str, Any]) -> str:
-    modes = config.get("pooling_mode") or [mode for name, mode in _LEGACY.items() if config.get(name)] or "mean"
+    chosen = [name.removeprefix(_LEGACY) for name, value in config.items() if name.startswith(_LEGACY) and value]
+    legacy = [name.removesuffix("s").removesuffix("_token") for name in chosen]
+    modes = config.get("pooling_mode") or legacy or "mean"
     modes = [modes] if isinstance(modes, str) else list(modes)
     return " and ".join(_POOLINGS.get(mode, str(mode)) for mode in modes)
 
 
-def _max_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
-    """Since release 6, the maximum length is in the tokenizer config only."""
+def _max_tokens(config: Mapping[str, Any], folder: Path) -> int:
+    """Since release 6, the maximum length is in the tokenizer config only; without one it is that of the model."""
     tokenizer = read_json(folder / "tokenizer_config.json", absent={})
     value = config.get("max_seq_length") or tokenizer.get("model_max_length")
-    return int(value) if isinstance(value, int | float) and value < _UNLIMITED else None
+    return int(min(_UNLIMITED, value)) if isinstance(value, int | float) else _UNLIMITED
 
 
-def _dense(folder: Path) -> Dense:
-    from safetensors.numpy import load_file
+def _dense(folder: Path) -> tuple[str, dict[str, Tensor]]:
+    """The activation, and `weight` and `bias` in float32."""
+    from safetensors.torch import load_file
 
-    config, file = read_json(folder / "config.json"), folder / "model.safetensors"
+    config = read_json(folder / "config.json")
     named = str(config.get("activation_function") or "torch.nn.modules.activation.Tanh")
-    activation = _ACTIVATIONS.get(named.rsplit(".", 1)[-1], "")
-    if not named.startswith("torch.nn.") or not activation or config.get("use_residual"):
+    activation = named.rsplit(".", 1)[-1]
+    if not named.startswith("torch.nn.") or activation not in _ACTIVATIONS or config.get("use_residual"):
         raise _refused("a dense layer is not supported", folder, named)
     try:
-        tensors: dict[str, Array] = load_file(file)
-        weight, bias = tensors["linear.weight"].astype("<f4"), tensors.get("linear.bias")
+        tensors = load_file(folder / "model.safetensors")
+        layer = {"weight": tensors["linear.weight"].float()}
     except (OSError, KeyError, SafetensorError) as error:
         pickled = "pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else str(error)
         raise BadArtifact(
-            "the weights of a dense layer cannot be read; pickled files are never opened",
+            "the model.safetensors of a dense layer cannot be read; pickled files are never opened",
             where=str(folder),
-            expected="model.safetensors",
             got=pickled,
             fix="Save the model again with a current sentence-transformers.",
         ) from error
-    return Dense(weight, None if bias is None else bias.astype("<f4"), activation)
+    if "linear.bias" in tensors:
+        layer["bias"] = tensors["linear.bias"].float()
+    return activation.lower(), layer
 
 
-def read_json(path: Path, kind: type = dict, *, absent: Any = None) -> Any:
+def read_json(path: Path, kind: Any = dict, *, absent: Any = None) -> Any:
     """The content of a JSON file; `absent`, if given, if the file does not exist.
 
     Raises:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from loid_infer.errors import BadSetting
 from loid_infer.heads.presets import HeadSettings
-from loid_infer.kernels.attention import absorbed, projected
-from loid_infer.kernels.triplet import negatives, triplet
+from loid_infer.kernels.loid import absorbed, negatives, projected, triplet
 
 N_BIAS_FEATURES = 4
 

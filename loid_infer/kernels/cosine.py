@@ -12,8 +12,7 @@ def row_cosines(a: Floats, b: Floats) -> Floats:
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products = (a * b).sum(axis=1)
-    same = (a == b).all(axis=1)
-    return np.where(same, 1.0, products / np.where(norms > 0, norms, 1.0))
+    return np.where((a == b).all(axis=1), 1.0, products / np.where(norms > 0, norms, 1.0))
 
 
 def mean_pairwise_cosine(a: Floats, b: Floats) -> float:

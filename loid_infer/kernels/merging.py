@@ -18,12 +18,7 @@ from loid_infer.types import Array, Bools, Floats
 
 
 def linear(deltas: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """`sum w_i d_i`, float64 `[..]`: LoID eq. 5 with weights (task arithmetic, Ilharco et al. 2023).
-
-    Args:
-        deltas: arrays of one shape `[..]`.
-        weights: one per delta.
-    """
+    """`sum w_i d_i` of arrays `[..]`, float64: LoID eq. 5 with weights (task arithmetic, Ilharco et al. 2023)."""
     total = np.zeros(deltas[0].shape)
     for delta, weight in zip(deltas, weights, strict=True):
         total += weight * delta.astype(np.float64)
@@ -31,19 +26,14 @@ def linear(deltas: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def kept(words: Array, density: float) -> Bools:
-    """The mask `m ~ Bernoulli(density)`, from the upper 53 bits of each word.
-
-    Args:
-        words: `[n]` uint64, independent and uniform.
-    """
+    """The mask `m ~ Bernoulli(density)`, from the upper 53 bits of independent uniform `words [n]` uint64."""
     mask: Bools = (words >> np.uint64(11)) < np.uint64(math.ceil(density * 2.0**53))
     return mask
 
 
 def drop_and_rescale(delta: Floats, keep: Bools, density: float) -> Floats:
     """`m d / q`, float64, with `q = 1 - p`: DARE's drop and rescale (Yu et al., section 3). Its expectation is `d`."""
-    rescaled: Floats = np.where(keep, delta.astype(np.float64) / density, 0.0)
-    return rescaled
+    return np.where(keep, delta.astype(np.float64) / density, 0.0)
 
 
 def trim(delta: Floats, density: float) -> Floats:
@@ -61,19 +51,14 @@ def trim(delta: Floats, density: float) -> Floats:
     keep = magnitudes > bound
     equal = np.flatnonzero(magnitudes == bound)
     keep[equal[: n_kept - np.count_nonzero(keep)]] = True
-    trimmed: Floats = np.where(keep.reshape(delta.shape), delta, delta.dtype.type(0))
-    return trimmed
+    return np.where(keep.reshape(delta.shape), delta, delta.dtype.type(0))
 
 
 def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
     """Per entry the weighted mean of the parts with the sign of the sum, float64: TIES' Algorithm 1, steps 2 and 3.
 
-    With `g = sign(sum w_i t_i)`: the sum of `w_i t_i` over the sum of `|w_i|`, both over all i with
-    `sign(w_i t_i) = g`; 0 where g is 0.
-
-    Args:
-        parts: `t_i`, arrays of one shape `[..]`, after `trim` or `drop_and_rescale`.
-        weights: `w_i`, none of them 0.
+    With parts `t_i [..]` after `trim` or `drop_and_rescale`, weights `w_i` other than 0, and `g = sign(sum w_i t_i)`:
+    the sum of `w_i t_i` over the sum of `|w_i|`, both over all i with `sign(w_i t_i) = g`; 0 where g is 0.
     """
     sign = np.sign(linear(parts, weights))
     total, total_weight = np.zeros(sign.shape), np.zeros(sign.shape)
@@ -82,5 +67,4 @@ def elect(parts: Sequence[Floats], weights: Sequence[float]) -> Floats:
         agrees = np.sign(weighted) == sign
         total += np.where(agrees, weighted, 0.0)
         total_weight += np.where(agrees, abs(weight), 0.0)
-    merged: Floats = np.divide(total, total_weight, out=np.zeros(sign.shape), where=sign != 0)
-    return merged
+    return np.divide(total, total_weight, out=np.zeros(sign.shape), where=sign != 0)

@@ -58,14 +58,10 @@ def choose(key: Array, sizes: Ints, k: int) -> Ints:
     """
     chosen = np.where(np.arange(k) < sizes[:, None], np.arange(k), -1)
     large = np.flatnonzero(sizes > k)
-    if large.size:
-        chosen[large] = _floyd(key[large], sizes[large], k)
-    return chosen
-
-
-def _floyd(key: Array, sizes: Ints, k: int) -> Ints:
-    # [k, n], so that each step works on contiguous arrays.
-    picks = np.empty((k, len(sizes)), np.int64)
+    if not large.size:
+        return chosen
+    key, sizes = key[large], sizes[large]
+    picks = np.empty((k, len(large)), np.int64)  # so that each step works on contiguous arrays
     for step in range(k):
         last = sizes - k + step
         pick = below(key ^ mix(np.array([step], np.uint64)), last + 1)
@@ -73,4 +69,5 @@ def _floyd(key: Array, sizes: Ints, k: int) -> Ints:
         for earlier in picks[:step]:
             taken |= earlier == pick
         picks[step] = np.where(taken, last, pick)
-    return picks.T
+    chosen[large] = picks.T
+    return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
@@ -91,10 +91,7 @@ class PluginFolder:
 
 
 def read_plugin(path: Path, *, check_files: bool = True) -> PluginFolder:
-    """The plugin in the folder `path`.
-
-    Args:
-        check_files: whether to compare files with their digests; False reads the manifest only.
+    """The plugin in the folder `path`; without `check_files` only its manifest is read.
 
     Raises:
         BadArtifact: the plugin does not exist, its manifest is invalid, or a file is missing or altered.
@@ -127,10 +124,8 @@ def readable_plugins(workspace: Workspace) -> list[PluginFolder]:
     """All plugins with a readable manifest, by name; their files are not checked."""
     plugins = []
     for path in plugin_folders(workspace):
-        try:
+        with suppress(BadArtifact):  # an error only where that plugin is used
             plugins.append(read_plugin(path, check_files=False))
-        except BadArtifact:  # an error only where that plugin is used
-            continue
     return plugins
 
 
@@ -160,10 +155,7 @@ def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[
 def open_chain(
     workspace: Workspace, names: Sequence[str], base_name: str, base_digest: str
 ) -> tuple[PluginFolder, ...]:
-    """The named plugins and all their parents, each once, in digest order.
-
-    Args:
-        base_name, base_digest: of the base without plugins.
+    """The named plugins of a base (without plugins) and all their parents, each once, in digest order.
 
     Raises:
         BadSetting: a plugin would be added twice, or belongs to another base.
@@ -206,17 +198,13 @@ def refuse_repeats(named: Sequence[PluginFolder]) -> None:
     Raises:
         BadSetting: a plugin would be added twice.
     """
-    for first, second in combinations(named, 2):
+    for first, second in permutations(named, 2):
         if first.digest == second.digest:
             problem = "is named twice" if first.name == second.name else f"is the same as {first.name!r}"
             raise BadSetting(f"plugin {second.name!r} {problem}", where=str(second.path), fix="Name it once.")
-    for parent, child in permutations(named, 2):
-        if parent.digest in child.manifest.on:
-            raise BadSetting(
-                f"plugin {parent.name!r} is present twice: {child.name!r} was trained on it",
-                where=str(parent.path),
-                fix=f"Leave {parent.name!r} out.",
-            )
+        if first.digest in second.manifest.on:
+            what = f"plugin {first.name!r} is present twice: {second.name!r} was trained on it"
+            raise BadSetting(what, where=str(first.path), fix=f"Leave {first.name!r} out.")
     _refuse_overlaps(named)
 
 
@@ -226,7 +214,5 @@ def _refuse_overlaps(plugins: Sequence[PluginFolder]) -> None:
         for digest in sorted({first.digest, *first.manifest.holds} & {second.digest, *second.manifest.holds}):
             name = next((repr(plugin.name) for plugin in plugins if plugin.digest == digest), digest[:16])
             raise BadSetting(
-                f"plugin {name} is present twice",
-                where=f"in {first.name} and in {second.name}",
-                fix="Leave one of them out.",
+                f"plugin {name} is present twice", where=f"in {first.name} and in {second.name}", fix="Leave one out."
             )

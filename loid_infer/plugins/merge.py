@@ -15,8 +15,7 @@ from loid_infer.artifact import digest_json
 from loid_infer.errors import BadSetting
 from loid_infer.kernels.merging import drop_and_rescale, elect, kept, linear, trim
 from loid_infer.kernels.sampling import words
-from loid_infer.plugins.adapter import LowRank
-from loid_infer.plugins.delta import Delta, Part, dense
+from loid_infer.plugins.delta import Delta, LowRank, Part, dense
 from loid_infer.settings import check_choice
 from loid_infer.types import Bools, Floats, Progress
 
@@ -51,15 +50,6 @@ class TensorError:
     relative_error: float  # Frobenius norm of the error / norm of the tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Merged:
-    """A merge, in full or truncated to a rank."""
-
-    delta: Delta
-    relative_error: float | None  # of all tensors together; None in full
-    errors: tuple[TensorError, ...]  # of each tensor; none in full
-
-
 def merge_settings(method: str, density: float | None, rank: int | None, seed: int) -> Merge:
     """Check options and set the default density.
 
@@ -71,42 +61,38 @@ def merge_settings(method: str, density: float | None, rank: int | None, seed: i
         raise BadSetting("rank out of range", expected="--rank 1 or more", got=str(rank), fix="Leave --rank out.")
     if method == "linear":
         if density is not None:
-            raise BadSetting(
-                "the method linear has no density",
-                got=f"--density {density:g}",
-                fix="Leave --density out, or take ties, dare or dare_ties.",
-            )
+            raise BadSetting("the method linear has no density", got=f"--density {density:g}", fix="Leave it out.")
     elif density is None:
         density = DEFAULT_DENSITY
     elif not 0 < density <= 1:
-        raise BadSetting(
-            "density out of range",
-            expected="above 0, at most 1",
-            got=f"--density {density:g}",
-            fix=f"Leave --density out: {DEFAULT_DENSITY:g}.",
-        )
+        raise BadSetting("density out of range", expected="above 0, at most 1", got=f"--density {density:g}")
     return Merge(method, density, seed, rank)
 
 
-def merge(sources: Sequence[Source], how: Merge, progress: Progress) -> Merged:
+def merge(
+    sources: Sequence[Source], how: Merge, progress: Progress
+) -> tuple[Delta, float | None, tuple[TensorError, ...]]:
     """Merge `sources`. Only one tensor of each source is dense at a time.
+
+    Returns:
+        The delta and, if it is truncated, the relative error of all tensors together and of each; else None and ().
 
     Raises:
         BadSetting: two sources have different shapes for a tensor, or the rank is too large.
     """
-    names, delta = names_of(sources), {}
+    names, delta = names_of(sources), dict[str, Part]()
     losses: dict[str, tuple[float, float]] = {}
     with progress.task("merge", len(names), "tensors") as task:
         for name in names:
             full = merge_tensor(name, sources, how)
-            part: Part = full if how.rank is None else truncate(name, full, how.rank)
-            if isinstance(part, LowRank):
+            delta[name] = full
+            if how.rank is not None:
+                delta[name] = part = truncate(name, full, how.rank)
                 losses[name] = squared_loss(full, part)
-            delta[name] = part
             task.advance(1)
     errors = tuple(TensorError(name, _ratio(*loss)) for name, loss in losses.items())
     error, total = (sum(loss[i] for loss in losses.values()) for i in (0, 1))
-    return Merged(delta, _ratio(error, total) if losses else None, errors)
+    return delta, _ratio(error, total) if losses else None, errors
 
 
 def _ratio(error: float, total: float) -> float:
@@ -123,12 +109,9 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         for name, part in source.delta.items():
             if shapes.setdefault(name, part.shape) != part.shape:
+                shape, other = str(shapes[name]), str(part.shape)
                 raise BadSetting(
-                    "two plugins have different shapes for a tensor",
-                    where=name,
-                    expected=str(shapes[name]),
-                    got=str(part.shape),
-                    fix="Merge plugins of one base.",
+                    "two plugins have different shapes for a tensor", where=name, expected=shape, got=other
                 )
     return sorted(shapes)
 
@@ -169,12 +152,9 @@ def truncate(name: str, delta: Floats, rank: int) -> LowRank:
     """
     max_rank = min(delta.shape) if delta.ndim == 2 else 0
     if rank > max_rank:
-        raise BadSetting(
-            f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}",
-            where=name,
-            expected=f"--rank at most {max_rank}" if max_rank else "a matrix",
-            fix="Give a smaller --rank, or leave it out to keep the merge in full.",
-        )
+        what = f"no factors of rank {rank} for a tensor of shape {list(delta.shape)}"
+        expected = f"--rank at most {max_rank}" if max_rank else "a matrix"
+        raise BadSetting(what, where=name, expected=expected, fix="Leave --rank out to keep the merge in full.")
     u, s, v = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
     root = np.sqrt(s[:rank])
     return LowRank((u[:, :rank] * root).astype(np.float32), (root[:, None] * v[:rank]).astype(np.float32), 1.0)

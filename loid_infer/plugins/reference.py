@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loid_infer.plugins.adapter import LowRank
-from loid_infer.plugins.delta import dense
+from loid_infer.plugins.delta import LowRank, dense
 from loid_infer.plugins.folder import PluginFolder
 
 

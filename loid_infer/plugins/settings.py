@@ -10,8 +10,6 @@ from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
 from loid_infer.settings import check_choice, check_limits, option
 
-PRECISIONS = ("auto", "fp32", "bf16")
-
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -53,18 +51,14 @@ class TrainSettings:
         check_limits(self)
         for name, value, limit in (("rank", self.rank, width), ("layers", self.layers or 1, n_layers)):
             if value > limit:
-                raise BadSetting(
-                    f"{name} out of range for this base", where=f"--{name}", expected=f"1 to {limit}", got=str(value)
-                )
+                raise BadSetting("too large for this base", where=f"--{name}", expected=f"1 to {limit}", got=str(value))
         for name, number in (("learning-rate", self.learning_rate), ("alpha", self.scale)):
             if not 0 < number < math.inf:
                 raise BadSetting(f"{name} must be positive", where=f"--{name}", got=str(number))
         unknown = sorted(set(self.targets) - set(targets))
         if unknown:
-            raise BadSetting(
-                "unknown linear layers", where="--targets", expected=", ".join(targets), got=", ".join(unknown)
-            )
-        check_choice("precision", self.precision, PRECISIONS)
+            raise BadSetting("unknown linear layers", where="--targets", expected=", ".join(targets), got=str(unknown))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
 
 
 DEFAULT_SETTINGS = TrainSettings()

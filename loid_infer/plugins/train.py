@@ -1,25 +1,160 @@
-"""Trains LoRA and a regressor to predict ratings from texts by mean squared error (LoID eq. 3 and 4)."""
+"""A frozen encoder with LoRA and a regressor, trained to predict ratings from texts by mean squared error.
+
+LoRA: Hu et al. 2021, `h = W x + s B A x`; regressor and loss: LoID eq. 3 and 4.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from loid_infer.architectures.family import TARGETS, family_of
+from loid_infer.architectures.transformer import Transformer
+from loid_infer.encoders.schedule import padded, padded_lengths
 from loid_infer.errors import BadSetting
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.plugins.adapted import RatingModel, module_names
-from loid_infer.plugins.examples import Examples
 from loid_infer.plugins.reference import fresh_factors
 from loid_infer.plugins.settings import TrainSettings
-from loid_infer.types import Progress, Spec, TokenBatch
+from loid_infer.types import Floats, Ints, Progress, Spec, TokenBatch
+
+
+def module_names(spec: Spec, layer: int, targets: Sequence[str] = tuple(TARGETS)) -> dict[str, str]:
+    """Names of the linear layers `targets` of a layer in the transformers module, by our attribute."""
+    names = family_of(spec.architecture).targets(spec)
+    return {TARGETS[target]: name.format(layer) for target, name in names.items() if target in targets}
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus LoRA. The factors are float32 and are cast to the dtype of the layer."""
+
+    def __init__(self, frozen: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
+        """`a [r, d_in]` and `b [d_out, r]` are copied to parameters."""
+        super().__init__()
+        self.frozen, self.scale = frozen, scale
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """`W + s B A`, needed for keys and values of the last layer."""
+        return torch.addmm(self.frozen.weight.to(self.a.dtype), self.b, self.a, alpha=self.scale).to(self._dtype)
+
+    @property
+    def bias(self) -> Tensor:
+        """The bias of the frozen layer."""
+        return self.frozen.bias
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.frozen.weight.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [.., d_in]` -> `[.., d_out]`."""
+        inner = functional.linear(x, self.a.to(self._dtype))
+        # Scaling the factor is cheaper than scaling the result.
+        return self.frozen(x) + functional.linear(inner, (self.b * self.scale).to(self._dtype))  # type: ignore[no-any-return]
+
+
+class RatingModel(nn.Module):
+    """Token ids -> rating: the encoder with LoRA and an MLP with one hidden layer (LoID eq. 3)."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        frozen: Mapping[str, Tensor],
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+        scale: float,
+        dtype: torch.dtype,
+        ratings: tuple[float, float],
+    ) -> None:
+        """The regressor is initialized from torch's global generator.
+
+        Args:
+            frozen: float32 state of the transformers module, with folded plugins.
+            factors: `(A [r, d_in], B [d_out, r])` by module name.
+            dtype: of the frozen weights and the activations.
+            ratings: mean and standard deviation of the training ratings.
+        """
+        super().__init__()
+        self.center, self.spread = ratings[0], max(ratings[1], 1e-3)
+        self.encoder = Transformer(spec, frozen).to(dtype)
+        self._adapted: dict[str, AdaptedLinear] = {}
+        for i, layer in enumerate(self.encoder.layers):
+            for part, name in module_names(spec, i).items():
+                if name in factors:
+                    self._adapted[name] = AdaptedLinear(getattr(layer, part), *factors[name], scale)
+                    setattr(layer, part, self._adapted[name])
+        self.hidden = nn.Linear(spec.dim, spec.dim)
+        self.rating = nn.Linear(spec.dim, 1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`[n, tokens]` twice -> `[n]`, float32."""
+        vectors = self.encoder(input_ids, attention_mask).float()
+        output: Tensor = self.rating(functional.gelu(self.hidden(vectors)))[:, 0]
+        return self.center + self.spread * output
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters by name, in a fixed order: factors as `<module>.a` and `.b`, then the regressor."""
+        factors = {f"{name}.{part}": getattr(linear, part) for name, linear in self._adapted.items() for part in "ab"}
+        regressor = {name: part for name, part in self.named_parameters() if name.startswith(("hidden.", "rating."))}
+        return factors | regressor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Token ids and ratings of texts. Batches have texts of similar lengths and depend on (seed, epoch) only."""
+
+    flat_ids: Ints  # [sum(lengths)], one text after another
+    lengths: Ints  # [n]
+    ratings: Floats  # [n]
+
+    @property
+    def n(self) -> int:
+        """Number of texts."""
+        return len(self.lengths)
+
+    def take(self, rows: Ints, ratings: Floats) -> Examples:
+        """The texts `rows [m]` with other ratings `[m]`."""
+        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
+        lengths = self.lengths[rows]
+        index = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
+        return Examples(self.flat_ids[index], lengths, ratings)
+
+    def batches(self, max_batch_tokens: int, max_tokens: int, order: Ints | None = None) -> list[Ints]:
+        """Rows of each batch, `[rows]`: at most `max_batch_tokens` with padding, unless one text alone is longer. Texts
+        of equal length are in the given `order [n]`.
+        """
+        widths = np.minimum(padded_lengths(self.lengths), max_tokens)
+        order = np.arange(self.n) if order is None else order
+        ordered = order[np.argsort(-widths[order], kind="stable")]
+        batches, start = [], 0
+        while start < self.n:
+            rows = max(1, max_batch_tokens // int(widths[ordered[start]]))  # the first is the widest
+            batches.append(ordered[start : start + rows])
+            start += rows
+        return batches
+
+    def epoch(self, max_batch_tokens: int, max_tokens: int, seed: int, epoch: int) -> list[Ints]:
+        """The batches of one epoch in random order; texts of equal length are shuffled."""
+        rng = np.random.Generator(np.random.Philox([seed, epoch]))
+        batches = self.batches(max_batch_tokens, max_tokens, rng.permutation(self.n))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def padded(self, batches: list[Ints], max_tokens: int) -> Iterator[TokenBatch]:
+        """The token ids of each batch, padded to one of a few widths, so that few kernels are compiled."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        for rows in batches:
+            lengths = self.lengths[rows]
+            width = min(int(padded_lengths(lengths).max()), max_tokens)
+            yield padded(rows, self.flat_ids, starts[rows], lengths, width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +169,7 @@ class Data:
 def rating_model(
     spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
 ) -> RatingModel:
-    """The initialized model.
-
-    Args:
-        model: the base as a transformers module, in which peft initializes LoRA; changed in place.
-    """
+    """The model with LoRA as peft initializes it in the transformers module `model`, which is changed."""
     layers = range(spec.n_layers - (settings.layers or spec.n_layers), spec.n_layers)
     modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
     factors = fresh_factors(model, modules, settings.rank, settings.seed)
@@ -71,12 +202,8 @@ def train(
         ratings = torch.from_numpy(examples.ratings[batch.slots]).float().to(ids.device)
         squared = ((model(ids, mask) - ratings) / model.spread).square().sum()
         if not torch.isfinite(squared):
-            raise BadSetting(
-                "training diverged",
-                where=f"step {number + 1:,}",
-                got="a loss that is not finite",
-                fix=f"Give a smaller --learning-rate than {settings.learning_rate:g}.",
-            )
+            fix = f"Give a smaller --learning-rate than {settings.learning_rate:g}."
+            raise BadSetting("training diverged: the loss is not finite", where=f"step {number + 1:,}", fix=fix)
         n = len(ratings)
         error = squared.detach().double() * model.spread**2 / n
         return Loss(squared / (examples.n / n_batches), error, n, batch.n_tokens)

@@ -20,11 +20,10 @@ from loid_infer.encoders.opening import open_runtime
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import BadSetting, LoidError, ParityError
-from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.graphs.making import PRECISIONS, STORE_DTYPES, Verified, make_encoder, report
 from loid_infer.graphs.quantize import quantize
 from loid_infer.heads.judge import judge_by_heads
-from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_ENCODER, Workspace, WorkspaceLike, check_choice
 from loid_infer.types import SILENT, Floats, Interactions, Ints, Progress
 
@@ -116,18 +115,10 @@ def export(
     path, calibration = workspace.encoder(name), open_calibration(workspace, precision, calibrate_on)
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base, pooling, normalize=normalize, prompt=prompt, prompt_name=prompt_name)
-    combined, stack = _with_plugins(source, workspace, plugins)
+    combined = _with_plugins(source, workspace, plugins)
     int8 = partial(_quantize, combined, calibration, judge, progress) if calibration else None
     proven = make_encoder(
-        path,
-        combined,
-        precision=precision,
-        progress=progress,
-        store=store,
-        max_tokens=max_tokens,
-        weights=stack.base_digest,
-        plugins=stack.described(),
-        quantize=int8,
+        path, combined, precision=precision, progress=progress, store=store, max_tokens=max_tokens, quantize=int8
     )
     folder = open_folder(path, name)
     engines = _build_engines(folder, progress) if tensorrt else None
@@ -135,7 +126,7 @@ def export(
     return ExportResult(
         encoder=folder.name,
         path=str(folder.path),
-        plugins=tuple(plugin.name for plugin in stack.chain),
+        plugins=tuple(plugin.name for plugin in folder.plugins),
         fingerprint=folder.fingerprint,
         architecture=spec.architecture,
         pooling=spec.pooling,
@@ -150,19 +141,14 @@ def export(
     )
 
 
-def _with_plugins(source: Base, workspace: Workspace, plugins: Sequence[str]) -> tuple[Base, Stack]:
+def _with_plugins(source: Base, workspace: Workspace, plugins: Sequence[str]) -> Base:
     """The base with plugins: folded in the exported tensors, unmerged in the reference module."""
-    stack = stack_plugins(
-        workspace, plugins, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses
-    )
-    if not stack.chain:
-        return source, stack
-    import torch
-
+    combined = fold_plugins(source, workspace, plugins)
+    if not combined.chain:
+        return source
     from loid_infer.plugins.reference import unmerged
 
-    tensors = {name: torch.from_numpy(tensor) for name, tensor in stack.tensors.items()}
-    return replace(source, tensors=tensors, model=unmerged(source.model, stack.chain)), stack
+    return replace(combined, model=unmerged(source.model, combined.chain))
 
 
 def _build_engines(encoder: EncoderFolder, progress: Progress) -> TensorRtReport:

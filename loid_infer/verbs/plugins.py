@@ -13,8 +13,7 @@ from msgspec import structs, to_builtins
 
 from loid_infer.artifact import MANIFEST, versions, write_manifest
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.plugins.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
-from loid_infer.plugins.delta import check_delta, delta_digest, write_delta
+from loid_infer.plugins.delta import ADAPTER_CONFIG, ADAPTER_FILE, check_delta, delta_digest, read_adapter, write_delta
 from loid_infer.plugins.folder import (
     PluginFolder,
     PluginManifest,
@@ -124,23 +123,23 @@ def plugin_merge(
     sources = [Source(plugin.digest, plugin.delta(), weight) for plugin, weight in weighted]
     parents, ordered = [plugin for plugin, _ in weighted], tuple(weight for _, weight in weighted)
     first = parents[0].manifest
-    merged = merge(sources, options, progress)
+    delta, relative_error, errors = merge(sources, options, progress)
     manifest = structs.replace(
         first,  # base and chain are the same for all
         name=name,
-        digest=delta_digest(merged.delta),
+        digest=delta_digest(delta),
         method=method,
         holds=tuple(sorted({digest for plugin in parents for digest in (plugin.digest, *plugin.manifest.holds)})),
         parents=tuple(NamedDigest(plugin.name, plugin.digest) for plugin in parents),
         trained_on=tuple(sorted({run for plugin in parents for run in plugin.manifest.trained_on})),
         settings={"weights": ordered, "density": options.density, "rank": rank},
-        metrics=PluginMetrics(n_tensors=len(merged.delta), relative_error=merged.relative_error, errors=merged.errors),
+        metrics=PluginMetrics(n_tensors=len(delta), relative_error=relative_error, errors=errors),
         seed=seed,
         device="",
         versions=versions("numpy", "safetensors"),
     )
     with new_plugin(workspace, name, progress) as folder:
-        write_delta(folder, merged.delta, first.base.name)
+        write_delta(folder, delta, first.base.name)
         write_manifest(folder, manifest)
     return summary(workspace, manifest, PluginMerge, {"parents": [plugin.name for plugin in parents]})
 
@@ -181,9 +180,9 @@ def plugin_import(
         del delta[unused]
         progress.say(f"ignored {unused}: it is not in the base, and no vector depends on it")
     check_delta(delta, tensors, str(origin))
-    weights, n_params = loaded.digest(), sum(part.a.size + part.b.size for part in delta.values())
+    weights, n_params = loaded.digest, sum(part.a.size + part.b.size for part in delta.values())
     with new_plugin(workspace, name, progress) as folder:
-        write_adapter(folder, delta, loaded.name)
+        write_delta(folder, delta, loaded.name)
         manifest = PluginManifest(
             name=name,
             digest=delta_digest(read_adapter(folder)),

@@ -17,14 +17,11 @@ from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import has_bf16, n_usable_threads
-from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.learning.checkpoint import Checkpoint
-from loid_infer.plugins.adapter import LowRank, write_adapter
-from loid_infer.plugins.delta import delta_digest
-from loid_infer.plugins.examples import Examples
+from loid_infer.plugins.delta import LowRank, delta_digest, write_delta
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
-from loid_infer.plugins.stack import Stack, stack_plugins
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.tensors import save_tensors
 from loid_infer.types import SILENT, Array, Bools, Interactions, NamedDigest, Progress, Split, TrainingRun
@@ -32,7 +29,7 @@ from loid_infer.verbs.plugins import summary
 
 if TYPE_CHECKING:
     from loid_infer.learning.loop import History
-    from loid_infer.plugins.adapted import RatingModel
+    from loid_infer.plugins.train import Examples, RatingModel
 
 REGRESSOR_FILE, CURVE_FILE, PICTURE = "regressor.safetensors", "curve.json", "curve.png"
 _MAX_EVALUATED = 10_000  # maximum number of reviews in the validation part and in the test part
@@ -115,10 +112,10 @@ def plugin_train(
         precision = "bf16" if on_device != "cpu" or has_bf16() else "fp32"
     targets = settings.targets or tuple(known)
     settings = replace(settings, max_tokens=max_tokens, precision=precision, targets=targets)
-    stack = stack_plugins(workspace, on, source.name, source.tokenizer_digest(), source.arrays(), source.family.uses)
-    for plugin in stack.chain:
+    source = fold_plugins(source, workspace, on)
+    for plugin in source.chain:
         refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
-    job = _Job(workspace, path.name, table, interactions, parts, source, stack, settings, on_device)
+    job = _Job(workspace, path.name, table, interactions, parts, source, tuple(on), settings, on_device)
     sets = _examples(job, progress)
     run = digest_json(to_builtins([job.lineage(), on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
@@ -139,7 +136,7 @@ class _Job:
     interactions: Interactions
     parts: Split
     source: Base
-    stack: Stack
+    on: tuple[str, ...]
     settings: TrainSettings
     device: str
 
@@ -155,10 +152,10 @@ class _Job:
         )
         return {
             "method": "train",
-            "base": NamedDigest(self.source.name, self.stack.base_digest),
-            "parent_digest": self.stack.digest,
-            "tokenizer": self.stack.tokenizer,
-            "on": tuple(sorted(plugin.digest for plugin in self.stack.chain)),
+            "base": NamedDigest(self.source.name, self.source.base_digest),
+            "parent_digest": self.source.digest,
+            "tokenizer": self.source.tokenizer_digest(),
+            "on": tuple(sorted(plugin.digest for plugin in self.source.chain)),
             "parents": (),
             "holds": (),
             "trained_on": (run,),
@@ -169,6 +166,8 @@ class _Job:
 
 def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
     """Tokens and ratings of the three parts. Each different text is tokenized once."""
+    from loid_infer.plugins.train import Examples
+
     interactions, tokenizer = job.interactions, job.source.tokenizer(job.settings.max_tokens)
     first = np.unique(interactions.texts, return_index=True)[1]  # a row of each different text
     order = np.argsort(first)
@@ -205,11 +204,10 @@ def _train(
 
     settings, ratings = job.settings, sets["train"].ratings
     # LoRA is trained on pooled vectors, before dense layers and normalization.
-    spec = job.source.spec(job.stack.digest, settings.max_tokens, precision=settings.precision)
+    spec = job.source.spec(job.source.digest, settings.max_tokens, precision=settings.precision)
     spec = structs.replace(spec, dense=(), dense_dim=0, normalize=False)
-    frozen = {key: torch.from_numpy(part) for key, part in job.stack.tensors.items()}
     scale = (float(ratings.mean()), float(ratings.std()))
-    model = rating_model(spec, frozen, job.source.model, settings, scale).to(job.device)
+    model = rating_model(spec, job.source.tensors, job.source.model, settings, scale).to(job.device)
     before = torch.get_num_threads()
     torch.set_num_threads(n_usable_threads())
     try:
@@ -254,10 +252,10 @@ def _result(
         versions=versions("torch", "transformers", "peft", "numpy"),
     )
     with new_plugin(job.workspace, job.name, progress) as folder:
-        write_adapter(folder, delta, job.source.name)
+        write_delta(folder, delta, job.source.name)
         _write_curve(folder, regressor, history, job)
         write_manifest(folder, manifest)
-    more: dict[str, Any] = {"domain": job.table.domain, "on": job.stack.names, "split_digest": job.parts.digest}
+    more: dict[str, Any] = {"domain": job.table.domain, "on": job.on, "split_digest": job.parts.digest}
     more["n_params"] = sum(part.a.size + part.b.size for part in delta.values())
     return summary(job.workspace, manifest, PluginTrainResult, more)
 
@@ -269,7 +267,7 @@ def _write_curve(folder: Path, regressor: dict[str, Array], history: History, jo
     save_tensors(folder / REGRESSOR_FILE, regressor, copy=True)
     (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)
-    on = f" on {' + '.join(job.stack.names)}" if job.stack.names else ""
+    on = f" on {' + '.join(job.on)}" if job.on else ""
     variance = float(job.interactions.ratings[job.parts.valid].var())
     learning_curves(
         folder / PICTURE,

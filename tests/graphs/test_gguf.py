@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from loid_infer import Encoder, export
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.graphs.bases import load_base
-from loid_infer.graphs.gguf import Metadata
+from loid_infer.graphs.hugging import Metadata
 from loid_infer.graphs.parity import reference_vectors
 from loid_infer.kernels.cosine import row_cosines
 from tests.families import make_family

@@ -162,7 +162,7 @@ BROKEN = {
     ),
     "prompts": (
         lambda folder: edit(folder / "config_sentence_transformers.json", lambda c: c | {"prompts": ["a"]}),
-        "not a mapping",
+        "expected object, got array",
     ),
     "another length": (
         lambda folder: edit(folder / "sentence_bert_config.json", lambda c: c | {"processor_kwargs": {"a": 1}}),

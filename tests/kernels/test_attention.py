@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from loid_infer.kernels.attention import absorbed, projected
+from loid_infer.kernels.loid import absorbed, projected
 
 
 def loop(query, tokens, mask, key, value, slot):

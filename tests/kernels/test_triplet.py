@@ -1,6 +1,6 @@
 import torch
 
-from loid_infer.kernels.triplet import negatives, triplet
+from loid_infer.kernels.loid import negatives, triplet
 
 
 def test_triplet_equals_the_loop():

@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.errors import BadArtifact
-from loid_infer.plugins.adapter import read_adapter
-from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
+from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_adapter, read_delta, write_delta
 from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 

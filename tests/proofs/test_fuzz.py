@@ -25,7 +25,7 @@ from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadStore, LoidError, NotEncoded
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import SavedHead, load_head
-from loid_infer.plugins.adapter import read_adapter
+from loid_infer.plugins.delta import read_adapter
 from loid_infer.plugins.folder import PluginFolder, read_plugin
 from loid_infer.records import decode
 from loid_infer.settings import Workspace

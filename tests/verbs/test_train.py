@@ -132,11 +132,11 @@ def test_an_export_with_wrong_folding_fails_the_comparison_with_peft(
     trained, toy_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, *_ = trained
-    from loid_infer.plugins import stack
+    from loid_infer.graphs import bases
 
     fold_twice = lambda tensors, deltas: fold(tensors, [*deltas, *deltas])  # noqa: E731
-    fold = stack.fold
-    monkeypatch.setattr(stack, "fold", fold_twice)
+    fold = bases.fold
+    monkeypatch.setattr(bases, "fold", fold_twice)
     with pytest.raises(ParityError):
         export("wrong", base=str(toy_base), plugins=["films"], precision="fp32", workspace=workspace)
     assert not workspace.encoder("wrong").exists()
@@ -191,7 +191,7 @@ def test_a_split_whose_test_reviews_a_plugin_was_trained_on_is_refused(trained, 
 
 
 def test_layers_and_targets_limit_the_adapted_tensors(trained, toy_base: Path) -> None:
-    from loid_infer.plugins.adapter import read_adapter
+    from loid_infer.plugins.delta import read_adapter
 
     workspace, *_ = trained
     settings = TrainSettings(rank=2, epochs=1, layers=1, targets=("query", "output"), precision="fp32")

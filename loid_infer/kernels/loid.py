@@ -1,4 +1,4 @@
-"""Multi-head attention of one query over k vectors and one extra slot for "nothing" (LoID eq. 6 and 7)."""
+"""LoID's head: attention of one query over k vectors and a slot for "nothing" (eq. 6 and 7), triplet loss (eq. 8)."""
 
 from __future__ import annotations
 
@@ -39,3 +39,29 @@ def projected(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, slot: t
 def _weights(logits: Tensor, mask: Tensor, slot_logits: Tensor, dim: int) -> Tensor:
     scaled = (logits / math.sqrt(dim)).masked_fill(~mask[:, None], -math.inf)
     return torch.cat([scaled, slot_logits[:, :, None]], 2).softmax(2)
+
+
+def negatives(ids: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """For every row of the batch a random row with another id `[n]`, and whether there is one, bools `[n]`.
+
+    The draw, from `uniform [n]` in `[0, 1)`, is uniform over the rows with another of the integers `ids [n]`: after
+    sorting by id, those outside the row's own run.
+    """
+    n = len(ids)
+    ordered, order = ids.sort(stable=True)
+    first = torch.searchsorted(ordered, ids)
+    count = torch.searchsorted(ordered, ids, right=True) - first
+    others = n - count
+    draw = (uniform.double() * others).long().clamp(max=n - 1)
+    position = (draw + (draw >= first) * count).clamp(max=n - 1)
+    return order[position], others > 0
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """`max(0, margin + D(anchor, positive) - D(anchor, negative))` by row, D the squared Euclidean distance.
+
+    Half of LoID eq. 8: once with (v_i, p_u, p_u-) and once with (v_u, p_i, p_i-). All are `[n, d]`, the result `[n]`.
+    """
+    near = (anchor - positive).square().sum(1)
+    far = (anchor - negative).square().sum(1)
+    return (margin + near - far).clamp(min=0)
