@@ -1,11 +1,10 @@
 """The interface of a model family and the list of families. Imports no torch.
 
-To add a family, write a module with a function `family` and add a line to `FAMILIES`.
+To add a family, write a function in `families` that returns it and add a line to `FAMILIES`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from loid_infer.types import Spec
 if TYPE_CHECKING:
     from loid_infer.architectures.layer import Plan
 
-# `model_type` of config.json -> the module of its family.
+# `model_type` of config.json -> the function of `families` that returns its family.
 FAMILIES = {
     "bert": "bert",
     "roberta": "roberta",
@@ -75,8 +74,7 @@ class Family:
     parts: Mapping[str, str]  # parts of `transformer.Transformer` outside its layers
     layer: Mapping[str, str]  # parts of `layer.Layer`
     gated: Mapping[str, str] = field(default_factory=dict)  # overrides `layer` where the spec's details have `gated`
-    used_prefixes: tuple[str, ...]  # name prefixes of the tensors that a vector depends on
-    prefix: str  # of these tensors in a model with a task head
+    prefix: str  # of the names in a model with a task head
     pooling: str = "cls"  # default of the family
     ends: str = ""  # the token that the family puts after every text
     loader: str = "AutoModel"  # class of transformers
@@ -85,9 +83,9 @@ class Family:
 
     def uses(self, tensor: str) -> bool:
         """Whether a vector depends on this tensor."""
-        return tensor.startswith((*self.used_prefixes, "dense.")) and not tensor.endswith(
-            ("position_ids", "token_type_ids")
-        )
+        roots = {name.split(".")[0] + "." for name in (*self.parts.values(), *self.layer.values(), "dense")}
+        is_buffer = tensor.endswith(("position_ids", "token_type_ids"))
+        return tensor.startswith(tuple(roots)) and tensor not in self.tied and not is_buffer
 
     def names(self, spec: Spec) -> dict[str, str]:
         """Parts of a layer of `spec` -> tensor names."""
@@ -107,7 +105,9 @@ def family_of(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise Unsupported("model_type", model_type, ", ".join(FAMILIES))
-    family: Family = importlib.import_module(f"loid_infer.architectures.{FAMILIES[model_type]}").family()
+    from loid_infer.architectures import families  # imports torch
+
+    family: Family = getattr(families, FAMILIES[model_type])()
     return family
 
 
