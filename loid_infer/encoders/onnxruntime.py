@@ -44,7 +44,7 @@ class OnnxRuntime:
     """One session, one batch at a time."""
 
     name = "onnxruntime"
-    pads = True
+    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
     def __init__(self, graph: Path, precision: str, device: str, n_threads: int, budget: Budget | None = None) -> None:
         """Load `graph`, whose weights are float32 or int8.
@@ -59,9 +59,8 @@ class OnnxRuntime:
             RuntimeMissing: the session runs on another provider than requested.
         """
         self._device, self._budget = device, budget
-        self.max_batch_tokens, self.n_tokenizers = (
-            (budget.max_tokens, GPU_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
-        )
+        if budget:
+            self.max_batch_tokens, self.n_tokenizers = budget.max_tokens, GPU_TOKENIZERS
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, device, options if device == "cuda" else {}, n_threads)
         target, products = (f"CPU, {n_threads} threads", "fp32") if device == "cpu" else ("CUDA", "TF32")
