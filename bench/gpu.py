@@ -28,9 +28,8 @@ from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.cuda import MAX_PACK_TOKENS, PackedRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.encoders.opening import load
+from loid_infer.encoders.opening import load, measure
 from loid_infer.encoders.pipeline import Stages, encode_stream
-from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import token_batches
 from loid_infer.encoders.tokens import Tokenizer

@@ -111,12 +111,10 @@ def _in_order(tokens: Tokens, *, by_length: bool, rows: int | None = None) -> It
 def _whole_last_layer(encoder: EncoderFolder, path: Path) -> Path:
     """The graph that computes the last layer for every token and drops all but CLS."""
 
-    class Every:
-        @staticmethod
-        def of(positions, padding, mask, *, last):
-            return EveryToken.of(positions, padding)
+    def every(positions, padding, mask, *, last):
+        return EveryToken(positions, padding)
 
-    usual, transformer.OneToken = transformer.OneToken, Every
+    usual, transformer.OneToken = transformer.OneToken, every
     try:
         write_graph(encoder.spec, encoder.tensors(), path)
     finally:

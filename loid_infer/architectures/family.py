@@ -43,6 +43,10 @@ TARGETS = {
 }
 
 
+# Fields of a config: layers, heads, width, inner width, maximum length.
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "max_position_embeddings")
+
+
 class Unsupported(ValueError):
     """A config that no family supports."""
 
@@ -75,8 +79,7 @@ class Family:
     parts: Mapping[str, str]  # parts of `transformer.Transformer` outside its layers
     layer: Mapping[str, str]  # parts of `layer.Layer`
     gated: Mapping[str, str] = field(default_factory=dict)  # overrides `layer` where the spec's details have `gated`
-    used_prefixes: tuple[str, ...]  # name prefixes of the tensors that a vector depends on
-    prefix: str  # of these tensors in a model with a task head
+    prefix: str  # of the names in a model with a task head
     pooling: str = "cls"  # default of the family
     ends: str = ""  # the token that the family puts after every text
     loader: str = "AutoModel"  # class of transformers
@@ -85,9 +88,9 @@ class Family:
 
     def uses(self, tensor: str) -> bool:
         """Whether a vector depends on this tensor."""
-        return tensor.startswith((*self.used_prefixes, "dense.")) and not tensor.endswith(
-            ("position_ids", "token_type_ids")
-        )
+        roots = {name.split(".")[0] + "." for name in (*self.parts.values(), *self.layer.values(), "dense")}
+        is_buffer = tensor.endswith(("position_ids", "token_type_ids"))
+        return tensor.startswith(tuple(roots)) and tensor not in self.tied and not is_buffer
 
     def names(self, spec: Spec) -> dict[str, str]:
         """Parts of a layer of `spec` -> tensor names."""
@@ -120,3 +123,16 @@ def check(config: Mapping[str, Any], allowed: Mapping[str, tuple[object, ...]]) 
     for name, values in allowed.items():
         if config.get(name) not in values:
             raise Unsupported(name, config.get(name), " or ".join(str(value) for value in values if value is not None))
+
+
+def shape_of(
+    config: Mapping[str, Any],
+    activation: str,
+    eps: float,
+    position_type: str = "absolute",
+    details: Mapping[str, Any] | None = None,
+    sizes: tuple[str, ...] = _SIZES,
+) -> Shape:
+    """The shape of a config; `sizes` are the names of its fields where they differ from BERT's."""
+    n_layers, n_heads, width, inner, max_tokens = (config[name] for name in sizes)
+    return Shape(n_layers, n_heads, width, inner, activation, float(eps), max_tokens, position_type, details or {})

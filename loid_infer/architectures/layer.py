@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # Linear maps with the same input.
 GROUPS = (("qkv",), ("query", "key", "value"), ("output",), ("gate", "expand"), ("contract",))
 NORMS = ("query_norm", "key_norm", "attention_norm", "output_norm")
+# A layer's attention: (layer, x, hidden) -> its output over `x`, `[.., heads * head_dim]`, for all or some tokens of
+# each text, and the rows of `hidden` of the same tokens.
+Attend: TypeAlias = Callable[["Layer", Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,10 +50,9 @@ class Plan:
     def of(spec: Spec) -> Plan:
         """BERT's layers in the sizes of `spec`."""
         head_dim = spec.details.get("head_dim") or spec.hidden_dim // spec.n_heads
-        n_kv_heads = spec.details.get("num_key_value_heads") or spec.n_heads
         return Plan(
             n_heads=spec.n_heads,
-            n_kv_heads=n_kv_heads,
+            n_kv_heads=spec.details.get("num_key_value_heads") or spec.n_heads,
             head_dim=head_dim,
             scale=head_dim**-0.5,
             eps=spec.layer_norm_eps,
@@ -71,13 +73,6 @@ class RmsNorm(nn.Module):
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         scaled: Tensor = self.weight * normed.to(x.dtype)
         return scaled
-
-
-class Attend(Protocol):
-    """A layer's attention, for all or some tokens of each text."""
-
-    def __call__(self, layer: Layer, x: Tensor, hidden: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Attention output over `x`, `[.., heads * head_dim]`, and the rows of `hidden` of the same tokens."""
 
 
 class Layer(nn.Module):
@@ -132,7 +127,7 @@ class Layer(nn.Module):
     def heads(self, x: Tensor, query_input: Tensor | None = None) -> Iterator[Tensor]:
         """Queries, keys and values of `x [.., width]`, each `[.., heads, head_dim]`; queries of `query_input` if
         given."""
-        fused = None if self.qkv is None or query_input is not None else self._split(self.qkv(x), -1)
+        fused = None if self.qkv is None or query_input is not None else self.qkv(x).split(self.sizes, -1)
         for i, norm in enumerate((self.query_norm, self.key_norm, None)):
             part = self.project(i, x if i or query_input is None else query_input) if fused is None else fused[i]
             yield _normalize(norm, part.unflatten(-1, (-1, self.plan.head_dim)))
@@ -142,24 +137,15 @@ class Layer(nn.Module):
         if self.qkv is None:
             projected: Tensor = (self.query, self.key, self.value)[which](x)
             return projected
-        return functional.linear(x, self.weight(which), self.bias(which))
+        return functional.linear(x, *self.parameters_of(which))
 
-    def weight(self, which: int) -> Tensor:
-        """The weight `[heads * head_dim, width]` of that projection."""
-        parts = (self.query.weight, self.key.weight, self.value.weight) if self.qkv is None else None
-        weight: Tensor = (parts or self._split(self.qkv.weight, 0))[which]
-        return weight
-
-    def bias(self, which: int) -> Tensor | None:
-        """The bias `[heads * head_dim]` of that projection, if it has one."""
+    def parameters_of(self, which: int) -> tuple[Tensor, Tensor | None]:
+        """The weight `[heads * head_dim, width]` of that projection, and its bias if it has one."""
         if self.qkv is None:
-            bias: Tensor | None = (self.query, self.key, self.value)[which].bias
-            return bias
-        return None if self.qkv.bias is None else self._split(self.qkv.bias, 0)[which]
-
-    def _split(self, fused: Tensor, axis: int) -> Sequence[Tensor]:
-        parts: Sequence[Tensor] = fused.split(self.sizes, axis)
-        return parts
+            linear = (self.query, self.key, self.value)[which]
+            return linear.weight, linear.bias
+        weight, bias = self.qkv.weight, self.qkv.bias
+        return weight.split(self.sizes)[which], None if bias is None else bias.split(self.sizes)[which]
 
 
 def _normalize(norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -175,22 +161,17 @@ def repeat_heads(heads: Tensor, n_heads: int) -> Tensor:
     return heads.unsqueeze(2).expand(-1, -1, times, *[-1] * (heads.dim() - 2)).flatten(1, 2)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class EveryToken:
     """Attention of all tokens of a padded batch, `[n, tokens, ..]`."""
 
-    positions: Positions
-    padding: Tensor | None  # [n, 1, 1, tokens], added to scores; None with causal attention, where padding is later
-    bias: Tensor | None  # [1, heads or 1, tokens, tokens], added to scores
-
-    @staticmethod
-    def of(positions: Positions, padding: Tensor) -> EveryToken:
+    def __init__(self, positions: Positions, padding: Tensor) -> None:
         """`padding` is the `padding_bias` of the batch."""
-        bias = None
+        self.positions = positions
+        # Both are added to scores; with causal attention, padding is later than all tokens.
+        self.padding, self.bias = None if positions.causal else padding, None
         if not positions.sees_all:
             index = torch.arange(padding.shape[-1], device=padding.device)
-            bias = positions.bias(index[None, :] - index[:, None], padding.dtype)[None]
-        return EveryToken(positions, None if positions.causal else padding, bias)
+            self.bias = positions.bias(index[None, :] - index[:, None], padding.dtype)[None]
 
     def __call__(self, layer: Layer, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """See `Attend`."""
@@ -206,23 +187,18 @@ class EveryToken:
         return mixed.transpose(1, 2).flatten(2), hidden
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class OneToken:
     """Attention of one token of each text, `[n, 1, ..]`, over all tokens of a padded batch."""
 
-    positions: Positions
-    padding: Tensor | None  # as in `EveryToken`
-    bias: Tensor | None  # [n or 1, heads or 1, tokens], added to scores
-    index: Tensor | None  # [n], the position of the token; None: the first
-
-    @staticmethod
-    def of(positions: Positions, padding: Tensor, mask: Tensor, *, last: bool) -> OneToken:
+    def __init__(self, positions: Positions, padding: Tensor, mask: Tensor, *, last: bool) -> None:
         """The `last` token of each text, or the first; `mask [n, tokens]`: 1 for a token, 0 for padding."""
-        index, bias = mask.sum(1) - 1 if last else None, None
+        self.positions = positions
+        self.index = mask.sum(1) - 1 if last else None  # [n], the position of the token; None: the first
+        self.padding, self.bias = None if positions.causal and last else padding, None  # as in `EveryToken`
         if not positions.sees_all:
             keys = torch.arange(mask.shape[1], device=mask.device)[None, :]
-            bias = positions.bias(keys if index is None else keys - index[:, None], padding.dtype).transpose(0, 1)
-        return OneToken(positions, None if positions.causal and last else padding, bias, index)
+            distance = keys if self.index is None else keys - self.index[:, None]
+            self.bias = positions.bias(distance, padding.dtype).transpose(0, 1)  # [n or 1, heads or 1, tokens]
 
     def __call__(self, layer: Layer, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """See `Attend`.
@@ -234,7 +210,8 @@ class OneToken:
         plan, dim = layer.plan, layer.plan.head_dim
         residual = hidden[:, :1] if self.index is None else self._select(hidden)[:, None]
         padding = None if self.padding is None else self.padding[:, 0]
-        key, value = (_by_head(layer.weight(which), plan) for which in (1, 2))  # [heads, head_dim, width]
+        (key, _), (value, value_bias) = map(layer.parameters_of, (1, 2))
+        key, value = _by_head(key, plan), _by_head(value, plan)  # [heads, head_dim, width]
         query = layer.project(0, self._select(x))
         if self.positions.cos is None and layer.key_norm is None:
             query = (query * plan.scale).unflatten(-1, (plan.n_heads, -1)).transpose(0, 1)
@@ -251,7 +228,7 @@ class OneToken:
             scores = scores if bias is None else scores + bias
         weights = torch.softmax(scores, dim=-1)
         mixed = (weights @ x).transpose(0, 1) @ value.transpose(1, 2)  # [heads, n, head_dim]
-        output, value_bias = mixed.transpose(0, 1).flatten(1), layer.bias(2)
+        output = mixed.transpose(0, 1).flatten(1)
         if value_bias is not None:
             if plan.n_kv_heads != plan.n_heads:
                 value_bias = _by_head(value_bias[:, None], plan).flatten()

@@ -158,11 +158,8 @@ class PackedTransformer(nn.Module):
             attention_for(device, dtype, module.plan, module.relations[relation], one=self.one and i == last)
             for i, relation in enumerate(module.relation_of)
         ]
-
-    @property
-    def pads(self) -> bool:
-        """Whether any layer pads texts for its attention."""
-        return any(isinstance(attention, Padded) for attention in self.attentions)
+        # Whether any layer pads texts for its attention.
+        self.pads = any(isinstance(attention, Padded) for attention in self.attentions)
 
     def forward(self, pack: Pack) -> Tensor:
         """The vectors `[n, d]` of the texts of `pack`."""

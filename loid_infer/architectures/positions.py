@@ -44,13 +44,10 @@ class Positions(nn.Module):
         if relation.frequencies is not None:
             angles = torch.arange(max_tokens).float()[:, None] * relation.frequencies
             cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))
+        # Whether there is no mask and no bias, so that `bias` need not be called.
+        self.sees_all = table is None and not relation.causal and not relation.window
         for name, tensor in (("table", table), ("cos", cos), ("sin", sin)):
             self.register_buffer(name, tensor, persistent=False)
-
-    @property
-    def sees_all(self) -> bool:
-        """Whether there is no mask and no bias, so that `bias` need not be called."""
-        return self.table is None and not self.causal and not self.window
 
     def bias(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
         """Score biases `[heads or 1, ..]` for `distance [..]`, the position of the key minus that of the query."""

@@ -1,4 +1,4 @@
-"""The encoder of T5 (Raffel et al. 2020) and FLAN-T5: relative position biases, unscaled scores, RMSNorm."""
+"""The encoders of T5 and FLAN-T5."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from loid_infer.architectures.family import Family, Shape, check
+from loid_infer.architectures.family import Family, Shape, check, shape_of
 from loid_infer.architectures.layer import Plan
 from loid_infer.architectures.positions import Relation
 from loid_infer.types import Spec
@@ -14,29 +14,40 @@ from loid_infer.types import Spec
 _MAX_TOKENS = 8192  # relative positions have no limit of their own
 _ACTIVATIONS = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 
-_PARTS = {
-    "words": "shared",
-    "biases": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-    "final_norm": "encoder.final_layer_norm",
-}
-_LAYER = {
-    "query": "encoder.block.{}.layer.0.SelfAttention.q",
-    "key": "encoder.block.{}.layer.0.SelfAttention.k",
-    "value": "encoder.block.{}.layer.0.SelfAttention.v",
-    "output": "encoder.block.{}.layer.0.SelfAttention.o",
-    "attention_norm": "encoder.block.{}.layer.0.layer_norm",
-    "expand": "encoder.block.{}.layer.1.DenseReluDense.wi",
-    "contract": "encoder.block.{}.layer.1.DenseReluDense.wo",
-    "output_norm": "encoder.block.{}.layer.1.layer_norm",
-}
-_GATED = {
-    "gate": "encoder.block.{}.layer.1.DenseReluDense.wi_0",
-    "expand": "encoder.block.{}.layer.1.DenseReluDense.wi_1",
-}
+
+def family() -> Family:
+    """The encoder of T5 (Raffel et al. 2020) and FLAN-T5: relative position biases, unscaled scores, RMSNorm."""
+    return Family(
+        read=_read,
+        plan=_plan,
+        parts={
+            "words": "shared",
+            "biases": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+            "final_norm": "encoder.final_layer_norm",
+        },
+        layer={
+            "query": "encoder.block.{}.layer.0.SelfAttention.q",
+            "key": "encoder.block.{}.layer.0.SelfAttention.k",
+            "value": "encoder.block.{}.layer.0.SelfAttention.v",
+            "output": "encoder.block.{}.layer.0.SelfAttention.o",
+            "attention_norm": "encoder.block.{}.layer.0.layer_norm",
+            "expand": "encoder.block.{}.layer.1.DenseReluDense.wi",
+            "contract": "encoder.block.{}.layer.1.DenseReluDense.wo",
+            "output_norm": "encoder.block.{}.layer.1.layer_norm",
+        },
+        gated={
+            "gate": "encoder.block.{}.layer.1.DenseReluDense.wi_0",
+            "expand": "encoder.block.{}.layer.1.DenseReluDense.wi_1",
+        },
+        prefix="transformer.",
+        pooling="last",
+        ends="</s>",
+        loader="T5EncoderModel",
+        tied=("encoder.embed_tokens.weight",),
+    )
 
 
-def read(config: Mapping[str, Any]) -> Shape:
-    """The shape of a T5Config's encoder."""
+def _read(config: Mapping[str, Any]) -> Shape:
     kind = config.get("feed_forward_proj", "relu")
     gated = kind.startswith("gated")
     check({"feed_forward_proj": kind}, {"feed_forward_proj": tuple(_ACTIVATIONS)})
@@ -47,37 +58,12 @@ def read(config: Mapping[str, Any]) -> Shape:
         "n_buckets": config.get("relative_attention_num_buckets", 32),
         "max_distance": config.get("relative_attention_max_distance", 128),
     }
-    return Shape(
-        config["num_layers"],
-        config["num_heads"],
-        config["d_model"],
-        config["d_ff"],
-        _ACTIVATIONS[kind],
-        float(config.get("layer_norm_epsilon", 1e-6)),
-        _MAX_TOKENS,
-        "relative",
-        details,
-    )
+    unlimited = {**config, "max_tokens": _MAX_TOKENS}
+    activation, eps = _ACTIVATIONS[kind], config.get("layer_norm_epsilon", 1e-6)
+    sizes = ("num_layers", "num_heads", "d_model", "d_ff", "max_tokens")
+    return shape_of(unlimited, activation, eps, "relative", details, sizes)
 
 
-def plan(spec: Spec) -> Plan:
-    """Pre-norm layers with RMSNorm, relative position biases and unscaled scores."""
+def _plan(spec: Spec) -> Plan:
     relation = Relation(buckets=(spec.details["n_buckets"], spec.details["max_distance"]))
     return replace(Plan.of(spec), pre_norm=True, rms=True, scale=1.0, relations=(relation,))
-
-
-def family() -> Family:
-    """T5."""
-    return Family(
-        read=read,
-        plan=plan,
-        parts=_PARTS,
-        layer=_LAYER,
-        gated=_GATED,
-        prefix="transformer.",
-        pooling="last",
-        ends="</s>",
-        used_prefixes=("shared.", "encoder.block.", "encoder.final_layer_norm."),
-        loader="T5EncoderModel",
-        tied=("encoder.embed_tokens.weight",),
-    )

@@ -5,7 +5,7 @@ The torch runtime runs it on the CPU, the ONNX graph is traced from it, and plug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loid_infer.architectures.family import family_of
-from loid_infer.architectures.layer import NORMS, Attend, EveryToken, Layer, OneToken, Plan, RmsNorm
+from loid_infer.architectures.layer import ACTIVATIONS, NORMS, Attend, EveryToken, Layer, OneToken, Plan, RmsNorm
 from loid_infer.architectures.positions import Positions, padding_bias
 from loid_infer.types import Spec
 
-DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "tanh": torch.tanh,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
+DENSE_ACTIVATIONS = ACTIVATIONS | {"identity": lambda x: x, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
 class Pool(nn.Module):
@@ -87,11 +80,11 @@ class Transformer(nn.Module):
         """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1: token, 0: right padding), int64 -> `[n, d]`."""
         hidden = self.embed(input_ids)
         padding = padding_bias(attention_mask, hidden.dtype)
-        every = [EveryToken.of(relation, padding) for relation in self.relations]
+        every = [EveryToken(relation, padding) for relation in self.relations]
         attends: list[Attend] = [every[i] for i in self.relation_of]
         if self.pooling != "mean":
             relation, last = self.relations[self.relation_of[-1]], self.pooling == "last"
-            attends[-1] = OneToken.of(relation, padding, attention_mask, last=last)
+            attends[-1] = OneToken(relation, padding, attention_mask, last=last)
         for layer, attend in zip(self.layers, attends, strict=True):
             hidden = layer(hidden, attend)
         hidden = hidden if self.final_norm is None else self.final_norm(hidden)

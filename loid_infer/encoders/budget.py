@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from loid_infer.errors import NoMemory
+from loid_infer.types import Ints
 
 R = TypeVar("R")
 
 _FULL = ("out of memory", "failed to allocate memory", "alloc_failed")
-
-
-class DeviceFull(Exception):
-    """The device has too little memory for a piece of work."""
 
 
 def is_full(error: Exception) -> bool:
@@ -28,18 +25,11 @@ def no_memory(what: str, got: str = "") -> NoMemory:
 
 
 class Work(Protocol):
-    """Texts to be computed at once, which can be divided."""
+    """Texts to be computed at once."""
 
     @property
-    def n_texts(self) -> int:
-        """Number of texts."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens, with padding where the device computes it."""
-
-    def halves(self) -> tuple[Self, Self]:
-        """Two non-empty parts; called for two texts or more."""
+    def slots(self) -> Ints:
+        """`[n]`, the caller's numbers of the texts."""
 
 
 W = TypeVar("W", bound=Work)
@@ -52,25 +42,34 @@ class Budget:
         """Start with `max_tokens`; `remember` is called with every smaller number that worked."""
         self.max_tokens, self._remember = max_tokens, remember
 
-    def fit(self, work: W, compute: Callable[[W], R]) -> Iterator[R]:
+    def fit(
+        self, work: W, compute: Callable[[W], R], size: Callable[[W], int], halves: Callable[[W], tuple[W, W]]
+    ) -> Iterator[R]:
         """The results of `compute` for `work`, divided until it fits the budget and the device's memory.
+
+        Args:
+            size: number of tokens, with padding where the device computes it.
+            halves: two non-empty parts of two texts or more.
 
         Raises:
             NoMemory: a single text does not fit.
         """
-        if work.n_texts > 1 and work.n_tokens > self.max_tokens:
-            for half in work.halves():
-                yield from self.fit(half, compute)
+        n_tokens = size(work)
+        if len(work.slots) > 1 and n_tokens > self.max_tokens:
+            for half in halves(work):
+                yield from self.fit(half, compute, size, halves)
             return
         try:
             result = compute(work)
-        except DeviceFull as error:
-            if work.n_texts == 1:
-                raise no_memory("a single text", f"{work.n_tokens} tokens") from error
+        except Exception as error:
+            if not is_full(error):
+                raise
+            if len(work.slots) == 1:
+                raise no_memory("a single text", f"{n_tokens} tokens") from error
         else:
             yield result
             return
         # Outside the handler: the exception keeps the memory of the failed attempt allocated.
-        self.max_tokens = min(self.max_tokens, work.n_tokens) // 2
-        yield from self.fit(work, compute)
+        self.max_tokens = min(self.max_tokens, n_tokens) // 2
+        yield from self.fit(work, compute, size, halves)
         self._remember(self.max_tokens)

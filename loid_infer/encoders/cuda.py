@@ -7,7 +7,7 @@ later runs too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
-from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
+from loid_infer.encoders.budget import Budget, is_full, no_memory
 from loid_infer.encoders.machine import Answer, recall, remember, shape_key
 from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import GPU_TOKENIZERS
@@ -36,24 +36,6 @@ class _HostPack:
     ids: Ints  # [tokens]
     positions: Ints  # [tokens]
     lengths: Ints  # [n]
-    pads: bool  # whether `n_tokens` includes padding
-
-    @property
-    def n_texts(self) -> int:
-        return len(self.slots)
-
-    @property
-    def n_tokens(self) -> int:
-        return self.n_texts * int(self.lengths.max()) if self.pads else len(self.ids)
-
-    def halves(self) -> tuple[_HostPack, _HostPack]:
-        ends = np.cumsum(self.lengths)
-        n = int(np.clip(np.searchsorted(ends, ends[-1] // 2, side="right"), 1, len(ends) - 1))
-        end = int(ends[n - 1])
-        return (
-            _HostPack(self.slots[:n], self.ids[:end], self.positions[:end], self.lengths[:n], self.pads),
-            _HostPack(self.slots[n:], self.ids[end:], self.positions[end:], self.lengths[n:], self.pads),
-        )
 
 
 class PackedRuntime:
@@ -86,33 +68,34 @@ class PackedRuntime:
         self._module = torch.compile(packed, dynamic=True) if compiled else packed
         self.pads = packed.pads
         self._output_dtype = torch.float16 if half else torch.float32
-        self._is_cuda = self._device.type == "cuda"
-        self._budget = budget
+        self._is_cuda, self._budget = self._device.type == "cuda", budget
         name = torch.cuda.get_device_name(self._device) if self._is_cuda else device
-        self.detail = f"{name}, {precision}, packs of {budget.max_tokens:,} tokens" + (
-            ", padded for attention" if self.pads else ", flash attention"
-        )
+        attention = "padded for attention" if self.pads else "flash attention"
+        self.detail = f"{name}, {precision}, packs of {budget.max_tokens:,} tokens, {attention}"
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`; several batches are returned as one."""
-        pending: deque[_Pending] = deque()
+        pending: deque[Callable[[], tuple[Ints, Floats]]] = deque()
         for pack in self._packs(batches):
-            for launched in self._budget.fit(pack, self._launch):
+            for launched in self._budget.fit(pack, self._launch, self._pack_size, _halves):
                 pending.append(launched)
                 while len(pending) > _MAX_PENDING:
-                    yield pending.popleft().result()
+                    yield pending.popleft()()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()()
 
     def _packs(self, batches: Iterable[TokenBatch]) -> Iterator[_HostPack]:
         collected: list[TokenBatch] = []
         for batch in batches:
             if collected and self._size([*collected, batch]) > self._budget.max_tokens:
-                yield _pack(collected, self.pads)
+                yield _pack(collected)
                 collected = []
             collected.append(batch)
         if collected:
-            yield _pack(collected, self.pads)
+            yield _pack(collected)
+
+    def _pack_size(self, pack: _HostPack) -> int:
+        return len(pack.slots) * int(pack.lengths.max()) if self.pads else len(pack.ids)
 
     def _size(self, batches: Sequence[TokenBatch]) -> int:
         if not self.pads:
@@ -120,53 +103,47 @@ class PackedRuntime:
         widest = max(int(batch.input_ids.shape[1]) for batch in batches)
         return widest * sum(len(batch.slots) for batch in batches)
 
-    def _launch(self, pack: _HostPack) -> _Pending:
+    def _launch(self, pack: _HostPack) -> Callable[[], tuple[Ints, Floats]]:
+        """Start the computation; the returned function waits for slots and vectors."""
         starts = np.concatenate([[0], np.cumsum(pack.lengths)]).astype(np.int32)
-        try:
-            with torch.inference_mode(), exact_products():
-                ids, positions, starts_there = map(self._to_device, (pack.ids, pack.positions, starts))
-                vectors = self._module(Pack(ids, positions, starts_there, int(pack.lengths.max())))
-                vectors = vectors.to(self._output_dtype)
-                copied = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=self._is_cuda)
-                copied.copy_(vectors, non_blocking=True)
-        except RuntimeError as error:
-            if is_full(error):
-                raise DeviceFull from error
-            raise
-        event = torch.cuda.Event() if self._is_cuda else None
+        with torch.inference_mode(), exact_products():
+            ids, positions, starts_there = map(self._to_device, (pack.ids, pack.positions, starts))
+            vectors = self._module(Pack(ids, positions, starts_there, int(pack.lengths.max())))
+            vectors = vectors.to(self._output_dtype)
+            copied = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=self._is_cuda)
+            copied.copy_(vectors, non_blocking=True)
+        slots, event = pack.slots, torch.cuda.Event() if self._is_cuda else None
         if event is not None:
             event.record()
-        return _Pending(pack.slots, copied, event)
+
+        def result() -> tuple[Ints, Floats]:
+            if event is not None:
+                event.synchronize()  # `copied` is valid from here on
+            return slots, copied.numpy()
+
+        return result
 
     def _to_device(self, array: Ints) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._is_cuda else tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A pack that the GPU computes."""
-
-    slots: Ints
-    vectors: Tensor  # [n, d], in main memory, valid after `event`
-    event: torch.cuda.Event | None
-
-    def result(self) -> tuple[Ints, Floats]:
-        """Wait for the slots and vectors."""
-        if self.event is not None:
-            self.event.synchronize()
-        return self.slots, self.vectors.numpy()
-
-
-def _pack(batches: Sequence[TokenBatch], pads: bool) -> _HostPack:
+def _pack(batches: Sequence[TokenBatch]) -> _HostPack:
     masks = [batch.attention_mask.astype(np.bool_) for batch in batches]
     return _HostPack(
         np.concatenate([batch.slots for batch in batches]),
         np.concatenate([batch.input_ids[mask] for batch, mask in zip(batches, masks, strict=True)]).astype(np.int32),
         np.concatenate([np.nonzero(mask)[1] for mask in masks]).astype(np.int32),
         np.concatenate([mask.sum(axis=1) for mask in masks]),
-        pads,
     )
+
+
+def _halves(pack: _HostPack) -> tuple[_HostPack, _HostPack]:
+    ends = np.cumsum(pack.lengths)
+    n = int(np.clip(np.searchsorted(ends, ends[-1] // 2, side="right"), 1, len(ends) - 1))
+    end = int(ends[n - 1])
+    first = _HostPack(pack.slots[:n], pack.ids[:end], pack.positions[:end], pack.lengths[:n])
+    return first, _HostPack(pack.slots[n:], pack.ids[end:], pack.positions[end:], pack.lengths[n:])
 
 
 def gpu_budget(runtime: str, spec: Spec, max_tokens: int) -> Budget:

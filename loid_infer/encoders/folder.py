@@ -33,22 +33,6 @@ class Probes:
         """Write as safetensors."""
         save_tensors(path, asdict(self), copy=True)
 
-    @staticmethod
-    def load(path: Path, dim: int) -> Probes:
-        """Read a file of `save`, for an encoder of width `dim`.
-
-        Raises:
-            SafetensorError, KeyError, ValueError: the file is invalid.
-        """
-        from safetensors.numpy import load_file
-
-        parts: dict[str, Array] = load_file(path)
-        probes = Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
-        n = len(probes.lengths)
-        if n == 0 or probes.cls.shape != (n, dim) or probes.flat_ids.shape != (int(probes.lengths.sum()),):
-            raise ValueError("inconsistent shapes")
-        return probes
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderFolder:
@@ -76,10 +60,17 @@ class EncoderFolder:
         Raises:
             BadArtifact: the file cannot be read.
         """
+        from safetensors.numpy import load_file
+
         try:
-            return Probes.load(self.path / PROBES_FILE, self.spec.dim)
+            parts: dict[str, Array] = load_file(self.path / PROBES_FILE)
+            probes = Probes(parts["flat_ids"], parts["lengths"], parts["cls"])
+            n, n_tokens = len(probes.lengths), int(probes.lengths.sum())
+            if n == 0 or probes.cls.shape != (n, self.spec.dim) or probes.flat_ids.shape != (n_tokens,):
+                raise ValueError("inconsistent shapes")
         except (KeyError, ValueError, SafetensorError) as error:
-            raise _unreadable("parity probes", self.path / PROBES_FILE, self.name, error) from error
+            raise self._unreadable("parity probes", PROBES_FILE, error) from error
+        return probes
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, with the spec's maximum length and prompt."""
@@ -98,8 +89,12 @@ class EncoderFolder:
             try:
                 tensors |= load_file(self.path / file)
             except (OSError, SafetensorError) as error:
-                raise _unreadable("weights", self.path / file, self.name, error) from error
+                raise self._unreadable("weights", file, error) from error
         return tensors
+
+    def _unreadable(self, content: str, file: str, error: Exception) -> BadArtifact:
+        what, fix = f"the {content} cannot be read: {error}", export_again(self.name)
+        return BadArtifact(what, where=str(self.path / file), fix=fix)
 
 
 def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
@@ -134,7 +129,3 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
 def export_again(name: str) -> str:
     """The fix for a damaged export."""
     return f"Run `loid-infer export --name {name}` to export it again."
-
-
-def _unreadable(content: str, path: Path, name: str, error: Exception) -> BadArtifact:
-    return BadArtifact(f"the {content} cannot be read: {error}", where=str(path), fix=export_again(name))

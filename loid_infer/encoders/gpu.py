@@ -42,7 +42,9 @@ def torch_lacks() -> str:
 def onnxruntime_lacks() -> str:
     """Why onnxruntime cannot use a GPU; empty if it can. It needs torch, for the properties of the GPU."""
     lacks = torch_lacks() or _no_library("cuda")
-    onnxruntime_cuda, torch_cuda = _onnxruntime_cuda(), _torch_cuda().split(".")[0]
+    build_info = _file("onnxruntime", "capi", "build_and_package_info.py")
+    onnxruntime_cuda = _search(r"cuda_version\s*=\s*['\"](\d+)", build_info)  # the major version; empty if unknown
+    torch_cuda = _torch_cuda().split(".")[0]
     if lacks or onnxruntime_cuda in ("", torch_cuda):
         return lacks
     return f"this onnxruntime is built for CUDA {onnxruntime_cuda}, this torch for CUDA {torch_cuda}"
@@ -58,7 +60,9 @@ def tensorrt_lacks() -> str:
 
 def faiss_lacks() -> str:
     """Why FAISS cannot use a GPU; empty if it can."""
-    return _no_driver() or _no_faiss()
+    names = ((package.metadata["Name"] or "").lower() for package in importlib.metadata.distributions())
+    has_gpu = any(name.startswith("faiss-gpu") for name in names)
+    return _no_driver() or ("" if has_gpu else "faiss-cpu is installed, not faiss-gpu")
 
 
 def tensorrt_libraries() -> tuple[str, ...]:
@@ -78,7 +82,7 @@ def tensorrt_libraries() -> tuple[str, ...]:
 
 def _tensorrt_major() -> str:
     """The major version of TensorRT that onnxruntime is linked against."""
-    path = _library("tensorrt")
+    path = _file("onnxruntime", "capi", _LIBRARIES["tensorrt"])
     match = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path else None
     return match[1].decode() if match else "10"
 
@@ -90,16 +94,8 @@ def _no_driver() -> str:
 def _no_library(provider: str) -> str:
     if not installed("onnxruntime"):
         return "onnxruntime is not installed"
-    return "" if _library(provider) else f"this onnxruntime is built without {_LIBRARIES[provider]}"
-
-
-def _library(provider: str) -> Path | None:
-    return _file("onnxruntime", "capi", _LIBRARIES[provider])
-
-
-def _onnxruntime_cuda() -> str:
-    """The major version of CUDA that onnxruntime was built for; empty if unknown."""
-    return _search(r"cuda_version\s*=\s*['\"](\d+)", _file("onnxruntime", "capi", "build_and_package_info.py"))
+    library = _LIBRARIES[provider]
+    return "" if _file("onnxruntime", "capi", library) else f"this onnxruntime is built without {library}"
 
 
 def _torch_cuda() -> str:
@@ -117,8 +113,3 @@ def _file(package: str, *parts: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).with_name(parts[0]).joinpath(*parts[1:]) if spec and spec.origin else None
     return path if path and path.is_file() else None
-
-
-def _no_faiss() -> str:
-    names = ((package.metadata["Name"] or "").lower() for package in importlib.metadata.distributions())
-    return "" if any(name.startswith("faiss-gpu") for name in names) else "faiss-cpu is installed, not faiss-gpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loid_infer.errors import BadArtifact, RuntimeMissing
+from loid_infer.errors import BadArtifact
 
 DATA_SUFFIX = ".data"  # of the file beside a graph that may contain its tensors: a graph is limited to 2 GB
 _FIX = "Export the encoder again."
@@ -21,34 +21,29 @@ def checked(path: Path) -> Path:
     import onnx
     from google.protobuf.message import DecodeError
 
+    def bad(what: str, got: str = "", expected: str = "") -> BadArtifact:
+        return BadArtifact(f"the graph {what}", where=str(path), got=got, expected=expected, fix=_FIX)
+
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise BadArtifact(f"the graph cannot be read: {error}", where=str(path), fix=_FIX) from error
+        raise bad(f"cannot be read: {error}") from error
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     if any(part.HasField("g") or part.graphs for part in attributes):
-        raise BadArtifact("the graph has subgraphs", where=str(path), fix=_FIX)
+        raise bad("has subgraphs")
     sparse = [part for part in attributes if part.HasField("sparse_tensor") or part.sparse_tensors]
     if sparse or model.graph.sparse_initializer:
-        raise BadArtifact("the graph has sparse tensors", where=str(path), fix=_FIX)
+        raise bad("has sparse tensors")
     constants = [tensor for part in attributes for tensor in (part.t, *part.tensors)]
     files = {_file(tensor) for tensor in (*model.graph.initializer, *constants)} - {"", path.name + DATA_SUFFIX}
     if files or any(map(_file, constants)):
-        raise BadArtifact("the graph has tensors outside its file", where=str(path), fix=_FIX)
+        raise bad("has tensors outside its file")
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign or model.functions:
-        raise BadArtifact(
-            "the graph has operators that are not ONNX's own", where=str(path), got=", ".join(foreign), fix=_FIX
-        )
+        raise bad("has operators that are not ONNX's own", ", ".join(foreign))
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
     if names != ["input_ids", "attention_mask", "cls"]:
-        raise BadArtifact(
-            "the graph has other inputs or outputs",
-            where=str(path),
-            got=", ".join(names),
-            expected="input_ids, attention_mask, cls",
-            fix=_FIX,
-        )
+        raise bad("has other inputs or outputs", ", ".join(names), "input_ids, attention_mask, cls")
     return path
 
 
@@ -63,8 +58,3 @@ def load_error(runtime: str, graph: Path, error: Exception) -> BadArtifact:
     """The error to raise if a runtime cannot load `graph`."""
     reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
     return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), fix=_FIX)
-
-
-def mismatch_error(what: str, graph: Path, expected: str, got: str) -> RuntimeMissing:
-    """The error to raise if a runtime uses another setting than requested."""
-    return RuntimeMissing(what, where=str(graph), expected=expected, got=got, fix="Run `loid-infer doctor`.")

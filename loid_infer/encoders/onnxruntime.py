@@ -8,16 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loid_infer.encoders import gpu
-from loid_infer.encoders.budget import Budget, DeviceFull, is_full, no_memory
+from loid_infer.encoders.budget import Budget, is_full, no_memory
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, load_error, mismatch_error
+from loid_infer.encoders.graph import checked, load_error
 from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
@@ -30,7 +28,7 @@ GPU_BATCH_TOKENS = 32_768  # per batch on a GPU, if its memory suffices
 def backend() -> Backend:
     """onnxruntime. fp16 and bf16 are computed in float32 on a CPU and in TF32 on a GPU."""
     precisions = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
-    return Backend("onnxruntime", "onnxruntime", precisions, gpu.onnxruntime_lacks, _open)
+    return Backend("onnxruntime", "onnxruntime", precisions, _open)
 
 
 def _open(encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
@@ -46,7 +44,7 @@ class OnnxRuntime:
     """One session, one batch at a time."""
 
     name = "onnxruntime"
-    pads = True
+    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
 
     def __init__(self, graph: Path, precision: str, device: str, n_threads: int, budget: Budget | None = None) -> None:
         """Load `graph`, whose weights are float32 or int8.
@@ -60,10 +58,9 @@ class OnnxRuntime:
             BadArtifact: the graph cannot be loaded.
             RuntimeMissing: the session runs on another provider than requested.
         """
-        self._device, self._budget = device, budget or Budget(sys.maxsize)
-        self.max_batch_tokens, self.n_tokenizers = (
-            (budget.max_tokens, GPU_TOKENIZERS) if budget else (MAX_BATCH_TOKENS, 1)
-        )
+        self._device, self._budget = device, budget
+        if budget:
+            self.max_batch_tokens, self.n_tokenizers = budget.max_tokens, GPU_TOKENIZERS
         options = {"use_tf32": str(int(precision != "fp32")), "arena_extend_strategy": "kSameAsRequested"}
         self._session = open_session(graph, device, options if device == "cuda" else {}, n_threads)
         target, products = (f"CPU, {n_threads} threads", "fp32") if device == "cpu" else ("CUDA", "TF32")
@@ -72,10 +69,13 @@ class OnnxRuntime:
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
-            yield from self._budget.fit(Padded(batch), self._forward)
+            if self._budget is None:
+                yield self._forward(batch)
+            else:
+                yield from self._budget.fit(batch, self._forward, padded_size, halves)
 
-    def _forward(self, work: Padded) -> tuple[Ints, Floats]:
-        return work.batch.slots, forward(self._session, work.batch, self._device)
+    def _forward(self, batch: TokenBatch) -> tuple[Ints, Floats]:
+        return batch.slots, forward(self._session, batch, self._device)
 
 
 def open_session(graph: Path, provider: str, options: dict[str, str], n_threads: int) -> Any:
@@ -109,53 +109,35 @@ def open_session(graph: Path, provider: str, options: dict[str, str], n_threads:
             raise no_memory("the encoder's weights") from error
         raise load_error("onnxruntime", graph, error) from error
     if session.get_providers()[0] != name:
-        got = ", ".join(session.get_providers())
-        raise mismatch_error("onnxruntime uses another provider", graph, name, got)
+        what, got = "onnxruntime uses another provider", ", ".join(session.get_providers())
+        raise RuntimeMissing(what, where=str(graph), expected=name, got=got, fix="Run `loid-infer doctor`.")
     return session
 
 
 def forward(session: Any, batch: TokenBatch, device: str) -> Floats:
-    """The vectors `[n, d]` of a batch; inputs and outputs are in the memory of `device` (cpu | cuda).
-
-    Raises:
-        DeviceFull: the GPU has too little memory.
-    """
+    """The vectors `[n, d]` of a batch; inputs and outputs are in the memory of `device` (cpu | cuda)."""
     import onnxruntime
 
     binding = session.io_binding()
-    try:
-        for name, ids in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask)):
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, device, 0))
-        binding.bind_output("cls", device)
-        session.run_with_iobinding(binding)
-        vectors: Floats = binding.copy_outputs_to_cpu()[0]
-    except Exception as error:
-        if device != "cpu" and is_full(error):
-            raise DeviceFull from error
-        raise
+    for name, ids in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask)):
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ids, device, 0))
+    binding.bind_output("cls", device)
+    session.run_with_iobinding(binding)
+    vectors: Floats = binding.copy_outputs_to_cpu()[0]
     return vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Padded:
-    """A padded batch as `budget.Work`."""
+def padded_size(batch: TokenBatch) -> int:
+    """Number of tokens, with padding."""
+    return int(batch.input_ids.size)
 
-    batch: TokenBatch
 
-    @property
-    def n_texts(self) -> int:
-        """Number of rows."""
-        return len(self.batch.slots)
+def halves(batch: TokenBatch) -> tuple[TokenBatch, TokenBatch]:
+    """The first and the second half of the rows."""
+    n = len(batch.slots) // 2
+    return _rows(batch, slice(None, n)), _rows(batch, slice(n, None))
 
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens, with padding."""
-        return int(self.batch.input_ids.size)
 
-    def halves(self) -> tuple[Padded, Padded]:
-        """The first and the second half of the rows."""
-        return self._rows(slice(None, self.n_texts // 2)), self._rows(slice(self.n_texts // 2, None))
-
-    def _rows(self, rows: slice) -> Padded:
-        ids, mask = (np.ascontiguousarray(part[rows]) for part in (self.batch.input_ids, self.batch.attention_mask))
-        return Padded(TokenBatch(self.batch.slots[rows], ids, mask, int(mask.sum())))
+def _rows(batch: TokenBatch, rows: slice) -> TokenBatch:
+    ids, mask = (np.ascontiguousarray(part[rows]) for part in (batch.input_ids, batch.attention_mask))
+    return TokenBatch(batch.slots[rows], ids, mask, int(mask.sum()))

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from loid_infer.encoders import onnxruntime, openvino, tensorrt, torch
+from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.gpu import driver
 from loid_infer.encoders.manifest import Parity, gate
 from loid_infer.encoders.processor import n_usable_threads
-from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Backend, Runtime
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
 from loid_infer.errors import NoMemory, ParityError, RuntimeMissing
+from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import check_choice
-from loid_infer.types import Progress
+from loid_infer.types import Array, Progress, TokenBatch
 
 DEVICES = ("auto", "cpu", "cuda")
-_DEVICE_NAMES = {"cpu": "the CPU", "cuda": "a GPU"}
+_N_MIXED = 8  # probes of different lengths in one batch
+_MAX_NORM_CHANGE = 0.1  # of the median norm; int8 changes it most, by a few percent
 
 
 def backends() -> tuple[Backend, ...]:
@@ -34,18 +39,13 @@ def able(device: str, precision: str) -> list[Backend]:
     return supporting if device == "cpu" else supporting[::-1]
 
 
-def runtimes() -> tuple[str, ...]:
-    """The choices of `--runtime`."""
-    return ("auto", *(backend.name for backend in backends()), "fake")
-
-
 def open_runtime(
     encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
 ) -> Runtime:
     """A runtime of `encoder`, verified on its parity probes.
 
     Args:
-        runtime: one of `runtimes`.
+        runtime: `auto`, the name of one of `backends`, or `fake`.
         device: one of DEVICES; `auto` takes CUDA if torch sees a GPU.
         n_threads: CPU threads; None: all processors that this process may use.
 
@@ -58,8 +58,6 @@ def open_runtime(
     check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
     if runtime == "fake":
-        from loid_infer.encoders.fake import FakeRuntime
-
         return FakeRuntime(encoder.spec.dim)
     precision = encoder.spec.precision
     device = _device(runtime, device, precision)
@@ -99,18 +97,12 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
         )
     if not backend.computes(device, precision):
         other = "cuda" if device == "cpu" else "cpu"
-        if backend.computes(other, precision):
-            raise RuntimeMissing(
-                f"{name} computes {precision} on {_DEVICE_NAMES[other]} only",
-                where=encoder.name,
-                expected=f"--device {other}",
-                got=_DEVICE_NAMES[device],
-                fix="Use --runtime auto.",
-            )
+        alternatives = [backend.name for backend in able(device, precision)]
+        alternatives += [f"--device {other}"] if backend.computes(other, precision) else []
         raise RuntimeMissing(
-            f"{name} does not compute {precision}",
+            f"{name} does not compute {precision} on {device}",
             where=encoder.name,
-            expected=" or ".join(backend.name for backend in able(device, precision)),
+            expected=" or ".join(alternatives),
             fix="Use --runtime auto, or run `loid-infer export --precision fp32`.",
         )
     return backend.open(encoder, device, n_threads)
@@ -127,20 +119,62 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
         RuntimeMissing: there is no such runtime.
     """
     probes, precision = probes or encoder.probes(), encoder.spec.precision
-    on_gpu = torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda"
-    if on_gpu:
-        yield "torch on cuda", measure(load("torch", encoder, "cuda", n_usable_threads()), probes)
-    reasons, n_measured = [], int(on_gpu)
-    for backend in able("cpu", precision):
+    targets = {backend.name: (backend.name, "cpu") for backend in able("cpu", precision)}
+    if torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda":
+        targets = {"torch on cuda": ("torch", "cuda")} | targets
+    reasons = []
+    for name, (runtime, device) in targets.items():
         try:
-            opened = load(backend.name, encoder, "cpu", n_usable_threads())
+            opened = load(runtime, encoder, device, n_usable_threads())
         except RuntimeMissing as error:
             reasons.append(str(error))
             continue
-        n_measured += 1
-        yield backend.name, measure(opened, probes)
-    if not n_measured:
+        yield name, measure(opened, probes)
+    if len(reasons) == len(targets):
         raise _no_runtime(encoder, "; ".join(reasons))
+
+
+def measure(runtime: Runtime, probes: Probes) -> Parity:
+    """Run the probes in batches by length, and some of mixed lengths in one batch, and compare.
+
+    A text without a vector has cosine -1, and so have all texts if the norms are wrong.
+
+    Raises:
+        ParityError: the vectors have another shape than the reference.
+    """
+    worst: Array = np.ones(len(probes.lengths))
+    computed: Array = np.zeros(len(worst), np.bool_)
+    norm_ratios: Array = np.ones(len(worst))  # a cosine does not show a missing normalization
+    max_abs = 0.0
+    for slots, vectors in runtime.run(_batches(probes)):
+        expected = probes.cls[slots]
+        if vectors.shape != expected.shape:
+            raise ParityError(
+                f"{runtime.name} computes vectors of another shape than the encoder's",
+                expected=str(expected.shape),
+                got=str(vectors.shape),
+                fix="Export the encoder again.",
+            )
+        cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
+        worst[slots] = np.minimum(worst[slots], cosines)
+        norms = np.maximum(np.linalg.norm(expected, axis=1), 1e-30)
+        norm_ratios[slots] = np.linalg.norm(vectors, axis=1) / norms
+        computed[slots] = True
+        max_abs = max(max_abs, float(np.abs(vectors - expected).max()))
+    worst[~computed] = -1.0
+    if not abs(np.median(norm_ratios) - 1) <= _MAX_NORM_CHANGE:  # true for NaN
+        worst[:] = -1.0
+    return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
+
+
+def _batches(probes: Probes) -> Iterator[TokenBatch]:
+    slots, longest = np.arange(len(probes.lengths)), int(probes.lengths.max())
+    yield from token_batches(slots, probes.flat_ids, probes.lengths, MAX_BATCH_TOKENS, longest)
+    # The longest and the shortest in one batch: shows a runtime that ignores the mask.
+    by_length = np.argsort(probes.lengths, kind="stable")
+    mixed = np.concatenate([by_length[: _N_MIXED // 2], by_length[-_N_MIXED // 2 :]])
+    starts = np.cumsum(probes.lengths) - probes.lengths
+    yield padded(mixed, probes.flat_ids, starts[mixed], probes.lengths[mixed], longest)
 
 
 def _no_runtime(encoder: EncoderFolder, reasons: str) -> RuntimeMissing:
@@ -199,5 +233,5 @@ def check_options(runtime: str, device: str) -> None:
     Raises:
         BadSetting: one does not.
     """
-    check_choice("runtime", runtime, runtimes())
+    check_choice("runtime", runtime, ("auto", *(backend.name for backend in backends()), "fake"))
     check_choice("device", device, DEVICES)

@@ -13,12 +13,11 @@ from typing import Any
 
 from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.encoders.graph import checked, load_error, mismatch_error
-from loid_infer.encoders.machine import shape_key
+from loid_infer.encoders.graph import checked, load_error
+from loid_infer.encoders.machine import fastest_streams, shape_key
 from loid_infer.encoders.processor import has_bf16, model
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
-from loid_infer.encoders.streams import fastest_streams
 from loid_infer.errors import RuntimeMissing
 from loid_infer.settings import machine_memory
 from loid_infer.types import Floats, Ints, TokenBatch
@@ -26,9 +25,7 @@ from loid_infer.types import Floats, Ints, TokenBatch
 
 def backend() -> Backend:
     """OpenVINO. fp16 is computed in float32, which is more exact."""
-    return Backend(
-        "openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, lambda: "it runs on the CPU only", _open
-    )
+    return Backend("openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, _open)
 
 
 def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
@@ -50,11 +47,6 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     return make(fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory()))
 
 
-def _hint(precision: str) -> str:
-    """The inference precision; the floating-point part of an int8 graph is computed in bf16 where that is native."""
-    return "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
-
-
 class OpenVino:
     """A compiled model. Threads are divided among streams, each of which computes one batch at a time."""
 
@@ -70,7 +62,8 @@ class OpenVino:
         """
         import openvino
 
-        hint = _hint(precision)
+        # The floating-point part of an int8 graph is computed in bf16 where that is native.
+        hint = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
         options = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -86,10 +79,10 @@ class OpenVino:
         self._requests = openvino.AsyncInferQueue(self._model, n_streams + 1)
         actual = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if actual != hint:
-            raise mismatch_error("OpenVINO uses another precision", graph, hint, actual)
-        self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}" + (
-            f" with {hint}" if precision in ("int8", "fp16") else ""
-        )
+            what, fix = "OpenVINO uses another precision", "Run `loid-infer doctor`."
+            raise RuntimeMissing(what, where=str(graph), expected=hint, got=actual, fix=fix)
+        products = f" with {hint}" if precision in ("int8", "fp16") else ""
+        self.detail = f"CPU, {n_threads} threads in {n_streams} streams, {precision}{products}"
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

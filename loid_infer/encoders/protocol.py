@@ -16,25 +16,11 @@ GPU_TOKENIZERS = 4  # tokenizer threads for a GPU; for a CPU one is enough
 class Runtime(Protocol):
     """Computes an encoder's vectors. A vector depends on its own row of the batch only."""
 
-    @property
-    def name(self) -> str:
-        """torch | onnxruntime | openvino | tensorrt | fake."""
-
-    @property
-    def detail(self) -> str:
-        """Device, threads, streams and precision, for people."""
-
-    @property
-    def max_batch_tokens(self) -> int:
-        """The fastest batch size in tokens, padding included; other sizes work too."""
-
-    @property
-    def pads(self) -> bool:
-        """Whether it computes padding."""
-
-    @property
-    def n_tokenizers(self) -> int:
-        """Tokenizer threads it needs."""
+    name: str  # torch | onnxruntime | openvino | tensorrt | fake
+    detail: str  # device, threads, streams and precision, for people
+    max_batch_tokens: int  # the fastest batch size in tokens, padding included; other sizes work too
+    pads: bool  # whether it computes padding
+    n_tokenizers: int  # tokenizer threads it needs
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """The slots `[n]` of one or several batches and their vectors `[n, d]`, float32 or float16, in any order.
@@ -50,7 +36,6 @@ class Backend:
     name: str
     package: str  # required Python package
     precisions: Mapping[str, tuple[str, ...]]  # supported precisions by device: cpu | cuda
-    gpu_lacks: Callable[[], str]  # why it cannot use a GPU here; empty if it can
     open: Callable[[EncoderFolder, str, int], Runtime]  # (encoder, device, threads)
 
     @property

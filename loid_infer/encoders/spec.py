@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 from msgspec import to_builtins
 
 from loid_infer.artifact import digest_json
-from loid_infer.errors import BadArtifact
 from loid_infer.types import Array, Spec
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
-FINGERPRINT_DIGITS = 32
 
 
 def fingerprint(spec: Spec) -> str:
     """The digest of all fields of `spec`, 32 hex digits; the name of its store."""
-    return digest_json(to_builtins(spec))[:FINGERPRINT_DIGITS]
+    return digest_json(to_builtins(spec))[:32]
 
 
 def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) -> str:
@@ -35,21 +32,8 @@ def weights_digest(tensors: Mapping[str, Array], uses: Callable[[str], bool]) ->
     return digest.hexdigest()
 
 
-def tokenizer_digest(path: Path) -> str:
-    """sha256 of a tokenizer.json without truncation and padding, which have fields of their own in the spec.
-
-    Raises:
-        BadArtifact: the file cannot be read.
-    """
-    try:
-        return tokenizer_content_digest(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadArtifact(
-            f"the tokenizer cannot be read: {error}", where=str(path), fix="Export the encoder again."
-        ) from error
-
-
 def tokenizer_content_digest(content: str) -> str:
-    """`tokenizer_digest` of the text of a tokenizer.json."""
+    """sha256 of the text of a tokenizer.json without truncation and padding, which have fields of their own in the
+    spec."""
     parts = json.loads(content)
     return digest_json({name: part for name, part in parts.items() if name not in ("truncation", "padding")})

@@ -24,7 +24,7 @@ from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.gpu import tensorrt_lacks, tensorrt_libraries
 from loid_infer.encoders.graph import checked
-from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS, Padded, forward, open_session
+from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS, forward, halves, open_session, padded_size
 from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
 from loid_infer.errors import BadArtifact, RuntimeMissing
 from loid_infer.settings import machine_memory
@@ -38,7 +38,7 @@ _FLAGS = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
 
 def backend() -> Backend:
     """TensorRT, through onnxruntime."""
-    return Backend("tensorrt", "onnxruntime", {"cuda": ("bf16", "fp16")}, tensorrt_lacks, _open)
+    return Backend("tensorrt", "onnxruntime", {"cuda": ("bf16", "fp16")}, _open)
 
 
 def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
@@ -46,14 +46,12 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
 
     from loid_infer.encoders.cuda import gpu_budget
 
-    if encoder.spec.max_tokens < MIN_TOKENS:
-        raise RuntimeMissing(
-            f"TensorRT needs a maximum length of at least {MIN_TOKENS} tokens",
-            got=f"--max-tokens {encoder.spec.max_tokens}",
-            fix="Use --runtime torch.",
-        )
-    spec, budget = encoder.spec, gpu_budget("tensorrt", encoder.spec, GPU_BATCH_TOKENS)
+    spec = encoder.spec
+    if spec.max_tokens < MIN_TOKENS:
+        what = f"TensorRT needs a maximum length of at least {MIN_TOKENS} tokens"
+        raise RuntimeMissing(what, got=f"--max-tokens {spec.max_tokens}", fix="Use --runtime torch.")
     name, memory = torch.cuda.get_device_name(), machine_memory().parent
+    budget = gpu_budget("tensorrt", spec, GPU_BATCH_TOKENS)
     return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory, budget)
 
 
@@ -93,13 +91,6 @@ def profiles(max_tokens: int, max_batch_tokens: int) -> tuple[Profile, ...]:
     return tuple(result)
 
 
-def widened(batch: TokenBatch) -> TokenBatch:
-    """`batch`, padded to at least MIN_TOKENS."""
-    padding = ((0, 0), (0, max(0, MIN_TOKENS - batch.input_ids.shape[1])))
-    ids, mask = (np.pad(part, padding) for part in (batch.input_ids, batch.attention_mask))
-    return TokenBatch(batch.slots, ids, mask, batch.n_tokens)
-
-
 class TensorRt:
     """One session per profile, opened for the first batch of its widths."""
 
@@ -111,7 +102,6 @@ class TensorRt:
 
         Args:
             precision: fp16 | bf16; LayerNorm, a single operator of the graph, is computed in float32.
-            max_tokens: of the encoder.
             gpu: name of the GPU, part of the folder's name.
             memory: engines are cached in its subfolder `tensorrt`.
             budget: of a batch with its padding.
@@ -147,13 +137,16 @@ class TensorRt:
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""
         for batch in batches:
-            yield from self._budget.fit(Padded(widened(batch)), self._forward)
+            padding = ((0, 0), (0, max(0, MIN_TOKENS - batch.input_ids.shape[1])))
+            ids, mask = (np.pad(part, padding) for part in (batch.input_ids, batch.attention_mask))
+            widened = TokenBatch(batch.slots, ids, mask, batch.n_tokens)
+            yield from self._budget.fit(widened, self._forward, padded_size, halves)
 
-    def _forward(self, work: Padded) -> tuple[Ints, Floats]:
-        width = work.batch.input_ids.shape[1]
+    def _forward(self, batch: TokenBatch) -> tuple[Ints, Floats]:
+        width = batch.input_ids.shape[1]
         profile = next(profile for profile in self._profiles if width <= profile.max_tokens)
         if profile in self._sessions:
-            return work.batch.slots, forward(self._sessions[profile], work.batch, "cuda")
+            return batch.slots, forward(self._sessions[profile], batch, "cuda")
         prefix = f"tokens{profile.max_tokens}x{profile.max_rows}"
         options = {**self._options, "trt_engine_cache_prefix": prefix, **profile.options()}
         try:
@@ -161,12 +154,12 @@ class TensorRt:
         except BadArtifact as error:
             what = f"TensorRT cannot build an engine: {error.what}"
             raise RuntimeMissing(what, where=error.where, fix="Use --runtime auto.") from error
-        vectors = forward(session, work.batch, "cuda")
+        vectors = forward(session, batch, "cuda")
         if not any(self._folder.glob(f"{prefix}*.engine")):  # onnxruntime falls back to CUDA
             what = "TensorRT computes no part of the graph"
             raise RuntimeMissing(what, where=str(self._graph), fix="Use --runtime auto.")
         self._sessions[profile] = session
-        return work.batch.slots, vectors
+        return batch.slots, vectors
 
 
 def private_folder(*parts: Path | str) -> Path:

@@ -1,13 +1,18 @@
 """Texts to token ids, truncated on the right and not padded: looked up by word where possible, else from tokenizers.
 
 Truncation and padding that the tokenizer.json itself contains are ignored.
+
+Words are looked up in printable ASCII that is tokenized by BERT's rules. There, a word is a run of letters and digits
+or a single punctuation mark, lower-cased if the model is uncased, and its ids do not depend on its neighbors. A block
+of texts is a few array operations, which release the GIL. Words of up to 16 bytes are their own keys in a hash table
+(two uint64, so there are no false matches); the ids of a new word are computed once by the tokenizer.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,9 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from loid_infer.encoders.words import Words
 from loid_infer.errors import BadArtifact
-from loid_infer.types import Bools, Ints
+from loid_infer.types import Array, Bools, Ints
+
+_SPACE, _LETTER, _PUNCTUATION = 0, 1, 2  # kinds of characters
+_BLOCK_CHARS = 1 << 18  # characters per block, which fits into a processor's cache
+_MAX_WORDS = 250_000  # the table is emptied above; it has twice as many slots
+_TABLE_BITS = 19
+_KEY_BYTES = 16  # longer words are stored in a dict
+_MAX_BYTES = 100  # and longer ones than that not at all, to bound the memory
+_LOW, _HIGH = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd multipliers of the hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,7 @@ class Tokenizer:
         texts = [self._prompt + text for text in texts] if self._prompt else texts
         plain = self._plain(texts)
         if self._words is not None and plain.all():
-            return Tokens(*self._words.ids(texts))
+            return self._words.ids(texts)
         encodings = self._tokenizer.encode_batch_fast([texts[i] for i in np.flatnonzero(~plain).tolist()])
         ids = [encoding.ids or [self._empty_id] for encoding in encodings]  # .ids makes a list per access
         tokenized = Tokens(
@@ -72,7 +84,7 @@ class Tokenizer:
         )
         if self._words is None:
             return tokenized
-        looked_up = Tokens(*self._words.ids([texts[i] for i in np.flatnonzero(plain).tolist()]))
+        looked_up = self._words.ids([texts[i] for i in np.flatnonzero(plain).tolist()])
         lengths = np.empty(len(texts), np.int64)
         lengths[plain], lengths[~plain] = looked_up.lengths, tokenized.lengths
         mask = np.repeat(plain, lengths)
@@ -141,3 +153,194 @@ def _words_of(tokenizer: Any, max_tokens: int) -> Words | None:
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(words, add_special_tokens=False)]
 
     return Words(tokenize, (frame[0], frame[1]), max_tokens, lower=lower)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The words of a block of texts, concatenated."""
+
+    content: bytes  # the texts, lower-cased if the model is uncased
+    starts: Ints  # [n_words], first byte
+    lengths: Ints  # [n_words], bytes
+    bounds: Ints  # [n_texts + 1], the first word of each text, and the end
+
+    def word(self, i: int) -> bytes:
+        """The i-th word."""
+        return self.content[self.starts[i] : self.starts[i] + self.lengths[i]]
+
+
+class Words:
+    """Tokenizes texts by a table of words, which grows as needed. Not thread-safe; see `copy`."""
+
+    def __init__(
+        self, tokenize: Callable[[list[str]], list[list[int]]], frame: tuple[int, int], max_tokens: int, *, lower: bool
+    ) -> None:
+        """Start with an empty table.
+
+        Args:
+            tokenize: words -> the ids of each.
+            frame: first and last id of every text.
+            max_tokens: maximum length of a text, with its frame.
+            lower: whether to convert to lower case.
+        """
+        self._tokenize, self._frame, self._max_tokens = tokenize, frame, max_tokens
+        chars = [chr(code) for code in range(128)]
+        kinds = (_SPACE if c in " \t\n\r" else _LETTER if c.isalnum() else _PUNCTUATION for c in chars)
+        self._kinds = bytes(kinds) + bytes(128)
+        self._cases = bytes(ord(c.lower() if lower else c) for c in chars) + bytes(range(128, 256))
+        self._clear()
+
+    def _clear(self) -> None:
+        self._long: dict[bytes, int] = {}  # entries of words longer than a key
+        self._slots: Array = np.full(1 << _TABLE_BITS, -1, np.int32)  # [slots], entry of each slot; -1: free
+        self._lows, self._highs = (np.zeros(1 << _TABLE_BITS, np.uint64) for _ in range(2))  # [slots], keys
+        self._firsts: Ints = np.zeros(0, np.int64)  # [entries], first index into `_ids`
+        self._counts: Ints = np.zeros(0, np.int64)  # [entries], number of ids of each word in the table
+        self._ids: Ints = np.zeros(0, np.int32)
+
+    def copy(self) -> Words:
+        """The same with an empty table, for another thread."""
+        other = copy.copy(self)
+        other._clear()
+        return other
+
+    def ids(self, texts: Sequence[str]) -> Tokens:
+        """The ids of plain texts."""
+        parts = [self._block_ids(texts[part]) for part in _blocks(texts)]
+        flat_ids = np.concatenate([np.zeros(0, np.int32), *(part.flat_ids for part in parts)])
+        lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
+        return Tokens(flat_ids, lengths, sum(part.n_truncated for part in parts))
+
+    def _block_ids(self, texts: Sequence[str]) -> Tokens:
+        block = self._split(texts)
+        entries = self._look_up(block)
+        counts = self._counts[entries]
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        flat = self._ids[np.repeat(self._firsts[entries] - ends[:-1], counts) + np.arange(ends[-1])]
+        lengths = np.diff(ends[block.bounds])
+        room = self._max_tokens - 2
+        n_truncated = int((lengths > room).sum())
+        if n_truncated:
+            flat = flat[_ranks(lengths) < room]
+        lengths = np.minimum(lengths, room) + 2
+        last = np.cumsum(lengths) - 1
+        first = last + 1 - lengths
+        framed, inside = np.empty(int(lengths.sum()), np.int32), np.ones(int(lengths.sum()), np.bool_)
+        inside[first] = inside[last] = False
+        framed[first], framed[last], framed[inside] = *self._frame, flat
+        return Tokens(framed, lengths, n_truncated)
+
+    def _split(self, texts: Sequence[str]) -> _Block:
+        """The words of `texts`; of each text at most enough to show that it must be truncated."""
+        content = "\n".join(["", *texts, ""]).encode()
+        kinds = np.frombuffer(content.translate(self._kinds), np.uint8)
+        letter = kinds == _LETTER
+        is_start = kinds == _PUNCTUATION
+        is_start[1:] |= letter[1:] & ~letter[:-1]
+        starts = np.flatnonzero(is_start)
+        lengths = np.ones(len(starts), np.int64)
+        runs = letter[starts]
+        lengths[runs] = np.flatnonzero(letter[:-1] & ~letter[1:]) + 1 - starts[runs]
+        chars = np.fromiter(map(len, texts), np.int64, len(texts))
+        text_starts = np.cumsum(chars + 1) - chars
+        bounds = np.searchsorted(starts, np.append(text_starts, len(content)))
+        counts, max_words = np.diff(bounds), self._max_tokens - 1
+        if counts.max() > max_words:
+            kept = _ranks(counts) < max_words
+            starts, lengths = starts[kept], lengths[kept]
+            bounds = np.concatenate([[0], np.cumsum(np.minimum(counts, max_words))])
+        return _Block(content.translate(self._cases) + bytes(_KEY_BYTES), starts, lengths, bounds)
+
+    def _look_up(self, block: _Block) -> Ints:
+        """The entry of each word; new words are added."""
+        if len(self._counts) > _MAX_WORDS:
+            self._clear()
+        low, high = _keys(block)
+        entries = self._table_entries(low, high)
+        long = {i: block.word(i) for i in np.flatnonzero(block.lengths > _KEY_BYTES).tolist()}
+        entries[list(long)] = [self._long.get(word, -1) for word in long.values()]
+        new_long = list(dict.fromkeys(word for i, word in long.items() if entries[i] < 0))
+        new = np.flatnonzero((entries < 0) & (block.lengths <= _KEY_BYTES))
+        if not len(new) and not new_long:
+            return entries
+        keys = np.stack([low[new], high[new]], 1)
+        keys, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        added = self._add([*(block.word(i) for i in new[first].tolist()), *new_long])
+        self._insert(keys[:, 0], keys[:, 1], added[: len(keys)])
+        entries[new] = added[inverse.ravel()]
+        long_entries = dict(zip(new_long, added[len(keys) :].tolist(), strict=True))
+        self._long |= {word: entry for word, entry in long_entries.items() if len(word) <= _MAX_BYTES}
+        for i, word in long.items():
+            entries[i] = long_entries.get(word, entries[i])
+        return entries
+
+    def _table_entries(self, low: Array, high: Array) -> Ints:
+        """The entries under these keys; -1 where there is none. Open addressing with linear probing."""
+        slots = _slot(low, high)
+        entries = self._slots[slots]
+        pending = np.flatnonzero((entries >= 0) & ((self._lows[slots] != low) | (self._highs[slots] != high)))
+        entries[pending] = -1
+        while len(pending):
+            slots[pending] = (slots[pending] + 1) % len(self._slots)
+            slot = slots[pending]
+            entry = self._slots[slot]
+            same = (entry >= 0) & (self._lows[slot] == low[pending]) & (self._highs[slot] == high[pending])
+            entries[pending[same]] = entry[same]
+            pending = pending[(entry >= 0) & ~same]
+        return entries
+
+    def _insert(self, low: Array, high: Array, entries: Ints) -> None:
+        slots, pending = _slot(low, high), np.arange(len(low))
+        while len(pending):
+            _, first = np.unique(slots[pending], return_index=True)  # one key per slot
+            free = pending[first]
+            free = free[self._slots[slots[free]] < 0]
+            slot = slots[free]
+            self._slots[slot], self._lows[slot], self._highs[slot] = entries[free], low[free], high[free]
+            pending = np.setdiff1d(pending, free, assume_unique=True)
+            slots[pending] = (slots[pending] + 1) % len(self._slots)
+
+    def _add(self, words: list[bytes]) -> Ints:
+        """New entries `[n]` for `words`."""
+        ids = self._tokenize([word.decode() for word in words])
+        counts = np.fromiter(map(len, ids), np.int64, len(ids))
+        first = len(self._ids) + np.cumsum(counts) - counts
+        self._firsts, self._counts = np.append(self._firsts, first), np.append(self._counts, counts)
+        self._ids = np.append(self._ids, np.fromiter(chain.from_iterable(ids), np.int32))
+        return np.arange(len(self._counts) - len(words), len(self._counts))
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[slice]:
+    first, n_chars = 0, 0
+    for i, text in enumerate(texts):
+        if n_chars and n_chars + len(text) > _BLOCK_CHARS:
+            yield slice(first, i)
+            first, n_chars = i, 0
+        n_chars += len(text)
+    if len(texts) > first:
+        yield slice(first, len(texts))
+
+
+def _ranks(counts: Ints) -> Ints:
+    """0, 1, .. within each group, for groups of these sizes, `[sum(counts)]`."""
+    starts = np.cumsum(counts) - counts
+    ranks: Ints = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+    return ranks
+
+
+def _keys(block: _Block) -> tuple[Array, Array]:
+    """The first 8 bytes of each word and the next 8, as integers, zero-padded."""
+    # The 8 bytes from each byte on, as a view.
+    eight: Array = np.ndarray((len(block.content) - 7,), "<u8", block.content, strides=(1,))
+    masks = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
+    low = eight[block.starts] & masks[np.minimum(block.lengths, 8)]
+    high = np.zeros_like(low)
+    longer = np.flatnonzero(block.lengths > 8)
+    high[longer] = eight[block.starts[longer] + 8] & masks[np.minimum(block.lengths[longer] - 8, 8)]
+    return low, high
+
+
+def _slot(low: Array, high: Array) -> Ints:
+    """The first slot to probe for each key."""
+    mixed = (low * np.uint64(_LOW)) ^ (high * np.uint64(_HIGH))
+    return (mixed >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loid_infer.encoders import gpu
 from loid_infer.encoders.folder import EncoderFolder, export_again
 from loid_infer.encoders.processor import exact_products
 from loid_infer.encoders.protocol import Backend, Runtime
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def backend() -> Backend:
     """torch. On a CPU, fp16 is computed in float32."""
     floats = ("fp32", "bf16", "fp16")
-    return Backend("torch", "torch", {"cpu": floats, "cuda": floats}, gpu.torch_lacks, _open)
+    return Backend("torch", "torch", {"cpu": floats, "cuda": floats}, _open)
 
 
 def _open(encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
@@ -72,16 +71,10 @@ class TorchRuntime:
         torch.set_num_threads(self._n_threads)
         try:
             for batch in batches:
-                with exact_products():
-                    vectors = self._forward(batch)
-                yield batch.slots, vectors
+                ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+                autocast = torch.autocast("cpu", torch.bfloat16, enabled=self._bf16)
+                with exact_products(), torch.inference_mode(), autocast:
+                    vectors: Floats = self._module(ids, mask).float().numpy()
+                yield batch.slots, np.ascontiguousarray(vectors)
         finally:
             torch.set_num_threads(before)
-
-    def _forward(self, batch: TokenBatch) -> Floats:
-        import torch
-
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            vectors: Floats = self._module(ids, mask).float().numpy()
-        return np.ascontiguousarray(vectors)

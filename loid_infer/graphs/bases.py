@@ -63,7 +63,7 @@ class Base:
             return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
 
     def tokenizer_digest(self) -> str:
-        """See `encoders.spec.tokenizer_digest`."""
+        """See `encoders.spec.tokenizer_content_digest`."""
         return tokenizer_content_digest(self.tokenizer_json)
 
     def max_tokens(self, requested: int | None) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from loid_infer.encoders import gpu
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
-from loid_infer.encoders.opening import backends, load
+from loid_infer.encoders.opening import backends, load, measure
 from loid_infer.encoders.processor import has_bf16
-from loid_infer.encoders.proof import measure
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import padded, token_batches
 from loid_infer.encoders.torch import module_of
@@ -32,6 +32,7 @@ CASES = [
     ),
 ]
 BACKENDS = {backend.name: backend for backend in backends()}
+GPU_LACKS = {"torch": gpu.torch_lacks, "onnxruntime": gpu.onnxruntime_lacks, "tensorrt": gpu.tensorrt_lacks}
 
 
 def opened(device: str, name: str, encoder: EncoderFolder) -> Runtime:
@@ -40,8 +41,8 @@ def opened(device: str, name: str, encoder: EncoderFolder) -> Runtime:
         from loid_infer.encoders.cuda import PackedRuntime
 
         return PackedRuntime(module_of(encoder), encoder.spec.precision, "cpu", Budget(500), half=False)
-    if device == "cuda" and BACKENDS[name].gpu_lacks():
-        pytest.skip(f"{name} computes on no GPU here: {BACKENDS[name].gpu_lacks()}")
+    if device == "cuda" and (lacks := GPU_LACKS[name]()):
+        pytest.skip(f"{name} computes on no GPU here: {lacks}")
     if not BACKENDS[name].installed:
         pytest.skip(f"{name} is not installed")
     if (device, encoder.spec.precision) == ("cpu", "bf16") and not has_bf16():

@@ -216,10 +216,10 @@ def test_a_single_text_that_does_not_fit_is_an_error_and_nothing_is_stored(encod
 
 def test_other_errors_are_not_retried() -> None:
     class Piece:
-        n_texts, n_tokens = 4, 40
+        slots = np.arange(4)
 
-        def halves(self):
-            raise AssertionError("must not be divided")
+    def halves(piece: Piece):
+        raise AssertionError("must not be divided")
 
     tried = []
 
@@ -228,7 +228,7 @@ def test_other_errors_are_not_retried() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        list(Budget(100).fit(Piece(), broken))
+        list(Budget(100).fit(Piece(), broken, lambda _: 40, halves))
     assert len(tried) == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loid_infer.encoders import tensorrt
-from loid_infer.encoders.budget import Budget, DeviceFull
+from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.onnxruntime import forward, open_session
 from loid_infer.encoders.schedule import padded_lengths, token_batches
@@ -172,7 +172,7 @@ def test_a_full_gpu_halves_the_batches_of_onnxruntime(encoder: EncoderFolder, mo
     def small(session, batch, device):
         sizes.append(batch.input_ids.size)
         if batch.input_ids.size > 150:
-            raise DeviceFull
+            raise RuntimeError("Failed to allocate memory for requested buffer")
         return original(session, batch, device)
 
     monkeypatch.setattr(module, "forward", small)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loid_infer.encoders import words
+from loid_infer.encoders import tokens as module
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact
 
@@ -53,7 +53,7 @@ def test_looked_up_ids_are_the_same_with_a_small_table_and_small_blocks(
     """Covers hash collisions and emptying the table."""
     with pytest.MonkeyPatch.context() as patch:
         for name, small in (("_TABLE_BITS", 7), ("_MAX_WORDS", 20), ("_BLOCK_CHARS", 60)):
-            patch.setattr(words, name, small)
+            patch.setattr(module, name, small)
         tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
         for texts in batches:
             assert_equal_to_rust(tokenizer, toy_base, texts)
@@ -111,7 +111,7 @@ def test_a_copy_gives_the_same_ids_and_shares_no_table(toy_base: Path) -> None:
     assert tokenizer(texts).flat_ids.tolist() == copied(texts).flat_ids.tolist()
     assert tokenizer._words is not copied._words
     assert tokenizer._words is not None
-    assert len(tokenizer._words) > 0
+    assert len(tokenizer._words._counts) > 0
 
 
 def test_only_plain_texts_are_looked_up(toy_base: Path) -> None:
@@ -134,14 +134,14 @@ def test_a_tokenizer_with_other_rules_is_not_replaced(toy_base: Path, tmp_path: 
 
 
 def test_a_full_table_is_emptied(toy_base: Path, monkeypatch) -> None:
-    monkeypatch.setattr(words, "_MAX_WORDS", 3)
+    monkeypatch.setattr(module, "_MAX_WORDS", 3)
     tokenizer = Tokenizer(toy_base / "tokenizer.json", 20)
     texts = ["great guitar case cable plot", "the great guitar"]
     first = tokenizer(texts).flat_ids.tolist()
     assert tokenizer._words is not None
-    assert len(tokenizer._words) == 6
+    assert len(tokenizer._words._counts) == 6
     assert tokenizer(texts[1:]).flat_ids.tolist() == first[-5:]
-    assert len(tokenizer._words) == 3
+    assert len(tokenizer._words._counts) == 3
 
 
 def test_no_texts_are_no_tokens(toy_base: Path) -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer.encoders import streams
+from loid_infer.encoders import machine
 from loid_infer.encoders.fake import FakeRuntime
-from loid_infer.encoders.streams import choices, fastest_streams
+from loid_infer.encoders.machine import choices, fastest_streams
 
 
 def test_choices_start_with_one_stream_per_thread() -> None:
@@ -22,7 +22,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         assert width == 100
         return {4: 9.0}.get(counts[-1], 1.0)
 
-    monkeypatch.setattr(streams, "_tokens_per_s", rate)
+    monkeypatch.setattr(machine, "_tokens_per_s", rate)
     return counts
 
 
