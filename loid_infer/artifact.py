@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -59,10 +59,8 @@ def versions(*packages: str) -> dict[str, str]:
     """Versions of Python, loid-infer and those of `packages` that are installed."""
     installed = {"python": platform.python_version()}
     for name in ("loid-infer", *packages):
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 

@@ -9,27 +9,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from loid_infer.types import Array
 
-
-def save_tensors(
-    path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None, *, copy: bool = False
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays of numpy, or tensors of torch in main memory and without gradients, by name.
 
     safetensors writes the memory of an array as it is: one whose rows do not follow one another would be stored with
-    wrong values and no error.
-
-    Args:
-        copy: whether an array that is not C-contiguous is copied; by default it is refused.
-
-    Raises:
-        ValueError: an array is not C-contiguous and `copy` is false.
+    wrong values and no error. So an array that is not C-contiguous is copied.
     """
-    arrays: dict[str, Array] = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    for name, array in arrays.items():
-        if not array.flags.c_contiguous:
-            if not copy:
-                raise ValueError(f"the tensor {name} of shape {array.shape} is not C-contiguous")
-            arrays[name] = np.asarray(array, order="C")
+    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     save_file(arrays, path, metadata=None if metadata is None else dict(metadata))

@@ -195,7 +195,7 @@ class Progress(Protocol):
         """Show a message of one line."""
 
 
-class _Silent:
+class _Silent(AbstractContextManager["_Silent"]):
     """Ignores progress and messages. Also serves as its own task."""
 
     def task(self, name: str, total: int | None, unit: str) -> _Silent:
@@ -206,9 +206,6 @@ class _Silent:
 
     def advance(self, n: int) -> None:
         pass
-
-    def __enter__(self) -> _Silent:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         pass

@@ -38,7 +38,7 @@ def fit(
 
 def tables(result: EvaluateResult) -> dict[str, Any]:
     """The parts of an evaluation that are printed; the rest is in the file it names."""
-    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder, records
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder
 
     models = []
     for one in result.summary:
@@ -51,7 +51,7 @@ def tables(result: EvaluateResult) -> dict[str, Any]:
     buckets = [
         {"by": one["by"], "bucket": one["bucket"], "pairs": one["n_test"]}
         | {name: f"{one[name]:.4f}" for name in ("bias", "head")}
-        for one in records(result)["buckets"]
+        for one in result.by_bucket()
     ]
     last = result.split_seed + result.n_seeds - 1
     return {

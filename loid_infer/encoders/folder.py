@@ -31,7 +31,7 @@ class Probes:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        save_tensors(path, asdict(self), copy=True)
+        save_tensors(path, asdict(self))
 
     @staticmethod
     def load(path: Path, dim: int) -> Probes:

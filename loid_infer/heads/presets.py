@@ -9,9 +9,6 @@ from msgspec.structs import replace
 
 from loid_infer.settings import check_choice, check_limits, option
 
-PRESETS = ("default", "paper")
-PROTOCOLS = ("strict", "paper")
-
 
 class HeadSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides a head besides data and seed."""
@@ -69,12 +66,10 @@ _DEFAULT = HeadSettings(
     averaging=0.99,
 )
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
-_PAPER = HeadSettings(
+_PAPER = replace(
+    _DEFAULT,
     preset="paper",
-    protocol="strict",
-    k=5,
     max_history=5,
-    lam=0.2,
     margin=1.0,
     epochs=5,
     patience=0,
@@ -85,13 +80,10 @@ _PAPER = HeadSettings(
     dropout=0.5,
     unknown_share=0.0,
     width=0,
-    n_heads=4,
     with_biases=False,
     history_ratings=False,
     residual=False,
     product=False,
-    ids=True,
-    attention=True,
     unit_triplet=False,
     averaging=0.0,
 )
@@ -119,8 +111,8 @@ class HeadOptions:
         Raises:
             BadSetting: an unknown preset or protocol, or a number outside its range.
         """
-        check_choice("preset", self.preset, PRESETS)
-        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_choice("preset", self.preset, ("default", "paper"))
+        check_choice("protocol", self.protocol, ("strict", "paper"))
         check_limits(self)
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         settings = replace(_DEFAULT if self.preset == "default" else _PAPER, **chosen)

@@ -35,7 +35,7 @@ class Checkpoint:
         """
         content = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         with new_file(self._path) as temporary:
-            save_tensors(temporary, content, {"run_digest": self._run, "state": json.dumps(state)}, copy=True)
+            save_tensors(temporary, content, {"run_digest": self._run, "state": json.dumps(state)})
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

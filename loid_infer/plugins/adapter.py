@@ -88,7 +88,7 @@ def write_adapter(folder: Path, delta: Mapping[str, LowRank], base: str) -> None
     factors = {f"{_PREFIX}{module}.lora_A.weight": part.a for module, part in modules.items()}
     factors |= {f"{_PREFIX}{module}.lora_B.weight": part.b for module, part in modules.items()}
     tensors = {key: np.asarray(factors[key], np.float32) for key in sorted(factors)}
-    save_tensors(folder / ADAPTER_FILE, tensors, {"format": "pt"}, copy=True)
+    save_tensors(folder / ADAPTER_FILE, tensors, {"format": "pt"})
 
 
 def _rounded(alpha: float) -> float:

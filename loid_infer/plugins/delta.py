@@ -114,4 +114,4 @@ def write_delta(folder: Path, delta: Delta, base: str) -> None:
         write_adapter(folder, low_rank, base)
     else:
         full = {name: np.asarray(dense(part), np.float32) for name, part in sorted(delta.items())}
-        save_tensors(folder / DELTA_FILE, full, copy=True)
+        save_tensors(folder / DELTA_FILE, full)

@@ -239,7 +239,7 @@ def _index(
     )
     with new_folder(folder) as temporary:
         index.save(temporary / _FILE)
-        save_tensors(temporary / _CENTER, {"center": center, "codes": codes}, copy=True)
+        save_tensors(temporary / _CENTER, {"center": center, "codes": codes})
         write_manifest(temporary, manifest)
     return index, center, codes
 

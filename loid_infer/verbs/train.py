@@ -284,7 +284,7 @@ def _write_curve(folder: Path, regressor: dict[str, Array], history: History, jo
     """Write the regressor, the learning curve and its plot for inspection."""
     from loid_infer.figures import Curve, learning_curves
 
-    save_tensors(folder / REGRESSOR_FILE, regressor, copy=True)
+    save_tensors(folder / REGRESSOR_FILE, regressor)
     (folder / CURVE_FILE).write_text(history.to_json() + "\n")
     steps = range(1, len(history.losses) + 1)
     on = f" on {' + '.join(job.stack.names)}" if job.stack.names else ""

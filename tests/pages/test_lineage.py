@@ -1,5 +1,5 @@
-from loid_infer.pages.findings import read_findings
-from loid_infer.pages.lineage import lineage
+from loid_infer.pages.page import lineage
+from loid_infer.pages.records import read_findings
 from loid_infer.settings import Workspace
 from tests.pages.records import encoder, full, head, plugin, write
 

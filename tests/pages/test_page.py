@@ -7,9 +7,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from loid_infer import ingest
-from loid_infer.pages.findings import read_findings
 from loid_infer.pages.page import page
-from loid_infer.pages.records import Findings
+from loid_infer.pages.records import Findings, read_findings
 from loid_infer.settings import Workspace
 from tests.conftest import toy_texts, write_reviews
 from tests.pages.records import full, replace
@@ -74,7 +73,7 @@ def test_numbers_that_were_not_measured_leave_their_cells_empty(findings) -> Non
 
 def test_several_encoders_are_told_apart_and_one_split_gives_no_intervals(findings) -> None:
     evaluation = findings.domains[0].evaluations[0]
-    summary = tuple(replace(one, against_bias_low=None, against_bias_high=None) for one in evaluation.summary)
+    summary = tuple(replace(one, low=None, high=None) for one in evaluation.summary)
     changed = replace(evaluation, encoders=("base", "other"), n_seeds=1, summary=summary)
     text = text_of(with_domain(findings, evaluations=(changed,)))
     assert "One split; encoder base + other, default preset, strict protocol. One split gives no intervals." in text
