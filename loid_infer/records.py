@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
-from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ from loid_infer.errors import BadArtifact, LoidError
 
 T = TypeVar("T")
 _LARGEST = 1e15
-_number = methodcaller("item")  # a numpy scalar as a Python number
 _MESSAGE = re.compile(
     r"Expected (?P<expected>.+?)(, got (?P<got>.+))?|Object (?P<problem>missing|contains).* field (?P<field>.+)"
 )
@@ -86,6 +84,10 @@ def narrowed(record: object, schema: type[T]) -> T:
 def to_json(record: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
     """A record as JSON. Floats keep every bit; numpy scalars are allowed."""
     return json.dumps(msgspec.to_builtins(record, enc_hook=_number), indent=indent, sort_keys=sort_keys)
+
+
+def _number(value: Any) -> Any:
+    return value.item()
 
 
 def _finite(number: Callable[[str], float], text: str) -> float | None:

@@ -195,7 +195,7 @@ class Progress(Protocol):
         """Show a message of one line."""
 
 
-class _Silent(AbstractContextManager["_Silent"]):
+class _Silent:
     """Ignores progress and messages. Also serves as its own task."""
 
     def task(self, name: str, total: int | None, unit: str) -> _Silent:
@@ -206,6 +206,9 @@ class _Silent(AbstractContextManager["_Silent"]):
 
     def advance(self, n: int) -> None:
         pass
+
+    def __enter__(self) -> _Silent:
+        return self
 
     def __exit__(self, *exc: object) -> None:
         pass

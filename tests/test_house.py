@@ -106,7 +106,7 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_classes_inherit_once_and_only_what_they_must(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
-    allowed |= {"Struct", "Evaluation", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
+    allowed |= {"Struct", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
     allowed |= {"ProgressColumn", "io.RawIOBase"}  # what rich and io ask for
     allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__: nothing is faster than a dict that fills itself
     bases = {ast.unparse(b) for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef) for b in node.bases}

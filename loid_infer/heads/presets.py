@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -66,27 +67,25 @@ _DEFAULT = HeadSettings(
     averaging=0.99,
 )
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
-_PAPER = replace(
-    _DEFAULT,
-    preset="paper",
-    max_history=5,
-    margin=1.0,
-    epochs=5,
-    patience=0,
-    batch=4,
-    learning_rate=1e-5,
-    weight_decay=0.0,
-    id_weight_decay=0.0,
-    dropout=0.5,
-    unknown_share=0.0,
-    width=0,
-    with_biases=False,
-    history_ratings=False,
-    residual=False,
-    product=False,
-    unit_triplet=False,
-    averaging=0.0,
-)
+_PAPER: dict[str, Any] = {  # what differs from the default
+    "max_history": 5,
+    "margin": 1.0,
+    "epochs": 5,
+    "patience": 0,
+    "batch": 4,
+    "learning_rate": 1e-5,
+    "weight_decay": 0.0,
+    "id_weight_decay": 0.0,
+    "dropout": 0.5,
+    "unknown_share": 0.0,
+    "width": 0,
+    "with_biases": False,
+    "history_ratings": False,
+    "residual": False,
+    "product": False,
+    "unit_triplet": False,
+    "averaging": 0.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,8 @@ class HeadOptions:
         check_choice("protocol", self.protocol, ("strict", "paper"))
         check_limits(self)
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = replace(_DEFAULT if self.preset == "default" else _PAPER, **chosen)
+        changes = _PAPER if self.preset == "paper" else {}
+        settings = replace(_DEFAULT, **{**changes, **chosen})
         if settings.max_history < self.k or "paper" in (self.preset, self.protocol):
             settings = replace(settings, max_history=self.k)
         return replace(settings, history_ratings=False) if self.protocol == "paper" else settings
