@@ -10,7 +10,7 @@ import numpy as np
 from bench.plugged import text_mse
 from bench.record import compared, interval, loid, median, real_table, save
 from bench.shapes import SMOLLM2, shape
-from loid_infer.evaluation.intervals import paired
+from loid_infer.evaluation.rows import paired
 
 MODELS = {"minilm": "MiniLM-L6 (encoder, cls)", SMOLLM2: "SmolLM2-135M (decoder, last)"}
 MAX_TOKENS = 96

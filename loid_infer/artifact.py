@@ -15,10 +15,10 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
@@ -28,19 +28,7 @@ from loid_infer.settings import make_folder
 
 MANIFEST = "manifest.json"
 _ABANDONED_S = 86_400.0
-
-
-class Manifest(Protocol):
-    """Fields of every manifest."""
-
-    __struct_config__: ClassVar[structs.StructConfig]
-
-    @property
-    def files(self) -> Mapping[str, str]:
-        """sha256 of each file, by path in the folder."""
-
-
-M = TypeVar("M", bound=Manifest)
+M = TypeVar("M", bound=Struct)
 
 
 def digest_json(value: object) -> str:
@@ -59,10 +47,8 @@ def versions(*packages: str) -> dict[str, str]:
     """Versions of Python, loid-infer and those of `packages` that are installed."""
     installed = {"python": platform.python_version()}
     for name in ("loid-infer", *packages):
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 
@@ -162,7 +148,7 @@ def read_manifest(
     """Read the manifest of an artifact and compare every file with its digest.
 
     Args:
-        schema: its tag is the expected kind (encoder, head, ...).
+        schema: its tag is the expected kind (encoder, head, ...); it has the field `files`, digests by path.
         fix: the command that creates the artifact again.
         form: the expected value of the field `format`; 0 for kinds without one.
         check_files: False skips the comparison of files.
@@ -185,7 +171,7 @@ def read_manifest(
     if form and content.get("format") != form:
         raise bad(f"unsupported format of the {kind}", folder, f"format {form}", str(content.get("format"))[:80])
     manifest = typed(content, schema, fix, where=str(path))
-    for name, digest in manifest.files.items() if check_files else ():
+    for name, digest in structs.asdict(manifest)["files"].items() if check_files else ():
         file = folder / name
         try:
             inside = file.resolve().is_relative_to(folder.resolve())

@@ -54,10 +54,7 @@ class Curve:
 
 
 def heat_map(path: Path, names: Sequence[str], matrix: Floats, title: str, note: str = "") -> None:
-    """Draw `matrix [n, n]` over `names [n]`, each value written in its cell, into the PNG file `path`.
-
-    Args:
-        note: one line below, on what the values are.
+    """Draw `matrix [n, n]` over `names [n]`, its values in the cells, and a `note` below, as the PNG file `path`.
 
     Raises:
         ValueError: the matrix is not square of that size, or not finite.
@@ -97,7 +94,6 @@ def learning_curves(
 
     Args:
         reference: name and height of a horizontal line, such as the error of predicting the mean.
-        note: one line below.
 
     Raises:
         ValueError: nothing to draw, or steps and values of different lengths.
@@ -126,7 +122,7 @@ def learning_curves(
 
 
 def _draw_losses(axes: Any, curve: Curve, color: str) -> None:
-    steps, losses = _finite(curve.steps, curve.losses)
+    steps, losses = finite(curve.steps, curve.losses)
     if not losses.size:
         return
     window = len(losses) // 20 if len(losses) >= _SMOOTH_FROM else 1
@@ -138,12 +134,8 @@ def _draw_losses(axes: Any, curve: Curve, color: str) -> None:
 def draw_evaluations(
     axes: Any, steps: Sequence[float], errors: Sequence[float], color: str, background: str, label: str
 ) -> None:
-    """Draw the finite ones of `errors [m]` at `steps [m]` as marked points, with a ring around the lowest.
-
-    Args:
-        background: a color around points, which keeps them visible on their own run's line.
-    """
-    x, y = _finite(steps, errors)
+    """Draw the finite ones of `errors [m]` at `steps [m]` as points edged in `background`, the lowest with a ring."""
+    x, y = finite(steps, errors)
     if not y.size:
         return
     best = int(y.argmin())
@@ -166,8 +158,8 @@ def running_mean(values: Floats, window: int) -> Floats:
 
 def _axis_top(curves: Sequence[Curve], reference: tuple[str, float] | None) -> tuple[float, int]:
     """Upper end of the axis and how many losses lie above it: all that is drawn, unless losses spike far above."""
-    losses = np.concatenate([_finite(curve.steps, curve.losses)[1] for curve in curves])
-    errors = np.concatenate([_finite(curve.eval_steps, curve.eval_mse)[1] for curve in curves])
+    losses = np.concatenate([finite(curve.steps, curve.losses)[1] for curve in curves])
+    errors = np.concatenate([finite(curve.eval_steps, curve.eval_mse)[1] for curve in curves])
     if not losses.size and not errors.size:
         raise ValueError("no finite points to draw")
     usual = float(np.quantile(losses, 0.97)) if losses.size else 0.0
@@ -179,7 +171,8 @@ def _axis_top(curves: Sequence[Curve], reference: tuple[str, float] | None) -> t
     return top, int((losses > top).sum())
 
 
-def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[Floats, Floats]:
+def finite(steps: Sequence[float] | Floats, values: Sequence[float] | Floats) -> tuple[Floats, Floats]:
+    """Those of `values [n]` at `steps [n]` that are finite, float64."""
     if len(steps) != len(values):
         raise ValueError(f"{len(steps)} steps for {len(values)} values")
     x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
@@ -223,8 +216,7 @@ def _png(path: Path, inches: tuple[float, float], title: str, note: str) -> Iter
 def page_axes(name: str, width: int, height: int, *, left: int, top: int) -> Iterator[Any]:
     """The axes of a plot of the page, `left` and `top` pixels inside it, with room for ticks and a label below.
 
-    Args:
-        name: unlike that of any other plot of the page, since it keeps ids apart.
+    No other plot of the page may have the same `name`, which keeps their ids apart.
     """
     style = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "axes.formatter.useoffset": False}
     style |= {"axes.grid": True, "axes.axisbelow": True, "grid.color": PAGE_COLORS["grid"], "grid.linewidth": 1}
@@ -239,11 +231,7 @@ def page_axes(name: str, width: int, height: int, *, left: int, top: int) -> Ite
 
 
 def inline_svg(axes: Any, title: str) -> str:
-    """The figure of `axes` as an SVG element in the page's font, whose colors are variables of the page.
-
-    Args:
-        title: the text alternative.
-    """
+    """The figure of `axes` as an SVG element in the page's font and colors; `title` is its text alternative."""
     buffer = io.StringIO()
     axes.figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()

@@ -59,12 +59,8 @@ def slug(name: str, kind: str) -> str:
     """Return `name` if it is a slug, else raise BadName. `kind` (`domain`, `encoder`, ...) is for the message."""
     if _SLUG.fullmatch(name):
         return name
-    raise BadName(
-        f"invalid {kind} name",
-        where=repr(name[:80]),
-        expected="1 to 64 of a-z 0-9 _ + -, the first a letter or digit",
-        fix=f"Choose a {kind} name like 'video_games'.",
-    )
+    expected, fix = "1 to 64 of a-z 0-9 _ + -, the first a letter or digit", f"Choose a {kind} name like 'video_games'."
+    raise BadName(f"invalid {kind} name", where=repr(name[:80]), expected=expected, fix=fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +149,6 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NoSpace(
-            f"cannot create the folder: {error.strerror}",
-            where=str(folder),
-            fix="Use another workspace (-w DIR), or make this one writable.",
-        ) from error
+        fix = "Use another workspace (-w DIR), or make this one writable."
+        raise NoSpace(f"cannot create the folder: {error.strerror}", where=str(folder), fix=fix) from error
     return folder

@@ -106,7 +106,7 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_inheritance_is_single_and_limited_to_allowed_bases(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
-    allowed |= {"Struct", "Evaluation", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
+    allowed |= {"Struct", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
     allowed |= {"ProgressColumn", "io.RawIOBase"}  # required by rich and io
     allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__, the fastest cache
     bases = {ast.unparse(b) for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef) for b in node.bases}
@@ -148,9 +148,7 @@ def test_generated_folders_are_ignored_by_git_and_packages_are_not() -> None:
     assert "data/" not in patterns
 
 
-@pytest.mark.parametrize(
-    "verb", ["tables", "encode", "cache", "upkeep", "export", "plugins", "report", "doctor"]
-)
+@pytest.mark.parametrize("verb", ["tables", "encode", "cache", "upkeep", "export", "plugins", "report", "doctor"])
 def test_modules_that_do_not_need_torch_do_not_import_it(verb: str) -> None:
     code = f"import sys, loid_infer.verbs.{verb}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -176,7 +176,7 @@ def score(
 
 def tables(result: EvaluateResult) -> dict[str, Any]:
     """The parts of an evaluation that are printed; the rest is in the file it names."""
-    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder, records
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder
 
     models = []
     for entry in result.summary:
@@ -190,7 +190,7 @@ def tables(result: EvaluateResult) -> dict[str, Any]:
     buckets = [
         {"by": bucket["by"], "bucket": bucket["bucket"], "pairs": bucket["n_test"]}
         | {name: f"{bucket[name]:.4f}" for name in ("bias", "head")}
-        for bucket in records(result)["buckets"]
+        for bucket in result.by_bucket()
     ]
     last = result.split_seed + result.n_seeds - 1
     return {

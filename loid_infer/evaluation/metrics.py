@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import numpy as np
 
 from loid_infer.types import Floats
-
-Metric: TypeAlias = Callable[[Floats, Floats], Floats]  # (predictions [n], targets [n]) -> values [n]
 
 
 def squared_errors(predictions: Floats, truth: Floats) -> Floats:
@@ -23,7 +19,7 @@ def absolute_errors(predictions: Floats, truth: Floats) -> Floats:
     return np.abs(predictions.astype(np.float64) - truth.astype(np.float64))
 
 
-METRICS: Mapping[str, Metric] = {"mse": squared_errors, "mae": absolute_errors}
+METRICS = {"mse": squared_errors, "mae": absolute_errors}
 
 
 def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:

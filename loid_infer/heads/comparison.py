@@ -43,49 +43,51 @@ class EvaluateResult:
     path: str  # of this result as JSON
     seconds: float
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """What the name of its file begins with, between dots."""
+        return file_names(self.domain, self.split, self.protocol)
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One model on one split."""
+    def against(self, reference: str) -> tuple[Difference, ...]:
+        """Test MSE of every system minus that of `reference`: the bias model, or `HEAD`, the first head."""
+        mse = [entry for entry in self.summary if entry.metric == "mse"]
+        return tuple(entry for entry in mse if model_and_encoder(entry.reference)[0] == reference)
 
-    seed: int
-    model: str
-    encoder: str | None
-    n_test: int
-    mse: float
-    mae: float
-    train_mse: float | None  # of heads and biases, in-sample
-    network_share: float | None  # see FitResult
-    seconds: float
+    def named(self, model: str) -> Difference | None:
+        """The first system with that model, compared with the bias model."""
+        entries = self.against(BASELINES[1])
+        return next((entry for entry in entries if model_and_encoder(entry.system)[0] == model), None)
 
+    @property
+    def headline(self) -> Difference | None:
+        """The first head whose error is a valid result: one that never saw the review to be predicted."""
+        return self.named(STRICT if self.protocol == "paper" else HEAD)
 
-@dataclass(frozen=True, slots=True)
-class ModelErrors:
-    """One model over all splits. Differences are this model's MSE minus the other's; negative is better."""
+    @property
+    def variants(self) -> tuple[Difference, ...]:
+        """The ablations of the first head, compared with it."""
+        return tuple(entry for entry in self.against(HEAD) if model_and_encoder(entry.system)[0] not in NO_VARIANTS)
 
-    model: str
-    encoder: str | None
-    mse: float  # mean over splits
-    mae: float
-    against_bias: float
-    against_bias_low: float | None  # 95 % interval; None with a single random split
-    against_bias_high: float | None
-    against_head: float
-    against_head_low: float | None
-    against_head_high: float | None
+    def by_run(self) -> list[dict[str, Any]]:
+        """Each run of a system on a split: seed, model, encoder, n_test, and the value of each metric."""
+        runs: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self.runs:
+            model, encoder = model_and_encoder(row.system)
+            seed = row.split.rpartition("-")[2]
+            encoder = encoder and encoder.replace("{seed}", str(self.split_seed) if self.split == "time" else seed)
+            run = {"seed": seed, "model": model, "encoder": encoder, "n_test": row.n}
+            runs.setdefault((row.split, row.system), run)[row.metric] = row.value
+        return [*runs.values()]
 
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """MSE over one group of test pairs, over all splits."""
-
-    by: str  # history (the smaller number of training reviews of user and item) | rating
-    bucket: str
-    n_test: int
-    global_mean: float
-    bias: float
-    mf: float
-    head: float
+    def by_bucket(self) -> list[dict[str, Any]]:
+        """Each group of test pairs, over all splits: kind, name, number of pairs, and the MSE of each model."""
+        buckets: dict[str, dict[str, Any]] = {}
+        for row in self.buckets:
+            if row.metric == "mse":
+                by, _, name = row.group.partition("=")
+                bucket = buckets.setdefault(row.group, {"by": by, "bucket": name, "n_test": row.n})
+                bucket[model_and_encoder(row.system)[0]] = row.value
+        return [*buckets.values()]
 
 
 def file_names(domain: str, split: str, protocol: str) -> tuple[str, ...]:
@@ -139,31 +141,3 @@ def _shorter_history(data: Interactions, part: Split) -> Ints:
     ]
     lengths: Ints = np.minimum(*counts)
     return lengths
-
-
-def records(result: EvaluateResult) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a result as the fields of `Run`, `ModelErrors` and `Bucket`."""
-    runs: dict[tuple[str, str], dict[str, Any]] = {}
-    splits = list(dict.fromkeys(row.split for row in result.runs))
-    for row in result.runs:
-        model, encoder = model_and_encoder(row.system)
-        seed = result.split_seed + splits.index(row.split)
-        encoder = encoder and encoder.replace("{seed}", str(result.split_seed if result.split == "time" else seed))
-        run = {"seed": seed, "model": model, "encoder": encoder, "n_test": row.n}
-        run |= {"train_mse": None, "network_share": None, "seconds": 0.0}  # if there is no such row
-        runs.setdefault((row.split, row.system), run)[row.metric] = row.value
-    buckets: dict[str, dict[str, Any]] = {}
-    for row in result.buckets:
-        if row.metric == "mse":
-            by, _, name = row.group.partition("=")
-            bucket = buckets.setdefault(row.group, {"by": by, "bucket": name, "n_test": row.n})
-            bucket[model_and_encoder(row.system)[0].replace(" ", "_")] = row.value
-    models: dict[str, dict[str, Any]] = {}
-    for entry in result.summary:
-        model, encoder = model_and_encoder(entry.system)
-        errors = models.setdefault(entry.system, {"model": model, "encoder": encoder})
-        errors[entry.metric] = entry.value
-        if entry.metric == "mse":
-            against = f"against_{model_and_encoder(entry.reference)[0]}"
-            errors |= {against: entry.difference, f"{against}_low": entry.low, f"{against}_high": entry.high}
-    return {"runs": [*runs.values()], "summary": [*models.values()], "buckets": [*buckets.values()]}

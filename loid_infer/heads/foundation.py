@@ -6,7 +6,7 @@ The ridge regression, called readout, is solved in closed form before the networ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -59,11 +59,7 @@ def history_readout(lists: Lists, tokens: Tokens, weights: Floats, histories: In
 
 
 def shrunk_mean(by_review: Floats, histories: Ints) -> Floats:
-    """`sum / (n + 3)` of the values of the reviews in `histories [n, k]`.
-
-    Args:
-        by_review: `[m + 1]`, the last 0, for missing reviews (-1).
-    """
+    """`sum / (n + 3)` of the values `by_review [m + 1]` (the last 0, for index -1) over `histories [n, k]`."""
     mean: Floats = by_review[histories].sum(1) / ((histories >= 0).sum(1) + PRIOR_REVIEWS)
     return mean
 
@@ -82,14 +78,7 @@ class Examples:
     def take(self, rows: Ints) -> Examples:
         """The selected `rows`."""
         pairs = CodePairs(self.pairs.users[rows], self.pairs.items[rows], self.pairs.texts[rows])
-        return Examples(
-            pairs,
-            self.user_bias[rows],
-            self.item_bias[rows],
-            self.user_histories[rows],
-            self.item_histories[rows],
-            self.ratings[rows],
-        )
+        return Examples(pairs, *(getattr(self, part.name)[rows] for part in fields(self) if part.name != "pairs"))
 
 
 def fit_readout(
@@ -136,20 +125,16 @@ def _kept_share(readout: Floats, residuals: Floats) -> float:
 def _features(
     start: Foundation, examples: Examples, histories: Histories, tokens: Tokens
 ) -> Iterator[tuple[Floats, Examples]]:
-    n = len(examples.ratings)
-    for first in range(0, n, _STEP):
-        part = examples.take(np.arange(first, min(first + _STEP, n)))
-        yield (
-            np.hstack(
-                [
-                    _mean_tokens(histories.by_user, part.user_histories, tokens),
-                    _mean_tokens(histories.by_item, part.item_histories, tokens),
-                    _BIAS_WEIGHT * start.bias_features(part.user_bias, part.item_bias),
-                    np.ones((len(part.ratings), 1)),
-                ]
-            ).astype(np.float32),
-            part,
+    rows = np.arange(len(examples.ratings))
+    for first in range(0, len(rows), _STEP):
+        part = examples.take(rows[first : first + _STEP])
+        columns = (
+            _mean_tokens(histories.by_user, part.user_histories, tokens),
+            _mean_tokens(histories.by_item, part.item_histories, tokens),
+            _BIAS_WEIGHT * start.bias_features(part.user_bias, part.item_bias),
+            np.ones((len(part.ratings), 1)),
         )
+        yield np.hstack(columns).astype(np.float32), part
 
 
 def _mean_tokens(lists: Lists, histories: Ints, tokens: Tokens) -> Floats:

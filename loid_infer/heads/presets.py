@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loid_infer.settings import check_choice, check_limits, option
-
-PRESETS = ("default", "paper")
-PROTOCOLS = ("strict", "paper")
 
 
 class HeadSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,32 +67,25 @@ _DEFAULT = HeadSettings(
     averaging=0.99,
 )
 # LoID section 5: batch 4, learning rate 1e-5, dropout 0.5, 5 epochs, Adam. The margin is not given there; 1 is usual.
-_PAPER = HeadSettings(
-    preset="paper",
-    protocol="strict",
-    k=5,
-    max_history=5,
-    lam=0.2,
-    margin=1.0,
-    epochs=5,
-    patience=0,
-    batch=4,
-    learning_rate=1e-5,
-    weight_decay=0.0,
-    id_weight_decay=0.0,
-    dropout=0.5,
-    unknown_share=0.0,
-    width=0,
-    n_heads=4,
-    with_biases=False,
-    history_ratings=False,
-    residual=False,
-    product=False,
-    ids=True,
-    attention=True,
-    unit_triplet=False,
-    averaging=0.0,
-)
+_PAPER: dict[str, Any] = {  # what differs from the default
+    "max_history": 5,
+    "margin": 1.0,
+    "epochs": 5,
+    "patience": 0,
+    "batch": 4,
+    "learning_rate": 1e-5,
+    "weight_decay": 0.0,
+    "id_weight_decay": 0.0,
+    "dropout": 0.5,
+    "unknown_share": 0.0,
+    "width": 0,
+    "with_biases": False,
+    "history_ratings": False,
+    "residual": False,
+    "product": False,
+    "unit_triplet": False,
+    "averaging": 0.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +110,12 @@ class HeadOptions:
         Raises:
             BadSetting: an unknown preset or protocol, or a number outside its range.
         """
-        check_choice("preset", self.preset, PRESETS)
-        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_choice("preset", self.preset, ("default", "paper"))
+        check_choice("protocol", self.protocol, ("strict", "paper"))
         check_limits(self)
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = replace(_DEFAULT if self.preset == "default" else _PAPER, **chosen)
+        changes = _PAPER if self.preset == "paper" else {}
+        settings = replace(_DEFAULT, **{**changes, **chosen})
         if settings.max_history < self.k or "paper" in (self.preset, self.protocol):
             settings = replace(settings, max_history=self.k)
         return replace(settings, history_ratings=False) if self.protocol == "paper" else settings

@@ -21,9 +21,8 @@ from loid_infer.artifact import new_folder, read_manifest, write_manifest
 from loid_infer.data.histories import CodePairs, histories
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
-from loid_infer.heads.loid import LoidNet
+from loid_infer.heads.loid import LoidHead, LoidNet, LoidPredictor, mask_unknown
 from loid_infer.heads.manifest import FORMAT, HeadManifest
-from loid_infer.heads.model import LoidHead, LoidPredictor, mask_unknown
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.learning.loop import History
 from loid_infer.records import narrowed
@@ -53,12 +52,9 @@ class SavedHead:
         return texts, self.reviews.digests[texts]
 
     def predictor(self, vectors: Vectors, device: str = "cpu") -> LoidPredictor:
-        """The predictor, from the vectors `[n_texts, d]` of all texts; those not in `training_digests` may be zero.
+        """The predictor on `device` (cpu | cuda), from the vectors `[n_texts, d]` of all texts.
 
-        Histories are those of the strict protocol, also if the head was fitted under another.
-
-        Args:
-            device: cpu | cuda.
+        Those not in `training_digests` may be zero. Histories are always those of the strict protocol.
         """
         lists = histories(self.reviews, self.train, strict=True, by_time=False)
         return LoidPredictor(self.head, lists, tokens_of(self.reviews, vectors, self.head.scale), device)
@@ -79,11 +75,7 @@ class SavedHead:
 def save_head(
     folder: Path, head: LoidHead, interactions: Interactions, train: Bools, history: History, report: Mapping[str, Any]
 ) -> None:
-    """Write the head to `folder`, atomically.
-
-    Args:
-        history: its learning curve.
-        report: the other fields of `HeadManifest` (domain, encoder, errors, ...).
+    """Write the head and its learning curve to `folder`, atomically; `report` has the other fields of `HeadManifest`.
 
     Raises:
         NoSpace: the disk is full or the folder not writable.
@@ -121,10 +113,7 @@ def save_head(
 
 
 def load_head(folder: Path, fix: str) -> SavedHead:
-    """The head in `folder`.
-
-    Args:
-        fix: how to make the head again, for the message.
+    """The head in `folder`. `fix` says in messages how to make it again.
 
     Raises:
         BadArtifact: the head is missing, altered, of another format or inconsistent.
@@ -141,9 +130,8 @@ def load_head(folder: Path, fix: str) -> SavedHead:
         net.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
         head = LoidHead(settings, scale, foundation, net, manifest.share, manifest.seed)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadArtifact(
-            f"the head cannot be read: {str(error).splitlines()[0]}", where=str(folder), fix=fix
-        ) from error
+        what = f"the head cannot be read: {str(error).splitlines()[0]}"
+        raise BadArtifact(what, where=str(folder), fix=fix) from error
     return SavedHead(head, reviews, tensors["reviews.train"].numpy(), manifest)
 
 

@@ -46,23 +46,15 @@ def variants(settings: HeadSettings) -> list[Variant]:
     return [variant for variant in changed if variant.settings != settings or variant.vectors != "stored"]
 
 
-@dataclass(frozen=True, slots=True)
 class _Shuffled:
     """A permutation of vectors, without a copy."""
 
-    vectors: Vectors
-    permutation: Ints  # [n]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.vectors.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.vectors.dtype
+    def __init__(self, vectors: Vectors, permutation: Ints) -> None:
+        self._vectors, self._permutation = vectors, permutation
+        self.shape, self.dtype = vectors.shape, vectors.dtype
 
     def __getitem__(self, which: Any) -> Floats:
-        return self.vectors[self.permutation[which]]
+        return self._vectors[self._permutation[which]]
 
 
 def vectors_of(variant: Variant, vectors: Vectors, seed: int) -> Vectors:

@@ -42,7 +42,6 @@ class Training:
     step: Callable[[Any, int], Loss]  # (batch, number of steps before it)
     validate: Callable[[], float]  # validation error of the current weights; lower is better
     task: tuple[str, str]  # name and unit in the progress bar
-    metric: str  # name of both errors in messages
     seed: int  # torch's generator is seeded with seed and epoch
     epochs: int
     learning_rate: float  # peak
@@ -194,7 +193,6 @@ class _Run:
         return loss.n_samples
 
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
         peak, warmup = self.training.learning_rate, self.training.warmup
         if warmup is None:
             return peak
@@ -216,13 +214,12 @@ class _Run:
             epochs = history.epoch + history.position / training.n_batches
             remaining_s = (training.epochs - epochs) * history.seconds / epochs
             progress.say(
-                f"epoch {epochs:.2f} of {training.epochs}, step {history.step:,}: training {training.metric} "
-                f"{np.mean(history.losses[before:]):.4f}, validation {training.metric} {history.eval_errors[-1]:.4f}, "
+                f"epoch {epochs:.2f} of {training.epochs}, step {history.step:,}: training MSE "
+                f"{np.mean(history.losses[before:]):.4f}, validation MSE {history.eval_errors[-1]:.4f}, "
                 f"about {remaining_s:,.0f} s to go"
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of a checkpoint."""
         kinds: dict[str, Mapping[str, Tensor]] = {"weights": self.training.parameters, "best": self.best}
         if self.training.averaging:
             kinds["mean"] = self.mean
@@ -232,7 +229,6 @@ class _Run:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:
-        """Load a checkpoint."""
         self.history = History(**history)
         _assign(self.tensors(), tensors)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loid_infer.evaluation.rows import Bin
-from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, inline_svg, page_axes, running_mean
-from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, ModelErrors
-from loid_infer.pages.records import Evaluation, History
+from loid_infer.evaluation import rows as evaluated
+from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, finite, inline_svg, page_axes, running_mean
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, model_and_encoder
+from loid_infer.pages.records import History
 
 _COLORS = {HEAD: "blue", STRICT: "blue", OWN_TEXT: "gray", BASELINES[1]: "gray"}
 _MAX_POINTS = 300  # of a curve
@@ -37,49 +37,42 @@ class Difference:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def differences(evaluation: Evaluation, reference: str) -> list[Difference]:
+def differences(evaluation: EvaluateResult, reference: str) -> list[Difference]:
     """Variants of the head against `HEAD`, or all other models against the bias baseline."""
-    field = "against_head" if reference == HEAD else "against_bias"
     differences = []
-    for model in evaluation.summary:
-        if (model in evaluation.variants) != (reference == HEAD):
+    variants = {entry.system for entry in evaluation.variants}
+    for entry in evaluation.against(reference):
+        if (entry.system in variants) != (reference == HEAD):
             continue
-        is_paper = model.model == HEAD and evaluation.protocol == "paper"
-        name = "head, paper protocol" if is_paper else model.model
+        model, encoder = model_and_encoder(entry.system)
+        name = "head, paper protocol" if model == HEAD and evaluation.protocol == "paper" else model
         difference = Difference(
-            name=f"{name} · {model.encoder}" if len(evaluation.encoders) > 1 and model.encoder else name,
-            mse=model.mse,
-            mean=getattr(model, field),
-            low=getattr(model, f"{field}_low"),
-            high=getattr(model, f"{field}_high"),
-            splits=_by_split(evaluation, model, reference),
-            color=_COLORS.get(model.model, "violet" if reference == HEAD else "green"),
-            is_reference=model.model == reference,
-            may_exceed=model.model in (OWN_TEXT, BASELINES[0]),
+            name=f"{name} · {encoder}" if len(evaluation.encoders) > 1 and encoder else name,
+            mse=entry.value,
+            mean=entry.difference,
+            low=entry.low,
+            high=entry.high,
+            splits=_by_split(evaluation, entry),
+            color=_COLORS.get(model, "violet" if reference == HEAD else "green"),
+            is_reference=model == reference,
+            may_exceed=model in (OWN_TEXT, BASELINES[0]),
         )
         differences.append(difference)
     return differences
 
 
-def _by_split(evaluation: Evaluation, model: ModelErrors, reference: str) -> tuple[float, ...]:
-    """The differences on each split; none where there is one, or where several encoders have the model's name."""
-    compared: dict[int, float] = {}
-    for run in evaluation.runs:  # the first encoder's head is the one that others are compared with
-        if run.model == reference:
-            compared.setdefault(run.seed, run.mse)
-    own = [run for run in evaluation.runs if (run.model, run.encoder) == (model.model, model.encoder)]
-    if evaluation.n_seeds < 2 or len({run.seed for run in own}) != len(own):
+def _by_split(evaluation: EvaluateResult, entry: evaluated.Difference) -> tuple[float, ...]:
+    """The differences on each split; none where there is only one, or where each split has an encoder of its own."""
+    runs = [row for row in evaluation.runs if row.metric == "mse"]
+    compared = {row.split: row.value for row in runs if row.system == entry.reference}
+    own = [row for row in runs if row.system == entry.system]
+    if evaluation.n_seeds < 2 or "{seed}" in entry.system or len({row.split for row in own}) != len(own):
         return ()
-    return tuple(run.mse - compared[run.seed] for run in own if run.seed in compared)
+    return tuple(row.value - compared[row.split] for row in own if row.split in compared)
 
 
 def difference_plot(rows: Sequence[Difference], title: str, name: str) -> str:
-    """`rows` around zero, each as high as a row of the table beside it, and the axis below.
-
-    Args:
-        title: the text alternative.
-        name: unlike that of any other plot of the page.
-    """
+    """`rows` around zero, each as high as a row of the table beside it, and the axis below; see `figures.page_axes`."""
     low, high = _difference_limits(rows)
     with page_axes(name, 300, _ROW_HEIGHT * len(rows) + 46, left=20, top=0) as axes:
         axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), yticks=[])
@@ -115,9 +108,9 @@ def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def calibration_plot(bins: Sequence[Bin], title: str, name: str) -> str:
+def calibration_plot(bins: Sequence[evaluated.Bin], title: str, name: str) -> str:
     """Mean ratings by mean predictions, each point by its number of pairs, and the line on which both are equal."""
-    predicted, rated, n_pairs = np.array([(one.predicted, one.rated, one.n_test) for one in bins]).T
+    predicted, rated, n_pairs = np.array([(group.predicted, group.rated, group.n_test) for group in bins]).T
     limits = _padded([*predicted, *rated], least=0.2)
     blue = PAGE_COLORS["blue"]
     with page_axes(name, 440, 440, left=46, top=12) as axes:
@@ -135,15 +128,12 @@ def curve_plot(history: History, axis: str, variance: float | None, title: str, 
     Args:
         axis: what evaluations are counted in; where it is not "step", losses are of epochs.
         variance: of the test ratings, a horizontal line.
-        title: the text alternative.
-        name: unlike that of any other plot of the page.
     """
     losses, errors = np.array(history.losses, float), np.array(history.eval_mse, float)  # None becomes NaN
     steps = np.arange(1.0, len(losses) + 1)
     if axis != "step" and len(losses):
         steps *= max(history.eval_steps, default=0.0) / len(losses) or 1.0
-    is_finite = np.isfinite(losses)
-    steps, losses = steps[is_finite], losses[is_finite]
+    steps, losses = finite(steps, losses)
     if not len(losses) and not np.isfinite(errors).any():
         return ""
     with page_axes(name, 440, 300, left=52, top=62) as axes:

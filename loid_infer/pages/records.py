@@ -1,31 +1,30 @@
-"""What the page is drawn from: the records that verbs keep in `reports/`, and all that is known of a workspace."""
+"""All that a workspace has to show: the records on which the page is based, and how they are read.
+
+Files that cannot be read are left out, each with the reason.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from loid_infer.artifact import read_manifest
 from loid_infer.data.canonical import TableFacts
+from loid_infer.data.reviews import open_table
 from loid_infer.encoders.manifest import EncoderManifest
-from loid_infer.evaluation.rows import Bin
-from loid_infer.heads.comparison import (
-    BASELINES,
-    HEAD,
-    NO_VARIANTS,
-    STRICT,
-    Bucket,
-    EvaluateResult,
-    ModelErrors,
-    Run,
-    file_names,
-    records,
-)
+from loid_infer.errors import BadArtifact, LoidError
+from loid_infer.heads.comparison import BASELINES, HEAD, EvaluateResult, system
 from loid_infer.heads.manifest import HeadManifest
 from loid_infer.plugins.folder import PluginManifest
 from loid_infer.records import decode, typed
+from loid_infer.settings import Workspace, slug
+
+T = TypeVar("T")
+_FIX = "Make it again, or remove it."
 
 
 class History(Struct, frozen=True):
@@ -35,58 +34,50 @@ class History(Struct, frozen=True):
     eval_steps: tuple[float, ...]
     eval_mse: tuple[float | None, ...]
 
-
-class Evaluation(Struct, frozen=True):
-    """`reports/<domain>.evaluation.json`, as `evaluate` writes it; `.time` and `.paper` come before for those."""
-
-    domain: str
-    encoders: tuple[str, ...]
-    preset: str
-    protocol: str
-    split: str
-    n_seeds: int
-    interval: str | None  # what the 95 % intervals are taken over; None: one split gives none
-    runs: tuple[Run, ...]
-    summary: tuple[ModelErrors, ...]
-    buckets: tuple[Bucket, ...]
-    calibration: tuple[Bin, ...]
-
-    @property
-    def file_names(self) -> tuple[str, ...]:
-        """What its file's name begins with, between dots."""
-        return file_names(self.domain, self.split, self.protocol)
-
-    @property
-    def variants(self) -> tuple[ModelErrors, ...]:
-        """The first encoder's head with one thing changed; all others are baselines, heads, and what is beside them."""
-        return tuple(model for model in self.summary if model.model not in NO_VARIANTS)
-
-    @property
-    def result(self) -> ModelErrors | None:
-        """The first head whose error is a result: one that never saw the review to be predicted."""
-        return self.named(STRICT if self.protocol == "paper" else HEAD)
-
-    @property
-    def bias(self) -> ModelErrors | None:
-        """The baseline everything is compared with."""
-        return self.named(BASELINES[1])
-
-    def named(self, model: str) -> ModelErrors | None:
-        """The first model of that name."""
-        return next((one for one in self.summary if one.model == model), None)
+    def __post_init__(self) -> None:
+        if len(self.eval_steps) != len(self.eval_mse):
+            raise ValueError(f"{len(self.eval_steps)} steps and {len(self.eval_mse)} errors do not match")
 
 
-def read_evaluation(path: Path, fix: str) -> Evaluation:
-    """The evaluation in a file of long rows, or in one of an earlier version, which has the fields of `Evaluation`.
+def read_evaluation(path: Path) -> EvaluateResult:
+    """The result in a file of `evaluate`, in this version's form or an earlier one.
 
     Raises:
         BadArtifact: it cannot be read.
     """
-    content: dict[str, Any] = decode(path, dict, fix, finite=True)
+    content: dict[str, Any] = decode(path, dict, _FIX, finite=True)
     runs = content.get("runs")
-    if isinstance(runs, list) and any(isinstance(run, dict) and "system" in run for run in runs):
-        content |= records(typed(content, EvaluateResult, fix, where=str(path)))
-    return typed(content, Evaluation, fix, where=str(path))
+    if not (isinstance(runs, list) and any(isinstance(run, dict) and "system" in run for run in runs)):
+        try:
+            content |= _long_rows(content)
+        except (LookupError, TypeError) as error:
+            raise BadArtifact(f"the content is invalid: {error!r}", where=str(path), fix=_FIX) from error
+    return typed(content, EvaluateResult, _FIX, where=str(path))
+
+
+def _long_rows(content: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a result of an earlier version, which has one record per run, model and bucket."""
+    domain, head = content["domain"], system(HEAD, content["encoders"][0])
+    runs = [
+        {"system": system(run["model"], run["encoder"]), "split": f"{content['split']}-{run['seed']}"}
+        | {"domain": domain, "metric": metric, "value": run[metric], "n": run["n_test"]}
+        for run in content["runs"]
+        for metric in ("mse", "mae", "train_mse", "network_share")
+        if run[metric] is not None
+    ]
+    summary = [
+        {"system": system(model["model"], model["encoder"]), "reference": reference, "metric": "mse"}
+        | {"value": model["mse"], "difference": model[name], "low": model[f"{name}_low"], "high": model[f"{name}_high"]}
+        for model in content["summary"]
+        for reference, name in ((BASELINES[1], "against_bias"), (head, "against_head"))
+    ]
+    buckets = [
+        {"system": name, "domain": domain, "split": "", "group": f"{bucket['by']}={bucket['bucket']}"}
+        | {"metric": "mse", "value": bucket[name.replace(" ", "_")], "n": bucket["n_test"]}
+        for bucket in content["buckets"]
+        for name in (*BASELINES, HEAD)
+    ]
+    return {"split_seed": 0, "path": "", "seconds": 0.0, "runs": runs, "summary": summary, "buckets": buckets}
 
 
 class HeadRecord(HeadManifest, frozen=True, kw_only=True):
@@ -155,6 +146,11 @@ class Similarity(Struct, frozen=True):
     max_tokens: int
     seed: int
 
+    def __post_init__(self) -> None:
+        n = len(self.domains)
+        if not n or [len(row) for row in self.matrix] != [n] * n:
+            raise ValueError(f"the matrix of {len(self.matrix)} rows does not fit {n} domains")
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -162,12 +158,12 @@ class Domain:
 
     name: str
     table: TableFacts | None
-    evaluations: tuple[Evaluation, ...]  # the strict one on random splits first, if there is one
+    evaluations: tuple[EvaluateResult, ...]  # the strict one on random splits first, if there is one
     heads: tuple[HeadRecord, ...]
     encodings: tuple[EncodeResult, ...]
 
     @property
-    def evaluation(self) -> Evaluation | None:
+    def evaluation(self) -> EvaluateResult | None:
         """The first."""
         return next(iter(self.evaluations), None)
 
@@ -196,3 +192,110 @@ class Findings:
     def trained(self) -> tuple[PluginRecord, ...]:
         """Plugins that say how well they learnt."""
         return tuple(plugin for plugin in self.plugins if plugin.metrics.test_mse is not None)
+
+
+A = TypeVar("A", EncoderManifest, HeadRecord, PluginRecord)
+R = TypeVar("R", EvaluateResult, EncodeResult)
+D = TypeVar("D", EvaluateResult, EncodeResult, HeadRecord)
+
+
+def read_findings(workspace: Workspace) -> Findings:
+    """Everything in the workspace, each kind by name."""
+    reader = _Reader(workspace)
+    tables = dict(reader.read_all(map(workspace.table, workspace.domains()), _table))
+    evaluations = reader.reports(EvaluateResult, "evaluation")
+    evaluations.sort(key=lambda evaluation: (evaluation.protocol == "paper", evaluation.split))
+    encodings = reader.reports(EncodeResult, "encoding")
+    heads = reader.artifacts(HeadRecord, "head")
+    plugins = reader.artifacts(PluginRecord, "plugin")
+    encoders = reader.artifacts(EncoderManifest, "encoder")
+    heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
+    plugins = [structs.replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
+    similarity = reader.read_if_present(workspace.reports / "similarity.json", Similarity)
+
+    def of(name: str, records: Iterable[D]) -> tuple[D, ...]:
+        return tuple(record for record in records if record.domain == name)
+
+    names = {*tables, *(result.domain for result in evaluations), *(run.domain for run in encodings)}
+    names |= {head.domain for head in heads}
+    domains = [
+        Domain(name, tables.get(name), of(name, evaluations), of(name, heads), of(name, encodings))
+        for name in sorted(names)
+    ]
+    return Findings(tuple(domains), tuple(encoders), tuple(plugins), similarity, tuple(reader.left_out))
+
+
+def of_domain(findings: Findings, name: str) -> Findings:
+    """What belongs to one domain: its runs, their encoders with all plugins in them, and plugins trained on it."""
+    domain = next(domain for domain in findings.domains if domain.name == name)
+    used = {head.encoder for head in domain.heads} | {encoding.encoder for encoding in domain.encodings}
+    used |= {run["encoder"] for evaluation in domain.evaluations for run in evaluation.by_run()}
+    encoders = tuple(encoder for encoder in findings.encoders if encoder.name in used)
+    by_digest = {plugin.digest: plugin for plugin in findings.plugins}
+    wanted: set[str] = set()
+    more = {plugin.digest for plugin in findings.plugins if name in plugin.domains}
+    more |= {plugin.digest for encoder in encoders for plugin in encoder.plugins}
+    while more:
+        wanted |= more
+        known = [by_digest[digest] for digest in more if digest in by_digest]
+        more = {digest for plugin in known for digest in (*plugin.on, *plugin.holds)} - wanted
+    plugins = tuple(plugin for plugin in findings.plugins if plugin.digest in wanted)
+    similarity = findings.similarity if findings.similarity and name in findings.similarity.domains else None
+    return replace(findings, domains=(domain,), encoders=encoders, plugins=plugins, similarity=similarity)
+
+
+class _Reader:
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.left_out: list[str] = []
+
+    def read_all(self, paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
+        """What `read` returns for each path; one for which it raises a user error is noted in `left_out`."""
+        records = []
+        for path in paths:
+            try:
+                records.append(read(path))
+            except LoidError as error:
+                self.left_out.append(self._reason(path, error))
+        return records
+
+    def read_if_present(self, path: Path, kind: type[T]) -> T | None:
+        paths = [path] if path.is_file() else []
+        return next(iter(self.read_all(paths, lambda path: decode(path, kind, _FIX, finite=True))), None)
+
+    def reports(self, kind: type[R], ending: str) -> list[R]:
+        def read(path: Path) -> Any:
+            record: Any = read_evaluation(path) if ending == "evaluation" else decode(path, kind, _FIX, finite=True)
+            slug(record.file_names[0], "domain")
+            if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
+                got = " ".join(record.file_names)
+                raise BadArtifact("the file is not the one its name says", where=str(path), got=got)
+            return record
+
+        return self.read_all(sorted(self.workspace.reports.glob(f"[!.]*.{ending}.json")), read)
+
+    def artifacts(self, kind: type[A], name: str) -> list[A]:
+        def read(folder: Path) -> A:
+            slug(folder.name, name)
+            record = read_manifest(folder, kind, _FIX, check_files=False, finite=True)
+            slug(getattr(record, "domain", name), "domain")
+            # A folder's name counts: a plugin that others are trained on is kept under another than its manifest says.
+            own_name = {"head" if name == "head" else "name": folder.name}
+            return structs.replace(record, **own_name)
+
+        folders = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
+        return self.read_all(filter(Path.is_dir, folders), read)
+
+    def history(self, folder: Path) -> History | None:
+        return self.read_if_present(folder / "curve.json", History)
+
+    def _reason(self, path: Path, error: LoidError) -> str:
+        name = str(path.relative_to(self.workspace.root))  # the same wherever the workspace is
+        at = "" if Path(error.where).is_absolute() or error.where == str(path) else error.where
+        detail = f"expected {error.expected}, got {error.got}" if error.expected and error.got else error.got
+        text = ": ".join(filter(None, (name, at, error.what, detail)))
+        return text.encode(errors="replace").decode()  # a file's name may be any bytes
+
+
+def _table(path: Path) -> tuple[str, TableFacts]:
+    return path.stem, open_table(path, path.stem).facts

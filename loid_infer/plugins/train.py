@@ -216,7 +216,6 @@ def train(
         step=step,
         validate=lambda: clipped_mse(model, data.valid, data.rating_range, settings),
         task=("train", "reviews"),
-        metric="MSE",
         seed=settings.seed,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,

@@ -9,9 +9,8 @@ from itertools import chain
 from loid_infer import __version__
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadTable
-from loid_infer.pages.findings import of_domain, read_findings
-from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_shared
-from loid_infer.pages.page import page
+from loid_infer.pages.page import NotMeasured, missing_of_domain, missing_shared, page
+from loid_infer.pages.records import of_domain, read_findings
 from loid_infer.settings import Workspace, WorkspaceLike, slug
 from loid_infer.types import SILENT, Progress
 

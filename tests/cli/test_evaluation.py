@@ -7,7 +7,6 @@ import pytest
 
 from loid_infer.cli.commands import row, tables
 from loid_infer.cli.terminal import show
-from loid_infer.heads.comparison import ModelErrors, records
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
@@ -27,10 +26,10 @@ def test_the_printed_table_has_one_line_per_model(result, capsys):
     show(tables(result), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.startswith("head ")).split()
-    models = {row["model"]: ModelErrors(**row) for row in records(result)["summary"]}
-    assert head[2:4] == [f"{models['head'].mse:.4f}", f"{models['head'].against_bias:+.4f}"] and head[4] == "bias"
+    to_bias = result.named("head")
+    assert head[2:4] == [f"{to_bias.value:.4f}", f"{to_bias.difference:+.4f}"] and head[4] == "bias"
     zeroed = next(line for line in lines if line.startswith("vectors zeroed")).split()
-    assert zeroed[4:6] == [f"{models['vectors zeroed'].against_head:+.4f}", "head"]
+    assert zeroed[4:6] == [f"{result.variants[0].difference:+.4f}", "head"]
     assert max(map(len, lines)) <= 80
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from loid_infer.evaluation.intervals import paired, student_975
+from loid_infer.evaluation.rows import paired, student_975
 
 
 @pytest.mark.parametrize(

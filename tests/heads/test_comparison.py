@@ -1,24 +1,13 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from loid_infer.data.splits import split
-from loid_infer.evaluation.intervals import paired
 from loid_infer.evaluation.metrics import clipped
-from loid_infer.evaluation.rows import measure
-from loid_infer.heads.comparison import (
-    BASELINES,
-    HEAD,
-    Bucket,
-    EvaluateResult,
-    ModelErrors,
-    Run,
-    compare,
-    model_and_encoder,
-    records,
-    system,
-)
+from loid_infer.evaluation.rows import measure, paired
+from loid_infer.heads.comparison import BASELINES, HEAD, EvaluateResult, compare, model_and_encoder, system
 from tests.heads.domains import noisy_ratings
 
 SYSTEMS = (*BASELINES, system(HEAD, "base"))
@@ -36,7 +25,7 @@ def make_results(n_seeds: int, kind: str = "random"):
         results.append([])
         for name, error in zip(SYSTEMS, (0.4, 0.3, 0.2, 0.1), strict=True):
             predictions = clipped(ratings + signs * (error + rng.uniform(0, 0.05, len(ratings))), data.rating_range)
-            results[-1].append(measure(name, "toys", f"{kind}-{seed}", predictions, ratings, {"train_mse": error}))
+            results[-1].append(measure(name, "toys", f"{kind}-{seed + 5}", predictions, ratings, {"train_mse": error}))
     return data, parts, results
 
 
@@ -68,62 +57,65 @@ def test_a_system_name_is_parsed_to_model_and_encoder():
 
 def test_differences_are_paired_by_split():
     _, parts, results = make_results(4)
-    models = {row["model"]: ModelErrors(**row) for row in records(result(4))["summary"]}
-    head = models[HEAD]
+    evaluation = result(4)
+    head, bias = evaluation.named(HEAD), evaluation.named("bias")
     differences = np.array([(row[3].values["mse"] - row[1].values["mse"]).mean() for row in results])
     expected = paired(differences, parts[0].test.sum() / parts[0].train.sum())
-    assert (head.against_bias, head.against_bias_low, head.against_bias_high) == pytest.approx(expected)
-    assert head.against_bias_high < 0 == head.against_head
-    assert head.encoder == "base" and models["bias"].encoder is None
-    assert models["bias"].against_bias == 0
-    assert models["mf"].against_head == pytest.approx(models["mf"].mse - head.mse)
-    assert models["mf"].mae == pytest.approx(np.mean([row[2].values["mae"].mean() for row in results]))
+    assert (head.difference, head.low, head.high) == pytest.approx(expected)
+    _, _, mf_to_head, head_to_head = evaluation.against(HEAD)
+    assert head.high < 0 == head_to_head.difference == bias.difference
+    assert (head.system, bias.system) == ("head @ base", "bias")
+    assert mf_to_head.difference == pytest.approx(mf_to_head.value - head.value)
+    mae = next(one for one in evaluation.summary if (one.system, one.metric) == ("mf", "mae"))
+    assert mae.value == pytest.approx(np.mean([row[2].values["mae"].mean() for row in results]))
+    assert evaluation.headline == head and evaluation.variants == ()
+    assert replace(evaluation, protocol="paper").headline is None
 
 
 def test_intervals_of_a_single_split():
     _, _, results = make_results(1, "time")
-    head = ModelErrors(**records(result(1, "time"))["summary"][3])
+    head = result(1, "time").named(HEAD)
     differences = results[0][3].values["mse"] - results[0][1].values["mse"]
     half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
-    assert head.against_bias_high - head.against_bias == pytest.approx(half, rel=0.05)
-    alone = ModelErrors(**records(result(1))["summary"][3])
-    assert alone.against_bias_low is alone.against_bias_high is None
+    assert head.high - head.difference == pytest.approx(half, rel=0.05)
+    alone = result(1).named(HEAD)
+    assert alone.low is alone.high is None
 
 
 def test_each_test_pair_is_in_one_bucket_per_kind():
     data, parts, results = make_results(3)
-    buckets = [Bucket(**row) for row in records(result(3))["buckets"]]
+    buckets = result(3).by_bucket()
     for by in ("history", "rating"):
-        mine = [bucket for bucket in buckets if bucket.by == by]
-        assert sum(bucket.n_test for bucket in mine) == sum(part.test.sum() for part in parts)
-        total = sum(bucket.n_test * bucket.head for bucket in mine)
+        mine = [bucket for bucket in buckets if bucket["by"] == by]
+        assert sum(bucket["n_test"] for bucket in mine) == sum(part.test.sum() for part in parts)
+        total = sum(bucket["n_test"] * bucket[HEAD] for bucket in mine)
         assert total == pytest.approx(sum(row[3].values["mse"].sum() for row in results))
-        assert all(bucket.head < bucket.mf < bucket.bias < bucket.global_mean for bucket in mine)
+        assert all(bucket[HEAD] < bucket["mf"] < bucket["bias"] < bucket["global mean"] for bucket in mine)
     part, few = parts[0], 0
     for user, item in zip(data.users[part.test], data.items[part.test], strict=True):
         seen = min((data.users[part.train] == user).sum(), (data.items[part.train] == item).sum())
         few += 3 <= seen <= 5
-    alone = [row for row in records(result(1))["buckets"] if row["bucket"] == "3-5"]
+    alone = [row for row in result(1).by_bucket() if row["bucket"] == "3-5"]
     assert sum(row["n_test"] for row in alone) == few
 
 
 def test_runs_have_their_seed_model_encoder_and_error():
     _, _, results = make_results(2)
     evaluation = result(2)
-    runs = [Run(**row) for row in records(evaluation)["runs"]]
-    assert [(run.seed, run.model) for run in runs] == [(seed, name) for seed in (5, 6) for name in (*BASELINES, HEAD)]
+    runs = [SimpleNamespace(**run) for run in evaluation.by_run()]
+    assert [(run.seed, run.model) for run in runs] == [(seed, name) for seed in "56" for name in (*BASELINES, HEAD)]
     assert [run.mse for run in runs] == [result.values["mse"].mean() for row in results for result in row]
-    assert (runs[3].train_mse, runs[3].n_test, runs[3].network_share) == (0.1, len(results[0][3].predictions), None)
+    assert (runs[3].train_mse, runs[3].n_test) == (0.1, len(results[0][3].predictions))
     renamed = tuple(replace(row, system=row.system.replace("base", "own-{seed}")) for row in evaluation.runs)
-    assert [run["encoder"] for run in records(replace(evaluation, runs=renamed))["runs"]][3::4] == ["own-5", "own-6"]
-    by_time = records(replace(evaluation, runs=renamed, split="time"))["runs"]
-    assert [(run["seed"], run["encoder"]) for run in by_time][3::4] == [(5, "own-5"), (6, "own-5")]
+    assert [run["encoder"] for run in replace(evaluation, runs=renamed).by_run()][3::4] == ["own-5", "own-6"]
+    by_time = replace(evaluation, runs=renamed, split="time").by_run()
+    assert [(run["seed"], run["encoder"]) for run in by_time][3::4] == [("5", "own-5"), ("6", "own-5")]
 
 
 def test_pairs_of_a_split_by_time_count_once():
     _, parts, _ = make_results(2, "time")
     evaluation = result(2, "time")
-    buckets = [row for row in records(evaluation)["buckets"] if row["by"] == "rating"]
+    buckets = [row for row in evaluation.by_bucket() if row["by"] == "rating"]
     assert sum(row["n_test"] for row in buckets) == parts[0].test.sum()
     assert sum(part.n_test for part in evaluation.calibration) == parts[0].test.sum()
-    assert len(records(evaluation)["runs"]) == 8
+    assert len(evaluation.by_run()) == 8

@@ -62,7 +62,6 @@ def make_training(*, noise=0.0, errors=(), kill_at=-1, weights_log=None, **setti
         step=step,
         validate=validate,
         task=("train", "samples"),
-        metric="MSE",
         **COMMON | settings,
     )
 

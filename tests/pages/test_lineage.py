@@ -1,7 +1,7 @@
 """The lineage table of the report."""
 
-from loid_infer.pages.findings import read_findings
-from loid_infer.pages.lineage import lineage
+from loid_infer.pages.page import lineage
+from loid_infer.pages.records import read_findings
 from loid_infer.settings import Workspace
 from tests.pages.records import encoder, full_workspace, head, plugin, write
 

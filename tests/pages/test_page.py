@@ -7,9 +7,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from loid_infer import ingest
-from loid_infer.pages.findings import read_findings
 from loid_infer.pages.page import page
-from loid_infer.pages.records import Findings
+from loid_infer.pages.records import Findings, read_findings
 from loid_infer.settings import Workspace
 from tests.conftest import toy_texts, write_reviews
 from tests.pages.records import full_workspace, replace
@@ -75,7 +74,7 @@ def test_cells_of_missing_measurements_are_empty(findings) -> None:
 
 def test_several_encoders_are_distinguished_and_one_split_has_no_intervals(findings) -> None:
     evaluation = findings.domains[0].evaluations[0]
-    summary = tuple(replace(row, against_bias_low=None, against_bias_high=None) for row in evaluation.summary)
+    summary = tuple(replace(row, low=None, high=None) for row in evaluation.summary)
     changed = replace(evaluation, encoders=("base", "other"), n_seeds=1, summary=summary)
     text = text_of(with_domain(findings, evaluations=(changed,)))
     assert "One split; encoder base + other, default preset, strict protocol. One split gives no intervals." in text

@@ -11,9 +11,8 @@ import pytest
 
 from loid_infer.evaluation.rows import Bin
 from loid_infer.pages.plots import Difference, calibration_plot, curve_plot, difference_plot, differences
-from loid_infer.pages.records import Evaluation, History
-from loid_infer.records import typed
-from tests.pages.records import evaluation, replace
+from loid_infer.pages.records import History, read_evaluation
+from tests.pages.records import evaluation, replace, write
 
 ROOT = Path(__file__).parents[2]
 ROW = Difference("head", 0.7, -0.02, -0.03, -0.01, (-0.025, -0.015), "blue")
@@ -94,8 +93,9 @@ def test_values_that_may_exceed_the_axis_do_not_widen_it() -> None:
     assert "90" not in "".join(ticks(plot(wide, OTHER)))
 
 
-def test_differences_are_paired_by_split() -> None:
-    record = typed(evaluation(), Evaluation, "", where="evaluation")
+def test_differences_are_paired_by_split(tmp_path) -> None:
+    write(tmp_path / "old.json", evaluation())
+    record = read_evaluation(tmp_path / "old.json")
     to_bias = {row.name: row for row in differences(record, "bias")}
     assert list(to_bias) == ["global mean", "bias", "mf", "head", "reads the target's own text (impossible)"]
     assert to_bias["head"].splits == pytest.approx((-0.0299, -0.0299))

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from loid_infer.errors import BadSetting, NoSpace, NotEncoded
-from loid_infer.heads.comparison import EvaluateResult, ModelErrors, Run, records
+from loid_infer.heads.comparison import EvaluateResult, model_and_encoder
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import evaluate as verb
@@ -35,22 +36,22 @@ def requested(monkeypatch):
     return names
 
 
-def runs_of(result: EvaluateResult) -> list[Run]:
-    return [Run(**run) for run in records(result)["runs"]]
+def runs_of(result: EvaluateResult) -> list[SimpleNamespace]:
+    return [SimpleNamespace(**run) for run in result.by_run()]
 
 
-def models_of(result: EvaluateResult) -> list[ModelErrors]:
-    return [ModelErrors(**model) for model in records(result)["summary"]]
+def models_of(result: EvaluateResult) -> list[str]:
+    return [model_and_encoder(one.system)[0] for one in result.against("bias")]
 
 
 def test_every_split_has_every_model_and_the_head_equals_that_of_fit(toys_workspace, requested):
     result = verb.evaluate("toys", seeds=2, settings=HeadOptions(epochs=2), workspace=toys_workspace)
     models = ["global mean", "bias", "mf", "head", verb.OWN_TEXT]
-    assert [(run.seed, run.model) for run in runs_of(result)] == [(seed, model) for seed in (0, 1) for model in models]
-    assert [errors.model for errors in models_of(result)] == models
+    assert [(run.seed, run.model) for run in runs_of(result)] == [(seed, model) for seed in "01" for model in models]
+    assert models_of(result) == models
     for seed in (0, 1):
         fitted = fit_verb.fit("toys", seed=seed, settings=HeadOptions(epochs=2), workspace=toys_workspace)
-        runs = {run.model: run for run in runs_of(result) if run.seed == seed}
+        runs = {run.model: run for run in runs_of(result) if run.seed == str(seed)}
         assert runs["head"].mse == fitted.test_mse and runs["head"].train_mse == fitted.train_mse
         assert runs["bias"].mse == fitted.baselines.bias and runs["mf"].mse == fitted.baselines.mf
         assert runs["global mean"].mse == fitted.baselines.global_mean
@@ -75,19 +76,19 @@ def test_ablations_use_the_first_encoder_and_are_compared_with_its_head(toys_wor
     assert requested == [("one", 0), ("own-0", 0)]
     assert result.encoders == ("one", "own-{seed}")
     assert {run.encoder for run in runs_of(result)} == {None, "one", "own-0"}
-    assert {errors.encoder for errors in models_of(result)} == {None, "one", "own-{seed}"}
-    names = [errors.model for errors in models_of(result)]
+    assert {model_and_encoder(one.system)[1] for one in result.summary} == {None, "one", "own-{seed}"}
+    names = models_of(result)
     assert names.count("head") == 2 and {"vectors zeroed", "no IDs", "k = 1", "no triplet"} <= set(names)
-    zeroed = next(errors for errors in models_of(result) if errors.model == "vectors zeroed")
-    head = next(errors for errors in models_of(result) if errors.model == "head")
-    assert zeroed.against_head == pytest.approx(zeroed.mse - head.mse)
-    assert zeroed.against_head > 0  # the texts contain the signal
-    assert zeroed.against_head_low is None  # there is no interval over splits with one split
+    zeroed, head = result.variants[0], result.named("head")
+    assert zeroed.system == "vectors zeroed @ one"
+    assert zeroed.difference == pytest.approx(zeroed.value - head.value)
+    assert zeroed.difference > 0  # the texts contain the signal
+    assert zeroed.low is None  # there is no interval over splits with one split
 
 
 def test_the_paper_protocol_is_reported_together_with_the_strict_one(toys_workspace, requested):
     result = verb.evaluate("toys", settings=HeadOptions(protocol="paper", epochs=1), seeds=1, workspace=toys_workspace)
-    assert "head, strict protocol" in [errors.model for errors in models_of(result)]
+    assert result.headline.system.startswith("head, strict protocol @")
     assert result.protocol == "paper"
 
 
@@ -96,8 +97,8 @@ def test_a_time_split_is_evaluated_once_with_an_interval_over_pairs(toys_workspa
     assert "pairs" in result.interval
     assert len({run.mse for run in runs_of(result) if run.model == "bias"}) == 1
     assert sum(group.n_test for group in result.calibration) == runs_of(result)[0].n_test
-    head = next(errors for errors in models_of(result) if errors.model == "head")
-    assert head.against_bias_low < head.against_bias < head.against_bias_high
+    head = result.named("head")
+    assert head.low < head.difference < head.high
 
 
 def test_user_errors(toys_workspace, requested):
@@ -119,7 +120,7 @@ def test_split_seed_sets_the_first_seed_and_time_splits_use_one_seed(toys_worksp
     result = verb.evaluate(
         "toys", encoders=["own-{seed}"], seeds=2, split_seed=7, settings=HeadOptions(epochs=1), workspace=toys_workspace
     )
-    assert requested == [("own-7", 7), ("own-8", 8)] and {run.seed for run in runs_of(result)} == {7, 8}
+    assert requested == [("own-7", 7), ("own-8", 8)] and {run.seed for run in runs_of(result)} == {"7", "8"}
     requested.clear()
     verb.evaluate(
         "toys",
