@@ -238,8 +238,9 @@ def cache_export(
     """
     workspace, target = Workspace.of(workspace), Path(out)
     if target.suffix not in SUFFIXES:
-        expected, fix = " or ".join(SUFFIXES), f"Name it {target.stem}.parquet."
-        raise BadSetting("unknown suffix", where=str(target), expected=expected, fix=fix)
+        expected, got = " or ".join(SUFFIXES), target.suffix or "no suffix"
+        fix = f"Name it {target.stem}.parquet."
+        raise BadSetting("unknown suffix", where=str(target), expected=expected, got=got, fix=fix)
     table = open_table(workspace.table(domain), domain)
     folder = resolve(workspace, encoder, domain)
     encode = encode_command(folder.name, domain)
@@ -276,7 +277,7 @@ def cache_import(
         key = fingerprint(spec)
         names = encoders_by_fingerprint(workspace).get(key)
         if not names:
-            what, fix = f"this workspace has no encoder {key}", "Export that encoder here first, or copy its folder."
+            what, fix = f"the encoder {key} is not in this workspace", "Export it here first, or copy its folder."
             raise BadArtifact(what, where=str(path), fix=fix)
         unique = first_rows(digests)
         with StoreWriter(workspace.store(key), spec, key) as writer:

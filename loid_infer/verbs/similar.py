@@ -106,13 +106,13 @@ def similar(
         RuntimeMissing, ParityError: see `Encoder.runtime`.
     """
     start = time.perf_counter()
-    options = {"items": item, "users": user, "reviews": text}
-    queries = [(kind, value) for kind, value in options.items() if value is not None]
+    options = (("item", "items", item), ("user", "users", user), ("text", "reviews", text))
+    queries = [(option, kind, value) for option, kind, value in options if value is not None]
     if len(queries) != 1:
-        raise BadSetting("specify one query", expected="one of --item, --user and --text", got=str(len(queries)))
-    source, query = queries[0]
-    of = of or source
-    check_choice("of", of, options)
+        got = " and ".join(f"--{option}" for option, _, _ in queries) or "none"
+        raise BadSetting("specify one query", expected="exactly one of --item, --user and --text", got=got)
+    (_, source, query), of = queries[0], of or queries[0][1]
+    check_choice("of", of, ("items", "users", "reviews"))
     is_text = source == "reviews"
     if is_text and not check_texts([query], "--text")[0].strip():
         raise BadSetting("the text is empty", where="--text", expected="some words")
