@@ -114,7 +114,9 @@ def read_config(path: Path) -> dict[str, Any]:
         expected = "a model that transformers supports, and the package gguf"
         with as_bad_artifact("the GGUF file", path, expected), _load_options(path) as (folder, options):
             config = transformers.AutoConfig.from_pretrained(folder, **options)
-            return dict(json.loads(config.to_json_string(use_diff=False)))
+            fields = dict(json.loads(config.to_json_string(use_diff=False)))
+            fields.pop("_name_or_path")  # a temporary folder
+            return fields
     configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
     configs[CONFIG_FILE] = read_json(path / CONFIG_FILE)
     for file, field, value, what, fix in _REFUSED:

@@ -83,15 +83,18 @@ def quantize(
     worst = [x.names[0] for x in sorted(inputs, key=lambda x: -_relative_error(x, alpha))]
     for n_kept in (0, *(2**i for i in range(len(worst)) if 2**i < len(worst))):
         kept = frozenset(worst[:n_kept])
-        int8, parity = measure(alpha, kept)
-        if parity.passes("int8") and next(measure_runtimes(int8, encoder.probes()))[1].passes("int8"):
+        int8, on_held_out = measure(alpha, kept)
+        measured, parity = "held-out texts of the calibration domain", on_held_out
+        if parity.passes("int8"):
+            measured, parity = "the probes", next(measure_runtimes(int8, encoder.probes()))[1]
+        if parity.passes("int8"):
             names = tuple(name for x in inputs if x.names[0] in kept for name in x.names)
             n_products = sum(len(x.names) for x in inputs) - len(names)
             n_texts = (len(texts) - len(held_out), len(held_out))
-            return int8, Quantization(alpha, n_products, names, parity.cos_min, parity.cos_mean, *n_texts)
+            return int8, Quantization(alpha, n_products, names, on_held_out.cos_min, on_held_out.cos_mean, *n_texts)
     save_graph(floats, encoder.graph)
     raise ParityError(
-        "int8 misses its gate on texts of the calibration domain or on the probes",
+        f"int8 misses its gate on {measured}",
         where=encoder.name,
         expected=gate("int8"),
         got=f"{parity.cos_mean:.6f} with {len(kept)} of {len(inputs)} groups of products in floating point",

@@ -62,11 +62,11 @@ def differences(evaluation: EvaluateResult, reference: str) -> list[Difference]:
 
 
 def _by_split(evaluation: EvaluateResult, entry: evaluated.Difference) -> tuple[float, ...]:
-    """The differences on each split; none where there is only one, or where each split has an encoder of its own."""
+    """The differences on each split; none where there is only one."""
     runs = [row for row in evaluation.runs if row.metric == "mse"]
     compared = {row.split: row.value for row in runs if row.system == entry.reference}
     own = [row for row in runs if row.system == entry.system]
-    if evaluation.n_seeds < 2 or "{seed}" in entry.system or len({row.split for row in own}) != len(own):
+    if evaluation.n_seeds < 2 or len({row.split for row in own}) != len(own):
         return ()
     return tuple(row.value - compared[row.split] for row in own if row.split in compared)
 

@@ -117,6 +117,8 @@ def test_quantized_weights_are_dequantized_once_and_exported(llama: Path, tmp_pa
     path = write_gguf(llama, tmp_path / "it.gguf", bos=False, kind="Q8_0")
     made = export("it", base=str(path), precision="fp32", max_tokens=64, workspace=tmp_path)
     assert (made.architecture, made.pooling) == ("llama", "last")
+    assert str(tmp_path.parent) not in (Path(made.path) / "config.json").read_text()
+    assert "_name_or_path" not in json.loads((Path(made.path) / "config.json").read_text())
     path.unlink()  # the export does not need it
     with Encoder.open("it", workspace=tmp_path) as encoder:
         vectors = encoder.encode(TEXTS)

@@ -93,6 +93,11 @@ def test_values_that_may_exceed_the_axis_do_not_widen_it() -> None:
     assert "90" not in "".join(ticks(plot(wide, OTHER)))
 
 
+def rename(row):
+    """The row of an encoder that differs from split to split."""
+    return replace(row, system=row.system.replace("@ base", "@ own-{seed}"))
+
+
 def test_differences_are_paired_by_split(tmp_path) -> None:
     write(tmp_path / "old.json", evaluation())
     record = read_evaluation(tmp_path / "old.json")
@@ -103,6 +108,8 @@ def test_differences_are_paired_by_split(tmp_path) -> None:
     (zeroed,) = differences(record, "head")
     assert (zeroed.name, zeroed.mean, zeroed.low, zeroed.high) == ("vectors zeroed", 0.0143, 0.0021, 0.0265)
     assert [row.splits for row in differences(replace(record, n_seeds=1), "head")] == [()]
+    per_split = [(field, [rename(row) for row in getattr(record, field)]) for field in ("runs", "summary")]
+    assert differences(replace(record, **dict(per_split)), "bias")[3].splits == to_bias["head"].splits
     assert differences(replace(record, encoders=("base", "other")), "bias")[3].name == "head · base"
 
 

@@ -30,15 +30,15 @@ def commit(n: int) -> tuple[np.ndarray, np.ndarray]:
     return digests, np.tile(digests.astype(np.float16), (1, 2))[:, :DIM]
 
 
-def read_repeatedly(folder: Path, seconds: float, opened: Event, results) -> None:
-    """Read the store repeatedly: complete commits only, never fewer than before, every vector correct."""
+def read_repeatedly(folder: Path, finished: Event, opened: Event, results) -> None:
+    """Read the store until the writer has finished, and once more: complete commits only, never fewer than before, every vector correct."""
     environment._MAP_STEP = MAP_STEP
     rng, n_before, n_reads, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
-    end = time.monotonic() + seconds
     with open_store(folder, SPEC, FINGERPRINT) as store:
         opened.set()
-        while time.monotonic() < end:
-            start = time.monotonic()
+        is_last = False
+        while not is_last:
+            is_last, start = finished.is_set(), time.monotonic()
             n = store.size().n_rows
             assert n % COMMIT == 0 and n >= n_before
             digests, vectors = commit(int(rng.integers(n // COMMIT)))
@@ -96,20 +96,21 @@ def join_process(process) -> None:
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize(("n_readers", "seconds"), [(3, 6.0), slow(32, 60.0)])
+@pytest.mark.parametrize(("n_readers", "seconds"), [(3, 5.0), slow(32, 60.0)])
 def test_readers_see_whole_commits_while_a_writer_grows_the_map(tmp_path, report_cases, n_readers, seconds):
     append_commits(tmp_path, 0, 2, 0.0)
-    results, started = SPAWN.Queue(), [SPAWN.Event() for _ in range(n_readers)]
-    readers = [start_process(read_repeatedly, tmp_path, seconds, event, results) for event in started]
+    results, finished, started = SPAWN.Queue(), SPAWN.Event(), [SPAWN.Event() for _ in range(n_readers)]
+    readers = [start_process(read_repeatedly, tmp_path, finished, event, results) for event in started]
     assert all(event.wait(60) for event in started)
     n_commits, start = 2, time.monotonic()
-    while time.monotonic() - start < seconds - 1:  # a new writer each time, as a job that is run repeatedly
+    while time.monotonic() - start < seconds:  # a new writer each time, as a job that is run repeatedly
         join_process(start_process(append_commits, tmp_path, n_commits, n_commits + 50, 0.002))
         n_commits += 50
+    finished.set()
     reader_results = [results.get(timeout=60) for _ in readers]
     for process in readers:
         join_process(process)
-    assert max(n for _, n, _ in reader_results) > 2 * COMMIT
+    assert {n for _, n, _ in reader_results} == {n_commits * COMMIT}
     n_steps = (tmp_path / "data.mdb").stat().st_size // MAP_STEP
     with reader(tmp_path) as store:
         check = verify(store, SILENT)
