@@ -31,7 +31,7 @@ def commit(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_repeatedly(folder: Path, finished: Event, opened: Event, results) -> None:
-    """Read the store until the writer has finished, and once more: complete commits only, never fewer than before, every vector correct."""
+    """Read the store until the writer has finished, and once more: complete commits only, never fewer than before."""
     environment._MAP_STEP = MAP_STEP
     rng, n_before, n_reads, longest = np.random.default_rng(os.getpid()), 0, 0, 0.0
     with open_store(folder, SPEC, FINGERPRINT) as store:
