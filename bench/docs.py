@@ -29,9 +29,9 @@ def rendered(path: Path) -> str:
 
 def commands() -> str:
     """Every command with its arguments and options, as Typer documents them."""
-    app = typer.main.get_command(build())
-    for group in (app, app.commands["plugin"], app.commands["cache"]):
-        for command in group.commands.values():
+    app = typer.main.get_group(build())
+    for group in (app, *app.commands.values()):
+        for command in getattr(group, "commands", {}).values():
             command.short_help = command.help.split("\n\n")[0]  # in the lists too, where Typer cuts it at 45 characters
     context = typer.Context(app, info_name="loid-infer")
     return get_docs_for_click(obj=app, ctx=context, name="loid-infer", title="Command line").strip() + "\n"

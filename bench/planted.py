@@ -19,6 +19,7 @@ from loid_infer.data import sample
 from loid_infer.data.reviews import open_table
 from loid_infer.data.sample import SampleWorld
 from loid_infer.data.splits import split
+from loid_infer.data.vocabulary import N_LEVELS
 from loid_infer.evaluation.metrics import clipped
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.training import fit_head, pairs_of
@@ -121,7 +122,7 @@ def _seen(world: SampleWorld, train: Bools) -> _Seen:
         world.users[train],
         world.items[train],
         np.where(ratings <= 1, -np.inf, ratings - 0.5),
-        np.where(ratings >= sample.N_LEVELS, np.inf, ratings + 0.5),
+        np.where(ratings >= N_LEVELS, np.inf, ratings + 0.5),
         aspects,
         world.items[train][rows],
         aspects[rows, at],

@@ -1,4 +1,4 @@
-"""What does the store cost: committing, opening, looking up, checking, mending, and how large is its file?
+"""What does the store cost: committing, opening, looking up, checking, repairing, and how large is its file?
 
     python -m bench.store [N_VECTORS ...]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.gather import CARD
+from bench.gather import SPEC
 from bench.record import save, work_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.store.environment import DATA_FILE
@@ -25,16 +25,16 @@ from loid_infer.store.verify import verify
 from loid_infer.store.writer import Committer, StoreWriter
 from loid_infer.types import SILENT
 
-PRINT = fingerprint(CARD)
+FINGERPRINT = fingerprint(SPEC)
 STEP, N_ASKED = 8_192, 1_000_000
 
 # In a process of its own, so that nothing else is in its memory.
 OPEN = """
 import sys, time
 from pathlib import Path
-from bench.store import CARD, PRINT, open_store
+from bench.store import SPEC, FINGERPRINT, open_store
 start = time.perf_counter()
-open_store(Path(sys.argv[1]), CARD, PRINT)
+open_store(Path(sys.argv[1]), SPEC, FINGERPRINT)
 seconds = time.perf_counter() - start
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(seconds, int(peak.split()[1]) / 1024)
@@ -57,17 +57,17 @@ def main(*sizes: int) -> None:
 def _measured(n: int) -> dict[str, object]:
     folder, rng = work_folder("store") / "store", np.random.default_rng(0)
     digests = rng.integers(0, 256, (n, 16), np.uint8)
-    vectors = rng.normal(size=(STEP, CARD.hidden_dim)).astype(np.float32)
+    vectors = rng.normal(size=(STEP, SPEC.hidden_dim)).astype(np.float32)
     commit_s = _seconds(lambda: _commit(folder, digests, vectors))
     written = _size(folder, n)
     opened = subprocess.run([sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True)
     open_s, open_mib = map(float, opened.stdout.split())
-    with open_store(folder, CARD, PRINT) as store:
+    with open_store(folder, SPEC, FINGERPRINT) as store:
         asked = digests[rng.permutation(n)[:N_ASKED]]
         lookup_s = _seconds(lambda: store.lookup(asked))
         verify_s = _seconds(lambda: verify(store, SILENT))
-    salvage_s = _seconds(lambda: salvage(folder, CARD, PRINT, SILENT))
-    compact_s = _seconds(lambda: compact(folder, CARD, PRINT, None, SILENT))
+    salvage_s = _seconds(lambda: salvage(folder, SPEC, FINGERPRINT, SILENT))
+    compact_s = _seconds(lambda: compact(folder, SPEC, FINGERPRINT, None, SILENT))
     row = {
         "vectors": n,
         "committed_per_s": n / commit_s,
@@ -85,14 +85,14 @@ def _measured(n: int) -> dict[str, object]:
 
 
 def _commit(folder: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
-    with StoreWriter(folder, CARD, PRINT) as writer, Committer(writer, CARD.hidden_dim) as committer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer, Committer(writer, SPEC.hidden_dim) as committer:
         for start in range(0, len(digests), STEP):
             part = digests[start : start + STEP]
             committer.add(part, vectors[: len(part)])
 
 
 def _size(folder: Path, n: int) -> float:
-    return (folder / DATA_FILE).stat().st_size / (n * CARD.hidden_dim * 2)
+    return (folder / DATA_FILE).stat().st_size / (n * SPEC.hidden_dim * 2)
 
 
 def _seconds(act: Callable[[], object]) -> float:

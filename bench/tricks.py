@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -114,11 +115,8 @@ def _whole_last_layer(encoder: EncoderFolder, path: Path) -> Path:
     def every(positions, padding, mask, *, last):
         return EveryToken(positions, padding)
 
-    usual, transformer.OneToken = transformer.OneToken, every
-    try:
+    with patch.object(transformer, "OneToken", every):
         write_graph(encoder.spec, encoder.tensors(), path)
-    finally:
-        transformer.OneToken = usual
     return path
 
 

@@ -39,7 +39,6 @@ def main() -> None:
     }
     transformers.set_seed(0)
     model = _model(folder, *spread)
-    options = {"group_by_length": True} if padding == "longest" else {}
     with tempfile.TemporaryDirectory() as out:
         arguments = transformers.TrainingArguments(
             out,
@@ -47,7 +46,7 @@ def main() -> None:
             per_device_eval_batch_size=BATCH,
             num_train_epochs=epochs,
             learning_rate=RATE,
-            warmup_ratio=0.06,
+            warmup_steps=0.06,
             weight_decay=0.01,
             lr_scheduler_type="linear",
             logging_steps=10_000,
@@ -57,7 +56,7 @@ def main() -> None:
             disable_tqdm=True,
             dataloader_num_workers=0,
             seed=0,
-            **options,
+            train_sampling_strategy="group_by_length" if padding == "longest" else "random",
         )
         trainer = transformers.Trainer(
             model, arguments, train_dataset=sets["train"], data_collator=transformers.DataCollatorWithPadding(tokenizer)
