@@ -207,7 +207,7 @@ def open_calibration(workspace: Workspace, precision: str, domain: str | None) -
         got, fix = f"--calibrate-on with --precision {precision}", "Give --precision int8, or omit --calibrate-on."
         raise BadSetting("only int8 is calibrated", got=got, fix=fix)
     if domain is None:
-        raise BadSetting("int8 needs a calibration domain", fix="Give --calibrate-on with a domain that was ingested.")
+        raise BadSetting("int8 needs a calibration domain", fix="Give --calibrate-on DOMAIN, an ingested domain.")
     table = open_table(workspace.table(domain), domain)
     interactions = table.interactions(SILENT)
     if len(interactions.digests) < _MIN_TEXTS:
