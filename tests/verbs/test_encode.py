@@ -408,7 +408,9 @@ def test_the_default_encoder_is_exported_on_first_use_of_each_precision(
     assert encode("toys", workspace=workspace).export_s == 1.5
     assert encode("toys", precision="fp32", workspace=workspace).encoder == "base-fp32"
     assert encode("toys", workspace=workspace).export_s == 0
-    assert exports == [("base", "auto", None), ("base-fp32", "fp32", None)]
+    with pytest.raises(BadSetting, match="another precision than bf16"):
+        encode("toys", encoder="base-fp16", precision="bf16", workspace=workspace)
+    assert exports == [("base", "auto", None), ("base-fp32", "fp32", None), ("base-fp16", "fp16", None)]
 
 
 def test_an_int8_encoder_is_used_for_another_domain_only_when_named(exported_int8, tmp_path: Path) -> None:
