@@ -95,8 +95,8 @@ class LoidNet(nn.Module):
         super().__init__()
         width, self.with_ids = settings.width or vector_dim, settings.ids
         if width % settings.n_heads:
-            what = f"the width {width} is not divisible by the number of attention heads"
-            raise BadSetting(what, where="--n-heads", got=str(settings.n_heads), fix="Leave --n-heads out for 4.")
+            expected, got, fix = f"a divisor of {width}", str(settings.n_heads), "Omit --n-heads for 4."
+            raise BadSetting("unsuitable number of heads", where="--n-heads", expected=expected, got=got, fix=fix)
         self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # the last: unknown
         self.of_user, self.of_item = (CrossAttention(settings, width, token_dim) for _ in range(2))
         norm = nn.LayerNorm if settings.residual else nn.Identity

@@ -184,7 +184,7 @@ def test_invalid_options_are_reported(compare, ws) -> None:
         "at least 32 .* got 30.* --n-texts 15": {"n_texts": 16},
         "blank: too few texts": {"domains": ["blank", "toys"], "n_texts": 1},
         "3 to 64, got 65": {"max_tokens": 65},
-        "expected 3 to 64, got 2": {"max_tokens": 2},
+        "expected --max-tokens 3 to 64, got 2": {"max_tokens": 2},
     }
     for message, settings in invalid_options.items():
         with pytest.raises(BadSetting, match=message):
