@@ -39,10 +39,11 @@ MODELS = {
     "flan-t5-small": LAST,
 }
 NOTES = (
-    f"The 64 probes of an export and {N_REVIEWS} Musical Instruments reviews, cut at {MAX_TOKENS} tokens. Least and "
+    f"The 64 probes of an export and {N_REVIEWS} Musical Instruments reviews, cut at {MAX_TOKENS} tokens. Minimum and "
     "mean cosine to transformers in float32, of each text alone. MiniLM and SmolLM2 have their real weights, the "
-    "others random ones in the sizes of the models they are called after. The gate of fp32 is 0.99999 and of bf16 "
-    "0.9999 for every text, of int8 0.998 in the mean; int8 must also pass a head, which is not tried here. "
+    "others random ones in the sizes of the models they are named after. The gate of fp32 is 0.99999 and of bf16 "
+    "0.9999 for every text, of int8 0.998 in the mean; a head trained on int8 vectors must not lose "
+    "accuracy either, which is not tried here. "
     + ("" if has_bf16() else "bf16 is emulated on this processor: the probes alone.")
 )
 

@@ -40,7 +40,8 @@ def main() -> None:
         "relora",
         [{key: value for key, value in row.items() if key != "curve"} for row in rows],
         f"Predicting a rating from the review's own text, the task of plugin training; LoRA of rank 32 on all six "
-        f"linear layers of MiniLM-L6, {epochs} epochs, {EVALS} validations each, default settings. `ratio`: test MSE "
+        f"linear layers of MiniLM-L6, {epochs} epochs, {EVALS} validations per epoch, otherwise default settings. "
+        "`ratio`: test MSE "
         "over the variance of the same test ratings. `steps_to_0.80` and so on: the first validation at or below "
         "that share of the variance of the validation ratings. The source plugin was trained on its own split 0. "
         "Curves: `relora.json`, `relora.png`.",

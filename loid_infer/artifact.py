@@ -163,7 +163,7 @@ def read_manifest(
         return BadArtifact(what, where=str(where), expected=expected, got=got, fix=fix)
 
     if not path.exists():
-        got = "a folder without manifest.json" if folder.exists() else "nothing"
+        got = "a folder without manifest.json" if folder.exists() else ""
         raise bad(f"no finished {kind} found", folder, got=got)
     content = decode(path, dict[str, Any], fix, finite=finite)
     if content.get("kind") != kind:

@@ -55,6 +55,7 @@ class Encoder:
         Args:
             encoder: the name of an export of the workspace, or an export's folder. `base`, the bundled MiniLM at CLS,
                 is exported on first use.
+            workspace: the folder with exports/; by default $LOID_WORKSPACE, else the current folder.
             runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes the
                 parity check.
             device: auto | cpu | cuda.
@@ -157,6 +158,9 @@ def _locate(encoder: str | os.PathLike[str], workspace: Workspace, progress: Pro
         return open_folder(path, path.resolve().name)
     path = workspace.encoder(encoder)
     if encoder == DEFAULT_ENCODER and not path.exists():
+        if not workspace.root.is_dir():
+            fix = "Create the folder, or give another workspace."
+            raise BadArtifact("there is no workspace", where=str(workspace.root), fix=fix)
         from loid_infer.graphs.bases import load_base  # imports torch and transformers, which takes seconds
         from loid_infer.graphs.making import make_encoder
 
@@ -175,6 +179,8 @@ def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:
     if path.exists():
         return open_folder(path, name)
     known = sorted(folder.name for folder in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
-    alternative = ", or `loid-infer encode --domain D`, which exports it" if name == DEFAULT_ENCODER else ""
-    fix = f"Run `loid-infer export --name {name}`{alternative}."
-    raise BadArtifact(f"there is no encoder {name!r}", where=str(path.parent), got=", ".join(known) or "none", fix=fix)
+    fix = f"Run `loid-infer export --name {name}`, with --base or --plugin unless it is for the bundled model."
+    if name == DEFAULT_ENCODER:
+        fix = "Run `loid-infer encode --domain D`, which exports it."
+    got = f"the encoders {', '.join(known) or 'none'}"
+    raise BadArtifact(f"there is no encoder {name!r}", where=str(path.parent), got=got, fix=fix)

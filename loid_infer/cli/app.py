@@ -23,7 +23,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     plugin = typer.Typer(no_args_is_help=True, help="Train, merge, import and compare LoRA plugins.")
-    stores = typer.Typer(no_args_is_help=True, help="Inspect, check, repair, export and import stores of vectors.")
+    stores = typer.Typer(no_args_is_help=True, help="Inspect, check, repair, clean up, export and import the stores.")
     app.add_typer(plugin, name="plugin")
     app.add_typer(stores, name="cache")
     for group, module in ((app, commands), (plugin, plugins), (stores, cache)):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import DomainOption, EncoderOption, SeedOption
 
+_StoreOption = Annotated[str | None, "Name of an encoder: only its store. By default all stores."]
 
-@command("cache.cache_info")
+
+def _columns(result: Any) -> dict[str, Any]:
+    """What fits into 80 columns."""
+    fields = asdict(result)
+    names = ("fingerprint", "encoders", "precision", "n_rows", "file_bytes")
+    return fields | {"stores": [{name: store[name] for name in names} for store in fields["stores"]]}
+
+
+@command("cache.cache_info", people=_columns)
 def info() -> None:
     """List the stores with their encoders, rows and sizes.
 
@@ -21,7 +31,7 @@ def info() -> None:
 
 @command("cache.cache_verify", bad=lambda check: check.n_bad > 0)
 def verify(
-    encoder: EncoderOption = None,
+    encoder: _StoreOption = None,
     reencode: Annotated[
         int, typer.Option(help="Also encode this many random texts of each store again and compare.", min=0)
     ] = 0,
@@ -34,7 +44,7 @@ def verify(
 
 
 @command("upkeep.cache_salvage")
-def salvage(encoder: EncoderOption = None) -> None:
+def salvage(encoder: _StoreOption = None) -> None:
     """Keep the undamaged chunks of a damaged store and say what must be encoded again.
 
     Example: loid-infer cache salvage
@@ -42,7 +52,7 @@ def salvage(encoder: EncoderOption = None) -> None:
 
 
 @command("upkeep.cache_compact")
-def compact(encoder: EncoderOption = None) -> None:
+def compact(encoder: _StoreOption = None) -> None:
     """Rewrite stores with full chunks and pages, which makes them as small as possible.
 
     Example: loid-infer cache compact
@@ -51,7 +61,7 @@ def compact(encoder: EncoderOption = None) -> None:
 
 @command("upkeep.cache_gc")
 def gc(dry_run: Annotated[bool, "Only say what would be removed."] = False) -> None:
-    """Remove stores that no encoder or head refers to, and rows that no domain, corpus or head uses.
+    """Collect garbage: remove stores that no encoder or head refers to, and vectors that no domain or head uses.
 
     Example: loid-infer cache gc --dry-run
     """

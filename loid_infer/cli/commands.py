@@ -36,7 +36,7 @@ def sample(
     n_reviews: Annotated[int, typer.Option(help="Reviews per domain.", min=1)] = 2000,
     seed: SeedOption = 0,
 ) -> None:
-    """Write synthetic reviews with a known structure (docs/sample.md).
+    """Write synthetic reviews with a known structure.
 
     Example: loid-infer sample --domain video_games --n-reviews 5000
     """
@@ -69,7 +69,7 @@ def ingest(
         typer.Option(
             parser=_mapping,
             metavar="TEXT",
-            help="Names of the source's columns: user_id=..,item_id=..,rating=..,text=..,timestamp=..",
+            help="Names of the source's columns, like user_id=reviewer,text=comment; also item_id, rating, timestamp.",
         ),
     ] = None,
     duplicates: Annotated[str, "Reviews of the same user and item: keep-last | keep-first | error"] = "keep-last",
@@ -123,9 +123,9 @@ def _encode_each(dry_run: bool, encoder: list[str] | None = None, **options: Any
 def encode(
     domain: DomainOption,
     encoder: Annotated[
-        list[str] | None, "Name of an export; repeat for more. By default that of the domain, else `base`."
+        list[str] | None, "Name of an encoder; repeat for more. By default the one named like the domain, else `base`."
     ] = None,
-    runtime: Annotated[str, "auto | torch | onnxruntime | openvino | tensorrt | fake"] = "auto",
+    runtime: Annotated[str, "auto | torch | onnxruntime | openvino | tensorrt"] = "auto",
     precision: Annotated[
         str | None, "Required precision: fp32 | bf16 | fp16 | int8. By default that of the encoder."
     ] = None,
@@ -135,7 +135,7 @@ def encode(
     ] = None,
     dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
 ) -> None:
-    """Compute and store the vector of every review of a domain that is not stored yet.
+    """Compute the vectors of a domain's reviews that are not stored yet, and store them.
 
     Example: loid-infer encode --domain video_games
     """
@@ -146,7 +146,7 @@ def fit(
     domain: DomainOption,
     encoder: EncoderOption = None,
     settings: HeadOptions = DEFAULT_OPTIONS,
-    name: Annotated[str | None, "Name of the head. By default that of the domain."] = None,
+    name: Annotated[str | None, "Name of the head. By default the domain, or DOMAIN-paper with that protocol."] = None,
     device: DeviceOption = "auto",
     split: SplitOption = "random",
     split_seed: SplitSeedOption = None,
@@ -164,7 +164,7 @@ def score(
     domain: Annotated[
         str | None, "Domain of all pairs. By default what their column `domain` says, else that of the only head."
     ] = None,
-    head: Annotated[str | None, "Name of the head. By default that of the domain."] = None,
+    head: Annotated[str | None, "Name of the head. By default the domain."] = None,
     out: Annotated[Path | None, "Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv."] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -211,8 +211,8 @@ def evaluate(
     domain: DomainOption,
     encoders: Annotated[
         list[str] | None,
-        "Name of an export; repeat to compare. {seed} is replaced by the split's seed. By default that of the domain, "
-        "else `base`.",
+        "Name of an encoder; repeat to compare. {seed} is replaced by the split's seed. By default the one named like "
+        "the domain, else `base`.",
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of splits.", min=1)] = 5,
     ablate: Annotated[bool, "Also change one part of the head at a time."] = False,
@@ -268,7 +268,11 @@ def similar(
     """
 
 
-@command("doctor.doctor")
+def _checks(result: Any) -> dict[str, Any]:
+    return {"checks": [{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.mend} for c in result.checks]}
+
+
+@command("doctor.doctor", people=_checks)
 def doctor() -> None:
     """Report versions, runtimes and common problems of this machine.
 

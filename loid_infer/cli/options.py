@@ -8,8 +8,8 @@ import typer
 
 from loid_infer.settings import MAX_SEED
 
-DomainOption = Annotated[str, "Name of the domain, for example video_games."]
-EncoderOption = Annotated[str | None, "Name of an export. By default that of the domain, else `base`."]
+DomainOption = Annotated[str, "Name of the data set, chosen at ingest, for example video_games."]
+EncoderOption = Annotated[str | None, "Name of an encoder. By default the one named like the domain, else `base`."]
 SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 BaseOption = Annotated[
     str,
@@ -21,5 +21,5 @@ MaxTokensOption = Annotated[
     "Maximum number of tokens; longer texts are truncated on the right. By default what the base says, else 256.",
 ]
 SplitOption = Annotated[str, "Kind of split: random | time."]
-SplitSeedOption = Annotated[int | None, "Random seed of the split. By default that of --seed."]
+SplitSeedOption = Annotated[int | None, "Random seed of the split. By default --seed."]
 DeviceOption = Annotated[str, "auto | cpu | cuda"]

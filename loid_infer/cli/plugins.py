@@ -32,16 +32,14 @@ def train(
     on: Annotated[
         list[str] | None, "A plugin to train on top of, which stays frozen; repeat for more. By default none."
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Name of the plugin. By default that of the domain.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the plugin. By default the domain.")] = None,
     base: BaseOption = DEFAULT_BASE,
     settings: TrainSettings = DEFAULT_SETTINGS,
     split: SplitOption = "random",
     split_seed: SplitSeedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train LoRA to predict ratings from a domain's reviews. The same command continues a run that was killed.
+    """Train a LoRA plugin to predict ratings from a domain's reviews. Run again, it continues where it was killed.
 
     Example: loid-infer plugin train --domain video_games --on electronics
     """

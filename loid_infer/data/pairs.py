@@ -97,12 +97,12 @@ def read_pairs(path: Path) -> PairSource:
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
     if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
-        what = "duplicate columns, or columns named like the scores"
+        what, expected = "a column occurs twice, or is named score or known like those that are added", ""
         if absent:
             what = f"columns are missing: {', '.join(absent)}"
-        expected = "user_id, item_id, optionally domain and rating, each once; neither score nor known"
-        got = ", ".join(names)[:200] or "no columns"
-        raise BadTable(what, where=str(path), expected=expected, got=got, fix="Rename the columns.")
+            expected = "parquet, or CSV with a header: user_id,item_id and optionally domain,rating"
+        got = repr(", ".join(names)[:200]) if names else "no columns"
+        raise BadTable(what, where=str(path), expected=expected, got=got, fix="Rename the columns, or add the header.")
     return PairSource(path, "parquet" if is_parquet else "csv", schema)
 
 

@@ -32,7 +32,8 @@ def open_table(path: Path, domain: str) -> ReviewTable:
         return BadTable(what, where=str(path), expected=expected, got=got, fix=fix)
 
     if not path.is_file():
-        raise bad(f"there is no table of domain {domain!r}")
+        known = ", ".join(sorted(table.stem for table in path.parent.glob("[!.]*.parquet")))
+        raise bad(f"there is no table for domain {domain!r}", got=known and f"tables for {known}")
     with arrow_errors("the table cannot be read", str(path), fix), pq.ParquetFile(path) as file:
         schema, stored = file.schema_arrow, file.metadata.metadata or {}
         n_rows = file.metadata.num_rows

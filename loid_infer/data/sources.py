@@ -181,7 +181,8 @@ def _column_indices(source: Source, header: list[str]) -> list[int]:
 
 def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
     expected = ", ".join(source.names[key] for key in missing)
-    fix = "Map the columns: --columns " + ",".join(f"{key}=NAME" for key in missing)
+    mapping = {**source.overrides, **dict.fromkeys(missing, "NAME")}
+    fix = "Map the columns: --columns " + ",".join(f"{key}={name}" for key, name in mapping.items())
     return BadTable("columns are missing", where=where, expected=expected, got=", ".join(got)[:200], fix=fix)
 
 

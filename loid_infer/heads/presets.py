@@ -92,7 +92,7 @@ _PAPER: dict[str, Any] = {  # what differs from the default
 class HeadOptions:
     """What a user chooses about a head. None stands for the preset's value."""
 
-    preset: str = option("default", "default | paper")
+    preset: str = option("default", "default | paper: the settings of the paper")
     protocol: str = option("strict", "strict: never use the target review | paper: may use it, as the paper does")
     k: int = option(5, "Reviews sampled per user and per item in training.", min=1, max=1000)
     lam: float = option(0.2, "Weight of the triplet loss.", min=0, max=100)

@@ -16,9 +16,9 @@ class TrainSettings:
     """Everything that decides a plugin's weights besides its data."""
 
     rank: int = option(32, "Rank of the LoRA factors.", min=1, max=100_000)
-    alpha: float | None = option(None, "LoRA scales B A by alpha / rank. By default alpha is the rank.")
+    alpha: float | None = option(None, "LoRA scales B A by alpha / rank. By default alpha equals the rank.")
     targets: tuple[str, ...] = option((), f"Linear layers with LoRA: some of {','.join(TARGETS)}. By default all.")
-    layers: int | None = option(None, "Train only the top layers, so many. By default all.", min=1, max=1000)
+    layers: int | None = option(None, "Number of top layers to train. By default all.", min=1, max=1000)
     epochs: int = option(3, "Maximum number of epochs; training stops early when validation stalls.", min=1, max=10_000)
     learning_rate: float = option(1e-3, "Peak learning rate.")
     warmup: float = 0.06  # share of the run in which the learning rate rises

@@ -32,7 +32,7 @@ _FREE = "Free some space, or use another workspace: -w DIR"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of one check. `mend` is how to fix it; empty if there is nothing to do."""
+    """Result of one check. `mend`, the fix, is empty if there is nothing to do."""
 
     name: str
     ok: bool

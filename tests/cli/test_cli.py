@@ -133,7 +133,7 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
     ("arguments", "parts"),
     [
         (["encode", "--domain", "../../etc"], ["invalid domain name", "a-z 0-9"]),
-        (["encode", "--domain", "toys"], ["no table of domain 'toys'", "loid-infer ingest"]),
+        (["encode", "--domain", "toys"], ["no table for domain 'toys'", "loid-infer ingest"]),
         (["ingest", "nowhere.json", "--domain", "toys"], ["nowhere.json"]),
         (["ingest", "x", "--domain", "toys", "--columns", "user_id"], ["--columns", "user_id=.."]),
         (["ingest", "x", "--domain", "toys", "--rating-range", "5,1"], ["--rating-range", "LOW,HIGH"]),

@@ -103,9 +103,9 @@ def test_an_empty_table_is_scored_to_an_empty_table(tmp_path):
     [
         (
             {"user": ["u"], "item_id": ["i"]},
-            ("columns are missing: user_id", "expected user_id, item_id", "got user, item_id"),
+            ("columns are missing: user_id", "header: user_id,item_id", "got 'user, item_id'"),
         ),
-        ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("duplicate columns", "neither score nor known")),
+        ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("a column occurs twice, or is named score or known",)),
         ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is null or empty",)),
         ({"user_id": ["u"], "item_id": ["i"], "rating": ["five"]}, ("a rating is not a number", "rows 1 to 1")),
     ],

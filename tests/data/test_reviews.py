@@ -181,7 +181,7 @@ def test_other_files_are_not_accepted_as_canonical_tables(tmp_path, table):
         for part in (str(path), *parts, "loid-infer ingest SRC --domain books"):
             assert part in str(caught.value)
 
-    refused("there is no table of domain 'books'")
+    refused("there is no table for domain 'books' (got tables for toys)")
     path.write_bytes(b"")
     refused("the table cannot be read")
     path.write_bytes(table.path.read_bytes()[:-10])
