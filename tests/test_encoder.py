@@ -88,6 +88,12 @@ def test_the_base_is_exported_on_first_use(toy_base: Path, tmp_path: Path, monke
     assert lines == []
 
 
+def test_nothing_is_exported_into_a_workspace_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="there is no workspace"):
+        Encoder.open(workspace=tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_a_stream_reads_pieces_on_demand_and_yields_every_slot_once(workspace: Workspace) -> None:
     texts, pulled = toy_texts(6000), 0
 

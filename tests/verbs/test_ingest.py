@@ -375,6 +375,9 @@ def test_missing_columns_are_listed(ws, write):
     assert_ingest_fails(ws, source, "columns are missing", "expected text", "got user_id, item_id, rating, body")
     source = write(SOURCES["csv"])
     assert_ingest_fails(ws, source, "expected when", columns={"timestamp": "when"})
+    given = {"user_id": "reader", "text": "body"}
+    source = write(b"reader,book,rating,body\na,i,3,t\n")
+    assert_ingest_fails(ws, source, "--columns user_id=reader,text=body,item_id=NAME", columns=given)
 
 
 MANY_REVIEWS = [{**CANONICAL[0], "user_id": f"u{n}", "text": os.urandom(40).hex()} for n in range(20_000)]
