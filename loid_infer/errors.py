@@ -13,7 +13,7 @@ class LoidError(Exception):
         what: what is wrong, as a clause without a full stop.
         where: the file, line, field or folder.
         expected: what would have been valid.
-        got: what was found instead.
+        got: the actual value.
         fix: a command or an instruction that solves it.
     """
 

@@ -14,7 +14,7 @@ from loid_infer.errors import RuntimeMissing
 from loid_infer.types import Floats, Ints
 
 EXACT = "exact"
-EXACT_ROWS = 100_000  # an exact search of so many takes 10 ms on one core at d = 384
+EXACT_ROWS = 100_000  # an exact search of this many takes 10 ms on one core at d = 384
 MIN_RECALL = 0.98
 _BLOCK_ROWS = 1 << 16
 _N_QUERIES = 256  # indexed vectors that are searched for, to measure recall

@@ -17,8 +17,8 @@ def save_tensors(
 ) -> None:
     """Write arrays of numpy, or tensors of torch in main memory and without gradients, by name.
 
-    safetensors writes the memory of an array as it is: one whose rows do not follow one another would be stored with
-    wrong values and no error.
+    safetensors writes the memory of an array as it is: an array that is not contiguous would be stored with wrong
+    values and no error.
 
     Args:
         copy: whether an array that is not C-contiguous is copied; by default it is refused.

@@ -147,7 +147,7 @@ def _halves(pack: _HostPack) -> tuple[_HostPack, _HostPack]:
 
 
 def gpu_budget(runtime: str, spec: Spec, max_tokens: int) -> Budget:
-    """A budget of `max_tokens`, or of the smaller number that an earlier run found this GPU to have memory for."""
+    """A budget of `max_tokens`, or the smaller number for which this GPU had memory in an earlier run."""
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     memory = f"{gpu.total_memory / 2**30:.0f} GiB"
     key = f"{gpu.name}, {memory}, {runtime}, {spec.precision}, {shape_key(spec)}"

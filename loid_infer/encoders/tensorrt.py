@@ -61,7 +61,7 @@ class Profile:
 
     min_tokens: int
     max_tokens: int
-    best_rows: int  # the engine is tuned for so many rows of `max_tokens`
+    best_rows: int  # the engine is tuned for this number of rows of `max_tokens`
     max_rows: int
 
     def options(self) -> dict[str, str]:

@@ -68,7 +68,7 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
     for digest, name in sorted({base.digest: base.name for base in bases}.items()):
         yield "base", name, f"digest {digest[:8]}", ""
     # `on` and `holds` list all ancestors, so a plugin has more of them than any of its ancestors.
-    for plugin in sorted(findings.plugins, key=lambda one: (len(one.on), len(one.holds), one.name)):
+    for plugin in sorted(findings.plugins, key=lambda plugin: (len(plugin.on), len(plugin.holds), plugin.name)):
         kind, details = _described(plugin)
         merged = " + ".join(sorted(names[parent.digest] for parent in plugin.parents))
         made_from = chain(plugin.base.name, plugin.on)
@@ -81,7 +81,7 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
         paper = ", paper protocol" if head.protocol == "paper" else ""
         current = fingerprints.get(head.encoder)
         # An encoder that was exported again since is not what the head was fitted on.
-        exported_again = "" if current == head.fingerprint else ", before it was exported anew"
+        exported_again = "" if current == head.fingerprint else ", before its last export"
         state = f" {_ABSENT}" if current is None else exported_again
         yield f"head{paper}", head.head, head.domain, f"{head.encoder}{state}"
 
@@ -97,7 +97,7 @@ def _described(plugin: PluginRecord) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """Something the page could show, and the command that would measure it."""
+    """A missing measurement, and the command for it."""
 
     what: str
     command: str
@@ -134,7 +134,7 @@ def missing_shared(findings: Findings) -> Iterator[NotMeasured]:
         yield NotMeasured("Plugins", f"loid-infer plugin train --domain {domain}")
     if findings.similarity is None:
         names = [domain.name for domain in findings.domains if domain.table]
-        what = "Similarity of domains" if len(names) > 1 else "Similarity of domains, which takes a second one"
+        what = "Similarity of domains" if len(names) > 1 else "Similarity of domains (needs a second domain)"
         names += [] if len(names) > 1 else ["OTHER"]
         yield NotMeasured(what, " ".join(["loid-infer plugin similarity", *names]))
 

@@ -1,4 +1,4 @@
-"""All that a workspace has to show: the records on which the page is based, and how they are read.
+"""The records of a workspace that the page shows, and how they are read.
 
 Files that cannot be read are left out, each with the reason.
 """
@@ -28,7 +28,7 @@ _FIX = "Make it again, or remove it."
 
 
 class History(Struct, frozen=True):
-    """How a training run went; what was not finite is None."""
+    """A learning curve; None for values that are not finite."""
 
     losses: tuple[float | None, ...]  # of each step or epoch
     eval_steps: tuple[float, ...]
@@ -104,7 +104,7 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What a run found, did and cost. Texts are counted once however often they occur."""
+    """The work and cost of a run. Equal texts are counted once."""
 
     domain: str  # or another corpus's name
     encoder: str
@@ -154,7 +154,7 @@ class Similarity(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """All there is to show of one domain."""
+    """The records of one domain."""
 
     name: str
     table: TableFacts | None
@@ -170,7 +170,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All there is to show, by name."""
+    """The records of a workspace, by name."""
 
     domains: tuple[Domain, ...]
     encoders: tuple[EncoderManifest, ...]
@@ -190,7 +190,7 @@ class Findings:
 
     @property
     def trained(self) -> tuple[PluginRecord, ...]:
-        """Plugins that say how well they learnt."""
+        """Plugins with a test error."""
         return tuple(plugin for plugin in self.plugins if plugin.metrics.test_mse is not None)
 
 

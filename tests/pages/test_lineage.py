@@ -30,5 +30,5 @@ def test_missing_dependencies_are_marked(tmp_path) -> None:
         "base": "tiny-bert + lost (not in this workspace)",
         "one": "tiny-bert + 8888888888888888 (not in this workspace) + lost (not in this workspace)",
         "a": "gone (not in this workspace)",
-        "b": "base, before it was exported anew",
+        "b": "base, before its last export",
     }
