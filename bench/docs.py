@@ -95,7 +95,7 @@ def glance() -> list[dict]:
     scoring = f"{said(network)} pairs/s with the network, {said(score)} {alone}"
     answers = [
         (
-            "Do review texts improve rating prediction? (test MSE over ten splits; minus a bias model's, 95 % interval)",
+            "Do review texts improve rating prediction? (test MSE, ten splits; minus a bias model's, 95 % interval)",
             ratings,
             "accuracy",
         ),
