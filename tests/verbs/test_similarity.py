@@ -189,7 +189,7 @@ def test_invalid_options_are_reported(compare, ws) -> None:
     for message, settings in invalid_options.items():
         with pytest.raises(BadSetting, match=message):
             compare(**settings)
-    with pytest.raises(BadTable, match="no table of domain 'nothing'"):
+    with pytest.raises(BadTable, match="no table for domain 'nothing'"):
         compare(["toys", "nothing"])
     assert not ws.reports.exists()
 
