@@ -12,11 +12,9 @@ import time
 import numpy as np
 
 from bench.record import median, save, work_folder
-from loid_infer.artifact import new_folder, write_manifest
-from loid_infer.plugins.delta import LowRank, delta_digest, read_adapter, write_delta
-from loid_infer.plugins.folder import PluginManifest, PluginMetrics
+from loid_infer.plugins.delta import LowRank
 from loid_infer.settings import Workspace
-from loid_infer.types import NamedDigest
+from tests.plugins.toy_plugins import write_plugin
 
 N_LAYERS, DIM, WIDE, RANK, REPEATS = 12, 768, 3072, 32, 3
 MAPS = {
@@ -74,25 +72,7 @@ def _write_plugin(workspace: Workspace, name: str, seed: int) -> None:
         for layer in range(N_LAYERS)
         for module, (d_out, d_in) in MAPS.items()
     }
-    with new_folder(workspace.plugin(name)) as folder:
-        write_delta(folder, delta, "bert-base")
-        manifest = PluginManifest(
-            name=name,
-            digest=delta_digest(read_adapter(folder)),
-            method="import",
-            base=NamedDigest("bert-base", "0" * 64),
-            parent_digest="0" * 64,
-            tokenizer="0" * 64,
-            on=(),
-            parents=(),
-            holds=(),
-            trained_on=(),
-            settings={},
-            metrics=PluginMetrics(),
-            seed=None,
-            versions={},
-        )
-        write_manifest(folder, manifest)
+    write_plugin(workspace, name, delta)
 
 
 def _merge(workspace: Workspace, method: str, options: list[str]) -> tuple[float, int]:

@@ -211,7 +211,10 @@ def fold_plugins(base: Base, workspace: Workspace, names: Sequence[str]) -> Base
     """
     import torch
 
-    chain, tokenizer = open_chain(workspace, names, base.name, base.base_digest), base.tokenizer_digest()
+    chain = open_chain(workspace, names, base.name, base.base_digest)
+    if not chain:
+        return base
+    tokenizer = base.tokenizer_digest()
     for plugin in chain:
         if plugin.manifest.tokenizer != tokenizer:
             raise BadSetting(
@@ -221,8 +224,6 @@ def fold_plugins(base: Base, workspace: Workspace, names: Sequence[str]) -> Base
                 got=f"{base.name} with {tokenizer[:16]}",
                 fix="Give --base the base with that tokenizer.",
             )
-    if not chain:
-        return base
     folded = fold(base.arrays(), [plugin.delta() for plugin in chain])
     tensors = {name: torch.from_numpy(tensor) for name, tensor in folded.items()}
     return replace(base, tensors=tensors, chain=chain, digest=weights_digest(folded, base.family.uses))
@@ -285,8 +286,5 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
             fix=f"Give --base a model of a supported family: {known}.",
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        what, fix = (
-            f"the config has a missing or invalid field: {error}",
-            "Save it with `model.save_pretrained(folder)`.",
-        )
-        raise BadArtifact(what, where=where, fix=fix) from error
+        what = f"the config has a missing or invalid field: {error}"
+        raise BadArtifact(what, where=where, fix="Save it with `model.save_pretrained(folder)`.") from error

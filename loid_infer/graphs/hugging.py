@@ -115,7 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
         with as_bad_artifact("the GGUF file", path, expected), _load_options(path) as (folder, options):
             config = transformers.AutoConfig.from_pretrained(folder, **options)
             fields = dict(json.loads(config.to_json_string(use_diff=False)))
-            fields.pop("_name_or_path")  # a temporary folder
+            fields.pop("_name_or_path", None)  # a temporary folder
             return fields
     configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
     configs[CONFIG_FILE] = read_json(path / CONFIG_FILE)

@@ -21,7 +21,7 @@ from loid_infer.kernels.loid import absorbed, negatives, projected, triplet
 from loid_infer.types import Bools, Floats, Interactions, Ints
 
 _STEP = 8_192  # pairs or reviews per batch of predictions
-_EVALUATION = -1  # "epoch" of draws outside of training
+EVALUATION = -1  # "epoch" of draws outside of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class LoidPredictor:
     def _step(self, pairs: CodePairs, with_network: bool) -> tuple[Floats, Floats | float]:
         foundation, net = self.head.foundation, self.head.net
         max_history, seed = self.head.settings.max_history, self.head.seed
-        user_histories, item_histories = self.histories.draw(pairs, max_history, seed, _EVALUATION)
+        user_histories, item_histories = self.histories.draw(pairs, max_history, seed, EVALUATION)
         user_bias, item_bias = foundation.user_bias[pairs.users], foundation.item_bias[pairs.items]
         text = shrunk_mean(self._user.readout, user_histories) + shrunk_mean(self._item.readout, item_histories)
         base = foundation.predict(user_bias, item_bias, text)

@@ -18,7 +18,7 @@ from loid_infer.data.histories import CodePairs, Histories, histories
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.heads.baselines import Baselines, BiasModel, Ratings, fit_baselines, out_of_fold_biases
 from loid_infer.heads.foundation import Examples, Foundation, fit_readout, history_readout
-from loid_infer.heads.loid import LoidHead, LoidNet, LoidPredictor, mask_unknown, triplet_loss
+from loid_infer.heads.loid import EVALUATION, LoidHead, LoidNet, LoidPredictor, mask_unknown, triplet_loss
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, token_scale, tokens_of
 from loid_infer.kernels import sampling
@@ -73,7 +73,7 @@ def fit_head(
     foundation, biases = _bias_model(baselines.bias, train_ratings, tokens.scale.token_dim, settings, seed)
 
     def examples(rows: Bools, pairs: CodePairs, user_bias: Floats, item_bias: Floats) -> Examples:
-        drawn = lists.draw(pairs, settings.max_history, seed, -1)
+        drawn = lists.draw(pairs, settings.max_history, seed, EVALUATION)
         return Examples(pairs, user_bias, item_bias, *drawn, ratings.values[rows])
 
     train_pairs, valid_pairs = (pairs_of(interactions, split, rows) for rows in (split.train, split.valid))

@@ -65,7 +65,7 @@ def resolve_or_export(
     name, seconds = _name(workspace, encoder, domain, precision), 0.0
     if name in _BASES and not workspace.encoder(name).exists():
         progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
-        wanted = precision or "auto" if name == DEFAULT_ENCODER else _BASES[name]
+        wanted = (precision or "auto") if name == DEFAULT_ENCODER else _BASES[name]
         on = domain if wanted == "int8" else None
         seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
     folder = find_encoder(workspace, name)

@@ -66,9 +66,6 @@ def plugin_similarity(
         BadArtifact, RuntimeMissing: the base cannot be loaded or its family is not supported.
         NoSpace: matrix or plot cannot be written.
     """
-    from loid_infer.architectures.transformer import Transformer
-    from loid_infer.encoders.torch import TorchRuntime
-
     start = time.perf_counter()
     workspace = Workspace.of(workspace)
     if len(domains) < 2:
@@ -87,6 +84,9 @@ def plugin_similarity(
     if same:
         fix = "Give one of them; the diagonal compares it with itself."
         raise BadSetting("domains have the same texts", got=", ".join(same), fix=fix)
+    from loid_infer.architectures.transformer import Transformer  # imports torch, so after the checks
+    from loid_infer.encoders.torch import TorchRuntime
+
     source = load_base(base, pooling, normalize=False)
     max_tokens = source.max_tokens(max_tokens)
     with progress.task("vectors", 2 * n_texts * len(samples), "texts") as task:
