@@ -72,16 +72,16 @@ def glance() -> list[dict]:
     score, network = (_row("score", preset=preset)["pairs_per_s"] for preset in ("default", "paper"))
 
     def against_bias(row: dict) -> str:
-        return f"{row['mse']:.4f}, {row['difference']:+.4f} ({row['interval']})"
+        return f"{row['mse']:.4f}, difference {row['difference']:+.4f} ({row['interval']})"
 
     ratings = (
-        f"Barely. Digital Music: {against_bias(digital)}. Musical Instruments: {against_bias(head)}; split by time: "
-        + against_bias(time)
+        f"Barely, if at all. Digital Music: {against_bias(digital)}. Musical Instruments: {against_bias(head)}; "
+        f"split by time: {against_bias(time)}"
     )
     ahead, plainly = said(over["steps_to_0.65"]), said(plain["steps_to_0.65"])
     relora = (
-        f"It starts ahead ({ahead} against {plainly} steps to the same validation error) and ends no better (test MSE "
-        f"{over['test_mse']:.3f} against {plain['test_mse']:.3f})"
+        f"Musical Instruments on top of Digital Music: it starts ahead ({ahead} against {plainly} steps to the same "
+        f"validation error) and ends no better (test MSE {over['test_mse']:.3f} against {plain['test_mse']:.3f})"
     )
     speed = (
         f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['speedup_over_default']:.1f} times "
@@ -92,15 +92,15 @@ def glance() -> list[dict]:
         "with transformers in fp32"
     )
     alone = "where validation chose biases and ridge regression alone"
-    scoring = f"{said(network)} pairs/s with the network, {said(score)} {alone}"
+    scoring = f"{said(network)} pairs/s with the neural network, {said(score)} {alone}"
     answers = [
         (
-            "Do review texts improve rating prediction? (test MSE, ten splits; minus a bias model's, 95 % interval)",
+            "Do review texts improve rating prediction? (test MSE, difference from a bias model's, 95 % interval)",
             ratings,
             "accuracy",
         ),
         (
-            "Do LoRA plugins improve the head? (test MSE minus that with the frozen encoder, 95 % interval)",
+            "Do LoRA plugins improve the head? (difference of test MSE from the frozen encoder's, 95 % interval)",
             f"No: {plugin['difference']:+.4f} ({plugin['interval']})",
             "plugins",
         ),

@@ -101,8 +101,8 @@ def timed(
     ]
     notes = (
         f"{n_texts:,} Musical Instruments reviews, cut at {max_tokens} tokens; medians of {rounds}, each in its "
-        "own process, alternately. Ours: from the table to the last commit, pooling one token of each text; the "
-        "others: texts to vectors in memory after a warm-up, pooling the mean. Export and calibration are not counted."
+        "own process, alternately. Ours: from the ingested table to the last write to LMDB, with CLS pooling; the "
+        "others: texts to vectors in memory after a warm-up, with mean pooling. Export and calibration are not counted."
         + "".join(f" {line}." for line in dict.fromkeys(missing))
     )
     return sorted(rows, key=lambda row: row["seconds"]), notes

@@ -28,7 +28,12 @@ def main(n_reviews: int = 600, rounds: int = 3, models: tuple[str, ...] = MODELS
         folder = Path(base) if name in SHAPES else _unpacked(base)
         rows, notes = timed(workspace, table, base, folder, MAX_TOKENS, rounds, OURS, RIVALS)
         found += [{"model": name, **row} for row in rows]
-        save("How fast are other families?", "families", found, NOTES + notes)
+        save(
+            "How fast are other families?",
+            "families",
+            found,
+            NOTES + notes.replace("with CLS pooling", "with CLS or last-token pooling"),
+        )
 
 
 def _unpacked(gguf: str) -> Path:
