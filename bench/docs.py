@@ -81,7 +81,8 @@ def glance() -> list[dict]:
     ahead, plainly = said(over["steps_to_0.65"]), said(plain["steps_to_0.65"])
     relora = (
         f"Musical Instruments on top of Digital Music: it starts ahead ({ahead} against {plainly} steps to the same "
-        f"validation error) and ends no better (MSE of ratings predicted from their own texts {over['test_mse']:.3f} against {plain['test_mse']:.3f})"
+        f"validation error) and ends no better (MSE of ratings predicted from their own texts {over['test_mse']:.3f} "
+        f"against {plain['test_mse']:.3f})"
     )
     speed = (
         f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['speedup_over_default']:.1f} times "
