@@ -101,9 +101,9 @@ def timed(
     ]
     notes = (
         f"{n_texts:,} different Musical Instruments reviews, cut at {max_tokens} tokens; medians of {rounds} runs, "
-        "each in a new process, in turn. Ours: from the ingested table to the last write to LMDB, with CLS pooling; the "
-        "others: texts to vectors in memory after a warm-up, with mean pooling. Export and calibration are not counted."
-        + "".join(f" {line}." for line in dict.fromkeys(missing))
+        "each in a new process, in turn. Ours: from the ingested table to the last write to LMDB, with CLS pooling; "
+        "the others: texts to vectors in memory after a warm-up, with mean pooling. Export and calibration are not "
+        "counted." + "".join(f" {line}." for line in dict.fromkeys(missing))
     )
     return sorted(rows, key=lambda row: row["seconds"]), notes
 
