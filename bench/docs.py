@@ -80,9 +80,9 @@ def glance() -> list[dict]:
     )
     ahead, plainly = said(over["steps_to_0.65"]), said(plain["steps_to_0.65"])
     relora = (
-        f"Musical Instruments on top of Digital Music: it starts ahead ({ahead} against {plainly} steps to the same "
-        f"validation error) and ends no better (MSE of ratings predicted from their own texts {over['test_mse']:.3f} "
-        f"against {plain['test_mse']:.3f})"
+        f"Musical Instruments on top of Digital Music reaches the same validation error sooner ({ahead} steps against "
+        f"{plainly}) and ends no better (MSE when each rating is predicted from the text of the same review: "
+        f"{over['test_mse']:.3f} against {plain['test_mse']:.3f})"
     )
     speed = (
         f"{said(int8['tokens_per_s'])} tokens/s in int8, {int8['speedup_over_default']:.1f} times "
@@ -92,7 +92,7 @@ def glance() -> list[dict]:
         f"{stored:.2f} s. With the encoder inside the loop: {own / 60:.1f} min with ours, {plain_loop / 60:.0f} min "
         "with transformers in fp32"
     )
-    alone = "where the head chosen on the validation set is linear (preset `default`)"
+    alone = "with the linear head (preset `default` chooses one of the two by validation error)"
     scoring = f"{said(network)} pairs/s with the neural network, {said(score)} {alone}"
     answers = [
         (

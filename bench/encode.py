@@ -100,10 +100,10 @@ def timed(
         for way, found in times.items()
     ]
     notes = (
-        f"{n_texts:,} different Musical Instruments reviews, cut at {max_tokens} tokens; medians of {rounds} runs, "
-        "each in a new process, in turn. Ours: from the ingested table to the last write to LMDB, with CLS pooling; "
-        "the others: texts to vectors in memory after a warm-up, with mean pooling. Export and calibration are not "
-        "counted." + "".join(f" {line}." for line in dict.fromkeys(missing))
+        f"{n_texts:,} different Musical Instruments reviews, cut at {max_tokens} tokens; medians of {rounds} runs "
+        "per way, alternating between the ways, each run in a new process. Ours: from the ingested table to the last "
+        "write to LMDB, with CLS pooling; the others: texts to vectors in memory after a warm-up, with mean pooling. "
+        "Export and calibration are not counted." + "".join(f" {line}." for line in dict.fromkeys(missing))
     )
     return sorted(rows, key=lambda row: row["seconds"]), notes
 
