@@ -16,6 +16,7 @@ from loid_infer.cli.options import (
     DomainOption,
     EncoderOption,
     MaxTokensOption,
+    QuotingOption,
     SeedOption,
     SplitOption,
     SplitSeedOption,
@@ -47,6 +48,8 @@ def _mapping(columns: str) -> dict[str, str]:
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         expected = "user_id=..,item_id=..,rating=..,text=.. with the source's column after each ="
         raise BadSetting("not a list of columns", where="--columns", expected=expected, got=columns)
+    if len(dict(pairs)) < len(pairs):
+        raise BadSetting("a column is mapped twice", where="--columns", got=columns, fix="Keep one of the mappings.")
     return dict(pairs)
 
 
@@ -61,7 +64,9 @@ def _range(text: str) -> tuple[float, float]:
 
 @command("tables.ingest")
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Review files, read in the given order.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC...", help="Review files or folders of them, read in the given order.")
+    ],
     domain: DomainOption,
     format: Annotated[str, "auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet"] = "auto",
     columns: Annotated[
@@ -72,6 +77,7 @@ def ingest(
             help="Names of the source's columns, like user_id=reviewer,text=comment; also item_id, rating, timestamp.",
         ),
     ] = None,
+    quoting: QuotingOption = "auto",
     duplicates: Annotated[str, "Reviews of the same user and item: keep-last | keep-first | error"] = "keep-last",
     on_bad: Annotated[str, "Bad lines: error | skip"] = "error",
     rating_range: Annotated[
@@ -165,6 +171,7 @@ def score(
         str | None, "Domain of all pairs. By default what their column `domain` says, else that of the only head."
     ] = None,
     head: Annotated[str | None, "Name of the head. By default the domain."] = None,
+    quoting: QuotingOption = "auto",
     out: Annotated[Path | None, "Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv."] = None,
     device: DeviceOption = "cpu",
 ) -> None:

@@ -22,4 +22,7 @@ MaxTokensOption = Annotated[
 ]
 SplitOption = Annotated[str, "Kind of split: random | time."]
 SplitSeedOption = Annotated[int | None, "Random seed of the split. By default --seed."]
+QuotingOption = Annotated[
+    str, "Quotes in CSV and TSV: auto | standard | backslash (quotes escaped by one) | none (ordinary characters)."
+]
 DeviceOption = Annotated[str, "auto | cpu | cuda"]

@@ -59,6 +59,7 @@ class TableWriter:
         self._length_hashes = {name: hashlib.sha256() for name in ("user_id", "item_id", "text")}
         self.n_rows = 0
         self.n_empty_text = 0
+        self.times: tuple[int, int] | None = None  # the first and the last timestamp
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
         """Append checked reviews, as columns in the order of `SCHEMA`, as one row group."""
@@ -75,6 +76,10 @@ class TableWriter:
             self._length_hashes[name].update(np.diff(lengths).astype("<i8"))
             self._hashes[name].update(content)
         self._hashes["rating"].update(group.column("rating").to_numpy().astype("<f4"))
+        first, last = pc.min_max(group.column("timestamp")).as_py().values()
+        if first is not None:
+            before = self.times or (first, last)
+            self.times = (min(first, before[0]), max(last, before[1]))
         times = group.column("timestamp").fill_null(NO_TIME)
         self._hashes["timestamp"].update(times.to_numpy().astype("<i8"))
         self.n_rows += group.num_rows

@@ -1,45 +1,64 @@
-"""Recognizes the format of a source file by its content, not its name, and opens it decompressed."""
+"""Recognizes the format of a source file by its content, not its name."""
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
-import gzip
 import io
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import orjson
-import zstandard
 
 from loid_infer.data.canonical import SCHEMA
+from loid_infer.data.compression import READ_FAULTS, cut, is_compressed, open_bytes
+from loid_infer.data.delimited import MAX_FIELD_BYTES, QUOTINGS, uses_backslash
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import check_choice
 
 FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+_DELIMITERS = {",": "csv", "\t": "tsv", ";": "csv", "|": "csv"}
 _AMAZON = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
 _AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the title is not read
 # The columns of a source, in the order of SCHEMA.
 _COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
-# Exceptions raised when a damaged or truncated compressed stream is read.
-READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
 
 _HEAD_BYTES = 1 << 20
-_MAX_LINE_BYTES = 1 << 26
-_BUFFER_BYTES = 1 << 20
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50..0x5f
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # starts like that of UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
+}
+_PYARROW = 'Run: python -c "import pyarrow.parquet as p, pyarrow.'
+_TO_PARQUET = ", '{stem}.parquet')\""
+# The first bytes of what is no table of reviews -> what it is, and what to do.
+_FOREIGN = {
+    b"version https://git-lfs": ("a Git LFS pointer instead of the file", "Run: git lfs pull"),
+    b"SQLite format 3\0": ("an SQLite database", "Run: sqlite3 -header -csv {path} 'SELECT ...' > {stem}.csv"),
+    b"ARROW1": (
+        "an Arrow (Feather) file",
+        _PYARROW + "feather as f; p.write_table(f.read_table('{path}')" + _TO_PARQUET,
+    ),
+    b"\xff\xff\xff\xff": (
+        "an Arrow stream",
+        _PYARROW + "ipc as f; p.write_table(f.open_stream('{path}').read_all()" + _TO_PARQUET,
+    ),
+    b"ORC": ("an ORC file", _PYARROW + "orc as f; p.write_table(f.read_table('{path}')" + _TO_PARQUET),
+    b"Obj\x01": ("an Avro file", "Convert it to parquet or JSON lines."),
+    b"\x89HDF": ("an HDF5 file", "Convert it to parquet."),
+    b"\x80": ("pickled Python objects", "Convert them to parquet where they were made: to load them can run code."),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "Save the sheet as CSV in UTF-8."),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "Run: 7z x {path}"),
+    b"Rar!": ("a RAR archive", "Run: unrar x {path}"),
+    b"%PDF": ("a PDF", "Give the file of reviews."),
+    b"<": ("an HTML or XML page", "Download the file again: this may be an error page."),
 }
 
 
@@ -52,101 +71,65 @@ class Source:
     n_bytes: int  # on disk
     names: Mapping[str, str]  # canonical name -> the source's name, in the order of SCHEMA
     overrides: Mapping[str, str]  # those of `names` that the user gave
+    delimiter: str = ""  # of CSV and TSV
+    quoting: str = "auto"  # of CSV and TSV, see `DelimitedReader`
+    keys: Sequence[str] = ()  # those of the first JSON objects
 
 
-def inspect(path: Path, format: str, overrides: Mapping[str, str]) -> Source:
-    """Recognize the format of a file. Raises BadSetting if `format` or an override is unknown.
+def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str = "auto") -> Source | None:
+    """Recognize the format of a file; None if it is empty.
 
-    Raises BadTable if it cannot be read, is empty, not UTF-8, of no known format, or of another one than `format`.
+    Raises BadSetting for an unknown format, quoting or override, and BadTable if the file cannot be read, is not UTF-8,
+    of no known format, or of another one than `format`.
     """
     check_choice("format", format, ("auto", *FORMATS))
+    check_choice("quoting", quoting, QUOTINGS)
     names = _names("auto", overrides)  # checks the overrides before the file
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
-        got = "an empty file" if not n_bytes else "white space only"
-        raise BadTable("the file has no content", where=str(path), got=got, fix="Give another file.")
-    recognized = _format_of(path, head, {*names.values()})
+        return None
+    recognized, keys = _format_of(path, head, {*names.values()})
     compatible = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
+    delimiter = ""
+    if recognized in _DELIMITERS:
+        delimiter, recognized = recognized, _DELIMITERS[recognized]
+        quoting = "backslash" if quoting == "auto" and uses_backslash(head, delimiter) else quoting
     if recognized not in compatible.get(format, (format,)):
         what, fix = f"the content is {recognized}, not {format}", "Omit --format, or give the correct one."
         raise BadTable(what, where=str(path), fix=fix)
     chosen = recognized if format == "auto" else format
-    return Source(path, chosen, n_bytes, _names(chosen, overrides), overrides)
+    return Source(path, chosen, n_bytes, _names(chosen, overrides), overrides, delimiter, quoting, keys)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or those of a folder in the order of their names, without hidden ones and those after `_`.
+
+    Such are `_SUCCESS` and checksums, which Spark writes beside its parts. Raises BadTable if there are none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    parts = [file for file in files if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+    if not parts:
+        raise BadTable("the folder contains no files of reviews", where=str(path), fix="Give another folder or a file.")
+    return parts
 
 
 def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
+    fix = "Give for example --columns user_id=reviewer,text=body"
     for name, source in overrides.items():
         if name not in SCHEMA.names or not source:
             expected = f"NAME=SOURCE with NAME one of {', '.join(SCHEMA.names)}"
-            got, fix = repr(f"{name}={source}"), "Give for example --columns user_id=reviewer,text=body"
+            got = repr(f"{name}={source}")
             raise BadSetting("invalid column mapping", where="--columns", expected=expected, got=got, fix=fix)
-    return {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **overrides}
-
-
-@contextmanager
-def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
-    """The file itself (for its position) and a stream of its decompressed content.
-
-    Raises BadTable if it cannot be read, is a pipe, or is a .zip that does not contain exactly one file.
-    """
-    with ExitStack() as stack:
-        try:
-            raw = stack.enter_context(path.open("rb"))
-            magic = raw.read(4)
-        except OSError as error:
-            what, fix = f"the file cannot be read: {error.strerror}", "Check the path and its permissions."
-            raise BadTable(what, where=str(path), fix=fix) from error
-        if not raw.seekable():
-            raise BadTable("a pipe cannot be read twice", where=str(path), fix="Write it to a file first.")
-        raw.seek(0)
-        if magic.startswith(b"\x1f\x8b"):
-            yield raw, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
-        elif magic == _ZSTD_MAGIC or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
-            yield raw, io.BufferedReader(_ZstdFile(raw), _BUFFER_BYTES)
-        elif magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            member = stack.enter_context(_zip_member(path, raw))
-            yield raw, io.BufferedReader(cast(io.RawIOBase, member), _BUFFER_BYTES)
-        else:
-            yield raw, raw
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of zstandard frames. Unlike zstandard's own reader it detects a truncated last frame."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._frames = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame = self._frames.decompressobj()
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            piece = self._frame.unused_data or self._raw.read(1 << 16)
-            if not piece and self._frame.eof:
-                return 0
-            if not piece:
-                raise EOFError("the compressed file ends inside a frame")
-            if self._frame.eof:
-                self._frame = self._frames.decompressobj()
-            self._ready = memoryview(self._frame.decompress(piece))
-        n = min(len(buffer), len(self._ready))
-        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
-        return n
-
-
-def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    try:
-        archive = zipfile.ZipFile(raw)
-        names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
-        if len(names) != 1:
-            what = f"the .zip contains {len(names)} files ({', '.join(names[:5])}), not exactly one"
-            raise BadTable(what, where=str(path), fix=f"Run: unzip {path}")
-        return archive.open(names[0])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise BadTable(f"the archive cannot be read: {error}", where=str(path), fix=f"Run: unzip {path}") from error
+    names = {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **overrides}
+    for name, source in overrides.items():
+        other = next((key for key in names if key != name and names[key] == source), None)
+        # A column that is read under its own name by default need not exist, but cannot be read as two things.
+        if other and (other in overrides or format != "auto"):
+            what, got = "one source column is mapped twice", f"{source} as {name} and {other}"
+            raise BadSetting(what, where="--columns", got=got, fix=f"Map {other} to another column.")
+    return names
 
 
 def _head(path: Path) -> bytes:
@@ -156,59 +139,78 @@ def _head(path: Path) -> bytes:
         try:
             while len(head) < _HEAD_BYTES and (piece := content.read1(1 << 16)):
                 head += piece
-            head += content.readline(_MAX_LINE_BYTES)
+            head += content.readline(MAX_FIELD_BYTES)
         except READ_FAULTS as error:
             if not head:
                 raise cut(path, 0, error) from error
         return bytes(head)
 
 
-def cut(path: Path, number: int, error: Exception) -> BadTable:
-    """The error for a compressed source that is truncated or damaged after line `number`."""
-    what = f"the compressed file is truncated or damaged: {error}"
-    fix = "Download or compress it again, then run the same command."
-    return BadTable(what, where=str(path), got=f"{number:,} complete lines", fix=fix)
-
-
-def _format_of(path: Path, head: bytes, columns: set[str]) -> str:
+def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequence[str]]:
+    """A format or, for CSV and TSV, the delimiter; and the keys of JSON objects."""
     if head.startswith(b"PAR1"):
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
-                return "parquet"
+                return "parquet", ()
         raise BadTable("a compressed parquet file", where=str(path), fix="Decompress it first.")
+    _check_not_foreign(path, head)
     _check_encoding(path, head)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    names = _json_names(text)
+    keys = _json_keys(text)
     # A first line like [1, 2] before JSON objects is only a bad line.
-    if text.startswith(b"[") and (names is None or b"]" not in text.split(b"\n", 1)[0]):
+    if text.startswith(b"[") and (keys is None or b"]" not in text.split(b"\n", 1)[0]):
         fix = f"Run: jq -c '.[]' {path} > {path.stem}.jsonl"
         raise BadTable("a JSON array", where=str(path), expected="one JSON object per line", fix=fix)
-    if names is not None or text.startswith(b"{"):
-        return _json_format(names or set())
+    if keys is None and text.startswith(b"{") and not text.split(b"\n", 1)[0].rstrip().endswith(b"}"):
+        fix = f"Run: jq -c . {path} > {path.stem}.jsonl"
+        raise BadTable("JSON objects over several lines", where=str(path), expected="one per line", fix=fix)
+    if keys is not None or text.startswith(b"{"):
+        _check_utf8(path, head)
+        return _json_format({*(keys or ())}), keys or ()
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
     headers = _headers(text)
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
-        fix = "Give JSON lines, CSV or TSV with a header, or parquet; plain, .gz, .zst or .zip."
+        fix = "Give JSON lines, CSV or TSV with a header, or parquet; plain, .gz, .zst, .bz2, .xz or .zip."
         raise BadTable(f"unknown format with the first line {first!r}", where=str(path), fix=fix)
-    # A column name may contain the other delimiter, so take the header with more of the wanted columns.
-    return max(headers, key=lambda name: (len(columns & {*headers[name]}), len(headers[name]), name))
+    _check_utf8(path, head)
+    # A column name may contain another delimiter, so take the header with more of the wanted columns.
+    order = list(_DELIMITERS)
+    return max(headers, key=lambda mark: (len(columns & {*headers[mark]}), len(headers[mark]), -order.index(mark))), ()
 
 
 def _headers(text: bytes) -> dict[str, list[str]]:
-    csv.field_size_limit(_HEAD_BYTES + _MAX_LINE_BYTES)
+    csv.field_size_limit(_HEAD_BYTES + MAX_FIELD_BYTES)
     header = next(io.StringIO(text.decode("utf-8", "replace"), newline=""), "")
-    return {name: next(csv.reader([header], delimiter=mark), []) for name, mark in DELIMITERS.items()}
+    rows = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _DELIMITERS}
+    return {mark: [name.strip() for name in row] for mark, row in rows.items()}
 
 
-def _json_names(head: bytes) -> set[str] | None:
+def _json_keys(head: bytes) -> list[str] | None:
     """Keys of the JSON objects in the first lines; None if there are no objects."""
-    records = []
-    for line in head.split(b"\n", 200)[:200]:
-        with suppress(ValueError):
-            record = orjson.loads(line)
-            records += [record] if isinstance(record, dict) else []
-    return set().union(*records) if records else None
+    keys: dict[str, None] = {}
+    found = False
+    for line in head.split(b"\n"):
+        record = parsed(line)
+        if isinstance(record, dict):
+            found = True
+            keys.update(dict.fromkeys(map(str, record)))
+    return list(keys) if found else None
+
+
+def parsed(line: bytes) -> Any:
+    """A line of JSON or, as in dumps that Python printed, a literal of a Python dictionary; None if it is neither."""
+    with suppress(ValueError):
+        return orjson.loads(line)
+    return python_literal(line)
+
+
+def python_literal(line: bytes) -> Any:
+    """The dictionary that a line of Python writes, without running code; None if there is none."""
+    if line.lstrip()[:1] == b"{":
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(line.decode().strip())
+    return None
 
 
 def _json_format(names: set[str]) -> str:
@@ -217,6 +219,19 @@ def _json_format(names: set[str]) -> str:
     if "parent_asin" in names or ("asin" in names and "item_id" not in names):
         return "amazon2023"
     return "jsonl"
+
+
+def _check_not_foreign(path: Path, head: bytes) -> None:
+    for magic, (what, fix) in _FOREIGN.items():
+        if head.lstrip().startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
+            advice = fix.replace("{path}", str(path)).replace("{stem}", path.stem)
+            raise BadTable(what, where=str(path), expected="a table of reviews", fix=advice)
+    if is_compressed(head):
+        raise BadTable("the file is compressed twice", where=str(path), fix="Decompress it once.")
+    with suppress(tarfile.HeaderError):
+        name = tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape").name
+        fix = f"Run: tar -xf {path}"
+        raise BadTable("a tar archive", where=str(path), got=f"with {name}", fix=f"{fix}, then ingest its files.")
 
 
 def _check_encoding(path: Path, head: bytes) -> None:
@@ -231,5 +246,25 @@ def _check_encoding(path: Path, head: bytes) -> None:
             fix = "Convert it to JSON lines, CSV, TSV or parquet."
             raise BadTable("a binary file, with null bytes throughout", where=str(path), fix=fix)
         name = "UTF-16LE" if odd > even else "UTF-16BE"
-    fix = f"Run: iconv -f {name} -t UTF-8 {path} > {path.stem}.utf8"
-    raise BadTable(f"the file is {name}, not UTF-8", where=str(path), fix=fix)
+    raise BadTable(f"the file is {name}, not UTF-8", where=str(path), fix=_iconv(path, name))
+
+
+def _check_utf8(path: Path, head: bytes) -> None:
+    """Raise BadTable if most characters beyond ASCII are not UTF-8. To skip those lines would distort the data."""
+    if head.isascii():
+        return
+    n_invalid = head.decode("utf-8", "replace").count("\ufffd") - head.count("\ufffd".encode())
+    if n_invalid <= len(re.findall(rb"[\xc2-\xf4][\x80-\xbf]+", head)):
+        return
+    is_latin = len(re.findall(rb"[\x80-\xff]", head)) * 5 < len(head)
+    what = "the line is not UTF-8" + (", the file probably Windows-1252" if is_latin else "")
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        number, got = head.count(b"\n", 0, error.start) + 1, repr(head[error.start : error.start + 20])
+        fix = _iconv(path, "WINDOWS-1252" if is_latin else "ENCODING")
+        raise BadTable(what, where=f"{path}:{number}", expected="UTF-8", got=got, fix=fix) from None
+
+
+def _iconv(path: Path, encoding: str) -> str:
+    return f"Run: iconv -f {encoding} -t UTF-8 {path} > {path.stem}.utf8"

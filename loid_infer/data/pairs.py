@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,11 @@ import pyarrow.parquet as pq
 
 from loid_infer.artifact import new_file
 from loid_infer.data.canonical import arrow_errors
+from loid_infer.data.columns import for_csv, plain
+from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
+from loid_infer.data.delimited import DelimitedReader, check_utf8
+from loid_infer.data.formats import Source, inspect
+from loid_infer.data.values import MISSING, clean_id
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.types import Floats
 
@@ -33,6 +38,7 @@ class Pairs:
     domains: Sequence[str] | None  # [m]
     ratings: Floats | None  # [m], float32, NaN if missing
     rows: Any  # Arrow RecordBatch of m rows with all columns of the input, for `write_scores`
+    first_row: int = 1  # number of the first pair in the file
 
     @property
     def n(self) -> int:
@@ -44,9 +50,24 @@ class Pairs:
 class PairSource:
     """A file of pairs, opened by `read_pairs`."""
 
-    path: Path
-    format: str  # parquet | csv
+    source: Source
     schema: Any  # Arrow schema of the rows of every batch
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.source.path
+
+    @property
+    def format(self) -> str:
+        """The format of the file: parquet, csv or tsv."""
+        return self.source.format
+
+    @property
+    def default_out(self) -> Path:
+        """The file of scores beside the pairs, parquet or CSV like them."""
+        name = re.sub(r"\.(gz|zst|bz2|xz|zip)$", "", self.path.name)
+        return self.path.with_name(f"{Path(name).stem}.scores.{'parquet' if self.format == 'parquet' else 'csv'}")
 
     @property
     def has_domain(self) -> bool:
@@ -56,43 +77,90 @@ class PairSource:
     def batches(self) -> Iterator[Pairs]:
         """The pairs in order, at most 65,536 at a time. Can be called repeatedly.
 
-        Raises BadTable for a null or empty id, a rating that is not a number, or a damaged file.
+        Raises BadTable for a missing id, a rating that is not a finite number, or a damaged file.
         """
         start = 0
-        with arrow_errors("the file is damaged", str(self.path), "Write it again, completely and in UTF-8."):
-            for batch in self._record_batches():
-                for first in range(0, batch.num_rows, MAX_BATCH_ROWS):
-                    piece = batch.slice(first, MAX_BATCH_ROWS)
-                    yield _pairs(self.path, piece, start)
-                    start += piece.num_rows
+        for batch in self._parquet() if self.format == "parquet" else self._delimited():
+            for first in range(0, batch.num_rows, MAX_BATCH_ROWS):
+                piece = batch.slice(first, MAX_BATCH_ROWS)
+                yield _pairs(self.path, piece, start)
+                start += piece.num_rows
 
-    def _record_batches(self) -> Iterator[Any]:
-        if self.format == "parquet":
-            with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(batch_size=MAX_BATCH_ROWS)
-        else:
-            # Columns are read as text, so that they are written unchanged (007 is not 7).
-            convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in self.schema.names})
-            parse = pacsv.ParseOptions(newlines_in_values=True)
-            with pacsv.open_csv(self.path, parse_options=parse, convert_options=convert) as reader:
-                yield from reader
+    def _parquet(self) -> Iterator[Any]:
+        with (
+            arrow_errors("the file is damaged", str(self.path), "Write it again, completely."),
+            pq.ParquetFile(self.path) as file,
+        ):
+            yield from file.iter_batches(batch_size=MAX_BATCH_ROWS)
+
+    def _delimited(self) -> Iterator[Any]:
+        """Rows of CSV or TSV, all columns as text, so that they are written unchanged (007 is not 7)."""
+        user, item = (self.schema.names.index(name) for name in ("user_id", "item_id"))
+        rows: list[list[str]] = []
+        number = 0
+        with open_bytes(self.path) as (_, content):
+            reader = DelimitedReader(content, self.source.delimiter, self.source.quoting)
+            reader.header()
+            try:
+                for entry in reader.rows(len(self.schema), lambda fields: _is_pair(fields[user], fields[item])):
+                    number = entry[0]
+                    if len(entry) == 3:
+                        raise _located(self.path, number, entry[1])
+                    rows.append(entry[1])
+                    if len(rows) == MAX_BATCH_ROWS:
+                        yield self._batch(rows, number)
+                        rows = []
+            except READ_FAULTS as error:
+                raise cut(self.path, max(number - 1, 0), error) from error
+        if rows:
+            yield self._batch(rows, number)
+
+    def _batch(self, rows: list[list[str]], number: int) -> Any:
+        columns = zip(*rows, strict=True)
+        try:
+            return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=self.schema)
+        except UnicodeEncodeError:
+            raise _not_utf8(self.path, rows, number) from None
 
 
-def read_pairs(path: Path) -> PairSource:
-    """Open a file of pairs, parquet or CSV by its content.
+def _is_pair(user: str, item: str) -> bool:
+    """Whether the fields of a line look like ids: words without white space."""
+    return all(field and not any(character.isspace() for character in field) for field in (user, item))
+
+
+def _located(path: Path, number: int, fault: BadTable) -> BadTable:
+    fix = fault.fix or "Correct the line."
+    return BadTable(fault.what, where=f"{path}:{number}", expected=fault.expected, got=fault.got, fix=fix)
+
+
+def _not_utf8(path: Path, rows: list[list[str]], number: int) -> BadTable:
+    for row in rows:
+        try:
+            check_utf8(row)
+        except BadTable as fault:
+            where = f"{path}, in the {len(rows):,} rows up to line {number:,}"
+            fix = f"If the file is Windows-1252, run: iconv -f WINDOWS-1252 -t UTF-8 {path}"
+            return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
+    raise AssertionError
+
+
+def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
+    """Open a file of pairs, parquet, CSV or TSV by its content, also compressed.
 
     Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others. Raises BadTable if the file
-    cannot be read, has another format, or a column is missing or repeated.
+    cannot be read, has another format, or a column is missing or repeated. `quoting`: see `DelimitedReader`.
     """
+    source = inspect(path, "auto", {}, quoting)
     fix = "Check the path, or write the pairs as parquet or CSV in UTF-8."
+    if source is None or source.format not in ("parquet", "csv", "tsv"):
+        got = source.format if source else "an empty file"
+        raise BadTable("not a table of pairs", where=str(path), expected="parquet, CSV or TSV", got=got, fix=fix)
     with arrow_errors("the file cannot be read", str(path), fix):
-        with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        if is_parquet:
+        if source.format == "parquet":
             schema = pq.read_schema(path).remove_metadata()
         else:
-            with path.open(encoding="utf-8-sig", newline="") as text:
-                names = next(csv.reader(text), [])
+            with open_bytes(path) as (_, content):
+                names = DelimitedReader(content, source.delimiter, source.quoting).header()
             schema = pa.schema([(name, pa.string()) for name in names])
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
@@ -103,7 +171,7 @@ def read_pairs(path: Path) -> PairSource:
             expected = "parquet, or CSV with a header: user_id,item_id and optionally domain,rating"
         got = repr(", ".join(names)[:200]) if names else "no columns"
         raise BadTable(what, where=str(path), expected=expected, got=got, fix="Rename the columns, or add the header.")
-    return PairSource(path, "parquet" if is_parquet else "csv", schema)
+    return PairSource(source, schema)
 
 
 @contextmanager
@@ -120,44 +188,69 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     if out.is_dir() or out.resolve() == source.path.resolve():
         what = f"scores cannot replace {'a folder' if out.is_dir() else 'the file of pairs'}"
         raise BadSetting(what, where=str(out), fix="Name another file with --out.")
-    added = [pa.field("score", pa.float32()), pa.field("known", pa.string())]
-    schema = pa.schema([*source.schema, *added])
+    convert = for_csv if suffix == ".csv" else _unchanged
+    kept = [pa.field(field.name, convert(pa.array([], field.type)).type) for field in source.schema]
+    nested = [field.name for field in kept if pa.types.is_nested(field.type)]
+    if suffix == ".csv" and nested:
+        what, fix = f"CSV cannot hold the nested columns {', '.join(nested)}", "Write parquet: --out scores.parquet"
+        raise BadSetting(what, where=str(out), fix=fix)
+    schema = pa.schema([*kept, pa.field("score", pa.float32()), pa.field("known", pa.string())])
     open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
     with new_file(out) as temporary, open_writer(temporary, schema) as writer:
 
         def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
-            columns = [*pairs.rows.columns, pa.array(scores, pa.float32()), pa.array(known, pa.string())]
+            columns = [*map(convert, pairs.rows.columns), pa.array(scores, pa.float32()), pa.array(known, pa.string())]
             writer.write_table(pa.table(columns, schema=schema))
 
         yield write
 
 
+def _unchanged(column: Any) -> Any:
+    return column
+
+
 def _pairs(path: Path, rows: Any, start: int) -> Pairs:
     names = rows.schema.names
-    users, items = (_strings(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
-    domains = _strings(path, rows.column("domain"), "domain", start) if "domain" in names else None
+    users, items = (_ids(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
+    domains = _ids(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
-    return Pairs(users, items, domains, ratings, rows)
+    return Pairs(users, items, domains, ratings, rows, start + 1)
 
 
-def _strings(path: Path, column: Any, name: str, start: int) -> list[str]:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        what = f"the column {name} is {kind}, not text or integers"
-        raise BadTable(what, where=str(path), fix="Cast the column to text.")
-    column = column.cast(kind).cast(pa.string())
-    bad = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
-    if pc.any(bad).as_py():
-        row = start + pc.index(bad, True).as_py() + 1
-        raise BadTable(f"the {name} is null or empty", where=f"{path}, row {row}", fix="Remove such rows.")
-    return list(column.to_pylist())
+def _ids(path: Path, column: Any, name: str, start: int) -> list[str]:
+    """The ids as `ingest` reads them, see `clean_id`."""
+    column = plain(column)
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        clean = pc.and_(pc.string_is_ascii(column), pc.ascii_is_printable(column))
+        trimmed = pc.equal(pc.ascii_trim(column, characters=" "), column)
+        missing = pc.is_in(column, pa.array(sorted(MISSING), column.type))
+        if pc.all(pc.and_(pc.and_(clean, trimmed), pc.invert(missing)), skip_nulls=False).as_py():
+            return values
+    for row, value in enumerate(values):
+        try:
+            values[row] = clean_id(name, value)
+        except BadTable as fault:
+            where, fix = f"{path}, row {start + row + 1}", "Correct or remove such rows."
+            raise BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix) from None
+    return values
 
 
 def _ratings(path: Path, column: Any, start: int) -> Floats:
-    if pa.types.is_string(column.type):
-        column = pc.replace_with_mask(column, pc.equal(column, ""), pa.scalar(None, pa.string()))
+    column = plain(column)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+        missing = pc.is_in(column, pa.array(sorted(MISSING), column.type))
+        column = pc.replace_with_mask(column, missing, pa.scalar(None, column.type))
     where = f"{path}, rows {start + 1} to {start + len(column)}"
     fix = "Correct the column rating, or remove it to score without errors."
+    if pa.types.is_boolean(column.type):
+        raise BadTable("the ratings are true or false", where=str(path), expected="numbers", fix=fix)
     with arrow_errors("a rating is not a number", where, fix):
-        numbers = column.cast(pa.float32(), safe=False)
-    return np.asarray(pc.fill_null(numbers, np.nan).to_numpy())
+        numbers = np.asarray(pc.fill_null(column.cast(pa.float32(), safe=False), np.nan).to_numpy())
+    if np.isinf(numbers).any():
+        where = f"{path}, row {start + int(np.argmax(np.isinf(numbers))) + 1}"
+        raise BadTable("a rating is infinite", where=where, fix=fix)
+    return numbers

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import csv
-import html
-import io
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loid_infer.data.canonical import MAX_GROUP_CHARS, MAX_GROUP_ROWS, arrow_errors
-from loid_infer.data.formats import DELIMITERS, READ_FAULTS, Source, cut, open_bytes
+from loid_infer.data.columns import plain
+from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
+from loid_infer.data.dates import Dates
+from loid_infer.data.delimited import DelimitedReader, check_utf8
+from loid_infer.data.formats import Source, python_literal
+from loid_infer.data.values import bad, clean_id, to_rating, to_seconds, to_text
 from loid_infer.errors import BadTable
 
-_MAX_FIELD_BYTES = 1 << 26  # bounds the damage of a quote that is never closed
-_MAX_SECONDS = 100_000_000_000  # the year 5138; detects milliseconds
-_SKIP = "Correct the line, or skip bad lines with --on-bad skip."
+_SKIP = "Correct it, or skip bad lines with --on-bad skip."
+_MAX_FLOAT_INT = 2.0**64  # from here on orjson gives whole numbers as rounded floats
 
-
-# Line number, then unchecked user, item, rating, text and timestamp; or the error of the line.
-_Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadTable]
+# Line number, then unchecked user, item, rating, text and timestamp; or the error, and the number of bad lines.
+_Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadTable, int]
 
 
 @dataclass(slots=True)
 class SourceBatch:
     """Checked reviews of one source, at most one row group."""
 
-    # First line (for parquet, the row), from 1; user, item, rating, text, seconds since 1970.
-    rows: list[tuple[int, str, str, float, str, int | None]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # first line of each review (for parquet, the row), from 1
+    # User ids, item ids, ratings, texts, and seconds since 1970 or None.
+    columns: tuple[list[str], list[str], list[float], list[str], list[int | None]] = field(
+        default_factory=lambda: ([], [], [], [], [])
+    )
     n_skipped: int = 0  # bad lines skipped since the previous batch
+    first_skipped: BadTable | None = None
+    n_cleaned_ids: int = 0  # rows in which the text of an id was changed, see `clean_id`
     position: int = 0  # bytes of the file read so far
 
 
@@ -44,30 +48,51 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
     Raises BadTable for a bad line unless `skip_bad`, a missing column, or a truncated file.
     """
     reader = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows}.get(source.format, _json_rows)
-    ticks_per_s = 1000 if source.format == "amazon2023" else 1
-    position = [0]
+    (low, high), dates, position = rating_range, Dates(), [0]
     batch, n_chars = SourceBatch(), 0
-    for row in reader(source, position):
+    users, items, ratings, texts, times = batch.columns
+    for row in reader(source, position, rating_range):
         try:
-            if len(row) == 2:
+            if len(row) == 3:
                 raise row[1]
             number, user, item, rating, text, time = row
-            ids = _id("user", user), _id("item", item)
-            rating, text = _rating(rating, *rating_range), _text(text)
-            batch.rows.append((number, *ids, rating, text, _seconds(time, ticks_per_s)))
-        except BadTable as bad:
+            user_id, item_id, text = clean_id("user", user), clean_id("item", item), to_text(text)
+            rating, time = to_rating(rating, low, high), to_seconds(time, dates)
+        except BadTable as fault:
+            located = _located(source, row[0], fault, skip_bad)
             if not skip_bad:
-                where = location(source, row[0])
-                raise BadTable(bad.what, where=where, expected=bad.expected, got=bad.got, fix=_SKIP) from None
-            batch.n_skipped += 1
+                raise located from None
+            batch.n_skipped += row[2] if len(row) == 3 else 1
+            batch.first_skipped = batch.first_skipped or located
             continue
+        if (user_id is not user or item_id is not item) and (_changed(user_id, user) or _changed(item_id, item)):
+            batch.n_cleaned_ids += 1
+        batch.numbers.append(number)
+        users.append(user_id)
+        items.append(item_id)
+        ratings.append(rating)
+        texts.append(text)
+        times.append(time)
         n_chars += len(text)
-        if len(batch.rows) == MAX_GROUP_ROWS or n_chars >= MAX_GROUP_CHARS:
+        if len(users) == MAX_GROUP_ROWS or n_chars >= MAX_GROUP_CHARS:
             batch.position = position[0]
             yield batch
             batch, n_chars = SourceBatch(), 0
+            users, items, ratings, texts, times = batch.columns
     batch.position = source.n_bytes
     yield batch
+
+
+def _changed(clean: str, value: object) -> bool:
+    return isinstance(value, str) and clean != value
+
+
+def _located(source: Source, number: int, fault: BadTable, skip_bad: bool) -> BadTable:
+    fix = "" if skip_bad else _SKIP
+    if "not UTF-8" in fault.what:
+        fix += f" If the file is Windows-1252, run: iconv -f WINDOWS-1252 -t UTF-8 {source.path}"
+    where, fix = location(source, number), f"{fault.fix} {fix}".strip()
+    return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
 
 
 def location(source: Source, number: int) -> str:
@@ -75,11 +100,11 @@ def location(source: Source, number: int) -> str:
     return f"{source.path}, row {number}" if source.format == "parquet" else f"{source.path}:{number}"
 
 
-def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
+def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]:
     user, item, rating, text, time = source.names.values()
     # In Amazon 2023 the item is `parent_asin`, else `asin`.
     item_else = "asin" if source.format == "amazon2023" and "item_id" not in source.overrides else ""
-    text_checked = source.format != "jsonl" and "text" not in source.overrides
+    _check_keys(source, item_else)
     number = 0
     with open_bytes(source.path) as (raw, content):
         try:
@@ -92,75 +117,95 @@ def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
                     try:
                         record = _slow_json(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
                     except BadTable as fault:
-                        yield number, fault
+                        yield number, fault, 1
                         continue
                 if type(record) is not dict:
-                    yield number, _bad("not a JSON object", 'an object like {"user_id": ...}', record)
+                    yield number, bad("not a JSON object", 'an object like {"user_id": ...}', record), 1
                     continue
-                if not text_checked:
-                    # A record may lack its text, but if the first one does, the column probably has another name.
-                    if text not in record:
-                        raise _missing(source, location(source, number), ["text"], list(record))
-                    text_checked = True
                 get = record.get
-                item_id = get(item)
+                user_id, item_id = get(user), get(item)
                 if item_else and not item_id:
                     item_id = get(item_else)
-                yield number, get(user), item_id, get(rating), get(text), get(time)
+                if type(user_id) is float or type(item_id) is float:
+                    user_id, item_id = _exact(line, record, user_id), _exact(line, record, item_id)
+                yield number, user_id, item_id, get(rating), get(text), get(time)
                 if not number & 1023:
                     position[0] = raw.tell()
         except READ_FAULTS as error:
             raise cut(source.path, number, error) from error
 
 
+def _check_keys(source: Source, item_else: str) -> None:
+    """Raise BadTable if none of the first records has the user, the item, the rating or the text."""
+    if not source.keys:
+        return
+    # Amazon's files leave the text out where it is empty.
+    optional = {"timestamp", *({"text"} if source.format != "jsonl" else ())} - {*source.overrides}
+    keys = {*source.keys} | ({source.names["item_id"]} if item_else in source.keys else set())
+    missing = [key for key, name in source.names.items() if key not in optional and name not in keys]
+    if missing:
+        raise _missing(source, str(source.path), missing, source.keys)
+
+
+def _exact(line: bytes, record: dict[str, Any], value: object) -> object:
+    """A whole number of 2^64 or more, which orjson has rounded, as it is written in the line."""
+    if type(value) is not float or not abs(value) >= _MAX_FLOAT_INT:
+        return value
+    key = next(key for key in record if record[key] is value)
+    return json.loads(line)[key]
+
+
 def _slow_json(line: bytes) -> Any:
-    """Parse a line rejected by orjson: lone surrogates become U+FFFD, other errors raise BadTable with the reason."""
+    """Parse a line rejected by orjson: NaN and infinity, lone surrogates, which become U+FFFD, or a Python literal.
+
+    Raises BadTable with the reason for other lines.
+    """
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise _bad("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
+        raise bad("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
     try:
         encoded = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
         return json.loads(encoded.decode("utf-16-le", "replace"))
     except (ValueError, RecursionError) as error:
+        record = python_literal(line)
+        if record is not None:
+            return record
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise _bad(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
+        raise bad(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
 
 
-def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
+def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, float]) -> Iterator[_Row]:
     number = 0
     with open_bytes(source.path) as (raw, content):
-        csv.field_size_limit(_MAX_FIELD_BYTES)
-        # Invalid UTF-8 becomes lone surrogates here and is detected below, line by line.
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(lines, delimiter=DELIMITERS[source.format], strict=True)
+        reader = DelimitedReader(content, source.delimiter, source.quoting)
         try:
             try:
-                header = next((row for row in reader if row), [])
+                header = reader.header()
             except csv.Error as error:
                 what = f"the header is not {source.format.upper()}: {error}"
                 fix = "Give the format with --format, or correct the first line."
                 raise BadTable(what, where=str(source.path), fix=fix) from error
             user, item, rating, text, time = _column_indices(source, header)
-            while True:
-                number = reader.line_num + 1
+
+            def is_review(fields: Sequence[str]) -> bool:
                 try:
-                    row = next(reader, None)
-                except csv.Error as error:
-                    yield number, _bad(f"not {source.format.upper()}: {error}")
+                    to_rating(fields[rating].strip('"'), *rating_range)
+                except BadTable:
+                    return False
+                return bool(fields[user] and fields[item])
+
+            for entry in reader.rows(len(header), is_review):
+                number = entry[0]
+                if len(entry) == 3:
+                    yield entry
                     continue
-                if row is None:
-                    return
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    yield number, _bad("the number of fields differs from the header", str(len(header)), len(row))
-                    continue
-                chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else None)
+                row = entry[1]
+                chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else "")
                 try:
-                    "".join(filter(None, chosen)).encode()
-                except UnicodeEncodeError:
-                    yield number, _bad("the line is not UTF-8", "UTF-8", row)
+                    check_utf8(chosen)
+                except BadTable as fault:
+                    yield number, fault, 1
                     continue
                 yield number, *chosen
                 if not number & 1023:
@@ -169,101 +214,41 @@ def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
             raise cut(source.path, max(number - 1, 0), error) from error
 
 
-def _column_indices(source: Source, header: list[str]) -> list[int]:
+def _column_indices(source: Source, header: Sequence[str]) -> list[int]:
     """Index of each canonical column in the header; -1 for a missing timestamp."""
     names = source.names
     needed = [key for key in names if key != "timestamp" or key in source.overrides]
     missing = [key for key in needed if names[key] not in header]
     if missing:
         raise _missing(source, str(source.path), missing, header)
+    twice = [name for name in names.values() if header.count(name) > 1]
+    if twice:
+        fix = "Rename one of them, or map another column with --columns."
+        raise BadTable(f"the column {twice[0]} occurs twice", where=str(source.path), got=_listed(header), fix=fix)
     return [header.index(name) if name in header else -1 for name in names.values()]
 
 
-def _missing(source: Source, where: str, missing: list[str], got: list[str]) -> BadTable:
+def _missing(source: Source, where: str, missing: list[str], got: Sequence[str]) -> BadTable:
     expected = ", ".join(source.names[key] for key in missing)
     mapping = {**source.overrides, **dict.fromkeys(missing, "NAME")}
     fix = "Map the columns: --columns " + ",".join(f"{key}={name}" for key, name in mapping.items())
-    return BadTable("columns are missing", where=where, expected=expected, got=", ".join(got)[:200], fix=fix)
+    return BadTable("columns are missing", where=where, expected=expected, got=_listed(got), fix=fix)
 
 
-def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)[:200]
+
+
+def _parquet_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]:
     number, what = 0, "the parquet file is truncated or damaged"
     with arrow_errors(what, str(source.path), "Download or write it again."), pq.ParquetFile(source.path) as file:
         n_rows = max(file.metadata.num_rows, 1)
         indices = _column_indices(source, file.schema_arrow.names)
         names = [name for name, at in zip(source.names.values(), indices, strict=True) if at >= 0]
         for group in file.iter_batches(batch_size=4096, columns=names):
-            columns = [_values(group.column(name)) for name in names]
+            columns = [plain(group.column(name)).to_pylist() for name in names]
             if len(columns) == 4:
                 columns.append([None] * group.num_rows)
             for number, values in enumerate(zip(*columns, strict=True), number + 1):  # noqa: B020
                 yield (number, *values)
             position[0] = source.n_bytes * number // n_rows
-
-
-def _values(column: Any) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    return list(column.to_pylist())
-
-
-def _bad(what: str, expected: str = "", value: object = "") -> BadTable:
-    got = value if isinstance(value, str) and not expected else repr(value)
-    return BadTable(what, expected=expected, got=got if len(got) <= 80 else got[:77] + "...")
-
-
-def _id(kind: str, value: object) -> str:
-    """A user or item id; integers become decimal strings."""
-    if type(value) is int:
-        return str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise _bad(f"the {kind} is missing or empty", "an id", value)
-    if not isinstance(value, str):
-        raise _bad(f"the {kind} is not an id", "text or a whole number", value)
-    if "\0" in value:
-        raise _bad(f"the {kind} has a null byte", "an id without one", value)
-    return value
-
-
-def _rating(value: object, low: float, high: float) -> float:
-    """A rating from `low` to `high`, given as a number or as text."""
-    try:
-        rating = _number(value)
-        if low <= rating <= high:
-            return rating
-        problem = "outside the range" if math.isfinite(rating) else "not finite"
-    except (TypeError, ValueError, OverflowError):
-        problem = "missing" if value is None or value == "" else "not a number"
-    raise _bad(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
-
-
-def _text(value: object) -> str:
-    """A review's text with HTML entities unescaped; empty if missing. Null bytes are kept."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _bad("the text is not text", "text", value)
-    return html.unescape(value) if "&" in value else value
-
-
-def _seconds(value: object, ticks_per_s: int) -> int | None:
-    """A timestamp in seconds since 1970, rounded down; None if missing, empty or NaN."""
-    if value is None or value == "":
-        return None
-    try:
-        ticks = _number(value)
-        if math.isnan(ticks):
-            return None
-        seconds = math.floor(ticks) // ticks_per_s
-    except (TypeError, ValueError, OverflowError):
-        raise _bad("the timestamp is not a number", "seconds since 1970, or nothing", value) from None
-    if abs(seconds) > _MAX_SECONDS:
-        raise _bad("the timestamp is out of bounds, maybe not in seconds", "seconds since 1970, or nothing", value)
-    return seconds
-
-
-def _number(value: Any) -> float:
-    # float() accepts 1_000 and True.
-    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-        raise ValueError
-    return float(value)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
+from loid_infer.data.values import id_form
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.settings import Workspace, WorkspaceLike
@@ -22,6 +23,7 @@ from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
+_MAX_EXAMPLES = 1_000  # unknown ids that are compared with known ones
 _PAPER = (
     "fitted with the paper's protocol, whose histories contain the target review. Scores without that review are not "
     "valid results; fit with --protocol strict."
@@ -51,19 +53,21 @@ def score(
     *,
     domain: str | None = None,
     head: str | None = None,
+    quoting: str = "auto",
     out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> ScoreResult:
-    """Score every row of `pairs` (parquet or CSV) and write the same rows with `score` and `known` to `out`.
+    """Score every row of `pairs` (parquet, CSV or TSV) and write the same rows with `score` and `known` to `out`.
 
     Unknown users and items are scored too. A score depends only on user and item.
 
     Args:
         domain: domain of all rows; by default the column `domain`, else the only head.
         head: head for all rows; by default the domain's.
-        out: by default `<pairs>.scores.parquet` (`.csv` for CSV) next to the input.
+        quoting: of CSV and TSV, as for `ingest`.
+        out: by default `<pairs>.scores.parquet` (`.csv` for CSV and TSV) next to the input.
         device: auto | cpu | cuda, for the network. On the CPU scores are the same on every machine.
 
     Raises:
@@ -74,17 +78,19 @@ def score(
         NotEncoded, BadStore: vectors of the head's reviews are missing or damaged.
     """
     start = time.perf_counter()
-    on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs))
-    target = Path(out) if out else source.path.with_name(f"{source.path.stem}.scores.{source.format}")
+    on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs), quoting)
+    target = Path(out) if out else source.default_out
     run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
             task.advance(batch.n)
     papers = [name for name, opened in sorted(run.opened.items()) if opened.saved.manifest.protocol == "paper"]
-    warning = f"{', '.join(papers)}: {_PAPER}" if papers else None
-    if warning:
-        progress.say(warning)
+    warnings = [f"{', '.join(papers)}: {_PAPER}"] if papers else []
+    for opened in run.opened.values():
+        warnings += [*opened.users.warnings(), *opened.items.warnings()]
+    for line in warnings:
+        progress.say(line)
     seconds, n_rows = time.perf_counter() - start, int(run.n_known.sum())
     return ScoreResult(
         domains=tuple(sorted(opened.saved.manifest.domain for opened in run.opened.values())),
@@ -98,8 +104,43 @@ def score(
         rows_per_s=n_rows / seconds,
         seconds=seconds,
         out=str(target),
-        warning=warning,
+        warning=" ".join(warnings) or None,
     )
+
+
+class _Ids:
+    """The users or items of a head."""
+
+    def __init__(self, kind: str, ids: Sequence[str]) -> None:
+        self._kind, self._ids = kind, ids
+        self._table = {name: code for code, name in enumerate(ids)}
+        self._unknown: set[str] = set()
+        self._any_known = False
+
+    def codes(self, ids: Sequence[str]) -> Ints:
+        """Their numbers `[n]`, -1 for unknown ones."""
+        codes = np.fromiter((self._table.get(name, -1) for name in ids), np.int64, len(ids))
+        unknown = codes < 0
+        self._any_known |= not unknown.all()
+        if len(self._unknown) < _MAX_EXAMPLES:
+            self._unknown.update(ids[row] for row in np.flatnonzero(unknown)[:_MAX_EXAMPLES].tolist())
+        return codes
+
+    def warnings(self) -> list[str]:
+        """A warning if unknown ids seem to be known ones in another form, or if none is known."""
+        if not self._unknown:
+            return []
+        forms = {id_form(name): name for name in self._ids}
+        alike = [(name, forms[id_form(name)]) for name in sorted(self._unknown) if id_form(name) in forms]
+        if alike:
+            ours, theirs = alike[0]
+            what = f"{len(alike):,} of {len(self._unknown):,} unknown {self._kind}s differ from known ones in form only"
+        elif self._any_known or not self._ids:
+            return []
+        else:
+            ours, theirs = min(self._unknown), self._ids[0]
+            what = f"no {self._kind} of the pairs is in the training data"
+        return [f"{what}: {ours!r} in the pairs, {theirs!r} in the training data."]
 
 
 class _OpenHead:
@@ -110,12 +151,12 @@ class _OpenHead:
         fix = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, fix)
         self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, fix), device)
-        self.users = {name: code for code, name in enumerate(self.saved.reviews.user_ids)}
-        self.items = {name: code for code, name in enumerate(self.saved.reviews.item_ids)}
+        self.users = _Ids("user", self.saved.reviews.user_ids)
+        self.items = _Ids("item", self.saved.reviews.item_ids)
 
     def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
         """Scores `[n]` and indices into `_KNOWN` `[n]`."""
-        pairs = self.saved.code_pairs(_codes(self.users, user_ids), _codes(self.items, item_ids))
+        pairs = self.saved.code_pairs(self.users.codes(user_ids), self.items.codes(item_ids))
         return self.predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
 
 
@@ -143,6 +184,8 @@ class _Run:
             users, items = (np.array(ids, object)[rows].tolist() for ids in (pairs.user_ids, pairs.item_ids))
             scores[rows], known[rows] = opened.score(users, items)
             clipped[rows] = metrics.clipped(scores[rows], opened.saved.reviews.rating_range)
+            if pairs.ratings is not None:
+                _check_range(pairs, pairs.ratings, rows, opened.saved.reviews.rating_range)
         if pairs.ratings is not None:
             errors = (clipped - pairs.ratings)[np.isfinite(pairs.ratings)]
             self.n_rated += len(errors)
@@ -161,6 +204,17 @@ class _Run:
                 raise BadSetting(what, where=f"--head {name}", expected=expected, got=got, fix=fix)
             self.opened[name] = opened
         return self.opened[name]
+
+
+def _check_range(pairs: Pairs, all_ratings: Floats, rows: Ints, rating_range: tuple[float, float]) -> None:
+    low, high = rating_range
+    ratings = all_ratings[rows]
+    outside = rows[(ratings < low) | (ratings > high)]
+    if len(outside):
+        row, expected = int(outside[0]), f"a number from {low:g} to {high:g}, like those of the training data"
+        where, got = f"row {pairs.first_row + row} of the pairs", f"{all_ratings[row]:g}"
+        fix = "Correct the ratings, or remove the column rating to score without errors."
+        raise BadTable("a rating is outside the range", where=where, expected=expected, got=got, fix=fix)
 
 
 def _only_head(workspace: Workspace, source: PairSource, domain: str | None, head: str | None) -> str | None:
@@ -192,7 +246,3 @@ def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> 
     vectors = np.zeros((len(saved.reviews.digests), stored.shape[1]), stored.dtype)
     vectors[texts] = stored
     return vectors
-
-
-def _codes(table: dict[str, int], ids: Sequence[str]) -> Ints:
-    return np.fromiter((table.get(name, -1) for name in ids), np.int64, len(ids))

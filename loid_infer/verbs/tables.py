@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from msgspec import structs
 from loid_infer.artifact import new_file
 from loid_infer.data.canonical import TableFacts, TableWriter, filter_table, table_writer
 from loid_infer.data.duplicates import POLICIES, PairHashes
-from loid_infer.data.formats import Source, inspect
+from loid_infer.data.formats import Source, files_of, inspect
 from loid_infer.data.sample import draw_world
 from loid_infer.data.sources import location, read_source
 from loid_infer.errors import BadSetting, BadTable
@@ -23,6 +24,7 @@ from loid_infer.settings import SAMPLE_DOMAINS, Workspace, WorkspaceLike, check_
 from loid_infer.types import SILENT, Bools, Progress
 
 NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on them say nothing of real data."
+_FIRST_REVIEWS, _DAY = 631_152_000, 86_400  # 1990, in seconds since 1970; seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class IngestResult:
     n_skipped: int
     digest: str
     path: str
+    n_cleaned_ids: int  # rows with spaces, invisible characters or another Unicode form removed from an id
+    first_date: str | None  # of the timestamps, in UTC
+    last_date: str | None
+    warning: str | None
 
 
 def ingest(
@@ -47,6 +53,7 @@ def ingest(
     workspace: WorkspaceLike = None,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    quoting: str = "auto",
     duplicates: str = "keep-last",
     on_bad: str = "error",
     rating_range: tuple[float, float] = (1.0, 5.0),
@@ -54,8 +61,12 @@ def ingest(
 ) -> IngestResult:
     """Read `sources` in order into `data/<domain>.parquet`. After an error the old table is unchanged.
 
+    A folder stands for its files; empty files among others are passed over.
+
     Args:
         columns: canonical column -> the source's name, for any format.
+        quoting: of CSV and TSV: `standard`, `backslash` for quotes escaped as \\", `none` where quotes are ordinary
+            characters, or `auto`, which is one of the first two and refuses fields that seem to contain rows.
         duplicates: which review of a (user, item) pair to keep: `keep-last`, `keep-first`, or `error`.
         on_bad: `error` stops at the first bad line, `skip` skips and counts bad lines.
         rating_range: lowest and highest valid rating.
@@ -75,12 +86,22 @@ def ingest(
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         got, fix = f"{low:g},{high:g}", "Give for example --rating-range 1,5"
         raise BadSetting("not a range: LOW,HIGH with LOW < HIGH", where="--rating-range", got=got, fix=fix)
-    inspected = [inspect(Path(source), format, columns or {}) for source in sources]
+    files = [file for source in sources for file in files_of(Path(source))]
+    inspected = [source for file in files if (source := inspect(file, format, columns or {}, quoting))]
+    if not inspected:
+        where = ", ".join(map(str, files))[:200]
+        got = "white space only" if any(file.stat().st_size for file in files) else "an empty file"
+        raise BadTable("the file has no content", where=where, got=got, fix="Give another file.")
     with new_file(path) as temporary:
         stream = _Stream(inspected, on_bad == "skip", rating_range)
         facts = stream.write(temporary, duplicates, progress)
-    rest = {"domain": domain, "n_duplicates": len(stream.numbers) - facts.n_rows, "n_skipped": stream.n_skipped}
-    return narrowed({**structs.asdict(facts), **rest, "path": str(path)}, IngestResult)
+    rest = {"domain": domain, "n_duplicates": len(stream.numbers) - facts.n_rows, "path": str(path)}
+    result = narrowed({**structs.asdict(facts), **rest, **stream.summary()}, IngestResult)
+    if stream.first_skipped:
+        progress.say(f"skipped {result.n_skipped:,} bad lines, the first: {stream.first_skipped}")
+    if result.warning:
+        progress.say(result.warning)
+    return result
 
 
 class _Stream:
@@ -91,7 +112,9 @@ class _Stream:
         self._hashes = PairHashes()
         self.numbers = array("q")  # first line of each row
         self._starts: list[int] = []  # first row of each source
-        self.n_skipped = 0
+        self.n_skipped, self.n_cleaned_ids = 0, 0
+        self.first_skipped: BadTable | None = None
+        self._times: tuple[int, int] | None = None
 
     def write(self, path: Path, duplicates: str, progress: Progress) -> TableFacts:
         """Write the table without duplicates to `path`."""
@@ -102,11 +125,12 @@ class _Stream:
                 position = 0
                 for batch in read_source(source, skip_bad=self._skip_bad, rating_range=self._rating_range):
                     self.n_skipped += batch.n_skipped
-                    if batch.rows:
-                        numbers, *columns = zip(*batch.rows, strict=True)
-                        self.numbers.extend(numbers)
-                        self._hashes.add(columns[0], columns[1])
-                        writer.write(columns)
+                    self.n_cleaned_ids += batch.n_cleaned_ids
+                    self.first_skipped = self.first_skipped or batch.first_skipped
+                    if batch.numbers:
+                        self.numbers.extend(batch.numbers)
+                        self._hashes.add(*batch.columns[:2])
+                        writer.write(batch.columns)
                     task.advance(batch.position - position)
                     position = batch.position
             if not self.numbers:
@@ -127,8 +151,22 @@ class _Stream:
         finally:
             all_rows.unlink()
 
+    def summary(self) -> dict[str, object]:
+        """Counts, the range of dates, and a warning if it cannot be that of reviews."""
+        first, last = (
+            (str(np.datetime64(at, "s").astype("M8[D]")) for at in times) if (times := self._times) else (None, None)
+        )
+        warning = None
+        if times and not _FIRST_REVIEWS <= times[1] <= time.time() + _DAY:
+            warning = (
+                f"the timestamps are from {first} to {last}: are they seconds since 1970? Only their order is used."
+            )
+        counts = {"n_skipped": self.n_skipped, "n_cleaned_ids": self.n_cleaned_ids}
+        return {**counts, "first_date": first, "last_date": last, "warning": warning}
+
     def _finish(self, writer: TableWriter, keep: Bools) -> TableFacts:
         n_users, n_items = self._hashes.counts(keep)
+        self._times = writer.times
         return writer.finish(n_users=n_users, n_items=n_items, rating_range=self._rating_range)
 
     def _location(self, row: int) -> str:

@@ -1,12 +1,18 @@
 """Reading and writing files of pairs."""
 
+import bz2
 import csv
+import gzip
+import lzma
 import time
+import uuid
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from loid_infer.data.pairs import MAX_BATCH_ROWS, read_pairs, write_scores
 from loid_infer.errors import BadSetting, BadTable
@@ -106,7 +112,7 @@ def test_an_empty_table_is_scored_to_an_empty_table(tmp_path):
             ("columns are missing: user_id", "header: user_id,item_id", "got 'user, item_id'"),
         ),
         ({"user_id": ["u"], "item_id": ["i"], "score": ["1"]}, ("a column occurs twice, or is named score or known",)),
-        ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is null or empty",)),
+        ({"user_id": ["u", ""], "item_id": ["i", "j"]}, ("row 2: the user_id is missing or empty",)),
         ({"user_id": ["u"], "item_id": ["i"], "rating": ["five"]}, ("a rating is not a number", "rows 1 to 1")),
     ],
 )
@@ -120,10 +126,10 @@ def test_invalid_pairs_are_reported(kind, columns, parts, tmp_path):
 
 def test_null_and_float_ids_are_reported(tmp_path):
     path = make(tmp_path / "p.parquet", {"user_id": ["u"] * 3, "item_id": ["i", None, "j"]})
-    with pytest.raises(BadTable, match="row 2: the item_id is null or empty"):
+    with pytest.raises(BadTable, match="row 2: the item_id is missing or empty"):
         list(read_pairs(path).batches())
     make(path, {"user_id": ["u"], "item_id": [1.5]})
-    with pytest.raises(BadTable, match="the column item_id is double, not text or integers"):
+    with pytest.raises(BadTable, match="row 1: the item_id is not an id"):
         list(read_pairs(path).batches())
 
 
@@ -162,3 +168,104 @@ def test_300_thousand_pairs_are_processed_in_seconds(tmp_path):
     start = time.perf_counter()
     score_all(path, tmp_path / "s.parquet")
     assert time.perf_counter() - start < 3  # 0.3 s when nothing else runs
+
+
+def csv_rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_quoted_line_ends_and_long_fields_are_kept_wherever_they_lie(tmp_path):
+    # Line ends at every position around the limits of blocks of a power of two, and a field longer than any of them.
+    notes = [f"{'x' * (k % 97)}\r\n{'y' * (k % 89)}" for k in range(20_000)] + ["z\r\n" * 700_000]
+    columns = {"user_id": ["u"] * len(notes), "item_id": ["i"] * len(notes), "note": notes}
+    score_all(make(tmp_path / "p.csv", columns), tmp_path / "s.csv")
+    assert [row["note"] for row in csv_rows(tmp_path / "s.csv")] == notes
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+def test_compressed_csv_and_tsv_are_read(compress, tmp_path):
+    for delimiter in (",", "\t", ";"):
+        path = tmp_path / "p.csv.gz"
+        path.write_bytes(compress(f"user_id,item_id\nu,i\n\nv,{' '}j\n".replace(",", delimiter).encode()))
+        source = read_pairs(path)
+        (pairs,) = source.batches()
+        assert (pairs.user_ids, pairs.item_ids) == (["u", "v"], ["i", "j"])
+        assert source.default_out == tmp_path / "p.scores.csv"
+        path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(BadTable, match="truncated"):
+            list(read_pairs(path).batches())
+
+
+OTHER_TYPES = {
+    "decimal": pa.array([Decimal(7), Decimal(8)], pa.decimal128(20, 0)),
+    "binary": pa.array([b"7", b"8"]),
+    "string view": pa.array(["7", "8"], pa.string_view()),
+    "float": pa.array([7.0, 8.0]),
+    "spaces": pa.array([" 7", "8\u00a0"]),
+    "large string": pa.array(["7", "8"], pa.large_string()),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_ids_of_every_type_are_read_as_ingest_reads_them(name, suffix, tmp_path):
+    columns = {"user_id": OTHER_TYPES[name], "item_id": pa.array([uuid.UUID(int=k).bytes for k in (1, 2)], pa.uuid())}
+    (pairs,) = score_all(make(tmp_path / "p.parquet", columns), tmp_path / f"s{suffix}")
+    assert pairs.user_ids == ["7", "8"]
+    assert pairs.item_ids == [str(uuid.UUID(int=k)) for k in (1, 2)]
+    if suffix == ".parquet":
+        assert pq.read_table(tmp_path / "s.parquet").column("user_id").to_pylist() == columns["user_id"].to_pylist()
+    else:
+        assert [row["item_id"] for row in csv_rows(tmp_path / "s.csv")] == pairs.item_ids
+
+
+@pytest.mark.parametrize(
+    ("ratings", "reason"),
+    [
+        ([True, False], "the ratings are true or false"),
+        ([4.0, float("inf")], "row 2: a rating is infinite"),
+        (["4", "Infinity"], "row 2: a rating is infinite"),
+        (["4", "True"], "a rating is not a number"),
+    ],
+)
+def test_ratings_that_would_spoil_the_errors_are_refused(ratings, reason, tmp_path):
+    path = make(tmp_path / "p.parquet", {"user_id": ["u", "v"], "item_id": ["i", "j"], "rating": ratings})
+    with pytest.raises(BadTable, match=reason):
+        list(read_pairs(path).batches())
+
+
+def test_missing_ratings_may_be_spelled_out(tmp_path):
+    ratings = ["nan", " 4.5 ", "NULL", "\\N", None, "N/A"]
+    path = make(tmp_path / "p.parquet", {"user_id": ["u"] * 6, "item_id": ["i"] * 6, "rating": ratings})
+    (pairs,) = read_pairs(path).batches()
+    assert np.isnan(pairs.ratings).tolist() == [True, False, True, True, True, True]
+
+
+def test_nested_columns_are_refused_for_csv_before_the_work(tmp_path):
+    path = make(tmp_path / "p.parquet", {"user_id": ["u"], "item_id": ["i"], "tags": [["a", "b"]]})
+    with (
+        pytest.raises(BadSetting, match=r"CSV cannot hold the nested columns tags.*--out scores.parquet"),
+        write_scores(read_pairs(path), tmp_path / "s.csv"),
+    ):
+        raise AssertionError
+    assert score_all(path, tmp_path / "s.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("user_id,item_id\nu,i\nv\n", r":3: the number of fields differs from the header \(expected 2, got 1\)"),
+        ('user_id,item_id\nu,i\n"v,j\nw,k\n', ":3: a quote is opened and not closed"),
+        ('user_id,item_id,note\nu,i,"a\nv,j,b"\n', ":2: a quoted field contains what look like further rows"),
+        ("user_id,item_id\nu,i\nnan,j\n", "row 2: the user_id is missing or empty"),
+        ('{"user_id": "u", "item_id": "i"}\n', "not a table of pairs .expected parquet, CSV or TSV, got jsonl"),
+        ("user_id,item_id,note\nu,i,caf\udce9\n", "Windows-1252"),
+        ("user_id,item_id,note\nu,i,é\nu,i,caf\udce9\n", "in the 2 rows up to line 3: the line is not UTF-8"),
+    ],
+)
+def test_malformed_text_tables_are_refused_with_the_line(content, reason, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadTable, match=reason):
+        list(read_pairs(path).batches())

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from loid_infer.data.splits import split
-from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
+from loid_infer.errors import BadArtifact, BadSetting, BadTable, NotEncoded
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.verbs import fit as fit_verb
@@ -157,3 +157,28 @@ def test_an_empty_file_of_pairs_is_scored(fitted_heads, tmp_path):
     empty = {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
     result = score(pairs_file(tmp_path / "p.parquet", empty), domain="toys", workspace=workspace)
     assert result.n_rows == 0 and pq.read_table(result.out).num_rows == 0
+
+
+def test_ratings_outside_the_range_of_the_training_data_are_refused(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
+    columns = {"user_id": ["u"] * 3, "item_id": ["i"] * 3, "rating": [5.0, None, 50.0]}
+    with pytest.raises(BadTable, match=r"row 3 of the pairs: .*expected a number from 1 to 5.*got 50"):
+        score(pairs_file(tmp_path / "p.parquet", columns), domain="toys", workspace=workspace)
+    assert not (tmp_path / "p.scores.parquet").exists()
+
+
+def test_ids_that_differ_from_known_ones_in_form_only_are_reported(fitted_heads, tmp_path):
+    workspace, _ = fitted_heads
+    pairs = pairs_of_rows(workspace, "toys", np.arange(5))
+    changed = {**pairs, "user_id": [f"{name}.0" if name[-1:].isdigit() else name for name in pairs["user_id"]]}
+    changed["item_id"] = [name.upper() for name in pairs["item_id"]]
+    result = score(pairs_file(tmp_path / "p.parquet", changed), domain="toys", workspace=workspace)
+    for kind in ("user_id", "item_id"):
+        if changed[kind] != pairs[kind]:
+            assert f"unknown {kind[:4]}s differ from known ones in form only" in result.warning
+            assert repr(pairs[kind][0]) in result.warning or repr(min(changed[kind])) in result.warning
+    none = {"user_id": ["nobody"], "item_id": pairs["item_id"][:1]}
+    result = score(pairs_file(tmp_path / "p.parquet", none), domain="toys", workspace=workspace)
+    assert "no user of the pairs is in the training data: 'nobody' in the pairs, " in result.warning
+    known = {"user_id": [*pairs["user_id"][:1], "nobody"], "item_id": pairs["item_id"][:1] * 2}
+    assert score(pairs_file(tmp_path / "p.parquet", known), domain="toys", workspace=workspace).warning is None

@@ -1,0 +1,138 @@
+"""Reads CSV and TSV of every quoting, and detects rows that a stray quote would swallow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, TypeAlias
+
+from loid_infer.data.values import bad
+from loid_infer.errors import BadTable
+
+QUOTINGS = ("auto", "standard", "backslash", "none")
+MAX_FIELD_BYTES = 1 << 26  # bounds the memory a quote that is never closed can take
+
+# Number of its first line and the fields of a row; or that number, the error, and how many lines it concerns.
+DelimitedRow: TypeAlias = tuple[int, list[str]] | tuple[int, BadTable, int]
+_CR = "\udc0d"  # stands for CR in a file whose lines end with LF; invalid UTF-8 gives other surrogates
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_ESCAPED = re.compile(r'\\(["\\])')
+_QUOTING_FIX = 'If quotes are ordinary characters in this file, give --quoting none; if they are escaped as \\", {}.'
+
+
+class DelimitedReader:
+    """The rows of a CSV or TSV file.
+
+    Quoting `standard` (RFC 4180) doubles a quote within quotes, `backslash` (Spark, MySQL) escapes it, and `none` makes
+    it an ordinary character, so that each line is a row. `auto` is `standard` that refuses a quoted field which
+    contains what look like further rows.
+    """
+
+    def __init__(self, content: BinaryIO, delimiter: str, quoting: str) -> None:
+        csv.field_size_limit(MAX_FIELD_BYTES)
+        lines = self._lines(content)
+        if quoting == "backslash":
+            lines = (_ESCAPED.sub(_standard, line) if "\\" in line else line for line in lines)
+        self._delimiter, self._quoting, self._has_cr = delimiter, quoting, False
+        self._reader = csv.reader(
+            lines,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+            strict=quoting != "none",
+        )
+
+    def _lines(self, content: BinaryIO) -> Iterator[str]:
+        """The lines of the file. Where the first one ends with LF, CR is an ordinary character and replaced."""
+        # Invalid UTF-8 becomes lone surrogates here, for `check_utf8`.
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        first = lines.readline()
+        if not first.endswith("\n"):
+            yield from io.StringIO(first, newline="")  # one line, or lines that end with CR
+        elif first.endswith("\r\n"):
+            yield first
+            yield from lines
+        else:
+            yield first.replace("\r", _CR)
+            for line in lines:
+                if "\r" in line:
+                    self._has_cr = True
+                    yield line.replace("\r", _CR)
+                else:
+                    yield line
+
+    def header(self) -> list[str]:
+        """The first row that is not empty, without white space around its names. Raises `csv.Error`."""
+        return [name.strip() for name in next((row for row in self._reader if row), [])]
+
+    def rows(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRow]:
+        """The rows after the header. `is_row` tells whether the fields of one line make a plausible row."""
+        reader, check = self._reader, self._quoting == "auto"
+        while True:
+            number = reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                n_lines = reader.line_num - number + 1
+                yield number, self._fault(error, n_lines), n_lines
+                continue
+            if row is None:
+                return
+            if not row:
+                continue
+            n_lines = reader.line_num - number + 1
+            if self._has_cr:
+                row, self._has_cr = [field.replace(_CR, "\r") for field in row], False
+            if len(row) != n_fields:
+                yield number, bad("the number of fields differs from the header", str(n_fields), len(row)), n_lines
+            elif n_lines > 1 and check and self._swallows(row, is_row):
+                what = "a quoted field contains what look like further rows"
+                fix = _QUOTING_FIX.format("--quoting backslash; if the field is right, --quoting standard")
+                yield number, BadTable(what, got=f"{n_lines} lines", fix=fix), n_lines
+            else:
+                yield number, row
+
+    def _fault(self, error: csv.Error, n_lines: int) -> BadTable:
+        if "unexpected end of data" in str(error):
+            what, got = "a quote is opened and not closed until the end of the file", f"{n_lines:,} lines"
+        else:
+            what, got = f"not {'TSV' if self._delimiter == chr(9) else 'CSV'}: {error}", f"{n_lines:,} lines"
+        return BadTable(what, got=got if n_lines > 1 else "", fix=_QUOTING_FIX.format("--quoting backslash"))
+
+    def _swallows(self, row: list[str], is_row: Callable[[Sequence[str]], bool]) -> bool:
+        """Whether the first and another line of a row of several lines are rows themselves without quoting."""
+        lines = _LINE_END.split(self._delimiter.join(row))
+        first, *others = (line.split(self._delimiter) for line in lines)
+        plausible = (len(fields) == len(row) and is_row(fields) for fields in others)
+        return len(first) == len(row) and is_row(first) and any(plausible)
+
+
+def check_utf8(fields: Sequence[str]) -> None:
+    """Raise BadTable if a field was not UTF-8."""
+    text = "".join(fields)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise bad("the line is not UTF-8", "UTF-8", list(fields)) from None
+
+
+def uses_backslash(head: bytes, delimiter: str) -> bool:
+    """Whether the first lines of a file are rows of equal length with escaped quotes, and are not with doubled ones."""
+    return b'\\"' in head and not _is_regular(head, delimiter, "standard") and _is_regular(head, delimiter, "backslash")
+
+
+def _is_regular(head: bytes, delimiter: str, quoting: str) -> bool:
+    reader = DelimitedReader(io.BytesIO(head), delimiter, quoting)
+    try:
+        n_fields = len(reader.header())
+    except csv.Error:
+        return False
+    faults = [fault[1].what for fault in reader.rows(n_fields, lambda _: True) if len(fault) == 3]
+    # The head may end within a quoted field.
+    return not faults or (len(faults) == 1 and faults[0].startswith("a quote is opened"))
+
+
+def _standard(escaped: re.Match[str]) -> str:
+    return '""' if escaped[1] == '"' else "\\"

@@ -1,0 +1,171 @@
+"""What the cells of a table of reviews mean: ids, ratings, texts and times, of whatever type a file gives them."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import math
+import re
+import unicodedata
+import uuid
+from decimal import Decimal
+from typing import Any
+
+from loid_infer.data.dates import Dates
+from loid_infer.errors import BadTable
+
+# How pandas, R, SQL databases, Hive, JavaScript and spreadsheets spell a missing value in text.
+MISSING = frozenset(
+    {"", "nan", "NaN", "NAN", "Nan", "-nan", "-NaN", "null", "Null", "NULL", "(null)", "(NULL)", "<null>", "[NULL]"}
+    | {"none", "None", "NONE", "<NA>", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "#NULL!", "NaT", "\\N", "\\\\N"}
+    | {"undefined", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND", "nil"}
+)
+_MAX_MISSING = 16  # characters, at least those of the longest of them and some white space
+# White space and characters without a glyph, at either end of an id; then those also removed within it.
+_OUTER = (
+    "\x09\x0a\x0b\x0c\x0d\x1c\x1d\x1e\x1f\x20\x85\xa0\xad\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005"
+    "\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
+    "\u202f\u205f\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e"
+    "\u206f\u3000\ufeff"
+)
+_INNER = {0x200B: None, 0x2060: None, 0xFEFF: None, 0xAD: None, 0xA0: " ", 0x2007: " ", 0x202F: " "}
+_TRAILING_ZEROS = re.compile(r"(?<=\d)\.0+$")
+_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_MAX_EXACT_FLOAT = 2**53
+# Numbers of at least this size are not seconds but milliseconds, microseconds and nanoseconds since 1970.
+_SECONDS = 100_000_000_000
+_UNITS = ((_SECONDS, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
+# Dates and times written as one number of 14 digits; as milliseconds they would be after the year 2570.
+_FIRST_COMPACT, _LAST_COMPACT = 19_000_101_000_000, 21_001_231_235_959
+_ID = "text or a whole number"
+
+
+def bad(what: str, expected: str = "", value: object = "") -> BadTable:
+    """The error of a line or row, without its location."""
+    got = value if isinstance(value, str) and not expected else repr(value)
+    return BadTable(what, expected=expected, got=got if len(got) <= 80 else got[:77] + "...")
+
+
+def clean_id(kind: str, value: object) -> str:
+    """A user or item id as text: in Unicode form NFC, without white space or invisible characters around it.
+
+    Raises BadTable if it is missing, also by a spelling of MISSING, or is neither text nor a whole number.
+    """
+    if type(value) is str and value.isascii() and value.isprintable():
+        if value not in MISSING and value[0] != " " and value[-1] != " ":
+            return value
+    elif type(value) is int:
+        return str(value)
+    text = unicodedata.normalize("NFC", _id_text(kind, value)).translate(_INNER).strip(_OUTER)
+    if text in MISSING:
+        raise bad(f"the {kind} is missing or empty", "an id", value)
+    if "\0" in text:
+        raise bad(f"the {kind} has a null byte", "an id without one", value)
+    return text
+
+
+def id_form(text: str) -> str:
+    """What ids that differ in form only have in common: `100`, `0100`, `100.0` and `"100"`; `Ab` and `aB`."""
+    text = unicodedata.normalize("NFKC", text).casefold().strip(" \t'\"")
+    return _TRAILING_ZEROS.sub("", text).lstrip("0") or "0"
+
+
+def _id_text(kind: str, value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case bytes():
+            return _decoded(value)
+        case uuid.UUID():
+            return str(value)
+        case float() if math.isnan(value):
+            return ""
+        case float() if value.is_integer() and abs(value) < _MAX_EXACT_FLOAT:
+            return str(int(value))
+        case Decimal() if value == value.to_integral_value():
+            return str(int(value))
+        case int() if not isinstance(value, bool):
+            return str(value)
+    raise bad(f"the {kind} is not an id", _ID, value)
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise bad("binary data that is not UTF-8", "UTF-8", value[:20]) from None
+
+
+def to_rating(value: object, low: float, high: float) -> float:
+    """A rating from `low` to `high`, given as a number or as text. Raises BadTable for anything else."""
+    try:
+        rating = value if type(value) is float else _number(value)
+        if low <= rating <= high:
+            return rating
+        problem = "outside the range" if math.isfinite(rating) else "not finite"
+    except (TypeError, ValueError, OverflowError):
+        problem = "missing" if value is None or (isinstance(value, str) and is_missing(value)) else "not a number"
+    raise bad(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
+
+
+def is_missing(text: str) -> bool:
+    """Whether a text is empty, white space or a spelling of a missing value."""
+    return len(text) <= _MAX_MISSING and text.strip() in MISSING
+
+
+def to_text(value: object) -> str:
+    """A review's text with HTML entities unescaped; empty if missing. Null bytes are kept.
+
+    Only entities that end with a semicolon: `&copy=2` in an address is not one.
+    """
+    if type(value) is bytes:
+        value = _decoded(value)
+    if type(value) is str:
+        if len(value) <= _MAX_MISSING and value.strip() in MISSING:
+            return value if value.isspace() else ""
+        return _ENTITY.sub(lambda found: html.unescape(found[0]), value) if "&" in value else value
+    if value is None or (type(value) is float and math.isnan(value)):
+        return ""
+    raise bad("the text is not text", "text", value)
+
+
+def to_seconds(value: Any, dates: Dates) -> int | None:
+    """A timestamp in seconds since 1970, rounded down; None if missing.
+
+    A number counts seconds, milliseconds, microseconds or nanoseconds, by its size. A text may be such a number or a
+    date, in UTC unless it says otherwise.
+    """
+    if type(value) is int and -_SECONDS < value < _SECONDS:
+        return value
+    if type(value) is str and len(value) < 12 and value.isdecimal():
+        return int(value)
+    if value is None or (isinstance(value, str) and is_missing(value)):
+        return None
+    expected = "a number or date, or nothing"
+    try:
+        if isinstance(value, datetime.date):
+            return dates.seconds(value.isoformat())
+        ticks = _number(value)
+        if math.isnan(ticks):
+            return None
+        exact = int(value) if isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()) else ticks
+        if _FIRST_COMPACT <= exact <= _LAST_COMPACT:
+            return dates.seconds(f"{exact:.0f}"[:8] + "T" + f"{exact:.0f}"[8:])
+        for bound, per_second in _UNITS:
+            if abs(exact) < bound:
+                return math.floor(exact // per_second)
+    except (TypeError, ValueError, OverflowError):
+        seconds = dates.seconds(value) if isinstance(value, str) else None
+        if seconds is not None:
+            return seconds
+        raise bad("the timestamp is neither a number nor a date", expected, value) from None
+    raise bad("the timestamp is out of bounds", expected, value)
+
+
+def _number(value: Any) -> float:
+    # float() accepts 1_000 and True.
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError
+    return float(value)
