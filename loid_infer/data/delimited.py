@@ -6,7 +6,8 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, TypeAlias
+from itertools import islice
+from typing import BinaryIO, TextIO, TypeAlias
 
 from loid_infer.data.values import bad
 from loid_infer.errors import BadTable
@@ -14,8 +15,9 @@ from loid_infer.errors import BadTable
 QUOTINGS = ("auto", "standard", "backslash", "none")
 MAX_FIELD_BYTES = 1 << 26  # bounds the memory a quote that is never closed can take
 
-# Number of its first line and the fields of a row; or that number, the error, and how many lines it concerns.
-DelimitedRow: TypeAlias = tuple[int, list[str]] | tuple[int, BadTable, int]
+# Numbers of the first lines of rows, and their fields; or the number, the error, and how many lines it concerns.
+DelimitedRows: TypeAlias = tuple[Sequence[int], list[list[str]]] | tuple[int, BadTable, int]
+_BATCH_ROWS = 128  # with more, Python's garbage collector runs within a batch: twice as slow
 _CR = "\udc0d"  # stands for CR in a file whose lines end with LF; invalid UTF-8 gives other surrogates
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _ESCAPED = re.compile(r'\\(["\\])')
@@ -32,7 +34,9 @@ class DelimitedReader:
 
     def __init__(self, content: BinaryIO, delimiter: str, quoting: str) -> None:
         csv.field_size_limit(MAX_FIELD_BYTES)
-        lines = self._lines(content)
+        # Invalid UTF-8 becomes lone surrogates here, for `check_utf8`. Kept, since it closes the file when collected.
+        self._text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        lines = self._lines(self._text)
         if quoting == "backslash":
             lines = (_ESCAPED.sub(_standard, line) if "\\" in line else line for line in lines)
         self._delimiter, self._quoting, self._has_cr = delimiter, quoting, False
@@ -43,10 +47,8 @@ class DelimitedReader:
             strict=quoting != "none",
         )
 
-    def _lines(self, content: BinaryIO) -> Iterator[str]:
+    def _lines(self, lines: TextIO) -> Iterator[str]:
         """The lines of the file. Where the first one ends with LF, CR is an ordinary character and replaced."""
-        # Invalid UTF-8 becomes lone surrogates here, for `check_utf8`.
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         first = lines.readline()
         if not first.endswith("\n"):
             yield from io.StringIO(first, newline="")  # one line, or lines that end with CR
@@ -66,32 +68,54 @@ class DelimitedReader:
         """The first row that is not empty, without white space around its names. Raises `csv.Error`."""
         return [name.strip() for name in next((row for row in self._reader if row), [])]
 
-    def rows(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRow]:
+    def batches(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRows]:
         """The rows after the header. `is_row` tells whether the fields of one line make a plausible row."""
-        reader, check = self._reader, self._quoting == "auto"
+        reader = self._reader
         while True:
-            number = reader.line_num + 1
+            number, fault = reader.line_num + 1, None
+            rows: list[list[str]] = []
             try:
-                row = next(reader, None)
-            except csv.Error as error:
-                n_lines = reader.line_num - number + 1
-                yield number, self._fault(error, n_lines), n_lines
-                continue
-            if row is None:
+                rows.extend(islice(reader, _BATCH_ROWS))
+            except csv.Error as error:  # after the rows before it
+                fault = error
+            if not rows and fault is None:
                 return
-            if not row:
-                continue
-            n_lines = reader.line_num - number + 1
             if self._has_cr:
-                row, self._has_cr = [field.replace(_CR, "\r") for field in row], False
-            if len(row) != n_fields:
-                yield number, bad("the number of fields differs from the header", str(n_fields), len(row)), n_lines
-            elif n_lines > 1 and check and self._swallows(row, is_row):
-                what = "a quoted field contains what look like further rows"
-                fix = _QUOTING_FIX.format("--quoting backslash; if the field is right, --quoting standard")
-                yield number, BadTable(what, got=f"{n_lines} lines", fix=fix), n_lines
-            else:
-                yield number, row
+                rows = [[field.replace(_CR, "\r") for field in row] for row in rows]
+                self._has_cr = False
+            if fault is None and reader.line_num - number + 1 == len(rows) and {*map(len, rows)} == {n_fields}:
+                yield range(number, number + len(rows)), rows
+                continue
+            numbers: list[int] = []
+            good: list[list[str]] = []
+            for row in rows:
+                n_lines = 1 + "".join(row).count("\n")
+                regular = n_lines == 1 and len(row) == n_fields
+                if row and not regular and (problem := self._problem(row, n_lines, n_fields, is_row)):
+                    if good:
+                        yield numbers, good
+                        numbers, good = [], []
+                    yield number, problem, n_lines
+                elif row:
+                    numbers.append(number)
+                    good.append(row)
+                number += n_lines
+            if good:
+                yield numbers, good
+            if fault:
+                n_lines = reader.line_num - number + 1
+                yield number, self._fault(fault, n_lines), n_lines
+
+    def _problem(
+        self, row: list[str], n_lines: int, n_fields: int, is_row: Callable[[Sequence[str]], bool]
+    ) -> BadTable | None:
+        if len(row) != n_fields:
+            return bad("the number of fields differs from the header", str(n_fields), len(row))
+        if n_lines > 1 and self._quoting == "auto" and self._swallows(row, is_row):
+            what = "a quoted field contains what look like further rows"
+            fix = _QUOTING_FIX.format("--quoting backslash; if the field is right, --quoting standard")
+            return BadTable(what, got=f"{n_lines} lines", fix=fix)
+        return None
 
     def _fault(self, error: csv.Error, n_lines: int) -> BadTable:
         if "unexpected end of data" in str(error):
@@ -129,7 +153,7 @@ def _is_regular(head: bytes, delimiter: str, quoting: str) -> bool:
         n_fields = len(reader.header())
     except csv.Error:
         return False
-    faults = [fault[1].what for fault in reader.rows(n_fields, lambda _: True) if len(fault) == 3]
+    faults = [entry[1].what for entry in reader.batches(n_fields, lambda _: True) if len(entry) == 3]
     # The head may end within a quoted field.
     return not faults or (len(faults) == 1 and faults[0].startswith("a quote is opened"))
 

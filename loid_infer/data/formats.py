@@ -191,7 +191,7 @@ def _json_keys(head: bytes) -> list[str] | None:
     keys: dict[str, None] = {}
     found = False
     for line in head.split(b"\n"):
-        record = parsed(line)
+        record = parsed(line) if line.lstrip()[:1] == b"{" else None
         if isinstance(record, dict):
             found = True
             keys.update(dict.fromkeys(map(str, record)))

@@ -96,31 +96,32 @@ class PairSource:
     def _delimited(self) -> Iterator[Any]:
         """Rows of CSV or TSV, all columns as text, so that they are written unchanged (007 is not 7)."""
         user, item = (self.schema.names.index(name) for name in ("user_id", "item_id"))
-        rows: list[list[str]] = []
-        number = 0
+        columns: list[list[str]] = [[] for _ in self.schema]
+        number, n_before = 0, 0
         with open_bytes(self.path) as (_, content):
             reader = DelimitedReader(content, self.source.delimiter, self.source.quoting)
             reader.header()
             try:
-                for entry in reader.rows(len(self.schema), lambda fields: _is_pair(fields[user], fields[item])):
-                    number = entry[0]
+                for entry in reader.batches(len(columns), lambda fields: _is_pair(fields[user], fields[item])):
                     if len(entry) == 3:
-                        raise _located(self.path, number, entry[1])
-                    rows.append(entry[1])
-                    if len(rows) == MAX_BATCH_ROWS:
-                        yield self._batch(rows, number)
-                        rows = []
+                        raise _located(self.path, entry[0], entry[1])
+                    number = entry[0][-1]
+                    for column, values in zip(columns, zip(*entry[1], strict=True), strict=True):
+                        column.extend(values)
+                    if len(columns[0]) >= MAX_BATCH_ROWS:
+                        yield self._batch(columns, n_before)
+                        n_before += len(columns[0])
+                        columns = [[] for _ in self.schema]
             except READ_FAULTS as error:
                 raise cut(self.path, max(number - 1, 0), error) from error
-        if rows:
-            yield self._batch(rows, number)
+        if columns[0]:
+            yield self._batch(columns, n_before)
 
-    def _batch(self, rows: list[list[str]], number: int) -> Any:
-        columns = zip(*rows, strict=True)
+    def _batch(self, columns: list[list[str]], n_before: int) -> Any:
         try:
             return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=self.schema)
         except UnicodeEncodeError:
-            raise _not_utf8(self.path, rows, number) from None
+            raise _not_utf8(self.path, columns, n_before) from None
 
 
 def _is_pair(user: str, item: str) -> bool:
@@ -133,13 +134,13 @@ def _located(path: Path, number: int, fault: BadTable) -> BadTable:
     return BadTable(fault.what, where=f"{path}:{number}", expected=fault.expected, got=fault.got, fix=fix)
 
 
-def _not_utf8(path: Path, rows: list[list[str]], number: int) -> BadTable:
-    for row in rows:
+def _not_utf8(path: Path, columns: list[list[str]], n_before: int) -> BadTable:
+    for number, row in enumerate(zip(*columns, strict=True), n_before + 1):
         try:
             check_utf8(row)
         except BadTable as fault:
-            where = f"{path}, in the {len(rows):,} rows up to line {number:,}"
             fix = f"If the file is Windows-1252, run: iconv -f WINDOWS-1252 -t UTF-8 {path}"
+            where = f"{path}, row {number}"
             return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
     raise AssertionError
 

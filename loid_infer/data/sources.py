@@ -195,21 +195,20 @@ def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, fl
                     return False
                 return bool(fields[user] and fields[item])
 
-            for entry in reader.rows(len(header), is_review):
-                number = entry[0]
+            for entry in reader.batches(len(header), is_review):
                 if len(entry) == 3:
+                    number = entry[0]
                     yield entry
                     continue
-                row = entry[1]
-                chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else "")
-                try:
-                    check_utf8(chosen)
-                except BadTable as fault:
-                    yield number, fault, 1
-                    continue
-                yield number, *chosen
-                if not number & 1023:
-                    position[0] = raw.tell()
+                for number, row in zip(*entry, strict=True):
+                    chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else "")
+                    try:
+                        check_utf8(chosen)
+                    except BadTable as fault:
+                        yield number, fault, 1
+                        continue
+                    yield number, *chosen
+                position[0] = raw.tell()
         except READ_FAULTS as error:
             raise cut(source.path, max(number - 1, 0), error) from error
 

@@ -261,7 +261,7 @@ def test_nested_columns_are_refused_for_csv_before_the_work(tmp_path):
         ("user_id,item_id\nu,i\nnan,j\n", "row 2: the user_id is missing or empty"),
         ('{"user_id": "u", "item_id": "i"}\n', "not a table of pairs .expected parquet, CSV or TSV, got jsonl"),
         ("user_id,item_id,note\nu,i,caf\udce9\n", "Windows-1252"),
-        ("user_id,item_id,note\nu,i,é\nu,i,caf\udce9\n", "in the 2 rows up to line 3: the line is not UTF-8"),
+        ("user_id,item_id,note\nu,i,é\nu,i,caf\udce9\n", "row 2: the line is not UTF-8"),
     ],
 )
 def test_malformed_text_tables_are_refused_with_the_line(content, reason, tmp_path):
