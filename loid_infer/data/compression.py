@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shlex
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
             raise BadTable("a pipe cannot be read twice", where=str(path), fix="Write it to a file first.")
         raw.seek(0)
         if magic.startswith(ZIP_MAGIC):
-            opened: Any = stack.enter_context(_zip_member(path, raw))
+            opened: Any = _DamageIsEof(stack.enter_context(_zip_member(path, raw)))
         else:
             opener = _opener(magic)
             opened = opener(raw) if opener else None
@@ -60,6 +61,22 @@ def _opener(magic: bytes) -> Callable[[IO[bytes]], Any] | None:
     if magic == b"\xfd7zXZ\0":
         return lambda raw: _DamageIsEof(lzma.LZMAFile(raw))
     return None
+
+
+def unpacker(magic: bytes) -> str:
+    """The command that writes the content of a compressed file to its output; empty for another file."""
+    commands = {b"\x1f\x8b": "gzip -dc", b"BZh": "bzip2 -dc", b"\xfd7z": "xz -dc", b"PK\x03": "unzip -p"}
+    zstd = {_ZSTD_MAGIC[:3]: "zstd -dc"}
+    return next((command for start, command in (commands | zstd).items() if magic.startswith(start)), "")
+
+
+def accompanies(name: str) -> bool:
+    """Whether a file of this name in a folder or archive is no data: hidden, a marker, a checksum or a read-me file."""
+    return (
+        name[0] in "._"
+        or name.lower().startswith(("readme", "license"))
+        or name.lower() in ("desktop.ini", "thumbs.db")
+    )
 
 
 def is_compressed(head: bytes) -> bool:
@@ -113,15 +130,18 @@ class _ZstdFile(io.RawIOBase):
 def _zip_member(path: Path, raw: IO[bytes]) -> IO[bytes]:
     try:
         archive = zipfile.ZipFile(raw)
-        names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        names = [name for name in names if "__MACOSX" not in name and not accompanies(Path(name).name)]
         if "xl/workbook.xml" in names:
             raise BadTable("an Excel workbook", where=str(path), fix="Save the sheet as CSV in UTF-8.")
         if len(names) != 1:
             what = f"the .zip contains {len(names)} files ({', '.join(names[:5])}), not exactly one"
-            raise BadTable(what, where=str(path), fix=f"Run: unzip {path}")
+            raise BadTable(what, where=str(path), fix=f"Run: unzip {shlex.quote(str(path))}")
         return archive.open(names[0])
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise BadTable(f"the archive cannot be read: {error}", where=str(path), fix=f"Run: unzip {path}") from error
+        raise BadTable(
+            f"the archive cannot be read: {error}", where=str(path), fix=f"Run: unzip {shlex.quote(str(path))}"
+        ) from error
 
 
 def cut(path: Path, number: int, error: Exception) -> BadTable:

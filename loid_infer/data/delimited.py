@@ -7,9 +7,9 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO, TextIO, TypeAlias
+from typing import TypeAlias, cast
 
-from loid_infer.data.values import bad
+from loid_infer.data.values import bad, clean_name
 from loid_infer.errors import BadTable
 
 QUOTINGS = ("auto", "standard", "backslash", "none")
@@ -18,9 +18,10 @@ MAX_FIELD_BYTES = 1 << 26  # bounds the memory a quote that is never closed can 
 # Numbers of the first lines of rows, and their fields; or the number, the error, and how many lines it concerns.
 DelimitedRows: TypeAlias = tuple[Sequence[int], list[list[str]]] | tuple[int, BadTable, int]
 _BATCH_ROWS = 128  # with more, Python's garbage collector runs within a batch: twice as slow
+_PEEKED_BYTES, _MIN_LINES = 8192, 8
+SEP_LINE = re.compile(rb"(?i)sep=.\r?\n")  # the line with which Excel names the delimiter
 _CR = "\udc0d"  # stands for CR in a file whose lines end with LF; invalid UTF-8 gives other surrogates
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_ESCAPED = re.compile(r'\\(["\\])')
 _QUOTING_FIX = 'If quotes are ordinary characters in this file, give --quoting none; if they are escaped as \\", {}.'
 
 
@@ -28,51 +29,60 @@ class DelimitedReader:
     """The rows of a CSV or TSV file.
 
     Quoting `standard` (RFC 4180) doubles a quote within quotes, `backslash` (Spark, MySQL) escapes it, and `none` makes
-    it an ordinary character, so that each line is a row. `auto` is `standard` that refuses a quoted field which
-    contains what look like further rows.
+    it an ordinary character, so that each line is a row. `auto` and `auto backslash` are the first two, and refuse a
+    quoted field which contains what look like further rows.
     """
 
-    def __init__(self, content: BinaryIO, delimiter: str, quoting: str) -> None:
+    def __init__(self, content: io.BufferedReader, delimiter: str, quoting: str) -> None:
         csv.field_size_limit(MAX_FIELD_BYTES)
+        head = content.peek(_PEEKED_BYTES)[:_PEEKED_BYTES].removeprefix(b"\xef\xbb\xbf")
         # Invalid UTF-8 becomes lone surrogates here, for `check_utf8`. Kept, since it closes the file when collected.
         self._text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-        lines = self._lines(self._text)
-        if quoting == "backslash":
-            lines = (_ESCAPED.sub(_standard, line) if "\\" in line else line for line in lines)
         self._delimiter, self._quoting, self._has_cr = delimiter, quoting, False
+        self._n_before = 1 if SEP_LINE.match(head) else 0  # lines that are not part of the table
+        for _ in range(self._n_before):
+            self._text.readline()
+        lines = self._lines(ends_with_lf(head))
+        escapes = quoting.endswith("backslash")
+        if escapes:
+            # A backslash before any other character is one, as Spark writes it.
+            special = rf'[\\"{re.escape(delimiter)}\r\n]'
+            pattern = re.compile(rf"\\(?!{special})|(\\{special})")
+            lines = (pattern.sub(_doubled, line) if "\\" in line else line for line in lines)
+        spaced = head.split(b"\n", 1)[0].replace(f"{delimiter} ".encode(), b"")
         self._reader = csv.reader(
             lines,
             delimiter=delimiter,
+            escapechar="\\" if escapes else None,
             quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+            skipinitialspace=quoting != "none" and delimiter.encode() not in spaced,
             strict=quoting != "none",
         )
 
-    def _lines(self, lines: TextIO) -> Iterator[str]:
-        """The lines of the file. Where the first one ends with LF, CR is an ordinary character and replaced."""
-        first = lines.readline()
-        if not first.endswith("\n"):
-            yield from io.StringIO(first, newline="")  # one line, or lines that end with CR
-        elif first.endswith("\r\n"):
-            yield first
-            yield from lines
-        else:
-            yield first.replace("\r", _CR)
-            for line in lines:
-                if "\r" in line:
-                    self._has_cr = True
-                    yield line.replace("\r", _CR)
-                else:
-                    yield line
+    def _lines(self, lf: bool) -> Iterator[str]:
+        """The lines of the file. Where they end with LF, CR is an ordinary character and replaced."""
+        for line in self._text:
+            if "\r" not in line:
+                yield line
+            elif lf:
+                self._has_cr = True
+                yield line.replace("\r", _CR)
+            elif line.endswith("\n"):
+                yield line
+            else:
+                yield from io.StringIO(line, newline="")  # lines that end with CR
 
     def header(self) -> list[str]:
-        """The first row that is not empty, without white space around its names. Raises `csv.Error`."""
-        return [name.strip() for name in next((row for row in self._reader if row), [])]
+        """The first row that is not empty, its names cleaned. Raises `csv.Error`."""
+        names = next((row for row in self._reader if row), [])
+        self._has_cr = False
+        return [clean_name(name.replace(_CR, "")) for name in names]
 
     def batches(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRows]:
         """The rows after the header. `is_row` tells whether the fields of one line make a plausible row."""
         reader = self._reader
         while True:
-            number, fault = reader.line_num + 1, None
+            number, fault = reader.line_num + self._n_before + 1, None
             rows: list[list[str]] = []
             try:
                 rows.extend(islice(reader, _BATCH_ROWS))
@@ -83,7 +93,11 @@ class DelimitedReader:
             if self._has_cr:
                 rows = [[field.replace(_CR, "\r") for field in row] for row in rows]
                 self._has_cr = False
-            if fault is None and reader.line_num - number + 1 == len(rows) and {*map(len, rows)} == {n_fields}:
+            if (
+                fault is None
+                and reader.line_num + self._n_before - number + 1 == len(rows)
+                and {*map(len, rows)} == {n_fields}
+            ):
                 yield range(number, number + len(rows)), rows
                 continue
             numbers: list[int] = []
@@ -103,7 +117,7 @@ class DelimitedReader:
             if good:
                 yield numbers, good
             if fault:
-                n_lines = reader.line_num - number + 1
+                n_lines = reader.line_num + self._n_before - number + 1
                 yield number, self._fault(fault, n_lines), n_lines
 
     def _problem(
@@ -111,7 +125,7 @@ class DelimitedReader:
     ) -> BadTable | None:
         if len(row) != n_fields:
             return bad("the number of fields differs from the header", str(n_fields), len(row))
-        if n_lines > 1 and self._quoting == "auto" and self._swallows(row, is_row):
+        if n_lines > 1 and self._quoting.startswith("auto") and self._swallows(row, is_row):
             what = "a quoted field contains what look like further rows"
             fix = _QUOTING_FIX.format("--quoting backslash; if the field is right, --quoting standard")
             return BadTable(what, got=f"{n_lines} lines", fix=fix)
@@ -142,21 +156,41 @@ def check_utf8(fields: Sequence[str]) -> None:
             raise bad("the line is not UTF-8", "UTF-8", list(fields)) from None
 
 
+def ends_with_lf(head: bytes) -> bool:
+    """Whether lines end with LF alone: the first one does, and not most of the others with CR LF."""
+    first, *others = head.split(b"\n")[:-1] or [b"\r"]
+    n_crlf = sum(line.endswith(b"\r") for line in others)
+    return not first.endswith(b"\r") and not (len(others) >= _MIN_LINES and n_crlf * 2 > len(others))
+
+
 def uses_backslash(head: bytes, delimiter: str) -> bool:
-    """Whether the first lines of a file are rows of equal length with escaped quotes, and are not with doubled ones."""
-    return b'\\"' in head and not _is_regular(head, delimiter, "standard") and _is_regular(head, delimiter, "backslash")
+    """Whether quotes are escaped by backslashes in the first lines of a file: only then are they rows of equal length.
+
+    Or either way, and a field that is not quoted contains an escaped quote, which the standard does not allow.
+    """
+    if b'\\"' not in head or _rows(head, delimiter, "backslash") is None:
+        return False
+    rows = _rows(head, delimiter, "standard")
+    return rows is None or (b'\\""' not in head and any('\\"' in field for row in rows for field in row))
 
 
-def _is_regular(head: bytes, delimiter: str, quoting: str) -> bool:
-    reader = DelimitedReader(io.BytesIO(head), delimiter, quoting)
+def _rows(head: bytes, delimiter: str, quoting: str) -> list[list[str]] | None:
+    """The rows of the head, or None if not all have the length of the header."""
+    reader = DelimitedReader(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(head))), delimiter, quoting)
     try:
         n_fields = len(reader.header())
     except csv.Error:
-        return False
-    faults = [entry[1].what for entry in reader.batches(n_fields, lambda _: True) if len(entry) == 3]
+        return None
+    rows: list[list[str]] = []
+    faults = []
+    for entry in reader.batches(n_fields, lambda _: True):
+        if len(entry) == 3:
+            faults.append(entry[1].what)
+        else:
+            rows += entry[1]
     # The head may end within a quoted field.
-    return not faults or (len(faults) == 1 and faults[0].startswith("a quote is opened"))
+    return rows if not faults or (len(faults) == 1 and faults[0].startswith("a quote is opened")) else None
 
 
-def _standard(escaped: re.Match[str]) -> str:
-    return '""' if escaped[1] == '"' else "\\"
+def _doubled(match: re.Match[str]) -> str:
+    return match[1] or "\\\\"

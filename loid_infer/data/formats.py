@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import codecs
 import csv
 import io
+import os
 import re
+import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from loid_infer.data.canonical import SCHEMA
-from loid_infer.data.compression import READ_FAULTS, cut, is_compressed, open_bytes
-from loid_infer.data.delimited import MAX_FIELD_BYTES, QUOTINGS, uses_backslash
+from loid_infer.data.compression import READ_FAULTS, accompanies, cut, is_compressed, open_bytes, unpacker
+from loid_infer.data.delimited import MAX_FIELD_BYTES, QUOTINGS, SEP_LINE, uses_backslash
+from loid_infer.data.jsonlines import record_of
+from loid_infer.data.values import clean_name
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import check_choice
 
@@ -30,27 +30,30 @@ _AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the 
 _COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
 
 _HEAD_BYTES = 1 << 20
+_LAKES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+# Python keeps whole numbers exact, where jq before 1.7 rounds them.
+_FROM_ARRAY = 'python3 -c "import json, sys; [print(json.dumps(r)) for r in json.load(sys.stdin)]" <'
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # starts like that of UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_PYARROW = 'Run: python -c "import pyarrow.parquet as p, pyarrow.'
-_TO_PARQUET = ", '{stem}.parquet')\""
+_PYARROW = 'Run: python3 -c "import pyarrow.parquet as p, pyarrow.'
+_TO_PARQUET = '), sys.argv[2])" {path} {out}.parquet'
 # The first bytes of what is no table of reviews -> what it is, and what to do.
 _FOREIGN = {
     b"version https://git-lfs": ("a Git LFS pointer instead of the file", "Run: git lfs pull"),
-    b"SQLite format 3\0": ("an SQLite database", "Run: sqlite3 -header -csv {path} 'SELECT ...' > {stem}.csv"),
+    b"SQLite format 3\0": ("an SQLite database", "Run: sqlite3 -header -csv {path} 'SELECT ...' > {out}.csv"),
     b"ARROW1": (
         "an Arrow (Feather) file",
-        _PYARROW + "feather as f; p.write_table(f.read_table('{path}')" + _TO_PARQUET,
+        _PYARROW + "feather as f, sys; p.write_table(f.read_table(sys.argv[1]" + _TO_PARQUET,
     ),
     b"\xff\xff\xff\xff": (
         "an Arrow stream",
-        _PYARROW + "ipc as f; p.write_table(f.open_stream('{path}').read_all()" + _TO_PARQUET,
+        _PYARROW + "ipc as f, sys; p.write_table(f.open_stream(sys.argv[1]).read_all(" + _TO_PARQUET,
     ),
-    b"ORC": ("an ORC file", _PYARROW + "orc as f; p.write_table(f.read_table('{path}')" + _TO_PARQUET),
+    b"ORC": ("an ORC file", _PYARROW + "orc as f, sys; p.write_table(f.read_table(sys.argv[1]" + _TO_PARQUET),
     b"Obj\x01": ("an Avro file", "Convert it to parquet or JSON lines."),
     b"\x89HDF": ("an HDF5 file", "Convert it to parquet."),
     b"\x80": ("pickled Python objects", "Convert them to parquet where they were made: to load them can run code."),
@@ -73,7 +76,7 @@ class Source:
     overrides: Mapping[str, str]  # those of `names` that the user gave
     delimiter: str = ""  # of CSV and TSV
     quoting: str = "auto"  # of CSV and TSV, see `DelimitedReader`
-    keys: Sequence[str] = ()  # those of the first JSON objects
+    keys: Sequence[str] = ()  # the names of columns, or those of the first JSON objects; not of parquet
 
 
 def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str = "auto") -> Source | None:
@@ -93,7 +96,7 @@ def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str 
     delimiter = ""
     if recognized in _DELIMITERS:
         delimiter, recognized = recognized, _DELIMITERS[recognized]
-        quoting = "backslash" if quoting == "auto" and uses_backslash(head, delimiter) else quoting
+        quoting = "auto backslash" if quoting == "auto" and uses_backslash(head, delimiter) else quoting
     if recognized not in compatible.get(format, (format,)):
         what, fix = f"the content is {recognized}, not {format}", "Omit --format, or give the correct one."
         raise BadTable(what, where=str(path), fix=fix)
@@ -102,17 +105,24 @@ def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str 
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or those of a folder in the order of their names, without hidden ones and those after `_`.
+    """The file itself, or those of a folder in the order of their names, but not those that only accompany data.
 
-    Such are `_SUCCESS` and checksums, which Spark writes beside its parts. Raises BadTable if there are none.
+    Such are hidden files, `_SUCCESS` and checksums, which Spark writes beside its parts, and read-me files. Raises
+    BadTable if there are no others, or if the folder is a table of a format with files for deleted rows.
     """
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    parts = [file for file in files if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+    parts = []
+    for folder, folders, names in os.walk(path, followlinks=True):
+        lake = next((name for name in (*folders, *names) if name in _LAKES or name.endswith(".metadata.json")), None)
+        if lake:
+            what = f"a {_LAKES.get(lake, 'Iceberg')} table, whose files may hold deleted rows"
+            raise BadTable(what, where=str(path), fix="Export it as parquet with the tool that wrote it.")
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        parts += [Path(folder) / name for name in names if not accompanies(name)]
     if not parts:
         raise BadTable("the folder contains no files of reviews", where=str(path), fix="Give another folder or a file.")
-    return parts
+    return sorted(parts)
 
 
 def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +157,7 @@ def _head(path: Path) -> bytes:
 
 
 def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequence[str]]:
-    """A format or, for CSV and TSV, the delimiter; and the keys of JSON objects."""
+    """A format or, for CSV and TSV, the delimiter; and the names of columns, or keys of JSON objects, in the head."""
     if head.startswith(b"PAR1"):
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
@@ -157,16 +167,11 @@ def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequenc
     _check_encoding(path, head)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     keys = _json_keys(text)
-    # A first line like [1, 2] before JSON objects is only a bad line.
-    if text.startswith(b"[") and (keys is None or b"]" not in text.split(b"\n", 1)[0]):
-        fix = f"Run: jq -c '.[]' {path} > {path.stem}.jsonl"
-        raise BadTable("a JSON array", where=str(path), expected="one JSON object per line", fix=fix)
-    if keys is None and text.startswith(b"{") and not text.split(b"\n", 1)[0].rstrip().endswith(b"}"):
-        fix = f"Run: jq -c . {path} > {path.stem}.jsonl"
-        raise BadTable("JSON objects over several lines", where=str(path), expected="one per line", fix=fix)
-    if keys is not None or text.startswith(b"{"):
+    if keys is None:
+        _check_not_json(path, text)
+    else:
         _check_utf8(path, head)
-        return _json_format({*(keys or ())}), keys or ()
+        return _json_format({*keys}), keys
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
     headers = _headers(text)
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
@@ -176,44 +181,41 @@ def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequenc
     _check_utf8(path, head)
     # A column name may contain another delimiter, so take the header with more of the wanted columns.
     order = list(_DELIMITERS)
-    return max(headers, key=lambda mark: (len(columns & {*headers[mark]}), len(headers[mark]), -order.index(mark))), ()
+    best = max(headers, key=lambda mark: (len(columns & {*headers[mark]}), len(headers[mark]), -order.index(mark)))
+    return best, headers[best]
 
 
 def _headers(text: bytes) -> dict[str, list[str]]:
     csv.field_size_limit(_HEAD_BYTES + MAX_FIELD_BYTES)
+    if SEP_LINE.match(text):
+        text = text.split(b"\n", 1)[1]
     header = next(io.StringIO(text.decode("utf-8", "replace"), newline=""), "")
-    rows = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _DELIMITERS}
-    return {mark: [name.strip() for name in row] for mark, row in rows.items()}
+    rows = {mark: next(csv.reader([header], delimiter=mark, skipinitialspace=True), []) for mark in _DELIMITERS}
+    return {mark: [clean_name(name) for name in row] for mark, row in rows.items()}
 
 
 def _json_keys(head: bytes) -> list[str] | None:
-    """Keys of the JSON objects in the first lines; None if there are no objects."""
+    """Keys of the JSON objects in the first lines; None if less than half of the lines are objects.
+
+    A text of CSV may contain a line like `{}`.
+    """
+    if b"{" not in head:
+        return None
     keys: dict[str, None] = {}
-    found = False
+    n_objects = n_others = 0
     for line in head.split(b"\n"):
-        record = parsed(line) if line.lstrip()[:1] == b"{" else None
-        if isinstance(record, dict):
-            found = True
+        record = record_of(line)
+        if record is not None:
+            n_objects += 1
             keys.update(dict.fromkeys(map(str, record)))
-    return list(keys) if found else None
-
-
-def parsed(line: bytes) -> Any:
-    """A line of JSON or, as in dumps that Python printed, a literal of a Python dictionary; None if it is neither."""
-    with suppress(ValueError):
-        return orjson.loads(line)
-    return python_literal(line)
-
-
-def python_literal(line: bytes) -> Any:
-    """The dictionary that a line of Python writes, without running code; None if there is none."""
-    if line.lstrip()[:1] == b"{":
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return ast.literal_eval(line.decode().strip())
-    return None
+        elif line.strip():
+            n_others += 1
+    return list(keys) if n_objects and n_objects >= n_others else None
 
 
 def _json_format(names: set[str]) -> str:
+    if {"user_id", "item_id", "rating"} <= names:
+        return "jsonl"
     if names & {"reviewerID", "reviewText", "overall", "unixReviewTime"}:
         return "amazon2018" if "verified" in names else "amazon2014"
     if "parent_asin" in names or ("asin" in names and "item_id" not in names):
@@ -221,17 +223,43 @@ def _json_format(names: set[str]) -> str:
     return "jsonl"
 
 
+def _check_not_json(path: Path, text: bytes) -> None:
+    """Raise BadTable for JSON that is not one object per line, with the command that converts it."""
+    first = text.split(b"\n", 1)[0].rstrip()
+    what, program = "", ""
+    if re.match(rb"\[\s*(\{|\]|$)", text):
+        what, program = "a JSON array", _FROM_ARRAY
+    elif first.startswith(b"{") and first.endswith(b"},"):
+        what, program = "JSON objects with a comma after each", "sed 's/,[[:space:]]*$//'"
+    elif first.startswith(b"{"):
+        what, program = "JSON objects over several lines", "jq -c ."
+    if what:
+        fix = f"Run: {_converted(path, program, 'jsonl')}"
+        raise BadTable(what, where=str(path), expected="one JSON object per line", fix=fix)
+
+
+def _converted(path: Path, program: str, suffix: str) -> str:
+    """A shell command that converts a file, which may be compressed, into another one in the current folder."""
+    with path.open("rb") as raw:
+        unpack = unpacker(raw.read(6))
+    out = shlex.quote(f"{path.name.split('.')[0]}.converted.{suffix}")
+    name = shlex.quote(str(path))
+    return f"{unpack} {name} | {program.removesuffix(' <')} > {out}" if unpack else f"{program} {name} > {out}"
+
+
 def _check_not_foreign(path: Path, head: bytes) -> None:
     for magic, (what, fix) in _FOREIGN.items():
-        if head.lstrip().startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
-            advice = fix.replace("{path}", str(path)).replace("{stem}", path.stem)
+        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if text.startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
+            out = shlex.quote(f"{path.name.split('.')[0]}.converted")
+            advice = fix.replace("{path}", shlex.quote(str(path))).replace("{out}", out)
             raise BadTable(what, where=str(path), expected="a table of reviews", fix=advice)
     if is_compressed(head):
         raise BadTable("the file is compressed twice", where=str(path), fix="Decompress it once.")
     with suppress(tarfile.HeaderError):
         name = tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape").name
-        fix = f"Run: tar -xf {path}"
-        raise BadTable("a tar archive", where=str(path), got=f"with {name}", fix=f"{fix}, then ingest its files.")
+        fix = f"Run: tar -xf {shlex.quote(str(path))}, then ingest its files."
+        raise BadTable("a tar archive", where=str(path), got=f"with {name}", fix=fix)
 
 
 def _check_encoding(path: Path, head: bytes) -> None:
@@ -246,7 +274,11 @@ def _check_encoding(path: Path, head: bytes) -> None:
             fix = "Convert it to JSON lines, CSV, TSV or parquet."
             raise BadTable("a binary file, with null bytes throughout", where=str(path), fix=fix)
         name = "UTF-16LE" if odd > even else "UTF-16BE"
-    raise BadTable(f"the file is {name}, not UTF-8", where=str(path), fix=_iconv(path, name))
+    raise BadTable(
+        f"the file is {name}, not UTF-8",
+        where=str(path),
+        fix="Run: " + _converted(path, f"iconv -f {name} -t UTF-8", "txt"),
+    )
 
 
 def _check_utf8(path: Path, head: bytes) -> None:
@@ -262,9 +294,5 @@ def _check_utf8(path: Path, head: bytes) -> None:
         head.decode()
     except UnicodeDecodeError as error:
         number, got = head.count(b"\n", 0, error.start) + 1, repr(head[error.start : error.start + 20])
-        fix = _iconv(path, "WINDOWS-1252" if is_latin else "ENCODING")
+        fix = "Run: " + _converted(path, f"iconv -f {'WINDOWS-1252' if is_latin else 'ENCODING'} -t UTF-8", "txt")
         raise BadTable(what, where=f"{path}:{number}", expected="UTF-8", got=got, fix=fix) from None
-
-
-def _iconv(path: Path, encoding: str) -> str:
-    return f"Run: iconv -f {encoding} -t UTF-8 {path} > {path.stem}.utf8"

@@ -139,7 +139,7 @@ def _not_utf8(path: Path, columns: list[list[str]], n_before: int) -> BadTable:
         try:
             check_utf8(row)
         except BadTable as fault:
-            fix = f"If the file is Windows-1252, run: iconv -f WINDOWS-1252 -t UTF-8 {path}"
+            fix = "If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
             where = f"{path}, row {number}"
             return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
     raise AssertionError
@@ -190,7 +190,7 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
         what = f"scores cannot replace {'a folder' if out.is_dir() else 'the file of pairs'}"
         raise BadSetting(what, where=str(out), fix="Name another file with --out.")
     convert = for_csv if suffix == ".csv" else _unchanged
-    kept = [pa.field(field.name, convert(pa.array([], field.type)).type) for field in source.schema]
+    kept = [pa.field(field.name, convert(pa.array([], field.type), field.name).type) for field in source.schema]
     nested = [field.name for field in kept if pa.types.is_nested(field.type)]
     if suffix == ".csv" and nested:
         what, fix = f"CSV cannot hold the nested columns {', '.join(nested)}", "Write parquet: --out scores.parquet"
@@ -200,13 +200,17 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     with new_file(out) as temporary, open_writer(temporary, schema) as writer:
 
         def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
-            columns = [*map(convert, pairs.rows.columns), pa.array(scores, pa.float32()), pa.array(known, pa.string())]
+            columns = [
+                *map(convert, pairs.rows.columns, source.schema.names),
+                pa.array(scores, pa.float32()),
+                pa.array(known, pa.string()),
+            ]
             writer.write_table(pa.table(columns, schema=schema))
 
         yield write
 
 
-def _unchanged(column: Any) -> Any:
+def _unchanged(column: Any, name: str) -> Any:
     return column
 
 

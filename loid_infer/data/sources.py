@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,16 +12,16 @@ import orjson
 import pyarrow.parquet as pq
 
 from loid_infer.data.canonical import MAX_GROUP_CHARS, MAX_GROUP_ROWS, arrow_errors
-from loid_infer.data.columns import plain
+from loid_infer.data.columns import plain, times
 from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
 from loid_infer.data.dates import Dates
 from loid_infer.data.delimited import DelimitedReader, check_utf8
-from loid_infer.data.formats import Source, python_literal
+from loid_infer.data.formats import Source
+from loid_infer.data.jsonlines import exact, parse_line
 from loid_infer.data.values import bad, clean_id, to_rating, to_seconds, to_text
 from loid_infer.errors import BadTable
 
 _SKIP = "Correct it, or skip bad lines with --on-bad skip."
-_MAX_FLOAT_INT = 2.0**64  # from here on orjson gives whole numbers as rounded floats
 
 # Line number, then unchecked user, item, rating, text and timestamp; or the error, and the number of bad lines.
 _Row: TypeAlias = tuple[int, Any, Any, Any, Any, Any] | tuple[int, BadTable, int]
@@ -90,7 +90,7 @@ def _changed(clean: str, value: object) -> bool:
 def _located(source: Source, number: int, fault: BadTable, skip_bad: bool) -> BadTable:
     fix = "" if skip_bad else _SKIP
     if "not UTF-8" in fault.what:
-        fix += f" If the file is Windows-1252, run: iconv -f WINDOWS-1252 -t UTF-8 {source.path}"
+        fix += " If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
     where, fix = location(source, number), f"{fault.fix} {fix}".strip()
     return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
 
@@ -115,7 +115,7 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
                     if not line.strip():
                         continue
                     try:
-                        record = _slow_json(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                        record = parse_line(line)
                     except BadTable as fault:
                         yield number, fault, 1
                         continue
@@ -127,7 +127,7 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
                 if item_else and not item_id:
                     item_id = get(item_else)
                 if type(user_id) is float or type(item_id) is float:
-                    user_id, item_id = _exact(line, record, user_id), _exact(line, record, item_id)
+                    user_id, item_id = exact(line, record, user_id), exact(line, record, item_id)
                 yield number, user_id, item_id, get(rating), get(text), get(time)
                 if not number & 1023:
                     position[0] = raw.tell()
@@ -137,42 +137,11 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
 
 def _check_keys(source: Source, item_else: str) -> None:
     """Raise BadTable if none of the first records has the user, the item, the rating or the text."""
-    if not source.keys:
-        return
-    # Amazon's files leave the text out where it is empty.
-    optional = {"timestamp", *({"text"} if source.format != "jsonl" else ())} - {*source.overrides}
     keys = {*source.keys} | ({source.names["item_id"]} if item_else in source.keys else set())
-    missing = [key for key, name in source.names.items() if key not in optional and name not in keys]
+    needed = [key for key in source.names if key != "timestamp" or key in source.overrides]
+    missing = [key for key in needed if source.names[key] not in keys]
     if missing:
         raise _missing(source, str(source.path), missing, source.keys)
-
-
-def _exact(line: bytes, record: dict[str, Any], value: object) -> object:
-    """A whole number of 2^64 or more, which orjson has rounded, as it is written in the line."""
-    if type(value) is not float or not abs(value) >= _MAX_FLOAT_INT:
-        return value
-    key = next(key for key in record if record[key] is value)
-    return json.loads(line)[key]
-
-
-def _slow_json(line: bytes) -> Any:
-    """Parse a line rejected by orjson: NaN and infinity, lone surrogates, which become U+FFFD, or a Python literal.
-
-    Raises BadTable with the reason for other lines.
-    """
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise bad("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
-    try:
-        encoded = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-16-le", "surrogatepass")
-        return json.loads(encoded.decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError) as error:
-        record = python_literal(line)
-        if record is not None:
-            return record
-        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise bad(f"not JSON: {reason}", "one JSON object", text.rstrip()) from None
 
 
 def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, float]) -> Iterator[_Row]:
@@ -228,7 +197,16 @@ def _column_indices(source: Source, header: Sequence[str]) -> list[int]:
 
 
 def _missing(source: Source, where: str, missing: list[str], got: Sequence[str]) -> BadTable:
-    expected = ", ".join(source.names[key] for key in missing)
+    names = [source.names[key] for key in missing]
+    expected = ", ".join(names)
+    folders = [part for part in source.path.parts if part.partition("=")[0] in names]
+    if folders:
+        what = f"a column is missing in the file and in the name of its folder, {folders[0]}"
+        fix = "Write one file with all columns, for example with pandas.read_parquet(FOLDER).to_parquet(FILE)."
+        return BadTable(what, where=where, expected=expected, got=_listed(got), fix=fix)
+    if source.delimiter and any(re.fullmatch(r"[\d.]+", name) for name in got):
+        what, fix = "the first line is a row instead of a header", "Add a line with the names of the columns."
+        return BadTable(what, where=where, expected=expected, got=_listed(got), fix=fix)
     mapping = {**source.overrides, **dict.fromkeys(missing, "NAME")}
     fix = "Map the columns: --columns " + ",".join(f"{key}={name}" for key, name in mapping.items())
     return BadTable("columns are missing", where=where, expected=expected, got=_listed(got), fix=fix)
@@ -240,14 +218,17 @@ def _listed(names: Sequence[str]) -> str:
 
 def _parquet_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]:
     number, what = 0, "the parquet file is truncated or damaged"
-    with arrow_errors(what, str(source.path), "Download or write it again."), pq.ParquetFile(source.path) as file:
+    again = "Download or write it again."
+    with (
+        arrow_errors(what, str(source.path), again),
+        pq.ParquetFile(source.path, coerce_int96_timestamp_unit="us") as file,
+    ):
         n_rows = max(file.metadata.num_rows, 1)
         indices = _column_indices(source, file.schema_arrow.names)
         names = [name for name, at in zip(source.names.values(), indices, strict=True) if at >= 0]
         for group in file.iter_batches(batch_size=4096, columns=names):
-            columns = [plain(group.column(name)).to_pylist() for name in names]
-            if len(columns) == 4:
-                columns.append([None] * group.num_rows)
+            columns = [plain(group.column(name)).to_pylist() for name in names[:4]]
+            columns.append(times(group.column(names[4])) if len(names) == 5 else [None] * group.num_rows)
             for number, values in enumerate(zip(*columns, strict=True), number + 1):  # noqa: B020
                 yield (number, *values)
             position[0] = source.n_bytes * number // n_rows

@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 import uuid
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -30,13 +31,16 @@ _OUTER = (
 )
 _INNER = {0x200B: None, 0x2060: None, 0xFEFF: None, 0xAD: None, 0xA0: " ", 0x2007: " ", 0x202F: " "}
 _TRAILING_ZEROS = re.compile(r"(?<=\d)\.0+$")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _MAX_EXACT_FLOAT = 2**53
 # Numbers of at least this size are not seconds but milliseconds, microseconds and nanoseconds since 1970.
-_SECONDS = 100_000_000_000
-_UNITS = ((_SECONDS, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
+MAX_SECONDS = 100_000_000_000
+_UNITS = ((MAX_SECONDS, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
 # Dates and times written as one number of 14 digits; as milliseconds they would be after the year 2570.
 _FIRST_COMPACT, _LAST_COMPACT = 19_000_101_000_000, 21_001_231_235_959
+_DAY_OR_MONTH = re.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}")
+_TIME = "a number or date, or nothing"
 _ID = "text or a whole number"
 
 
@@ -56,12 +60,17 @@ def clean_id(kind: str, value: object) -> str:
             return value
     elif type(value) is int:
         return str(value)
-    text = unicodedata.normalize("NFC", _id_text(kind, value)).translate(_INNER).strip(_OUTER)
+    text = clean_name(_id_text(kind, value))
     if text in MISSING:
         raise bad(f"the {kind} is missing or empty", "an id", value)
     if "\0" in text:
         raise bad(f"the {kind} has a null byte", "an id without one", value)
     return text
+
+
+def clean_name(name: str) -> str:
+    """The name of a column in Unicode form NFC, without white space and invisible characters around it."""
+    return unicodedata.normalize("NFC", name).translate(_INNER).strip(_OUTER)
 
 
 def id_form(text: str) -> str:
@@ -88,6 +97,8 @@ def _id_text(kind: str, value: Any) -> str:
             return str(int(value))
         case int() if not isinstance(value, bool):
             return str(value)
+        case dict() if _is_wrapped(value):
+            return _id_text(kind, *value.values())
     raise bad(f"the {kind} is not an id", _ID, value)
 
 
@@ -100,6 +111,8 @@ def _decoded(value: bytes) -> str:
 
 def to_rating(value: object, low: float, high: float) -> float:
     """A rating from `low` to `high`, given as a number or as text. Raises BadTable for anything else."""
+    if isinstance(value, dict) and _is_wrapped(value):
+        (value,) = value.values()
     try:
         rating = value if type(value) is float else _number(value)
         if low <= rating <= high:
@@ -107,6 +120,8 @@ def to_rating(value: object, low: float, high: float) -> float:
         problem = "outside the range" if math.isfinite(rating) else "not finite"
     except (TypeError, ValueError, OverflowError):
         problem = "missing" if value is None or (isinstance(value, str) and is_missing(value)) else "not a number"
+        if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+            problem = "written with a decimal comma, which is not a number"
     raise bad(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
 
 
@@ -122,6 +137,8 @@ def to_text(value: object) -> str:
     """
     if type(value) is bytes:
         value = _decoded(value)
+    elif type(value) is int or (type(value) is float and not math.isnan(value)):
+        return str(value)
     if type(value) is str:
         if len(value) <= _MAX_MISSING and value.strip() in MISSING:
             return value if value.isspace() else ""
@@ -137,31 +154,40 @@ def to_seconds(value: Any, dates: Dates) -> int | None:
     A number counts seconds, milliseconds, microseconds or nanoseconds, by its size. A text may be such a number or a
     date, in UTC unless it says otherwise.
     """
-    if type(value) is int and -_SECONDS < value < _SECONDS:
+    if type(value) is int and -MAX_SECONDS < value < MAX_SECONDS:
         return value
     if type(value) is str and len(value) < 12 and value.isdecimal():
         return int(value)
     if value is None or (isinstance(value, str) and is_missing(value)):
         return None
-    expected = "a number or date, or nothing"
+    if isinstance(value, dict) and _is_wrapped(value):
+        (value,) = value.values()
+        return to_seconds(value, dates)
     try:
         if isinstance(value, datetime.date):
             return dates.seconds(value.isoformat())
-        ticks = _number(value)
+        try:
+            ticks = _number(value)
+        except ValueError:
+            return dates.seconds(value)
         if math.isnan(ticks):
             return None
         exact = int(value) if isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()) else ticks
         if _FIRST_COMPACT <= exact <= _LAST_COMPACT:
             return dates.seconds(f"{exact:.0f}"[:8] + "T" + f"{exact:.0f}"[8:])
-        for bound, per_second in _UNITS:
-            if abs(exact) < bound:
-                return math.floor(exact // per_second)
-    except (TypeError, ValueError, OverflowError):
-        seconds = dates.seconds(value) if isinstance(value, str) else None
-        if seconds is not None:
-            return seconds
-        raise bad("the timestamp is neither a number nor a date", expected, value) from None
-    raise bad("the timestamp is out of bounds", expected, value)
+        return next(math.floor(exact // per_second) for bound, per_second in _UNITS if abs(exact) < bound)
+    except StopIteration:
+        raise bad("the timestamp is out of bounds", _TIME, value) from None
+    except (TypeError, AttributeError, ValueError, OverflowError):
+        fault = bad("the timestamp is neither a number nor a date", _TIME, value)
+        if isinstance(value, str) and _DAY_OR_MONTH.match(value.strip()):
+            fault = bad("the date may start with the day or with the month", "dates like 2018-07-31", value)
+        raise fault from None
+
+
+def _is_wrapped(value: Mapping[Any, Any]) -> bool:
+    """Whether MongoDB wrapped a value, as in `{"$oid": ...}` and `{"$date": {"$numberLong": ...}}`."""
+    return len(value) == 1 and str(next(iter(value))).startswith("$")
 
 
 def _number(value: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from loid_infer.settings import SAMPLE_DOMAINS, Workspace, WorkspaceLike, check_
 from loid_infer.types import SILENT, Bools, Progress
 
 NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on them say nothing of real data."
+_TIME_NAME = re.compile(r"(?i)date|time")
 _FIRST_REVIEWS, _DAY = 631_152_000, 86_400  # 1990, in seconds since 1970; seconds
 
 
@@ -134,8 +136,9 @@ class _Stream:
                     task.advance(batch.position - position)
                     position = batch.position
             if not self.numbers:
-                where, fix = ", ".join(str(source.path) for source in self._sources), "Use --on-bad error to see why."
-                raise BadTable("there are no valid reviews", where=where, got=f"{self.n_skipped:,} bad lines", fix=fix)
+                where, got = ", ".join(str(source.path) for source in self._sources), f"{self.n_skipped:,} bad lines"
+                fix = f"The first: {self.first_skipped}" if self.first_skipped else "Give a file with reviews."
+                raise BadTable("there are no valid reviews", where=where, got=got, fix=fix)
             keep = self._hashes.keep(duplicates)
             if keep.all():
                 return self._finish(writer, keep)
@@ -157,10 +160,14 @@ class _Stream:
             (str(np.datetime64(at, "s").astype("M8[D]")) for at in times) if (times := self._times) else (None, None)
         )
         warning = None
-        if times and not _FIRST_REVIEWS <= times[1] <= time.time() + _DAY:
+        if times and not _FIRST_REVIEWS <= times[0] <= times[1] <= time.time() + _DAY:
             warning = (
                 f"the timestamps are from {first} to {last}: are they seconds since 1970? Only their order is used."
             )
+        names = dict.fromkeys(name for source in self._sources for name in source.keys if _TIME_NAME.search(name))
+        if not times and names:
+            what = f"no timestamps are read, though there are columns named {', '.join(names)}"
+            warning = f"{what}: --columns timestamp={next(iter(names))} reads them."
         counts = {"n_skipped": self.n_skipped, "n_cleaned_ids": self.n_cleaned_ids}
         return {**counts, "first_date": first, "last_date": last, "warning": warning}
 

@@ -29,6 +29,8 @@ from loid_infer.errors import BadTable
         (100.0, "100"),
         (Decimal("12.00"), "12"),
         (b"u1", "u1"),
+        ({"$oid": "5f1"}, "5f1"),
+        ({"$numberLong": "7"}, "7"),
         (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
     ],
 )
@@ -42,7 +44,7 @@ def test_missing_ids_are_refused(value):
         clean_id("user", value)
 
 
-@pytest.mark.parametrize("value", [1.5, 2.0**60, True, [1], {"$oid": "x"}, Decimal("1.5"), b"\xff"])
+@pytest.mark.parametrize("value", [1.5, 2.0**60, True, [1], {"oid": "x"}, Decimal("1.5"), b"\xff"])
 def test_values_that_are_no_ids_are_refused(value):
     with pytest.raises(BadTable, match=r"not an id|not UTF-8"):
         clean_id("user", value)
@@ -65,6 +67,7 @@ def test_ids_and_texts_that_resemble_missing_ones_are_kept(text):
         (" null ", ""),
         ("  ", "  "),
         (b"caf\xc3\xa9", "café"),
+        (10, "10"),
         ("null and void", "null and void"),
     ],
 )
@@ -72,7 +75,7 @@ def test_texts(value, expected):
     assert to_text(value) == expected
 
 
-@pytest.mark.parametrize("value", [5, 5.0, "5", " 5.0 ", Decimal(5), "5e0"])
+@pytest.mark.parametrize("value", [5, 5.0, "5", " 5.0 ", Decimal(5), "5e0", {"$numberInt": "5"}])
 def test_ratings(value):
     assert to_rating(value, 1, 5) == 5
 
@@ -87,7 +90,7 @@ def test_ratings(value):
         (None, "missing"),
         ("inf", "not finite"),
         (5.01, "outside the range"),
-        ("4,5", "not a number"),
+        ("4,5", "decimal comma"),
     ],
 )
 def test_invalid_ratings(value, reason):
@@ -125,6 +128,25 @@ def test_invalid_ratings(value, reason):
         ("07-JUL-18", 1_530_921_600),
         ("Posted July 7, 2018.", 1_530_921_600),
         ("Reviewed in the United States on July 7, 2018", 1_530_921_600),
+        ("2018-7-7", 1_530_921_600),
+        ("07.07.2018", 1_530_921_600),
+        ("Saturday, July 7, 2018", 1_530_921_600),
+        ("Sat Jul 07 22:09:11 UTC 2018", 1_531_001_351),
+        ("2018-07-07 22:09:11 +0000 UTC", 1_531_001_351),
+        ("2018-07-07T22:09:11Z[UTC]", 1_531_001_351),
+        ("2018-07-07 10:09:11 PM", 1_531_001_351),
+        ("2018/07/07T22:09:11.5Z", 1_531_001_351),
+        ("2018.07.07 22:09:11", 1_531_001_351),
+        ("07 Jul 2018 22:09:11", 1_531_001_351),
+        ("07-Jul-2018 22:09:11", 1_531_001_351),
+        ("07/Jul/2018:22:09:11 +0000", 1_531_001_351),
+        ("Jul  7 2018 10:09PM", 1_531_001_340),
+        ("Jul 7, 2018, 10:09:11 PM", 1_531_001_351),
+        ("July 7, 2018 at 10:09 PM", 1_531_001_340),
+        ("Sept 7, 2018", 1_536_278_400),
+        ({"$date": "2018-07-07T22:09:11Z"}, 1_531_001_351),
+        ({"$date": {"$numberLong": "1531001351923"}}, 1_531_001_351),
+        ("0000-00-00 00:00:00", None),
         (datetime.date(2018, 7, 7), 1_530_921_600),
         (datetime.datetime(2018, 7, 7, 22, 9, 11, tzinfo=datetime.UTC), 1_531_001_351),
         *((value, None) for value in (None, "", " ", "NaT", "NULL", "\\N", float("nan"), "nan")),
@@ -138,7 +160,7 @@ def test_times_are_read_by_value(value, expected):
 
 @pytest.mark.parametrize("value", ["07/08/2013", "yesterday", "2018-13-45", True, [1], 10**21, "inf", "Posted July 3."])
 def test_ambiguous_and_impossible_times_are_refused(value):
-    with pytest.raises(BadTable, match="the timestamp is"):
+    with pytest.raises(BadTable, match=r"the timestamp is|the date may"):
         to_seconds(value, Dates())
 
 

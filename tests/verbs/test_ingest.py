@@ -311,7 +311,7 @@ INVALID_LINES = {
     "item a number": (json_line(item_id=1.5), "the item is not an id", "expected text or a whole number", "got 1.5"),
     "user with null byte": (json_line(user_id="a\0b"), "the user has a null byte", r"got 'a\x00b'"),
     "text a number": (json_line(text=[]), "the text is not text", "got []"),
-    "timestamp words": (json_line(timestamp="07/08/2014"), "neither a number nor a date", "got '07/08/2014'"),
+    "timestamp words": (json_line(timestamp="soon"), "neither a number nor a date", "got 'soon'"),
     "timestamp inf": (json_line(timestamp=float("inf")), "the timestamp is out of bounds"),
 }
 
@@ -444,7 +444,7 @@ def test_a_file_of_one_very_long_line_is_refused(ws, write):
         (b"", ("the file has no content", "got an empty file")),
         (b"\n \n", ("the file has no content", "got white space only")),
         (gzip.compress(b"", mtime=0), ("the file has no content",)),
-        (b"[\n{}\n]", ("a JSON array", "expected one JSON object per line", "jq -c '.[]'")),
+        (b"[\n{}\n]", ("a JSON array", "expected one JSON object per line", "json.load(sys.stdin)")),
         (bytes(range(256)) * 64, ("unknown format",)),
         (b"\0" * 5000, ("a binary file", "null bytes")),
         (b"just words\nmore words\n", ("unknown format", "with the first line b'just words'", "CSV or TSV")),
