@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from loid_infer.cli.terminal import EXIT_USER, People, show
+from loid_infer.cli.terminal import EXIT_USER, People, in_workspace, show
+from loid_infer.errors import LoidError
 from loid_infer.settings import Workspace
 
 # The flags of options that have a short one, or another name than their parameter.
@@ -68,7 +69,11 @@ def command(
             takes = inspect.signature(run).parameters.values()
             if any(item.name == "progress" or item.kind is item.VAR_KEYWORD for item in takes):
                 arguments["progress"] = People(quiet=quiet)
-            result = run(**arguments, workspace=Workspace.of(workspace))
+            try:
+                result = run(**arguments, workspace=Workspace.of(workspace))
+            except LoidError as error:
+                error.fix = in_workspace(error.fix, workspace) if workspace else error.fix
+                raise
             show(result if json else people(result), as_json=json)
             if bad(result):
                 raise typer.Exit(EXIT_USER)
