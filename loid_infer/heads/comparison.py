@@ -42,6 +42,7 @@ class EvaluateResult:
     calibration: tuple[Bin, ...]  # of the first head
     path: str  # of this result as JSON
     seconds: float
+    unwritten: str | None = None  # the error for which that file was not written
 
     @property
     def file_names(self) -> tuple[str, ...]:

@@ -61,6 +61,9 @@ def evaluate(
             a plugin must have been trained on the split it is tested on. By default as in `fit`.
         ablate: also fit variants of the main head.
 
+    Returns:
+        The result, also if its file cannot be written: see `EvaluateResult.unwritten`.
+
     Raises:
         BadSetting: an invalid option, or an encoder that was trained on test reviews.
         BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `fit`.
@@ -127,8 +130,8 @@ def _evaluate(
         with new_file(Path(result.path)) as temporary:
             record = asdict(result) | {"versions": versions("torch", "numpy")}
             temporary.write_text(to_json(record, indent=1) + "\n")
-    except NoSpace as error:  # the result is still returned
-        progress.say(f"the results for `loid-infer report` are not written. {error}")
+    except (NoSpace, OSError) as error:  # the fits are not lost
+        return replace(result, unwritten=str(error))
     return result
 
 
