@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -20,11 +21,13 @@ from loid_infer.encoders.graph import load_error
 from loid_infer.encoders.manifest import Parity
 from loid_infer.encoders.opening import load
 from loid_infer.encoders.protocol import Backend
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import LoidError
 from loid_infer.graphs import making
 from loid_infer.heads.loid import LoidNet
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
+from loid_infer.store.writer import Committer, StoreWriter
 from loid_infer.types import Split, TrainingRun
 from loid_infer.verbs import doctor, evaluate
 from tests.conftest import make_spec, toy_texts, write_reviews
@@ -180,3 +183,16 @@ def test_a_precision_that_the_encoder_has_is_not_advised(monkeypatch: pytest.Mon
     encoder = EncoderFolder("base", Path("nowhere"), make_spec(precision="fp32"), "")
     monkeypatch.setattr(Backend, "computes", lambda *arguments: False)
     assert refused(lambda: load("torch", encoder, "cpu", 1)).fix == "Use --runtime auto."
+
+
+@pytest.mark.parametrize("store_dtype", ["fp16", "fp32"])
+def test_the_data_type_of_a_store_is_not_advised_again(tmp_path: Path, store_dtype: str) -> None:
+    spec = make_spec(store_dtype=store_dtype)
+    with StoreWriter(tmp_path, spec, fingerprint(spec)) as writer:
+        error = refused(lambda: add(writer, np.full((1, spec.dim), np.nan, np.float32)))
+    assert ("--store fp32" in error.fix) == (store_dtype == "fp16")
+
+
+def add(writer: StoreWriter, vectors: np.ndarray) -> None:
+    with Committer(writer, vectors.shape[1]) as committer:
+        committer.add(np.zeros((len(vectors), 16), np.uint8), vectors)

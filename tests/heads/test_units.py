@@ -70,16 +70,15 @@ def test_matrix_factorization_is_as_good_in_every_unit(scale, shift):
     assert factors < 0.6 * bias < 0.6 * mean
 
 
-def summary(scale: float, shift: float) -> np.ndarray:
-    """Value, difference and interval of each system, by MSE."""
+def compared(scale: float, shift: float):
+    """The runs, buckets, summary and calibration of the models on two splits."""
     data = in_unit(world()[0], scale, shift)
     parts, results = [split(data, "random", seed) for seed in (0, 1)], []
     for seed, part in enumerate(parts):
         predictions = fitted(scale, shift, seed=seed)[1]
         ratings = data.ratings[part.test].astype(np.float64)
         results.append([_measured(name, predictions[name], ratings, data) for name in (*BASELINES, HEAD)])
-    entries = [entry for entry in compare(results, HEAD, data, parts)[2] if entry.metric == "mse"]
-    return np.array([(entry.value, entry.difference, entry.low, entry.high) for entry in entries])
+    return compare(results, HEAD, data, parts)
 
 
 def _measured(name: str, predictions: Floats, ratings: Floats, data: Interactions) -> Result:
@@ -87,7 +86,19 @@ def _measured(name: str, predictions: Floats, ratings: Floats, data: Interaction
 
 
 def test_differences_and_intervals_scale_with_the_unit():
-    np.testing.assert_allclose(summary(1000, 0) / 1000**2, summary(1, 0), rtol=1e-4, atol=1e-6)
+    (_, buckets, reference, _), (_, scaled_buckets, scaled, _) = compared(1, 0), compared(1000, 0)
+    for entry, of_1000 in zip(reference, scaled, strict=True):
+        factor = 1000 ** (1 + (entry.metric == "mse"))
+        expected = [entry.value, entry.difference, entry.low, entry.high]
+        got = [of_1000.value, of_1000.difference, of_1000.low, of_1000.high]
+        np.testing.assert_allclose(np.array(got) / factor, expected, rtol=1e-4, atol=1e-6)
+    assert [row.group for row in buckets if row.group in ("rating=1", "rating=2.5")]
+    assert [row.group for row in scaled_buckets if row.group in ("rating=1000", "rating=2500")]
+
+
+def test_ratings_that_differ_in_the_seventh_digit_are_in_different_groups():
+    groups = {row.group for row in compared(1, 10**6)[1] if row.group.startswith("rating=")}
+    assert len(groups) == 9 and "rating=1000002.5" in groups
 
 
 @pytest.mark.parametrize(
