@@ -8,7 +8,7 @@ import sys
 import typer
 
 from loid_infer.cli import cache, commands, plugins
-from loid_infer.cli.terminal import EXIT_INTERRUPTED, EXIT_USER, Stopped, stop_on_signals
+from loid_infer.cli.terminal import EXIT_INTERRUPTED, EXIT_USER, Stopped, show_error, stop_on_signals
 from loid_infer.errors import LoidError
 
 
@@ -34,14 +34,27 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point. User errors exit with 2, Ctrl-C with 130; other exceptions are bugs and show their traceback."""
+    """Entry point. User errors exit with 2, Ctrl-C with 130; other exceptions are bugs and show their traceback.
+
+    With `--json` each of them is also one object on stdout.
+    """
     stop_on_signals()
+    as_json = "--json" in sys.argv
     try:
-        build()()
+        # Without --json typer prints its usage errors and exits; with it they are raised.
+        sys.exit(build()(standalone_mode=not as_json))
     except LoidError as error:
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error, "error: ", as_json=as_json)
         raise SystemExit(EXIT_USER) from None
     except Stopped:
-        again = shlex.join(["loid-infer", *sys.argv[1:]])
-        sys.stderr.write(f"\nstopped; committed work is kept. To continue: {again}\n")
+        fix = f"To continue: {shlex.join(['loid-infer', *sys.argv[1:]])}"
+        show_error(LoidError("stopped; committed work is kept", fix=fix), "\n", as_json=as_json)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        if as_json and hasattr(error, "format_message"):  # a usage error of typer
+            usage = LoidError(error.format_message().removesuffix("."), fix="Add --help to see the options.")
+            show_error(usage, "error: ", as_json=True)
+            raise SystemExit(EXIT_USER) from None
+        bug = LoidError(f"{type(error).__name__}: {error}", fix="This is a bug: please report the traceback.")
+        show_error(bug, "", as_json=as_json)
+        raise

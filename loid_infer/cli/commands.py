@@ -213,7 +213,7 @@ def tables(result: EvaluateResult) -> dict[str, Any]:
     }
 
 
-@command("evaluate.evaluate", people=tables)
+@command("evaluate.evaluate", people=tables, bad=lambda result: result.unwritten)
 def evaluate(
     domain: DomainOption,
     encoders: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from loid_infer.cli.terminal import EXIT_USER, People, show
+from loid_infer.cli.terminal import EXIT_USER, People, in_workspace, show
+from loid_infer.errors import LoidError
 from loid_infer.settings import Workspace
 
 # The flags of options that have a short one, or another name than their parameter.
@@ -40,7 +42,7 @@ def command(
     verb: str | Callable[..., Any],
     *,
     people: Callable[[Any], Any] = lambda result: result,
-    bad: Callable[[Any], bool] = lambda result: False,
+    bad: Callable[[Any], bool | str | None] = lambda result: None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a declaration into the command that calls `verb` and prints its result.
 
@@ -52,7 +54,7 @@ def command(
         verb: `module.function` in `loid_infer.verbs`, imported when the command runs; or any function. It is called
             with every declared parameter by name unless it is None, with `workspace` and, if it takes one, `progress`.
         people: what is shown without `--json`; with it, the whole result is.
-        bad: whether a printed result ends the command with exit code 2.
+        bad: whether a printed result ends the command with exit code 2; a text is printed as the error.
     """
 
     def make(declaration: Callable[..., None]) -> Callable[..., None]:
@@ -68,9 +70,16 @@ def command(
             takes = inspect.signature(run).parameters.values()
             if any(item.name == "progress" or item.kind is item.VAR_KEYWORD for item in takes):
                 arguments["progress"] = People(quiet=quiet)
-            result = run(**arguments, workspace=Workspace.of(workspace))
+            try:
+                result = run(**arguments, workspace=Workspace.of(workspace))
+            except LoidError as error:
+                error.fix = in_workspace(error.fix, workspace) if workspace else error.fix
+                raise
             show(result if json else people(result), as_json=json)
-            if bad(result):
+            problem = bad(result)
+            if isinstance(problem, str):
+                sys.stderr.write(f"error: {problem}\n")
+            if problem:
                 raise typer.Exit(EXIT_USER)
 
         common = inspect.signature(_common, eval_str=True).parameters.values()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,10 +20,12 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from loid_infer.errors import LoidError
 from loid_infer.types import SILENT, Task
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
 _SHOW_AFTER_S = 2.0
+_COMMAND = re.compile(r"loid-infer (?:(?:cache|plugin) )?[a-z]+")
 
 
 class _Rate(ProgressColumn):
@@ -82,6 +87,19 @@ def show(result: Any, *, as_json: bool) -> None:
             table.add_row(name, _formatted(value))
     for part in ([table] if table.row_count else []) + tables:
         console.print(part)
+
+
+def show_error(error: LoidError, lead: str, *, as_json: bool) -> None:
+    """Print an error on stderr after `lead`, and with `--json` as `{"error": ..}` on stdout."""
+    sys.stderr.write(f"{lead}{error}\n")
+    if as_json:
+        names = ("what", "where", "expected", "got", "fix")
+        show({"error": {name: getattr(error, name) for name in names}}, as_json=True)
+
+
+def in_workspace(advice: str, workspace: Path) -> str:
+    """`advice` with `-w WORKSPACE` in its commands, so that they work as they are."""
+    return _COMMAND.sub(lambda found: f"{found[0]} -w {shlex.quote(str(workspace))}", advice)
 
 
 class Stopped(BaseException):

@@ -128,4 +128,4 @@ def open_folder(path: Path, name: str, expected: str = "") -> EncoderFolder:
 
 def export_again(name: str) -> str:
     """The fix for a damaged export."""
-    return f"Run `loid-infer export --name {name}` to export it again."
+    return f"Run `loid-infer export --name {name}` again, with the --base and --plugin it was made with."

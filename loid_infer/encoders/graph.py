@@ -57,4 +57,5 @@ def _file(tensor: Any) -> str:
 def load_error(runtime: str, graph: Path, error: Exception) -> BadArtifact:
     """The error to raise if a runtime cannot load `graph`."""
     reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
-    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), fix=_FIX)
+    fix = f"Run `pip install --upgrade {runtime}`, or uninstall it to use another runtime."
+    return BadArtifact(f"{runtime} cannot load the graph: {reason}", where=str(graph), fix=fix)

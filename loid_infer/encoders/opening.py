@@ -99,11 +99,12 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
         other = "cuda" if device == "cpu" else "cpu"
         alternatives = [backend.name for backend in able(device, precision)]
         alternatives += [f"--device {other}"] if backend.computes(other, precision) else []
+        export = "" if precision == "fp32" else ", or run `loid-infer export --precision fp32`"
         raise RuntimeMissing(
             f"{name} does not compute {precision} on {device}",
             where=encoder.name,
             expected=" or ".join(alternatives),
-            fix="Use --runtime auto, or run `loid-infer export --precision fp32`.",
+            fix=f"Use --runtime auto{export}.",
         )
     return backend.open(encoder, device, n_threads)
 
@@ -153,7 +154,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
                 f"{runtime.name} computes vectors of another shape than the encoder's",
                 expected=str(expected.shape),
                 got=str(vectors.shape),
-                fix="Export the encoder again.",
+                fix=f"Update or uninstall {runtime.name}, then export the encoder again.",
             )
         cosines = np.nan_to_num(row_cosines(vectors, expected), nan=-1.0)
         worst[slots] = np.minimum(worst[slots], cosines)

@@ -60,7 +60,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
-            fix = "Export the encoder again."
+            fix = "Export the encoder again, from a base with an intact tokenizer.json."
             raise BadArtifact(f"the tokenizer cannot be read: {error}", where=str(path), fix=fix) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first", direction="right")

@@ -138,12 +138,13 @@ def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
             f"mean {parity.cos_mean:.6f}, on {parity.n_texts} texts"
         )
         if not parity.passes(precision):
+            other = f"Update or uninstall {runtime}" if precision == "fp32" else "Try --precision fp32"
             raise ParityError(
                 f"{runtime} does not reproduce the reference vectors in {precision}",
                 where=encoder.name,
                 expected=f"{gate(precision)}, over {parity.n_texts} probes",
                 got=f"{parity.cosine(precision):.6f}",
-                fix="Try --precision fp32, and see `loid-infer doctor`. Nothing was written.",
+                fix=f"{other}, and see `loid-infer doctor`. Nothing was written.",
             )
     fastest, parity = next(iter(runtimes.items()))
     return ParityReport(**structs.asdict(parity), passed=True, gate=gate(precision), runtime=fastest, runtimes=runtimes)

@@ -42,6 +42,7 @@ class EvaluateResult:
     calibration: tuple[Bin, ...]  # of the first head
     path: str  # of this result as JSON
     seconds: float
+    unwritten: str | None = None  # the error for which that file was not written
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -128,7 +129,8 @@ def compare(
     buckets = [*group_rows(grouped, "history", _HISTORY, np.searchsorted(_MAX_LENGTHS, lengths))]
     ratings = np.concatenate([data.ratings[part.test] for part in parts]).astype(np.float64)
     levels, codes = np.unique(ratings, return_inverse=True)
-    buckets += group_rows(grouped, "rating", [f"{level:g}" for level in levels], codes)
+    names = [np.format_float_positional(level, trim="-") for level in levels.astype(np.float32)]
+    buckets += group_rows(grouped, "rating", names, codes)
     predictions = np.concatenate([next(r.predictions for r in row if r.system == head) for row in results])
     return runs, tuple(buckets), summary, tuple(calibration(predictions, ratings))
 

@@ -26,7 +26,7 @@ _STEP = 2_048
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """`mean + b_u + b_i + readout`; all zero in the preset `paper`."""
+    """`mean + b_u + b_i + readout`; in the preset `paper` all zero, except for the offset of the unit in `mean`."""
 
     mean: float
     user_bias: Floats  # [n_users + 1], float64; the last is 0, for unknown users

@@ -8,6 +8,7 @@ from loid_infer.data.splits import split
 from loid_infer.encoders.manifest import HeadGate
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.heads.presets import DEFAULT_OPTIONS
+from loid_infer.heads.units import Unit
 from loid_infer.types import SILENT, Floats, Interactions, Progress
 
 SEEDS = (0, 1, 2, 3, 4)  # of the splits
@@ -28,4 +29,5 @@ def judge_by_heads(interactions: Interactions, exact: Floats, approximate: Float
                 errors[i, j] = mse(clipped(predicted, interactions.rating_range), ratings)
                 task.advance(1)
     exact_mse, approximate_mse = errors.mean(0).tolist()
-    return HeadGate(exact_mse, approximate_mse, approximate_mse / exact_mse - 1, interactions.n, len(SEEDS))
+    change = (approximate_mse - exact_mse) / max(exact_mse, 1e-9 * Unit.of(interactions.rating_range).size ** 2)
+    return HeadGate(exact_mse, approximate_mse, change, interactions.n, len(SEEDS))

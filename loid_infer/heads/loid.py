@@ -95,7 +95,8 @@ class LoidNet(nn.Module):
         super().__init__()
         width, self.with_ids = settings.width or vector_dim, settings.ids
         if width % settings.n_heads:
-            expected, got, fix = f"a divisor of {width}", str(settings.n_heads), "Omit --n-heads for 4."
+            expected, got = f"a divisor of {width}", str(settings.n_heads)
+            fix = f"Give --n-heads {math.gcd(width, settings.n_heads)}."
             raise BadSetting("unsuitable number of heads", where="--n-heads", expected=expected, got=got, fix=fix)
         self.users, self.items = nn.Embedding(n_users + 1, width), nn.Embedding(n_items + 1, width)  # the last: unknown
         self.of_user, self.of_item = (CrossAttention(settings, width, token_dim) for _ in range(2))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loid_infer.heads.presets import HeadSettings
+from loid_infer.heads.units import Unit
 from loid_infer.types import Bools, Floats, Interactions, Ints, Vectors
 
 N_LEVELS = 5
@@ -90,7 +91,6 @@ def moments(vectors: Vectors, texts: Ints) -> tuple[Floats, Floats]:
 
 
 def _levels(interactions: Interactions) -> Ints:
-    low, high = interactions.rating_range
-    position = np.nan_to_num((interactions.ratings - low) / max(high - low, 1e-6))
-    levels: Ints = np.clip(np.rint(position * (N_LEVELS - 1)), 0, N_LEVELS - 1).astype(np.int64)
+    standard = np.nan_to_num(Unit.of(interactions.rating_range).standard(interactions.ratings))
+    levels: Ints = np.clip(np.rint(standard - 1), 0, N_LEVELS - 1).astype(np.int64)
     return levels

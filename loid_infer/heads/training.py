@@ -21,6 +21,7 @@ from loid_infer.heads.foundation import Examples, Foundation, fit_readout, histo
 from loid_infer.heads.loid import EVALUATION, LoidHead, LoidNet, LoidPredictor, mask_unknown, triplet_loss
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, token_scale, tokens_of
+from loid_infer.heads.units import STANDARD_RANGE, Unit
 from loid_infer.kernels import sampling
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
@@ -64,9 +65,11 @@ def fit_head(
         NoSpace: a checkpoint cannot be written.
     """
     n_users, n_items, strict = len(interactions.user_ids), len(interactions.item_ids), settings.protocol == "strict"
-    ratings = Ratings(interactions.users, interactions.items, interactions.ratings.astype(np.float64), n_users, n_items)
+    unit = Unit.of(interactions.rating_range)
+    values = unit.standard(interactions.ratings)
+    ratings = Ratings(interactions.users, interactions.items, values, n_users, n_items)
     train_ratings = ratings.where(split.train)
-    baselines = fit_baselines(train_ratings, ratings.where(split.valid), interactions.rating_range, seed)
+    baselines = fit_baselines(train_ratings, ratings.where(split.valid), STANDARD_RANGE, seed)
     in_histories = split.train if strict else np.ones(interactions.n, bool)
     lists = histories(interactions, in_histories, strict=strict, by_time=split.kind == "time")
     tokens = tokens_of(interactions, vectors, token_scale(interactions, split.train, vectors, settings, seed))
@@ -91,10 +94,9 @@ def fit_head(
         net = LoidNet(settings, n_users, n_items, vectors.shape[1], tokens.scale.token_dim)
         if not settings.with_biases:
             torch.nn.init.constant_(net.last.bias, baselines.mean.mean)
-    network = _Network(
-        net, settings, foundation, train, valid, lists, tokens, readout, interactions.rating_range, seed, device
-    )
-    return Fitted(baselines, *network.trained(checkpoint, progress))
+    network = _Network(net, settings, foundation, train, valid, lists, tokens, readout, seed, device)
+    head, history = network.trained(checkpoint, progress)
+    return Fitted(unit.baselines(baselines), LoidPredictor(unit.head(head), lists, tokens), unit.history(history))
 
 
 def _bias_model(
@@ -123,7 +125,7 @@ def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """The LoID network with the data and settings of its training."""
+    """The LoID network with the data and settings of its training. Ratings are standard, see `units`."""
 
     net: LoidNet
     settings: HeadSettings
@@ -133,12 +135,11 @@ class _Network:
     histories: Histories
     tokens: Tokens
     readout: tuple[Floats, Floats]  # [n] each, of user and item histories
-    rating_range: tuple[float, float]
     seed: int
     device: str  # cpu | cuda, of the network; vectors stay in main memory
 
-    def trained(self, checkpoint: Checkpoint | None, progress: Progress) -> tuple[LoidPredictor, History]:
-        """The predictor with the weights of the best epoch, and the learning curve. Trains `net` in place."""
+    def trained(self, checkpoint: Checkpoint | None, progress: Progress) -> tuple[LoidHead, History]:
+        """The head with the weights of the best epoch, and the learning curve. Trains `net` in place."""
         settings, n = self.settings, len(self.train.ratings)
         self.net.to(self.device)
         training = Training(
@@ -162,8 +163,8 @@ class _Network:
         history = loop.train(training, checkpoint, progress)
         predictor = self.predictor()
         if settings.with_biases and history.best >= 0:
-            predictor.head = replace(predictor.head, share=self.share(*predictor.components(self.valid.pairs)))
-        return predictor, history
+            return replace(predictor.head, share=self.share(*predictor.components(self.valid.pairs))), history
+        return predictor.head, history
 
     def step(self, batch: tuple[Tensor, ...], number: int) -> Loss:
         """Squared error plus the weighted triplet loss (eq. 10)."""
@@ -177,7 +178,7 @@ class _Network:
 
     def validate(self) -> float:
         base, network = self.predictor().components(self.valid.pairs)
-        return mse(clipped(base + network, self.rating_range), self.valid.ratings)
+        return mse(clipped(base + network, STANDARD_RANGE), self.valid.ratings)
 
     def predictor(self) -> LoidPredictor:
         """Predictions are on the CPU, so that they do not depend on the device of training."""
@@ -187,8 +188,8 @@ class _Network:
 
     def share(self, base: Floats, network: Floats) -> float:
         """`max(0, 1 - (s.e. / gain)^2)` of the network's gain on validation: Stein's positive-part shrinkage."""
-        base_errors = clipped(base, self.rating_range) - self.valid.ratings
-        errors = clipped(base + network, self.rating_range) - self.valid.ratings
+        base_errors = clipped(base, STANDARD_RANGE) - self.valid.ratings
+        errors = clipped(base + network, STANDARD_RANGE) - self.valid.ratings
         gains = base_errors**2 - errors**2
         gain = float(gains.mean())
         if gain <= 0 or len(gains) < _MIN_VALID:

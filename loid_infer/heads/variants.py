@@ -11,6 +11,7 @@ from msgspec import structs
 from loid_infer.evaluation import metrics
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import moments
+from loid_infer.heads.units import STANDARD_RANGE, Unit
 from loid_infer.types import Floats, Interactions, Ints, Split, Vectors
 
 KS = (1, 3, 5, 10)
@@ -73,7 +74,8 @@ def own_text(interactions: Interactions, split: Split, vectors: Vectors) -> Floa
     vectors. The penalty is the one with the lowest validation MSE.
     """
     d = vectors.shape[1]
-    texts, ratings = interactions.texts, interactions.ratings.astype(np.float64)
+    unit, texts = Unit.of(interactions.rating_range), interactions.texts
+    ratings = unit.standard(interactions.ratings)
     train = np.flatnonzero(split.train)
     mean, spread = moments(vectors, texts[train])
     spread = np.maximum(spread, 1e-6)
@@ -90,6 +92,5 @@ def own_text(interactions: Interactions, split: Split, vectors: Vectors) -> Floa
     solutions = np.stack([np.linalg.solve(left + np.diag(factor * penalty), right) for factor in _PENALTIES], 1)
     valid = np.flatnonzero(split.valid)
     predicted = features(valid) @ solutions
-    errors = [metrics.mse(metrics.clipped(column, interactions.rating_range), ratings[valid]) for column in predicted.T]
-    test_ratings: Floats = features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))]
-    return test_ratings
+    errors = [metrics.mse(metrics.clipped(column, STANDARD_RANGE), ratings[valid]) for column in predicted.T]
+    return unit.ratings(features(np.flatnonzero(split.test)) @ solutions[:, int(np.argmin(errors))])

@@ -81,10 +81,10 @@ class RatingModel(nn.Module):
             frozen: float32 state of the transformers module, with folded plugins.
             factors: `(A [r, d_in], B [d_out, r])` by module name.
             dtype: of the frozen weights and the activations.
-            ratings: mean and standard deviation of the training ratings.
+            ratings: mean and standard deviation of the training ratings, the latter not 0.
         """
         super().__init__()
-        self.center, self.spread = ratings[0], max(ratings[1], 1e-3)
+        self.center, self.spread = ratings
         self.encoder = Transformer(spec, frozen).to(dtype)
         self._adapted: dict[str, AdaptedLinear] = {}
         for i, layer in enumerate(self.encoder.layers):

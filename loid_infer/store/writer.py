@@ -119,7 +119,7 @@ class Committer:
             raise ParityError(what, expected=str(expected), fix="Choose another --runtime.")
         if not np.isfinite(stored).all():
             what = f"the runtime returned a vector that is not finite in {stored.dtype}"
-            fix = "Export with --store fp32 if the encoder's values are large, else choose another --runtime."
+            fix = "Choose another --runtime" + (", or export with --store fp32." if stored.dtype == np.float16 else ".")
             raise ParityError(what, fix=fix)
         at = 0
         while at < len(stored):

@@ -14,7 +14,7 @@ from loid_infer.artifact import new_file, versions
 from loid_infer.data.reviews import open_table
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.errors import NoSpace
+from loid_infer.errors import BadSetting, NoSpace
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.evaluation.rows import Result, measure
 from loid_infer.heads.baselines import Baselines, Head
@@ -61,6 +61,9 @@ def evaluate(
             a plugin must have been trained on the split it is tested on. By default as in `fit`.
         ablate: also fit variants of the main head.
 
+    Returns:
+        The result, also if its file cannot be written: see `EvaluateResult.unwritten`.
+
     Raises:
         BadSetting: an invalid option, or an encoder that was trained on test reviews.
         BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `fit`.
@@ -82,13 +85,7 @@ def _evaluate(
     job: _Job, names: Sequence[str | None], parts: Sequence[Split], start: float, progress: Progress
 ) -> EvaluateResult:
     first, settings = parts[0], job.settings
-    opened = [
-        [
-            resolve_without_leak(job.workspace, name and name.replace("{seed}", str(part.seed)), job.domain, part)
-            for name in names
-        ]
-        for part in parts
-    ]
+    opened = [[_encoder(job, name, part, len(parts)) for name in names] for part in parts]
     labels = tuple(name or folder.name for name, folder in zip(names, opened[0], strict=True))
     make_folder(job.workspace.reports)
     n_fits = len(parts) * (len(names) + len(job.extra))
@@ -127,9 +124,20 @@ def _evaluate(
         with new_file(Path(result.path)) as temporary:
             record = asdict(result) | {"versions": versions("torch", "numpy")}
             temporary.write_text(to_json(record, indent=1) + "\n")
-    except NoSpace as error:  # the result is still returned
-        progress.say(f"the results for `loid-infer report` are not written. {error}")
+    except (NoSpace, OSError) as error:  # the fits are not lost
+        return replace(result, unwritten=str(error))
     return result
+
+
+def _encoder(job: _Job, name: str | None, part: Split, n_parts: int) -> EncoderFolder:
+    """The encoder `name` for one of the splits."""
+    try:
+        return resolve_without_leak(job.workspace, name and name.replace("{seed}", str(part.seed)), job.domain, part)
+    except BadSetting as error:
+        if n_parts > 1 and part.kind == "random" and "{seed}" not in (name or ""):  # no --split-seed suits all splits
+            each = f"or one encoder per split, as in -e {job.domain}-{{seed}}"
+            error.fix = f"Give --seeds 1 with the split of that plugin (`loid-infer plugin show NAME`), {each}."
+        raise
 
 
 def _split_results(

@@ -18,6 +18,7 @@ from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import has_bf16, n_usable_threads
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
+from loid_infer.heads.units import Unit
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.plugins.delta import LowRank, delta_digest, write_delta
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
@@ -206,7 +207,8 @@ def _train(
     # LoRA is trained on pooled vectors, before dense layers and normalization.
     spec = job.source.spec(job.source.digest, settings.max_tokens, precision=settings.precision)
     spec = structs.replace(spec, dense=(), dense_dim=0, normalize=False)
-    scale = (float(ratings.mean()), float(ratings.std()))
+    least = 1e-3 * Unit.of(job.interactions.rating_range).size  # of equal ratings
+    scale = (float(ratings.mean()), max(float(ratings.std()), least))
     model = rating_model(spec, job.source.tensors, job.source.model, settings, scale).to(job.device)
     before = torch.get_num_threads()
     torch.set_num_threads(n_usable_threads())

@@ -139,7 +139,7 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
         (["ingest", "x", "--domain", "toys", "--rating-range", "5,1"], ["--rating-range", "LOW,HIGH"]),
         (["export", "--name", "UPPER"], ["invalid encoder name"]),
         (["cache", "export", "v.csv", "--domain", "toys"], ["v.csv", ".parquet or .safetensors"]),
-        (["cache", "verify", "--encoder", "none"], ["no encoder 'none'", "loid-infer export --name none"]),
+        (["cache", "verify", "--encoder", "none"], ["no encoder 'none'", "loid-infer export -w", "--name none"]),
     ],
 )
 def test_a_user_error_is_one_line_and_exits_2(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

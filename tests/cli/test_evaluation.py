@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import typer
 
-from loid_infer.cli.commands import row, tables
+from loid_infer.cli.commands import evaluate, row, tables
 from loid_infer.cli.terminal import show
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
@@ -40,6 +41,18 @@ def test_json_has_null_intervals_for_a_single_split(result, capsys):
     assert printed["interval"] is None and printed["summary"][0]["low"] is None
     show(tables(replace(result, summary=(row_without_interval,), interval=None)), as_json=False)
     assert "inf" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_evaluation_that_is_not_written_is_printed_and_fails(result, capsys, monkeypatch, as_json):
+    unwritten = replace(result, unwritten="toys.evaluation.json: cannot write.")
+    monkeypatch.setattr(verb, "evaluate", lambda **options: unwritten)
+    with pytest.raises(typer.Exit) as end:
+        evaluate(domain="toys", workspace=None, json=as_json, quiet=True)
+    streams = capsys.readouterr()
+    assert (end.value.exit_code, streams.err) == (2, "error: toys.evaluation.json: cannot write.\n")
+    assert json.loads(streams.out)["unwritten"] if as_json else "test MSE" in streams.out
+    assert not result.unwritten
 
 
 def test_markup_in_texts_of_reviews_is_printed_verbatim(capsys):

@@ -134,9 +134,17 @@ def test_split_seed_sets_the_first_seed_and_time_splits_use_one_seed(toys_worksp
     assert requested == [("own-7", 7), ("own-7", 7)]
 
 
-def test_results_are_returned_when_the_report_cannot_be_written(toys_workspace, requested, monkeypatch):
+@pytest.mark.parametrize("by", ["a full disk", "a folder of that name"])
+def test_results_are_returned_when_the_report_cannot_be_written(toys_workspace, requested, monkeypatch, by):
     def raise_disk_full(path):
         raise NoSpace("cannot write", where=str(path))
 
-    monkeypatch.setattr(verb, "new_file", raise_disk_full)
-    assert verb.evaluate("toys", seeds=1, settings=HeadOptions(epochs=1), workspace=toys_workspace).runs
+    if by == "a full disk":
+        monkeypatch.setattr(verb, "new_file", raise_disk_full)
+    else:
+        path = toys_workspace.reports / "toys.time.evaluation.json"
+        path.unlink(missing_ok=True)
+        (path / "files").mkdir(parents=True)
+    options = {"seeds": 1, "settings": HeadOptions(epochs=1), "split": "time"}
+    result = verb.evaluate("toys", **options, workspace=toys_workspace)
+    assert result.runs and "toys.time.evaluation.json" in result.unwritten

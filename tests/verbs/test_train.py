@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +25,19 @@ from tests.conftest import WORDS, make_toy_base
 FAST = TrainSettings(rank=4, epochs=4, batch_tokens=512, learning_rate=5e-3, precision="fp32")
 
 
-def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0) -> None:
-    """Write and ingest reviews whose words depend on the rating."""
+def write_domain(workspace: Workspace, domain: str, n: int = 200, seed: int = 0, unit: float = 1) -> None:
+    """Write and ingest reviews whose words depend on the rating of 1 to 5, times `unit`."""
     rng = random.Random(seed)
     lines = []
     for i in range(n):
         rating = rng.randint(1, 5)
         words = [*rng.choices(WORDS[5:], k=rng.randint(1, 20)), *([("great", "bad")[rating < 3]] * 4), str(i)]
-        review = {"user_id": f"u{i % 40}", "item_id": f"i{i}", "rating": rating, "text": " ".join(words)}
+        review = {"user_id": f"u{i % 40}", "item_id": f"i{i}", "rating": rating * unit, "text": " ".join(words)}
         lines.append(json.dumps(review | {"timestamp": i}))
     source = workspace.root / f"{domain}.jsonl"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text("\n".join(lines) + "\n")
-    ingest([source], domain, workspace=workspace)
+    ingest([source], domain, rating_range=(unit, 5 * unit), workspace=workspace)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,15 @@ def test_training_reduces_the_error_and_the_manifest_records_the_lineage(trained
     config = json.loads((path / "adapter_config.json").read_text())
     assert "/" not in config["base_model_name_or_path"]
     assert not list(workspace.plugins.glob(".*")), "a checkpoint was left"
+
+
+def test_a_plugin_does_not_depend_on_the_unit_of_the_ratings(toy_base: Path, tmp_path: Path) -> None:
+    workspace, errors = Workspace(tmp_path), []
+    for unit in (1.0, 1000.0, 2.0**-12):
+        write_domain(workspace, "toys", n=60, unit=unit)
+        result = plugin_train("toys", settings=replace(FAST, epochs=1), base=str(toy_base), workspace=workspace)
+        errors.append([part / unit**2 for part in (result.val_mse, result.test_mse, result.test_variance)])
+    np.testing.assert_allclose(errors, [errors[0]] * 3, rtol=1e-4)
 
 
 def test_peft_opens_a_trained_plugin(trained, toy_base: Path, recwarn: pytest.WarningsRecorder) -> None:
