@@ -51,11 +51,14 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
 
 def refuse_leak(runs: Iterable[TrainingRun], domain: str, split: Split, who: str) -> None:
     """Raise BadSetting if one of the training `runs` of `who` used another split of `domain`."""
+    runs = [run for run in runs if run.domain == domain]
     for run in runs:
-        if run.domain == domain and run.split_digest != split.digest:
+        if run.split_digest != split.digest:
             what = f"{who} was trained on another split of {domain!r}, which contains test reviews of this one"
             got = f"--split {split.kind} --split-seed {split.seed}"
             fix = f"Give --split {run.split} --split-seed {run.split_seed}, or train a plugin on this split."
+            if len({other.split_digest for other in runs}) > 1:  # no split satisfies all
+                fix = "Its plugins were trained on different splits: train them again on this one."
             raise BadSetting(what, got=got, fix=fix)
 
 

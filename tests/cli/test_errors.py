@@ -196,3 +196,14 @@ def test_the_data_type_of_a_store_is_not_advised_again(tmp_path: Path, store_dty
 def add(writer: StoreWriter, vectors: np.ndarray) -> None:
     with Committer(writer, vectors.shape[1]) as committer:
         committer.add(np.zeros((len(vectors), 16), np.uint8), vectors)
+
+
+def test_plugins_of_different_splits_do_not_advise_each_other():
+    runs = [
+        TrainingRun(domain="toys", split="random", split_digest=f"split {seed}", split_seed=seed, table_digest="")
+        for seed in (1, 2)
+    ]
+    part = Split("random", 0, *[np.ones(1, np.bool_)] * 3, "this split")
+    error = refused(lambda: refuse_leak(runs, "toys", part, "the encoder"))
+    assert "train them again" in error.fix
+    assert "--split-seed" not in error.fix
