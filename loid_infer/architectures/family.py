@@ -89,7 +89,7 @@ class Family:
     def uses(self, tensor: str) -> bool:
         """Whether a vector depends on this tensor."""
         roots = {name.split(".")[0] + "." for name in (*self.parts.values(), *self.layer.values(), "dense")}
-        is_buffer = tensor.endswith(("position_ids", "token_type_ids"))
+        is_buffer = tensor.endswith(("position_ids", "token_type_ids", "inv_freq", "decoder.version"))
         return tensor.startswith(tuple(roots)) and tensor not in self.tied and not is_buffer
 
     def names(self, spec: Spec) -> dict[str, str]:

@@ -101,9 +101,19 @@ class Tokenizer:
         return full[:start], full[start + len(bare) :]
 
     @property
-    def highest_id(self) -> int:
-        """The largest id of the vocabulary."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+    def ids(self) -> dict[str, int]:
+        """Every token with its id, and those around every text."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        known = {*vocabulary.values()}
+        return vocabulary | {f"token {i} around texts": i for side in self.frame for i in side if i not in known}
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of every piece of text that the vocabulary lacks; None if it lacks none, or drops them."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        name = model.get("unk_token")
+        number: int | None = model.get("unk_id") if name is None else self.id_of(name)
+        return number
 
     def id_of(self, token: str) -> int | None:
         """The id of `token`, if the vocabulary has it."""

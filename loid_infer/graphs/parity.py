@@ -74,7 +74,11 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
     tokens = tokenizer(texts)
     ours = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     prompted = [base.reading.prompt + text for text in texts]
-    for text, ids, expected in zip(texts, ours, reference_ids(folder, prompted, max_tokens), strict=True):
+    theirs, added = reference_ids(folder, prompted, max_tokens)
+    if lacking := {name: number for name, number in added.items() if tokenizer.id_of(name) != number}:
+        what, fix = "transformers adds tokens that tokenizer.json lacks", "Save the tokenizer again with transformers."
+        raise ParityError(what, where=base.name, got=str(lacking)[:200], fix=fix)
+    for text, ids, expected in zip(texts, ours, theirs, strict=True):
         if ids.tolist() != (expected or [base.empty_id]):
             raise ParityError(
                 "the token ids differ from those of transformers",
@@ -99,7 +103,7 @@ def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -
 
     width = max(map(len, texts))
     ids, mask = torch.zeros(2, len(texts), width, dtype=torch.int64)
-    ids += base.config.get("pad_token_id") or 0
+    ids += max(base.config.get("pad_token_id") or 0, 0)  # old Llama configs have -1
     for row, text in enumerate(texts):
         part = slice(len(text)) if side == "right" else slice(width - len(text), width)
         ids[row, part], mask[row, part] = torch.from_numpy(text.astype(np.int64)), 1
