@@ -92,6 +92,10 @@ class Family:
         is_buffer = tensor.endswith(("position_ids", "token_type_ids", "inv_freq", "decoder.version"))
         return tensor.startswith(tuple(roots)) and tensor not in self.tied and not is_buffer
 
+    def contains(self, tensor: str) -> bool:
+        """Whether a tensor of this name, also one that no base has, would be a part of the encoder."""
+        return tensor in self.tied or (self.uses(tensor) and not tensor.startswith("dense."))
+
     def names(self, spec: Spec) -> dict[str, str]:
         """Parts of a layer of `spec` -> tensor names."""
         return {**self.layer, **(self.gated if spec.details.get("gated") else {})}
