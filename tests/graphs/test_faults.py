@@ -207,6 +207,7 @@ def test_half_of_the_merges_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        write("added_tokens.json", '{"[PRICE]": 108}'),
         edit("tokenizer_config.json", extra_special_tokens=["[PRICE]"]),
         edit("tokenizer_config.json", added_tokens_decoder={"108": {"content": "[PRICE]", "special": False}}),
     ],
