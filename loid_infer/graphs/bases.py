@@ -129,7 +129,7 @@ def find_base(base: str) -> tuple[str, Path]:
         return path.resolve().name, path
     if path.suffix == ".gguf" and path.is_file():
         return path.stem, path
-    if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf":
+    if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf" or path.is_file():
         raise BadSetting(
             "no such base",
             where=base,
@@ -338,6 +338,9 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
     try:
         family = family_of(str(config.get("model_type")))
         shape = family.read(config)
+        pad_id, n_tokens = config.get("pad_token_id") or 0, config.get("vocab_size")
+        if n_tokens is not None and pad_id >= n_tokens:
+            raise ValueError(f"pad_token_id {pad_id}, where vocab_size is {n_tokens}")
         if shape.activation not in ACTIVATIONS:
             raise Unsupported("activation", shape.activation, " or ".join(ACTIVATIONS))
         return family, shape

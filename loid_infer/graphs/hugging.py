@@ -22,6 +22,7 @@ from loid_infer.records import file_fault
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
 _TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
 _CODE = ("the folder has its own code, which is never run", "Give --base a model that is part of transformers.")
 _MECAB = ("its words are split by MeCab, which a tokenizer.json cannot do", "Give --base a model without MeCab.")
 _REFUSED = (  # file, field, value or None for any, problem, fix
@@ -40,6 +41,7 @@ _REFUSED = (  # file, field, value or None for any, problem, fix
     (_TOKENIZER_CONFIG, "tokenizer_class", "BertJapaneseTokenizer", *_MECAB),
     (_TOKENIZER_CONFIG, "word_tokenizer_type", "mecab", *_MECAB),
 )
+_WEIGHTS = "model.safetensors, or its parts and model.safetensors.index.json"
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
 _TOKENIZERS = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "*.model")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -132,8 +134,8 @@ def read_config(path: Path) -> dict[str, Any]:
             fields = dict(json.loads(config.to_json_string(use_diff=False)))
             fields.pop("_name_or_path", None)  # a temporary folder
             return fields
-    configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
-    configs[CONFIG_FILE] = read_json(path / CONFIG_FILE)
+    configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER, *_TOKENS)}
+    configs[CONFIG_FILE] = read_json(path / CONFIG_FILE, absent={} if configs[_ADAPTER] else None)
     for file, field, value, what, fix in _REFUSED:
         got = configs[file].get(field)
         if got and value in (None, got):
@@ -196,7 +198,7 @@ def load_model(path: Path, loader: str) -> tuple[Any, Mapping[str, Any]]:
             fix=f'Convert them: `python -c "from transformers import AutoModel; {convert}"`.' if is_torch else _SAVE,
         )
     with (
-        as_bad_artifact("the weights", path, "a GGUF file" if path.is_file() else "model.safetensors"),
+        as_bad_artifact("the weights", path, "a GGUF file" if path.is_file() else _WEIGHTS),
         contextlib.redirect_stderr(io.StringIO()),  # transformers' progress bar
         _load_options(path) as (folder, options),
     ):

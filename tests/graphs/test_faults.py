@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from loid_infer.encoders.folder import Probes
-from loid_infer.errors import BadArtifact, ParityError
+from loid_infer.errors import BadArtifact, BadSetting, ParityError
 from loid_infer.graphs.bases import copy_tokenizer, load_base
 from loid_infer.graphs.parity import make_probes, probe_texts
 from tests.families import make_family
@@ -124,6 +124,12 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "no model_type": (edit("config.json", model_type=None), r'"model_type": "bert"'),
     "no positions": (edit("config.json", max_position_embeddings=None), r"'max_position_embeddings'\. Write it"),
+    "padding": (edit("config.json", pad_token_id=108), r"pad_token_id 108, where vocab_size is 108\. Write it"),
+    "special tokens": (write("special_tokens_map.json", "{"), r"special_tokens_map\.json cannot be read"),
+    "an adapter": (
+        both(remove("config.json"), edit("adapter_config.json", peft_type="LORA")),
+        "has an adapter.*plugin import",
+    ),
     # files
     "pointer, weights": (write("model.safetensors", POINTER), r"model\.safetensors: it is a git-lfs pointer.*`git lfs"),
     "pointer, tokenizer": (write("tokenizer.json", POINTER), r"git-lfs pointer.*`git lfs pull`"),
@@ -175,6 +181,30 @@ def test_faulty_folders_are_refused_by_name(folder: Path, what: str) -> None:
     with pytest.raises(BadArtifact, match=message) as caught:
         load_base(str(folder))
     assert str(folder) in caught.value.where and caught.value.fix
+
+
+def test_faulty_parts_of_a_checkpoint_are_refused_by_name(toy_base: Path, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    transformers.AutoModel.from_pretrained(toy_base).save_pretrained(folder, max_shard_size="30KB")
+    load_base(str(folder))
+    part = sorted(folder.glob("model-*.safetensors"))[1]
+    for change, message in (
+        (write(part.name, POINTER), f"{part.name}: it is a git-lfs pointer"),
+        (remove(part.name), f"No such file.*{part.name}"),
+        (remove("model.safetensors.index.json"), r"parts and model\.safetensors\.index\.json"),
+    ):
+        change(folder)
+        with pytest.raises(BadArtifact, match=message):
+            load_base(str(folder))
+
+
+@pytest.mark.parametrize("base", ["model.safetensors", "tokenizer.json"])
+def test_a_file_of_a_model_is_not_looked_for_on_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(BadSetting, match="expected a folder"):
+        load_base(base)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "modernbert", "distilbert"])
