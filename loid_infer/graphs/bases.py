@@ -237,7 +237,7 @@ def _check_ids(base: Base, ids: Mapping[str, int]) -> None:
     """
     n_rows, model = len(base.tensors[f"{base.family.parts['words']}.weight"]), json.loads(base.tokenizer_json)["model"]
     beyond = sorted((number, name) for name, number in ids.items() if number >= n_rows)
-    n_tokens, n_merges = len({*ids.values()}), len(model.get("merges") or ())
+    n_tokens, n_made = len({*ids.values()}), len(ids) - len(_not_merged(model))
     listed = _listed(base.path) if isinstance(model.get("vocab"), dict) else {}
     others = [f"{name} {number} and {ids[name]}" for name, number in listed.items() if ids.get(name, number) != number]
     expected, got = f"ids below {n_rows}", ", ".join(f"{name} {number}" for number, name in beyond[:5])
@@ -246,11 +246,21 @@ def _check_ids(base: Base, ids: Mapping[str, int]) -> None:
         what, expected, got = "the tokenizer has too few tokens for the model", f"about {n_rows}", str(n_tokens)
     elif others:
         what, expected, got = "tokenizer.json and the list of tokens beside it contradict each other", "", others[0]
-    elif model.get("type") == "BPE" and n_merges + 256 + len(ids) - len(model["vocab"]) < _MIN_KNOWN * len(ids):
-        what, expected, got = "the tokenizer has too few merges for its tokens", f"about {len(ids)}", str(n_merges)
+    elif n_made < _MIN_KNOWN * len(ids):
+        what, expected, got = "the tokenizer has too few merges for its tokens", f"about {len(ids)}", str(n_made)
     if what:
         fix = "Give --base a folder with the complete tokenizer of its model."
         raise BadArtifact(what, where=str(base.path), expected=expected, got=got, fix=fix)
+
+
+def _not_merged(model: Mapping[str, Any]) -> list[str]:
+    """The tokens of a BPE tokenizer that are no characters and that no merge makes; none of any other tokenizer."""
+    if model.get("type") != "BPE":
+        return []
+    prefix, suffix = (model.get(field) or "" for field in ("continuing_subword_prefix", "end_of_word_suffix"))
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    merged = {first + second.removeprefix(prefix) for first, second in pairs}
+    return [name for name in model["vocab"] if len(name.removesuffix(suffix)) > 1 and name not in merged]
 
 
 def _listed(folder: Path) -> dict[str, int]:

@@ -24,22 +24,17 @@ _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.sa
 _TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
 _TOKENS = ("special_tokens_map.json", "added_tokens.json")
 _CODE = ("the folder has its own code, which is never run", "Give --base a model that is part of transformers.")
-_MECAB = ("its words are split by MeCab, which a tokenizer.json cannot do", "Give --base a model without MeCab.")
+_MECAB = ("words are split by MeCab or the like, outside of any tokenizer.json", "Give --base a model without that.")
+_QUANTIZED = "Give --base the model before quantization; if its weights are not quantized, remove the field."
 _REFUSED = (  # file, field, value or None for any, problem, fix
     (CONFIG_FILE, "auto_map", None, *_CODE),
     (_TOKENIZER_CONFIG, "auto_map", None, *_CODE),
     (_TOKENIZER_CONFIG, "truncation_side", "left", "texts are truncated on the left", "Change the field to `right`."),
     (_ADAPTER, "peft_type", None, "the folder has an adapter", "Move it, then run `loid-infer plugin import DIR`."),
-    (
-        CONFIG_FILE,
-        "quantization_config",
-        None,
-        "the weights are quantized",
-        "Give --base the model before quantization.",
-    ),
+    (CONFIG_FILE, "quantization_config", None, "the weights are quantized", _QUANTIZED),
     (CONFIG_FILE, "tokenizer_class", "BertJapaneseTokenizer", *_MECAB),
     (_TOKENIZER_CONFIG, "tokenizer_class", "BertJapaneseTokenizer", *_MECAB),
-    (_TOKENIZER_CONFIG, "word_tokenizer_type", "mecab", *_MECAB),
+    (_TOKENIZER_CONFIG, "word_tokenizer_type", None, *_MECAB),
 )
 _WEIGHTS = "model.safetensors, or its parts and model.safetensors.index.json"
 _SAVE = "Save the model with `model.save_pretrained(folder)`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,13 @@ def named_base(folder: Path) -> tuple[str, str]:
     return str(config.get("base_model_name_or_path") or ""), str(config.get("revision") or "")
 
 
-def is_same_base(named: str, revision: str, base: str, names: Sequence[str], path: Path) -> bool:
+def is_same_base(named: str, revision: str, base: str, name: str, path: Path) -> bool:
     """Whether an adapter's base is, by its name, the base that was given.
 
     Two hub names must be equal. A path on another machine and a folder here have only their last parts to compare.
 
     Args:
-        base, path: the base as it was given, and its folder or file.
-        names: its other names.
+        base, name, path: the base as it was given, its name, and its folder or file.
     """
     if Path(named).exists() and Path(named).resolve() == path.resolve():
         return True
@@ -68,8 +67,7 @@ def is_same_base(named: str, revision: str, base: str, names: Sequence[str], pat
         return False
     if _HUB_NAME.fullmatch(named) and _HUB_NAME.fullmatch(base) and not Path(base).exists():
         return named.casefold() == base.casefold()
-    known = {_last(name) for name in (base, str(path.resolve()), *names)}
-    return _last(named) in known - {""}
+    return _last(named) in {_last(base), _last(name), _last(str(path.resolve()))}
 
 
 def _last(name: str) -> str:

@@ -219,10 +219,10 @@ def plugin_import(
 
 def _check_base(origin: Path, base: str, loaded: Base, progress: Progress) -> None:
     """Check that the adapter in `origin` names `base`, loaded as `loaded`, if it names any."""
-    (named, revision), names = named_base(origin), (loaded.name, str(loaded.config.get("_name_or_path") or ""))
+    named, revision = named_base(origin)
     if not named:
         progress.say(f"the adapter does not name its base: whether it is {loaded.name} cannot be checked")
-    elif not is_same_base(named, revision, base, names, loaded.path):
+    elif not is_same_base(named, revision, base, loaded.name, loaded.path):
         raise BadSetting(
             "the adapter was trained on another base",
             where=str(origin / ADAPTER_CONFIG),
