@@ -183,7 +183,10 @@ def _missing(path: Path, family: Family, shape: Shape, names: set[str], report: 
     Raises:
         BadArtifact: config and checkpoint contradict each other.
     """
-    others = {key: f"{key} {[*got]} instead of {[*want]}" for key, got, want in report["mismatched_keys"]}
+    mismatched = [(key,) if isinstance(key, str) else key for key in report["mismatched_keys"]]  # transformers 4: names
+    others = {
+        key: f"{key} {' instead of '.join(str([*shape]) for shape in shapes)}".strip() for key, *shapes in mismatched
+    }
     missing, extra = {*report["missing_keys"]}, {key.removeprefix(family.prefix) for key in report["unexpected_keys"]}
     layer = re.compile(re.escape(next(iter(family.layer.values())).split("{}")[0]) + r"(\d+)\.")
     numbers = [int(match[1]) for name in names - missing | extra if (match := layer.match(name))]
