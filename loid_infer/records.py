@@ -15,6 +15,8 @@ from loid_infer.errors import BadArtifact, LoidError
 
 T = TypeVar("T")
 _LARGEST = 1e15
+_POINTER = b"version https://git-lfs"  # how a file starts that git-lfs has not downloaded
+_MAX_HEADER = 100_000_000  # bytes; the limit of safetensors
 _MESSAGE = re.compile(
     r"Expected (?P<expected>.+?)(, got (?P<got>.+))?|Object (?P<problem>missing|contains).* field (?P<field>.+)"
 )
@@ -50,9 +52,32 @@ def decode(
         value = json.loads(text, **hooks)
     except (OSError, ValueError, RecursionError) as problem:
         reason = (problem.strerror if isinstance(problem, OSError) else str(problem)) or type(problem).__name__
-        name = source.name if isinstance(source, Path) else "the content"
+        name = "the content"
+        if isinstance(source, Path):
+            name, reason = source.name, file_fault(source) or reason
         raise error(f"{name} cannot be read: {reason}", where=where, fix=fix) from problem
     return typed(value, schema, fix, where=where, error=error)
+
+
+def file_fault(path: Path) -> str:
+    """Why a file that a library cannot read is not what its name says, as a clause; empty if that is unknown."""
+    try:
+        with path.open("rb") as file:
+            start, n_bytes = file.read(len(_POINTER)), path.stat().st_size
+            if start == _POINTER:
+                return "it is a git-lfs pointer, which `git lfs pull` replaces by the file"
+            if path.suffix != ".safetensors" or not start:
+                return "" if start else "it is empty"
+            file.seek(8)  # after the length of the header
+            n_header = int.from_bytes(start[:8], "little")
+            header = json.loads(file.read(n_header)) if 8 + n_header <= n_bytes else {}
+        n_wanted = (
+            8 + n_header + max((part["data_offsets"][1] for part in header.values() if "dtype" in part), default=0)
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    is_cut = n_bytes < n_wanted and n_header < _MAX_HEADER
+    return f"it is cut short, {n_bytes:,} bytes of at least {n_wanted:,}" if is_cut else ""
 
 
 def typed(value: object, schema: type[T], fix: str, *, where: str, error: type[LoidError] = BadArtifact) -> T:

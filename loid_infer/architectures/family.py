@@ -89,8 +89,12 @@ class Family:
     def uses(self, tensor: str) -> bool:
         """Whether a vector depends on this tensor."""
         roots = {name.split(".")[0] + "." for name in (*self.parts.values(), *self.layer.values(), "dense")}
-        is_buffer = tensor.endswith(("position_ids", "token_type_ids"))
+        is_buffer = tensor.endswith(("position_ids", "token_type_ids", "inv_freq", "decoder.version"))
         return tensor.startswith(tuple(roots)) and tensor not in self.tied and not is_buffer
+
+    def contains(self, tensor: str) -> bool:
+        """Whether a tensor of this name, also one that no base has, would be a part of the encoder."""
+        return tensor in self.tied or (self.uses(tensor) and not tensor.startswith("dense."))
 
     def names(self, spec: Spec) -> dict[str, str]:
         """Parts of a layer of `spec` -> tensor names."""

@@ -26,7 +26,10 @@ class Pool(nn.Module):
     def __init__(self, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.mean, self.normalize = spec.pooling == "mean", spec.normalize
-        self.dense = nn.ModuleList(linear(tensors, f"dense.{i}") for i in range(len(spec.dense)))
+        self.dense, width = nn.ModuleList(), spec.hidden_dim
+        for i in range(len(spec.dense)):
+            self.dense.append(linear(tensors, f"dense.{i}", d_in=width))
+            width = len(tensors[f"dense.{i}.weight"])
         self.activations = [DENSE_ACTIVATIONS[name] for name in spec.dense]
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

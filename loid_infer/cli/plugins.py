@@ -80,6 +80,7 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a LoRA adapter saved by peft.")],
     name: _NameOption,
     base: BaseOption = DEFAULT_BASE,
+    same_base: Annotated[bool, "The base is the one that the adapter names, under another name."] = False,
 ) -> None:
     """Import a LoRA adapter that was trained elsewhere.
 

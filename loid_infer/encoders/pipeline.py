@@ -39,6 +39,8 @@ class Stages:
     n_tokens: int = 0
     n_computed: int = 0  # tokens, with padding if the runtime computes it
     n_truncated: int = 0
+    n_unknown: int = 0  # tokens that the vocabulary lacks
+    n_mostly_unknown: int = 0  # texts of which more than half of the tokens are unknown
 
     @property
     def forward_s(self) -> float:
@@ -86,6 +88,9 @@ def _windows(
         stages.tokenize_s += seconds
         stages.n_tokens += len(tokens.flat_ids)
         stages.n_truncated += tokens.n_truncated
+        if n_unknown := int(np.count_nonzero(tokens.flat_ids == tokenizer.unknown_id)):
+            stages.n_unknown += n_unknown
+            stages.n_mostly_unknown += int(tokenizer.mostly_unknown(tokens).sum())
         parts.append((slots, tokens.flat_ids, tokens.lengths))
         n_tokens = sum(len(flat_ids) for _, flat_ids, _ in parts)
         if sum(len(part[0]) for part in parts) >= size or n_tokens >= _WINDOW_TOKENS:

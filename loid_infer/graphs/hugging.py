@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,29 @@ from typing import Any
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
 from loid_infer.graphs.sentence import read_json
+from loid_infer.records import file_fault
 
 _HUB_FILES = "*.json model*.safetensors 0_Transformer/*.safetensors *_Dense/*.safetensors vocab.txt merges.txt *.model"
 _TOKENIZER_CONFIG, _ADAPTER = "tokenizer_config.json", "adapter_config.json"
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
 _CODE = ("the folder has its own code, which is never run", "Give --base a model that is part of transformers.")
+_MECAB = ("words are split by MeCab or the like, outside of any tokenizer.json", "Give --base a model without that.")
+_QUANTIZED = "Give --base the model before quantization; if its weights are not quantized, remove the field."
 _REFUSED = (  # file, field, value or None for any, problem, fix
     (CONFIG_FILE, "auto_map", None, *_CODE),
     (_TOKENIZER_CONFIG, "auto_map", None, *_CODE),
     (_TOKENIZER_CONFIG, "truncation_side", "left", "texts are truncated on the left", "Change the field to `right`."),
     (_ADAPTER, "peft_type", None, "the folder has an adapter", "Move it, then run `loid-infer plugin import DIR`."),
+    (CONFIG_FILE, "quantization_config", None, "the weights are quantized", _QUANTIZED),
+    (CONFIG_FILE, "tokenizer_class", "BertJapaneseTokenizer", *_MECAB),
+    (_TOKENIZER_CONFIG, "tokenizer_class", "BertJapaneseTokenizer", *_MECAB),
+    (_TOKENIZER_CONFIG, "word_tokenizer_type", None, *_MECAB),
 )
+_WEIGHTS = "model.safetensors, or its parts and model.safetensors.index.json"
 _SAVE = "Save the model with `model.save_pretrained(folder)`."
+_TOKENIZERS = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "*.model")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MIXED = 0.05  # a smaller share of tokens with capital letters does not show that a vocabulary is cased
 _POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # 0: none
 _DIGITS = ("smollm", "starcoder", "refact", "codeshell")  # byte-level BPE with one token per digit
 _BOS_FIRST = ("llama3", "llama-v3", "llama-bpe")  # byte-level BPE with a leading BOS by default
@@ -117,11 +129,12 @@ def read_config(path: Path) -> dict[str, Any]:
             fields = dict(json.loads(config.to_json_string(use_diff=False)))
             fields.pop("_name_or_path", None)  # a temporary folder
             return fields
-    configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER)}
-    configs[CONFIG_FILE] = read_json(path / CONFIG_FILE)
+    configs = {file: read_json(path / file, absent={}) for file in (_TOKENIZER_CONFIG, _ADAPTER, *_TOKENS)}
+    configs[CONFIG_FILE] = read_json(path / CONFIG_FILE, absent={} if configs[_ADAPTER] else None)
     for file, field, value, what, fix in _REFUSED:
-        if field in configs[file] and value in (None, configs[file][field]):
-            raise BadArtifact(f"{what}: {field}", where=str(path / file), fix=fix)
+        got = configs[file].get(field)
+        if got and value in (None, got):
+            raise BadArtifact(f"{what}: {field}", where=str(path / file), got=str(got)[:80], fix=fix)
     return dict(configs[CONFIG_FILE])
 
 
@@ -140,7 +153,10 @@ def read_metadata(path: Path) -> Metadata:
     kind = fields.get("general.architecture")
     supported = {f"{kind}.rope.scaling.type": "none", f"{kind}.attention.causal": True}
     ignored = [f"{key} {fields[key]}" for key, value in supported.items() if fields.get(key, value) != value]
-    ignored += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
+    names, n_layers = [tensor.name for tensor in reader.tensors], fields.get(f"{kind}.block_count")
+    layers = {name: int(name.split(".")[1]) for name in names if name.startswith("blk.")}
+    ignored += [f"{name} beyond block_count {n_layers}" for name, layer in layers.items() if layer >= (n_layers or 0)]
+    ignored += [name for name in names if name.startswith("rope_freqs")]
     ignored += [f"general.architecture {kind}"] if kind in ("t5", "t5encoder") else []  # its activation
     if ignored:
         raise BadArtifact(
@@ -153,8 +169,9 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(fields, 0 if tokens is None else len(tokens.data))
 
 
-def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
-    """The module of a folder or GGUF file, of transformers' class `loader`, in float32; the names of missing tensors.
+def load_model(path: Path, loader: str) -> tuple[Any, Mapping[str, Any]]:
+    """The module of a folder or GGUF file, of transformers' class `loader`, in float32, and transformers' report on
+    tensors that are missing, unexpected, or of another shape.
 
     Raises:
         BadArtifact: it cannot be read.
@@ -164,9 +181,19 @@ def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    expected = "model.safetensors; pickled weights (pytorch_model.bin) are never opened"
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        kinds = (".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".gguf")
+        found = sorted(file.name for file in path.iterdir() if file.suffix in kinds)
+        is_torch = any(name.endswith(".bin") for name in found)
+        convert = f"AutoModel.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
+        raise BadArtifact(
+            "the weights cannot be read: there is no model.safetensors, and pickled files are never opened",
+            where=str(path),
+            got=", ".join(found) or "no weights",
+            fix=f'Convert them: `python -c "from transformers import AutoModel; {convert}"`.' if is_torch else _SAVE,
+        )
     with (
-        as_bad_artifact("the weights", path, "a GGUF file" if path.is_file() else expected),
+        as_bad_artifact("the weights", path, "a GGUF file" if path.is_file() else _WEIGHTS),
         contextlib.redirect_stderr(io.StringIO()),  # transformers' progress bar
         _load_options(path) as (folder, options),
     ):
@@ -180,9 +207,10 @@ def load_model(path: Path, loader: str) -> tuple[Any, set[str]]:
             dtype=torch.float32,
             output_loading_info=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report
             **options,
         )
-    return model.eval(), {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+    return model.eval(), report
 
 
 def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
@@ -194,13 +222,17 @@ def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
         BadArtifact: there is no tokenizer.json, and it cannot be made.
     """
     expected = "tokenizer.json, or files of a tokenizer that transformers supports"
+    if gguf is None and not any(file for kind in _TOKENIZERS for file in path.glob(kind)):
+        fix = "Copy the tokenizer files of the model into the folder."
+        raise BadArtifact("the folder has no tokenizer", where=str(path), expected=" or ".join(_TOKENIZERS), fix=fix)
     with as_bad_artifact("the tokenizer", path, expected), _load_options(path) as (folder, options):
         if (folder / TOKENIZER_FILE).is_file():
             parts = read_json(folder / TOKENIZER_FILE)
         else:
             import transformers
 
-            made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+            case = _case(folder, lower=lower)
+            made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options, **case)
             if getattr(made, "backend_tokenizer", None) is None:
                 raise ValueError(f"{type(made).__name__} has no fast version")
             parts = json.loads(made.backend_tokenizer.to_str())
@@ -213,13 +245,35 @@ def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
     return json.dumps({**parts, "truncation": None, "padding": None}, ensure_ascii=False, indent=1)
 
 
-def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """Token ids of transformers' tokenizer."""
+def _case(folder: Path, *, lower: bool) -> dict[str, bool]:
+    """Whether to lower-case texts for a `vocab.txt`, where nothing says so: decided by the vocabulary. transformers
+    would do it for all.
+    """
+    stated = read_json(folder / _TOKENIZER_CONFIG, absent={}).get("do_lower_case")
+    if stated is not None or not (folder / "vocab.txt").is_file():
+        return {}
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    words = [token for token in tokens if token.lower() != token.upper() and not token.startswith("[")]
+    n_cased = sum(token != token.lower() for token in words)
+    if lower or not 0 < n_cased < _MIXED * len(words):
+        return {"do_lower_case": not n_cased}
+    raise BadArtifact(
+        "nothing states whether texts are lower-cased, and the vocabulary does not show it",
+        where=str(folder / "vocab.txt"),
+        got=f"capital letters in {n_cased:,} of {len(words):,} tokens with letters",
+        fix=f'Write {{"do_lower_case": true}}, or false, to {_TOKENIZER_CONFIG}, as the model was trained.',
+    )
+
+
+def reference_ids(folder: Path, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], dict[str, int]]:
+    """Token ids of transformers' tokenizer, and its added tokens with their ids, without those for padding and such."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
-    return ids
+    with as_bad_artifact("the tokenizer", folder, "one that transformers supports"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    named = {getattr(tokenizer, name) for name in _NAMED}
+    return ids, {name: number for name, number in tokenizer.get_added_vocab().items() if name not in named}
 
 
 @contextlib.contextmanager
@@ -241,5 +295,11 @@ def as_bad_artifact(what: str, path: Path, expected: str) -> Iterator[None]:
     except LoidError:
         raise
     except Exception as error:
-        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise BadArtifact(f"{what} cannot be read: {message}", where=str(path), expected=expected, fix=_SAVE) from error
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        fix = _SAVE.replace("model", "tokenizer") if "tokenizer" in what else _SAVE
+        fix = "Download it again: it may be cut short." if path.is_file() else fix
+        kinds = (*_TOKENIZERS, "merges.txt") if "tokenizer" in what else ("*.safetensors",)
+        for file in [path] if path.is_file() else [file for kind in kinds for file in sorted(path.glob(kind))]:
+            if fault := file_fault(file):
+                message, expected, fix = f"{file.name}: {fault}", "", "Download that file again."
+        raise BadArtifact(f"{what} cannot be read: {message}", where=str(path), expected=expected, fix=fix) from error

@@ -19,7 +19,7 @@ from loid_infer.encoders.spec import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 from loid_infer.errors import ParityError
 from loid_infer.graphs.bases import Base, copy_tokenizer
 from loid_infer.graphs.graph import write_graph
-from loid_infer.graphs.parity import make_probes
+from loid_infer.graphs.parity import make_probes, unknown_scripts
 from loid_infer.records import narrowed
 from loid_infer.tensors import save_tensors
 from loid_infer.types import NamedDigest, Progress, Spec
@@ -69,7 +69,7 @@ def make_encoder(
             f"--pooling {base.made_for} exports it as it was made"
         )
     with new_folder(path) as folder:
-        _fill(folder, base, spec)
+        _fill(folder, base, spec, progress)
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
         parity = report(float32, progress)  # the float32 graph is checked first, whatever the precision
         proven = quantize(float32) if quantize else _choose_precision(float32, parity, precision, progress)
@@ -88,7 +88,7 @@ def make_encoder(
     return proven
 
 
-def _fill(folder: Path, base: Base, spec: Spec) -> None:
+def _fill(folder: Path, base: Base, spec: Spec, progress: Progress) -> None:
     """Write everything except the manifest."""
     copy_tokenizer(base, folder)
     (folder / CONFIG_FILE).write_text(json.dumps(base.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -99,8 +99,10 @@ def _fill(folder: Path, base: Base, spec: Spec) -> None:
         save_tensors(folder / DENSE_FILE, dense)
     write_graph(spec, base.tensors, folder / GRAPH_FILE)
     checked(folder / GRAPH_FILE)
-    probes = make_probes(base, EncoderFolder("", folder, spec, "").tokenizer(), folder, spec.max_tokens)
-    probes.save(folder / PROBES_FILE)
+    tokenizer = EncoderFolder("", folder, spec, "").tokenizer()
+    make_probes(base, tokenizer, folder, spec.max_tokens).save(folder / PROBES_FILE)
+    if unknown := ", ".join(unknown_scripts(tokenizer)):
+        progress.say(f"{base.name} does not know most of {unknown}: the vectors of such texts hardly differ")
 
 
 def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Verified:

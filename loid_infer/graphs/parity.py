@@ -50,6 +50,19 @@ _EDGES = (
     "\x00\ufffd\u200b",
 )
 
+_SCRIPTS = {  # a very good product, in each
+    "emoji": "👍 🔥 💖 🎸",
+    "Arabic": "منتج جيد جدا",
+    "Chinese": "质量非常好，物流很快，推荐购买",
+    "Cyrillic": "Очень хороший продукт",
+    "Devanagari": "बहुत अच्छा उत्पाद",
+    "Greek": "Πολύ καλό προϊόν",
+    "Hebrew": "מוצר טוב מאוד",
+    "Japanese": "とても良い製品です",
+    "Korean": "아주 좋은 제품입니다",
+    "Thai": "สินค้าดีมาก",
+}
+
 
 def probe_texts(seed: int = 0) -> list[str]:
     """64 texts: edge cases (empty, emoji, other scripts, a very long word), then reviews of 1 to 120 sentences."""
@@ -63,6 +76,12 @@ def probe_texts(seed: int = 0) -> list[str]:
     return texts
 
 
+def unknown_scripts(tokenizer: Tokenizer) -> list[str]:
+    """The kinds of text of which the tokenizer does not know most."""
+    mostly = tokenizer.mostly_unknown(tokenizer([*_SCRIPTS.values()]))
+    return [name for name, is_unknown in zip(_SCRIPTS, mostly.tolist(), strict=True) if is_unknown]
+
+
 def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int) -> Probes:
     """Compute the probes with the transformers module of `base`, in float32, each text alone without padding.
 
@@ -74,7 +93,11 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
     tokens = tokenizer(texts)
     ours = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     prompted = [base.reading.prompt + text for text in texts]
-    for text, ids, expected in zip(texts, ours, reference_ids(folder, prompted, max_tokens), strict=True):
+    theirs, added = reference_ids(folder, prompted, max_tokens)
+    if lacking := {name: number for name, number in added.items() if tokenizer.id_of(name) != number}:
+        what, fix = "transformers adds tokens that tokenizer.json lacks", "Save the tokenizer again with transformers."
+        raise ParityError(what, where=base.name, got=str(lacking)[:200], fix=fix)
+    for text, ids, expected in zip(texts, ours, theirs, strict=True):
         if ids.tolist() != (expected or [base.empty_id]):
             raise ParityError(
                 "the token ids differ from those of transformers",
@@ -99,7 +122,7 @@ def reference_vectors(base: Base, texts: Sequence[Array], side: str = "right") -
 
     width = max(map(len, texts))
     ids, mask = torch.zeros(2, len(texts), width, dtype=torch.int64)
-    ids += base.config.get("pad_token_id") or 0
+    ids += max(base.config.get("pad_token_id") or 0, 0)  # old Llama configs have -1
     for row, text in enumerate(texts):
         part = slice(len(text)) if side == "right" else slice(width - len(text), width)
         ids[row, part], mask[row, part] = torch.from_numpy(text.astype(np.int64)), 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from loid_infer.errors import BadArtifact
-from loid_infer.records import decode, typed
+from loid_infer.records import decode, file_fault, typed
 from loid_infer.settings import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def _dense(folder: Path) -> tuple[str, dict[str, Tensor]]:
         tensors = load_file(folder / "model.safetensors")
         layer = {"weight": tensors["linear.weight"].float()}
     except (OSError, KeyError, SafetensorError) as error:
-        pickled = "pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else str(error)
+        fault = file_fault(folder / "model.safetensors") or str(error)
+        pickled = "pytorch_model.bin" if (folder / "pytorch_model.bin").exists() else fault
         raise BadArtifact(
             "the model.safetensors of a dense layer cannot be read; pickled files are never opened",
             where=str(folder),

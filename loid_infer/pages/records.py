@@ -128,6 +128,8 @@ class EncodeResult:
     peak_rss_bytes: int
     stages: StageSeconds
     store: str
+    n_unknown: int = 0  # tokens of the encoded texts that the tokenizer does not know
+    n_mostly_unknown: int = 0  # encoded texts of which more than half of the tokens are unknown
 
     @property
     def file_names(self) -> tuple[str, ...]:

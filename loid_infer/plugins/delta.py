@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,14 +19,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from loid_infer.errors import BadArtifact
+from loid_infer.records import file_fault
 from loid_infer.tensors import save_tensors
 from loid_infer.types import Array, Floats
 
 DELTA_FILE = "delta.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+PICKLED_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_INNER = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\\?\.")  # torch puts them anywhere
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?P<adapter>\.[^.]+)?\.weight")
 # Fields of a peft config that are read here or have no effect after training. Any other field that is set may change
 # the function: DoRA, biases, further modules, tokens, parameters.
 _UNDERSTOOD = frozenset(
@@ -179,30 +182,44 @@ def _rounded(alpha: float) -> float:
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-14) else alpha
 
 
-def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
+def plain_name(key: str) -> str:
+    """The name of a tensor in AutoModel.state_dict(), of its name in an adapter that `write_delta` writes."""
+    return key.removeprefix(_PREFIX)
+
+
+def read_adapter(
+    folder: Path, name_of: Callable[[str], str] = plain_name, allowed: Sequence[str] = ()
+) -> dict[str, LowRank]:
     """The delta in a peft folder, by tensor name in AutoModel.state_dict().
 
     Scales are as in peft: `alpha / r`, for rsLoRA `alpha / sqrt(r)` (Kalajdzievski 2023); `rank_pattern` and
-    `alpha_pattern` override rank and alpha of modules. In an adapter of a model with a task head, module names have a
-    `prefix`, e.g. `bert.`.
+    `alpha_pattern` override rank and alpha of modules.
+
+    Args:
+        name_of: the name of a tensor in the base, of its name in the adapter; empty to leave it out.
+        allowed: further fields that the config may have.
 
     Raises:
         BadArtifact: the adapter cannot be read, or is not a plain LoRA; the field or tensor is named.
     """
-    config = _config(folder / ADAPTER_CONFIG)
+    config = adapter_config(folder, allowed)
     path = folder / ADAPTER_FILE
-    factors: dict[str, dict[str, Array]] = {}
+    factors: dict[tuple[str, str], dict[str, Array]] = {}
     for key, tensor in read_tensors(path).items():
-        match = _KEY.fullmatch(key)
-        if match is None:
+        match = _KEY.fullmatch(_INNER.sub("", key))
+        if match is not None:
+            factors.setdefault((match["module"], match["adapter"] or ""), {})[match["factor"]] = tensor
+        elif name_of(_INNER.sub("", key)):
             expected = f"{_PREFIX}<module>.lora_A.weight or .lora_B.weight"
             raise _refused("a tensor is not a LoRA factor of a weight matrix", f"{path}: {key}", expected)
-        factors.setdefault(match["module"], {})[match["factor"]] = tensor
     delta: dict[str, LowRank] = {}
-    for module, pair in factors.items():
-        name, where = f"{module.removeprefix(prefix)}.weight", f"{path}: {module}"
-        rank = _matching(config["rank_pattern"], module, config["r"])
-        alpha = _matching(config["alpha_pattern"], module, config["lora_alpha"])
+    for (module, _), pair in factors.items():
+        name, where = name_of(f"{module}.weight"), f"{path}: {module}"
+        if not name:
+            continue
+        names = plain_name(module), name.removesuffix(".weight")
+        rank = _matching(config["rank_pattern"], names, config["r"])
+        alpha = _matching(config["alpha_pattern"], names, config["lora_alpha"])
         if len(pair) != 2:
             raise _refused("a LoRA factor is missing", where, got=f"only lora_{next(iter(pair))}")
         b, a = pair["B"], pair["A"]
@@ -217,13 +234,24 @@ def read_adapter(folder: Path, prefix: str = "") -> dict[str, LowRank]:
     return delta
 
 
-def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of a module's path, as in peft's utils.get_pattern_key."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+def _matching(patterns: Mapping[str, Any], names: Sequence[str], default: Any) -> Any:
+    """The value of the first pattern that matches the end of a module's path, as in peft's utils.get_pattern_key.
+
+    `names` are its path with and without wrappers.
+    """
+    for key, value in patterns.items():
+        if any(re.match(rf"(.*\.)?({_INNER.sub('', key)})$", name) for name in names):
+            return value
+    return default
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The config, without fields that are set but unknown."""
+def adapter_config(folder: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of an adapter, which has no fields set but known ones and those `allowed`.
+
+    Raises:
+        BadArtifact: it cannot be read, or a field is set that changes the adapter.
+    """
+    path = folder / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config |= {field: config.get(field) or {} for field in ("rank_pattern", "alpha_pattern")}
@@ -232,9 +260,9 @@ def _config(path: Path) -> dict[str, Any]:
         for pattern in (*patterns[0], *patterns[1]):
             re.compile(pattern)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
-        raise _refused(f"the adapter's config cannot be read: {error!r}", path) from error
+        raise _refused(f"the adapter's config cannot be read: {file_fault(path) or repr(error)}", path) from error
     unsupported = [field for field, allowed in _WANTED.items() if config.get(field) not in allowed]
-    unsupported += [field for field in sorted(config) if config[field] and field not in _UNDERSTOOD]
+    unsupported += [field for field in sorted(config) if config[field] and field not in {*_UNDERSTOOD, *allowed}]
     if unsupported:
         field = unsupported[0]
         expected = " or ".join(str(value) for value in _WANTED.get(field, ("not set",)) if value is not None)
@@ -261,7 +289,14 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
                 tensors = {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise _refused(f"the tensors cannot be read: {str(error).splitlines()[0][:200]}", path) from error
+        message = file_fault(path) or str(error).splitlines()[0][:200]
+        if not path.exists() and (path.parent / PICKLED_FILE).exists():
+            read = f"d = {str(path.parent)!r}; t = load(d + '/{PICKLED_FILE}', weights_only=True)"
+            save = f"save_file({{k: v.contiguous() for k, v in t.items()}}, d + '/{ADAPTER_FILE}')"
+            code = f"from torch import load; from safetensors.torch import save_file; {read}; {save}"
+            what, fix = f"the adapter is pickled ({PICKLED_FILE}), which is never opened", f'Run `python -c "{code}"`.'
+            raise BadArtifact(what, where=str(path.parent), expected=ADAPTER_FILE, fix=fix) from error
+        raise _refused(f"the tensors cannot be read: {message}", path) from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise _refused("a tensor has NaN or infinite entries", f"{path}: {name}")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import structs, to_builtins
 
@@ -25,10 +25,14 @@ from loid_infer.plugins.folder import (
     readable_plugins,
     refuse_repeats,
 )
+from loid_infer.plugins.foreign import is_same_base, named_base, read_foreign
 from loid_infer.plugins.merge import Source, TensorError, merge, merge_settings
 from loid_infer.records import decode, narrowed
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
 from loid_infer.types import SILENT, NamedDigest, Progress
+
+if TYPE_CHECKING:
+    from loid_infer.graphs.bases import Base
 
 T = TypeVar("T")
 
@@ -149,6 +153,7 @@ def plugin_import(
     name: str,
     *,
     base: str = DEFAULT_BASE,
+    same_base: bool = False,
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> PluginImport:
@@ -159,9 +164,11 @@ def plugin_import(
 
     Args:
         base: what it was trained on: `default`, a folder, a GGUF file, or a hub name; see `export`.
+        same_base: `base` is what the adapter names as its base, under another name.
 
     Raises:
         BadArtifact: not a peft folder, an unsupported adapter, or one that does not fit `base`.
+        BadSetting: the adapter names another base.
         BadSetting, RuntimeMissing: the base cannot be loaded.
         NoSpace: the disk is full or the folder not writable.
     """
@@ -171,15 +178,21 @@ def plugin_import(
     workspace.plugin(name)  # checks the name
     if not (origin / ADAPTER_CONFIG).is_file():
         expected, fix = f"{ADAPTER_CONFIG} and {ADAPTER_FILE}", "Give a folder written by model.save_pretrained."
+        inner = ", ".join(sorted(str(path.parent) for path in origin.glob(f"*/{ADAPTER_CONFIG}")))
+        fix = f"Give one of its folders: {inner}." if inner else fix
         raise BadArtifact("no peft adapter found", where=str(origin), expected=expected, fix=fix)
     progress.say(f"importing plugin {name!r} for {base!r} ...")
     loaded = load_base(base)
-    delta, tensors, family = read_adapter(origin, loaded.family.prefix), loaded.arrays(), loaded.family
-    # `all-linear` and `dense` also match poolers and heads, which no vector depends on.
-    for unused in sorted(part for part in delta if not family.uses(part) and part not in tensors):
-        del delta[unused]
-        progress.say(f"ignored {unused}: it is not in the base, and no vector depends on it")
-    check_delta(delta, tensors, str(origin))
+
+    def inside(tensor: str) -> bool:
+        return loaded.family.contains(tensor) or (bool(loaded.reading.dense) and tensor.startswith("linear."))
+
+    delta, left_out = read_foreign(origin, loaded.tensors, inside)
+    if left_out:  # `all-linear` and `dense` also match poolers and heads
+        progress.say(f"left out, because no vector depends on it: {', '.join(left_out)}")
+    check_delta(delta, loaded.arrays(), str(origin))
+    if not same_base:
+        _check_base(origin, base, loaded, progress)
     weights, n_params = loaded.digest, sum(part.a.size + part.b.size for part in delta.values())
     with new_plugin(workspace, name, progress) as folder:
         write_delta(folder, delta, loaded.name)
@@ -202,6 +215,21 @@ def plugin_import(
         write_manifest(folder, manifest)
     progress.say("the training data of this plugin is unknown: leakage of test reviews cannot be checked")
     return summary(workspace, manifest, PluginImport, {})
+
+
+def _check_base(origin: Path, base: str, loaded: Base, progress: Progress) -> None:
+    """Check that the adapter in `origin` names `base`, loaded as `loaded`, if it names any."""
+    named, revision = named_base(origin)
+    if not named:
+        progress.say(f"the adapter does not name its base: whether it is {loaded.name} cannot be checked")
+    elif not is_same_base(named, revision, base, loaded.name, loaded.path):
+        raise BadSetting(
+            "the adapter was trained on another base",
+            where=str(origin / ADAPTER_CONFIG),
+            expected=f"{named} {revision}".strip(),
+            got=loaded.name,
+            fix="Give --base that model, or --same-base if this is that model under another name.",
+        )
 
 
 def plugin_list(*, workspace: WorkspaceLike = None) -> PluginList:

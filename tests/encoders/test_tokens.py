@@ -153,3 +153,34 @@ def test_an_invalid_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadArtifact, match=r"tokenizer\.json: the tokenizer cannot be read"):
         Tokenizer(tmp_path / "tokenizer.json", 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unknown_id", "counts"),
+    [
+        ("WordLevel", 1, [0, 1, 2, 0]),
+        ("Unigram", 1, [0, 1, 2, 0]),
+        ("byte level", -1, [0, 0, 0, 0]),  # every byte has a token
+        ("dropped", -1, [0, 0, 0, 0]),
+    ],
+)
+def test_unknown_tokens_are_counted(tmp_path: Path, kind: str, unknown_id: int, counts: list[int]) -> None:
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    model = {
+        "WordLevel": models.WordLevel({"great": 0, "?": 1}, unk_token="?"),
+        "Unigram": models.Unigram([("great", -1.0), ("?", -9.0)], unk_id=1),
+        "byte level": models.BPE(alphabet, []),
+        "dropped": models.BPE({letter: i for i, letter in enumerate("aegrt")}, []),
+    }[kind]
+    rust = tokenizers.Tokenizer(model)
+    is_bytes = kind == "byte level"
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel() if is_bytes else pre_tokenizers.WhitespaceSplit()
+    rust.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, texts = Tokenizer(tmp_path / "tokenizer.json", 20, empty_id=0), ["great", "great 👍", "👍 👍 great", ""]
+    assert tokenizer.unknown_id == unknown_id
+    tokens = tokenizer(texts)
+    assert int((tokens.flat_ids == tokenizer.unknown_id).sum()) == sum(counts)
+    assert tokenizer.mostly_unknown(tokens).tolist() == [n == 2 for n in counts]

@@ -17,6 +17,7 @@ from loid_infer.kernels.cosine import row_cosines
 from tests.families import make_family
 
 TEXTS = ["great", "the sound of my guitar was not very good", "naïve 👍 2024", "it broke. " * 20]
+_BLOCKS = b"llama.block_count\4\0\0\0"  # the key, and the type of its number
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -96,6 +97,23 @@ def write_gguf(
     out.write_tensors_to_file()
     out.close()
     return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[: len(content) // 2], "Download it again: it may be cut short"),
+        (lambda content: content[:50], "Download it again: it may be cut short"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1\n", "it is a git-lfs pointer"),
+        (lambda content: content.replace(_BLOCKS + b"\3", _BLOCKS + b"\2"), r"ignore.*blk\.2\..* beyond block_count 2"),
+        (lambda content: content.replace(_BLOCKS + b"\3", _BLOCKS + b"\4"), r"expected 3, as in the checkpoint, got 4"),
+    ],
+)
+def test_damaged_files_are_refused(llama: Path, tmp_path: Path, damage, message: str) -> None:
+    path = write_gguf(llama, tmp_path / "it.gguf", bos=True)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BadArtifact, match=message):
+        load_base(str(path))
 
 
 @pytest.mark.parametrize("bos", [True, False, None])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from loid_infer import Encoder, export
 from loid_infer.architectures.transformer import Transformer
@@ -213,6 +214,14 @@ BROKEN = {
     "pickled dense": (
         lambda folder: (folder / "2_Dense/model.safetensors").rename(folder / "2_Dense/pytorch_model.bin"),
         "pytorch_model.bin",
+    ),
+    "dense width": (
+        lambda folder: save_file({"linear.weight": torch.ones(24, 16)}, folder / "2_Dense/model.safetensors"),
+        "dense.0.weight has the shape [24, 16], not [-1, 32]",
+    ),
+    "cut dense": (
+        lambda folder: (folder / "2_Dense/model.safetensors").write_bytes(b"version https://git-lfs"),
+        "git-lfs pointer",
     ),
     "dense activation": (
         lambda folder: edit(folder / "2_Dense/config.json", lambda c: c | {"activation_function": "os.system"}),

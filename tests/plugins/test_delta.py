@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loid_infer.errors import BadArtifact
-from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_adapter, read_delta, write_delta
+from loid_infer.plugins.delta import LowRank, delta_digest, fold, read_delta, write_delta
 from tests.plugins.toy_plugins import QUERY, merged_state, peft_model, random_delta
 
 
@@ -49,17 +49,6 @@ def test_folding_equals_merging_by_peft(toy_base: Path, tmp_path: Path, config: 
         assert (folded[name] is state[name]) == (name not in delta)
         np.testing.assert_allclose(folded[name], tensor, rtol=0, atol=4e-7)
         assert np.array_equal(tensor, state[name]) == (name not in delta)
-
-
-def test_keys_with_a_bert_prefix_are_read(adapter: Path) -> None:
-    plain = read_delta(adapter)
-    _edit(adapter, rank_pattern={r"bert\..*query": 4})
-    factors = load_file(adapter / "adapter_model.safetensors")
-    save_file(
-        {key.replace("model.encoder", "model.bert.encoder"): t for key, t in factors.items()},
-        adapter / "adapter_model.safetensors",
-    )
-    assert delta_digest(read_adapter(adapter, "bert.")) == delta_digest(plain)
 
 
 def test_half_precision_factors_are_read_exactly(adapter: Path) -> None:

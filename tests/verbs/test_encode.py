@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,29 @@ def test_vectors_equal_plain_transformers(workspace: Workspace, toy_base: Path) 
     lengths = [len(tokenizer(t)["input_ids"]) for t in texts]
     assert result.n_tokens == sum(min(n, 32) for n in lengths)
     assert result.n_truncated == sum(n > 32 for n in lengths)
+
+
+def test_unknown_tokens_of_new_texts_are_counted(workspace: Workspace) -> None:
+    lines: list[str] = []
+
+    class Recorder(type(SILENT)):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    def run(texts: list[str]) -> tuple[int, int, list[str]]:
+        ingest_texts(workspace, texts)
+        lines.clear()
+        result = encode("toys", workspace=workspace, progress=Recorder())
+        return result.n_unknown, result.n_mostly_unknown, [line for line in lines if "unknown" in line]
+
+    known, foreign = toy_texts(200), ["👍", "很好的产品", "great 👍 👍", "great sound 👍 👍", "很 guitar", ""]
+    assert run(known) == (0, 0, [])
+    # Every ideograph is a word of its own. Half unknown is not mostly unknown.
+    n_unknown, n_mostly, (line,) = run(known + foreign)
+    assert (n_unknown, n_mostly) == (1 + 5 + 2 + 2 + 1, 3)
+    assert re.search(r"0\.\d% of the tokens are unknown .* of base \(3 texts are mostly unknown, .* --base MODEL", line)
+    assert run(known + foreign) == (0, 0, [])  # all are stored
+    assert run(known + foreign + toy_texts(300, seed=1) + ["great 👍"]) == (1, 0, [])
 
 
 def test_a_text_is_encoded_once_and_a_second_run_encodes_nothing(workspace: Workspace) -> None:
