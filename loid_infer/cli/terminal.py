@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from msgspec import to_builtins
 from rich.console import Console
@@ -19,7 +17,7 @@ from rich.text import Text
 
 from loid_infer.types import SILENT, Task
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 130
+EXIT_USER = 2
 _SHOW_AFTER_S = 2.0
 
 
@@ -82,23 +80,6 @@ def show(result: Any, *, as_json: bool) -> None:
             table.add_row(name, _formatted(value))
     for part in ([table] if table.row_count else []) + tables:
         console.print(part)
-
-
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer would convert to its own exit code."""
-
-
-def stop_on_signals() -> None:
-    """Make Ctrl-C and SIGTERM raise `Stopped`, so that context managers commit finished work."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        # Only once: a second signal would interrupt the last commit.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _rows_table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
