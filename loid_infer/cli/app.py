@@ -46,9 +46,9 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point. User errors exit with 2, Ctrl-C with 130; other exceptions are bugs and show their traceback."""
-    for number in _SIGNALS:
-        signal.signal(number, _stop)
     try:
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
         from loid_infer.errors import LoidError
 
         try:

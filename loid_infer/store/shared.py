@@ -33,7 +33,7 @@ class Shared:
         self.write, self.users = write, WeakSet[Any]()
         self.open_reads: Counter[int] = Counter()  # open read transactions by thread
         self.changing = threading.Condition()  # held to begin or end a read, and while the map changes
-        self.databases: tuple[Any, ...] = ()  # opened once: opening one waits for a writer of this process and blocks it
+        self.databases: tuple[Any, ...] = ()  # opened once: py-lmdb opens one with a write transaction
         self._n_resizing = 0
         self._kept = ExitStack()
         try:
