@@ -225,10 +225,10 @@ def reference_ids(folder: Path, texts: list[str], max_tokens: int) -> list[list[
 @contextlib.contextmanager
 def _load_options(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Folder and options for transformers; a GGUF file is linked to an empty folder, so that no other file is read."""
-    if not path.is_file():
-        yield path, {}
-        return
-    with scratch_folder() as folder:
+    with scratch_folder() as folder:  # transformers and torch need one in any case
+        if not path.is_file():
+            yield path, {}
+            return
         (folder / path.name).symlink_to(path.resolve())
         yield folder, {"gguf_file": path.name}
 

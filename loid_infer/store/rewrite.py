@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from loid_infer.artifact import new_folder, set_mode
-from loid_infer.errors import BadStore
+from loid_infer.errors import BadStore, NoMemory
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.environment import Environment, check_format
 from loid_infer.store.lock import LOCK_FILE
@@ -87,7 +87,11 @@ def _intact_chunks(data: Path, spec: Spec, fingerprint: str, progress: Progress)
     if not size:
         return []
     with data.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
+        except OSError as error:
+            fix = "Use a workspace on a local disk, or run `ulimit -v unlimited` first."
+            raise NoMemory(f"the file cannot be mapped: {error.strerror}", where=str(data), fix=fix) from error
     view = memoryview(content)
     with progress.task("salvage", size, "bytes") as task:
         while (start := content.find(MAGIC, at)) >= 0:

@@ -26,7 +26,7 @@ from loid_infer.errors import LoidError, NoSpace, StoreBusy
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
 from loid_infer.store import environment
-from loid_infer.store.rewrite import compact
+from loid_infer.store.rewrite import compact, salvage
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
@@ -271,6 +271,7 @@ def test_a_store_uses_the_address_space_there_is(tmp_path):
     words = r"NoMemory: .*address space of this process\. Run `ulimit -v unlimited` first\."
     assert re.match(words, in_child(limited(none, lambda: reader(tmp_path))))
     assert re.match(words, in_child(limited(none, lambda: StoreWriter(tmp_path, SPEC, FINGERPRINT))))
+    assert in_child(limited(none, lambda: salvage(tmp_path, SPEC, FINGERPRINT, SILENT))).startswith("NoMemory: ")
     assert read_all(tmp_path, digests) == vectors.tobytes()
 
 
