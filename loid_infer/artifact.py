@@ -30,13 +30,14 @@ from loid_infer.settings import is_mount_point, make_folder
 MANIFEST = "manifest.json"
 _ABANDONED_S = 86_400.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _ADVICE = {
     code: advice
     for advice, codes in (
         ("Free some space", _FULL),
         ("Check the disk", (errno.EIO, errno.ESTALE)),
         ("Make the folder writable", (errno.EACCES, errno.EPERM, errno.EROFS)),
-        ("Use another folder", (errno.EXDEV, errno.EBUSY, errno.ENOTDIR)),
+        ("Use another folder", (errno.ENOTDIR, *_NO_RENAME)),
         ("Use a disk and a `ulimit -f` that allow a file of that size", (errno.EFBIG,)),
         ("Use a shorter name", (errno.ENAMETOOLONG,)),
     )
@@ -257,8 +258,8 @@ def _replace_file(new: Path, path: Path) -> None:
     try:
         new.replace(path)
     except OSError as error:
-        # A file that is a mount point, as in containers, or of another user in a folder like /tmp.
-        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES) or not path.exists():
+        # A file that is a mount point, as in containers, or of another user in a folder like /tmp; object stores.
+        if error.errno not in (errno.EPERM, errno.EACCES, *_NO_RENAME):
             raise
         shutil.copyfile(new, path)
         _sync(path)

@@ -34,7 +34,7 @@ Change = Callable[[Any], Any]  # applied to a write transaction
 _DATABASES = (b"chunks", b"index", b"meta")
 _MAP_STEP = 1 << 30
 _SMALLER_STEPS = (1 << 26, 1 << 22)  # where the address space is limited
-_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL = 1 << 20
 
 
@@ -197,7 +197,8 @@ class Environment:
                     allocated = (self.folder / DATA_FILE).stat().st_blocks * 512
                     missing = self._file_bytes_for(change) - allocated - free
         advice = "Free some space" if full or has_code(error, errno.EDQUOT) else "Make the folder writable"
-        advice = "Check the disk" if has_code(error, errno.EIO) and not full else advice
+        if has_code(error, errno.EIO, errno.EFBIG) and not full:
+            advice = "Check the disk, and how large a file may be (`ulimit -f`; 4 GiB on FAT)"
         return NoSpace(
             "the disk is full" if full else f"the store cannot be written: {error}",
             where=str(self.folder),

@@ -47,7 +47,7 @@ def no_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, flags: int, kind: int) -> Iterator[int]:
-    path = folder / LOCK_FILE
+    path, pid = folder / LOCK_FILE, os.getpid()
     while True:
         with writing(path):
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
@@ -58,6 +58,9 @@ def _locked(folder: Path, flags: int, kind: int) -> Iterator[int]:
                 yield descriptor
                 return
         finally:
+            if os.getpid() == pid:  # a process forked meanwhile has the descriptor too, and may live longer
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -291,6 +292,20 @@ def test_a_map_that_cannot_grow_ends_a_run_and_loses_nothing(tmp_path):
     assert check.n_bad == 0 and check.n_rows > 4_000
 
 
+def test_a_file_that_may_not_grow_ends_a_run_and_loses_nothing(tmp_path):
+    digests, vectors = filled(tmp_path, [300])
+
+    def append(n_bytes: int, seed: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.RLIM_INFINITY))
+        with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
+            for n in range(30):
+                writer.append(rows(200, seed=seed + n))
+
+    for seed in (1, 100):  # a short write, and a refused one
+        assert re.match(r"NoSpace: .*ulimit -f", in_child(lambda seed=seed: append(1 << 18, seed)))
+        assert read_all(tmp_path, digests) == vectors.tobytes()
+
+
 # Several threads and forks.
 
 
@@ -366,6 +381,18 @@ def test_a_writer_waits_for_readers_of_its_process_only_so_long(tmp_path, monkey
     with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer, reader(tmp_path) as store:
         writer.append(rows(5, seed=1))
         assert store.size().n_rows == 8
+
+
+def test_a_forked_process_that_lives_longer_holds_no_lock(tmp_path):
+    with StoreWriter(tmp_path, SPEC, FINGERPRINT):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        StoreWriter(tmp_path, SPEC, FINGERPRINT).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_forked_process_opens_a_store_that_its_parent_has_open(tmp_path):
