@@ -18,9 +18,9 @@ import numpy as np
 from bench.gather import SPEC
 from bench.record import save, work_folder
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.store.environment import DATA_FILE
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
+from loid_infer.store.shared import DATA_FILE
 from loid_infer.store.verify import verify
 from loid_infer.store.writer import Committer, StoreWriter
 from loid_infer.types import SILENT

@@ -15,6 +15,7 @@ import platform
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +23,26 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
-from loid_infer.errors import BadArtifact, NoSpace
+from loid_infer.errors import BadArtifact, BadSetting, NoSpace
 from loid_infer.records import decode, to_json, typed
-from loid_infer.settings import make_folder
+from loid_infer.settings import is_mount_point, make_folder
 
 MANIFEST = "manifest.json"
 _ABANDONED_S = 86_400.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_ADVICE = {
+    code: advice
+    for advice, codes in (
+        ("Free some space", _FULL),
+        ("Check the disk", (errno.EIO, errno.ESTALE)),
+        ("Make the folder writable", (errno.EACCES, errno.EPERM, errno.EROFS)),
+        ("Use another folder", (errno.ENOTDIR, *_NO_RENAME)),
+        ("Use a disk and a `ulimit -f` that allow a file of that size", (errno.EFBIG,)),
+        ("Use a shorter name", (errno.ENAMETOOLONG,)),
+    )
+    for code in codes
+}
 M = TypeVar("M", bound=Struct)
 
 
@@ -61,22 +76,19 @@ def writing(path: Path) -> Iterator[None]:
         code = _write_error_code(error)
         if code is None:
             raise
-        full = code in (errno.ENOSPC, errno.EDQUOT)
-        advice = "Free some space" if full else "Check the disk" if code == errno.EIO else "Make the folder writable"
         raise NoSpace(
             f"cannot write: {os.strerror(code)}",
             where=str(path),
-            got=f"{free_bytes(path):,} bytes free on that disk" if full else "",
-            fix=f"{advice}, then run the same command again; nothing is lost.",
+            got=f"{free_bytes(path):,} bytes free on that disk" if code in _FULL else "",
+            fix=f"{_ADVICE[code]}, then run the same command again; nothing is lost.",
         ) from error
 
 
 def _write_error_code(error: Exception) -> int | None:
     """The errno of a refused write, or None. Libraries written in Rust give it in the message only."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
     if isinstance(error, OSError):
-        return error.errno if error.errno in codes else None
-    return next((code for code in codes if f"(os error {code})" in str(error)), None)
+        return error.errno if error.errno in _ADVICE else None
+    return next((code for code in _ADVICE if f"(os error {code})" in str(error)), None)
 
 
 def free_bytes(path: Path) -> int:
@@ -86,23 +98,43 @@ def free_bytes(path: Path) -> int:
 
 
 @contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder outside of the workspace, removed after the block. Raises NoSpace if there is no place."""
+    try:
+        scratch = tempfile.TemporaryDirectory()
+    except OSError as error:
+        fix = "Name a writable folder in the variable TMPDIR, as in: TMPDIR=DIR loid-infer ..."
+        raise NoSpace("there is no writable temporary folder", got=str(error), fix=fix) from error
+    with scratch as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` when the block succeeds and is removed when it fails.
 
+    A symbolic link stays, and the file it names is replaced.
+
     Raises:
+        BadSetting: something else than a file has this name.
         NoSpace: the disk is full or the folder not writable.
     """
+    with writing(path):
+        named, path = path, Path(os.path.realpath(path))
+        if path.is_symlink() or (named.exists() and not named.is_file()):
+            what, fix = "this is not a file, and cannot be replaced by one", "Name a file, or a new one."
+            raise BadSetting(what, where=str(named), expected="no folder, device, pipe, socket or loop", fix=fix)
     make_folder(path.parent)
     _sweep(path)
     with writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _beside(path, "partial")
+        temporary.touch(exist_ok=False)
         try:
+            mode = temporary.stat().st_mode
             yield temporary
+            set_mode(temporary, mode)  # some libraries make a private file
             _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
+            _replace_file(temporary, path)
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -113,13 +145,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` when the block succeeds and is removed when it fails.
 
     Raises:
-        NoSpace: the disk is full or the folder not writable.
+        NoSpace: the disk is full, the folder not writable, or `path` a mount point.
     """
     make_folder(path.parent)
     path = path.resolve()  # a symbolic link to another disk is kept
+    if is_mount_point(path):
+        fix = "Mount the folder above it instead, then run the same command again."
+        raise NoSpace("a mount point cannot be replaced", where=str(path), fix=fix)
     _sweep(path)
     with writing(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        temporary = _beside(path, "partial")
+        temporary.mkdir()
         try:
             yield temporary
             _sync(temporary)
@@ -135,11 +171,9 @@ def write_manifest(folder: Path, manifest: Struct) -> None:
     digests = {str(file.relative_to(folder)): digest_file(file) for file in files}
     content = to_json(structs.replace(manifest, files=digests), indent=2, sort_keys=True)
     (folder / MANIFEST).write_text(content + "\n", encoding="utf-8")
-    mask = _umask()
     for file in (*files, folder / MANIFEST):
-        file.chmod(0o666 & ~mask)
+        set_mode(file, folder.stat().st_mode & 0o666)  # some libraries make private files
         _sync(file)
-    folder.chmod(0o777 & ~mask)
 
 
 def read_manifest(
@@ -212,7 +246,23 @@ def _target_name(temporary: Path) -> str:
 def _sweep(path: Path) -> None:
     for leftover in abandoned(path.parent):
         if _target_name(leftover) == path.name:
-            remove(leftover)
+            with suppress(OSError):  # it may belong to another user
+                remove(leftover)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
+
+
+def _replace_file(new: Path, path: Path) -> None:
+    try:
+        new.replace(path)
+    except OSError as error:
+        # A file that is a mount point, as in containers, or of another user in a folder like /tmp; object stores.
+        if error.errno not in (errno.EPERM, errno.EACCES, *_NO_RENAME):
+            raise
+        shutil.copyfile(new, path)
+        _sync(path)
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -221,14 +271,17 @@ def _replace_folder(new: Path, path: Path) -> None:
     On Linux the two names are exchanged atomically. Elsewhere the old folder is moved aside first, so a crash between
     the two steps leaves both folders complete.
     """
-    if not path.exists():
-        new.replace(path)
+    try:
+        new.replace(path)  # there is none, or an empty one
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    aside = _beside(path, "old")
     if _exchange(new, path):
         new.replace(aside)
     else:
-        path.replace(aside)
+        aside = move_folder(path, aside)
         try:
             new.replace(path)
         except BaseException:
@@ -236,6 +289,28 @@ def _replace_folder(new: Path, path: Path) -> None:
             raise
     _sync(path.parent)
     shutil.rmtree(aside)
+
+
+def move_folder(path: Path, to: Path) -> Path:
+    """Rename a folder to the new name `to`. A folder of a lower layer of an overlay file system is copied instead.
+
+    Its copy has another suffix until it is complete and if `path` then cannot be removed. Returns where it is now.
+    """
+    try:
+        return path.replace(to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    copy = _beside(to, "copy")  # `abandoned` does not list it: after a crash it may be the only complete one
+    try:
+        shutil.copytree(path, copy, symlinks=True)
+        for file in (*copy.rglob("*"), copy, copy.parent):
+            _sync(file)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    shutil.rmtree(path)
+    return copy.replace(to)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -246,14 +321,19 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Sync a file or folder, as far as its file system can; many cannot sync folders."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EIO, *_FULL):
+            raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def set_mode(path: Path, mode: int) -> None:
+    """Set the permissions of `path`, if its file system has any."""
+    with suppress(OSError):
+        path.chmod(mode & 0o777)

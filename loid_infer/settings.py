@@ -21,9 +21,15 @@ DEFAULT_MAX_TOKENS = 256
 MAX_SEED = 2**63 - 1
 SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
 
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "glusterfs", "9p", "afs", "ceph", "gpfs", "beegfs"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph"}
+# File systems on which locks, memory maps or syncs may not work as on a local disk.
+_REMOTE = frozenset(
+    {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "lustre", "glusterfs", "afs", "coda", "ceph", "gpfs", "beegfs"}
+    | {"orangefs", "pvfs2", "panfs", "wekafs", "davfs", "9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "osxfs"}
+    | {"grpcfuse", "fakeowner", "drvfs", "wslfs", "fuse"}  # of containers and virtual machines; object stores
+)
+# Of the kinds `fuse.X`, all others are taken for remote: sshfs, s3fs, gcsfuse, rclone, juicefs, vmhgfs-fuse, ...
+_LOCAL_FUSE = frozenset(
+    {"fuse-overlayfs", "bindfs", "mergerfs", "unionfs", "encfs", "gocryptfs", "cryfs", "ntfs-3g", "squashfuse", "zfs"}
 )
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
@@ -122,9 +128,15 @@ class Workspace:
         return self.cache / fingerprint
 
 
-def machine_memory() -> Path:
-    """The file with measurements of this machine (e.g. the best number of streams), shared by all workspaces."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def machine_memory() -> Path | None:
+    """The file with measurements of this machine (e.g. the best number of streams), shared by all workspaces.
+
+    None for a user without a home folder.
+    """
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(caches) / "loid-infer" / "machine.json"
 
 
@@ -132,16 +144,28 @@ WorkspaceLike: TypeAlias = Workspace | str | os.PathLike[str] | None  # accepted
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str, bool]:
-    """The type of the file system of `path` (empty if unknown), and whether it is a network file system."""
-    try:
-        lines = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:
-        return "", False
+    """The type of the file system of `path` (empty if unknown), and whether it may be no local disk."""
     path = path.resolve()
-    mounted = [(fields[1], fields[2]) for fields in lines if path.is_relative_to(fields[1].replace("\\040", " "))]
+    mounted = [mount for mount in _mounted(mounts) if path.is_relative_to(mount[0])]
     # The last mount on a mount point hides earlier ones.
     kind = max(reversed(mounted), key=lambda mount: len(mount[0]), default=("", ""))[1]
-    return kind, kind in _NETWORK_FILE_SYSTEMS
+    name = kind.removeprefix("fuse.")
+    return kind, kind in _REMOTE or (name != kind and name not in _LOCAL_FUSE)
+
+
+def is_mount_point(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether `path` is a mount point, also of a folder of the same disk."""
+    return path.is_mount() or str(path) in {place for place, _ in _mounted(mounts)}
+
+
+def _mounted(mounts: Path) -> list[tuple[str, str]]:
+    """The mount points with the types of their file systems, in the order of mounting."""
+    try:
+        lines = [line.split() for line in mounts.read_text(errors="surrogateescape").splitlines()]
+    except OSError:
+        return []
+    # White space and backslashes in a name are written as octal numbers.
+    return [(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place), kind) for _, place, kind, *_ in lines]
 
 
 def make_folder(folder: Path) -> Path:

@@ -31,6 +31,7 @@ MODULE_LEVEL_CALLS = {
         "Html",
     ),  # values that never change
     *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int64", "pa.float32"),
+    "threading.Lock",
     *("_Silent", "typer.Option", "typer.Argument", "', '.join", "','.join"),
 }
 

@@ -1,19 +1,31 @@
-"""The command-line app. A verb's module is imported when its command runs, so that help is fast."""
+"""The command-line app. A verb's module is imported when its command runs, so that help is fast.
+
+This module imports nothing that takes time, so that Ctrl-C is handled from the start.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import signal
 import sys
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
-from loid_infer.cli import cache, commands, plugins
-from loid_infer.cli.terminal import EXIT_INTERRUPTED, EXIT_USER, Stopped, show_error, stop_on_signals
-from loid_infer.errors import LoidError
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_EXIT_USER, _EXIT_INTERRUPTED = 2, 130
 
 
 def build() -> typer.Typer:
     """All commands, in the order in which they are declared."""
+    import typer
+
+    from loid_infer.cli import cache, commands, plugins
+
     app = typer.Typer(
         name="loid-infer",
         help="Encode review texts once, store the vectors, train recommender heads on them, and score pairs.",
@@ -38,23 +50,62 @@ def main() -> None:
 
     With `--json` each of them is also one object on stdout.
     """
-    stop_on_signals()
-    as_json = "--json" in sys.argv
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
+        _run(as_json="--json" in sys.argv)
+    except Stopped:
+        _say_stopped()
+        raise SystemExit(_EXIT_INTERRUPTED) from None
+    finally:
+        _ignore_signals()
+
+
+def _run(as_json: bool) -> NoReturn:
+    from loid_infer.cli.terminal import show_error
+    from loid_infer.errors import LoidError
+
     try:
         # Without --json typer prints its usage errors and exits; with it they are raised.
         sys.exit(build()(standalone_mode=not as_json))
     except LoidError as error:
         show_error(error, "error: ", as_json=as_json)
-        raise SystemExit(EXIT_USER) from None
-    except Stopped:
-        fix = f"To continue: {shlex.join(['loid-infer', *sys.argv[1:]])}"
-        show_error(LoidError("stopped; committed work is kept", fix=fix), "\n", as_json=as_json)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        raise SystemExit(_EXIT_USER) from None
     except Exception as error:
         if as_json and hasattr(error, "format_message"):  # a usage error of typer
             usage = LoidError(error.format_message().removesuffix("."), fix="Add --help to see the options.")
             show_error(usage, "error: ", as_json=True)
-            raise SystemExit(EXIT_USER) from None
+            raise SystemExit(_EXIT_USER) from None
         bug = LoidError(f"{type(error).__name__}: {error}", fix="This is a bug: please report the traceback.")
         show_error(bug, "", as_json=as_json)
         raise
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer would convert to its own exit code."""
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise `Stopped`, so that context managers commit finished work; in an import, which may hide it, exit at once."""
+    _ignore_signals()  # a second signal would interrupt the last commit
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _say_stopped()
+            os._exit(_EXIT_INTERRUPTED)
+        frame = frame.f_back
+    raise Stopped
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say_stopped() -> None:
+    what, fix = "stopped; committed work is kept", f"To continue: {shlex.join(['loid-infer', *sys.argv[1:]])}"
+    sys.stderr.write(f"\n{what}. {fix}\n")
+    sys.stderr.flush()
+    if "--json" in sys.argv:
+        empty = {"where": "", "expected": "", "got": ""}
+        sys.stdout.write(json.dumps({"error": {"what": what, **empty, "fix": fix}}) + "\n")
+        sys.stdout.flush()

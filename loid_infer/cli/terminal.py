@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from msgspec import to_builtins
 from rich.console import Console
@@ -23,7 +21,7 @@ from rich.text import Text
 from loid_infer.errors import LoidError
 from loid_infer.types import SILENT, Task
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 130
+EXIT_USER = 2
 _SHOW_AFTER_S = 2.0
 _COMMAND = re.compile(r"loid-infer (?:(?:cache|plugin) )?[a-z]+")
 
@@ -100,23 +98,6 @@ def show_error(error: LoidError, lead: str, *, as_json: bool) -> None:
 def in_workspace(advice: str, workspace: Path) -> str:
     """`advice` with `-w WORKSPACE` in its commands, so that they work as they are."""
     return _COMMAND.sub(lambda found: f"{found[0]} -w {shlex.quote(str(workspace))}", advice)
-
-
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer would convert to its own exit code."""
-
-
-def stop_on_signals() -> None:
-    """Make Ctrl-C and SIGTERM raise `Stopped`, so that context managers commit finished work."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        # Only once: a second signal would interrupt the last commit.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _rows_table(name: str, rows: Sequence[dict[str, Any]]) -> Table:

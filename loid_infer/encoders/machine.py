@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from loid_infer.artifact import new_file
 from loid_infer.encoders.protocol import Runtime
-from loid_infer.errors import BadArtifact, NoSpace
+from loid_infer.errors import BadArtifact, BadSetting, NoSpace
 from loid_infer.records import decode, to_json
 from loid_infer.types import Spec, TokenBatch
 
@@ -34,21 +34,23 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None  # of a batch that fits into a GPU's memory
 
 
-def recall(key: str, memory: Path) -> Answer:
-    """The measurements under `key`; empty if there are none or the file cannot be read."""
+def recall(key: str, memory: Path | None) -> Answer:
+    """The measurements under `key`; empty if there are none or the file `memory` cannot be read or is None."""
     return _read(memory).get(key, Answer())
 
 
-def remember(key: str, answer: Answer, memory: Path) -> None:
+def remember(key: str, answer: Answer, memory: Path | None) -> None:
     """Store `answer` under `key`, if the file can be written."""
+    if memory is None:
+        return
     answers = _read(memory) | {key: answer}
-    with contextlib.suppress(NoSpace), new_file(memory) as temporary:
+    with contextlib.suppress(BadSetting, NoSpace), new_file(memory) as temporary:
         temporary.write_text(to_json(answers, indent=1, sort_keys=True) + "\n")
 
 
-def _read(memory: Path) -> dict[str, Answer]:
+def _read(memory: Path | None) -> dict[str, Answer]:
     try:
-        return decode(memory, dict[str, Answer], "")
+        return decode(memory, dict[str, Answer], "") if memory else {}
     except BadArtifact:
         return {}
 
@@ -58,12 +60,14 @@ def choices(n_threads: int) -> list[int]:
     return sorted({max(1, n_threads // share) for share in (1, 2, 4, 8)}, reverse=True)
 
 
-def fastest_streams(key: str, n_threads: int, max_tokens: int, make: Callable[[int], Runtime], memory: Path) -> int:
+def fastest_streams(
+    key: str, n_threads: int, max_tokens: int, make: Callable[[int], Runtime], memory: Path | None
+) -> int:
     """The number of streams with which `make(n_streams)` computes most tokens a second.
 
     Args:
         key: processor, threads, precision and shape of the encoder.
-        memory: the file of measurements.
+        memory: the file of measurements; None: measure again each time.
     """
     if n_threads == 1:
         return 1

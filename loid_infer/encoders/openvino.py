@@ -6,6 +6,7 @@ The inference precision is always set: on a processor with bfloat16 the default 
 from __future__ import annotations
 
 import functools
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -47,6 +48,20 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     return make(fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory()))
 
 
+def _imported() -> Any:
+    """The module `openvino`, without its telemetry: its import would send an event, and so start a process."""
+    telemetry = "openvino_telemetry"
+    known = sys.modules.get(telemetry)
+    sys.modules[telemetry] = None  # type: ignore[assignment] # cannot be imported: openvino then uses a stub that sends nothing
+    try:
+        import openvino
+    finally:
+        del sys.modules[telemetry]
+        if known is not None:
+            sys.modules[telemetry] = known
+    return openvino
+
+
 class OpenVino:
     """A compiled model. Threads are divided among streams, each of which computes one batch at a time."""
 
@@ -60,8 +75,7 @@ class OpenVino:
             BadArtifact: the graph cannot be compiled.
             RuntimeMissing: OpenVINO uses another precision than requested.
         """
-        import openvino
-
+        openvino = _imported()
         # The floating-point part of an int8 graph is computed in bf16 where that is native.
         hint = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
         options = {

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_HELD: dict[str, tuple[int, Any]] = {}  # setting -> open blocks that hold it, and its value before the first
+_HOLDING = threading.Lock()
 
 
 def features() -> set[str]:
@@ -35,9 +40,35 @@ def has_bf16() -> bool:
     return bool(features() & _BF16_FLAGS)
 
 
-def n_usable_threads() -> int:
-    """Number of processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def n_usable_threads(system: Path = Path("/")) -> int:
+    """Number of processors this process may use: those it may run on, limited by the CPU quota of its container."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min([n, *map(_quota, _control_groups(system))])))
+
+
+def _control_groups(system: Path) -> Iterator[Path]:
+    """The folders of this process's control groups with a CPU quota, and of all groups above them (v1 and v2)."""
+    try:
+        lines = [line.split(":", 2) for line in (system / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in lines:
+        if not controllers or "cpu" in controllers.split(","):
+            group = PurePosixPath(path.lstrip("/"))
+            for mount in {"cpu", controllers} if controllers else {""}:
+                yield from (system / "sys/fs/cgroup" / mount / part for part in (group, *group.parents))
+
+
+def _quota(group: Path) -> float:
+    """The number of processors that a control group may use; infinite if it says none."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # no file, or `max`
+        return math.inf
 
 
 def installed(package: str) -> bool:
@@ -50,9 +81,32 @@ def exact_products() -> Iterator[None]:
     """Compute float32 products in full float32, whatever the process-wide setting of torch is."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    with _held("precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"):
+        yield
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch compute with `n` threads."""
+    import torch
+
+    with _held("threads", torch.get_num_threads, torch.set_num_threads, n):
+        yield
+
+
+@contextmanager
+def _held(name: str, get: Callable[[], Any], change: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    """Change a setting of the process for the block. The last of all overlapping blocks, in any thread, restores it."""
+    with _HOLDING:
+        n, before = _HELD.get(name) or (0, get())
+        _HELD[name] = n + 1, before
+        change(value)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _HOLDING:
+            n, before = _HELD.pop(name)
+            if n > 1:
+                _HELD[name] = n - 1, before
+            else:
+                change(before)

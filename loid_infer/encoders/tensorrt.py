@@ -26,13 +26,14 @@ from loid_infer.encoders.gpu import tensorrt_lacks, tensorrt_libraries
 from loid_infer.encoders.graph import checked
 from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS, forward, halves, open_session, padded_size
 from loid_infer.encoders.protocol import GPU_TOKENIZERS, Backend, Runtime
-from loid_infer.errors import BadArtifact, RuntimeMissing
-from loid_infer.settings import machine_memory
+from loid_infer.errors import BadArtifact, NoSpace, RuntimeMissing
+from loid_infer.settings import machine_memory, make_folder
 from loid_infer.types import Floats, Ints, TokenBatch
 
 MIN_TOKENS = 16
 _INPUTS = ("input_ids", "attention_mask")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_NO_FOLDER = "Name a writable folder in the variable XDG_CACHE_HOME, or use --runtime auto."
 _FLAGS = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
 
 
@@ -50,9 +51,11 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     if spec.max_tokens < MIN_TOKENS:
         what = f"TensorRT needs a maximum length of at least {MIN_TOKENS} tokens"
         raise RuntimeMissing(what, got=f"--max-tokens {spec.max_tokens}", fix="Use --runtime torch.")
-    name, memory = torch.cuda.get_device_name(), machine_memory().parent
-    budget = gpu_budget("tensorrt", spec, GPU_BATCH_TOKENS)
-    return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory, budget)
+    memory = machine_memory()
+    if memory is None:
+        raise RuntimeMissing("TensorRT has no folder for its engines", got="no home folder", fix=_NO_FOLDER)
+    name, budget = torch.cuda.get_device_name(), gpu_budget("tensorrt", spec, GPU_BATCH_TOKENS)
+    return TensorRt(checked(encoder.graph), spec.precision, spec.max_tokens, name, memory.parent, budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +170,16 @@ def private_folder(*parts: Path | str) -> Path:
 
     Raises:
         BadArtifact: the folder exists and other users have access.
+        RuntimeMissing: it cannot be created.
     """
     folder = Path(*parts)
-    folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for path in (folder.parent, folder):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+        try:
+            make_folder(path.parent)
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+        except (OSError, NoSpace) as error:
+            raise RuntimeMissing("TensorRT has no folder for its engines", got=str(error), fix=_NO_FOLDER) from error
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & _OTHERS:
             raise BadArtifact(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loid_infer.encoders.folder import EncoderFolder, export_again
-from loid_infer.encoders.processor import exact_products
+from loid_infer.encoders.processor import exact_products, torch_threads
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import BadArtifact
@@ -67,14 +67,10 @@ class TorchRuntime:
         """See `Runtime.run`."""
         import torch
 
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._n_threads)
-        try:
+        with torch_threads(self._n_threads):
             for batch in batches:
                 ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
                 autocast = torch.autocast("cpu", torch.bfloat16, enabled=self._bf16)
                 with exact_products(), torch.inference_mode(), autocast:
                     vectors: Floats = self._module(ids, mask).float().numpy()
                 yield batch.slots, np.ascontiguousarray(vectors)
-        finally:
-            torch.set_num_threads(before)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loid_infer.architectures.family import FAMILIES, Family, Shape, Unsupported, family_of
+from loid_infer.artifact import scratch_folder
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
@@ -59,10 +59,10 @@ class Base:
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
         """The tokenizer, truncating to `max_tokens`."""
-        with tempfile.TemporaryDirectory() as folder:
-            copy_tokenizer(self, Path(folder))
+        with scratch_folder() as folder:
+            copy_tokenizer(self, folder)
             try:
-                return Tokenizer(Path(folder) / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
+                return Tokenizer(folder / TOKENIZER_FILE, max_tokens, self.reading.prompt, self.empty_id)
             except BadArtifact as error:  # which names a temporary folder
                 fix = "Give --base a folder with the complete tokenizer of its model."
                 raise BadArtifact(error.what, where=str(self.path / TOKENIZER_FILE), fix=fix) from error

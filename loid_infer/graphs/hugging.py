@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loid_infer.artifact import scratch_folder
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE
 from loid_infer.errors import BadArtifact, LoidError, RuntimeMissing
 from loid_infer.graphs.sentence import read_json
@@ -279,12 +279,12 @@ def reference_ids(folder: Path, texts: Sequence[str], max_tokens: int) -> tuple[
 @contextlib.contextmanager
 def _load_options(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Folder and options for transformers; a GGUF file is linked to an empty folder, so that no other file is read."""
-    if not path.is_file():
-        yield path, {}
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / path.name).symlink_to(path.resolve())
-        yield Path(folder), {"gguf_file": path.name}
+    with scratch_folder() as folder:  # transformers and torch need one in any case
+        if not path.is_file():
+            yield path, {}
+            return
+        (folder / path.name).symlink_to(path.resolve())
+        yield folder, {"gguf_file": path.name}
 
 
 @contextlib.contextmanager

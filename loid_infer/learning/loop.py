@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loid_infer.artifact import scratch_folder
 from loid_infer.kernels import sampling
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.types import Progress, Task
@@ -93,9 +94,10 @@ def train(training: Training, checkpoint: Checkpoint | None, progress: Progress)
     `averaging`, the exponential moving average of the weights is validated and kept (after Polyak & Juditsky 1992).
 
     Raises:
-        NoSpace: a checkpoint cannot be written.
+        NoSpace: a checkpoint cannot be written, or there is no temporary folder.
     """
-    run = _Run(training)
+    with scratch_folder():  # torch's optimizers need one when they are first imported
+        run = _Run(training)
     saved = checkpoint.load() if checkpoint else None
     if saved:
         run.restore(*saved)

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field, structs
 
-from loid_infer.artifact import new_folder, read_manifest
+from loid_infer.artifact import move_folder, new_folder, read_manifest
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.plugins.delta import Part, read_delta
 from loid_infer.plugins.merge import TensorError
@@ -148,7 +148,7 @@ def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[
         children = [plugin.name for plugin in existing.values() if old.digest in plugin.manifest.on]
         if children:
             new_name = f"{old.name[:55]}-{old.digest[:8]}"
-            old.path.replace(workspace.plugin(new_name))
+            move_folder(old.path, workspace.plugin(new_name))
             progress.say(f"the old plugin {old.name!r} is renamed to {new_name!r}: {', '.join(children)} depend on it")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import shutil
 from bisect import bisect_left
@@ -20,19 +21,20 @@ from typing import Any
 import lmdb
 
 from loid_infer.artifact import new_file
-from loid_infer.errors import BadStore, NoSpace, NotEncoded, StoreBusy
+from loid_infer.errors import BadStore, NoMemory, NoSpace, NotEncoded, StoreBusy
 from loid_infer.records import decode, to_json
 from loid_infer.store.pages import Moved, check_tree, is_initialized
 from loid_infer.store.records import DTYPES, FORMAT, SALVAGE
+from loid_infer.store.shared import DATA_FILE, has_code, opened_here
 from loid_infer.types import Spec
 
 SPEC_FILE = "card.json"
-DATA_FILE = "data.mdb"
 Change = Callable[[Any], Any]  # applied to a write transaction
 
 _DATABASES = (b"chunks", b"index", b"meta")
 _MAP_STEP = 1 << 30
-_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+_SMALLER_STEPS = (1 << 26, 1 << 22)  # where the address space is limited
+_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL = 1 << 20
 
 
@@ -56,35 +58,35 @@ def check_format(spec: Spec, folder: Path) -> None:
 
 
 class Environment:
-    """An open LMDB environment. It can be used only by the process that opened it."""
+    """A store that is open in this process. All that are open on one file share one environment of LMDB."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str, *, write: bool) -> None:
         """Open the store in `folder`; with `write`, create it if necessary.
 
-        Raises NotEncoded if there is no store and `write` is false, StoreBusy if it is already open in this process,
-        BadStore if it has another spec or is damaged, and NoSpace if the folder cannot be written to.
+        Raises NotEncoded if there is no store and `write` is false, BadStore if it has another spec or is damaged,
+        NoSpace if the folder cannot be written to or its file system cannot hold a store, NoMemory if the address space
+        is too small, and StoreBusy if this process reads the store and `write` is true, or another one writes to it and
+        this one may not write to the folder.
         """
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
-        self._n_reading = 0  # open read transactions
         check_format(spec, folder)
-        data = folder / DATA_FILE
-        if not is_initialized(data):
-            if not write:
-                raise _nothing_stored(folder)
-            data.unlink(missing_ok=True)
-        n_bytes = data.stat().st_size if data.is_file() else 0
-        with ExitStack() as undo, self._lmdb_errors():
-            # LMDB's default: every commit is synced, so a committed chunk survives a system crash.
-            self.lmdb = lmdb.open(
-                str(folder), map_size=_grown(n_bytes), max_dbs=3, max_readers=1024, readonly=not write, mode=0o644
-            )
-            undo.callback(self.lmdb.close)
-            self.lmdb.reader_check()
-            self._check_tree()
-            try:
-                self.chunks, self.index, self.meta = (self.lmdb.open_db(name, create=write) for name in _DATABASES)
-            except lmdb.NotFoundError as error:  # the writer died before its first commit
-                raise _nothing_stored(self.folder) from error
+        data, opened = folder / DATA_FILE, opened_here()
+        with ExitStack() as undo, self._lmdb_errors(), opened.changing:
+            if not is_initialized(data):
+                if not write:
+                    raise _nothing_stored(folder)
+                data.unlink(missing_ok=True)
+            self._shared, is_new = opened.attach(self, folder, self._map_bytes(), write=write)
+            undo.callback(self.close)
+            self.lmdb = self._shared.lmdb
+            if is_new:
+                self.lmdb.reader_check()
+                self._check_tree()
+                try:
+                    self._shared.databases = tuple(self.lmdb.open_db(name, create=write) for name in _DATABASES)
+                except lmdb.NotFoundError as error:  # the writer died before its first commit
+                    raise _nothing_stored(self.folder) from error
+            self.chunks, self.index, self.meta = self._shared.databases
             self._check_spec(write)
             undo.pop_all()
 
@@ -124,18 +126,8 @@ class Environment:
         """A read transaction. Its values are memory views, valid only inside the block."""
         if os.getpid() != self._pid:
             raise RuntimeError("a store must be opened in the process that uses it, not before a fork")
-        with self._lmdb_errors():
-            try:
-                txn = self.lmdb.begin(buffers=True)
-            except lmdb.MapResizedError:  # another process grew the map
-                self._resize(0)
-                txn = self.lmdb.begin(buffers=True)
-            self._n_reading += 1
-            try:
-                with txn:
-                    yield txn
-            finally:
-                self._n_reading -= 1
+        with self._lmdb_errors(), self._shared.read(self._map_bytes) as txn:
+            yield txn
 
     def write(self, change: Change) -> None:
         """Run `change(txn)` in one synced transaction, growing the map if needed. Raises NoSpace on a full disk."""
@@ -146,18 +138,28 @@ class Environment:
                         change(txn)
                     return
                 except lmdb.MapFullError:
-                    self._resize(_grown(self.lmdb.info()["map_size"]))
+                    self._shared.resize(self._map_bytes(self.lmdb.info()["map_size"]))
                 except lmdb.MapResizedError:
-                    self._resize(0)
+                    self._shared.resize(self._map_bytes())
 
-    def _resize(self, n_bytes: int) -> None:
-        if self._n_reading:
-            raise RuntimeError("the map cannot be resized while a view of it is open")
-        self.lmdb.set_mapsize(n_bytes)
+    def _map_bytes(self, n_bytes: int = 0) -> int:
+        """The size of a map for the file, or for more than `n_bytes`, with as much room as the address space has."""
+        data, mapped = self.folder / DATA_FILE, n_bytes
+        needed = n_bytes or (data.stat().st_size if data.is_file() else 0)
+        for size in (_grown(needed), *((needed // step + 2) * step for step in _SMALLER_STEPS)):
+            with suppress(OSError):
+                # LMDB would lose its map if a larger one were refused.
+                mmap.mmap(-1, size - mapped, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
+                return size
+        raise self._no_memory()
+
+    def _no_memory(self) -> NoMemory:
+        what, fix = "the store does not fit into the address space of this process", "Run `ulimit -v unlimited` first."
+        return NoMemory(what, where=str(self.folder), fix=fix)
 
     def close(self) -> None:
-        """Close the environment. Views of it become invalid."""
-        self.lmdb.close()
+        """Close the store. Views of it become invalid."""
+        opened_here().detach(self, self._shared)
 
     @contextmanager
     def _lmdb_errors(self, change: Change | None = None) -> Iterator[None]:
@@ -166,6 +168,8 @@ class Environment:
             yield
         except (lmdb.DiskError, lmdb.ReadonlyError, lmdb.LockError, PermissionError) as error:
             raise self._write_error(error, change) from error
+        except lmdb.MemoryError as error:
+            raise self._no_memory() from error
         except (
             lmdb.CorruptedError,
             lmdb.IncompatibleError,
@@ -179,20 +183,22 @@ class Environment:
             if "already open in this process" in str(error):
                 what, fix = "the store is already open in this process", "Use the open one, or another process."
                 raise StoreBusy(what, where=str(self.folder), fix=fix) from error
-            if not _has_code(error, *_DISK):
+            if not has_code(error, *_DISK):
                 raise
             raise self._write_error(error, change) from error
 
     def _write_error(self, error: Exception, change: Change | None) -> NoSpace:
         free, missing = shutil.disk_usage(self.folder).free, 0
         # LMDB reports EIO for a partial write to a full disk as well as for a failing disk.
-        full = isinstance(error, lmdb.DiskError) or (_has_code(error, errno.EIO) and free < _NEARLY_FULL)
-        if full and change is not None and not self._n_reading:
-            with suppress(lmdb.Error):  # LMDB may refuse further writes after a failed one
-                allocated = (self.folder / DATA_FILE).stat().st_blocks * 512
-                missing = self._file_bytes_for(change) - allocated - free
-        advice = "Free some space" if full or _has_code(error, errno.EDQUOT) else "Make the folder writable"
-        advice = "Check the disk" if _has_code(error, errno.EIO) and not full else advice
+        full = isinstance(error, lmdb.DiskError) or (has_code(error, errno.EIO) and free < _NEARLY_FULL)
+        if full and change is not None:
+            with suppress(lmdb.Error), self._shared.changing:  # LMDB may refuse further writes after a failed one
+                if not self._shared.open_reads:
+                    allocated = (self.folder / DATA_FILE).stat().st_blocks * 512
+                    missing = self._file_bytes_for(change) - allocated - free
+        advice = "Free some space" if full or has_code(error, errno.EDQUOT) else "Make the folder writable"
+        if has_code(error, errno.EIO, errno.EFBIG) and not full:
+            advice = "Check the disk, and how large a file may be (`ulimit -f`; 4 GiB on FAT)"
         return NoSpace(
             "the disk is full" if full else f"the store cannot be written: {error}",
             where=str(self.folder),
@@ -210,18 +216,18 @@ class Environment:
         while not self._fits(change, high * page):
             low, high = high + 1, 2 * high
         n_pages = bisect_left(range(high), True, lo=low, key=lambda n: self._fits(change, n * page))
-        self._resize(_grown(n_pages * page))
+        self._shared.resize(_grown(n_pages * page))
         return (n_pages - 1) * page
 
     def _fits(self, change: Change, n_bytes: int) -> bool:
-        self._resize(n_bytes)
+        self._shared.resize(n_bytes)
         try:
             with self.lmdb.begin(write=True) as txn:
                 change(txn)
         except lmdb.MapFullError:
             return False
         except lmdb.Error as error:
-            if not _has_code(error, *_DISK):
+            if not has_code(error, *_DISK):
                 raise
             return True  # it fits in the map, but not on the disk
         raise _Committed
@@ -233,11 +239,6 @@ def _nothing_stored(folder: Path) -> NotEncoded:
 
 class _Committed(Exception):
     pass
-
-
-def _has_code(error: Exception, *codes: int) -> bool:
-    # LMDB has no exception classes for most system errors.
-    return str(error).endswith(tuple(map(os.strerror, codes)))
 
 
 def _grown(size: int) -> int:

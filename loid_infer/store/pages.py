@@ -53,8 +53,9 @@ class Meta:
 
 def is_initialized(data: Path) -> bool:
     """Whether both meta pages have been written. Raises BadStore if they are invalid or the file is too short."""
-    if not data.is_file() or not data.stat().st_size:
-        return False
+    with _permitted(data):
+        if not data.is_file() or not data.stat().st_size:
+            return False
     with opened(data) as descriptor:
         try:
             newest = max(metas(descriptor, data), key=lambda meta: meta.commit)
@@ -74,10 +75,19 @@ def is_initialized(data: Path) -> bool:
 def opened(data: Path) -> Iterator[int]:
     """Open a file descriptor for the block. Raises BadStore if the file cannot be read."""
     try:
-        with data.open("rb", buffering=0) as file:
+        with _permitted(data), data.open("rb", buffering=0) as file:
             yield file.fileno()
     except OSError as error:
         raise bad(data, f"it cannot be read: {error.strerror}", "a readable file") from error
+
+
+@contextmanager
+def _permitted(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        fix = "Ask its owner to make the folder and its files readable for you."
+        raise BadStore("you may not read the store", where=str(data), fix=fix) from error
 
 
 def metas(descriptor: int, data: Path) -> tuple[Meta, Meta]:

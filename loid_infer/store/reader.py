@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
-from loid_infer.store.environment import DATA_FILE, Environment
+from loid_infer.store.environment import Environment
 from loid_infer.store.records import DTYPES, SALVAGE, Chunk, StoredVectors, unpack
+from loid_infer.store.shared import DATA_FILE
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."

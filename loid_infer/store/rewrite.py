@@ -16,12 +16,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from loid_infer.artifact import new_folder
-from loid_infer.errors import BadStore
+from loid_infer.artifact import new_folder, set_mode
+from loid_infer.errors import BadStore, NoMemory
 from loid_infer.kernels.unique import first_rows
-from loid_infer.store.environment import DATA_FILE, Environment, check_format
+from loid_infer.store.environment import Environment, check_format
+from loid_infer.store.lock import LOCK_FILE
 from loid_infer.store.reader import open_store
 from loid_infer.store.records import DTYPES, MAGIC, Chunk, StoredVectors, unpack
+from loid_infer.store.shared import DATA_FILE
 from loid_infer.store.writer import CHUNK_ROWS, put_chunks
 from loid_infer.types import DIGEST_BYTES, Bools, Digests, Floats, Progress, Spec
 
@@ -85,7 +87,11 @@ def _intact_chunks(data: Path, spec: Spec, fingerprint: str, progress: Progress)
     if not size:
         return []
     with data.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
+        except OSError as error:
+            fix = "Use a workspace on a local disk, or run `ulimit -v unlimited` first."
+            raise NoMemory(f"the file cannot be mapped: {error.strerror}", where=str(data), fix=fix) from error
     view = memoryview(content)
     with progress.task("salvage", size, "bytes") as task:
         while (start := content.find(MAGIC, at)) >= 0:
@@ -115,7 +121,8 @@ def _rewrite(
                 environment.write(partial(put_chunks, environment=environment, first=first, chunks=chunks))
                 task.advance(len(keys))
             _write_index(environment, digests)
-        new.chmod(folder.stat().st_mode & 0o777)
+        (new / LOCK_FILE).touch()
+        set_mode(new, folder.stat().st_mode)
     after = (folder / DATA_FILE).stat().st_size
     return Rewritten(len(digests), n_before - len(digests), before, after)
 

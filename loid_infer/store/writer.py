@@ -6,23 +6,20 @@ chunk is closed when it is full or a few seconds old, so a killed run loses litt
 
 from __future__ import annotations
 
-import fcntl
-import os
 import queue
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loid_infer.artifact import writing
-from loid_infer.errors import BadStore, NotEncoded, ParityError, StoreBusy
+from loid_infer.errors import BadStore, ParityError
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
+from loid_infer.store.lock import writer_lock
 from loid_infer.store.reader import StoreReader, next_row
 from loid_infer.store.records import DTYPES, SALVAGE, pack
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Spec
@@ -30,7 +27,6 @@ from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Spec
 CHUNK_ROWS = 1024
 _INDEX_BYTES = 60  # per text; random keys fill pages to two thirds
 _COPIES = 1.1  # pages copied by a commit are free only after the next one
-_LOCK_FILE = "writer.lock"
 _MAX_CHUNK_S = 5.0
 # Maximum number of chunks in the queue. They are committed in one transaction, which copies the index pages it changes:
 # a longer queue is faster but leaves a larger file.
@@ -175,37 +171,3 @@ def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[
         record = pack(first, digests, vectors, environment.fingerprint)
         txn.put(first.to_bytes(8, "big"), record, db=environment.chunks, append=True)
         first += len(digests)
-
-
-@contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the writer lock of the store in `folder` for the block.
-
-    Raises NotEncoded if there is no such folder, StoreBusy if another process holds it, NoSpace if it is not writable.
-    """
-    if not folder.is_dir():
-        raise NotEncoded("there is no store", where=str(folder), fix="Run: loid-infer encode --domain D")
-    path = folder / _LOCK_FILE
-    while True:
-        with writing(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:  # the system releases the lock when the descriptor is closed or the process ends
-            _lock(descriptor, folder)
-            # Otherwise the store was replaced meanwhile, and this is the lock of the old one.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                with writing(path):
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-        fix = "Wait for it to finish, then run the same command again: stored texts are not encoded twice."
-        raise StoreBusy(f"{owner} is writing to this store", where=str(folder), fix=fix) from None

@@ -23,8 +23,9 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.kernels.unique import first_rows
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
-from loid_infer.store.environment import DATA_FILE, read_spec, spec_bytes
+from loid_infer.store.environment import read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.store.shared import DATA_FILE
 from loid_infer.store.verify import StoreCheck, verify
 from loid_infer.store.writer import Committer, StoreWriter
 from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress, Spec

@@ -59,7 +59,7 @@ def doctor(*, workspace: WorkspaceLike = None) -> Diagnosis:
     bundle = versions(_BUNDLE).get(_BUNDLE)
     kind, is_network = file_system(root)
     where = f"{root.resolve()} is on {kind or 'an unknown file system'}"
-    where += "; file locks work only within one machine there" if is_network else ""
+    where += ", which may be no local disk: file locks and memory maps may not work there" if is_network else ""
     free = free_bytes(root)
     checks = (
         _check("python", python, "" if supported else "Use Python 3.11, 3.12 or 3.13."),

@@ -19,7 +19,7 @@ from loid_infer.artifact import new_folder, read_manifest, versions, write_manif
 from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
-from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.errors import BadArtifact, BadSetting, NoSpace
 from loid_infer.neighbors import Index, build, directions
 from loid_infer.settings import Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.store.reader import StoreReader, open_store
@@ -102,7 +102,7 @@ def similar(
 
     Raises:
         BadSetting: not exactly one query, an unknown id or kind, or an item or user without texts.
-        BadTable, BadName, BadArtifact, NotEncoded, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
+        BadTable, BadName, BadArtifact, NotEncoded, BadStore: see `open_table`, `resolve`, `open_store`.
         RuntimeMissing, ParityError: see `Encoder.runtime`.
     """
     start = time.perf_counter()
@@ -232,10 +232,13 @@ def _index(
         n=index.n,
         versions=versions("faiss-cpu", "faiss-gpu", "numpy"),
     )
-    with new_folder(folder) as temporary:
-        index.save(temporary / _FILE)
-        save_tensors(temporary / _CENTER, {"center": center, "codes": codes}, copy=True)
-        write_manifest(temporary, manifest)
+    try:
+        with new_folder(folder) as temporary:
+            index.save(temporary / _FILE)
+            save_tensors(temporary / _CENTER, {"center": center, "codes": codes}, copy=True)
+            write_manifest(temporary, manifest)
+    except NoSpace as error:  # another user's workspace
+        progress.say(f"the index is not kept: {error.what}")
     return index, center, codes
 
 

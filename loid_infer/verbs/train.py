@@ -16,7 +16,7 @@ from loid_infer.data.reviews import ReviewTable, open_table
 from loid_infer.data.splits import refuse_leak
 from loid_infer.data.splits import split as split_of
 from loid_infer.encoders.opening import torch_device
-from loid_infer.encoders.processor import has_bf16, n_usable_threads
+from loid_infer.encoders.processor import has_bf16, n_usable_threads, torch_threads
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.heads.units import Unit
 from loid_infer.learning.checkpoint import Checkpoint
@@ -199,8 +199,6 @@ def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:
 def _train(
     job: _Job, sets: dict[str, Examples], checkpoint: Checkpoint, progress: Progress
 ) -> tuple[RatingModel, History]:
-    import torch
-
     from loid_infer.plugins.train import Data, rating_model, train
 
     settings, ratings = job.settings, sets["train"].ratings
@@ -210,13 +208,9 @@ def _train(
     least = 1e-3 * Unit.of(job.interactions.rating_range).size  # of equal ratings
     scale = (float(ratings.mean()), max(float(ratings.std()), least))
     model = rating_model(spec, job.source.tensors, job.source.model, settings, scale).to(job.device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_usable_threads())
-    try:
+    with torch_threads(n_usable_threads()):
         data = Data(sets["train"], sets["valid"], job.interactions.rating_range)
         return model, train(model, data, settings, checkpoint, progress)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _result(

@@ -17,10 +17,11 @@ from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadSetting, BadStore
 from loid_infer.kernels.unique import first_rows
 from loid_infer.settings import Workspace, WorkspaceLike
-from loid_infer.store.environment import DATA_FILE, SPEC_FILE, read_spec
+from loid_infer.store.environment import SPEC_FILE, read_spec
+from loid_infer.store.lock import writer_lock
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
-from loid_infer.store.writer import writer_lock
+from loid_infer.store.shared import DATA_FILE
 from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command

@@ -205,6 +205,27 @@ def test_an_interrupt_exits_130_keeps_finished_work_and_prints_the_command_to_co
     assert again["n_hits"] + again["n_encoded"] == 3000
 
 
+@pytest.mark.parametrize("library", ["typer", "rich", "msgspec", "numpy", "pyarrow", "torch"])
+def test_an_interrupt_of_an_import_exits_130_with_one_line(tmp_path: Path, library: str) -> None:
+    """Some libraries convert or hide an exception in their import."""
+    code = f"""if True:
+        import os, signal, sys
+        sent = False
+        def trace(frame, event, argument):
+            global sent
+            if not sent and f"/{library}/" in frame.f_code.co_filename:
+                sent = True
+                os.kill(os.getpid(), signal.SIGINT)
+        sys.argv = ["loid-infer", "fit", "-d", "x", "-w", {str(tmp_path)!r}]
+        sys.settrace(trace)
+        from loid_infer.cli.app import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"\nstopped; committed work is kept. To continue: loid-infer fit -d x -w {tmp_path}\n"
+
+
 def test_doctor_says_which_runtime_and_why(tmp_path: Path) -> None:
     checks = {check["name"]: check for check in as_json(loid("doctor", "-w", str(tmp_path), "--json"))["checks"]}
     assert checks["python"]["ok"]

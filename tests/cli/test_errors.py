@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from loid_infer import ingest
 from loid_infer.cli import app
-from loid_infer.cli.terminal import Stopped, in_workspace
+from loid_infer.cli.terminal import in_workspace
 from loid_infer.data.splits import refuse_leak
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.graph import load_error
@@ -36,7 +36,7 @@ from tests.conftest import make_spec, toy_texts, write_reviews
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs a command in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(app, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(app, "_SIGNALS", ())
 
     def run(*arguments: str) -> tuple[object, str, str]:
         monkeypatch.setattr("sys.argv", ["loid-infer", *arguments])
@@ -81,7 +81,7 @@ def test_with_json_exit_codes_of_results_are_kept(run, tmp_path: Path) -> None:
 
 def test_an_interrupt_is_an_object_too(run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(**options: object) -> None:
-        raise Stopped
+        raise app.Stopped
 
     monkeypatch.setattr(doctor, "doctor", stopped)
     code, out, err = run("doctor", "--json")
@@ -146,7 +146,7 @@ def refused(call: Callable[[], object]) -> LoidError:
     [
         ("export --base TOY", _runtime_fails, "pip install --upgrade onnxruntime"),
         ("export --base TOY --precision fp32", _parity_fails, "Update or uninstall"),
-        ("export --base WITHOUT_TOKENIZER", None, "an intact tokenizer.json"),
+        ("export --base WITHOUT_TOKENIZER", None, "the complete tokenizer"),
         ("evaluate --domain toys --seeds 2 --split-seed 0", _encoder_leaks, "one encoder per split"),
     ],
 )

@@ -1,10 +1,16 @@
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from loid_infer.encoders import machine
+from loid_infer.encoders import machine, processor
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.machine import choices, fastest_streams
+from loid_infer.encoders.processor import exact_products, n_usable_threads, torch_threads
+from loid_infer.settings import machine_memory
 
 
 def test_choices_start_with_one_stream_per_thread() -> None:
@@ -68,3 +74,105 @@ def test_a_file_that_cannot_be_written_is_ignored(tmp_path: Path, measured: list
 def test_a_real_rate_is_measured(tmp_path: Path) -> None:
     assert fastest_streams("k", 2, 256, lambda n: FakeRuntime(4), tmp_path / "machine.json") in (1, 2)
     assert "tokens_per_s" in (tmp_path / "machine.json").read_text()
+
+
+@pytest.mark.parametrize("home", ["none", "/dev/null", "a file"])
+def test_without_a_home_folder_nothing_is_stored(tmp_path: Path, measured: list[int], monkeypatch, home: str) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if home == "none":
+        monkeypatch.setattr(Path, "home", no_home)
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "a file") if home == "a file" else home)
+    memory = machine_memory()
+    assert (memory is None) == (home == "none")
+    for _ in range(2):
+        assert fastest(memory, measured) == 4
+    assert len(measured) == 8
+
+
+def test_a_folder_in_the_place_of_the_file_is_ignored(tmp_path: Path, measured: list[int]) -> None:
+    (tmp_path / "machine.json").mkdir()
+    assert fastest(tmp_path / "machine.json", measured) == 4
+
+
+V1, V2 = "5:cpu,cpuacct:/a/b\n3:memory:/a", "0::/a/b"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        (V2, {"a/b/cpu.max": "150000 100000"}, 2),
+        (V2, {"a/b/cpu.max": "max 100000", "a/cpu.max": "1000 100000"}, 1),  # of a group above
+        (V2, {"cpu.max": "300000 100000"}, 3),  # a container sees its own group as the root
+        (V2, {"a/b/cpu.max": "max 100000"}, 8),
+        (V2, {"a/b/cpu.max": "6400000 100000"}, 8),  # more than there are
+        (V2, {"a/b/cpu.max": "nonsense"}, 8),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "250000", "cpu/a/b/cpu.cfs_period_us": "100000"}, 3),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "50000"}, 1),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, 8),
+        (f"{V1}\n{V2}", {"cpu/a/b/cpu.cfs_quota_us": "400000", "cpu/a/b/cpu.cfs_period_us": "100000"}, 4),
+        (None, {}, 8),
+    ],
+)
+def test_the_threads_respect_the_quota_of_the_container(tmp_path, monkeypatch, groups, files, expected) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    if groups:
+        files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()} | {"proc/self/cgroup": groups}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert n_usable_threads(tmp_path) == expected
+
+
+def test_overlapping_blocks_of_threads_restore_the_settings_of_torch() -> None:
+    import torch
+
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    seen = []
+
+    def second() -> None:
+        first_in.wait(10)
+        with exact_products(), torch_threads(1):
+            second_in.set()
+            first_out.wait(10)
+            seen.append(torch.get_float32_matmul_precision())
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with exact_products(), torch_threads(1):
+            first_in.set()
+            assert second_in.wait(10)
+        first_out.set()
+        thread.join()
+        assert seen == ["highest"]  # not changed while the second computes
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.get_num_threads() == before[1] and processor._HELD == {}
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+
+
+def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
+    """Its import would send an event, unless a file in the home folder or a variable of a CI forbids it."""
+    pytest.importorskip("openvino")
+    code = """if True:
+        import multiprocessing, socket, sys
+        def refuse(*_, **__):
+            raise SystemExit("it connects")
+        socket.create_connection = socket.getaddrinfo = socket.socket.connect = multiprocessing.Process.start = refuse
+        from loid_infer.encoders.openvino import _imported
+        openvino = _imported()
+        assert openvino.Core().available_devices
+        assert "openvino_telemetry" not in sys.modules and "openvino_telemetry.main" not in sys.modules
+        from openvino.tools.ovc import telemetry
+        assert type(telemetry).__module__ == "openvino.tools.ovc.telemetry_stub", type(telemetry)
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    variables["HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loid_infer.encoders import protocol
-from loid_infer.settings import Workspace, file_system
+from loid_infer.settings import Workspace, file_system, is_mount_point
 from loid_infer.verbs import doctor as module
 
 
@@ -52,6 +52,35 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     assert file_system(shared / "local" / "x", mounts) == ("tmpfs", False)
     assert file_system(tmp_path, mounts) == ("ext4", False)
     assert file_system(tmp_path, tmp_path / "absent") == ("", False)
+
+
+LOCAL = ("ext4", "xfs", "btrfs", "overlay", "tmpfs", "vfat", "fuseblk", "fuse.fuse-overlayfs", "fuse.gocryptfs")
+REMOTE = (
+    *(
+        "nfs4",
+        "cifs",
+        "9p",
+        "virtiofs",
+        "vboxsf",
+        "vmhgfs",
+        "fuse.vmhgfs-fuse",
+        "drvfs",
+        "prl_fs",
+        "osxfs",
+        "fakeowner",
+    ),
+    *("fuse", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.mountpoint-s3", "fuse.blobfuse2"),
+    *("fuse.juicefs", "fuse.alluxio-fuse", "fuse.sshfs", "fuse.grpcfuse", "fuse.something-new", "ceph", "lustre"),
+)
+
+
+@pytest.mark.parametrize(("kind", "is_remote"), [*((k, False) for k in LOCAL), *((k, True) for k in REMOTE)])
+def test_file_systems_that_may_be_no_local_disk_are_told(tmp_path: Path, kind: str, is_remote: bool) -> None:
+    mounts, place = tmp_path / "mounts", tmp_path / "a\tb\\c d"
+    name = str(place).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nbucket {name} {kind} rw 0 0\n")
+    assert file_system(place / "ws", mounts) == (kind, is_remote)
+    assert is_mount_point(place, mounts) and not is_mount_point(place / "ws", mounts)
 
 
 def test_with_a_gpu_a_torch_without_cuda_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
