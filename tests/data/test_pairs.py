@@ -252,6 +252,15 @@ def test_nested_columns_are_refused_for_csv_before_the_work(tmp_path):
     assert score_all(path, tmp_path / "s.parquet")
 
 
+def test_binary_columns_are_written_as_text_or_refused(tmp_path):
+    columns = {"user_id": ["u"], "item_id": ["i"], "note": pa.array([b"caf\xc3\xa9"], pa.binary_view())}
+    score_all(make(tmp_path / "p.parquet", columns), tmp_path / "s.csv")
+    assert csv_rows(tmp_path / "s.csv")[0]["note"] == "café"
+    path = make(tmp_path / "p.parquet", columns | {"note": pa.array([b"\xff\0"])})
+    with pytest.raises(BadTable, match=r"bytes of column note, which are not UTF-8.*--out scores.parquet"):
+        score_all(path, tmp_path / "s.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

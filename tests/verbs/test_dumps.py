@@ -3,9 +3,12 @@
 import bz2
 import csv
 import datetime
+import gzip
 import io
 import json
 import lzma
+import re
+import subprocess
 import tarfile
 import uuid
 import zipfile
@@ -484,3 +487,148 @@ def test_bz2_and_xz_are_read_and_their_truncation_detected(compress, ws, write):
 def test_a_column_named_like_a_format_is_only_a_column(ws, write):
     ingest([write("ORCID,item_id,rating,text\nu,i,5,t\n")], "toys", workspace=ws, columns={"user_id": "ORCID"})
     assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
+
+
+# Advice that works
+
+
+@pytest.mark.parametrize("name", ["reviews.jsonl", "my reviews (1).txt", "o's file"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([json.loads(JSONL) | {"user_id": 10**20 + k} for k in range(3)], indent=1).encode(),
+        b"".join(JSONL.replace(b'"u"', b'"u%d"' % k).replace(b"}\n", b"},\n") for k in range(3)),
+        "user_id,item_id,rating,text\nu0,i,5,café\nu1,i,5,t\nu2,i,5,t\n".encode("cp1252"),
+        b"user_id,item_id,rating,text\nu0,i,5,t\nu1,i,5,t\nu2,i,5,t\n".decode().encode("utf-16"),
+    ],
+    ids=["array", "commas", "cp1252", "utf-16"],
+)
+def test_the_advised_command_converts_the_file(content, compress, name, ws, write, tmp_path):
+    source = write(compress(content), name)
+    before = source.read_bytes()
+    with pytest.raises(BadTable) as caught:
+        ingest([source], "toys", workspace=ws)
+    command = re.search("Run: (.*)", caught.value.fix)[1]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert source.read_bytes() == before
+    (converted,) = tmp_path.glob("*.converted.*")
+    assert ingest([converted], "toys", workspace=ws).n_users == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "columns"),
+    [
+        (lines({"user_id": "u", "asin": "a", "rating": 5, "review": "good"}), "expected text", None),
+        (lines({"reviewerID": "u", "asin": "a", "overall": 5, "body": "good"}), "expected reviewText", None),
+        ('{"user_id":"u","item_id":"i","rating":5,"review":"good","price":NaN}\n', "expected text", None),
+        ("u1,i1,5,nice\nu2,i1,4,bad\n", "the first line is a row instead of a header", None),
+        ("user_id,item_id,rating,text\n", "no valid reviews .* Give a file with reviews", None),
+        (
+            '{"user_id":"u","item_id":"i","rating":5,"text":"t","timestamp":"3 days ago"}\n',
+            "neither a number nor",
+            None,
+        ),
+    ],
+)
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_missing_columns_and_rows_are_explained(content, reason, columns, on_bad, ws, write):
+    with pytest.raises(BadTable, match=reason) as caught:
+        ingest([write(content)], "toys", workspace=ws, columns=columns, on_bad=on_bad)
+    assert "--on-bad" not in str(caught.value) or on_bad == "error"
+
+
+def test_columns_in_folder_names_are_named(ws, write, tmp_path):
+    (tmp_path / "out" / "rating=5").mkdir(parents=True)
+    write("user_id,item_id,text\nu,i,t\n", "out/rating=5/part-0.csv")
+    with pytest.raises(BadTable, match=r"in the name of its folder, rating=5 .*pandas.read_parquet"):
+        ingest([tmp_path / "out"], "toys", workspace=ws)
+
+
+def test_what_accompanies_data_is_passed_over_and_links_are_followed(ws, write, tmp_path):
+    write("# A data set", "out/README.md")
+    write("[.ShellClassInfo]", "out/desktop.ini")
+    write(lines({"user_id": "u", "item_id": "i", "rating": 5, "text": "a"}), "elsewhere/part-1.json")
+    (tmp_path / "out" / "more").symlink_to(tmp_path / "elsewhere")
+    assert ingest([tmp_path / "out"], "toys", workspace=ws).n_rows == 1
+    (tmp_path / "out" / "lost.json").symlink_to(tmp_path / "absent")
+    with pytest.raises(BadTable, match=r"lost.json: the file cannot be read: No such file"):
+        ingest([tmp_path / "out"], "toys", workspace=ws)
+    (tmp_path / "out" / "_delta_log").mkdir()
+    with pytest.raises(BadTable, match="a Delta Lake table, whose files may hold deleted rows"):
+        ingest([tmp_path / "out"], "toys", workspace=ws)
+
+
+# Text tables as writers vary them
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('u,i,5,27\\" monitor\nv,i,4,plain\n', ['27" monitor', "plain"]),  # pandas with an escape character
+        ('u,i,5,"say \\"hi\\", C:\\temp"\nv,i,4,a\\,b\n', ['say "hi", C:\\temp', "a,b"]),
+        ('"u","i","5","say \\"a\\", one\\\ntwo"\n', ['say "a", one\ntwo']),  # MySQL
+        ('u,i,5,"C:\\\\"\nv,i,4,"a\\\\b"\n', ["C:\\\\", "a\\\\b"]),  # backslashes of a standard file
+        ("u,i,5,x\nv,i,4,{}\nw,i,3,\"{'a': 1}\"\n", ["x", "{}", "{'a': 1}"]),
+        ('u,i,5,"code:\n{}\nend"\n', ["code:\n{}\nend"]),
+    ],
+)
+def test_escapes_and_braces_in_text_tables(content, expected, ws, write):
+    ingest([write("user_id,item_id,rating,text\n" + content)], "toys", workspace=ws)
+    assert [row[3] for row in rows_of(ws)] == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'user_id, item_id, rating, text\nu, "i", 5, "t"\n',
+        "sep=;\r\nuser_id;item_id;rating;text\r\nu;i;5;t\r\n",
+        "\ufeffuser_id\u200b,item_id,rating, text \nu,i,5,t\n",
+        '\ufeff"user_id","item_id","rating","text"\n"u","i","5","t"\n',
+        "user_id,item_id,rating,text\n" + "u,i,5,t\r\n" * 9,
+    ],
+)
+def test_headers_as_tools_write_them(content, ws, write):
+    ingest([write(content)], "toys", workspace=ws)
+    assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
+
+
+def test_detected_backslashes_do_not_hide_swallowed_rows(ws, write):
+    rows = 'u0,i,5,"say \\"hi\\", x"\nu1,i,5,"one\nu2,i,4,two"\nu3,i,3,ok\n'
+    with pytest.raises(BadTable, match=":3: a quoted field contains what look like further rows"):
+        ingest([write("user_id,item_id,rating,text\n" + rows)], "toys", workspace=ws)
+
+
+# JSON as writers vary it
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"user_id":"u","item_id":"i","rating":5,"text":"a\tb http:\\/\\/x \\ud83d\\ude00"}', "a\tb http://x 😀"),
+        ("{'user_id':'u','item_id':'i','rating':5,'text':'a\\ud83d'}", "a\ufffd"),
+        ('{"user_id":"u","item_id":"i","rating":5,"text":"good","overall":4}', "good"),
+        ('\ufeff{"user_id":"u","item_id":"i","rating":5,"text":"good"}', "good"),
+        ('{"user_id":{"$oid":"u"},"item_id":"i","rating":{"$numberInt":"5"},"text":"good"}', "good"),
+    ],
+)
+def test_lenient_json_is_read(content, expected, ws, write):
+    ingest([write(f"{content}\n{content}\n")], "toys", workspace=ws)
+    assert rows_of(ws) == [("u", "i", 5.0, expected, None)]
+
+
+def test_times_beyond_the_guess_of_units(ws, write):
+    far = datetime.datetime(9999, 12, 31)
+    columns = {name: column[:1] for name, column in REVIEWS.items()} | {
+        "timestamp": pa.array([far], pa.timestamp("us"))
+    }
+    result = ingest([write(parquet_of(columns))], "toys", workspace=ws)
+    assert (result.first_date, "are they seconds" in result.warning) == ("9999-12-31", True)
+    dates = {name: column[:1] for name, column in REVIEWS.items()} | {"user_id": pa.array([far.date()])}
+    with pytest.raises(BadTable, match="the user is not an id"):
+        ingest([write(parquet_of(dates))], "toys", workspace=ws)
+
+
+def test_a_column_of_dates_that_is_not_read_is_mentioned(ws, write):
+    result = ingest([write("user_id,item_id,rating,text,review_date\nu,i,5,t,2018-07-07\n")], "toys", workspace=ws)
+    assert "--columns timestamp=review_date reads them" in result.warning
