@@ -1,5 +1,6 @@
 """Writing and reading artifacts."""
 
+import contextlib
 import errno
 import json
 import os
@@ -142,8 +143,8 @@ def test_what_is_not_a_file_is_refused_before_the_work(tmp_path: Path, kind: str
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as listener:
-            os.chdir(tmp_path)  # a name of at most 107 bytes
+        # Within the folder, for a name of at most 107 bytes.
+        with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tmp_path):
             listener.bind("out")
     elif kind == "folder":
         path.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -30,7 +31,8 @@ def parse_line(line: bytes) -> Any:
         return _without_surrogates(json.loads(text, strict=False))
     except (ValueError, RecursionError) as error:
         if text.startswith("{"):
-            with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            with warnings.catch_warnings(), suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                warnings.simplefilter("ignore")  # invalid escapes of a literal
                 return _without_surrogates(ast.literal_eval(text))
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise bad(f"not JSON: {reason}", "one JSON object", text) from None

@@ -124,7 +124,7 @@ def _evaluate(
         with new_file(Path(result.path)) as temporary:
             record = asdict(result) | {"versions": versions("torch", "numpy")}
             temporary.write_text(to_json(record, indent=1) + "\n")
-    except (NoSpace, OSError) as error:  # the fits are not lost
+    except (BadSetting, NoSpace, OSError) as error:  # the fits are not lost
         return replace(result, unwritten=str(error))
     return result
 

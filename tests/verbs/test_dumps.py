@@ -213,7 +213,7 @@ def exported(tool, path):
         case "pandas JSON lines":
             frame.to_json(path, orient="records", lines=True)
         case "pandas JSON lines, dates":
-            dated.to_json(path, orient="records", lines=True)
+            dated.to_json(path, orient="records", lines=True, date_format="iso")
         case "pandas parquet":
             frame.to_parquet(path)
         case "pandas parquet, dates and categories":
