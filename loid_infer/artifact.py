@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,15 +129,18 @@ def new_file(path: Path) -> Iterator[Path]:
     with writing(path):
         temporary = _beside(path, "partial")
         temporary.touch(exist_ok=False)
-        try:
+        with ExitStack() as undo:
+            undo.callback(temporary.unlink, missing_ok=True)
             mode = temporary.stat().st_mode
             yield temporary
             set_mode(temporary, mode)  # some libraries make a private file
             _sync(temporary)
-            _replace_file(temporary, path)
+            try:
+                _replace_file(temporary, path)
+            except NoSpace:  # the new content is nowhere else
+                undo.pop_all()
+                raise
             _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -261,8 +264,12 @@ def _replace_file(new: Path, path: Path) -> None:
         # A file that is a mount point, as in containers, or of another user in a folder like /tmp; object stores.
         if error.errno not in (errno.EPERM, errno.EACCES, *_NO_RENAME):
             raise
-        shutil.copyfile(new, path)
-        _sync(path)
+        try:
+            shutil.copyfile(new, path)
+            _sync(path)
+        except OSError as failed:
+            what, fix = f"cannot write: {failed.strerror}", f"Make room, then run: mv {new} {path}"
+            raise NoSpace(what, where=str(path), got=f"the complete new content in {new}", fix=fix) from failed
 
 
 def _replace_folder(new: Path, path: Path) -> None:

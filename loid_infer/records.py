@@ -70,11 +70,11 @@ def file_fault(path: Path) -> str:
                 return "" if start else "it is empty"
             file.seek(8)  # after the length of the header
             n_header = int.from_bytes(start[:8], "little")
-            header = json.loads(file.read(n_header)) if 8 + n_header <= n_bytes else {}
+            header = json.loads(file.read(n_header)) if n_header < min(_MAX_HEADER, n_bytes) else {}
         n_wanted = (
             8 + n_header + max((part["data_offsets"][1] for part in header.values() if "dtype" in part), default=0)
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
     is_cut = n_bytes < n_wanted and n_header < _MAX_HEADER
     return f"it is cut short, {n_bytes:,} bytes of at least {n_wanted:,}" if is_cut else ""

@@ -40,15 +40,23 @@ def times(column: Any) -> list[Any]:
     return [value if value is None or abs(value) < MAX_SECONDS else str(np.datetime64(value, "s")) for value in seconds]
 
 
+def _is_fixed(kind: Any) -> bool:
+    return bool(pa.types.is_fixed_size_binary(kind))
+
+
 def for_csv(column: Any, name: str = "") -> Any:
     """An Arrow array of a type that pyarrow writes as CSV, if there is one. Raises BadTable for bytes not in UTF-8."""
     if isinstance(column.type, pa.BaseExtensionType) or pa.types.is_string_view(column.type):
         return plain(column)
-    column = plain(column) if pa.types.is_binary_view(column.type) else column
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+    values = plain(column)
+    if not (pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type) or _is_fixed(values.type)):
         return column
     try:
-        return column.cast(pa.large_string())
+        return (
+            values.cast(pa.binary()).cast(pa.large_string())
+            if _is_fixed(values.type)
+            else values.cast(pa.large_string())
+        )
     except pa.ArrowInvalid:
         fix = "Write parquet: --out scores.parquet"
         raise BadTable(f"CSV cannot hold the bytes of column {name}, which are not UTF-8", fix=fix) from None

@@ -97,6 +97,8 @@ class _DamageIsEof(io.RawIOBase):
         try:
             return int(self._stream.readinto(buffer))
         except (OSError, lzma.LZMAError) as error:
+            if getattr(error, "errno", None):  # of the disk
+                raise
             raise EOFError(str(error)) from error
 
 

@@ -36,10 +36,12 @@ class DelimitedReader:
     def __init__(self, content: io.BufferedReader, delimiter: str, quoting: str) -> None:
         csv.field_size_limit(MAX_FIELD_BYTES)
         head = content.peek(_PEEKED_BYTES)[:_PEEKED_BYTES].removeprefix(b"\xef\xbb\xbf")
-        # Invalid UTF-8 becomes lone surrogates here, for `check_utf8`. Kept, since it closes the file when collected.
+        # Invalid UTF-8 becomes lone surrogates here, for `not_utf8`. Kept, since it closes the file when collected.
         self._text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         self._delimiter, self._quoting, self._has_cr = delimiter, quoting, False
-        self._n_before = 1 if SEP_LINE.match(head) else 0  # lines that are not part of the table
+        sep = SEP_LINE.match(head)
+        self._n_before = 1 if sep else 0  # lines that are not part of the table
+        head = head[sep.end() :] if sep else head
         for _ in range(self._n_before):
             self._text.readline()
         lines = self._lines(ends_with_lf(head))
@@ -93,18 +95,16 @@ class DelimitedReader:
             if self._has_cr:
                 rows = [[field.replace(_CR, "\r") for field in row] for row in rows]
                 self._has_cr = False
-            if (
-                fault is None
-                and reader.line_num + self._n_before - number + 1 == len(rows)
-                and {*map(len, rows)} == {n_fields}
-            ):
+            regular = fault is None and reader.line_num + self._n_before - number + 1 == len(rows)
+            if regular and {*map(len, rows)} == {n_fields} and "".join(map("".join, rows)).isascii():
                 yield range(number, number + len(rows)), rows
                 continue
             numbers: list[int] = []
             good: list[list[str]] = []
             for row in rows:
-                n_lines = 1 + "".join(row).count("\n")
-                regular = n_lines == 1 and len(row) == n_fields
+                joined = "".join(row)
+                n_lines = 1 + joined.count("\n")
+                regular = n_lines == 1 and len(row) == n_fields and joined.isascii()
                 if row and not regular and (problem := self._problem(row, n_lines, n_fields, is_row)):
                     if good:
                         yield numbers, good
@@ -125,6 +125,8 @@ class DelimitedReader:
     ) -> BadTable | None:
         if len(row) != n_fields:
             return bad("the number of fields differs from the header", str(n_fields), len(row))
+        if problem := not_utf8(row):
+            return problem
         if n_lines > 1 and self._quoting.startswith("auto") and self._swallows(row, is_row):
             what = "a quoted field contains what look like further rows"
             fix = _QUOTING_FIX.format("--quoting backslash; if the field is right, --quoting standard")
@@ -146,14 +148,13 @@ class DelimitedReader:
         return len(first) == len(row) and is_row(first) and any(plausible)
 
 
-def check_utf8(fields: Sequence[str]) -> None:
-    """Raise BadTable if a field was not UTF-8."""
-    text = "".join(fields)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise bad("the line is not UTF-8", "UTF-8", list(fields)) from None
+def not_utf8(fields: Sequence[str]) -> BadTable | None:
+    """The error of fields that were not UTF-8, or None."""
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return bad("the line is not UTF-8", "UTF-8", list(fields))
+    return None
 
 
 def ends_with_lf(head: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,11 @@ class PairHashes:
     def __init__(self) -> None:
         self._users, self._items = array("Q"), array("Q")
 
-    def add(self, user_ids: Iterable[str], item_ids: Iterable[str]) -> None:
+    def add(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:
         """Append rows."""
+        hash64 = xxhash.xxh3_64_intdigest
         for hashes, ids in ((self._users, user_ids), (self._items, item_ids)):
-            hashes.extend(xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids)
+            hashes.frombytes(np.fromiter((hash64(id_.encode()) for id_ in ids), np.uint64, len(ids)).tobytes())
 
     def keep(self, policy: str) -> Bools:
         """Which rows `[n]` to keep: of each pair the last one for `keep-last`, else the first."""

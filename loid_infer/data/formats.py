@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loid_infer.data.canonical import SCHEMA
+import pyarrow.parquet as pq
+
+from loid_infer.data.canonical import SCHEMA, arrow_errors
 from loid_infer.data.compression import READ_FAULTS, accompanies, cut, is_compressed, open_bytes, unpacker
 from loid_infer.data.delimited import MAX_FIELD_BYTES, QUOTINGS, SEP_LINE, uses_backslash
 from loid_infer.data.jsonlines import record_of
@@ -30,7 +32,7 @@ _AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the 
 _COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
 
 _HEAD_BYTES = 1 << 20
-_LAKES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+_LAKES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "metadata": "Iceberg"}
 # Python keeps whole numbers exact, where jq before 1.7 rounds them.
 _FROM_ARRAY = 'python3 -c "import json, sys; [print(json.dumps(r)) for r in json.load(sys.stdin)]" <'
 _BYTE_ORDER_MARKS = {
@@ -76,7 +78,7 @@ class Source:
     overrides: Mapping[str, str]  # those of `names` that the user gave
     delimiter: str = ""  # of CSV and TSV
     quoting: str = "auto"  # of CSV and TSV, see `DelimitedReader`
-    keys: Sequence[str] = ()  # the names of columns, or those of the first JSON objects; not of parquet
+    keys: Sequence[str] = ()  # the names of columns, or those of the first JSON objects
 
 
 def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str = "auto") -> Source | None:
@@ -112,17 +114,30 @@ def files_of(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    parts = []
-    for folder, folders, names in os.walk(path, followlinks=True):
-        lake = next((name for name in (*folders, *names) if name in _LAKES or name.endswith(".metadata.json")), None)
+    parts: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, onerror=_unreadable, followlinks=True):
+        lake = next((name for name in folders if name in _LAKES), "")
+        if Path(folder).name == "metadata" and any(name.endswith(".metadata.json") for name in names):
+            lake = "metadata"
         if lake:
-            what = f"a {_LAKES.get(lake, 'Iceberg')} table, whose files may hold deleted rows"
+            what = f"a {_LAKES[lake]} table, whose files may hold deleted rows"
             raise BadTable(what, where=str(path), fix="Export it as parquet with the tool that wrote it.")
+        real = os.path.realpath(folder)
+        if real in seen:  # by a link
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if name[0] not in "._"]
         parts += [Path(folder) / name for name in names if not accompanies(name)]
     if not parts:
         raise BadTable("the folder contains no files of reviews", where=str(path), fix="Give another folder or a file.")
     return sorted(parts)
+
+
+def _unreadable(error: OSError) -> None:
+    what, fix = f"the folder cannot be read: {error.strerror}", "Make it readable, or give the files to read."
+    raise BadTable(what, where=str(error.filename), fix=fix) from error
 
 
 def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -132,8 +147,9 @@ def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
             expected = f"NAME=SOURCE with NAME one of {', '.join(SCHEMA.names)}"
             got = repr(f"{name}={source}")
             raise BadSetting("invalid column mapping", where="--columns", expected=expected, got=got, fix=fix)
-    names = {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **overrides}
-    for name, source in overrides.items():
+    cleaned = {name: clean_name(source) for name, source in overrides.items()}
+    names = {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **cleaned}
+    for name, source in cleaned.items():
         other = next((key for key in names if key != name and names[key] == source), None)
         # A column that is read under its own name by default need not exist, but cannot be read as two things.
         if other and (other in overrides or format != "auto"):
@@ -161,7 +177,8 @@ def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequenc
     if head.startswith(b"PAR1"):
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
-                return "parquet", ()
+                with arrow_errors("the parquet file is truncated or damaged", str(path), "Download or write it again."):
+                    return "parquet", pq.read_schema(path).names
         raise BadTable("a compressed parquet file", where=str(path), fix="Decompress it first.")
     _check_not_foreign(path, head)
     _check_encoding(path, head)
@@ -242,7 +259,7 @@ def _converted(path: Path, program: str, suffix: str) -> str:
     """A shell command that converts a file, which may be compressed, into another one in the current folder."""
     with path.open("rb") as raw:
         unpack = unpacker(raw.read(6))
-    out = shlex.quote(f"{path.name.split('.')[0]}.converted.{suffix}")
+    out = shlex.quote(f"{path.name}.converted.{suffix}")
     name = shlex.quote(str(path))
     return f"{unpack} {name} | {program.removesuffix(' <')} > {out}" if unpack else f"{program} {name} > {out}"
 
@@ -251,7 +268,7 @@ def _check_not_foreign(path: Path, head: bytes) -> None:
     for magic, (what, fix) in _FOREIGN.items():
         text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
         if text.startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
-            out = shlex.quote(f"{path.name.split('.')[0]}.converted")
+            out = shlex.quote(f"{path.name}.converted")
             advice = fix.replace("{path}", shlex.quote(str(path))).replace("{out}", out)
             raise BadTable(what, where=str(path), expected="a table of reviews", fix=advice)
     if is_compressed(head):

@@ -20,7 +20,7 @@ from loid_infer.artifact import new_file
 from loid_infer.data.canonical import arrow_errors
 from loid_infer.data.columns import for_csv, plain
 from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
-from loid_infer.data.delimited import DelimitedReader, check_utf8
+from loid_infer.data.delimited import DelimitedReader, not_utf8
 from loid_infer.data.formats import Source, inspect
 from loid_infer.data.values import MISSING, clean_id
 from loid_infer.errors import BadSetting, BadTable
@@ -38,7 +38,8 @@ class Pairs:
     domains: Sequence[str] | None  # [m]
     ratings: Floats | None  # [m], float32, NaN if missing
     rows: Any  # Arrow RecordBatch of m rows with all columns of the input, for `write_scores`
-    first_row: int = 1  # number of the first pair in the file
+    path: Path
+    first_row: int  # number of the first pair in the file
 
     @property
     def n(self) -> int:
@@ -97,7 +98,7 @@ class PairSource:
         """Rows of CSV or TSV, all columns as text, so that they are written unchanged (007 is not 7)."""
         user, item = (self.schema.names.index(name) for name in ("user_id", "item_id"))
         columns: list[list[str]] = [[] for _ in self.schema]
-        number, n_before = 0, 0
+        number = 0
         with open_bytes(self.path) as (_, content):
             reader = DelimitedReader(content, self.source.delimiter, self.source.quoting)
             reader.header()
@@ -109,19 +110,15 @@ class PairSource:
                     for column, values in zip(columns, zip(*entry[1], strict=True), strict=True):
                         column.extend(values)
                     if len(columns[0]) >= MAX_BATCH_ROWS:
-                        yield self._batch(columns, n_before)
-                        n_before += len(columns[0])
+                        yield self._batch(columns)
                         columns = [[] for _ in self.schema]
             except READ_FAULTS as error:
                 raise cut(self.path, max(number - 1, 0), error) from error
         if columns[0]:
-            yield self._batch(columns, n_before)
+            yield self._batch(columns)
 
-    def _batch(self, columns: list[list[str]], n_before: int) -> Any:
-        try:
-            return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=self.schema)
-        except UnicodeEncodeError:
-            raise _not_utf8(self.path, columns, n_before) from None
+    def _batch(self, columns: list[list[str]]) -> Any:
+        return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=self.schema)
 
 
 def _is_pair(user: str, item: str) -> bool:
@@ -131,18 +128,9 @@ def _is_pair(user: str, item: str) -> bool:
 
 def _located(path: Path, number: int, fault: BadTable) -> BadTable:
     fix = fault.fix or "Correct the line."
+    if "not UTF-8" in fault.what:
+        fix = "If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
     return BadTable(fault.what, where=f"{path}:{number}", expected=fault.expected, got=fault.got, fix=fix)
-
-
-def _not_utf8(path: Path, columns: list[list[str]], n_before: int) -> BadTable:
-    for number, row in enumerate(zip(*columns, strict=True), n_before + 1):
-        try:
-            check_utf8(row)
-        except BadTable as fault:
-            fix = "If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
-            where = f"{path}, row {number}"
-            return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
-    raise AssertionError
 
 
 def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
@@ -162,6 +150,8 @@ def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
         else:
             with open_bytes(path) as (_, content):
                 names = DelimitedReader(content, source.delimiter, source.quoting).header()
+            if fault := not_utf8(names):
+                raise _located(path, 1, fault)
             schema = pa.schema([(name, pa.string()) for name in names])
     names = schema.names
     absent = [name for name in ("user_id", "item_id") if name not in names]
@@ -219,7 +209,7 @@ def _pairs(path: Path, rows: Any, start: int) -> Pairs:
     users, items = (_ids(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
     domains = _ids(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
-    return Pairs(users, items, domains, ratings, rows, start + 1)
+    return Pairs(users, items, domains, ratings, rows, path, start + 1)
 
 
 def _ids(path: Path, column: Any, name: str, start: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from loid_infer.data.canonical import MAX_GROUP_CHARS, MAX_GROUP_ROWS, arrow_err
 from loid_infer.data.columns import plain, times
 from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
 from loid_infer.data.dates import Dates
-from loid_infer.data.delimited import DelimitedReader, check_utf8
+from loid_infer.data.delimited import DelimitedReader
 from loid_infer.data.formats import Source
 from loid_infer.data.jsonlines import exact, parse_line
 from loid_infer.data.values import bad, clean_id, to_rating, to_seconds, to_text
@@ -109,11 +110,13 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
     with open_bytes(source.path) as (raw, content):
         try:
             for number, line in enumerate(content, 1):
+                is_strict = True
                 try:
                     record = orjson.loads(line)
                 except ValueError:
                     if not line.strip():
                         continue
+                    is_strict = False
                     try:
                         record = parse_line(line)
                     except BadTable as fault:
@@ -126,7 +129,7 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
                 user_id, item_id = get(user), get(item)
                 if item_else and not item_id:
                     item_id = get(item_else)
-                if type(user_id) is float or type(item_id) is float:
+                if is_strict and (type(user_id) is float or type(item_id) is float):
                     user_id, item_id = exact(line, record, user_id), exact(line, record, item_id)
                 yield number, user_id, item_id, get(rating), get(text), get(time)
                 if not number & 1023:
@@ -137,11 +140,7 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
 
 def _check_keys(source: Source, item_else: str) -> None:
     """Raise BadTable if none of the first records has the user, the item, the rating or the text."""
-    keys = {*source.keys} | ({source.names["item_id"]} if item_else in source.keys else set())
-    needed = [key for key in source.names if key != "timestamp" or key in source.overrides]
-    missing = [key for key in needed if source.names[key] not in keys]
-    if missing:
-        raise _missing(source, str(source.path), missing, source.keys)
+    _check_columns(source, source.keys, {source.names["item_id"]} if item_else and item_else in source.keys else set())
 
 
 def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, float]) -> Iterator[_Row]:
@@ -170,13 +169,7 @@ def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, fl
                     yield entry
                     continue
                 for number, row in zip(*entry, strict=True):
-                    chosen = (row[user], row[item], row[rating], row[text], row[time] if time >= 0 else "")
-                    try:
-                        check_utf8(chosen)
-                    except BadTable as fault:
-                        yield number, fault, 1
-                        continue
-                    yield number, *chosen
+                    yield number, row[user], row[item], row[rating], row[text], row[time] if time >= 0 else None
                 position[0] = raw.tell()
         except READ_FAULTS as error:
             raise cut(source.path, max(number - 1, 0), error) from error
@@ -185,10 +178,7 @@ def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, fl
 def _column_indices(source: Source, header: Sequence[str]) -> list[int]:
     """Index of each canonical column in the header; -1 for a missing timestamp."""
     names = source.names
-    needed = [key for key in names if key != "timestamp" or key in source.overrides]
-    missing = [key for key in needed if names[key] not in header]
-    if missing:
-        raise _missing(source, str(source.path), missing, header)
+    _check_columns(source, header)
     twice = [name for name in names.values() if header.count(name) > 1]
     if twice:
         fix = "Rename one of them, or map another column with --columns."
@@ -196,12 +186,19 @@ def _column_indices(source: Source, header: Sequence[str]) -> list[int]:
     return [header.index(name) if name in header else -1 for name in names.values()]
 
 
+def _check_columns(source: Source, got: Sequence[str], implied: AbstractSet[str] = frozenset()) -> None:
+    needed = [key for key in source.names if key != "timestamp" or key in source.overrides]
+    missing = [key for key in needed if source.names[key] not in {*got, *implied}]
+    if missing:
+        raise _missing(source, str(source.path), missing, got)
+
+
 def _missing(source: Source, where: str, missing: list[str], got: Sequence[str]) -> BadTable:
     names = [source.names[key] for key in missing]
     expected = ", ".join(names)
-    folders = [part for part in source.path.parts if part.partition("=")[0] in names]
+    folders = [part for part in source.path.parts if "=" in part and part.partition("=")[0] in names]
     if folders:
-        what = f"a column is missing in the file and in the name of its folder, {folders[0]}"
+        what = f"a column is in the name of a folder, {folders[0]}, and not in the file"
         fix = "Write one file with all columns, for example with pandas.read_parquet(FOLDER).to_parquet(FILE)."
         return BadTable(what, where=where, expected=expected, got=_listed(got), fix=fix)
     if source.delimiter and any(re.fullmatch(r"[\d.]+", name) for name in got):
@@ -228,7 +225,7 @@ def _parquet_rows(source: Source, position: list[int], _: object) -> Iterator[_R
         names = [name for name, at in zip(source.names.values(), indices, strict=True) if at >= 0]
         for group in file.iter_batches(batch_size=4096, columns=names):
             columns = [plain(group.column(name)).to_pylist() for name in names[:4]]
-            columns.append(times(group.column(names[4])) if len(names) == 5 else [None] * group.num_rows)
+            columns.append(times(group.column(names[4])) if len(names) == len(indices) else [None] * group.num_rows)
             for number, values in enumerate(zip(*columns, strict=True), number + 1):  # noqa: B020
                 yield (number, *values)
             position[0] = source.n_bytes * number // n_rows

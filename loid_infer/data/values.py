@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import html
+import html.entities
 import math
 import re
 import unicodedata
@@ -32,7 +33,7 @@ _OUTER = (
 _INNER = {0x200B: None, 0x2060: None, 0xFEFF: None, 0xAD: None, 0xA0: " ", 0x2007: " ", 0x202F: " "}
 _TRAILING_ZEROS = re.compile(r"(?<=\d)\.0+$")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_ENTITY = re.compile(r"&(#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]*);")
 _MAX_EXACT_FLOAT = 2**53
 # Numbers of at least this size are not seconds but milliseconds, microseconds and nanoseconds since 1970.
 MAX_SECONDS = 100_000_000_000
@@ -114,7 +115,7 @@ def to_rating(value: object, low: float, high: float) -> float:
     if isinstance(value, dict) and _is_wrapped(value):
         (value,) = value.values()
     try:
-        rating = value if type(value) is float else _number(value)
+        rating = float(value) if type(value) is str and "_" not in value else _number(value)
         if low <= rating <= high:
             return rating
         problem = "outside the range" if math.isfinite(rating) else "not finite"
@@ -142,10 +143,16 @@ def to_text(value: object) -> str:
     if type(value) is str:
         if len(value) <= _MAX_MISSING and value.strip() in MISSING:
             return value if value.isspace() else ""
-        return _ENTITY.sub(lambda found: html.unescape(found[0]), value) if "&" in value else value
+        return _ENTITY.sub(_unescaped, value) if "&" in value else value
     if value is None or (type(value) is float and math.isnan(value)):
         return ""
     raise bad("the text is not text", "text", value)
+
+
+def _unescaped(entity: re.Match[str]) -> str:
+    # html.unescape replaces the beginning of an unknown name too: `&regional;`.
+    known = entity[1][0] == "#" or f"{entity[1]};" in html.entities.html5
+    return html.unescape(entity[0]) if known else entity[0]
 
 
 def to_seconds(value: Any, dates: Dates) -> int | None:

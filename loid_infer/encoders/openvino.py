@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -48,17 +49,21 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
     return make(fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory()))
 
 
+_IMPORTING = threading.Lock()
+
+
 def _imported() -> Any:
     """The module `openvino`, without its telemetry: its import would send an event, and so start a process."""
     telemetry = "openvino_telemetry"
-    known = sys.modules.get(telemetry)
-    sys.modules[telemetry] = None  # type: ignore[assignment] # cannot be imported: openvino then uses a stub that sends nothing
-    try:
-        import openvino
-    finally:
-        del sys.modules[telemetry]
-        if known is not None:
-            sys.modules[telemetry] = known
+    with _IMPORTING:
+        known = sys.modules.pop(telemetry, None)
+        sys.modules[telemetry] = None  # type: ignore[assignment] # cannot be imported: openvino then uses a stub that sends nothing
+        try:
+            import openvino
+        finally:
+            del sys.modules[telemetry]
+            if known is not None:
+                sys.modules[telemetry] = known
     return openvino
 
 

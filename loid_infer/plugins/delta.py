@@ -240,9 +240,13 @@ def _matching(patterns: Mapping[str, Any], names: Sequence[str], default: Any) -
     `names` are its path with and without wrappers.
     """
     for key, value in patterns.items():
-        if any(re.match(rf"(.*\.)?({_INNER.sub('', key)})$", name) for name in names):
+        if any(_ending(key).match(name) for name in names):
             return value
     return default
+
+
+def _ending(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({_INNER.sub('', pattern)})$")
 
 
 def adapter_config(folder: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
@@ -257,8 +261,11 @@ def adapter_config(folder: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
         config |= {field: config.get(field) or {} for field in ("rank_pattern", "alpha_pattern")}
         patterns = (config["rank_pattern"], config["alpha_pattern"])
         numbers = [float(n) for n in (config["r"], config["lora_alpha"], *patterns[0].values(), *patterns[1].values())]
+        config |= {"r": config["r"], "lora_alpha": float(config["lora_alpha"])}
         for pattern in (*patterns[0], *patterns[1]):
-            re.compile(pattern)
+            _ending(pattern)
+        if not all(isinstance(name, str) for name in list(config.get("modules_to_save") or ())):
+            raise TypeError("modules_to_save is not a list of names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
         raise _refused(f"the adapter's config cannot be read: {file_fault(path) or repr(error)}", path) from error
     unsupported = [field for field, allowed in _WANTED.items() if config.get(field) not in allowed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -60,12 +61,12 @@ def is_same_base(named: str, revision: str, base: str, name: str, path: Path) ->
     Args:
         base, name, path: the base as it was given, its name, and its folder or file.
     """
-    if Path(named).exists() and Path(named).resolve() == path.resolve():
+    if os.path.exists(named) and Path(named).resolve() == path.resolve():  # noqa: PTH110 - false for any name
         return True
     cached = _CACHED.fullmatch(str(path.resolve()))
     if revision not in ("", "main", cached[2] if cached else ""):
         return False
-    if _HUB_NAME.fullmatch(named) and _HUB_NAME.fullmatch(base) and not Path(base).exists():
+    if _HUB_NAME.fullmatch(named) and _HUB_NAME.fullmatch(base) and not os.path.exists(base):  # noqa: PTH110
         return named.casefold() == base.casefold()
     return _last(named) in {_last(base), _last(name), _last(str(path.resolve()))}
 

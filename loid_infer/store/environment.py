@@ -71,23 +71,24 @@ class Environment:
         self.folder, self.spec, self.fingerprint, self._pid = folder, spec, fingerprint, os.getpid()
         check_format(spec, folder)
         data, opened = folder / DATA_FILE, opened_here()
-        with ExitStack() as undo, self._lmdb_errors(), opened.changing:
-            if not is_initialized(data):
-                if not write:
-                    raise _nothing_stored(folder)
-                data.unlink(missing_ok=True)
-            self._shared, is_new = opened.attach(self, folder, self._map_bytes(), write=write)
-            undo.callback(self.close)
-            self.lmdb = self._shared.lmdb
-            if is_new:
-                self.lmdb.reader_check()
-                self._check_tree()
-                try:
-                    self._shared.databases = tuple(self.lmdb.open_db(name, create=write) for name in _DATABASES)
-                except lmdb.NotFoundError as error:  # the writer died before its first commit
-                    raise _nothing_stored(self.folder) from error
-            self.chunks, self.index, self.meta = self._shared.databases
-            self._check_spec(write)
+        with ExitStack() as undo, self._lmdb_errors():
+            with opened.changing:
+                if not is_initialized(data):
+                    if not write:
+                        raise _nothing_stored(folder)
+                    data.unlink(missing_ok=True)
+                self._shared, is_new = opened.attach(self, folder, self._map_bytes(), write=write)
+                undo.callback(self.close)
+                self.lmdb = self._shared.lmdb
+                if is_new:
+                    self.lmdb.reader_check()
+                    self._check_tree()
+                    try:
+                        self._shared.databases = tuple(self.lmdb.open_db(name, create=write) for name in _DATABASES)
+                    except lmdb.NotFoundError as error:  # the writer died before its first commit
+                        raise _nothing_stored(self.folder) from error
+                self.chunks, self.index, self.meta = self._shared.databases
+            self._check_spec(write)  # not while other stores wait for `changing`
             undo.pop_all()
 
     def _check_tree(self) -> None:

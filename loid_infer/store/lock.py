@@ -49,12 +49,12 @@ def no_writer(folder: Path) -> Iterator[None]:
 def _locked(folder: Path, flags: int, kind: int) -> Iterator[int]:
     path, pid = folder / LOCK_FILE, os.getpid()
     while True:
-        with writing(path):
+        with writing(path) if kind == fcntl.LOCK_EX else _reading(path):
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         try:
             _lock(descriptor, kind, folder)
             # Otherwise the store was replaced meanwhile, and this is the lock of the old one.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if _is_at(descriptor, path):
                 yield descriptor
                 return
         finally:
@@ -62,6 +62,26 @@ def _locked(folder: Path, flags: int, kind: int) -> Iterator[int]:
                 with suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        fix = "Make the folder of the store readable for this user."
+        raise NoSpace(f"cannot read: {error.strerror}", where=str(path), fix=fix) from error
+    except FileNotFoundError as error:  # the store was removed
+        raise NotEncoded(
+            "there is no store", where=str(path.parent), fix="Run: loid-infer encode --domain D"
+        ) from error
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, kind: int, folder: Path) -> None:

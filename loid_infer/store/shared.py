@@ -115,7 +115,7 @@ class Opened:
         """
         if write:
             self._wait_for_readers(folder)
-        else:  # let a waiting writer go first, unless that is this thread's reader it waits for
+        else:  # let a waiting writer go first
             self.changing.wait_for(lambda: _file_of(folder) not in self._awaited, _WAIT_S)
         shared = self._shared.get(_file_of(folder))
         is_new = shared is None
@@ -163,7 +163,8 @@ def opened_here() -> Opened:
     """The open environments of this process."""
     pid = os.getpid()
     for other in set(_OPENED) - {pid}:
-        _OPENED.pop(other).close()
+        if inherited := _OPENED.pop(other, None):  # another thread may be first
+            inherited.close()
     return _OPENED.setdefault(pid, Opened())
 
 

@@ -71,11 +71,12 @@ def score(
         device: auto | cpu | cuda, for the network. On the CPU scores are the same on every machine.
 
     Raises:
-        BadTable: the pairs cannot be read.
+        BadTable: the pairs cannot be read, or have ratings outside the range of the training data.
         BadSetting: the choice of head is ambiguous, or the device is unknown.
         RuntimeMissing: the device is not available.
         BadArtifact: a head is missing or damaged.
         NotEncoded, BadStore: vectors of the head's reviews are missing or damaged.
+        StoreBusy, NoMemory, NoSpace: the store cannot be opened, see docs/reliability.md.
     """
     start = time.perf_counter()
     on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs), quoting)
@@ -134,13 +135,17 @@ class _Ids:
         alike = [(name, forms[id_form(name)]) for name in sorted(self._unknown) if id_form(name) in forms]
         if alike:
             ours, theirs = alike[0]
-            what = f"{len(alike):,} of {len(self._unknown):,} unknown {self._kind}s differ from known ones in form only"
+            what = f"{len(alike):,} of {self._counted()} differ from known ones in form only"
         elif self._any_known or not self._ids:
             return []
         else:
             ours, theirs = min(self._unknown), self._ids[0]
             what = f"no {self._kind} of the pairs is in the training data"
         return [f"{what}: {ours!r} in the pairs, {theirs!r} in the training data."]
+
+    def _counted(self) -> str:
+        n = len(self._unknown)
+        return f"{'the first ' if n >= _MAX_EXAMPLES else ''}{n:,} unknown {self._kind}s"
 
 
 class _OpenHead:
@@ -212,7 +217,7 @@ def _check_range(pairs: Pairs, all_ratings: Floats, rows: Ints, rating_range: tu
     outside = rows[(ratings < low) | (ratings > high)]
     if len(outside):
         row, expected = int(outside[0]), f"a number from {low:g} to {high:g}, like those of the training data"
-        where, got = f"row {pairs.first_row + row} of the pairs", f"{all_ratings[row]:g}"
+        where, got = f"{pairs.path}, row {pairs.first_row + row}", f"{all_ratings[row]:g}"
         fix = "Correct the ratings, or remove the column rating to score without errors."
         raise BadTable("a rating is outside the range", where=where, expected=expected, got=got, fix=fix)
 

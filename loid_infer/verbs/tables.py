@@ -25,7 +25,7 @@ from loid_infer.settings import SAMPLE_DOMAINS, Workspace, WorkspaceLike, check_
 from loid_infer.types import SILENT, Bools, Progress
 
 NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on them say nothing of real data."
-_TIME_NAME = re.compile(r"(?i)date|time")
+_TIME_NAME = re.compile(r"(?:^|[^A-Za-z])(?i:date|time)|[a-z](?:Date|Time)(?:stamp|$)")
 _FIRST_REVIEWS, _DAY = 631_152_000, 86_400  # 1990, in seconds since 1970; seconds
 
 
@@ -164,7 +164,8 @@ class _Stream:
             warning = (
                 f"the timestamps are from {first} to {last}: are they seconds since 1970? Only their order is used."
             )
-        names = dict.fromkeys(name for source in self._sources for name in source.keys if _TIME_NAME.search(name))
+        unread = [name for source in self._sources for name in source.keys if name not in source.names.values()]
+        names = dict.fromkeys(name for name in unread if _TIME_NAME.search(name))
         if not times and names:
             what = f"no timestamps are read, though there are columns named {', '.join(names)}"
             warning = f"{what}: --columns timestamp={next(iter(names))} reads them."

@@ -256,9 +256,10 @@ def test_binary_columns_are_written_as_text_or_refused(tmp_path):
     columns = {"user_id": ["u"], "item_id": ["i"], "note": pa.array([b"caf\xc3\xa9"], pa.binary_view())}
     score_all(make(tmp_path / "p.parquet", columns), tmp_path / "s.csv")
     assert csv_rows(tmp_path / "s.csv")[0]["note"] == "café"
-    path = make(tmp_path / "p.parquet", columns | {"note": pa.array([b"\xff\0"])})
-    with pytest.raises(BadTable, match=r"bytes of column note, which are not UTF-8.*--out scores.parquet"):
-        score_all(path, tmp_path / "s.csv")
+    for note in (pa.array([b"\xff\0"]), pa.array([b"\xff" * 16], pa.binary(16))):
+        path = make(tmp_path / "p.parquet", columns | {"note": note})
+        with pytest.raises(BadTable, match=r"bytes of column note, which are not UTF-8.*--out scores.parquet"):
+            score_all(path, tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_binary_columns_are_written_as_text_or_refused(tmp_path):
         ("user_id,item_id\nu,i\nnan,j\n", "row 2: the user_id is missing or empty"),
         ('{"user_id": "u", "item_id": "i"}\n', "not a table of pairs .expected parquet, CSV or TSV, got jsonl"),
         ("user_id,item_id,note\nu,i,caf\udce9\n", "Windows-1252"),
-        ("user_id,item_id,note\nu,i,é\nu,i,caf\udce9\n", "row 2: the line is not UTF-8"),
+        ("user_id,item_id,note\nu,i,é\nu,i,caf\udce9\n", ":3: the line is not UTF-8"),
     ],
 )
 def test_malformed_text_tables_are_refused_with_the_line(content, reason, tmp_path):

@@ -61,6 +61,7 @@ def test_ids_and_texts_that_resemble_missing_ones_are_kept(text):
         ("&#34;a&#x41;&amp;&nbsp;b&quot;", '"aA&\xa0b"'),
         ("http://x.org/?a=1&copy=2&lt=3&reg", "http://x.org/?a=1&copy=2&lt=3&reg"),
         ("AT&T; R&D", "AT&T; R&D"),
+        ("&regional; &copyfoo; &copy;", "&regional; &copyfoo; ©"),
         (None, ""),
         (float("nan"), ""),
         ("\\N", ""),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from loid_infer.encoders.folder import Probes
 from loid_infer.errors import BadArtifact, BadSetting, ParityError
-from loid_infer.graphs.bases import copy_tokenizer, load_base
+from loid_infer.graphs.bases import _not_merged, copy_tokenizer, load_base
 from loid_infer.graphs.parity import make_probes, probe_texts
 from tests.families import make_family
 
@@ -301,3 +301,8 @@ def test_an_old_pad_id_of_minus_one_is_no_token(tmp_path: Path) -> None:
     folder = make_family(tmp_path / "llama", "llama")
     edit("config.json", pad_token_id=-1)(folder)
     probes(folder)
+
+
+def test_bytes_of_a_fallback_need_no_merges() -> None:
+    names = [f"<0x{number:02X}>" for number in range(256)] + ["a", "b", "ab", "abab"]
+    assert _not_merged({"type": "BPE", "vocab": dict.fromkeys(names, 0), "merges": ["a b"]}) == ["abab"]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from loid_infer import plugin_import
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.plugins.delta import ADAPTER_CONFIG, ADAPTER_FILE, delta_digest, read_delta, write_delta
+from loid_infer.plugins.delta import ADAPTER_CONFIG, ADAPTER_FILE, adapter_config, delta_digest, read_delta, write_delta
 from loid_infer.plugins.foreign import is_same_base
 from loid_infer.types import SILENT
 from tests.plugins.test_delta import open_with_peft
@@ -231,3 +231,24 @@ def test_names_of_the_hub_are_compared(tmp_path: Path, named: str, revision: str
 def test_the_bundled_model_has_its_name_on_the_hub(tmp_path: Path) -> None:
     assert is_same_base("sentence-transformers/all-MiniLM-L6-v2", "", "default", "all-MiniLM-L6-v2", tmp_path)
     assert not is_same_base("nreimers/MiniLM-L6-H384-uncased", "", "default", "all-MiniLM-L6-v2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"modules_to_save": True},
+        {"modules_to_save": [1]},
+        {"lora_alpha": "eight"},
+        {"alpha_pattern": {"(?i)query": 8}},
+        {"rank_pattern": {"(": 8}},
+    ],
+    ids=str,
+)
+def test_configs_with_values_of_other_types_are_refused(adapter: Path, field: dict[str, object]) -> None:
+    edit(adapter, **field)
+    with pytest.raises(BadArtifact, match="the adapter's config cannot be read"):
+        adapter_config(adapter, ("modules_to_save",))
+
+
+def test_a_very_long_name_of_a_base_is_compared(tmp_path: Path) -> None:
+    assert not is_same_base("x" * 5000, "", "default", "MiniLM", tmp_path)

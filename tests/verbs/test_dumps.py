@@ -24,6 +24,7 @@ import pytest
 import zstandard
 
 from loid_infer.cli.commands import _mapping
+from loid_infer.data.pairs import read_pairs
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import Workspace
 from loid_infer.verbs.tables import ingest
@@ -541,7 +542,7 @@ def test_missing_columns_and_rows_are_explained(content, reason, columns, on_bad
 def test_columns_in_folder_names_are_named(ws, write, tmp_path):
     (tmp_path / "out" / "rating=5").mkdir(parents=True)
     write("user_id,item_id,text\nu,i,t\n", "out/rating=5/part-0.csv")
-    with pytest.raises(BadTable, match=r"in the name of its folder, rating=5 .*pandas.read_parquet"):
+    with pytest.raises(BadTable, match=r"in the name of a folder, rating=5, .*pandas.read_parquet"):
         ingest([tmp_path / "out"], "toys", workspace=ws)
 
 
@@ -551,6 +552,8 @@ def test_what_accompanies_data_is_passed_over_and_links_are_followed(ws, write, 
     write(lines({"user_id": "u", "item_id": "i", "rating": 5, "text": "a"}), "elsewhere/part-1.json")
     (tmp_path / "out" / "more").symlink_to(tmp_path / "elsewhere")
     assert ingest([tmp_path / "out"], "toys", workspace=ws).n_rows == 1
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "out")
+    assert ingest([tmp_path / "out"], "toys", workspace=ws, duplicates="error").n_rows == 1
     (tmp_path / "out" / "lost.json").symlink_to(tmp_path / "absent")
     with pytest.raises(BadTable, match=r"lost.json: the file cannot be read: No such file"):
         ingest([tmp_path / "out"], "toys", workspace=ws)
@@ -583,6 +586,7 @@ def test_escapes_and_braces_in_text_tables(content, expected, ws, write):
     [
         'user_id, item_id, rating, text\nu, "i", 5, "t"\n',
         "sep=;\r\nuser_id;item_id;rating;text\r\nu;i;5;t\r\n",
+        "sep=;\nuser_id; item_id; rating; text\nu; i; 5; t\n",
         "\ufeffuser_id\u200b,item_id,rating, text \nu,i,5,t\n",
         '\ufeff"user_id","item_id","rating","text"\n"u","i","5","t"\n',
         "user_id,item_id,rating,text\n" + "u,i,5,t\r\n" * 9,
@@ -607,6 +611,7 @@ def test_detected_backslashes_do_not_hide_swallowed_rows(ws, write):
     [
         ('{"user_id":"u","item_id":"i","rating":5,"text":"a\tb http:\\/\\/x \\ud83d\\ude00"}', "a\tb http://x 😀"),
         ("{'user_id':'u','item_id':'i','rating':5,'text':'a\\ud83d'}", "a\ufffd"),
+        (f'{{"user_id":"u","item_id":"i","rating":5,"text":"&#{"1" * 5000};"}}', f"&#{'1' * 5000};"),
         ('{"user_id":"u","item_id":"i","rating":5,"text":"good","overall":4}', "good"),
         ('\ufeff{"user_id":"u","item_id":"i","rating":5,"text":"good"}', "good"),
         ('{"user_id":{"$oid":"u"},"item_id":"i","rating":{"$numberInt":"5"},"text":"good"}', "good"),
@@ -630,5 +635,26 @@ def test_times_beyond_the_guess_of_units(ws, write):
 
 
 def test_a_column_of_dates_that_is_not_read_is_mentioned(ws, write):
-    result = ingest([write("user_id,item_id,rating,text,review_date\nu,i,5,t,2018-07-07\n")], "toys", workspace=ws)
-    assert "--columns timestamp=review_date reads them" in result.warning
+    columns = {name: column[:1] for name, column in REVIEWS.items() if name != "timestamp"}
+    for content in (
+        "user_id,item_id,rating,text,review_date\nu,i,5,t,2018-07-07\n",
+        parquet_of(columns | {"review_date": ["2018-07-07"]}),
+        lines({name: column[0] for name, column in columns.items()} | {"review_date": "2018-07-07"}),
+    ):
+        result = ingest([write(content)], "toys", workspace=ws)
+        assert "--columns timestamp=review_date reads them" in result.warning
+    for names in ("timestamp", "update", "candidate"):
+        source = write(f"user_id,item_id,rating,text,{names}\nu,i,5,t,\n")
+        assert ingest([source], "toys", workspace=ws).warning is None
+
+
+def test_a_header_that_is_not_utf8_is_refused(write):
+    path = write("user_id,item_id,naïve,caf".encode() + b"\xe9\nu,i,x,y\n")
+    with pytest.raises(BadTable, match="source:1: the line is not UTF-8"):
+        read_pairs(path)
+
+
+def test_a_rounded_id_in_a_lenient_line_is_a_bad_line(ws, write):
+    good = '{"user_id":"u","item_id":"i","rating":5,"text":"t"}\n'
+    bad = '{"user_id":1e20,"item_id":"i","rating":5,"text":"a\tb"}\n'
+    assert ingest([write(good + bad)], "toys", workspace=ws, on_bad="skip").n_skipped == 1
