@@ -162,7 +162,7 @@ def test_an_empty_file_of_pairs_is_scored(fitted_heads, tmp_path):
 def test_ratings_outside_the_range_of_the_training_data_are_refused(fitted_heads, tmp_path):
     workspace, _ = fitted_heads
     columns = {"user_id": ["u"] * 3, "item_id": ["i"] * 3, "rating": [5.0, None, 50.0]}
-    with pytest.raises(BadTable, match=r"row 3 of the pairs: .*expected a number from 1 to 5.*got 50"):
+    with pytest.raises(BadTable, match=r"p.parquet, row 3: .*expected a number from 1 to 5.*got 50"):
         score(pairs_file(tmp_path / "p.parquet", columns), domain="toys", workspace=workspace)
     assert not (tmp_path / "p.scores.parquet").exists()
 
