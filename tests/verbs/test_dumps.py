@@ -26,7 +26,6 @@ import zstandard
 from loid_infer.cli.commands import _mapping
 from loid_infer.data.pairs import read_pairs
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.settings import Workspace
 from loid_infer.verbs.tables import ingest
 
 REVIEWS = {
@@ -39,22 +38,6 @@ REVIEWS = {
 ROWS = list(zip(*REVIEWS.values(), strict=True))
 DATES = [datetime.datetime.fromtimestamp(time, datetime.UTC) for time in REVIEWS["timestamp"]]
 DATED = {**REVIEWS, "timestamp": DATES}
-
-
-@pytest.fixture
-def ws(tmp_path):
-    return Workspace(tmp_path / "ws")
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_file(content, name="source"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
 
 
 def rows_of(ws):

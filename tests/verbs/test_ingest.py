@@ -18,7 +18,6 @@ import zstandard
 from loid_infer.data.canonical import METADATA_KEY
 from loid_infer.data.reviews import open_table
 from loid_infer.errors import BadName, BadSetting, BadTable, NoSpace
-from loid_infer.settings import Workspace
 from loid_infer.verbs.tables import ingest
 
 AMAZON_2014 = [
@@ -67,22 +66,6 @@ def parquet_file(columns, schema=None):
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=schema), buffer)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def ws(tmp_path):
-    return Workspace(tmp_path / "ws")
-
-
-@pytest.fixture
-def write(tmp_path):
-    # A name without a suffix: the format must be detected from the content.
-    def write_file(content, name="source"):
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write_file
 
 
 def table_rows(ws, domain="toys"):
