@@ -135,6 +135,7 @@ class _Stream:
                         writer.write(batch.columns)
                     task.advance(batch.position - position)
                     position = batch.position
+                    del batch  # before the next one is read
             if not self.numbers:
                 where, got = ", ".join(str(source.path) for source in self._sources), f"{self.n_skipped:,} bad lines"
                 fix = f"The first: {self.first_skipped}" if self.first_skipped else "Give a file with reviews."

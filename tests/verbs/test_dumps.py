@@ -507,6 +507,11 @@ def test_the_advised_command_converts_the_file(content, compress, name, ws, writ
         (lines({"reviewerID": "u", "asin": "a", "overall": 5, "body": "good"}), "expected reviewText", None),
         ('{"user_id":"u","item_id":"i","rating":5,"review":"good","price":NaN}\n', "expected text", None),
         ("u1,i1,5,nice\nu2,i1,4,bad\n", "the first line is a row instead of a header", None),
+        (
+            "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n",
+            "expected text",
+            {"user_id": "userId", "item_id": "movieId"},
+        ),  # MovieLens
         ("user_id,item_id,rating,text\n", "no valid reviews .* Give a file with reviews", None),
         (
             '{"user_id":"u","item_id":"i","rating":5,"text":"t","timestamp":"3 days ago"}\n',
