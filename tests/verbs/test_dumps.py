@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import re
+import shutil
 import subprocess
 import tarfile
 import uuid
@@ -494,6 +495,11 @@ def test_the_advised_command_converts_the_file(content, compress, name, ws, writ
     with pytest.raises(BadTable) as caught:
         ingest([source], "toys", workspace=ws)
     command = re.search("Run: (.*)", caught.value.fix)[1]
+    missing = [
+        tool for tool in ("gzip", "bzip2", "iconv", "sed", "python3") if tool in command and not shutil.which(tool)
+    ]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
     assert source.read_bytes() == before
     (converted,) = tmp_path.glob("*.converted.*")
