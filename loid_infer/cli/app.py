@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import typer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_EXIT_USER, _EXIT_INTERRUPTED = 2, 130
+_EXIT_INTERRUPTED = 130
 
 
 def build() -> typer.Typer:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _run(as_json: bool) -> NoReturn:
-    from loid_infer.cli.terminal import show_error
+    from loid_infer.cli.terminal import EXIT_USER, show_error
     from loid_infer.errors import LoidError
 
     try:
@@ -70,12 +70,12 @@ def _run(as_json: bool) -> NoReturn:
         sys.exit(build()(standalone_mode=not as_json))
     except LoidError as error:
         show_error(error, "error: ", as_json=as_json)
-        raise SystemExit(_EXIT_USER) from None
+        raise SystemExit(EXIT_USER) from None
     except Exception as error:
         if as_json and hasattr(error, "format_message"):  # a usage error of typer
             usage = LoidError(error.format_message().removesuffix("."), fix="Add --help to see the options.")
             show_error(usage, "error: ", as_json=True)
-            raise SystemExit(_EXIT_USER) from None
+            raise SystemExit(EXIT_USER) from None
         bug = LoidError(f"{type(error).__name__}: {error}", fix="This is a bug: please report the traceback.")
         show_error(bug, "", as_json=as_json)
         raise

@@ -10,6 +10,8 @@ import pyarrow as pa
 from loid_infer.data.values import MAX_SECONDS
 from loid_infer.errors import BadTable
 
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+
 
 def plain(column: Any) -> Any:
     """An Arrow array without dictionaries, views and extension types."""
@@ -40,23 +42,13 @@ def times(column: Any) -> list[Any]:
     return [value if value is None or abs(value) < MAX_SECONDS else str(np.datetime64(value, "s")) for value in seconds]
 
 
-def _is_fixed(kind: Any) -> bool:
-    return bool(pa.types.is_fixed_size_binary(kind))
-
-
 def for_csv(column: Any, name: str = "") -> Any:
     """An Arrow array of a type that pyarrow writes as CSV, if there is one. Raises BadTable for bytes not in UTF-8."""
-    if isinstance(column.type, pa.BaseExtensionType) or pa.types.is_string_view(column.type):
-        return plain(column)
-    values = plain(column)
-    if not (pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type) or _is_fixed(values.type)):
+    column = plain(column)
+    if not any(is_type(column.type) for is_type in _BINARY):
         return column
     try:
-        return (
-            values.cast(pa.binary()).cast(pa.large_string())
-            if _is_fixed(values.type)
-            else values.cast(pa.large_string())
-        )
+        return column.cast(pa.large_binary()).cast(pa.large_string())
     except pa.ArrowInvalid:
         fix = "Write parquet: --out scores.parquet"
         raise BadTable(f"CSV cannot hold the bytes of column {name}, which are not UTF-8", fix=fix) from None

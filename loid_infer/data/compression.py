@@ -22,7 +22,6 @@ from loid_infer.errors import BadTable
 READ_FAULTS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError)
 
 _BUFFER_BYTES = 1 << 20
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50..0x5f
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -52,22 +51,16 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
 
 
 def _opener(magic: bytes) -> Callable[[IO[bytes]], Any] | None:
-    if magic.startswith(b"\x1f\x8b"):
-        return lambda raw: gzip.GzipFile(fileobj=raw)
-    if magic.startswith(_ZSTD_MAGIC) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+    if magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5:
         return _ZstdFile
-    if magic.startswith(b"BZh"):
-        return lambda raw: _DamageIsEof(bz2.BZ2File(raw))
-    if magic == b"\xfd7zXZ\0":
-        return lambda raw: _DamageIsEof(lzma.LZMAFile(raw))
-    return None
+    return next((opener for start, (_, opener) in _COMPRESSIONS.items() if magic.startswith(start)), None)
 
 
 def unpacker(magic: bytes) -> str:
     """The command that writes the content of a compressed file to its output; empty for another file."""
-    commands = {b"\x1f\x8b": "gzip -dc", b"BZh": "bzip2 -dc", b"\xfd7z": "xz -dc", b"PK\x03": "unzip -p"}
-    zstd = {_ZSTD_MAGIC[:3]: "zstd -dc"}
-    return next((command for start, command in (commands | zstd).items() if magic.startswith(start)), "")
+    if magic.startswith(ZIP_MAGIC):
+        return "unzip -p"
+    return next((command for start, (command, _) in _COMPRESSIONS.items() if magic.startswith(start)), "")
 
 
 def accompanies(name: str) -> bool:
@@ -151,3 +144,12 @@ def cut(path: Path, number: int, error: Exception) -> BadTable:
     what = f"the compressed file is truncated or damaged: {error}"
     fix = "Download or compress it again, then run the same command."
     return BadTable(what, where=str(path), got=f"{number:,} complete lines", fix=fix)
+
+
+# The first bytes of a compressed file -> the command that decompresses it, and what opens it.
+_COMPRESSIONS: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    b"\x1f\x8b": ("gzip -dc", lambda raw: gzip.GzipFile(fileobj=raw)),
+    b"\x28\xb5\x2f\xfd": ("zstd -dc", _ZstdFile),
+    b"BZh": ("bzip2 -dc", lambda raw: _DamageIsEof(bz2.BZ2File(raw))),
+    b"\xfd7zXZ\0": ("xz -dc", lambda raw: _DamageIsEof(lzma.LZMAFile(raw))),  # noqa: SIM115 - raw is closed by its owner
+}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias, cast
 
-from loid_infer.data.values import bad, clean_name
+from loid_infer.data.values import bad, bad_encoding, clean_name
 from loid_infer.errors import BadTable
 
 QUOTINGS = ("auto", "standard", "backslash", "none")
@@ -40,9 +40,9 @@ class DelimitedReader:
         self._text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         self._delimiter, self._quoting, self._has_cr = delimiter, quoting, False
         sep = SEP_LINE.match(head)
-        self._n_before = 1 if sep else 0  # lines that are not part of the table
-        head = head[sep.end() :] if sep else head
-        for _ in range(self._n_before):
+        self._n_before = 0  # lines that are not part of the table
+        if sep:
+            self._n_before, head = 1, head[sep.end() :]
             self._text.readline()
         lines = self._lines(ends_with_lf(head))
         escapes = quoting.endswith("backslash")
@@ -82,12 +82,11 @@ class DelimitedReader:
 
     def batches(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRows]:
         """The rows after the header. `is_row` tells whether the fields of one line make a plausible row."""
-        reader = self._reader
         while True:
-            number, fault = reader.line_num + self._n_before + 1, None
+            number, fault = self._n_lines() + 1, None
             rows: list[list[str]] = []
             try:
-                rows.extend(islice(reader, _BATCH_ROWS))
+                rows.extend(islice(self._reader, _BATCH_ROWS))
             except csv.Error as error:  # after the rows before it
                 fault = error
             if not rows and fault is None:
@@ -95,7 +94,7 @@ class DelimitedReader:
             if self._has_cr:
                 rows = [[field.replace(_CR, "\r") for field in row] for row in rows]
                 self._has_cr = False
-            regular = fault is None and reader.line_num + self._n_before - number + 1 == len(rows)
+            regular = fault is None and self._n_lines() - number + 1 == len(rows)
             if regular and {*map(len, rows)} == {n_fields} and "".join(map("".join, rows)).isascii():
                 yield range(number, number + len(rows)), rows
                 continue
@@ -117,8 +116,12 @@ class DelimitedReader:
             if good:
                 yield numbers, good
             if fault:
-                n_lines = reader.line_num + self._n_before - number + 1
+                n_lines = self._n_lines() - number + 1
                 yield number, self._fault(fault, n_lines), n_lines
+
+    def _n_lines(self) -> int:
+        """The number of lines read so far."""
+        return self._reader.line_num + self._n_before
 
     def _problem(
         self, row: list[str], n_lines: int, n_fields: int, is_row: Callable[[Sequence[str]], bool]
@@ -134,10 +137,11 @@ class DelimitedReader:
         return None
 
     def _fault(self, error: csv.Error, n_lines: int) -> BadTable:
+        kind = "TSV" if self._delimiter == "\t" else "CSV"
         if "unexpected end of data" in str(error):
             what, got = "a quote is opened and not closed until the end of the file", f"{n_lines:,} lines"
         else:
-            what, got = f"not {'TSV' if self._delimiter == chr(9) else 'CSV'}: {error}", f"{n_lines:,} lines"
+            what, got = f"not {kind}: {error}", f"{n_lines:,} lines"
         return BadTable(what, got=got if n_lines > 1 else "", fix=_QUOTING_FIX.format("--quoting backslash"))
 
     def _swallows(self, row: list[str], is_row: Callable[[Sequence[str]], bool]) -> bool:
@@ -153,7 +157,7 @@ def not_utf8(fields: Sequence[str]) -> BadTable | None:
     try:
         "".join(fields).encode()
     except UnicodeEncodeError:
-        return bad("the line is not UTF-8", "UTF-8", list(fields))
+        return bad_encoding(list(fields))
     return None
 
 

@@ -41,21 +41,13 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_PYARROW = 'Run: python3 -c "import pyarrow.parquet as p, pyarrow.'
-_TO_PARQUET = '), sys.argv[2])" {path} {out}.parquet'
 # The first bytes of what is no table of reviews -> what it is, and what to do.
 _FOREIGN = {
     b"version https://git-lfs": ("a Git LFS pointer instead of the file", "Run: git lfs pull"),
     b"SQLite format 3\0": ("an SQLite database", "Run: sqlite3 -header -csv {path} 'SELECT ...' > {out}.csv"),
-    b"ARROW1": (
-        "an Arrow (Feather) file",
-        _PYARROW + "feather as f, sys; p.write_table(f.read_table(sys.argv[1]" + _TO_PARQUET,
-    ),
-    b"\xff\xff\xff\xff": (
-        "an Arrow stream",
-        _PYARROW + "ipc as f, sys; p.write_table(f.open_stream(sys.argv[1]).read_all(" + _TO_PARQUET,
-    ),
-    b"ORC": ("an ORC file", _PYARROW + "orc as f, sys; p.write_table(f.read_table(sys.argv[1]" + _TO_PARQUET),
+    b"ARROW1": ("an Arrow (Feather) file", "Run: {to_parquet}"),
+    b"\xff\xff\xff\xff": ("an Arrow stream", "Run: {to_parquet}"),
+    b"ORC": ("an ORC file", "Run: {to_parquet}"),
     b"Obj\x01": ("an Avro file", "Convert it to parquet or JSON lines."),
     b"\x89HDF": ("an HDF5 file", "Convert it to parquet."),
     b"\x80": ("pickled Python objects", "Convert them to parquet where they were made: to load them can run code."),
@@ -64,6 +56,12 @@ _FOREIGN = {
     b"Rar!": ("a RAR archive", "Run: unrar x {path}"),
     b"%PDF": ("a PDF", "Give the file of reviews."),
     b"<": ("an HTML or XML page", "Download the file again: this may be an error page."),
+}
+# What reads those of them that pyarrow can convert to parquet.
+_READ_BY_ARROW = {
+    b"ARROW1": "feather.read_table(sys.argv[1])",
+    b"\xff\xff\xff\xff": "ipc.open_stream(sys.argv[1]).read_all()",
+    b"ORC": "orc.read_table(sys.argv[1])",
 }
 
 
@@ -265,11 +263,18 @@ def _converted(path: Path, program: str, suffix: str) -> str:
 
 
 def _check_not_foreign(path: Path, head: bytes) -> None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, (what, fix) in _FOREIGN.items():
-        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
         if text.startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
-            out = shlex.quote(f"{path.name}.converted")
-            advice = fix.replace("{path}", shlex.quote(str(path))).replace("{out}", out)
+            name, out, read = (
+                shlex.quote(str(path)),
+                shlex.quote(f"{path.name}.converted"),
+                _READ_BY_ARROW.get(magic, ""),
+            )
+            code = f"import sys, pyarrow.parquet, pyarrow.{read.partition('.')[0]}"
+            code += f"; pyarrow.parquet.write_table(pyarrow.{read}, sys.argv[2])"
+            advice = fix.replace("{to_parquet}", f'python3 -c "{code}" {{path}} {{out}}.parquet')
+            advice = advice.replace("{path}", name).replace("{out}", out)
             raise BadTable(what, where=str(path), expected="a table of reviews", fix=advice)
     if is_compressed(head):
         raise BadTable("the file is compressed twice", where=str(path), fix="Decompress it once.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from loid_infer.data.values import bad
+from loid_infer.data.values import bad, bad_encoding
 from loid_infer.errors import BadTable
 
 _MAX_EXACT_FLOAT = 2.0**53  # orjson gives whole numbers beyond 64 bits as rounded floats
@@ -26,7 +26,7 @@ def parse_line(line: bytes) -> Any:
     try:
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise bad("the line is not UTF-8", "UTF-8", line[error.start : error.start + 20]) from None
+        raise bad_encoding(line[error.start : error.start + 20]) from None
     try:
         return _without_surrogates(json.loads(text, strict=False))
     except (ValueError, RecursionError) as error:
@@ -62,4 +62,4 @@ def exact(line: bytes, record: Mapping[str, Any], value: object) -> object:
     if type(value) is not float or not abs(value) >= _MAX_EXACT_FLOAT:
         return value
     key = next(key for key in record if record[key] is value)
-    return json.loads(line)[key]
+    return parse_line(line)[key]

@@ -128,8 +128,6 @@ def _is_pair(user: str, item: str) -> bool:
 
 def _located(path: Path, number: int, fault: BadTable) -> BadTable:
     fix = fault.fix or "Correct the line."
-    if "not UTF-8" in fault.what:
-        fix = "If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
     return BadTable(fault.what, where=f"{path}:{number}", expected=fault.expected, got=fault.got, fix=fix)
 
 
@@ -212,17 +210,24 @@ def _pairs(path: Path, rows: Any, start: int) -> Pairs:
     return Pairs(users, items, domains, ratings, rows, path, start + 1)
 
 
+def _is_text(column: Any) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _is_missing(column: Any) -> Any:
+    return pc.is_in(column, pa.array(sorted(MISSING), column.type))
+
+
 def _ids(path: Path, column: Any, name: str, start: int) -> list[str]:
     """The ids as `ingest` reads them, see `clean_id`."""
     column = plain(column)
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
     values: list[Any] = column.to_pylist()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column):
         clean = pc.and_(pc.string_is_ascii(column), pc.ascii_is_printable(column))
         trimmed = pc.equal(pc.ascii_trim(column, characters=" "), column)
-        missing = pc.is_in(column, pa.array(sorted(MISSING), column.type))
-        if pc.all(pc.and_(pc.and_(clean, trimmed), pc.invert(missing)), skip_nulls=False).as_py():
+        if pc.all(pc.and_(pc.and_(clean, trimmed), pc.invert(_is_missing(column))), skip_nulls=False).as_py():
             return values
     for row, value in enumerate(values):
         try:
@@ -235,10 +240,9 @@ def _ids(path: Path, column: Any, name: str, start: int) -> list[str]:
 
 def _ratings(path: Path, column: Any, start: int) -> Floats:
     column = plain(column)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column):
         column = pc.utf8_trim_whitespace(column)
-        missing = pc.is_in(column, pa.array(sorted(MISSING), column.type))
-        column = pc.replace_with_mask(column, missing, pa.scalar(None, column.type))
+        column = pc.replace_with_mask(column, _is_missing(column), pa.scalar(None, column.type))
     where = f"{path}, rows {start + 1} to {start + len(column)}"
     fix = "Correct the column rating, or remove it to score without errors."
     if pa.types.is_boolean(column.type):

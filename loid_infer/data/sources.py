@@ -89,10 +89,7 @@ def _changed(clean: str, value: object) -> bool:
 
 
 def _located(source: Source, number: int, fault: BadTable, skip_bad: bool) -> BadTable:
-    fix = "" if skip_bad else _SKIP
-    if "not UTF-8" in fault.what:
-        fix += " If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
-    where, fix = location(source, number), f"{fault.fix} {fix}".strip()
+    where, fix = location(source, number), f"{fault.fix} {'' if skip_bad else _SKIP}".strip()
     return BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix)
 
 
@@ -110,13 +107,11 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
     with open_bytes(source.path) as (raw, content):
         try:
             for number, line in enumerate(content, 1):
-                is_strict = True
                 try:
                     record = orjson.loads(line)
                 except ValueError:
                     if not line.strip():
                         continue
-                    is_strict = False
                     try:
                         record = parse_line(line)
                     except BadTable as fault:
@@ -129,7 +124,7 @@ def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]
                 user_id, item_id = get(user), get(item)
                 if item_else and not item_id:
                     item_id = get(item_else)
-                if is_strict and (type(user_id) is float or type(item_id) is float):
+                if type(user_id) is float or type(item_id) is float:
                     user_id, item_id = exact(line, record, user_id), exact(line, record, item_id)
                 yield number, user_id, item_id, get(rating), get(text), get(time)
                 if not number & 1023:

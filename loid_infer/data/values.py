@@ -51,6 +51,13 @@ def bad(what: str, expected: str = "", value: object = "") -> BadTable:
     return BadTable(what, expected=expected, got=got if len(got) <= 80 else got[:77] + "...")
 
 
+def bad_encoding(value: object) -> BadTable:
+    """The error of a line that is not UTF-8, without its location."""
+    fault = bad("the line is not UTF-8", "UTF-8", value)
+    fault.fix = "If the file is Windows-1252, convert it with: iconv -f WINDOWS-1252 -t UTF-8"
+    return fault
+
+
 def clean_id(kind: str, value: object) -> str:
     """A user or item id as text: in Unicode form NFC, without white space or invisible characters around it.
 

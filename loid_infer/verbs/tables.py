@@ -157,10 +157,8 @@ class _Stream:
 
     def summary(self) -> dict[str, object]:
         """Counts, the range of dates, and a warning if it cannot be that of reviews."""
-        first, last = (
-            (str(np.datetime64(at, "s").astype("M8[D]")) for at in times) if (times := self._times) else (None, None)
-        )
-        warning = None
+        times, warning = self._times, None
+        first, last = [str(np.datetime64(at, "s").astype("M8[D]")) for at in times or ()] or (None, None)
         if times and not _FIRST_REVIEWS <= times[0] <= times[1] <= time.time() + _DAY:
             warning = (
                 f"the timestamps are from {first} to {last}: are they seconds since 1970? Only their order is used."
