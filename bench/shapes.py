@@ -16,7 +16,7 @@ _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
 _ROBERTA = _BASE | {"max_position_embeddings": 514, "type_vocab_size": 1}
 _CLS, _NONE = ("<s>", "</s>"), ("", "")
 # name -> the class of its config, its fields, what stands before and behind a text
-SHAPES = {
+SHAPES: dict[str, tuple[str, dict, tuple[str, str]]] = {
     "roberta-base": ("RobertaConfig", _ROBERTA, _CLS),
     "xlm-roberta-base": ("XLMRobertaConfig", _ROBERTA, _CLS),
     "distilbert-base": ("DistilBertConfig", {}, _CLS),
@@ -72,8 +72,12 @@ def shape(name: str) -> str:
     if not (folder / "model.safetensors").is_file():
         kind, fields, frame = SHAPES[name]
         n_tokens = write_tokenizer(folder, *frame, review_texts(), _N_TOKENS, like_qwen=kind.startswith("Qwen"))
-        fields = fields | {"vocab_size": n_tokens}
-        write_model(folder, kind, fields, lambda parameter: None if kind == "T5Config" else _widen(parameter))
+        write_model(
+            folder,
+            kind,
+            {**fields, "vocab_size": n_tokens},
+            lambda parameter: None if kind == "T5Config" else _widen(parameter),
+        )
     return str(folder)
 
 

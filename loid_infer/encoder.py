@@ -161,12 +161,22 @@ def _locate(encoder: str | os.PathLike[str], workspace: Workspace, progress: Pro
         if not workspace.root.is_dir():
             fix = "Create the folder, or give another workspace."
             raise BadArtifact("there is no workspace", where=str(workspace.root), fix=fix)
-        from loid_infer.graphs.bases import load_base  # imports torch and transformers, which takes seconds
-        from loid_infer.graphs.making import make_encoder
-
-        progress.say(f"exporting encoder {encoder!r}, the bundled model, on first use ...")
-        make_encoder(path, load_base(DEFAULT_BASE), precision="auto", progress=progress)
+        export_bundled(workspace, encoder, "auto", progress)
     return find_encoder(workspace, encoder)
+
+
+def export_bundled(workspace: Workspace, name: str, precision: str, progress: Progress) -> None:
+    """Export the bundled base for its first use, proven on the runtime that `auto` takes.
+
+    Raises:
+        BadArtifact, ParityError, RuntimeMissing, NoSpace: see `graphs.making.make_encoder`.
+    """
+    from loid_infer.graphs.bases import load_base  # imports torch and transformers, which takes seconds
+    from loid_infer.graphs.making import make_encoder
+
+    progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
+    base = load_base(DEFAULT_BASE)
+    make_encoder(workspace.encoder(name), base, precision=precision, progress=progress, every_runtime=False)
 
 
 def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:

@@ -40,6 +40,15 @@ def option(default: Any, help: str, *, min: float | None = None, max: float | No
     return field(default=default, metadata={"help": help, "min": min, "max": max})
 
 
+def wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for one another, unless the environment says otherwise.
+
+    By default they spin, and a process that shares its processors with others spends most of its time so. To be called
+    before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """Raise BadSetting unless `value` is one of the choices of `--option`."""
     if value not in choices:

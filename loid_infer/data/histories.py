@@ -24,7 +24,7 @@ class CodePairs:
 class Lists:
     """The reviews of each group (a user or an item) in CSR form, without empty texts."""
 
-    starts: Ints  # [n_groups + 1], the reviews of group g are starts[g] .. starts[g + 1]
+    starts: Ints  # [n_groups + 2], the reviews of group g are starts[g] .. starts[g + 1]; the last group is empty
     reviews: Ints  # [m], row numbers among the interactions
     texts: Ints  # [m], codes
     order: Ints  # [m], ascending: group * n_values + partner, or + rank of the time in `times`
@@ -81,25 +81,39 @@ def _lists(
     order = groups.astype(np.int64) * n_values + ranks
     # Ties in time are ordered by partner, so that the result does not depend on the order of rows.
     by = np.lexsort((partners, order)) if times is not None else np.argsort(order, kind="stable")
-    starts = np.r_[0, np.cumsum(np.bincount(groups, minlength=n_groups))]
+    starts = np.r_[0, np.cumsum(np.bincount(groups, minlength=n_groups + 1))]
     return Lists(starts, reviews[by], texts[by], order[by], values, n_values)
 
 
 def _draw(lists: Lists, groups: Ints, partners: Ints, pairs: CodePairs, key: Array, k: int, strict: bool) -> Ints:
-    groups = np.where(groups < 0, len(lists.starts) - 1, groups)  # unknown: an empty list after the last one
-    ends = np.append(lists.starts, lists.starts[-1])
-    first, sizes = ends[groups], ends[groups + 1] - ends[groups]
+    groups = np.where(groups < 0, len(lists.starts) - 2, groups)  # unknown: the empty list
+    first, sizes = lists.starts[groups], lists.starts[groups + 1] - lists.starts[groups]
     own = np.full(len(groups), -1, np.int64)  # position of the pair's own review in its group; -1: none
     if lists.times is not None and pairs.timestamps is not None:
         rank = np.searchsorted(lists.times, pairs.timestamps)
         sizes = np.searchsorted(lists.order, groups * lists.n_values + rank) - first
-    elif strict and len(lists.order):
-        wanted = np.where(partners < 0, -1, groups * lists.n_values + partners)
-        at = np.minimum(np.searchsorted(lists.order, wanted), len(lists.order) - 1)
-        own = np.where(lists.order[at] == wanted, at - first, -1)
+    elif strict:
+        at = positions(lists.order, np.where(partners < 0, -1, groups * lists.n_values + partners))
+        own = np.where(at < 0, -1, at - first)
     picks = sampling.choose(key, sizes - (own >= 0), k)
     picks += (own[:, None] >= 0) & (picks >= own[:, None])  # skip the pair's own review
-    positions = np.where(picks >= 0, first[:, None] + picks, -1)
+    chosen = np.where(picks >= 0, first[:, None] + picks, -1)
     if strict and len(lists.texts):
-        positions[(lists.texts[positions] == pairs.texts[:, None]) & (positions >= 0)] = -1
-    return positions
+        rows = np.flatnonzero(pairs.texts >= 0)
+        part = chosen[rows]
+        part[(lists.texts[part] == pairs.texts[rows, None]) & (part >= 0)] = -1
+        chosen[rows] = part
+    return chosen
+
+
+def positions(ascending: Ints, wanted: Ints) -> Ints:
+    """The first position of each of `wanted [n]` in `ascending [m]`, -1 for those that are not in it.
+
+    They are looked up in order, which is several times as fast in an array that no cache holds.
+    """
+    found = np.full(len(wanted), -1, np.int64)
+    if len(ascending):
+        order = np.argsort(wanted, kind="stable")
+        at = np.minimum(np.searchsorted(ascending, wanted[order]), len(ascending) - 1)
+        found[order] = np.where(ascending[at] == wanted[order], at, -1)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from msgspec import structs
@@ -48,12 +49,15 @@ def make_encoder(
     store: str = "fp16",
     max_tokens: int | None = None,
     quantize: Callable[[EncoderFolder], Verified] | None = None,
+    every_runtime: bool = True,
 ) -> Verified:
     """Write the encoder to the folder `path`, which has its name.
 
     Args:
         base: with plugins folded into its tensors, and unmerged in its transformers module.
         quantize: converts the float32 export to int8.
+        every_runtime: prove the installed runtimes on the probes; or the fastest, which `auto` takes. A runtime is
+            always proven again when it is opened.
 
     Raises:
         BadSetting: `max_tokens` is out of range.
@@ -71,8 +75,12 @@ def make_encoder(
     with new_folder(path) as folder:
         _fill(folder, base, spec, progress)
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
-        parity = report(float32, progress)  # the float32 graph is checked first, whatever the precision
-        proven = quantize(float32) if quantize else _choose_precision(float32, parity, precision, progress)
+        parity = report(
+            float32, progress, every_runtime=every_runtime
+        )  # the float32 graph is checked first, whatever the precision
+        proven = (
+            quantize(float32) if quantize else _choose_precision(float32, parity, precision, progress, every_runtime)
+        )
         manifest = EncoderManifest(
             name=name,
             fingerprint=fingerprint(proven.spec),
@@ -105,7 +113,9 @@ def _fill(folder: Path, base: Base, spec: Spec, progress: Progress) -> None:
         progress.say(f"{base.name} does not know most of {unknown}: the vectors of such texts hardly differ")
 
 
-def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress) -> Verified:
+def _choose_precision(
+    float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress, every_runtime: bool
+) -> Verified:
     """The requested precision; for `auto` the fastest one of this machine if it passes, else fp32."""
     if precision != "auto":
         chosen, reason = precision, "asked for"
@@ -117,8 +127,9 @@ def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: s
         chosen, reason = "fp32", "the processor has no native bf16"
     if chosen != "fp32":
         spec = structs.replace(float32.spec, precision=chosen)
+        other = replace(float32, spec=spec, fingerprint=fingerprint(spec))
         try:
-            return Verified(spec, reason, report(replace(float32, spec=spec, fingerprint=fingerprint(spec)), progress))
+            return Verified(spec, reason, report(other, progress, every_runtime=every_runtime))
         except ParityError as error:
             if precision != "auto":
                 raise
@@ -127,13 +138,14 @@ def _choose_precision(float32: EncoderFolder, parity: ParityReport, precision: s
     return Verified(float32.spec, reason, parity)
 
 
-def report(encoder: EncoderFolder, progress: Progress) -> ParityReport:
-    """Measure the parity of all installed runtimes.
+def report(encoder: EncoderFolder, progress: Progress, *, every_runtime: bool = True) -> ParityReport:
+    """Measure the parity of the installed runtimes, or of the fastest.
 
     Raises:
         ParityError: a runtime misses the gate.
     """
-    precision, runtimes = encoder.spec.precision, dict(measure_runtimes(encoder))
+    precision = encoder.spec.precision
+    runtimes = dict(islice(measure_runtimes(encoder), None if every_runtime else 1))
     for runtime, parity in runtimes.items():
         progress.say(
             f"parity of {runtime} in {precision}: cosine >= {parity.cos_min:.6f}, "

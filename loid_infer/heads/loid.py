@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loid_infer.data.histories import CodePairs, Histories, Lists
+from loid_infer.data.histories import CodePairs, Histories
 from loid_infer.errors import BadSetting
 from loid_infer.heads.foundation import Foundation, shrunk_mean
 from loid_infer.heads.presets import HeadSettings
@@ -179,35 +179,41 @@ class LoidHead:
     seed: int  # of history draws
 
 
-def mask_unknown(interactions: Interactions, train: Bools, users: Ints, items: Ints) -> tuple[Ints, Ints]:
-    """Replace the codes `[n]` of users and items without reviews in `train` by -1; -1 stays -1."""
-    known_users = np.bincount(interactions.users[train], minlength=len(interactions.user_ids) + 1) > 0
-    known_items = np.bincount(interactions.items[train], minlength=len(interactions.item_ids) + 1) > 0
-    # minlength adds one entry, false, which -1 selects.
-    return np.where(known_users[users], users, -1), np.where(known_items[items], items, -1)
+def known_ids(interactions: Interactions, train: Bools) -> tuple[Bools, Bools]:
+    """Which users `[n_users + 1]` and items `[n_items + 1]` have reviews in `train`; the last, code -1, has none."""
+    users = np.bincount(interactions.users[train], minlength=len(interactions.user_ids) + 1) > 0
+    return users, np.bincount(interactions.items[train], minlength=len(interactions.item_ids) + 1) > 0
 
 
-class _ProjectedReviews:
-    """The history reviews of one side: keys and values `[m, width]`, and the readout `[m + 1]`."""
+def mask_unknown(known: tuple[Bools, Bools], users: Ints, items: Ints) -> tuple[Ints, Ints]:
+    """Replace the codes `[n]` of users and items that are not `known` by -1; -1 stays -1."""
+    return np.where(known[0][users], users, -1), np.where(known[1][items], items, -1)
 
-    def __init__(self, attention: CrossAttention, lists: Lists, tokens: Tokens, weights: Floats, device: str) -> None:
-        m, self.attention = len(lists.reviews), attention
-        self.keys, self.values = torch.zeros(2, max(m, 1), attention.key.out_features, device=device)
-        readout = torch.zeros(m + 1)  # the last is 0, for index -1
-        token_weights = torch.from_numpy(weights).float()
-        for start in range(0, m, _STEP):
-            rows = slice(start, start + _STEP)
-            part = tokens.take(lists.reviews[rows])
-            readout[:m][rows] = part @ token_weights
-            part = part.to(device)
-            self.keys[rows], self.values[rows] = attention.key(part), attention.value(part)
-        self.readout: Floats = readout.double().numpy()
+
+class _Reviews:
+    """The history reviews of one side: keys and values `[m, width]`, and the readout `[m + 1]`, in the lists' order."""
+
+    def __init__(self, attention: CrossAttention, n: int, weights: Floats, device: str, *, with_network: bool) -> None:
+        self.attention = attention if with_network else None
+        shape = (max(n, 1), attention.key.out_features) if with_network else (0, 0)
+        self.keys, self.values = (torch.zeros(shape, device=device) for _ in range(2))
+        self.readout: Floats = np.zeros(n + 1)  # the last is 0, for index -1
+        self._weights, self._device = torch.from_numpy(weights).float(), device
+
+    def set(self, at: Ints, tokens: Tensor) -> None:
+        """Compute the reviews at the positions `at [n]` from their tokens `[n, token_dim]`."""
+        self.readout[at] = (tokens @ self._weights).numpy()
+        if self.attention is not None:
+            index, tokens = torch.from_numpy(at).to(self._device), tokens.to(self._device)
+            self.keys[index], self.values[index] = self.attention.key(tokens), self.attention.value(tokens)
 
     def attend(self, ids: Tensor, histories: Ints) -> Tensor:
         """Attention outputs `[n, width]` from ID embeddings `[n, width]` and histories `[n, k]`.
 
         Pairs are grouped by the length of the history, to gather little padding.
         """
+        attention = self.attention
+        assert attention is not None, "the network's share is 0"
         counts = (histories >= 0).sum(1)
         order = np.argsort(counts, kind="stable")
         output = torch.empty_like(ids)
@@ -221,7 +227,7 @@ class _ProjectedReviews:
                 shape = (len(rows), bound, -1)
                 keys, values = (part.index_select(0, reviews).view(shape) for part in (self.keys, self.values))
                 index = torch.from_numpy(rows).to(ids.device)
-                output[index] = self.attention.attend_projected(ids[index], keys, values, packed >= 0)
+                output[index] = attention.attend_projected(ids[index], keys, values, packed >= 0)
             start = end
         return output
 
@@ -232,13 +238,25 @@ class LoidPredictor:
     Histories longer than `max_history` reviews are sampled by (seed, pair).
     """
 
-    def __init__(self, head: LoidHead, histories: Histories, tokens: Tokens, device: str = "cpu") -> None:
-        """Project the histories. The network of `head` is moved to `device` (cpu | cuda)."""
+    def __init__(
+        self, head: LoidHead, histories: Histories, tokens: Tokens, device: str = "cpu", *, with_network: bool = True
+    ) -> None:
+        """Compute the histories' reviews, each read once. The network of `head` is moved to `device` (cpu | cuda)."""
         self.head, self.histories, self._device = head, histories, device
-        net = head.net.eval().to(device)
+        net, foundation, lists = head.net.eval().to(device), head.foundation, (histories.by_user, histories.by_item)
         with torch.inference_mode():
-            self._user = _ProjectedReviews(net.of_user, histories.by_user, tokens, head.foundation.on_user, device)
-            self._item = _ProjectedReviews(net.of_item, histories.by_item, tokens, head.foundation.on_item, device)
+            self._user, self._item = (
+                _Reviews(attention, len(part.reviews), weights, device, with_network=with_network)
+                for attention, part, weights in zip(
+                    (net.of_user, net.of_item), lists, (foundation.on_user, foundation.on_item), strict=True
+                )
+            )
+            of_user, of_item = (np.argsort(part.reviews, kind="stable") for part in lists)  # both list the same reviews
+            for start in range(0, len(of_user), _STEP):
+                rows = slice(start, start + _STEP)
+                part = tokens.take(histories.by_user.reviews[of_user[rows]])
+                self._user.set(of_user[rows], part)
+                self._item.set(of_item[rows], part)
 
     def predict(self, pairs: CodePairs) -> Floats:
         """See `Head`."""

@@ -6,8 +6,8 @@ only. Ratings outside of the training part are not saved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loid_infer.artifact import new_folder, read_manifest, write_manifest
-from loid_infer.data.histories import CodePairs, histories
+from loid_infer.data.histories import CodePairs, histories, positions
 from loid_infer.errors import BadArtifact
 from loid_infer.heads.foundation import Foundation
-from loid_infer.heads.loid import LoidHead, LoidNet, LoidPredictor, mask_unknown
+from loid_infer.heads.loid import LoidHead, LoidNet, LoidPredictor, known_ids, mask_unknown
 from loid_infer.heads.manifest import FORMAT, HeadManifest
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.learning.loop import History
@@ -52,24 +52,31 @@ class SavedHead:
         return texts, self.reviews.digests[texts]
 
     def predictor(self, vectors: Vectors, device: str = "cpu") -> LoidPredictor:
-        """The predictor on `device` (cpu | cuda), from the vectors `[n_texts, d]` of all texts.
+        """The predictor on `device` (cpu | cuda), from the vectors `[m, d]` of the texts in `training_digests`.
 
-        Those not in `training_digests` may be zero. Histories are always those of the strict protocol.
+        Histories are always those of the strict protocol. `vectors` are read during the call only.
         """
-        lists = histories(self.reviews, self.train, strict=True, by_time=False)
-        return LoidPredictor(self.head, lists, tokens_of(self.reviews, vectors, self.head.scale), device)
+        reviews, (texts, _) = self.reviews, self.training_digests()
+        position = np.zeros(len(reviews.digests), np.int64)
+        position[texts] = np.arange(len(texts))
+        tokens = replace(tokens_of(reviews, vectors, self.head.scale), texts=position[reviews.texts])
+        lists = histories(reviews, self.train, strict=True, by_time=False)
+        return LoidPredictor(self.head, lists, tokens, device, with_network=self.head.share > 0)
 
-    def code_pairs(self, users: Ints, items: Ints) -> CodePairs:
-        """Pairs from codes `[n]` (-1: not in the table). Users and items without training reviews become unknown."""
-        reviews = self.reviews
+    def coder(self) -> Callable[[Ints, Ints], CodePairs]:
+        """A function that makes pairs of codes `[n]` of users and items, -1 for those that are not in the table. Those
+        without training reviews become unknown, too."""
+        reviews, known = self.reviews, known_ids(self.reviews, self.train)
         n_items = len(reviews.item_ids)
         keys = reviews.users.astype(np.int64) * n_items + reviews.items
         order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        wanted = np.where((users < 0) | (items < 0), -1, users * n_items + items)
-        index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        texts = np.where(keys[index] == wanted, reviews.texts[order[index]], -1)
-        return CodePairs(*mask_unknown(reviews, self.train, users, items), texts)
+        keys, texts = keys[order], np.append(reviews.texts[order], -1)
+
+        def code(users: Ints, items: Ints) -> CodePairs:
+            wanted = np.where((users < 0) | (items < 0), -1, users * n_items + items)
+            return CodePairs(*mask_unknown(known, users, items), texts[positions(keys, wanted)])
+
+        return code
 
 
 def save_head(

@@ -18,7 +18,7 @@ from loid_infer.data.histories import CodePairs, Histories, histories
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.heads.baselines import Baselines, BiasModel, Ratings, fit_baselines, out_of_fold_biases
 from loid_infer.heads.foundation import Examples, Foundation, fit_readout, history_readout
-from loid_infer.heads.loid import EVALUATION, LoidHead, LoidNet, LoidPredictor, mask_unknown, triplet_loss
+from loid_infer.heads.loid import EVALUATION, LoidHead, LoidNet, LoidPredictor, known_ids, mask_unknown, triplet_loss
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, token_scale, tokens_of
 from loid_infer.heads.units import STANDARD_RANGE, Unit
@@ -29,6 +29,7 @@ from loid_infer.learning.loop import History, Loss, Training
 from loid_infer.types import Array, Bools, Floats, Interactions, Ints, Progress, Split, Vectors
 
 _MIN_VALID = 30  # with fewer validation pairs the standard error of the gain is not reliable
+_MAX_DENSE = 1 << 21  # weights of an ID table; updating all of them in every step costs as much as the network
 _USER, _ITEM, _ORDER, _NEGATIVES = 1, 2, 3, 4  # purposes of random draws
 
 
@@ -120,7 +121,7 @@ def pairs_of(interactions: Interactions, split: Split, rows: Bools) -> CodePairs
     contain earlier reviews only."""
     codes = interactions.users[rows].astype(np.int64), interactions.items[rows].astype(np.int64)
     times = interactions.timestamps[rows] if split.kind == "time" else None
-    return CodePairs(*mask_unknown(interactions, split.train, *codes), interactions.texts[rows], times)
+    return CodePairs(*mask_unknown(known_ids(interactions, split.train), *codes), interactions.texts[rows], times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,11 @@ class _Network:
         """The head with the weights of the best epoch, and the learning curve. Trains `net` in place."""
         settings, n = self.settings, len(self.train.ratings)
         self.net.to(self.device)
+        large = []
+        for name, table in (("users.weight", self.net.users), ("items.weight", self.net.items)):
+            if settings.ids and table.weight.numel() > _MAX_DENSE:
+                table.sparse = True
+                large.append(name)
         training = Training(
             parameters=dict(self.net.named_parameters()),
             batches=self.batches,
@@ -155,6 +161,7 @@ class _Network:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             own_weight_decay=dict.fromkeys(("users.weight", "items.weight"), settings.id_weight_decay),
+            by_row=large,
             averaging=settings.averaging,
             averaging_lead=1,
             patience=settings.patience or None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from loid_infer.artifact import scratch_folder
 from loid_infer.kernels import sampling
 from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.learning.rows import RowAdamW
 from loid_infer.types import Progress, Task
 
 
@@ -49,6 +50,7 @@ class Training:
     warmup: float | None = None  # share of the run; afterwards the rate decays to zero; None: constant rate
     weight_decay: float
     own_weight_decay: Mapping[str, float] = field(default_factory=dict)  # by parameter; overrides weight_decay
+    by_row: Collection[str] = ()  # parameters with sparse gradients, which `RowAdamW` optimizes
     clip: float | None = None  # maximum gradient norm
     averaging: float  # decay of the moving average of the weights; 0: none
     averaging_lead: int = 0  # step offset of the warm-up of the decay
@@ -119,19 +121,27 @@ class _Run:
 
     def __init__(self, training: Training) -> None:
         self.training, self.history = training, History()
-        parameters = training.parameters
-        self.mean: Mapping[str, Tensor] = _copies(parameters) if training.averaging else parameters
+        parameters, decays = training.parameters, training.own_weight_decay
+        self.rows = {
+            name: RowAdamW(
+                parameters[name], decays.get(name, training.weight_decay), training.averaging, training.averaging_lead
+            )
+            for name in training.by_row
+        }
+        self.dense = {name: parameter for name, parameter in parameters.items() if name not in self.rows}
+        self.mean: Mapping[str, Tensor] = parameters
+        if training.averaging:
+            self.mean = _copies(self.dense) | {name: rows.mean for name, rows in self.rows.items()}
         self.best = _copies(parameters)
         groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in parameters.items():
-            decay = training.own_weight_decay.get(name, training.weight_decay)
-            groups.setdefault(decay, []).append(parameter)
+        for name, parameter in self.dense.items():
+            groups.setdefault(decays.get(name, training.weight_decay), []).append(parameter)
         self.optimizer = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
             lr=training.learning_rate,
             fused=True,
         )
-        for parameter in parameters.values():  # initialized before the first step, so that a checkpoint can be loaded
+        for parameter in self.dense.values():  # initialized before the first step, so that a checkpoint can be loaded
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
@@ -174,16 +184,19 @@ class _Run:
         loss = training.step(batch, history.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in training.parameters.values():
+            parameter.grad = None
         loss.objective.backward()
         if training.clip is not None:
             torch.nn.utils.clip_grad_norm_(training.parameters.values(), training.clip)
         self.optimizer.step()
+        for rows in self.rows.values():
+            rows.step(self.learning_rate())
         if training.averaging:
             n = history.step + training.averaging_lead
             decay = min(training.averaging, (1 + n) / (10 + n))  # lower at first, to forget the initial weights
-            weights = [parameter.detach() for parameter in training.parameters.values()]
-            torch._foreach_lerp_([*self.mean.values()], weights, 1 - decay)
+            weights = [parameter.detach() for parameter in self.dense.values()]
+            torch._foreach_lerp_([self.mean[name] for name in self.dense], weights, 1 - decay)
         if training.by_epoch:
             history.losses[-1] += float(loss.error) * loss.n_samples
         else:
@@ -226,8 +239,10 @@ class _Run:
         if self.training.averaging:
             kinds["mean"] = self.mean
         tensors = {f"{kind}/{name}": tensor for kind, part in kinds.items() for name, tensor in part.items()}
-        for name, parameter in self.training.parameters.items():
-            tensors |= {f"{kind}/{name}": tensor for kind, tensor in self.optimizer.state[parameter].items()}
+        states = {name: self.optimizer.state[parameter] for name, parameter in self.dense.items()}
+        states |= {name: rows.state for name, rows in self.rows.items()}
+        for name, state in states.items():
+            tensors |= {f"{kind}/{name}": tensor for kind, tensor in state.items()}
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], history: Mapping[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 
 from loid_infer.data.splits import refuse_leak
-from loid_infer.encoder import find_encoder
+from loid_infer.encoder import export_bundled, find_encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.making import PRECISIONS
@@ -64,10 +65,12 @@ def resolve_or_export(
         check_choice("precision", precision, PRECISIONS)
     name, seconds = _name(workspace, encoder, domain, precision), 0.0
     if name in _BASES and not workspace.encoder(name).exists():
-        progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
-        wanted = (precision or "auto") if name == DEFAULT_ENCODER else _BASES[name]
-        on = domain if wanted == "int8" else None
-        seconds = export(name, precision=wanted, calibrate_on=on, workspace=workspace, progress=progress).seconds
+        wanted, start = (precision or "auto") if name == DEFAULT_ENCODER else _BASES[name], time.perf_counter()
+        if wanted == "int8":
+            export(name, precision=wanted, calibrate_on=domain, workspace=workspace, progress=progress)
+        else:
+            export_bundled(workspace, name, wanted, progress)
+        seconds = time.perf_counter() - start
     folder = find_encoder(workspace, name)
     if precision not in (None, "auto", folder.spec.precision):
         what, has = f"the encoder has another precision than {precision}", folder.spec.precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.settings import Workspace, WorkspaceLike
-from loid_infer.store.reader import stored_vectors
-from loid_infer.types import SILENT, Floats, Ints, Progress
+from loid_infer.store.reader import view_of
+from loid_infer.types import SILENT, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -155,13 +156,15 @@ class _OpenHead:
         folder = workspace.head(name)
         fix = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
         self.saved = load_head(folder, fix)
-        self.predictor = self.saved.predictor(_vectors(workspace, self.saved, folder, fix), device)
+        with _vectors(workspace, self.saved, folder, fix) as vectors:
+            self.predictor = self.saved.predictor(vectors, device)
+        self._code_pairs = self.saved.coder()
         self.users = _Ids("user", self.saved.reviews.user_ids)
         self.items = _Ids("item", self.saved.reviews.item_ids)
 
     def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
         """Scores `[n]` and indices into `_KNOWN` `[n]`."""
-        pairs = self.saved.code_pairs(self.users.codes(user_ids), self.items.codes(item_ids))
+        pairs = self._code_pairs(self.users.codes(user_ids), self.items.codes(item_ids))
         return self.predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
 
 
@@ -238,16 +241,12 @@ def _only_head(workspace: Workspace, source: PairSource, domain: str | None, hea
     raise BadSetting(f"there are several heads: {', '.join(names)}", where=str(folder), fix=fix)
 
 
-def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> Floats:
-    """Vectors `[n_texts, d]` of the texts in histories; zero for other texts, which are not used."""
+def _vectors(workspace: Workspace, saved: SavedHead, folder: Path, fix: str) -> AbstractContextManager[Vectors]:
+    """A view of the vectors `[m, d]` of the texts in histories."""
     manifest = saved.manifest
     spec, recorded = manifest.card, manifest.fingerprint
     if fingerprint(spec) != recorded:
         what = "the spec of the head contradicts its fingerprint"
         raise BadArtifact(what, where=str(folder), expected=recorded, got=fingerprint(spec), fix=fix)
-    texts, digests = saved.training_digests()
     encode = encode_command(manifest.encoder, manifest.domain)
-    stored = stored_vectors(workspace.store(recorded), spec, recorded, digests, encode)
-    vectors = np.zeros((len(saved.reviews.digests), stored.shape[1]), stored.dtype)
-    vectors[texts] = stored
-    return vectors
+    return view_of(workspace.store(recorded), spec, recorded, saved.training_digests()[1], encode)

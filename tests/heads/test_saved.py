@@ -73,12 +73,10 @@ def test_saving_and_loading_changes_no_prediction(fit, saved):
     loaded = load_head(saved, "fit")
     assert list(loaded.reviews.user_ids) == list(data.user_ids) and list(loaded.reviews.item_ids) == list(data.item_ids)
     texts, digests = loaded.training_digests()
-    known = np.zeros_like(vectors)
-    known[texts] = vectors[texts]  # scoring may read only these
     assert np.array_equal(digests, data.digests[texts])
     everything = np.ones(data.n, bool)
     expected = fitted.predictor.predict(pairs_of(data, parts(data), everything))
-    predictions = loaded.predictor(known).predict(loaded.code_pairs(data.users, data.items))
+    predictions = loaded.predictor(vectors[texts]).predict(loaded.coder()(data.users, data.items))
     assert np.array_equal(predictions, expected)
 
 
@@ -133,5 +131,5 @@ def test_users_without_training_reviews_are_unknown(fit, saved):
     data, _, _ = fit
     loaded = load_head(saved, "fit")
     loaded.train[data.users == 3] = False
-    pairs = loaded.code_pairs(np.array([3, 4, -1]), np.array([0, -1, 0]))
+    pairs = loaded.coder()(np.array([3, 4, -1]), np.array([0, -1, 0]))
     assert pairs.users.tolist() == [-1, 4, -1] and pairs.items.tolist() == [0, -1, 0]
