@@ -112,8 +112,8 @@ def _in_order(tokens: Tokens, *, by_length: bool, rows: int | None = None) -> It
 def _whole_last_layer(encoder: EncoderFolder, path: Path) -> Path:
     """The graph that computes the last layer for every token and drops all but CLS."""
 
-    def every(positions, padding, mask, *, last):
-        return EveryToken(positions, padding)
+    def every(positions, padding, numbers, mask, *, last):
+        return EveryToken(positions, padding, numbers)
 
     with patch.object(transformer, "OneToken", every):
         write_graph(encoder.spec, encoder.tensors(), path)

@@ -175,8 +175,8 @@ def export_bundled(workspace: Workspace, name: str, precision: str, progress: Pr
     from loid_infer.graphs.making import make_encoder
 
     progress.say(f"there is no encoder {name!r} yet: exporting the bundled all-MiniLM-L6-v2 (once)")
-    base = load_base(DEFAULT_BASE)
-    make_encoder(workspace.encoder(name), base, precision=precision, progress=progress, every_runtime=False)
+    path = workspace.encoder(name)
+    make_encoder(path, load_base(DEFAULT_BASE), precision=precision, progress=progress, every_runtime=False)
 
 
 def find_encoder(workspace: Workspace, name: str) -> EncoderFolder:

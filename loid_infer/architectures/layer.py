@@ -164,20 +164,19 @@ def repeat_heads(heads: Tensor, n_heads: int) -> Tensor:
 class EveryToken:
     """Attention of all tokens of a padded batch, `[n, tokens, ..]`."""
 
-    def __init__(self, positions: Positions, padding: Tensor) -> None:
-        """`padding` is the `padding_bias` of the batch."""
-        self.positions = positions
+    def __init__(self, positions: Positions, padding: Tensor, numbers: Tensor) -> None:
+        """`padding` is the `padding_bias` of the batch, `numbers` are its `token_numbers`."""
+        self.positions, self.numbers = positions, numbers
         # Both are added to scores; with causal attention, padding is later than all tokens.
         self.padding, self.bias = None if positions.causal else padding, None
         if not positions.sees_all:
-            index = torch.arange(padding.shape[-1], device=padding.device)
-            self.bias = positions.bias(index[None, :] - index[:, None], padding.dtype)[None]
+            self.bias = positions.bias(numbers[None, :] - numbers[:, None], padding.dtype)[None]
 
     def __call__(self, layer: Layer, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """See `Attend`."""
         plan = layer.plan
         query, key, value = (part.transpose(1, 2) for part in layer.heads(x))
-        query, key = (self.positions.rotate(part, slice(x.shape[1]), -2) for part in (query, key))
+        query, key = (self.positions.rotate(part, self.numbers, -2) for part in (query, key))
         key, value = (repeat_heads(part, plan.n_heads) for part in (key, value))
         scores = query @ key.transpose(-1, -2)
         scores = scores if plan.scale == 1 else scores * plan.scale
@@ -190,13 +189,13 @@ class EveryToken:
 class OneToken:
     """Attention of one token of each text, `[n, 1, ..]`, over all tokens of a padded batch."""
 
-    def __init__(self, positions: Positions, padding: Tensor, mask: Tensor, *, last: bool) -> None:
+    def __init__(self, positions: Positions, padding: Tensor, numbers: Tensor, mask: Tensor, *, last: bool) -> None:
         """The `last` token of each text, or the first; `mask [n, tokens]`: 1 for a token, 0 for padding."""
-        self.positions = positions
+        self.positions, self.numbers = positions, numbers
         self.index = mask.sum(1) - 1 if last else None  # [n], the position of the token; None: the first
         self.padding, self.bias = None if positions.causal and last else padding, None  # as in `EveryToken`
         if not positions.sees_all:
-            keys = torch.arange(mask.shape[1], device=mask.device)[None, :]
+            keys = numbers[None, :]
             distance = keys if self.index is None else keys - self.index[:, None]
             self.bias = positions.bias(distance, padding.dtype).transpose(0, 1)  # [n or 1, heads or 1, tokens]
 
@@ -222,7 +221,7 @@ class OneToken:
                 query = self.positions.rotate(query, self.index, -3)
             query = query * plan.scale
             keys = _normalize(layer.key_norm, layer.project(1, x).unflatten(-1, (-1, dim))).transpose(1, 2)
-            keys = repeat_heads(self.positions.rotate(keys, slice(x.shape[1]), -2), plan.n_heads)
+            keys = repeat_heads(self.positions.rotate(keys, self.numbers, -2), plan.n_heads)
             scores = (query.unsqueeze(2) @ keys.transpose(-1, -2)).squeeze(2)
         for bias in (padding, self.bias):
             scores = scores if bias is None else scores + bias
@@ -237,7 +236,7 @@ class OneToken:
 
     def _select(self, x: Tensor) -> Tensor:
         """`[n, tokens, width]` -> `[n, width]`."""
-        return x[:, 0] if self.index is None else x[torch.arange(x.shape[0], device=x.device), self.index]
+        return x[:, 0] if self.index is None else torch.take_along_dim(x, self.index[:, None, None], 1)[:, 0]
 
 
 def _by_head(weight: Tensor, plan: Plan) -> Tensor:

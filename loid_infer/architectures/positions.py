@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from loid_infer.architectures.family import Unsupported
 
@@ -28,7 +29,7 @@ class Relation:
 class Positions(nn.Module):
     """The tensors of a `Relation` for texts of up to `max_tokens`."""
 
-    table: Tensor | None  # [heads, 2 max_tokens - 1], score bias by distance
+    table: Tensor | None  # [2 max_tokens - 1, heads], score bias by distance
     cos: Tensor | None  # [max_tokens, head_dim]
     sin: Tensor | None
 
@@ -40,7 +41,7 @@ class Positions(nn.Module):
             raise NotImplementedError("at most one of causal, window and buckets is supported")
         table = cos = sin = None
         if relation.buckets is not None and biases is not None:
-            table = biases[_bucket(torch.arange(-self.max_distance, max_tokens), *relation.buckets)].T.contiguous()
+            table = biases[_bucket(torch.arange(-self.max_distance, max_tokens), *relation.buckets)]
         if relation.frequencies is not None:
             angles = torch.arange(max_tokens).float()[:, None] * relation.frequencies
             cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))
@@ -52,19 +53,25 @@ class Positions(nn.Module):
     def bias(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
         """Score biases `[heads or 1, ..]` for `distance [..]`, the position of the key minus that of the query."""
         if self.table is not None:
-            return self.table[:, distance + self.max_distance].to(dtype)
+            return functional.embedding(distance + self.max_distance, self.table).movedim(-1, 0).to(dtype)
         masked = distance > 0 if self.causal else distance.abs() > self.window
         return masked[None].to(dtype) * MASKED
 
-    def rotate(self, x: Tensor, positions: Tensor | slice, axis: int) -> Tensor:
+    def rotate(self, x: Tensor, positions: Tensor, axis: int) -> Tensor:
         """`x [.., head_dim]` with rotary positions applied; `positions` are those along `axis` of `x`."""
         if self.cos is None or self.sin is None:
             return x
-        cos, sin = (part[positions].to(x.dtype) for part in (self.cos, self.sin))
+        cos, sin = (functional.embedding(positions, part).to(x.dtype) for part in (self.cos, self.sin))
         for _ in range(-2 - axis):
             cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
         first, second = x.chunk(2, -1)
         return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def token_numbers(mask: Tensor) -> Tensor:
+    """0, 1, 2, ... for the tokens of `mask [n, tokens]`, int64 `[tokens]`."""
+    numbers: Tensor = torch.ones_like(mask[0]).cumsum(0) - 1
+    return numbers
 
 
 def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

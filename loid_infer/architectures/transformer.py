@@ -1,6 +1,6 @@
 """The torch module of every family: token ids to one vector per text.
 
-The torch runtime runs it on the CPU, the ONNX graph is traced from it, and plugins are trained on it.
+The torch runtime runs it on the CPU, the ONNX graph is recorded from it, and plugins are trained on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from loid_infer.architectures.family import family_of
 from loid_infer.architectures.layer import ACTIVATIONS, NORMS, Attend, EveryToken, Layer, OneToken, Plan, RmsNorm
-from loid_infer.architectures.positions import Positions, padding_bias
+from loid_infer.architectures.positions import Positions, padding_bias, token_numbers
 from loid_infer.types import Spec
 
 DENSE_ACTIVATIONS = ACTIVATIONS | {"identity": lambda x: x, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -81,37 +81,38 @@ class Transformer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids [n, tokens]`, `attention_mask [n, tokens]` (1: token, 0: right padding), int64 -> `[n, d]`."""
-        hidden = self.embed(input_ids)
+        numbers = token_numbers(attention_mask)
+        hidden = self.embed(input_ids, numbers)
         padding = padding_bias(attention_mask, hidden.dtype)
-        every = [EveryToken(relation, padding) for relation in self.relations]
+        every = [EveryToken(relation, padding, numbers) for relation in self.relations]
         attends: list[Attend] = [every[i] for i in self.relation_of]
         if self.pooling != "mean":
             relation, last = self.relations[self.relation_of[-1]], self.pooling == "last"
-            attends[-1] = OneToken(relation, padding, attention_mask, last=last)
+            attends[-1] = OneToken(relation, padding, numbers, attention_mask, last=last)
         for layer, attend in zip(self.layers, attends, strict=True):
             hidden = layer(hidden, attend)
         hidden = hidden if self.final_norm is None else self.final_norm(hidden)
         vectors: Tensor = self.pool(hidden, attention_mask)
         return vectors
 
-    def embed(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+    def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """The input `[.., width]` of the first layer.
 
         Args:
             input_ids: `[n, tokens]`, or `[tokens]` of packed texts.
-            positions: `[tokens]`, for packed texts: the position of each token in its text.
+            positions: `[tokens]`, the position of each token in its text.
         """
         hidden: Tensor = self.words(input_ids)
         if self.positions is not None:
             hidden = hidden + self._position_embeddings(self.positions, input_ids, positions)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _position_embeddings(self, table: Tensor, ids: Tensor, positions: Tensor | None) -> Tensor:
+    def _position_embeddings(self, table: Tensor, ids: Tensor, positions: Tensor) -> Tensor:
         if self.plan.pad_id is None:
-            return table[: ids.shape[-1]] if positions is None else functional.embedding(positions, table)
+            return functional.embedding(positions, table)
         counted = ids != self.plan.pad_id  # padding tokens inside a text are not counted either
         numbers = counted.long().cumsum(-1)
-        if positions is not None:  # packed: subtract the count before each text's first token
+        if ids.dim() == 1:  # packed: subtract the count before each text's first token
             first = torch.arange(len(ids), device=ids.device) - positions
             numbers = numbers - (numbers - counted.long())[first]
         return functional.embedding(numbers * counted, table)

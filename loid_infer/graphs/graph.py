@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,35 +22,11 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
 
     The same spec and tensors give the same bytes.
     """
-    import torch
-
     from loid_infer.architectures.transformer import Transformer
+    from loid_infer.graphs.tracing import trace
 
-    module = Transformer(spec, tensors)
-    # Two objects, since the exporter would merge equal objects to one input.
-    shape = (2, min(5, spec.max_tokens))
-    ids, mask = torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64)
-    axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens", max=spec.max_tokens)}
-    logger = logging.getLogger("torch.onnx")
-    with contextlib.ExitStack() as quiet:  # the exporter prints progress and warns about torchvision
-        quiet.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.ERROR)
-        quiet.enter_context(warnings.catch_warnings(action="ignore"))
-        quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        program = torch.onnx.export(
-            module,
-            (ids, mask),
-            dynamo=True,
-            opset_version=_OPSET,
-            verbose=False,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["cls"],
-            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-        )
-    assert program is not None  # it is None only without dynamo
-    model = program.model_proto
-    _strip(model)
-    _split_transposes(model)
+    module, shape = Transformer(spec, tensors), ("n", "tokens")
+    model = trace(module, dict.fromkeys(("input_ids", "attention_mask"), shape), "cls", "loid-infer", _OPSET)
     save_graph(model, path)
 
 
@@ -70,31 +42,3 @@ def save_graph(model: Any, path: Path) -> None:
         fresh.write_bytes(model.SerializeToString(deterministic=True))
     fresh.replace(path)
     onnx.checker.check_model(str(path))
-
-
-def _strip(model: Any) -> None:
-    # The exporter writes source paths and lines to every node.
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("value_info")
-    graph.name = "cls"
-    model.producer_name, model.producer_version = "loid-infer", ""
-
-
-def _split_transposes(model: Any) -> None:
-    # The exporter fuses the split into heads and the transposition of keys. OpenVINO fuses the second with the
-    # attention product only if it is separate; else it copies all keys (2 % of the time in bfloat16, 4 % in int8).
-    import onnx
-
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]:
-            heads = f"{node.output[0]}_heads"
-            nodes.append(onnx.helper.make_node("Transpose", node.input, [heads], heads, perm=[0, 2, 1, 3]))
-            nodes.append(onnx.helper.make_node("Transpose", [heads], node.output, node.name, perm=[0, 1, 3, 2]))
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -72,22 +73,21 @@ def make_encoder(
             f"{base.name} was made for {base.made_for} pooling and is exported with {base.reading.pooling}; "
             f"--pooling {base.made_for} exports it as it was made"
         )
+    named, chain = NamedDigest(base.name, base.base_digest), base.chain
     with new_folder(path) as folder:
         _fill(folder, base, spec, progress)
+        del base  # as large as what a runtime makes of it
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
-        parity = report(
-            float32, progress, every_runtime=every_runtime
-        )  # the float32 graph is checked first, whatever the precision
-        proven = (
-            quantize(float32) if quantize else _choose_precision(float32, parity, precision, progress, every_runtime)
-        )
+        prove = partial(report, progress=progress, every_runtime=every_runtime)
+        parity = prove(float32)  # the float32 graph is checked first, whatever the precision
+        proven = quantize(float32) if quantize else _choose_precision(float32, parity, precision, prove, progress)
         manifest = EncoderManifest(
             name=name,
             fingerprint=fingerprint(proven.spec),
             card=proven.spec,
-            base=NamedDigest(base.name, base.base_digest),
+            base=named,
             parity=proven.parity,
-            plugins=tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in base.chain),
+            plugins=tuple(narrowed(plugin.manifest, FoldedPlugin) for plugin in chain),
             precision_reason=proven.precision_reason,
             int8=proven.int8,
             versions=versions(*_PACKAGES),
@@ -114,7 +114,11 @@ def _fill(folder: Path, base: Base, spec: Spec, progress: Progress) -> None:
 
 
 def _choose_precision(
-    float32: EncoderFolder, parity: ParityReport, precision: str, progress: Progress, every_runtime: bool
+    float32: EncoderFolder,
+    parity: ParityReport,
+    precision: str,
+    prove: Callable[[EncoderFolder], ParityReport],
+    progress: Progress,
 ) -> Verified:
     """The requested precision; for `auto` the fastest one of this machine if it passes, else fp32."""
     if precision != "auto":
@@ -129,7 +133,7 @@ def _choose_precision(
         spec = structs.replace(float32.spec, precision=chosen)
         other = replace(float32, spec=spec, fingerprint=fingerprint(spec))
         try:
-            return Verified(spec, reason, report(other, progress, every_runtime=every_runtime))
+            return Verified(spec, reason, prove(other))
         except ParityError as error:
             if precision != "auto":
                 raise
