@@ -48,6 +48,7 @@ class Encoder:
         runtime: str = "auto",
         device: str = "auto",
         n_threads: int | None = None,
+        n_streams: int | None = None,
         progress: Progress = SILENT,
     ) -> Encoder:
         """Open an exported encoder.
@@ -60,6 +61,7 @@ class Encoder:
                 parity check.
             device: auto | cpu | cuda.
             n_threads: CPU threads; by default all processors that this process may use.
+            n_streams: batches that OpenVINO computes at once; by default what is fastest here.
 
         Raises:
             BadArtifact: the export is missing or was changed.
@@ -70,7 +72,9 @@ class Encoder:
         folder = encoder if isinstance(encoder, EncoderFolder) else _locate(encoder, Workspace.of(workspace), progress)
 
         def load() -> Parts:
-            opened = open_runtime(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress)
+            opened = open_runtime(
+                folder, runtime=runtime, device=device, n_threads=n_threads, n_streams=n_streams, progress=progress
+            )
             parts = folder.tokenizer(), opened
             # The files may have been replaced while they were loaded: check the fingerprint again.
             open_folder(folder.path, folder.name, expected=folder.fingerprint)

@@ -139,6 +139,10 @@ def encode(
     n_threads: Annotated[
         int | None, typer.Option("--threads", help="Number of CPU threads. By default all.", min=1)
     ] = None,
+    n_streams: Annotated[
+        int | None,
+        typer.Option("--streams", help="Batches that OpenVINO computes at once. By default what is fastest.", min=1),
+    ] = None,
     dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
 ) -> None:
     """Compute the vectors of a domain's reviews that are not stored yet, and store them.

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from msgspec import Struct, field
 
 from loid_infer.artifact import new_file
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.errors import BadArtifact, BadSetting, NoSpace
 from loid_infer.records import decode, to_json
-from loid_infer.types import Spec, TokenBatch
+from loid_infer.types import Floats, Ints, Spec, TokenBatch
 
-_ROWS, _WIDTH = 16, 128  # of the batch measured for streams; narrower if the encoder's maximum length is
-_BATCHES_PER_THREAD = 4
+_WARM_S, _TURN_S = 5.0, 2.0  # of a run before the choices take turns, and of each turn
+_SLOW = 0.6  # of the remembered rate, from which on a choice is tried anew
 
 
 def shape_key(spec: Spec) -> str:
@@ -37,6 +37,16 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def recall(key: str, memory: Path | None) -> Answer:
     """The measurements under `key`; empty if there are none or the file `memory` cannot be read or is None."""
     return _read(memory).get(key, Answer())
+
+
+def remembered(memory: Path | None) -> list[str]:
+    """All measurements, one a line."""
+    lines = []
+    for key, answer in _read(memory).items():
+        rates = ", ".join(f"{rate:,} tokens/s with {n}" for n, rate in answer.tokens_per_s.items())
+        lines += [f"{key}: {answer.n_streams} ({rates})"] if answer.n_streams else []
+        lines += [f"{key}: batches of {answer.max_tokens:,} tokens"] if answer.max_tokens else []
+    return lines
 
 
 def remember(key: str, answer: Answer, memory: Path | None) -> None:
@@ -60,34 +70,72 @@ def choices(n_threads: int) -> list[int]:
     return sorted({max(1, n_threads // share) for share in (1, 2, 4, 8)}, reverse=True)
 
 
-def fastest_streams(
-    key: str, n_threads: int, max_tokens: int, make: Callable[[int], Runtime], memory: Path | None
-) -> int:
-    """The number of streams with which `make(n_streams)` computes most tokens a second.
+class Streams:
+    """A runtime with the fastest number of streams, which is chosen on the batches that it computes.
 
-    Args:
-        key: processor, threads, precision and shape of the encoder.
-        memory: the file of measurements; None: measure again each time.
+    The first long run of a machine starts with the first choice. After some seconds all choices take turns, forwards
+    and backwards, since the batches of a run get shorter; the fastest is remembered. No batch is computed twice. A
+    later run that is much slower than remembered makes the next one choose anew.
     """
-    if n_threads == 1:
-        return 1
-    known = recall(key, memory).n_streams
-    if known in choices(n_threads):
-        return known
-    width = min(_WIDTH, max_tokens)
-    rates = {n: _tokens_per_s(make(n), n_threads, width) for n in choices(n_threads)}
-    best = max(rates, key=lambda n: rates[n])
-    remember(key, Answer(n_streams=best, tokens_per_s={str(n): round(rate) for n, rate in rates.items()}), memory)
-    return best
 
+    def __init__(
+        self, key: str, n_threads: int, make: Callable[[int], Runtime], memory: Path | None, n_streams: int | None
+    ) -> None:
+        """Open the runtime.
 
-def _tokens_per_s(runtime: Runtime, n_threads: int, width: int) -> float:
-    ids = np.ones((_ROWS, width), np.int64)
-    batches = [TokenBatch(np.arange(_ROWS), ids, ids, ids.size)] * (_BATCHES_PER_THREAD * n_threads)
-    seconds = []
-    for _ in range(3):  # the first is a warm-up
-        start = time.perf_counter()
-        for _ in runtime.run(iter(batches)):
-            pass
-        seconds.append(time.perf_counter() - start)
-    return len(batches) * ids.size / min(seconds)
+        Args:
+            key: processor, threads, precision and shape of the encoder.
+            make: opens the runtime with a number of streams.
+            memory: the file of measurements.
+            n_streams: use this number, and measure nothing.
+        """
+        self._key, self._make, self._memory = key, make, memory
+        known = recall(key, memory)
+        options = choices(n_threads)
+        self._choices = options if n_streams is None and known.n_streams not in options else []
+        self.n = n_streams or (options[0] if self._choices else known.n_streams or 1)
+        self._expected = known.tokens_per_s.get(str(self.n), 0) if n_streams is None else 0
+        self._opened = {self.n: (opened := make(self.n))}
+        self.name, self.max_batch_tokens = opened.name, opened.max_batch_tokens
+        self.pads, self.n_tokenizers, self.detail = opened.pads, opened.n_tokenizers, opened.detail
+
+    def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
+        """See `Runtime.run`."""
+        source, (first, *others) = iter(batches), self._choices or [self.n]
+        if not others:
+            rate, seconds = yield from self._turn(self.n, source, math.inf)
+            if seconds > _WARM_S and rate < _SLOW * self._expected:
+                remember(self._key, Answer(), self._memory)
+            return
+        limit_s, rates, order = _WARM_S, dict[int, float](), [*others, first]
+        _, seconds = yield from self._turn(first, source, limit_s)
+        for n in [*order, *order[::-1]]:
+            if seconds < limit_s:  # the batches are used up
+                return
+            limit_s = _TURN_S
+            rate, seconds = yield from self._turn(n, source, limit_s)
+            rates[n] = max(rate, rates.get(n, 0.0))
+        self.n, self._choices = max(rates, key=lambda n: rates[n]), []
+        self._opened = {self.n: self._opened[self.n]}
+        self.detail = self._opened[self.n].detail
+        told = {str(n): round(rate) for n, rate in rates.items()}
+        remember(self._key, Answer(n_streams=self.n, tokens_per_s=told), self._memory)
+        yield from self._turn(self.n, source, math.inf)
+
+    def _turn(
+        self, n: int, source: Iterator[TokenBatch], limit_s: float
+    ) -> Generator[tuple[Ints, Floats], None, tuple[float, float]]:
+        """Compute batches for `limit_s` seconds with `n` streams; tokens a second, and seconds."""
+        if n not in self._opened:
+            self._opened[n] = self._make(n)
+        start, n_tokens = time.perf_counter(), 0
+
+        def part() -> Iterator[TokenBatch]:
+            nonlocal n_tokens
+            while time.perf_counter() - start < limit_s and (batch := next(source, None)) is not None:
+                n_tokens += batch.input_ids.size
+                yield batch
+
+        yield from self._opened[n].run(part())
+        seconds = time.perf_counter() - start
+        return n_tokens / max(seconds, 1e-9), seconds

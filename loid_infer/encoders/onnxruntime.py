@@ -31,7 +31,7 @@ def backend() -> Backend:
     return Backend("onnxruntime", "onnxruntime", precisions, _open)
 
 
-def _open(encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
+def _open(encoder: EncoderFolder, device: str, n_threads: int, _: int | None) -> Runtime:
     budget = None
     if device == "cuda":
         from loid_infer.encoders.cuda import gpu_budget

@@ -18,9 +18,9 @@ from loid_infer.encoders.manifest import Parity, gate
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
-from loid_infer.errors import NoMemory, ParityError, RuntimeMissing
+from loid_infer.errors import BadSetting, NoMemory, ParityError, RuntimeMissing
 from loid_infer.kernels.cosine import row_cosines
-from loid_infer.settings import check_choice
+from loid_infer.settings import check_choice, check_number
 from loid_infer.types import Array, Progress, TokenBatch
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -40,7 +40,13 @@ def able(device: str, precision: str) -> list[Backend]:
 
 
 def open_runtime(
-    encoder: EncoderFolder, *, runtime: str, device: str, n_threads: int | None, progress: Progress
+    encoder: EncoderFolder,
+    *,
+    runtime: str,
+    device: str,
+    n_threads: int | None,
+    n_streams: int | None = None,
+    progress: Progress,
 ) -> Runtime:
     """A runtime of `encoder`, verified on its parity probes.
 
@@ -48,21 +54,27 @@ def open_runtime(
         runtime: `auto`, the name of one of `backends`, or `fake`.
         device: one of DEVICES; `auto` takes CUDA if torch sees a GPU.
         n_threads: CPU threads; None: all processors that this process may use.
+        n_streams: batches that OpenVINO computes at once; None: what is fastest here.
 
     Raises:
-        BadSetting: no such runtime or device.
+        BadSetting: no such runtime or device, or another runtime than OpenVINO with `n_streams`.
         RuntimeMissing: the request cannot be satisfied here, or with this precision.
         NoMemory: the GPU has too little memory.
         ParityError: the vectors are not those of the encoder.
     """
     check_options(runtime, device)
     n_threads = n_threads or n_usable_threads()
+    if n_streams is not None:
+        check_number("--streams", n_streams, 1, n_threads)
+        if runtime not in ("auto", "openvino") or device == "cuda":
+            raise BadSetting("only OpenVINO on a CPU has streams", where="--streams", fix="Omit it.")
+        runtime = "openvino"
     if runtime == "fake":
         return FakeRuntime(encoder.spec.dim)
     precision = encoder.spec.precision
     device = _device(runtime, device, precision)
     if runtime != "auto":
-        return _verified(load(runtime, encoder, device, n_threads), encoder)
+        return _verified(load(runtime, encoder, device, n_threads, n_streams), encoder)
     candidates = able(device, precision)
     reasons = [] if candidates else [f"no runtime supports it on {device}"]
     for backend in candidates:
@@ -70,7 +82,7 @@ def open_runtime(
             reasons.append(f"{backend.name} is not installed")
             continue
         try:
-            opened = _verified(backend.open(encoder, device, n_threads), encoder)
+            opened = _verified(backend.open(encoder, device, n_threads, None), encoder)
         except (RuntimeMissing, ParityError, NoMemory) as error:
             reasons.append(str(error))
             continue
@@ -80,7 +92,7 @@ def open_runtime(
     raise _no_runtime(encoder, "; ".join(reasons))
 
 
-def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
+def load(name: str, encoder: EncoderFolder, device: str, n_threads: int, n_streams: int | None = None) -> Runtime:
     """The runtime `name` of `encoder` on `device` (cpu | cuda), not verified.
 
     Raises:
@@ -106,7 +118,7 @@ def load(name: str, encoder: EncoderFolder, device: str, n_threads: int) -> Runt
             expected=" or ".join(alternatives),
             fix=f"Use --runtime auto{export}.",
         )
-    return backend.open(encoder, device, n_threads)
+    return backend.open(encoder, device, n_threads, n_streams)
 
 
 def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> Iterator[tuple[str, Parity]]:

@@ -5,7 +5,6 @@ The inference precision is always set: on a processor with bfloat16 the default 
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 from collections import deque
@@ -16,7 +15,7 @@ from typing import Any
 from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.graph import checked, load_error
-from loid_infer.encoders.machine import fastest_streams, shape_key
+from loid_infer.encoders.machine import Streams, shape_key
 from loid_infer.encoders.processor import has_bf16, model
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
@@ -30,7 +29,7 @@ def backend() -> Backend:
     return Backend("openvino", "openvino", {"cpu": ("fp32", "bf16", "fp16", "int8")}, _open)
 
 
-def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
+def _open(encoder: EncoderFolder, _: str, n_threads: int, n_streams: int | None) -> Runtime:
     graph, precision = checked(encoder.graph), encoder.spec.precision
     if precision == "bf16" and not has_bf16():  # emulated bf16 is far slower than float32
         raise RuntimeMissing(
@@ -40,13 +39,9 @@ def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
             fix="Use --runtime auto, or run `loid-infer export --precision fp32`.",
         )
     version = versions("openvino").get("openvino")
-    key = f"{model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"
+    key = f"streams of {model()}, {n_threads} threads, openvino {version}, {precision}, {shape_key(encoder.spec)}"
 
-    @functools.cache
-    def make(n_streams: int) -> Runtime:
-        return OpenVino(graph, precision, n_threads, n_streams)
-
-    return make(fastest_streams(key, n_threads, encoder.spec.max_tokens, make, machine_memory()))
+    return Streams(key, n_threads, lambda n: OpenVino(graph, precision, n_threads, n), machine_memory(), n_streams)
 
 
 _IMPORTING = threading.Lock()

@@ -36,7 +36,7 @@ class Backend:
     name: str
     package: str  # required Python package
     precisions: Mapping[str, tuple[str, ...]]  # supported precisions by device: cpu | cuda
-    open: Callable[[EncoderFolder, str, int], Runtime]  # (encoder, device, threads)
+    open: Callable[[EncoderFolder, str, int, int | None], Runtime]  # (encoder, device, threads, streams)
 
     @property
     def installed(self) -> bool:

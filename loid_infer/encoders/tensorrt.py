@@ -42,7 +42,7 @@ def backend() -> Backend:
     return Backend("tensorrt", "onnxruntime", {"cuda": ("bf16", "fp16")}, _open)
 
 
-def _open(encoder: EncoderFolder, _: str, n_threads: int) -> Runtime:
+def _open(encoder: EncoderFolder, _: str, n_threads: int, __: int | None) -> Runtime:
     import torch
 
     from loid_infer.encoders.cuda import gpu_budget

@@ -24,7 +24,7 @@ def backend() -> Backend:
     return Backend("torch", "torch", {"cpu": floats, "cuda": floats}, _open)
 
 
-def _open(encoder: EncoderFolder, device: str, n_threads: int) -> Runtime:
+def _open(encoder: EncoderFolder, device: str, n_threads: int, _: int | None) -> Runtime:
     if device == "cpu":
         return TorchRuntime(module_of(encoder), encoder.spec.precision, n_threads)
     from loid_infer.encoders.cuda import MAX_PACK_TOKENS, PackedRuntime, gpu_budget

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from loid_infer.artifact import free_bytes, versions
 from loid_infer.encoders import gpu
+from loid_infer.encoders.machine import remembered
 from loid_infer.encoders.opening import able
 from loid_infer.encoders.processor import features, has_bf16, n_usable_threads
-from loid_infer.settings import Workspace, WorkspaceLike, file_system
+from loid_infer.settings import Workspace, WorkspaceLike, file_system, machine_memory
 
 _SUPPORTED = ((3, 11), (3, 14))
 _LOW_DISK_BYTES = 2 << 30
@@ -66,6 +67,7 @@ def doctor(*, workspace: WorkspaceLike = None) -> Diagnosis:
         _check("packages", ", ".join(f"{name} {version}" for name, version in installed.items())),
         _check("processor", f"{n_usable_threads()} usable threads; {known}"),
         _runtime(),
+        _check("measured", _measured()),
         _check("gpu", f"NVIDIA driver {driver}: {names}" if driver else "no NVIDIA driver"),
         _on_gpu("torch on a GPU", by_torch, gpu.torch_lacks(), _TORCH, fault=True),
         _on_gpu("onnxruntime on a GPU", "encode --runtime onnxruntime --device cuda", gpu.onnxruntime_lacks(), _GPU),
@@ -82,6 +84,13 @@ def doctor(*, workspace: WorkspaceLike = None) -> Diagnosis:
 
 def _check(name: str, detail: str, mend: str = "") -> Check:
     return Check(name, not mend, detail, mend)
+
+
+def _measured() -> str:
+    place, lines = machine_memory(), remembered(machine_memory())
+    return (
+        f"{'; '.join(lines) or 'nothing yet'}; kept in {place}" if place else "nothing is kept, there is no home folder"
+    )
 
 
 def _runtime() -> Check:

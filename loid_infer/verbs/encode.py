@@ -63,6 +63,7 @@ def _opened(
     precision: str | None,
     device: str,
     n_threads: int | None,
+    n_streams: int | None,
     workspace: Workspace,
     progress: Progress,
 ) -> Iterator[tuple[Corpus, Encoder, float]]:
@@ -70,7 +71,9 @@ def _opened(
     check_options(runtime, device)
     corpus = open_table(workspace.table(domain), domain)
     folder, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
-    with Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, progress=progress) as opened:
+    with Encoder.open(
+        folder, runtime=runtime, device=device, n_threads=n_threads, n_streams=n_streams, progress=progress
+    ) as opened:
         yield corpus, opened, export_s
 
 
@@ -82,6 +85,7 @@ def encode(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
+    n_streams: int | None = None,
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EncodeResult:
@@ -93,6 +97,7 @@ def encode(
         precision: required precision; see `resolve_or_export`.
         device: auto | cpu | cuda.
         n_threads: number of CPU threads; by default all available to this process.
+        n_streams: number of batches that OpenVINO computes at once; by default what is fastest here.
 
     Raises:
         BadTable, BadName, BadSetting, BadArtifact: the domain, an option or the encoder is invalid.
@@ -100,7 +105,7 @@ def encode(
         StoreBusy, BadStore, NoSpace: the store is in use, damaged, or cannot grow. Committed chunks are kept.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
+    arguments = domain, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
     with _opened(*arguments) as (corpus, opened, export_s):
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
     try:
@@ -120,6 +125,7 @@ def encode_dry_run(
     precision: str | None = None,
     device: str = "auto",
     n_threads: int | None = None,
+    n_streams: int | None = None,
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> DryRun:
@@ -129,7 +135,7 @@ def encode_dry_run(
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, encoder, runtime, precision, device, n_threads, workspace, progress
+    arguments = domain, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
     with _opened(*arguments) as (corpus, opened, _):
         digests = corpus.digests(progress)
         unique, folder = first_rows(digests), workspace.store(opened.fingerprint)
@@ -209,9 +215,10 @@ def _encode(
         _announce(corpus, encoder, len(unique), len(missing), folder, progress)
         if len(missing):
             before, opened = encoder.setup_s, encoder.runtime
-            runtime, detail, setup_s = opened.name, opened.detail, encoder.setup_s - before
+            runtime, setup_s = opened.name, encoder.setup_s - before
             batches = encoder.stream(checked_texts(corpus, missing, digests), stages)
             commit_s = _commit(batches, digests, len(missing), writer, progress)
+            detail = opened.detail  # streams are chosen on the way
     seconds = time.perf_counter() - start - setup_s
     _warn_of_unknown(encoder, stages, len(missing), progress)
     return EncodeResult(

@@ -1,16 +1,19 @@
+import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loid_infer.encoders import machine, processor
 from loid_infer.encoders.fake import FakeRuntime
-from loid_infer.encoders.machine import choices, fastest_streams
+from loid_infer.encoders.machine import Streams, choices
 from loid_infer.encoders.processor import exact_products, n_usable_threads, torch_threads
 from loid_infer.settings import machine_memory
+from loid_infer.types import TokenBatch
 
 
 def test_choices_start_with_one_stream_per_thread() -> None:
@@ -19,65 +22,84 @@ def test_choices_start_with_one_stream_per_thread() -> None:
     assert choices(64) == [64, 32, 16, 8]
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of streams that were measured; four streams are the fastest."""
-    counts: list[int] = []
+class Clock:
+    """A time that advances with the batches that are computed."""
 
-    def rate(runtime: FakeRuntime, n_threads: int, width: int) -> float:
-        assert width == 100
-        return {4: 9.0}.get(counts[-1], 1.0)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fastest: int) -> None:
+        self.now, self.fastest, self.computed = 0.0, fastest, []
+        monkeypatch.setattr(machine.time, "perf_counter", lambda: self.now)
 
-    monkeypatch.setattr(machine, "_tokens_per_s", rate)
-    return counts
+    def make(self, n_streams: int) -> FakeRuntime:
+        clock = self
+
+        class Timed(FakeRuntime):
+            def run(self, batches):
+                for batch in batches:
+                    clock.now += 0.1 if n_streams == clock.fastest else 0.2
+                    clock.computed.append((int(batch.slots[0]), n_streams))
+                    yield from super().run([batch])
+
+        runtime = Timed(4)
+        runtime.detail = f"{n_streams} streams"
+        return runtime
+
+    def run(self, memory: Path | None, n_batches: int, *, n_threads: int = 8, n_streams: int | None = None) -> Streams:
+        streams = Streams("k", n_threads, self.make, memory, n_streams)
+        ids = np.ones((1, 16), np.int64)
+        batches = [TokenBatch(np.array([i]), ids, ids, 16) for i in range(n_batches)]
+        self.computed.clear()
+        slots = [int(slot) for part, _ in streams.run(iter(batches)) for slot in part]
+        assert slots == [slot for slot, _ in self.computed] == list(range(n_batches))  # each once
+        assert streams.detail == f"{streams.n} streams"
+        return streams
 
 
-def fastest(memory: Path, measured: list[int], key: str = "k", n_threads: int = 8) -> int:
-    def make(n: int) -> FakeRuntime:
-        measured.append(n)
-        return FakeRuntime(4)
-
-    return fastest_streams(key, n_threads, 100, make, memory)
-
-
-def test_the_fastest_number_is_measured_once_and_stored(tmp_path: Path, measured: list[int]) -> None:
-    memory = tmp_path / "deep" / "machine.json"
-    assert fastest(memory, measured) == 4
-    assert measured == [8, 4, 2, 1]
-    assert fastest(memory, measured) == 4
-    assert len(measured) == 4, "not measured again"
-    assert fastest(memory, measured, key="another precision") == 4
-    assert len(measured) == 8
-    assert fastest(memory, measured) == 4
-    assert len(measured) == 8, "other measurements are kept"
+def test_a_long_run_tries_every_choice_and_remembers_the_fastest(tmp_path: Path, monkeypatch) -> None:
+    memory, clock = tmp_path / "deep" / "machine.json", Clock(monkeypatch, fastest=4)
+    assert clock.run(memory, 20).n == 8  # too short
+    assert not memory.exists()
+    assert clock.run(memory, 500).n == 4
+    used = [n for _, n in clock.computed]
+    turns = [n for n, before in zip(used, [0, *used], strict=False) if n != before]
+    assert turns == [8, 4, 2, 1, 8, 1, 2, 4] and used[-300:] == [4] * 300
+    clock.run(memory, 500)
+    assert {n for _, n in clock.computed} == {4}  # not tried again
+    rates = json.loads(memory.read_text())["k"]["tokens_per_s"]
+    assert rates == {"8": 80, "4": 160, "2": 80, "1": 80}
+    assert machine.remembered(memory)[0].startswith("k: 4 (")
 
 
-def test_one_thread_needs_no_measurement(tmp_path: Path, measured: list[int]) -> None:
-    assert fastest(tmp_path / "machine.json", measured, n_threads=1) == 1
-    assert (measured, list(tmp_path.iterdir())) == ([], [])
+def test_a_run_that_is_much_slower_than_remembered_makes_the_next_one_choose(tmp_path: Path, monkeypatch) -> None:
+    memory, clock = tmp_path / "machine.json", Clock(monkeypatch, fastest=1)
+    assert clock.run(memory, 500).n == 1
+    clock.fastest = 2
+    assert clock.run(memory, 20).n == 1  # too short to tell
+    assert clock.run(memory, 500).n == 1
+    assert clock.run(memory, 500).n == 2
+
+
+@pytest.mark.parametrize(("n_threads", "n_streams"), [(1, None), (8, 2)])
+def test_one_thread_or_a_given_number_needs_no_choice(tmp_path: Path, monkeypatch, n_threads, n_streams) -> None:
+    clock = Clock(monkeypatch, fastest=4)
+    assert clock.run(tmp_path / "machine.json", 500, n_threads=n_threads, n_streams=n_streams).n == (n_streams or 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_may_end_at_any_batch(tmp_path: Path, monkeypatch) -> None:
+    for n_batches in range(0, 140, 7):
+        Clock(monkeypatch, fastest=4).run(tmp_path / f"{n_batches}.json", n_batches)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"k": 3}', '{"k": {"n_streams": 7}}'])
-def test_a_damaged_file_is_replaced(tmp_path: Path, measured: list[int], content: str) -> None:
-    memory = tmp_path / "machine.json"
+def test_a_damaged_file_is_replaced(tmp_path: Path, monkeypatch, content: str) -> None:
+    memory, clock = tmp_path / "machine.json", Clock(monkeypatch, fastest=4)
     memory.write_text(content)
-    assert fastest(memory, measured) == 4
-    assert fastest(memory, measured) == 4
-    assert len(measured) == 4
+    assert clock.run(memory, 500).n == clock.run(memory, 500).n == 4
+    assert {n for _, n in clock.computed} == {4}
 
 
-def test_a_file_that_cannot_be_written_is_ignored(tmp_path: Path, measured: list[int]) -> None:
-    (tmp_path / "file").write_text("")
-    assert fastest(tmp_path / "file" / "machine.json", measured) == 4
-
-
-def test_a_real_rate_is_measured(tmp_path: Path) -> None:
-    assert fastest_streams("k", 2, 256, lambda n: FakeRuntime(4), tmp_path / "machine.json") in (1, 2)
-    assert "tokens_per_s" in (tmp_path / "machine.json").read_text()
-
-
-@pytest.mark.parametrize("home", ["none", "/dev/null", "a file"])
-def test_without_a_home_folder_nothing_is_stored(tmp_path: Path, measured: list[int], monkeypatch, home: str) -> None:
+@pytest.mark.parametrize("home", ["none", "/dev/null", "a file", "a folder for the file"])
+def test_without_a_place_for_it_nothing_is_stored(tmp_path: Path, monkeypatch, home: str) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -85,17 +107,13 @@ def test_without_a_home_folder_nothing_is_stored(tmp_path: Path, measured: list[
     if home == "none":
         monkeypatch.setattr(Path, "home", no_home)
     (tmp_path / "a file").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "a file") if home == "a file" else home)
-    memory = machine_memory()
+    (tmp_path / "a folder for the file" / ".cache" / "loid-infer" / "machine.json").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home.startswith("a ") else home)
+    memory, clock = machine_memory(), Clock(monkeypatch, fastest=4)
     assert (memory is None) == (home == "none")
     for _ in range(2):
-        assert fastest(memory, measured) == 4
-    assert len(measured) == 8
-
-
-def test_a_folder_in_the_place_of_the_file_is_ignored(tmp_path: Path, measured: list[int]) -> None:
-    (tmp_path / "machine.json").mkdir()
-    assert fastest(tmp_path / "machine.json", measured) == 4
+        assert clock.run(memory, 500).n == 4
+        assert len({n for _, n in clock.computed}) == 4
 
 
 V1, V2 = "5:cpu,cpuacct:/a/b\n3:memory:/a", "0::/a/b"
