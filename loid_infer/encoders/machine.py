@@ -32,6 +32,7 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     n_streams: int | None = None  # the fastest number of streams
     tokens_per_s: dict[str, int] = field(default_factory=dict)  # by number of streams
     max_tokens: int | None = None  # of a batch that fits into a GPU's memory
+    proven: bool = False  # a runtime has passed in every width
 
 
 def recall(key: str, memory: Path | None) -> Answer:

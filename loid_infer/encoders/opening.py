@@ -10,21 +10,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from loid_infer.artifact import versions
 from loid_infer.encoders import onnxruntime, openvino, tensorrt, torch
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.gpu import driver
+from loid_infer.encoders.machine import Answer, recall, remember
 from loid_infer.encoders.manifest import Parity, gate
-from loid_infer.encoders.processor import n_usable_threads
+from loid_infer.encoders.processor import model, n_usable_threads
 from loid_infer.encoders.protocol import Backend, Runtime
-from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches
+from loid_infer.encoders.schedule import MAX_BATCH_TOKENS, padded, token_batches, widths
 from loid_infer.errors import BadSetting, NoMemory, ParityError, RuntimeMissing
 from loid_infer.kernels.cosine import row_cosines
-from loid_infer.settings import check_choice, check_number
-from loid_infer.types import Array, Progress, TokenBatch
+from loid_infer.settings import check_choice, check_number, machine_memory
+from loid_infer.types import Array, Ints, Progress, TokenBatch
 
 DEVICES = ("auto", "cpu", "cuda")
 _N_MIXED = 8  # probes of different lengths in one batch
+_MAX_WIDTH = 1024  # of those that are all tried; beyond, a pass takes seconds
 _MAX_NORM_CHANGE = 0.1  # of the median norm; int8 changes it most, by a few percent
 
 
@@ -142,15 +145,19 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
         except RuntimeMissing as error:
             reasons.append(str(error))
             continue
-        yield name, measure(opened, probes)
+        yield name, measure(opened, probes, encoder.spec.max_tokens)
     if len(reasons) == len(targets):
         raise _no_runtime(encoder, "; ".join(reasons))
 
 
-def measure(runtime: Runtime, probes: Probes) -> Parity:
+def measure(runtime: Runtime, probes: Probes, max_tokens: int | None = None) -> Parity:
     """Run the probes in batches by length, and some of mixed lengths in one batch, and compare.
 
     A text without a vector has cosine -1, and so have all texts if the norms are wrong.
+
+    Args:
+        max_tokens: also run a probe in each width that the schedule gives texts of up to `max_tokens`: a runtime may
+            be wrong in a single one.
 
     Raises:
         ParityError: the vectors have another shape than the reference.
@@ -159,7 +166,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
     computed: Array = np.zeros(len(worst), np.bool_)
     norm_ratios: Array = np.ones(len(worst))  # a cosine does not show a missing normalization
     max_abs = 0.0
-    for slots, vectors in runtime.run(_batches(probes)):
+    for slots, vectors in runtime.run(_batches(probes, widths(max_tokens) if max_tokens else np.zeros(0, np.int64))):
         expected = probes.cls[slots]
         if vectors.shape != expected.shape:
             raise ParityError(
@@ -180,7 +187,7 @@ def measure(runtime: Runtime, probes: Probes) -> Parity:
     return Parity(float(worst.min()), float(worst.mean()), max_abs, len(worst))
 
 
-def _batches(probes: Probes) -> Iterator[TokenBatch]:
+def _batches(probes: Probes, every: Ints) -> Iterator[TokenBatch]:
     slots, longest = np.arange(len(probes.lengths)), int(probes.lengths.max())
     yield from token_batches(slots, probes.flat_ids, probes.lengths, MAX_BATCH_TOKENS, longest)
     # The longest and the shortest in one batch: shows a runtime that ignores the mask.
@@ -188,6 +195,10 @@ def _batches(probes: Probes) -> Iterator[TokenBatch]:
     mixed = np.concatenate([by_length[: _N_MIXED // 2], by_length[-_N_MIXED // 2 :]])
     starts = np.cumsum(probes.lengths) - probes.lengths
     yield padded(mixed, probes.flat_ids, starts[mixed], probes.lengths[mixed], longest)
+    for width in every[(every <= _MAX_WIDTH) | (every == every[-1:])].tolist():
+        fitting = by_length[probes.lengths[by_length] <= width][-1:]  # the longest
+        if fitting.size:
+            yield padded(fitting, probes.flat_ids, starts[fitting], probes.lengths[fitting], width)
 
 
 def _no_runtime(encoder: EncoderFolder, reasons: str) -> RuntimeMissing:
@@ -200,8 +211,15 @@ def _no_runtime(encoder: EncoderFolder, reasons: str) -> RuntimeMissing:
 
 
 def _verified(opened: Runtime, encoder: EncoderFolder) -> Runtime:
-    precision, parity = encoder.spec.precision, measure(opened, encoder.probes())
+    """The runtime, if it passes on the probes; in every width once per encoder, processor and version."""
+    packages, memory = versions(opened.name), machine_memory()
+    key = f"proof of {encoder.fingerprint} on {model()}, {opened.detail}, {packages.get(opened.name)}"
+    is_known = recall(key, memory).proven
+    precision, max_tokens = encoder.spec.precision, None if is_known else encoder.spec.max_tokens
+    parity = measure(opened, encoder.probes(), max_tokens)
     if parity.passes(precision):
+        if not is_known:
+            remember(key, Answer(proven=True), memory)
         return opened
     raise ParityError(
         f"{opened.name} computes other vectors than the float32 reference",

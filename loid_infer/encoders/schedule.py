@@ -63,6 +63,12 @@ def _no_texts() -> tuple[Ints, Ints, Ints]:
     return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
+def widths(max_tokens: int) -> Ints:
+    """All padded widths of texts of up to `max_tokens` tokens, ascending, `[n]`."""
+    found: Ints = np.unique(np.minimum(padded_lengths(np.arange(1, max_tokens + 1)), max_tokens))
+    return found
+
+
 def padded_lengths(lengths: Ints) -> Ints:
     """`lengths` rounded up to a multiple of 2, from 16 tokens of 4, from 128 of 8, and so on per octave."""
     steps = np.maximum(1 << np.maximum(np.frexp(lengths)[1] - 5, 0), np.where(lengths < 16, 2, 4))

@@ -103,7 +103,7 @@ def test_every_runtime_checks_the_graph_it_loads(bert: Path, monkeypatch, runtim
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     monkeypatch.setattr("loid_infer.encoders.cuda.gpu_budget", lambda *_: None)
     with pytest.raises(BadArtifact, match="operators that are not ONNX's own"):
-        backend.open(encoder, "cpu", 1)
+        backend.open(encoder, "cpu", 1, None)
 
 
 def test_tensors_beyond_the_protobuf_limit_are_stored_as_external_data(bert: Path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -332,6 +333,35 @@ def test_a_runtime_that_fails_parity_is_refused_and_auto_falls_back_with_a_messa
     assert "openvino computes other vectors" in messages[-1]
 
 
+def test_a_runtime_that_is_wrong_in_a_single_width_is_refused(
+    workspace: Workspace, monkeypatch, tmp_path: Path
+) -> None:
+    from loid_infer.encoders.openvino import OpenVino
+    from loid_infer.encoders.schedule import widths
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing is known"))
+    ingest_texts(workspace, toy_texts(20))
+    original, shapes, wrong = OpenVino.run, [], {}
+
+    def run(self, batches):
+        for batch in batches:
+            shapes.append(batch.input_ids.shape)
+            for slots, vectors in original(self, [batch]):
+                yield slots, vectors + 0.3 * (batch.input_ids.shape == (1, wrong.get("width")))
+
+    monkeypatch.setattr(OpenVino, "run", run)
+    every = widths(32).tolist()
+    for wrong["width"] in (every[1], every[-1]):
+        with pytest.raises(ParityError, match="openvino computes other vectors"):
+            encode("toys", runtime="openvino", workspace=workspace)
+    wrong.clear()
+    for is_first in (True, False):  # what has passed is not tried again
+        shapes.clear()
+        assert encode("toys", runtime="openvino", workspace=workspace).n_encoded == 20
+        shutil.rmtree(workspace.cache)
+        assert ({width for rows, width in shapes if rows == 1} >= {*every}) is is_first
+
+
 def test_a_table_replaced_during_a_run_is_an_error_and_nothing_is_stored(workspace: Workspace, monkeypatch) -> None:
     ingest_texts(workspace, toy_texts(50))
     original = encoder_module.open_runtime
@@ -421,20 +451,20 @@ def test_the_default_encoder_is_exported_on_first_use_of_each_precision(
 
     exports = []
 
-    def fake_export(name: str, *, precision: str, calibrate_on: str | None, workspace: Workspace, progress) -> object:
-        exports.append((name, precision, calibrate_on))
+    def fake_export(workspace: Workspace, name: str, precision: str, progress) -> None:
+        exports.append((name, precision))
         shutil.copytree(exported / "exports/encoders/base", workspace.encoder(name))
-        return type("Result", (), {"seconds": 1.5})
+        time.sleep(0.2)
 
-    monkeypatch.setattr(resolving, "export", fake_export)
+    monkeypatch.setattr(resolving, "export_bundled", fake_export)
     workspace = Workspace(tmp_path)
     ingest_texts(workspace, toy_texts(5))
-    assert encode("toys", workspace=workspace).export_s == 1.5
+    assert 0.2 <= encode("toys", workspace=workspace).export_s < 2
     assert encode("toys", precision="fp32", workspace=workspace).encoder == "base-fp32"
     assert encode("toys", workspace=workspace).export_s == 0
     with pytest.raises(BadSetting, match="another precision than bf16"):
         encode("toys", encoder="base-fp16", precision="bf16", workspace=workspace)
-    assert exports == [("base", "auto", None), ("base-fp32", "fp32", None), ("base-fp16", "fp16", None)]
+    assert exports == [("base", "auto"), ("base-fp32", "fp32"), ("base-fp16", "fp16")]
 
 
 def test_an_int8_encoder_is_used_for_another_domain_only_when_named(exported_int8, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_an_export_that_fails_parity_leaves_the_previous_encoder(
     workspace: Workspace, toy_base: Path, monkeypatch
 ) -> None:
     before = (workspace.encoder("base") / "manifest.json").read_bytes()
-    monkeypatch.setattr(making, "measure_runtimes", lambda _: {"openvino": Parity(0.97, 0.99, 1.0, 64)})
+    monkeypatch.setattr(making, "measure_runtimes", lambda _: [("openvino", Parity(0.97, 0.99, 1.0, 64))])
     with pytest.raises(ParityError, match=r"0\.970000.*Nothing was written"):
         export("base", base=str(toy_base), precision="fp32", workspace=workspace)
     assert (workspace.encoder("base") / "manifest.json").read_bytes() == before
@@ -105,7 +105,7 @@ def test_auto_precision_falls_back_to_fp32_and_reports_why(toy_base: Path, tmp_p
     monkeypatch.setattr(
         making,
         "measure_runtimes",
-        lambda e: original(e) if e.spec.precision == "fp32" else {"openvino": Parity(0.99, 1.0, 1.0, 64)},
+        lambda e: original(e) if e.spec.precision == "fp32" else [("openvino", Parity(0.99, 1.0, 1.0, 64))],
     )
     result = export(base=str(toy_base), max_tokens=16, workspace=Workspace(tmp_path))
     assert (result.precision, "missed its gate" in result.precision_reason) == ("fp32", True)
@@ -307,9 +307,9 @@ def test_with_a_gpu_auto_precision_is_fp16_and_auto_runtime_is_torch(
 
     original = torch_runtime._open
 
-    def load(encoder, device, n_threads):
+    def load(encoder, device, n_threads, n_streams):
         if device == "cpu":
-            return original(encoder, device, n_threads)
+            return original(encoder, device, n_threads, n_streams)
         return PackedRuntime(module_of(encoder), encoder.spec.precision, "cpu", Budget(4096), half=True)
 
     monkeypatch.setattr(torch_runtime, "_open", load)
