@@ -268,6 +268,7 @@ def test_binary_columns_are_written_as_text_or_refused(tmp_path):
         ("user_id,item_id\nu,i\nv\n", r":3: the number of fields differs from the header \(expected 2, got 1\)"),
         ('user_id,item_id\nu,i\n"v,j\nw,k\n', ":3: a quote is opened and not closed"),
         ('user_id,item_id,note\nu,i,"a\nv,j,b"\n', ":2: a quoted field contains what look like further rows"),
+        ('user_id,item_id,note\nu,i,"a\n,j,b,c"\n', ":2: a quoted field contains what look like further rows"),
         ("user_id,item_id\nu,i\nnan,j\n", "row 2: the user_id is missing or empty"),
         ('{"user_id": "u", "item_id": "i"}\n', "not a table of pairs .expected parquet, CSV or TSV, got jsonl"),
         ("user_id,item_id,note\nu,i,caf\udce9\n", "Windows-1252"),

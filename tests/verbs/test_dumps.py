@@ -309,6 +309,23 @@ def test_lone_quotes_swallow_no_rows(delimiter, ws, write):
     assert len(rows_of(ws)) == 2
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    "change", [{2: ""}, {2: "0"}, {2: "NA"}, {1: ""}, {0: ""}, {2: "", 3: "too,many\tfields "}], ids=str
+)
+def test_lone_quotes_swallow_no_row_beside_a_bad_one(change, at, delimiter, ws, write):
+    rows = [["u1", "i1", "5", "I loved it"], ["u2", "i2", "4", "it is a 27"], ["u3", "i3", "3", "ok"]]
+    for column, value in change.items():
+        rows[at][column] = value
+    rows[0][3], rows[1][3] = '"' + rows[0][3], rows[1][3] + '"'
+    source = write("\n".join(delimiter.join(row) for row in [[*REVIEWS][:4], *rows]) + "\n")
+    with pytest.raises(BadTable, match=r"source:2: .*look like further rows .got 2 lines"):
+        ingest([source], "toys", workspace=ws)
+    result = ingest([source], "toys", workspace=ws, on_bad="skip")
+    assert (result.n_rows, result.n_skipped) == (1, 2)
+
+
 def test_a_quote_that_is_never_closed_counts_every_line(ws, write):
     rows = "".join(f"u{k},i,3,t\n" for k in range(50))
     source = write("user_id,item_id,rating,text\n" + rows + 'v,i,3,"open\n' + rows.replace("u", "w"))
@@ -318,8 +335,10 @@ def test_a_quote_that_is_never_closed_counts_every_line(ws, write):
     assert (result.n_rows, result.n_skipped) == (50, 51)
 
 
-def test_rows_that_look_like_text_are_not_refused(ws, write):
-    text = "Great, good, nice\nu2,i2,great,x\nso, so, 5"
+@pytest.mark.parametrize(
+    "text", ["Great, good, nice\nu2,i2,great,x\nso, so, 5", "Sizes:\nthere are 8, 10, 12, 14\nwell,,,good"]
+)
+def test_rows_that_look_like_text_are_not_refused(text, ws, write):
     source = write(csv_of("user_id,item_id,rating,text", ("u", "i", "5", text)))
     ingest([source], "toys", workspace=ws)
     assert rows_of(ws)[0][3] == text
