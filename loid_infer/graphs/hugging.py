@@ -302,7 +302,8 @@ def _tokenizer(folder: Path, **options: Any) -> Any:
     """transformers' tokenizer of a folder; what transformers 5 wrote is put in the terms of transformers 4."""
     import transformers
 
-    loader, config = transformers.AutoTokenizer, read_json(folder / _TOKENIZER_CONFIG, absent={})
+    loader: Any = transformers.AutoTokenizer
+    config = read_json(folder / _TOKENIZER_CONFIG, absent={})
     if not _is_5():
         if config.get("tokenizer_class") == "TokenizersBackend":
             loader = transformers.PreTrainedTokenizerFast
