@@ -480,6 +480,43 @@ def test_other_files_are_named_with_what_to_do(content, what, fix, on_bad, ws, w
     assert "--on-bad" not in str(caught.value)
 
 
+def archive_of(kind, members):
+    file = io.BytesIO(b"!<arch>\n" if kind == "ar" else b"")
+    file.seek(0, io.SEEK_END)
+    if kind not in ("ar", "cpio"):
+        with tarfile.open(fileobj=file, mode="w", format=getattr(tarfile, f"{kind.upper()}_FORMAT")) as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return file.getvalue()
+    for name, content in members.items():
+        if kind == "ar":
+            start = f"{name + '/':16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+            file.write(start + content + b"\n" * (len(content) % 2))
+        else:
+            fields = (1, 0o100644, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+            start = f"070701{''.join(f'{field:08X}' for field in fields)}{name}\0".encode()
+            file.write(start + bytes(-len(start) % 4) + content + bytes(-len(content) % 4))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("kind", ["ustar", "gnu", "pax", "ar", "cpio"])
+def test_members_of_an_archive_are_not_read_as_lines(kind, compress, ws, write):
+    """Members of some kilobytes, so that few null bytes show that this is no text."""
+    members = {}
+    for name in ("reviews.json", "meta.json"):
+        rows = [{"user_id": f"{name}{k}", "item_id": "i", "rating": 5, "text": f"text {k}"} for k in range(200)]
+        members[name] = lines(*rows).encode()
+    what = {"ar": "an ar archive.*ar x", "cpio": "a cpio archive.*cpio -id"}.get(kind, "a tar archive.*tar -xf")
+    source = write(compress(archive_of(kind, members)))
+    for on_bad in ("error", "skip"):
+        with pytest.raises(BadTable, match=what) as caught:
+            ingest([source], "toys", workspace=ws, on_bad=on_bad)
+        assert "--on-bad" not in str(caught.value) and not ws.table("toys").exists()
+
+
 @pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
 def test_bz2_and_xz_are_read_and_their_truncation_detected(compress, ws, write):
     content = compress(JSONL * 5000)
@@ -489,8 +526,9 @@ def test_bz2_and_xz_are_read_and_their_truncation_detected(compress, ws, write):
 
 
 def test_a_column_named_like_a_format_is_only_a_column(ws, write):
-    ingest([write("ORCID,item_id,rating,text\nu,i,5,t\n")], "toys", workspace=ws, columns={"user_id": "ORCID"})
-    assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
+    for name in ("ORCID", "070701"):
+        ingest([write(f"{name},item_id,rating,text\nu,i,5,t\n")], "toys", workspace=ws, columns={"user_id": name})
+        assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
 
 
 # Advice that works
