@@ -19,6 +19,7 @@ import duckdb
 import pandas
 import polars
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
@@ -225,8 +226,13 @@ def exported(tool, path):
                 dict(zip(REVIEWS, row, strict=True)) for row in zip(*[*REVIEWS.values()][:4], times, strict=True)
             ]
             path.write_text(lines(*records))
-        case "datasets JSON lines":
-            pa.table(REVIEWS).to_pandas().to_json(path, orient="records", lines=True, force_ascii=False)
+        case "BigQuery CSV":
+            frame.assign(timestamp=[time.strftime("%Y-%m-%d %H:%M:%S UTC") for time in DATES]).to_csv(path, index=False)
+        case _:  # Hugging Face datasets, which no extra installs
+            made = pytest.importorskip("datasets").Dataset.from_dict(DATED if "dates" in tool else REVIEWS)
+            {"CSV": made.to_csv, "JSON": made.to_json, "parquet": made.to_parquet}[tool.replace(",", "").split()[1]](
+                path
+            )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,9 @@ def exported(tool, path):
         *("pandas JSON lines", "pandas JSON lines, dates", "pandas parquet", "pandas parquet, dates and categories"),
         *("polars CSV", "polars CSV, dates", "polars JSON lines", "polars parquet"),
         *("DuckDB CSV", "DuckDB parquet", "DuckDB JSON lines"),
-        *("Spark CSV", "BigQuery JSON lines", "datasets JSON lines"),
+        *("Spark CSV", "BigQuery CSV", "BigQuery JSON lines"),
+        *("datasets CSV", "datasets CSV, dates", "datasets JSON lines", "datasets JSON lines, dates"),
+        *("datasets parquet", "datasets parquet, dates"),
     ],
 )
 def test_exports_of_tools_are_read(tool, ws, tmp_path):
@@ -244,6 +252,25 @@ def test_exports_of_tools_are_read(tool, ws, tmp_path):
     exported(tool, path)
     ingest([path], "toys", workspace=ws)
     assert rows_of(ws) == ROWS
+
+
+@pytest.mark.parametrize(
+    "more", [{"helpful": [2, 3]}, {"verified": True, "style": {"Size:": "L"}}], ids=["2014", "2018"]
+)
+@pytest.mark.parametrize("writer", ["pandas CSV", "pandas parquet", "pyarrow CSV", "pyarrow parquet"])
+def test_tables_of_old_amazon_dumps_are_read(writer, more, ws, tmp_path):
+    records = [AMAZON_2014 | more, {name: value for name, value in AMAZON_2014.items() if name != "reviewText"} | more]
+    records[1]["asin"] = "B2"
+    frame, path = pandas.DataFrame(records), tmp_path / "export"
+    if writer == "pandas CSV":
+        frame.to_csv(path, index=False)
+    elif writer == "pyarrow CSV":  # which holds no nested columns
+        pyarrow.csv.write_csv(pa.Table.from_pandas(frame[[*AMAZON_2014]]), path)
+    else:
+        frame.to_parquet(path) if "pandas" in writer else pq.write_table(pa.Table.from_pylist(records), path)
+    options = "user_id=reviewerID,item_id=asin,rating=overall,text=reviewText,timestamp=unixReviewTime"
+    ingest([path], "toys", workspace=ws, columns=_mapping(options))
+    assert rows_of(ws) == [("A1", "B1", 5.0, "nice", 1393545600), ("A1", "B2", 5.0, "", 1393545600)]
 
 
 def test_folders_of_parts_are_read_in_order(ws, write, tmp_path):
