@@ -39,7 +39,8 @@ test: setup lint
 # transformers 4.57 reads and exports every family too, and optimum opens an export.
 test-4.57: $(OLD)/.ready
 	$(OLD)/bin/python -m pytest -n 2 --dist worksteal tests/graphs/test_bases.py tests/graphs/test_families.py \
-		tests/graphs/test_gguf.py tests/graphs/test_graph.py tests/graphs/test_optimum.py tests/graphs/test_parity.py
+		tests/graphs/test_faults.py tests/graphs/test_gguf.py tests/graphs/test_graph.py tests/graphs/test_optimum.py \
+		tests/graphs/test_parity.py
 
 # The rivals' packages are only for this; a comparison without one of them says so.
 bench: $(RIVALS)/.ready

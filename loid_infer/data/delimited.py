@@ -81,7 +81,7 @@ class DelimitedReader:
         return [clean_name(name.replace(_CR, "")) for name in names]
 
     def batches(self, n_fields: int, is_row: Callable[[Sequence[str]], bool]) -> Iterator[DelimitedRows]:
-        """The rows after the header. `is_row` tells whether the fields of one line make a plausible row."""
+        """The rows after the header. `is_row` tells whether the fields of a line look like a row, be it a bad one."""
         while True:
             number, fault = self._n_lines() + 1, None
             rows: list[list[str]] = []
@@ -146,10 +146,11 @@ class DelimitedReader:
 
     def _swallows(self, row: list[str], is_row: Callable[[Sequence[str]], bool]) -> bool:
         """Whether the first and another line of a row of several lines are rows themselves without quoting."""
-        lines = _LINE_END.split(self._delimiter.join(row))
-        first, *others = (line.split(self._delimiter) for line in lines)
-        plausible = (len(fields) == len(row) and is_row(fields) for fields in others)
-        return len(first) == len(row) and is_row(first) and any(plausible)
+        lines = [line.split(self._delimiter) for line in _LINE_END.split(self._delimiter.join(row))]
+        if self._reader.dialect.skipinitialspace:
+            lines = [[field.lstrip(" ") for field in fields] for fields in lines]
+        first, *others = (len(fields) >= len(row) and is_row(fields) for fields in lines)
+        return first and any(others)
 
 
 def not_utf8(fields: Sequence[str]) -> BadTable | None:

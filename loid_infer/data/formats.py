@@ -54,9 +54,13 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "Save the sheet as CSV in UTF-8."),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "Run: 7z x {path}"),
     b"Rar!": ("a RAR archive", "Run: unrar x {path}"),
+    b"!<arch>\n": ("an ar archive", "Run: ar x {path}"),
+    b"07070": ("a cpio archive", "Run: cpio -id < {path}"),
+    b"\xc7\x71": ("a cpio archive", "Run: cpio -id < {path}"),
     b"%PDF": ("a PDF", "Give the file of reviews."),
     b"<": ("an HTML or XML page", "Download the file again: this may be an error page."),
 }
+_TEXT_LIKE = (b"ORC", b"07070")  # may begin a table, which has no null bytes: ORCID,... and 0707012345,...
 # What reads those of them that pyarrow can convert to parquet.
 _READ_BY_ARROW = {
     b"ARROW1": "feather.read_table(sys.argv[1])",
@@ -265,7 +269,7 @@ def _converted(path: Path, program: str, suffix: str) -> str:
 def _check_not_foreign(path: Path, head: bytes) -> None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, (what, fix) in _FOREIGN.items():
-        if text.startswith(magic) and not (magic == b"ORC" and b"\0" not in head[:4096]):  # ORCID,...
+        if text.startswith(magic) and not (magic in _TEXT_LIKE and b"\0" not in head[:4096]):
             name, out, read = (
                 shlex.quote(str(path)),
                 shlex.quote(f"{path.name}.converted"),

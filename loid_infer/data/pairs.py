@@ -122,8 +122,8 @@ class PairSource:
 
 
 def _is_pair(user: str, item: str) -> bool:
-    """Whether the fields of a line look like ids: words without white space."""
-    return all(field and not any(character.isspace() for character in field) for field in (user, item))
+    """Whether the fields of a line look like ids, of which one may be missing: words without white space."""
+    return bool(user or item) and not any(character.isspace() for character in user + item)
 
 
 def _located(path: Path, number: int, fault: BadTable) -> BadTable:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,7 +21,7 @@ from loid_infer.data.dates import Dates
 from loid_infer.data.delimited import DelimitedReader
 from loid_infer.data.formats import Source
 from loid_infer.data.jsonlines import exact, parse_line
-from loid_infer.data.values import bad, clean_id, to_rating, to_seconds, to_text
+from loid_infer.data.values import bad, clean_id, is_missing, to_rating, to_seconds, to_text
 from loid_infer.errors import BadTable
 
 _SKIP = "Correct it, or skip bad lines with --on-bad skip."
@@ -52,7 +54,7 @@ def read_source(source: Source, *, skip_bad: bool, rating_range: tuple[float, fl
     (low, high), dates, position = rating_range, Dates(), [0]
     batch, n_chars = SourceBatch(), 0
     users, items, ratings, texts, times = batch.columns
-    for row in reader(source, position, rating_range):
+    for row in reader(source, position):
         try:
             if len(row) == 3:
                 raise row[1]
@@ -98,7 +100,7 @@ def location(source: Source, number: int) -> str:
     return f"{source.path}, row {number}" if source.format == "parquet" else f"{source.path}:{number}"
 
 
-def _json_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]:
+def _json_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     user, item, rating, text, time = source.names.values()
     # In Amazon 2023 the item is `parent_asin`, else `asin`.
     item_else = "asin" if source.format == "amazon2023" and "item_id" not in source.overrides else ""
@@ -138,7 +140,7 @@ def _check_keys(source: Source, item_else: str) -> None:
     _check_columns(source, source.keys, {source.names["item_id"]} if item_else and item_else in source.keys else set())
 
 
-def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, float]) -> Iterator[_Row]:
+def _csv_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     number = 0
     with open_bytes(source.path) as (raw, content):
         reader = DelimitedReader(content, source.delimiter, source.quoting)
@@ -152,11 +154,14 @@ def _csv_rows(source: Source, position: list[int], rating_range: tuple[float, fl
             user, item, rating, text, time = _column_indices(source, header)
 
             def is_review(fields: Sequence[str]) -> bool:
-                try:
-                    to_rating(fields[rating].strip('"'), *rating_range)
-                except BadTable:
+                found = [fields[user], fields[item], fields[rating].strip(' "')]
+                prose = all(fields[k][:1] == " " for k in (user, item, rating) if k)  # as in: one, two, 3
+                if prose or found.count("") > 1:
                     return False
-                return bool(fields[user] and fields[item])
+                with suppress(BadTable):
+                    to_rating(found[2], -math.inf, math.inf)
+                    return True
+                return is_missing(found[2])
 
             for entry in reader.batches(len(header), is_review):
                 if len(entry) == 3:
@@ -208,7 +213,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)[:200]
 
 
-def _parquet_rows(source: Source, position: list[int], _: object) -> Iterator[_Row]:
+def _parquet_rows(source: Source, position: list[int]) -> Iterator[_Row]:
     number, what = 0, "the parquet file is truncated or damaged"
     again = "Download or write it again."
     with (

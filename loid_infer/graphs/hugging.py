@@ -42,6 +42,7 @@ _TOKENIZERS = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "*.model")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MIXED = 0.05  # a smaller share of tokens with capital letters does not show that a vocabulary is cased
 _POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # 0: none
+_LAYERS = (("global", "full"), ("local", "sliding"))  # names of transformers 4 and 5
 _DIGITS = ("smollm", "starcoder", "refact", "codeshell")  # byte-level BPE with one token per digit
 _BOS_FIRST = ("llama3", "llama-v3", "llama-bpe")  # byte-level BPE with a leading BOS by default
 
@@ -208,9 +209,21 @@ def load_model(path: Path, loader: str) -> tuple[Any, Mapping[str, Any]]:
             output_loading_info=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are in the report
+            **_rotary(folder),
             **options,
         )
     return model.eval(), report
+
+
+def _rotary(folder: Path) -> dict[str, Any]:
+    """The rotary positions that transformers 5 wrote, in the terms of transformers 4, which ignores them."""
+    given = read_json(folder / CONFIG_FILE, absent={}).get("rope_parameters")
+    if not given or _is_5():
+        return {}
+    if "full_attention" in given:  # ModernBERT
+        return {f"{kind}_rope_theta": given[f"{key}_attention"]["rope_theta"] for kind, key in _LAYERS}
+    theta = {field: value for field, value in given.items() if field == "rope_theta"}
+    return theta | {"rope_scaling": {field: value for field, value in given.items() if field not in theta}}
 
 
 def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
@@ -229,10 +242,7 @@ def tokenizer_json(path: Path, gguf: Metadata | None, *, lower: bool) -> str:
         if (folder / TOKENIZER_FILE).is_file():
             parts = read_json(folder / TOKENIZER_FILE)
         else:
-            import transformers
-
-            case = _case(folder, lower=lower)
-            made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options, **case)
+            made = _tokenizer(folder, **options, **_case(folder, lower=lower))
             if getattr(made, "backend_tokenizer", None) is None:
                 raise ValueError(f"{type(made).__name__} has no fast version")
             parts = json.loads(made.backend_tokenizer.to_str())
@@ -265,15 +275,41 @@ def _case(folder: Path, *, lower: bool) -> dict[str, bool]:
     )
 
 
-def reference_ids(folder: Path, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], dict[str, int]]:
-    """Token ids of transformers' tokenizer, and its added tokens with their ids, without those for padding and such."""
+def reference_ids(
+    folder: Path, base: Path, texts: Sequence[str], max_tokens: int
+) -> tuple[list[list[int]], dict[str, int]]:
+    """Token ids of transformers' tokenizer, and its added tokens with their ids, without those for padding and such.
+
+    `folder` has a copy of the tokenizer files of `base`, which errors name.
+    """
     import transformers
 
-    with as_bad_artifact("the tokenizer", folder, "one that transformers supports"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    fix = f"Try another release of transformers than {transformers.__version__}, such as the one that wrote the folder."
+    with as_bad_artifact("the tokenizer", base, "one that transformers supports", fix):
+        tokenizer = _tokenizer(folder)
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
     named = {getattr(tokenizer, name) for name in _NAMED}
     return ids, {name: number for name, number in tokenizer.get_added_vocab().items() if name not in named}
+
+
+def _is_5() -> bool:
+    import transformers
+
+    return hasattr(transformers, "TokenizersBackend")
+
+
+def _tokenizer(folder: Path, **options: Any) -> Any:
+    """transformers' tokenizer of a folder; what transformers 5 wrote is put in the terms of transformers 4."""
+    import transformers
+
+    loader: Any = transformers.AutoTokenizer
+    config = read_json(folder / _TOKENIZER_CONFIG, absent={})
+    if not _is_5():
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            loader = transformers.PreTrainedTokenizerFast
+        if isinstance(tokens := config.get("extra_special_tokens"), list):
+            options |= {"additional_special_tokens": tokens, "extra_special_tokens": {}}
+    return loader.from_pretrained(folder, local_files_only=True, **options)
 
 
 @contextlib.contextmanager
@@ -288,7 +324,7 @@ def _load_options(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def as_bad_artifact(what: str, path: Path, expected: str) -> Iterator[None]:
+def as_bad_artifact(what: str, path: Path, expected: str, fix: str = "") -> Iterator[None]:
     """Convert all exceptions of a library that reads a file to BadArtifact."""
     try:
         yield
@@ -296,7 +332,7 @@ def as_bad_artifact(what: str, path: Path, expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         message = " ".join(str(error).split())[:200] or type(error).__name__
-        fix = _SAVE.replace("model", "tokenizer") if "tokenizer" in what else _SAVE
+        fix = fix or (_SAVE.replace("model", "tokenizer") if "tokenizer" in what else _SAVE)
         fix = "Download it again: it may be cut short." if path.is_file() else fix
         kinds = (*_TOKENIZERS, "merges.txt") if "tokenizer" in what else ("*.safetensors",)
         for file in [path] if path.is_file() else [file for kind in kinds for file in sorted(path.glob(kind))]:

@@ -93,7 +93,7 @@ def make_probes(base: Base, tokenizer: Tokenizer, folder: Path, max_tokens: int)
     tokens = tokenizer(texts)
     ours = np.split(tokens.flat_ids, np.cumsum(tokens.lengths)[:-1])
     prompted = [base.reading.prompt + text for text in texts]
-    theirs, added = reference_ids(folder, prompted, max_tokens)
+    theirs, added = reference_ids(folder, base.path, prompted, max_tokens)
     if lacking := {name: number for name, number in added.items() if tokenizer.id_of(name) != number}:
         what, fix = "transformers adds tokens that tokenizer.json lacks", "Save the tokenizer again with transformers."
         raise ParityError(what, where=base.name, got=str(lacking)[:200], fix=fix)

@@ -25,6 +25,7 @@ from loid_infer.settings import Workspace, slug
 
 T = TypeVar("T")
 _FIX = "Make it again, or remove it."
+_UNKNOWN_SHARE = 0.01  # of the tokens or texts of a run, from which on it is said
 
 
 class History(Struct, frozen=True):
@@ -135,6 +136,18 @@ class EncodeResult:
     def file_names(self) -> tuple[str, ...]:
         """What the name of its file in `reports/` begins with, between dots."""
         return (self.domain, self.encoder)
+
+    @property
+    def unknown(self) -> str:
+        """How much of the texts the tokenizer does not know; empty if that is no more than a few words and emoji."""
+        share = self.n_unknown / max(self.n_tokens, 1)
+        if max(share, self.n_mostly_unknown / max(self.n_encoded, 1)) < _UNKNOWN_SHARE:
+            return ""
+        return (
+            f"{share:.1%} of the tokens are unknown to the tokenizer of {self.encoder} ({self.n_mostly_unknown:,} "
+            "texts are mostly unknown, and their vectors hardly differ): export a multilingual encoder with "
+            "`loid-infer export --base MODEL --name NAME`"
+        )
 
 
 class Similarity(Struct, frozen=True):

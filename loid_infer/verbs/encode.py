@@ -35,8 +35,6 @@ from loid_infer.verbs.encoder import resolve_or_export
 
 _SAMPLE_TEXTS, _TIMED_TEXTS = 2000, 100  # numbers of texts tokenized and computed to estimate the cost
 
-_UNKNOWN_SHARE = 0.01  # of the tokens or texts of a run, from which on it is said
-
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -220,8 +218,7 @@ def _encode(
             commit_s = _commit(batches, digests, len(missing), writer, progress)
             detail = opened.detail  # streams are chosen on the way
     seconds = time.perf_counter() - start - setup_s
-    _warn_of_unknown(encoder, stages, len(missing), progress)
-    return EncodeResult(
+    result = EncodeResult(
         domain=corpus.name,
         encoder=encoder.name,
         fingerprint=encoder.fingerprint,
@@ -247,17 +244,9 @@ def _encode(
         n_unknown=stages.n_unknown,
         n_mostly_unknown=stages.n_mostly_unknown,
     )
-
-
-def _warn_of_unknown(encoder: Encoder, stages: Stages, n_texts: int, progress: Progress) -> None:
-    """Say how much of the encoded texts the tokenizer does not know, if that is more than a few words and emoji."""
-    share = stages.n_unknown / max(stages.n_tokens, 1)
-    if max(share, stages.n_mostly_unknown / max(n_texts, 1)) >= _UNKNOWN_SHARE:
-        progress.say(
-            f"{share:.1%} of the tokens are unknown to the tokenizer of {encoder.name} ({stages.n_mostly_unknown:,} "
-            "texts are mostly unknown, and their vectors hardly differ): export a multilingual encoder with "
-            "`loid-infer export --base MODEL --name NAME`"
-        )
+    if result.unknown:
+        progress.say(result.unknown)
+    return result
 
 
 def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path, progress: Progress) -> None:

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -207,3 +209,26 @@ def test_plugins_of_different_splits_do_not_advise_each_other():
     error = refused(lambda: refuse_leak(runs, "toys", part, "the encoder"))
     assert "train them again" in error.fix
     assert "--split-seed" not in error.fix
+
+
+def test_without_a_temporary_folder_what_needs_one_is_refused_and_the_rest_works(
+    workspace: Workspace, toy_base: Path, tmp_path: Path
+) -> None:
+    """In new processes, where transformers and torch are imported without one."""
+    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(120))], "toys", workspace=workspace)
+
+    def run(command: str) -> tuple[int, str]:
+        code = f"""if True:
+            import sys, tempfile
+            tempfile._candidate_tempdir_list = list
+            sys.argv = ["loid-infer", *{command.split()!r}, "-w", {str(workspace.root)!r}]
+            from loid_infer.cli.app import main
+            main()
+        """
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert run("encode --domain toys")[0] == 0
+    for command in (f"export --name other --base {toy_base}", "fit --domain toys --epochs 1"):
+        status, words = run(command)
+        assert (status, "TMPDIR=DIR" in words) == (2, True), words

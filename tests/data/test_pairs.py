@@ -183,6 +183,14 @@ def test_quoted_line_ends_and_long_fields_are_kept_wherever_they_lie(tmp_path):
     assert [row["note"] for row in csv_rows(tmp_path / "s.csv")] == notes
 
 
+@pytest.mark.parametrize("name", ["note", "notes"])  # one byte more in the header moves all line ends
+def test_a_line_end_across_the_end_of_a_block_is_kept(name, tmp_path):
+    notes = ["\r\n" * 500] * 4_000  # 4 MB; rows of an even length, so that CR is always on the same side
+    columns = {"user_id": ["u"] * len(notes), "item_id": ["i"] * len(notes), name: notes}
+    score_all(make(tmp_path / "p.csv", columns), tmp_path / "s.csv")
+    assert [row[name] for row in csv_rows(tmp_path / "s.csv")] == notes
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 def test_compressed_csv_and_tsv_are_read(compress, tmp_path):
     for delimiter in (",", "\t", ";"):
@@ -218,6 +226,23 @@ def test_ids_of_every_type_are_read_as_ingest_reads_them(name, suffix, tmp_path)
         assert pq.read_table(tmp_path / "s.parquet").column("user_id").to_pylist() == columns["user_id"].to_pylist()
     else:
         assert [row["item_id"] for row in csv_rows(tmp_path / "s.csv")] == pairs.item_ids
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_of_string_views_are_read_and_kept(suffix, tmp_path):
+    columns = {
+        "user_id": ["u", "v"],
+        "item_id": ["i", "j"],
+        "domain": ["a", "b"],
+        "rating": ["4", None],
+        "x": ["", "é"],
+    }
+    views = {name: pa.array(values, pa.string_view()) for name, values in columns.items()}
+    (pairs,) = score_all(make(tmp_path / "p.parquet", views), tmp_path / f"s{suffix}")
+    assert (pairs.user_ids, pairs.item_ids, pairs.domains) == (["u", "v"], ["i", "j"], ["a", "b"])
+    assert pairs.ratings[0] == 4 and np.isnan(pairs.ratings[1])
+    rows = csv_rows(tmp_path / "s.csv") if suffix == ".csv" else pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [row["x"] for row in rows] == ["", "é"]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +293,7 @@ def test_binary_columns_are_written_as_text_or_refused(tmp_path):
         ("user_id,item_id\nu,i\nv\n", r":3: the number of fields differs from the header \(expected 2, got 1\)"),
         ('user_id,item_id\nu,i\n"v,j\nw,k\n', ":3: a quote is opened and not closed"),
         ('user_id,item_id,note\nu,i,"a\nv,j,b"\n', ":2: a quoted field contains what look like further rows"),
+        ('user_id,item_id,note\nu,i,"a\n,j,b,c"\n', ":2: a quoted field contains what look like further rows"),
         ("user_id,item_id\nu,i\nnan,j\n", "row 2: the user_id is missing or empty"),
         ('{"user_id": "u", "item_id": "i"}\n', "not a table of pairs .expected parquet, CSV or TSV, got jsonl"),
         ("user_id,item_id,note\nu,i,caf\udce9\n", "Windows-1252"),

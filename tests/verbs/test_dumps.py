@@ -19,6 +19,7 @@ import duckdb
 import pandas
 import polars
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
@@ -225,8 +226,13 @@ def exported(tool, path):
                 dict(zip(REVIEWS, row, strict=True)) for row in zip(*[*REVIEWS.values()][:4], times, strict=True)
             ]
             path.write_text(lines(*records))
-        case "datasets JSON lines":
-            pa.table(REVIEWS).to_pandas().to_json(path, orient="records", lines=True, force_ascii=False)
+        case "BigQuery CSV":
+            frame.assign(timestamp=[time.strftime("%Y-%m-%d %H:%M:%S UTC") for time in DATES]).to_csv(path, index=False)
+        case _:  # Hugging Face datasets, which no extra installs
+            made = pytest.importorskip("datasets").Dataset.from_dict(DATED if "dates" in tool else REVIEWS)
+            {"CSV": made.to_csv, "JSON": made.to_json, "parquet": made.to_parquet}[tool.replace(",", "").split()[1]](
+                path
+            )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,9 @@ def exported(tool, path):
         *("pandas JSON lines", "pandas JSON lines, dates", "pandas parquet", "pandas parquet, dates and categories"),
         *("polars CSV", "polars CSV, dates", "polars JSON lines", "polars parquet"),
         *("DuckDB CSV", "DuckDB parquet", "DuckDB JSON lines"),
-        *("Spark CSV", "BigQuery JSON lines", "datasets JSON lines"),
+        *("Spark CSV", "BigQuery CSV", "BigQuery JSON lines"),
+        *("datasets CSV", "datasets CSV, dates", "datasets JSON lines", "datasets JSON lines, dates"),
+        *("datasets parquet", "datasets parquet, dates"),
     ],
 )
 def test_exports_of_tools_are_read(tool, ws, tmp_path):
@@ -244,6 +252,25 @@ def test_exports_of_tools_are_read(tool, ws, tmp_path):
     exported(tool, path)
     ingest([path], "toys", workspace=ws)
     assert rows_of(ws) == ROWS
+
+
+@pytest.mark.parametrize(
+    "more", [{"helpful": [2, 3]}, {"verified": True, "style": {"Size:": "L"}}], ids=["2014", "2018"]
+)
+@pytest.mark.parametrize("writer", ["pandas CSV", "pandas parquet", "pyarrow CSV", "pyarrow parquet"])
+def test_tables_of_old_amazon_dumps_are_read(writer, more, ws, tmp_path):
+    records = [AMAZON_2014 | more, {name: value for name, value in AMAZON_2014.items() if name != "reviewText"} | more]
+    records[1]["asin"] = "B2"
+    frame, path = pandas.DataFrame(records), tmp_path / "export"
+    if writer == "pandas CSV":
+        frame.to_csv(path, index=False)
+    elif writer == "pyarrow CSV":  # which holds no nested columns
+        pyarrow.csv.write_csv(pa.Table.from_pandas(frame[[*AMAZON_2014]]), path)
+    else:
+        frame.to_parquet(path) if "pandas" in writer else pq.write_table(pa.Table.from_pylist(records), path)
+    options = "user_id=reviewerID,item_id=asin,rating=overall,text=reviewText,timestamp=unixReviewTime"
+    ingest([path], "toys", workspace=ws, columns=_mapping(options))
+    assert rows_of(ws) == [("A1", "B1", 5.0, "nice", 1393545600), ("A1", "B2", 5.0, "", 1393545600)]
 
 
 def test_folders_of_parts_are_read_in_order(ws, write, tmp_path):
@@ -309,6 +336,23 @@ def test_lone_quotes_swallow_no_rows(delimiter, ws, write):
     assert len(rows_of(ws)) == 2
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    "change", [{2: ""}, {2: "0"}, {2: "NA"}, {1: ""}, {0: ""}, {2: "", 3: "too,many\tfields "}], ids=str
+)
+def test_lone_quotes_swallow_no_row_beside_a_bad_one(change, at, delimiter, ws, write):
+    rows = [["u1", "i1", "5", "I loved it"], ["u2", "i2", "4", "it is a 27"], ["u3", "i3", "3", "ok"]]
+    for column, value in change.items():
+        rows[at][column] = value
+    rows[0][3], rows[1][3] = '"' + rows[0][3], rows[1][3] + '"'
+    source = write("\n".join(delimiter.join(row) for row in [[*REVIEWS][:4], *rows]) + "\n")
+    with pytest.raises(BadTable, match=r"source:2: .*look like further rows .got 2 lines"):
+        ingest([source], "toys", workspace=ws)
+    result = ingest([source], "toys", workspace=ws, on_bad="skip")
+    assert (result.n_rows, result.n_skipped) == (1, 2)
+
+
 def test_a_quote_that_is_never_closed_counts_every_line(ws, write):
     rows = "".join(f"u{k},i,3,t\n" for k in range(50))
     source = write("user_id,item_id,rating,text\n" + rows + 'v,i,3,"open\n' + rows.replace("u", "w"))
@@ -318,8 +362,10 @@ def test_a_quote_that_is_never_closed_counts_every_line(ws, write):
     assert (result.n_rows, result.n_skipped) == (50, 51)
 
 
-def test_rows_that_look_like_text_are_not_refused(ws, write):
-    text = "Great, good, nice\nu2,i2,great,x\nso, so, 5"
+@pytest.mark.parametrize(
+    "text", ["Great, good, nice\nu2,i2,great,x\nso, so, 5", "Sizes:\nthere are 8, 10, 12, 14\nwell,,,good"]
+)
+def test_rows_that_look_like_text_are_not_refused(text, ws, write):
     source = write(csv_of("user_id,item_id,rating,text", ("u", "i", "5", text)))
     ingest([source], "toys", workspace=ws)
     assert rows_of(ws)[0][3] == text
@@ -461,6 +507,43 @@ def test_other_files_are_named_with_what_to_do(content, what, fix, on_bad, ws, w
     assert "--on-bad" not in str(caught.value)
 
 
+def archive_of(kind, members):
+    file = io.BytesIO(b"!<arch>\n" if kind == "ar" else b"")
+    file.seek(0, io.SEEK_END)
+    if kind not in ("ar", "cpio"):
+        with tarfile.open(fileobj=file, mode="w", format=getattr(tarfile, f"{kind.upper()}_FORMAT")) as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return file.getvalue()
+    for name, content in members.items():
+        if kind == "ar":
+            start = f"{name + '/':16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+            file.write(start + content + b"\n" * (len(content) % 2))
+        else:
+            fields = (1, 0o100644, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+            start = f"070701{''.join(f'{field:08X}' for field in fields)}{name}\0".encode()
+            file.write(start + bytes(-len(start) % 4) + content + bytes(-len(content) % 4))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("kind", ["ustar", "gnu", "pax", "ar", "cpio"])
+def test_members_of_an_archive_are_not_read_as_lines(kind, compress, ws, write):
+    """Members of some kilobytes, so that few null bytes show that this is no text."""
+    members = {}
+    for name in ("reviews.json", "meta.json"):
+        rows = [{"user_id": f"{name}{k}", "item_id": "i", "rating": 5, "text": f"text {k}"} for k in range(200)]
+        members[name] = lines(*rows).encode()
+    what = {"ar": "an ar archive.*ar x", "cpio": "a cpio archive.*cpio -id"}.get(kind, "a tar archive.*tar -xf")
+    source = write(compress(archive_of(kind, members)))
+    for on_bad in ("error", "skip"):
+        with pytest.raises(BadTable, match=what) as caught:
+            ingest([source], "toys", workspace=ws, on_bad=on_bad)
+        assert "--on-bad" not in str(caught.value) and not ws.table("toys").exists()
+
+
 @pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
 def test_bz2_and_xz_are_read_and_their_truncation_detected(compress, ws, write):
     content = compress(JSONL * 5000)
@@ -470,8 +553,9 @@ def test_bz2_and_xz_are_read_and_their_truncation_detected(compress, ws, write):
 
 
 def test_a_column_named_like_a_format_is_only_a_column(ws, write):
-    ingest([write("ORCID,item_id,rating,text\nu,i,5,t\n")], "toys", workspace=ws, columns={"user_id": "ORCID"})
-    assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
+    for name in ("ORCID", "070701"):
+        ingest([write(f"{name},item_id,rating,text\nu,i,5,t\n")], "toys", workspace=ws, columns={"user_id": name})
+        assert rows_of(ws) == [("u", "i", 5.0, "t", None)]
 
 
 # Advice that works

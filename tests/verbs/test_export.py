@@ -56,6 +56,17 @@ def test_transformers_reads_the_exported_folder(exported: Path, toy_base: Path) 
     assert str(toy_base.parent) not in json.dumps(manifest), "the manifest must not contain a local path"
 
 
+def test_an_export_names_the_scripts_that_its_tokenizer_does_not_know(toy_base: Path, tmp_path: Path) -> None:
+    class Recorder(type(SILENT)):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    lines: list[str] = []
+    export(base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(tmp_path), progress=Recorder())
+    (line,) = [line for line in lines if "does not know" in line]
+    assert all(script in line for script in ("emoji", "Arabic", "Chinese", "Cyrillic", "Greek", "Thai"))
+
+
 def test_exporting_twice_gives_identical_files(exported: Path, toy_base: Path, tmp_path: Path) -> None:
     again = export("base", base=str(toy_base), precision="fp32", max_tokens=32, workspace=Workspace(tmp_path))
     first, second = exported / "exports/encoders/base", Path(again.path)

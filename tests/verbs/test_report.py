@@ -87,6 +87,17 @@ def test_the_page_shows_the_numbers_in_the_files(workspace) -> None:
     assert "Not measured" not in text
 
 
+@pytest.mark.parametrize(("n_unknown", "n_mostly_unknown"), [(0, 0), (12_345, 77), (900, 9), (900, 10)])
+def test_the_page_says_how_much_the_tokenizer_does_not_know(n_unknown, n_mostly_unknown, workspace) -> None:
+    record = encoding(n_unknown=n_unknown, n_mostly_unknown=n_mostly_unknown)  # of 98,765 tokens and 990 texts
+    write(workspace.reports / "toys.base.encoding.json", record)
+    text = page_of(workspace).text
+    assert "unknown tokens mostly unknown" in text
+    assert f"{n_unknown / 98_765:.1%} {n_mostly_unknown} 512" in text
+    said = f"are unknown to the tokenizer of base ({n_mostly_unknown} texts are mostly unknown"
+    assert (said in text) == (n_mostly_unknown >= 10)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
