@@ -13,6 +13,7 @@ What was measured before is kept, so the table may be made in parts.
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -53,27 +54,32 @@ def main(asked: list[str]) -> None:
     models = [one.split(":") for one in asked if one not in PRECISIONS] or [[model] for model in MODELS]
     for name, *given in models:
         for pooling in given or MODELS[name]:
-            found = _row(name, pooling, precisions)
-            path = saved_as("parity")
-            rows = json.loads(path.read_text())["rows"] if path.exists() else []
-            told = {(row["model"], row["pooling"]): row for row in rows}
-            known = {column: cell for column, cell in told.get((name, pooling), {}).items() if cell is not None}
-            told[name, pooling] = known | found
-            columns = sorted({column for row in told.values() for column in row} - {*KEYS}, key=_place)
-            order = [(model, one) for model in MODELS for one in ("cls", "mean", "last")]
-            save(
-                "Which families compute what transformers computes?",
-                "parity",
-                [{column: told[key].get(column) for column in (*KEYS, *columns)} for key in order if key in told],
-                NOTES,
-            )
+            for found in _rows(name, pooling, precisions):
+                _keep(name, pooling, found)
+
+
+def _keep(name: str, pooling: str, found: dict) -> None:
+    path = saved_as("parity")
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    told = {(row["model"], row["pooling"]): row for row in rows}
+    known = {column: cell for column, cell in told.get((name, pooling), {}).items() if cell is not None}
+    told[name, pooling] = known | found
+    columns = sorted({column for row in told.values() for column in row} - {*KEYS}, key=_place)
+    order = [(model, one) for model in MODELS for one in ("cls", "mean", "last")]
+    save(
+        "Which families compute what transformers computes?",
+        "parity",
+        [{column: told[key].get(column) for column in (*KEYS, *columns)} for key in order if key in told],
+        NOTES,
+    )
 
 
 def _place(column: str) -> tuple[int, str]:
     return PRECISIONS.index(column.split(maxsplit=1)[0]), column
 
 
-def _row(name: str, pooling: str, precisions: list[str]) -> dict:
+def _rows(name: str, pooling: str, precisions: list[str]) -> Iterator[dict]:
+    """The row of a model, after each measurement."""
     from loid_infer.encoders.folder import Probes, open_folder
     from loid_infer.encoders.opening import measure_runtimes
     from loid_infer.encoders.spec import fingerprint
@@ -103,11 +109,12 @@ def _row(name: str, pooling: str, precisions: list[str]) -> dict:
                 print(f"{name} {pooling} {precision} {runtime} {parity}", flush=True)
                 refused = "" if parity.passes(precision) else ", refused"
                 row[f"{precision} {runtime}"] = f"{parity.cos_min:.6f} / {parity.cos_mean:.6f}{refused}"
+                yield row
         except LoidError as error:
             print(f"{name} {pooling} {precision} {error}", flush=True)
             row[f"{precision} openvino"] = f"refused: {error.got.split(' with ')[0]}"
+            yield row
     shutil.rmtree(path.parent)
-    return row
 
 
 def _reference(base, tokens) -> np.ndarray:

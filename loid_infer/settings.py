@@ -40,13 +40,14 @@ def option(default: Any, help: str, *, min: float | None = None, max: float | No
     return field(default=default, metadata={"help": help, "min": min, "max": max})
 
 
-def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait for one another, unless the environment says otherwise.
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin for some 10 microseconds and then sleep while they wait for one another, unless the
+    environment says otherwise. To be called before torch is imported.
 
-    By default they spin, and a process that shares its processors with others spends most of its time so. To be called
-    before torch is imported.
+    By default they spin for milliseconds: a process that shares its processors with others spends most of its time so.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:

@@ -64,9 +64,9 @@ def main() -> None:
 def _run(as_json: bool) -> NoReturn:
     from loid_infer.cli.terminal import EXIT_USER, show_error
     from loid_infer.errors import LoidError
-    from loid_infer.settings import wait_passively
+    from loid_infer.settings import wait_briefly
 
-    wait_passively()
+    wait_briefly()
     try:
         # Without --json typer prints its usage errors and exits; with it they are raised.
         sys.exit(build()(standalone_mode=not as_json))

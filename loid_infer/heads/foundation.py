@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 
 from loid_infer.data.histories import CodePairs, Histories, Lists
 from loid_infer.heads.tokens import Tokens
@@ -138,14 +139,14 @@ def _features(
 
 
 def _mean_tokens(lists: Lists, histories: Ints, tokens: Tokens) -> Floats:
-    means = np.zeros((len(histories), tokens.scale.token_dim), np.float32)
     present = histories >= 0
     counts = present.sum(1)
-    nonempty = np.flatnonzero(counts)
-    if nonempty.size:
-        starts = np.cumsum(counts[nonempty]) - counts[nonempty]
-        means[nonempty] = np.add.reduceat(tokens.take(lists.reviews[histories[present]]).numpy(), starts, axis=0)
-    means /= (counts + PRIOR_REVIEWS).astype(np.float32)[:, None]
+    taken = tokens.take(lists.reviews[histories[present]])
+    of_history = torch.from_numpy(np.repeat(np.arange(len(histories)), counts))
+    sums = torch.zeros(len(histories), tokens.scale.token_dim).index_add_(
+        0, of_history, taken
+    )  # in order: the same bits
+    means: Floats = sums.numpy() / (counts + PRIOR_REVIEWS).astype(np.float32)[:, None]
     return means
 
 

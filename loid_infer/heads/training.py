@@ -29,7 +29,7 @@ from loid_infer.learning.loop import History, Loss, Training
 from loid_infer.types import Array, Bools, Floats, Interactions, Ints, Progress, Split, Vectors
 
 _MIN_VALID = 30  # with fewer validation pairs the standard error of the gain is not reliable
-_MAX_DENSE = 1 << 21  # weights of an ID table; updating all of them in every step costs as much as the network
+_MAX_DENSE = 1 << 21  # weights of an ID table, beyond which it is updated row by row
 _USER, _ITEM, _ORDER, _NEGATIVES = 1, 2, 3, 4  # purposes of random draws
 
 
