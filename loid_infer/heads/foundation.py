@@ -141,11 +141,9 @@ def _features(
 def _mean_tokens(lists: Lists, histories: Ints, tokens: Tokens) -> Floats:
     present = histories >= 0
     counts = present.sum(1)
-    taken = tokens.take(lists.reviews[histories[present]])
     of_history = torch.from_numpy(np.repeat(np.arange(len(histories)), counts))
-    sums = torch.zeros(len(histories), tokens.scale.token_dim).index_add_(
-        0, of_history, taken
-    )  # in order: the same bits
+    sums = torch.zeros(len(histories), tokens.scale.token_dim)
+    sums.index_add_(0, of_history, tokens.take(lists.reviews[histories[present]]))
     means: Floats = sums.numpy() / (counts + PRIOR_REVIEWS).astype(np.float32)[:, None]
     return means
 

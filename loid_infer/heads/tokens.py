@@ -49,7 +49,7 @@ class Tokens:
         text.sub_(self.scale.center).mul_(self.scale.scale)
         if self.scale.levels.shape[1]:
             tokens[:, self.vectors.shape[1] :] = self.scale.levels.index_select(0, self.levels[torch.from_numpy(flat)])
-        return tokens.view(*reviews.shape, -1)
+        return tokens.view(*reviews.shape, self.scale.token_dim)
 
 
 def tokens_of(interactions: Interactions, vectors: Vectors, scale: TokenScale) -> Tokens:
