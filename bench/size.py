@@ -1,9 +1,9 @@
-"""What do a million and ten million reviews cost a head? Fit on a tenth of them, and score a million pairs.
+"""What do many reviews cost a head? Fit on a tenth of them and on all, and score pairs.
 
 Synthetic reviews: ten a user and fifty an item on average, ratings of user, item and text, a hundred thousand different
 texts, vectors of width 384 by a small model with random weights.
 
-    python -m bench.size [N_REVIEWS] [N_PAIRS]       ten million need 20 GB of disk and 12 GB of memory
+    python -m bench.size [N_REVIEWS] [N_PAIRS]       half a million reviews and pairs take three minutes on two cores
 """
 
 import shutil

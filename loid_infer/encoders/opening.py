@@ -129,12 +129,12 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
     CPU, fastest first. Runtimes are opened one by one, as the iterator is consumed.
 
     Args:
-        probes: instead of the encoder's own.
+        probes: instead of the encoder's own, which are run in every width.
 
     Raises:
         RuntimeMissing: there is no such runtime.
     """
-    probes, precision = probes or encoder.probes(), encoder.spec.precision
+    precision = encoder.spec.precision
     targets = {backend.name: (backend.name, "cpu") for backend in able("cpu", precision)}
     if torch.backend().computes("cuda", precision) and torch_device("auto") == "cuda":
         targets = {"torch on cuda": ("torch", "cuda")} | targets
@@ -145,7 +145,13 @@ def measure_runtimes(encoder: EncoderFolder, probes: Probes | None = None) -> It
         except RuntimeMissing as error:
             reasons.append(str(error))
             continue
-        yield name, measure(opened, probes, encoder.spec.max_tokens)
+        if probes is not None:
+            yield name, measure(opened, probes)
+            continue
+        parity = measure(opened, encoder.probes(), encoder.spec.max_tokens)
+        if parity.passes(precision):
+            remember(_proof(opened, encoder), Answer(proven=True), machine_memory())
+        yield name, parity
     if len(reasons) == len(targets):
         raise _no_runtime(encoder, "; ".join(reasons))
 
@@ -210,10 +216,15 @@ def _no_runtime(encoder: EncoderFolder, reasons: str) -> RuntimeMissing:
     )
 
 
+def _proof(opened: Runtime, encoder: EncoderFolder) -> str:
+    """The key of the measurement that a runtime has passed in every width."""
+    packages = versions(opened.name, f"{opened.name}-gpu").items()
+    return f"proof of {encoder.fingerprint} on {model()}, {opened.detail}, {', '.join(map(' '.join, packages))}"
+
+
 def _verified(opened: Runtime, encoder: EncoderFolder) -> Runtime:
     """The runtime, if it passes on the probes; in every width once per encoder, processor and version."""
-    packages, memory = versions(opened.name), machine_memory()
-    key = f"proof of {encoder.fingerprint} on {model()}, {opened.detail}, {packages.get(opened.name)}"
+    key, memory = _proof(opened, encoder), machine_memory()
     is_known = recall(key, memory).proven
     precision, max_tokens = encoder.spec.precision, None if is_known else encoder.spec.max_tokens
     parity = measure(opened, encoder.probes(), max_tokens)

@@ -90,7 +90,6 @@ class Traced:
 
     def __init__(self, recorder: Recorder, name: str, shape: _Shape, dtype: torch.dtype) -> None:
         self.recorder, self.name, self.shape, self.dtype = recorder, name, shape, dtype
-        self.device = torch.device("cpu")
 
     @classmethod
     def __torch_function__(

@@ -243,18 +243,16 @@ class LoidPredictor:
     ) -> None:
         """Compute the histories' reviews, each read once. The network of `head` is moved to `device` (cpu | cuda)."""
         self.head, self.histories, self._device = head, histories, device
-        net, foundation, lists = head.net.eval().to(device), head.foundation, (histories.by_user, histories.by_item)
+        net, foundation, reviews = head.net.eval().to(device), head.foundation, histories.by_user.reviews
+        # Both sides list the same reviews.
+        of_user, of_item = (np.argsort(part.reviews, kind="stable") for part in (histories.by_user, histories.by_item))
+        n = len(reviews)
         with torch.inference_mode():
-            self._user, self._item = (
-                _Reviews(attention, len(part.reviews), weights, device, with_network=with_network)
-                for attention, part, weights in zip(
-                    (net.of_user, net.of_item), lists, (foundation.on_user, foundation.on_item), strict=True
-                )
-            )
-            of_user, of_item = (np.argsort(part.reviews, kind="stable") for part in lists)  # both list the same reviews
-            for start in range(0, len(of_user), _STEP):
+            self._user = _Reviews(net.of_user, n, foundation.on_user, device, with_network=with_network)
+            self._item = _Reviews(net.of_item, n, foundation.on_item, device, with_network=with_network)
+            for start in range(0, n, _STEP):
                 rows = slice(start, start + _STEP)
-                part = tokens.take(histories.by_user.reviews[of_user[rows]])
+                part = tokens.take(reviews[of_user[rows]])
                 self._user.set(of_user[rows], part)
                 self._item.set(of_item[rows], part)
 

@@ -41,8 +41,9 @@ class RowAdamW:
         moment = self._moment[rows].lerp_(values, 1 - _BETA1)
         square = self._square[rows].mul_(_BETA2).addcmul_(values, values, value=1 - _BETA2)
         self._moment[rows], self._square[rows] = moment, square
-        rate = (learning_rate * (1 - _BETA2**n).sqrt() / (1 - _BETA1**n)).float()
-        epsilon = (_EPSILON * (1 - _BETA2**n).sqrt()).float()
+        correction = (1 - _BETA2**n).sqrt()
+        rate = (learning_rate * correction / (1 - _BETA1**n)).float()
+        epsilon = (_EPSILON * correction).float()
         weights = self._parameter[rows] * (1 - learning_rate * self._weight_decay)
         weights -= rate * moment / (square.sqrt_() + epsilon)
         self._parameter[rows] = weights
