@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -14,6 +16,12 @@ import orjson
 from loid_infer.data.values import bad, bad_encoding
 from loid_infer.errors import BadTable
 
+# Limits of a literal of Python, without which its parser may take all memory or overflow the stack of the process.
+MAX_LITERAL_CHARS = 1 << 24
+_MAX_SYNTAX_CHARS = 1 << 18  # of all but its strings
+_MAX_WORD_CHARS, _MAX_NESTING = 100, 50  # of a number or name with its signs; of brackets
+_STRING = re.compile(r"'[^'\\]*+(?:\\.[^'\\]*+)*+'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"?", re.DOTALL)
+_SEPARATOR = re.compile(r"[][(){},:]")
 _MAX_EXACT_FLOAT = 2.0**53  # orjson gives whole numbers beyond 64 bits as rounded floats
 
 
@@ -21,7 +29,7 @@ def parse_line(line: bytes) -> Any:
     """The value of a line that orjson rejects: NaN and infinity, control characters within strings, lone surrogates
     (which become U+FFFD), a byte order mark, or a literal of Python.
 
-    No code runs. Raises BadTable with the reason for other lines.
+    No code runs. Raises BadTable with the reason for other lines, among them literals beyond the limits above.
     """
     try:
         text = line.decode("utf-8-sig").strip()
@@ -30,12 +38,29 @@ def parse_line(line: bytes) -> Any:
     try:
         return _without_surrogates(json.loads(text, strict=False))
     except (ValueError, RecursionError) as error:
-        if text.startswith("{"):
-            with warnings.catch_warnings(), suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-                warnings.simplefilter("ignore")  # invalid escapes of a literal
-                return _without_surrogates(ast.literal_eval(text))
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
+        if text.startswith("{"):
+            fault = _literal_fault(text)
+            reason += f", and as a literal of Python {fault}" if fault else ""
+            errors = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+            with warnings.catch_warnings(), suppress(*errors):
+                warnings.simplefilter("ignore")  # invalid escapes of a literal
+                if not fault:
+                    return _without_surrogates(ast.literal_eval(text))
         raise bad(f"not JSON: {reason}", "one JSON object", text) from None
+
+
+def _literal_fault(text: str) -> str:
+    """Why a literal cannot be parsed safely; empty if it can."""
+    if len(text) > MAX_LITERAL_CHARS:
+        return f"longer than {MAX_LITERAL_CHARS:,} characters"
+    syntax = _STRING.sub("", text)
+    if len(syntax) > _MAX_SYNTAX_CHARS:
+        return f"longer than {_MAX_SYNTAX_CHARS:,} characters without its strings"
+    if max(map(len, _SEPARATOR.split("".join(syntax.split())))) > _MAX_WORD_CHARS:
+        return f"with a number or name of more than {_MAX_WORD_CHARS} characters"
+    steps = (1 if mark in "[({" else -1 for mark in syntax if mark in "[](){}")
+    return f"nested more than {_MAX_NESTING} levels deep" if max(accumulate(steps)) > _MAX_NESTING else ""
 
 
 def _without_surrogates(value: Any) -> Any:
