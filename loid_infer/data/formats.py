@@ -235,6 +235,8 @@ def _format_of(path: Path, head: bytes, columns: set[str], kind: Kind) -> tuple[
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
         fix = "Give JSON lines, CSV or TSV with a header, or parquet; plain, .gz, .zst, .bz2, .xz or .zip."
+        if layout_of(head):
+            fix = "A file of MovieLens has no reviews: ingest its ratings with --implicit, its titles with --items."
         raise BadTable(f"unknown format with the first line {first!r}", where=str(path), fix=fix)
     _check_utf8(path, head)
     # A column name may contain another delimiter, so take the header with more of the wanted columns.

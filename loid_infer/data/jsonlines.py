@@ -19,9 +19,13 @@ from loid_infer.errors import BadTable
 # Limits of a literal of Python, without which its parser may take all memory or overflow the stack of the process.
 MAX_LITERAL_CHARS = 1 << 24
 _MAX_SYNTAX_CHARS = 1 << 18  # of all but its strings
-_MAX_WORD_CHARS, _MAX_NESTING = 100, 50  # of a number or name with its signs; of brackets
+_MAX_NESTING = 50  # of brackets
 _STRING = re.compile(r"'[^'\\]*+(?:\\.[^'\\]*+)*+'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"?", re.DOTALL)
 _SEPARATOR = re.compile(r"[][(){},:]")
+# What may stand between separators, a string being written as $, and a bracket that makes a call or an index.
+_WORD = re.compile(r"(?:[uUbBrR]{0,2}\$|True|False|None|[-+]?\.?\d[\w.+-]{0,99})?")
+_LITERAL = re.compile(r"\{\s*[uU]?'")  # how one starts that is no JSON
+_CALL = re.compile(r"[\w$)}\]][\[({]")
 _MAX_EXACT_FLOAT = 2.0**53  # orjson gives whole numbers beyond 64 bits as rounded floats
 
 
@@ -41,7 +45,8 @@ def parse_line(line: bytes) -> Any:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         if text.startswith("{"):
             fault = _literal_fault(text)
-            reason += f", and as a literal of Python {fault}" if fault else ""
+            if fault and _LITERAL.match(text):
+                reason = f"as a literal of Python it is {fault}"
             errors = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
             with warnings.catch_warnings(), suppress(*errors):
                 warnings.simplefilter("ignore")  # invalid escapes of a literal
@@ -54,11 +59,11 @@ def _literal_fault(text: str) -> str:
     """Why a literal cannot be parsed safely; empty if it can."""
     if len(text) > MAX_LITERAL_CHARS:
         return f"longer than {MAX_LITERAL_CHARS:,} characters"
-    syntax = _STRING.sub("", text)
+    syntax = "".join(_STRING.sub("$", text).split())
     if len(syntax) > _MAX_SYNTAX_CHARS:
         return f"longer than {_MAX_SYNTAX_CHARS:,} characters without its strings"
-    if max(map(len, _SEPARATOR.split("".join(syntax.split())))) > _MAX_WORD_CHARS:
-        return f"with a number or name of more than {_MAX_WORD_CHARS} characters"
+    if _CALL.search(syntax) or not all(map(_WORD.fullmatch, _SEPARATOR.split(syntax))):
+        return "more than texts, numbers, lists and dictionaries"
     steps = (1 if mark in "[({" else -1 for mark in syntax if mark in "[](){}")
     return f"nested more than {_MAX_NESTING} levels deep" if max(accumulate(steps)) > _MAX_NESTING else ""
 

@@ -13,6 +13,7 @@ from loid_infer.data.canonical import INTERACTION_FORMAT, InteractionFacts, RowW
 from loid_infer.data.duplicates import KEEP_ALL, POLICIES
 from loid_infer.data.formats import inspect_all
 from loid_infer.data.kinds import INTERACTIONS, interaction_check
+from loid_infer.data.reviews import is_implicit
 from loid_infer.data.stream import PairTable, Stream
 from loid_infer.errors import BadTable
 from loid_infer.records import narrowed
@@ -93,11 +94,14 @@ def ingest_implicit(
         writer.finish(facts)
         return facts
 
+    replaces_reviews = path.is_file() and not is_implicit(path)
     with new_file(path) as temporary:
         facts = table.write(temporary, duplicates, progress, finish)
     rest = {"domain": domain, "path": str(path), "n_empty_text": facts.n_rows}
     result = narrowed({**structs.asdict(facts), **rest, **table.summary()}, ImplicitResult)
     stream.say_skipped(progress)
+    if replaces_reviews:
+        progress.say(f"the table of reviews of {domain} was replaced by one of interactions")
     if result.warning:
         progress.say(result.warning)
     return result

@@ -14,7 +14,7 @@ from loid_infer.data.canonical import METADATA_KEY
 from loid_infer.data.events import read_events
 from loid_infer.data.reviews import open_table
 from loid_infer.errors import BadSetting, BadTable, NoSpace
-from loid_infer.types import NO_TIME
+from loid_infer.types import NO_TIME, SILENT
 
 CSV = "user_id,item_id,timestamp\nu1,B,100\nu1,A,100\nu1,C,200\nu2,A,\nu2,B,100\n"
 POSITIONS = "user_id,item_id,position\nu1,B,0\nu1,A,1\nu2,A,5\n"
@@ -192,6 +192,28 @@ def test_what_reads_reviews_refuses_interactions(ws, write):
     for reader in readers:
         with pytest.raises(BadTable, match=r"the table has interactions without reviews.*--domain NAME"):
             reader()
+
+
+def test_replacing_reviews_is_said(ws, write):
+    said = []
+
+    class Listening:
+        say = said.append
+
+        def task(self, name, total, unit):
+            return SILENT.task(name, total, unit)
+
+    for _ in range(2):
+        ingest_implicit([write(POSITIONS)], "toys", workspace=ws, progress=Listening())
+    assert said == []
+    ingest([write("user_id,item_id,rating,text\nu,B1,5,t\n")], "toys", workspace=ws)
+    ingest_implicit([write(POSITIONS)], "toys", workspace=ws, progress=Listening())
+    assert said == ["the table of reviews of toys was replaced by one of interactions"]
+
+
+def test_a_file_of_movielens_is_no_file_of_reviews(ws, write):
+    with pytest.raises(BadTable, match="ratings with --implicit, its titles with --items"):
+        ingest([write("1::31::5::1260759144\n")], "toys", workspace=ws)
 
 
 def test_upkeep_and_the_report_pass_interactions_over(ws, write):

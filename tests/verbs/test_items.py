@@ -206,9 +206,12 @@ BAD = {
     "nothing but a header": (b"item_id,title\n", "there are no valid items"),
     "a literal that is cut": (AMAZON_2014 + "{'asin': 'B3', 'title': 'x\n", "source:3: not JSON"),
     "a literal with a call": (AMAZON_2014 + "{'asin': 'B3', 'title': str(1)}\n", "source:3: not JSON"),
-    "a deep literal": (AMAZON_2014 + "{'asin': " + "[" * 100_000 + "]" * 100_000 + "}\n", "source:3: not JSON.*nested"),
-    "signs": (AMAZON_2014 + "{'asin': " + "-" * 200_000 + "1}\n", "source:3: not JSON.*a number or name"),
-    "a sum": (AMAZON_2014 + "{'asin': " + "1+" * 100_000 + "1}\n", "source:3: not JSON.*a number or name"),
+    "a deep literal": (
+        AMAZON_2014 + "{'asin': " + "[" * 100_000 + "]" * 100_000 + "}\n",
+        "source:3: not JSON.*literal of Python it is nested",
+    ),
+    "signs": (AMAZON_2014 + "{'asin': " + "-" * 200_000 + "1}\n", "source:3: not JSON.*more than texts, numbers"),
+    "a sum": (AMAZON_2014 + "{'asin': " + "1+" * 100_000 + "1}\n", "source:3: not JSON.*more than texts, numbers"),
     "too many values": (
         AMAZON_2014 + "{'asin': [" + "1," * 200_000 + "]}\n",
         "source:3: not JSON.*without its strings",
