@@ -21,11 +21,12 @@ MAX_LITERAL_CHARS = 1 << 24
 _MAX_SYNTAX_CHARS = 1 << 18  # of all but its strings
 _MAX_NESTING = 50  # of brackets
 _STRING = re.compile(r"'[^'\\]*+(?:\\.[^'\\]*+)*+'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"?", re.DOTALL)
-_SEPARATOR = re.compile(r"[][(){},:]")
-# What may stand between separators, a string being written as $, and a bracket that makes a call or an index.
-_WORD = re.compile(r"(?:[uUbBrR]{0,2}\$|True|False|None|[-+]?\.?\d[\w.+-]{0,99})?")
+# Words between brackets, commas and colons. A string is written as $.
+_WORD = r"(?:[uUbBrR]{0,2}\$|True|False|None|[-+]?\.?\d[\w.+-]{0,99})?"
+_SYNTAX = re.compile(rf"(?:{_WORD}[][(){{}},:])*+{_WORD}")
+_NO_BRACKETS = re.compile(r"[^][(){}]+")
 _LITERAL = re.compile(r"\{\s*[uU]?'")  # how one starts that is no JSON
-_CALL = re.compile(r"[\w$)}\]][\[({]")
+_CALL = re.compile(r"[\w$)}\]][\[({]")  # and an index
 _MAX_EXACT_FLOAT = 2.0**53  # orjson gives whole numbers beyond 64 bits as rounded floats
 
 
@@ -62,9 +63,9 @@ def _literal_fault(text: str) -> str:
     syntax = "".join(_STRING.sub("$", text).split())
     if len(syntax) > _MAX_SYNTAX_CHARS:
         return f"longer than {_MAX_SYNTAX_CHARS:,} characters without its strings"
-    if _CALL.search(syntax) or not all(map(_WORD.fullmatch, _SEPARATOR.split(syntax))):
+    if _CALL.search(syntax) or not _SYNTAX.fullmatch(syntax):
         return "more than texts, numbers, lists and dictionaries"
-    steps = (1 if mark in "[({" else -1 for mark in syntax if mark in "[](){}")
+    steps = (1 if mark in "[({" else -1 for mark in _NO_BRACKETS.sub("", syntax))
     return f"nested more than {_MAX_NESTING} levels deep" if max(accumulate(steps)) > _MAX_NESTING else ""
 
 

@@ -6,6 +6,8 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from loid_infer import cache_gc, ingest, ingest_implicit, ingest_items
@@ -13,6 +15,7 @@ from loid_infer.cli.app import build
 from loid_infer.data.canonical import METADATA_KEY
 from loid_infer.data.items import open_items
 from loid_infer.errors import BadName, BadSetting, BadTable
+from loid_infer.settings import Workspace
 
 AMAZON_2014 = (
     "{'asin': 'B1', 'title': \"Player's  Guide &amp; Map\", 'price': 9.5, 'imUrl': 'http://x/y.jpg', "
@@ -113,12 +116,36 @@ def test_the_digest_depends_on_content_and_not_on_format_or_row_groups(ws, write
     digests = {ingest_items([write(content)], "toys", workspace=ws).digest for content in SOURCES.values()}
     monkeypatch.setattr("loid_infer.data.items.MAX_GROUP_ROWS", 1)
     digests.add(ingest_items([write(CSV)], "toys", workspace=ws).digest)
-    assert len(digests) == 1
+    assert digests == {"b1c3b209fa5a1a7c2406e473a4947c6d663f85496eef0c01136f4931863c9545"}  # of tables that exist
     assert pq.ParquetFile(ws.items("toys")).num_row_groups == 2
     assert rows_of(ws) == ROWS
     for change in (("Slinky", "Slink"), ("B2", "B3"), ("Ernie Ball,", ",")):
         digests.add(ingest_items([write(CSV.replace(*change))], "toys", workspace=ws).digest)
     assert len(digests) == 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    items=st.dictionaries(
+        st.sampled_from("abcdef"), st.tuples(*[st.sampled_from(["", "x", "xy", "y", "é"])] * 4), min_size=1
+    ),
+    cut=st.integers(0, 6),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_digest_is_that_of_the_sorted_items(items, cut, order, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "digests"
+    folder.mkdir(exist_ok=True)
+    rows = [dict(zip(NAMES, (item_id, *texts), strict=True)) for item_id, texts in items.items()]
+    (folder / "all").write_text(lines(*rows))
+    order.shuffle(rows)
+    (folder / "first").write_text(lines(*rows[:cut]))
+    (folder / "second").write_text(lines(*rows[cut:]))
+    whole = ingest_items([folder / "all"], "whole", workspace=folder)
+    parts = ingest_items([folder / "first", folder / "second"], "parts", workspace=folder)
+    assert whole.digest == parts.digest
+    assert rows_of(Workspace(folder), "parts") == sorted((item_id, *texts) for item_id, texts in items.items())
+    (folder / "moved").write_text(lines({**rows[0], "title": rows[0]["title"] + "x"}, *rows[1:]))
+    assert ingest_items([folder / "moved"], "moved", workspace=folder).digest != whole.digest
 
 
 def test_schema_and_metadata_of_the_table(ws, write):
