@@ -19,6 +19,8 @@ _PLACES = {
     "Texts": "data.corpora",
     "sample": "verbs.tables",
     "ingest": "verbs.tables",
+    "ingest_items": "verbs.items",
+    "ingest_implicit": "verbs.implicit",
     "export": "verbs.export",
     "encode": "verbs.encode",
     "encode_corpus": "verbs.encode",

@@ -96,8 +96,12 @@ class Workspace:
         """The canonical table of a domain."""
         return self.root / "data" / f"{slug(domain, 'domain')}.parquet"
 
+    def items(self, domain: str) -> Path:
+        """The table of a domain's items."""
+        return self.root / "data" / f"{slug(domain, 'domain')}.items.parquet"
+
     def domains(self) -> list[str]:
-        """The domains that have a table. Files whose names are not slugs are ignored."""
+        """The domains that have a table of reviews or interactions. Files whose names are not slugs are ignored."""
         stems = (path.stem for path in (self.root / "data").glob("*.parquet"))
         return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
 

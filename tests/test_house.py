@@ -28,6 +28,7 @@ MODULE_LEVEL_CALLS = {
         "Meta",
         "HeadSettings",
         "TrainSettings",
+        "Kind",
         "Html",
     ),  # values that never change
     *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int64", "pa.float32"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import loid_infer
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
     BaseOption,
@@ -62,29 +63,56 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-@command("tables.ingest")
+def _ingest(
+    items: bool, implicit: bool, duplicates: str | None = None, rating_range: Any = None, **options: Any
+) -> Any:
+    """Ingest reviews, items or interactions."""
+    if items and implicit:
+        what, fix = "one command reads items or interactions, not both", "Run it once with each option."
+        raise BadSetting(what, where="--items, --implicit", fix=fix)
+    given = {"duplicates": duplicates, "rating_range": rating_range}
+    given = {name: value for name, value in given.items() if value is not None}
+    kind, unused = ("--items", {*given}) if items else ("--implicit", {*given} - {"duplicates"} if implicit else set())
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
+        raise BadSetting(f"an option that does not apply with {kind}", where=names, fix=f"Omit {names}.")
+    verb = getattr(loid_infer, "ingest_items" if items else "ingest_implicit" if implicit else "ingest")
+    return verb(**given, **options)
+
+
+@command(_ingest)
 def ingest(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC...", help="Review files or folders of them, read in the given order.")
+        list[Path], typer.Argument(metavar="SRC...", help="Files or folders of them, read in the given order.")
     ],
     domain: DomainOption,
-    format: Annotated[str, "auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet"] = "auto",
+    items: Annotated[bool, "Read item metadata (titles) instead of reviews, into a table of its own."] = False,
+    implicit: Annotated[bool, "Read interactions without rating and text instead of reviews."] = False,
+    format: Annotated[
+        str, "auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet | movielens"
+    ] = "auto",
     columns: Annotated[
         Any,
         typer.Option(
             parser=_mapping,
             metavar="TEXT",
-            help="Names of the source's columns, like user_id=reviewer,text=comment; also item_id, rating, timestamp.",
+            help="Names of the source's columns, like user_id=reviewer,text=comment; also item_id, rating, timestamp. "
+            "With --items: item_id, title, brand, category, description; with --implicit: user_id, item_id, "
+            "timestamp, position.",
         ),
     ] = None,
     quoting: QuotingOption = "auto",
-    duplicates: Annotated[str, "Reviews of the same user and item: keep-last | keep-first | error"] = "keep-last",
+    duplicates: Annotated[
+        str | None,
+        "Rows of the same user and item: keep-last (default) | keep-first (default with --implicit) | error; with "
+        "--implicit also keep-all.",
+    ] = None,
     on_bad: Annotated[str, "Bad lines: error | skip"] = "error",
     rating_range: Annotated[
-        Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest valid rating.")
-    ] = "1,5",
+        Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest valid rating. By default 1,5.")
+    ] = None,
 ) -> None:
-    """Read review files into a domain's table.
+    """Read review files into a domain's table; or the titles of its items, or interactions without ratings.
 
     Example: loid-infer ingest reviews_Musical_Instruments_5.json.gz --domain musical_instruments
     """

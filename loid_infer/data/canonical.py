@@ -1,10 +1,10 @@
-"""Writes the canonical table of a domain, `data/D.parquet`, with a digest of its content."""
+"""Writes tables with a digest of their content, first of all the canonical one of a domain, `data/D.parquet`."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from loid_infer.records import to_json
 from loid_infer.types import NO_TIME, Bools
 
 TABLE_FORMAT = 1
+INTERACTION_FORMAT = "interactions-1"
+ITEM_FORMAT = "items-1"
 METADATA_KEY = b"loid_infer"
 MAX_GROUP_ROWS = 65_536
 MAX_GROUP_CHARS = 16_000_000  # keeps the texts of a row group far below the 2 GB limit of 32-bit offsets
@@ -39,7 +41,7 @@ class TableFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Metadata of a canonical table."""
 
     format: int
-    digest: str  # see `TableWriter.finish`
+    digest: str  # see `RowWriter.digest`
     n_rows: int
     n_users: int
     n_items: int
@@ -50,80 +52,116 @@ class TableFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     synthetic: bool = False
 
 
-class TableWriter:
-    """Writes row groups and computes the digest of the table."""
+class InteractionFacts(Struct, frozen=True, kw_only=True):
+    """Metadata of a table of interactions without ratings and texts."""
 
-    def __init__(self, parquet: Any) -> None:
-        self._parquet = parquet
-        self._hashes = {name: hashlib.sha256() for name in SCHEMA.names}
-        self._length_hashes = {name: hashlib.sha256() for name in ("user_id", "item_id", "text")}
+    format: str  # INTERACTION_FORMAT
+    digest: str  # see `RowWriter.digest`
+    n_rows: int
+    n_users: int
+    n_items: int
+    n_tied_times: int  # rows whose user has another one of the same time and position
+
+
+class ItemFacts(Struct, frozen=True, kw_only=True):
+    """Metadata of a table of items."""
+
+    format: str  # ITEM_FORMAT
+    digest: str  # see `RowWriter.digest`
+    n_items: int
+    n_untitled: int
+    n_markup: int  # of the untitled, those whose only title was HTML or a script
+    n_repeated: int  # items with a title that another one has, too
+
+
+class RowWriter:
+    """Writes row groups of a schema of strings, float32 and int64, and computes the digest of their content."""
+
+    def __init__(self, parquet: Any, schema: Any) -> None:
+        self._parquet, self._schema = parquet, schema
+        self._hashes = {name: hashlib.sha256() for name in schema.names}
+        self._length_hashes = {field.name: hashlib.sha256() for field in schema if field.type == pa.string()}
         self.n_rows = 0
         self.n_empty_text = 0
+        self.n_null = dict.fromkeys(schema.names, 0)
         self.times: tuple[int, int] | None = None  # the first and the last timestamp
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Append checked reviews, as columns in the order of `SCHEMA`, as one row group."""
-        named = dict(zip(SCHEMA.names, columns, strict=True))
-        self.write_group(pa.RecordBatch.from_pydict(named, schema=SCHEMA))
+        """Append checked rows, as columns in the order of the schema, as one row group."""
+        named = dict(zip(self._schema.names, columns, strict=True))
+        self.write_group(pa.RecordBatch.from_pydict(named, schema=self._schema))
 
     def write_group(self, group: Any) -> None:
-        """Append an Arrow RecordBatch of the canonical schema as one row group, unless it is empty."""
+        """Append an Arrow RecordBatch of the schema as one row group, unless it is empty."""
         if not group.num_rows:
             return
         self._parquet.write_table(pa.Table.from_batches([group]), row_group_size=group.num_rows)
-        for name in self._length_hashes:
-            lengths, content = string_parts(group.column(name))
-            self._length_hashes[name].update(np.diff(lengths).astype("<i8"))
-            self._hashes[name].update(content)
-        self._hashes["rating"].update(group.column("rating").to_numpy().astype("<f4"))
-        first, last = pc.min_max(group.column("timestamp")).as_py().values()
-        if first is not None:
-            before = self.times or (first, last)
-            self.times = (min(first, before[0]), max(last, before[1]))
-        times = group.column("timestamp").fill_null(NO_TIME)
-        self._hashes["timestamp"].update(times.to_numpy().astype("<i8"))
+        for name, column in zip(self._schema.names, group.columns, strict=True):
+            self.n_null[name] += column.null_count
+            if name in self._length_hashes:
+                lengths, content = string_parts(column)
+                self._length_hashes[name].update(np.diff(lengths).astype("<i8"))
+                self._hashes[name].update(content)
+            elif column.type == pa.float32():
+                self._hashes[name].update(column.to_numpy().astype("<f4"))
+            else:
+                self._hashes[name].update(column.fill_null(NO_TIME).to_numpy().astype("<i8"))
         self.n_rows += group.num_rows
-        self.n_empty_text += int(np.count_nonzero(blank(group.column("text"))))
+        if "text" in self._hashes:
+            self.n_empty_text += int(np.count_nonzero(blank(group.column("text"))))
+        if "timestamp" in self._hashes:
+            first, last = pc.min_max(group.column("timestamp")).as_py().values()
+            if first is not None:
+                before = self.times or (first, last)
+                self.times = (min(first, before[0]), max(last, before[1]))
 
-    def finish(
-        self, *, n_users: int, n_items: int, rating_range: tuple[float, float], synthetic: bool = False
-    ) -> TableFacts:
-        """Write the file's metadata.
+    def digest(self, form: Mapping[str, object]) -> str:
+        """Digest of `form` and of all rows in order, independent of row groups, 64 hex digits.
 
-        The digest (64 hex digits) covers the format and all rows in order, independent of row groups. Each column is
-        hashed as one stream, lengths and contents of strings separately, so the hash input is unambiguous.
+        Each column is hashed as one stream, lengths and contents of strings separately, so the hash input is
+        unambiguous. `form` names the format and what else decides the meaning of the rows.
         """
         parts = {
-            "format": TABLE_FORMAT,
-            "html_unescaped": True,
+            **form,
             "n_rows": self.n_rows,
             "columns": {name: value.hexdigest() for name, value in self._hashes.items()},
             "lengths": {name: value.hexdigest() for name, value in self._length_hashes.items()},
         }
-        facts = TableFacts(
-            format=TABLE_FORMAT,
-            digest=digest_json(parts),
-            n_rows=self.n_rows,
-            n_users=n_users,
-            n_items=n_items,
-            n_empty_text=self.n_empty_text,
-            rating_range=rating_range,
-            html_unescaped=True,
-            text_template="text",
-            synthetic=synthetic,
-        )
+        return digest_json(parts)
+
+    def finish(self, facts: Struct) -> None:
+        """Write the file's metadata."""
         self._parquet.add_key_value_metadata({METADATA_KEY: to_json(facts, sort_keys=True)})
-        return facts
 
 
 @contextmanager
-def table_writer(path: Path) -> Iterator[TableWriter]:
-    """A writer of the new canonical table `path`, which is complete when the block succeeds."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True) as parquet:
-        yield TableWriter(parquet)
+def row_writer(path: Path, schema: Any) -> Iterator[RowWriter]:
+    """A writer of the new table `path`, which is complete when the block succeeds."""
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as parquet:
+        yield RowWriter(parquet, schema)
 
 
-def filter_table(source: Path, keep: Bools, writer: TableWriter) -> None:
+def finish_reviews(
+    writer: RowWriter, *, n_users: int, n_items: int, rating_range: tuple[float, float], synthetic: bool = False
+) -> TableFacts:
+    """Write the metadata of a table of reviews, of `SCHEMA`."""
+    facts = TableFacts(
+        format=TABLE_FORMAT,
+        digest=writer.digest({"format": TABLE_FORMAT, "html_unescaped": True}),
+        n_rows=writer.n_rows,
+        n_users=n_users,
+        n_items=n_items,
+        n_empty_text=writer.n_empty_text,
+        rating_range=rating_range,
+        html_unescaped=True,
+        text_template="text",
+        synthetic=synthetic,
+    )
+    writer.finish(facts)
+    return facts
+
+
+def filter_table(source: Path, keep: Bools, writer: RowWriter) -> None:
     """Copy the rows of `source` where `keep [n_rows]` is true, one row group at a time."""
     with pq.ParquetFile(source) as file:
         start = 0

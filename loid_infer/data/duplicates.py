@@ -14,6 +14,7 @@ from loid_infer.kernels.unique import first_rows
 from loid_infer.types import Bools, Ints
 
 POLICIES = ("keep-last", "keep-first", "error")
+KEEP_ALL = "keep-all"  # of interactions, which may repeat
 _ODD = 0x9E3779B97F4A7C15  # odd, so that multiplication is invertible
 
 
@@ -32,14 +33,20 @@ class PairHashes:
         for hashes, ids in ((self._users, user_ids), (self._items, item_ids)):
             hashes.frombytes(np.fromiter((hash64(id_.encode()) for id_ in ids), np.uint64, len(ids)).tobytes())
 
-    def keep(self, policy: str) -> Bools:
-        """Which rows `[n]` to keep: of each pair the last one for `keep-last`, else the first."""
-        users, items = np.asarray(self._users), np.asarray(self._items)
+    def keep(self, policy: str, order: Sequence[Ints] = ()) -> Bools:
+        """Which rows `[n]` to keep: of each pair the last one for `keep-last`, else the first.
+
+        Rows of a pair are compared by the arrays `[n]` of `order`, the last of them first, and then by their number.
+        """
+        users, items = self.codes()
         keys = users ^ (items * np.uint64(_ODD))
         # Sorting integers is much faster than sorting pairs, so only pairs with repeated keys are compared.
         ordered = np.sort(keys)
         repeated = pc.is_in(pa.array(keys), pa.array(ordered[1:][ordered[1:] == ordered[:-1]]))
-        rows = np.flatnonzero(repeated)[:: -1 if policy == "keep-last" else 1]
+        rows = np.flatnonzero(repeated)
+        if order:
+            rows = rows[np.lexsort([part[rows] for part in order])]
+        rows = rows[:: -1 if policy == "keep-last" else 1]
         keep = np.ones(len(keys), np.bool_)
         keep[rows] = False
         keep[rows[first_rows(np.stack([users[rows], items[rows]], axis=1).view(np.uint8))]] = True
@@ -47,12 +54,17 @@ class PairHashes:
 
     def first_repeat(self, keep: Bools) -> tuple[int, int]:
         """The first row that repeats a pair, after the row it repeats. `keep` is `self.keep("error")`."""
-        users, items, row = np.asarray(self._users), np.asarray(self._items), int(np.argmin(keep))
+        (users, items), row = self.codes(), int(np.argmin(keep))
         return int(np.argmax((users == users[row]) & (items == items[row]))), row
+
+    def codes(self) -> tuple[Ints, Ints]:
+        """The hashes of users and items, `[n]` each."""
+        return np.asarray(self._users), np.asarray(self._items)
 
     def counts(self, keep: Bools) -> tuple[int, int]:
         """Numbers of distinct users and items in the kept rows."""
-        return _n_distinct(np.asarray(self._users)[keep]), _n_distinct(np.asarray(self._items)[keep])
+        users, items = self.codes()
+        return _n_distinct(users[keep]), _n_distinct(items[keep])
 
 
 def _n_distinct(hashes: Ints) -> int:

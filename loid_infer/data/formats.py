@@ -12,23 +12,28 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from loid_infer.data.canonical import SCHEMA, arrow_errors
+from loid_infer.data.canonical import arrow_errors
 from loid_infer.data.compression import READ_FAULTS, accompanies, cut, is_compressed, open_bytes, unpacker
 from loid_infer.data.delimited import MAX_FIELD_BYTES, QUOTINGS, SEP_LINE, uses_backslash
 from loid_infer.data.jsonlines import record_of
+from loid_infer.data.kinds import ITEMS, REVIEWS, Kind
+from loid_infer.data.movielens import layout_of
 from loid_infer.data.values import clean_name
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.settings import check_choice
 
 FORMATS = ("amazon2014", "amazon2018", "amazon2023", "jsonl", "csv", "tsv", "parquet")
+HEADLESS = "movielens"  # another format, of interactions and items
+UNREAD = "\0"  # stands for the name of a column that is not read
 _DELIMITERS = {",": "csv", "\t": "tsv", ";": "csv", "|": "csv"}
 _AMAZON = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
 _AMAZON_2023 = ("user_id", "parent_asin", "rating", "text", "timestamp")  # the title is not read
-# The columns of a source, in the order of SCHEMA.
+# The columns of a source of reviews, in the order of SCHEMA.
 _COLUMNS = {"amazon2014": _AMAZON, "amazon2018": _AMAZON, "amazon2023": _AMAZON_2023}
 
 _HEAD_BYTES = 1 << 20
@@ -74,38 +79,63 @@ class Source:
     """A file of known format."""
 
     path: Path
-    format: str  # one of FORMATS
+    format: str  # one of FORMATS, or HEADLESS
     n_bytes: int  # on disk
-    names: Mapping[str, str]  # canonical name -> the source's name, in the order of SCHEMA
+    names: Mapping[str, str]  # canonical name -> the source's name, in the order of the kind's columns
     overrides: Mapping[str, str]  # those of `names` that the user gave
-    delimiter: str = ""  # of CSV and TSV
+    delimiter: str = ""  # of CSV, TSV and MovieLens
     quoting: str = "auto"  # of CSV and TSV, see `DelimitedReader`
     keys: Sequence[str] = ()  # the names of columns, or those of the first JSON objects
+    kind: Kind = REVIEWS
 
 
-def inspect(path: Path, format: str, overrides: Mapping[str, str], quoting: str = "auto") -> Source | None:
-    """Recognize the format of a file; None if it is empty.
+def inspect_all(
+    paths: Sequence[Path], format: str, overrides: Mapping[str, str], quoting: str, kind: Kind
+) -> list[Source]:
+    """Recognize the files of `paths`, see `files_of` and `inspect`; empty ones are passed over.
+
+    Raises BadSetting without a path, and BadTable if all files are empty.
+    """
+    if not paths:
+        raise BadSetting("there is no source", where="ingest", expected="at least one file")
+    files = [file for path in paths for file in files_of(Path(path))]
+    sources = [source for file in files if (source := inspect(file, format, overrides, quoting, kind))]
+    if not sources:
+        where = ", ".join(map(str, files))[:200]
+        got = "white space only" if any(file.stat().st_size for file in files) else "an empty file"
+        raise BadTable("the file has no content", where=where, got=got, fix="Give another file.")
+    return sources
+
+
+def inspect(
+    path: Path, format: str, overrides: Mapping[str, str], quoting: str = "auto", kind: Kind = REVIEWS
+) -> Source | None:
+    """Recognize the format of a file of some kind of rows; None if it is empty.
 
     Raises BadSetting for an unknown format, quoting or override, and BadTable if the file cannot be read, is not UTF-8,
     of no known format, or of another one than `format`.
     """
-    check_choice("format", format, ("auto", *FORMATS))
+    check_choice("format", format, ("auto", *FORMATS, *([HEADLESS] if kind is not REVIEWS else [])))
     check_choice("quoting", quoting, QUOTINGS)
-    names = _names("auto", overrides)  # checks the overrides before the file
+    names = _names("auto", overrides, kind, ())  # checks the overrides before the file
     head, n_bytes = _head(path), path.stat().st_size
     if not head.strip():
         return None
-    recognized, keys = _format_of(path, head, {*names.values()})
-    compatible = {"auto": FORMATS, "amazon2014": FORMATS[:2], "amazon2018": FORMATS[:2], "jsonl": FORMATS[:4]}
+    wanted = {*names.values(), *chain(*kind.aliases.values())}
+    recognized, keys = _format_of(path, head, wanted, kind)
+    compatible = {"auto": (*FORMATS, HEADLESS), **dict.fromkeys(FORMATS[:2], FORMATS[:2]), "jsonl": FORMATS[:4]}
     delimiter = ""
     if recognized in _DELIMITERS:
         delimiter, recognized = recognized, _DELIMITERS[recognized]
         quoting = "auto backslash" if quoting == "auto" and uses_backslash(head, delimiter) else quoting
+    elif recognized == HEADLESS and (layout := layout_of(head)):
+        delimiter = layout[0]
     if recognized not in compatible.get(format, (format,)):
         what, fix = f"the content is {recognized}, not {format}", "Omit --format, or give the correct one."
         raise BadTable(what, where=str(path), fix=fix)
     chosen = recognized if format == "auto" else format
-    return Source(path, chosen, n_bytes, _names(chosen, overrides), overrides, delimiter, quoting, keys)
+    names = _names(chosen, overrides, kind, keys)
+    return Source(path, chosen, n_bytes, names, overrides, delimiter, quoting, keys, kind)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -133,7 +163,7 @@ def files_of(path: Path) -> list[Path]:
         folders[:] = [name for name in folders if name[0] not in "._"]
         parts += [Path(folder) / name for name in names if not accompanies(name)]
     if not parts:
-        raise BadTable("the folder contains no files of reviews", where=str(path), fix="Give another folder or a file.")
+        raise BadTable("the folder contains no files of data", where=str(path), fix="Give another folder or a file.")
     return sorted(parts)
 
 
@@ -142,22 +172,29 @@ def _unreadable(error: OSError) -> None:
     raise BadTable(what, where=str(error.filename), fix=fix) from error
 
 
-def _names(format: str, overrides: Mapping[str, str]) -> dict[str, str]:
-    fix = "Give for example --columns user_id=reviewer,text=body"
+def _names(format: str, overrides: Mapping[str, str], kind: Kind, keys: Sequence[str]) -> dict[str, str]:
     for name, source in overrides.items():
-        if name not in SCHEMA.names or not source:
-            expected = f"NAME=SOURCE with NAME one of {', '.join(SCHEMA.names)}"
-            got = repr(f"{name}={source}")
+        if name not in kind.columns or not source:
+            expected = f"NAME=SOURCE with NAME one of {', '.join(kind.columns)}"
+            got, fix = repr(f"{name}={source}"), f"Give for example --columns {kind.example}"
             raise BadSetting("invalid column mapping", where="--columns", expected=expected, got=got, fix=fix)
     cleaned = {name: clean_name(source) for name, source in overrides.items()}
-    names = {**dict(zip(SCHEMA.names, _COLUMNS.get(format, SCHEMA.names), strict=True)), **cleaned}
+    names = {**_default_names(format, kind, keys), **cleaned}
     for name, source in cleaned.items():
         other = next((key for key in names if key != name and names[key] == source), None)
         # A column that is read under its own name by default need not exist, but cannot be read as two things.
-        if other and (other in overrides or format != "auto"):
+        if other and (other in overrides or (format != "auto" and other in kind.required)):
             what, got = "one source column is mapped twice", f"{source} as {name} and {other}"
             raise BadSetting(what, where="--columns", got=got, fix=f"Map {other} to another column.")
+        if other and format != "auto":
+            names[other] = UNREAD
     return names
+
+
+def _default_names(format: str, kind: Kind, keys: Sequence[str]) -> dict[str, str]:
+    if not kind.aliases:
+        return dict(zip(kind.columns, _COLUMNS.get(format, kind.columns), strict=True))
+    return {name: next((alias for alias in kind.aliases[name] if alias in keys), name) for name in kind.columns}
 
 
 def _head(path: Path) -> bytes:
@@ -174,7 +211,7 @@ def _head(path: Path) -> bytes:
         return bytes(head)
 
 
-def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequence[str]]:
+def _format_of(path: Path, head: bytes, columns: set[str], kind: Kind) -> tuple[str, Sequence[str]]:
     """A format or, for CSV and TSV, the delimiter; and the names of columns, or keys of JSON objects, in the head."""
     if head.startswith(b"PAR1"):
         with path.open("rb") as raw:
@@ -185,17 +222,21 @@ def _format_of(path: Path, head: bytes, columns: set[str]) -> tuple[str, Sequenc
     _check_not_foreign(path, head)
     _check_encoding(path, head)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if kind is not REVIEWS and (layout := layout_of(head)):
+        return HEADLESS, layout[1]
     keys = _json_keys(text)
     if keys is None:
         _check_not_json(path, text)
     else:
         _check_utf8(path, head)
-        return _json_format({*keys}), keys
+        return _json_format({*keys}, kind), keys
     control = sum(head[:4096].count(byte) for byte in (*range(9), *range(14, 32)))
     headers = _headers(text)
     if max(map(len, headers.values())) < 2 or control > len(head[:4096]) // 20:
         first = text.split(b"\n", 1)[0][:60]
         fix = "Give JSON lines, CSV or TSV with a header, or parquet; plain, .gz, .zst, .bz2, .xz or .zip."
+        if layout_of(head):
+            fix = "A file of MovieLens has no reviews: ingest its ratings with --implicit, its titles with --items."
         raise BadTable(f"unknown format with the first line {first!r}", where=str(path), fix=fix)
     _check_utf8(path, head)
     # A column name may contain another delimiter, so take the header with more of the wanted columns.
@@ -232,7 +273,9 @@ def _json_keys(head: bytes) -> list[str] | None:
     return list(keys) if n_objects and n_objects >= n_others else None
 
 
-def _json_format(names: set[str]) -> str:
+def _json_format(names: set[str], kind: Kind) -> str:
+    if kind is ITEMS and "asin" in names and "parent_asin" not in names:
+        return "amazon2018" if "category" in names else "amazon2014"
     if {"user_id", "item_id", "rating"} <= names:
         return "jsonl"
     if names & {"reviewerID", "reviewText", "overall", "unixReviewTime"}:
@@ -279,7 +322,7 @@ def _check_not_foreign(path: Path, head: bytes) -> None:
             code += f"; pyarrow.parquet.write_table(pyarrow.{read}, sys.argv[2])"
             advice = fix.replace("{to_parquet}", f'python3 -c "{code}" {{path}} {{out}}.parquet')
             advice = advice.replace("{path}", name).replace("{out}", out)
-            raise BadTable(what, where=str(path), expected="a table of reviews", fix=advice)
+            raise BadTable(what, where=str(path), expected="a table", fix=advice)
     if is_compressed(head):
         raise BadTable("the file is compressed twice", where=str(path), fix="Decompress it once.")
     with suppress(tarfile.HeaderError):

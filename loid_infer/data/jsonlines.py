@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -14,6 +16,17 @@ import orjson
 from loid_infer.data.values import bad, bad_encoding
 from loid_infer.errors import BadTable
 
+# Limits of a literal of Python, without which its parser may take all memory or overflow the stack of the process.
+MAX_LITERAL_CHARS = 1 << 24
+_MAX_SYNTAX_CHARS = 1 << 18  # of all but its strings
+_MAX_NESTING = 50  # of brackets
+_STRING = re.compile(r"'[^'\\]*+(?:\\.[^'\\]*+)*+'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"?", re.DOTALL)
+# Words between brackets, commas and colons. A string is written as $.
+_WORD = r"(?:[uUbBrR]{0,2}\$|True|False|None|[-+]?\.?\d[\w.+-]{0,99})?"
+_SYNTAX = re.compile(rf"(?:{_WORD}[][(){{}},:])*+{_WORD}")
+_NO_BRACKETS = re.compile(r"[^][(){}]+")
+_LITERAL = re.compile(r"\{\s*[uU]?'")  # how one starts that is no JSON
+_CALL = re.compile(r"[\w$)}\]][\[({]")  # and an index
 _MAX_EXACT_FLOAT = 2.0**53  # orjson gives whole numbers beyond 64 bits as rounded floats
 
 
@@ -21,7 +34,7 @@ def parse_line(line: bytes) -> Any:
     """The value of a line that orjson rejects: NaN and infinity, control characters within strings, lone surrogates
     (which become U+FFFD), a byte order mark, or a literal of Python.
 
-    No code runs. Raises BadTable with the reason for other lines.
+    No code runs. Raises BadTable with the reason for other lines, among them literals beyond the limits above.
     """
     try:
         text = line.decode("utf-8-sig").strip()
@@ -30,12 +43,30 @@ def parse_line(line: bytes) -> Any:
     try:
         return _without_surrogates(json.loads(text, strict=False))
     except (ValueError, RecursionError) as error:
-        if text.startswith("{"):
-            with warnings.catch_warnings(), suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-                warnings.simplefilter("ignore")  # invalid escapes of a literal
-                return _without_surrogates(ast.literal_eval(text))
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
+        if text.startswith("{"):
+            fault = _literal_fault(text)
+            if fault and _LITERAL.match(text):
+                reason = f"as a literal of Python it is {fault}"
+            errors = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+            with warnings.catch_warnings(), suppress(*errors):
+                warnings.simplefilter("ignore")  # invalid escapes of a literal
+                if not fault:
+                    return _without_surrogates(ast.literal_eval(text))
         raise bad(f"not JSON: {reason}", "one JSON object", text) from None
+
+
+def _literal_fault(text: str) -> str:
+    """Why a literal cannot be parsed safely; empty if it can."""
+    if len(text) > MAX_LITERAL_CHARS:
+        return f"longer than {MAX_LITERAL_CHARS:,} characters"
+    syntax = "".join(_STRING.sub("$", text).split())
+    if len(syntax) > _MAX_SYNTAX_CHARS:
+        return f"longer than {_MAX_SYNTAX_CHARS:,} characters without its strings"
+    if _CALL.search(syntax) or not _SYNTAX.fullmatch(syntax):
+        return "more than texts, numbers, lists and dictionaries"
+    steps = (1 if mark in "[({" else -1 for mark in _NO_BRACKETS.sub("", syntax))
+    return f"nested more than {_MAX_NESTING} levels deep" if max(accumulate(steps)) > _MAX_NESTING else ""
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -7,49 +7,94 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loid_infer.data.canonical import METADATA_KEY, SCHEMA, TABLE_FORMAT, TableFacts, arrow_errors, blank, string_parts
+from loid_infer.data.canonical import (
+    INTERACTION_FORMAT,
+    METADATA_KEY,
+    SCHEMA,
+    TABLE_FORMAT,
+    TableFacts,
+    arrow_errors,
+    blank,
+    string_parts,
+)
 from loid_infer.data.corpora import hashed
 from loid_infer.errors import BadTable
 from loid_infer.records import decode, typed
+from loid_infer.settings import Workspace
 from loid_infer.types import DIGEST_BYTES, NO_TIME, Bools, Digests, Interactions, Ints, Progress
 
 MAX_PIECE_TEXTS = 4_096
 MAX_PIECE_BYTES = 8_000_000
+F = TypeVar("F")
 
 
 def open_table(path: Path, domain: str) -> ReviewTable:
-    """Open the canonical table of `domain`. Raises BadTable if it is missing, damaged, or not written by `ingest`."""
+    """Open the canonical table of `domain`.
+
+    Raises BadTable if it is missing, damaged, not written by `ingest`, or has interactions without reviews.
+    """
     fix = f"Run: loid-infer ingest SRC --domain {domain}"
+    if not path.is_file():
+        known = ", ".join(sorted(table.stem for table in path.parent.glob("[!.]*.parquet") if "." not in table.stem))
+        what = f"there is no table for domain {domain!r}"
+        raise BadTable(what, where=str(path), got=known and f"tables for {known}", fix=fix)
+    if is_implicit(path):
+        what, expected = "the table has interactions without reviews, which have neither ratings nor texts", "reviews"
+        advice = "Give a domain with reviews, or ingest reviews under another name: loid-infer ingest SRC --domain NAME"
+        raise BadTable(what, where=str(path), expected=expected, got="what ingest --implicit wrote", fix=advice)
+    facts, group_rows = open_file(path, SCHEMA, TABLE_FORMAT, TableFacts, fix)
+    return ReviewTable(path, domain, facts, np.cumsum([0, *group_rows]))
+
+
+def open_file(
+    path: Path, schema: Any, form: object, facts: type[F], fix: str, count: str = "n_rows"
+) -> tuple[F, list[int]]:
+    """The metadata of a table written by `RowWriter`, and the numbers of rows of its row groups.
+
+    Raises BadTable, with `fix`, if it cannot be read, has another format than `form`, or contradicts its metadata, of
+    which the field `count` is the number of rows.
+    """
 
     def bad(what: str, expected: str = "", got: str = "") -> BadTable:
         return BadTable(what, where=str(path), expected=expected, got=got, fix=fix)
 
-    if not path.is_file():
-        known = ", ".join(sorted(table.stem for table in path.parent.glob("[!.]*.parquet")))
-        raise bad(f"there is no table for domain {domain!r}", got=known and f"tables for {known}")
     with arrow_errors("the table cannot be read", str(path), fix), pq.ParquetFile(path) as file:
-        schema, stored = file.schema_arrow, file.metadata.metadata or {}
-        n_rows = file.metadata.num_rows
+        found, stored = file.schema_arrow, file.metadata.metadata or {}
         group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    got = ", ".join(schema.names)
+    got = ", ".join(found.names)
     if METADATA_KEY not in stored:
         raise bad("not a canonical table", "a parquet file written by ingest", f"one with the columns {got}")
     where = f"{path}, metadata"
     metadata = decode(stored[METADATA_KEY], dict[str, Any], fix, where=where, error=BadTable)
-    if metadata.get("format") != TABLE_FORMAT:
-        raise bad("unsupported table format", str(TABLE_FORMAT), str(metadata.get("format")))
-    facts = typed(metadata, TableFacts, fix, where=where, error=BadTable)
-    if not schema.equals(SCHEMA, check_metadata=False) or n_rows != facts.n_rows:
-        expected = f"{facts.n_rows} rows of {', '.join(SCHEMA.names)}"
-        raise bad("the table contradicts its metadata", expected, f"{n_rows} rows of {got}")
-    return ReviewTable(path, domain, facts, np.cumsum([0, *group_rows]))
+    if metadata.get("format") != form:
+        raise bad("unsupported table format", str(form), str(metadata.get("format")))
+    record = typed(metadata, facts, fix, where=where, error=BadTable)
+    n_rows = getattr(record, count)
+    if not found.equals(schema, check_metadata=False) or n_rows != sum(group_rows):
+        expected = f"{n_rows} rows of {', '.join(schema.names)}"
+        raise bad("the table contradicts its metadata", expected, f"{sum(group_rows)} rows of {got}")
+    return record, group_rows
+
+
+def is_implicit(path: Path) -> bool:
+    """Whether a table was written by `ingest --implicit`. False for what cannot be read."""
+    try:
+        stored = (pq.read_metadata(path).metadata or {}).get(METADATA_KEY, b"")
+    except (pa.ArrowException, OSError):
+        return False
+    return INTERACTION_FORMAT.rstrip("0123456789").encode() in stored  # of any version
+
+
+def review_domains(workspace: Workspace) -> list[str]:
+    """The domains whose table is of reviews, or cannot be read."""
+    return [domain for domain in workspace.domains() if not is_implicit(workspace.table(domain))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +144,8 @@ class ReviewTable:
         ids = ["user_id", "item_id"]
         with self._file(read_dictionary=ids) as file:
             table = file.read(columns=[*ids, "rating", "timestamp"])
-        user_ids, users = _coded(table.column("user_id"))
-        item_ids, items = _coded(table.column("item_id"))
+        user_ids, users = coded(table.column("user_id"))
+        item_ids, items = coded(table.column("item_id"))
         ratings = table.column("rating").to_numpy()
         timestamps = pc.fill_null(table.column("timestamp"), NO_TIME).to_numpy()
         del table
@@ -156,7 +201,7 @@ def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _coded(column: Any) -> tuple[list[str], Ints]:
+def coded(column: Any) -> tuple[list[str], Ints]:
     """The sorted distinct strings of a dictionary-encoded column, and codes `[n]` into them."""
     column = column.combine_chunks()
     # Arrow sorts by UTF-8 bytes, which is the same order as Python's.

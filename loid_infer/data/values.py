@@ -199,6 +199,21 @@ def to_seconds(value: Any, dates: Dates) -> int | None:
         raise fault from None
 
 
+def to_position(value: object) -> int | None:
+    """The place of an interaction among its user's, a whole number; None if missing. Raises BadTable otherwise."""
+    if value is None or (isinstance(value, str) and is_missing(value)):
+        return None
+    try:
+        place = int(value) if isinstance(value, str) and "_" not in value else _number(value)
+        if math.isnan(place):
+            return None
+        if place == int(place) and abs(place) <= _MAX_EXACT_FLOAT:
+            return int(place)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise bad("the position is not a whole number", "a whole number", value)
+
+
 def _is_wrapped(value: Mapping[Any, Any]) -> bool:
     """Whether MongoDB wrapped a value, as in `{"$oid": ...}` and `{"$date": {"$numberLong": ...}}`."""
     return len(value) == 1 and str(next(iter(value))).startswith("$")

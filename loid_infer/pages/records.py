@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from loid_infer.artifact import read_manifest
 from loid_infer.data.canonical import TableFacts
-from loid_infer.data.reviews import open_table
+from loid_infer.data.reviews import open_table, review_domains
 from loid_infer.encoders.manifest import EncoderManifest
 from loid_infer.errors import BadArtifact, LoidError
 from loid_infer.heads.comparison import BASELINES, HEAD, EvaluateResult, system
@@ -217,7 +217,7 @@ D = TypeVar("D", EvaluateResult, EncodeResult, HeadRecord)
 def read_findings(workspace: Workspace) -> Findings:
     """Everything in the workspace, each kind by name."""
     reader = _Reader(workspace)
-    tables = dict(reader.read_all(map(workspace.table, workspace.domains()), _table))
+    tables = dict(reader.read_all(map(workspace.table, review_domains(workspace)), _table))
     evaluations = reader.reports(EvaluateResult, "evaluation")
     evaluations.sort(key=lambda evaluation: (evaluation.protocol == "paper", evaluation.split))
     encodings = reader.reports(EncodeResult, "encoding")

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from loid_infer.artifact import MANIFEST
 from loid_infer.data.corpora import checked_texts, recorded
-from loid_infer.data.reviews import ReviewTable, open_table
+from loid_infer.data.reviews import ReviewTable, open_table, review_domains
 from loid_infer.data.vectors import SUFFIXES, Bundle, export_vectors
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder
@@ -181,7 +181,7 @@ def _reencode(
     Returns:
         The cosines `[m]` of stored and new vectors, and a message for each that is too small.
     """
-    tables = [open_table(workspace.table(domain), domain) for domain in workspace.domains()]
+    tables = [open_table(workspace.table(domain), domain) for domain in review_domains(workspace)]
     digests = [table.digests(progress) for table in tables]
     all_digests = np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *digests])
     first = first_rows(all_digests)
@@ -366,7 +366,7 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
         BadSetting: there is neither a table nor an encoded corpus.
         BadTable, BadArtifact: a table, a file of digests or a head cannot be read.
     """
-    domains, corpora = workspace.domains(), sorted(workspace.corpora.glob("[!.]*.digests"))
+    domains, corpora = review_domains(workspace), sorted(workspace.corpora.glob("[!.]*.digests"))
     if not domains and not corpora:
         what, where = "no domain has a table, so every row would be removed", str(workspace.root / "data")
         fix = "Run `loid-infer ingest` first, or remove the folder of the store manually."

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import abandoned, remove, writing
-from loid_infer.data.reviews import open_table
+from loid_infer.data.reviews import open_table, review_domains
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadSetting, BadStore
@@ -134,7 +134,7 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
         unused_stores = [folder for folder in folders if folder.name not in used_stores]
         specs = {folder: read_spec(folder) for folder in folders if folder.name in used_stores}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
-        if not workspace.domains() and any(n_unused for _, n_unused in counts.values()):
+        if not review_domains(workspace) and any(n_unused for _, n_unused in counts.values()):
             what, where = "no domain has a table, and rows of no corpus would be removed", str(workspace.root / "data")
             fix = "Create the tables again with `loid-infer ingest`, or remove the folder of the store manually."
             raise BadSetting(what, where=where, fix=fix)
@@ -189,7 +189,7 @@ def _unfinished(
     """Domains that are partly stored; if rows were `dropped`, also those of which nothing is stored."""
     names = encoders_by_fingerprint(workspace).get(folder.name, ["ENCODER"])
     with open_store(folder, spec, folder.name) as store:
-        for domain in workspace.domains():
+        for domain in review_domains(workspace):
             digests = open_table(workspace.table(domain), domain).digests(progress)
             rows = store.lookup(digests[first_rows(digests)])
             n_missing = int((rows < 0).sum())

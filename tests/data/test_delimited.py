@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loid_infer.data.formats import inspect
+from loid_infer.data.kinds import review_check
 from loid_infer.data.pairs import read_pairs, write_scores
 from loid_infer.data.sources import read_source
 from loid_infer.data.values import is_missing
@@ -62,14 +63,14 @@ def test_texts_of_any_writer_come_back_equal_or_are_refused(write, delimiter, te
     columns = {"user_id": [f"u{k}" for k in range(n)], "item_id": ["i"] * n, "rating": [4.0] * n, "text": texts}
     path.write_bytes(write(columns, delimiter))
     try:
-        batches = list(read_source(inspect(path, "auto", {}), skip_bad=False, rating_range=(1.0, 5.0)))
+        batches = list(read_source(inspect(path, "auto", {}), review_check(1, 5), skip_bad=False))
         assert [text for batch in batches for text in batch.columns[3]] == [
             "" if is_missing(text) and not text.isspace() else text for text in texts
         ]
     except BadTable as refused:
         assert refused.fix
     with suppress(BadTable):  # of a file of another format, for its null bytes
-        skipped = list(read_source(inspect(path, "auto", {}), skip_bad=True, rating_range=(1.0, 5.0)))
+        skipped = list(read_source(inspect(path, "auto", {}), review_check(1, 5), skip_bad=True))
         assert sum(len(batch.numbers) + batch.n_skipped for batch in skipped) >= n
 
     out = path.with_suffix(".scores.csv")

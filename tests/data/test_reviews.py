@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from loid_infer.artifact import new_file
-from loid_infer.data.canonical import METADATA_KEY, SCHEMA, filter_table, table_writer
+from loid_infer.data.canonical import METADATA_KEY, SCHEMA, filter_table, finish_reviews, row_writer
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.reviews import MAX_PIECE_TEXTS, open_table
 from loid_infer.data.vectors import Bundle, export_vectors
@@ -34,14 +34,16 @@ def draw_rows(n, seed=0):
 
 
 def write(path, rows, sizes):
-    with table_writer(path) as writer:
+    with row_writer(path, SCHEMA) as writer:
         start = 0
         for size in sizes:
             writer.write(list(zip(*rows[start : start + size], strict=True)))
             start += size
         assert start == len(rows)
         columns = list(zip(*rows, strict=True))
-        return writer.finish(n_users=len(set(columns[0])), n_items=len(set(columns[1])), rating_range=(1.0, 5.0))
+        return finish_reviews(
+            writer, n_users=len(set(columns[0])), n_items=len(set(columns[1])), rating_range=(1.0, 5.0)
+        )
 
 
 @pytest.fixture
@@ -82,9 +84,9 @@ def test_filtering_writes_the_kept_rows(tmp_path, rows):
     write(tmp_path / "all", rows, [4_000, 1, 5_999])
     keep = np.random.default_rng(0).random(len(rows)) < 0.5
     keep[4_000] = False
-    with table_writer(tmp_path / "kept") as writer:
+    with row_writer(tmp_path / "kept", SCHEMA) as writer:
         filter_table(tmp_path / "all", keep, writer)
-        digest = writer.finish(n_users=1, n_items=1, rating_range=(1.0, 5.0)).digest
+        digest = finish_reviews(writer, n_users=1, n_items=1, rating_range=(1.0, 5.0)).digest
     kept = [row for row, kept in zip(rows, keep, strict=True) if kept]
     assert write(tmp_path / "plain", kept, [len(kept)]).digest == digest
     assert pq.ParquetFile(tmp_path / "kept").num_row_groups == 2
@@ -287,9 +289,9 @@ def test_a_full_disk_is_reported_by_the_parquet_writer(tmp_path, rows):
 def test_a_flipped_byte_is_detected(tmp_path):
     path = tmp_path / "toys.parquet"
     rows = [(f"u{i}", f"i{i % 5}", 4.0, f"text number {i} of this table", i) for i in range(300)]
-    with table_writer(path) as writer:
+    with row_writer(path, SCHEMA) as writer:
         writer.write(list(zip(*rows, strict=True)))
-        writer.finish(n_users=300, n_items=5, rating_range=(1.0, 5.0))
+        finish_reviews(writer, n_users=300, n_items=5, rating_range=(1.0, 5.0))
     content = path.read_bytes()
     expected = open_table(path, "toys").digests(SILENT)
     for at in range(4, len(content), max(1, len(content) // 60)):

@@ -498,7 +498,7 @@ def test_invalid_domain_names_are_refused(domain, ws, write):
 def test_an_unreadable_source_is_reported(ws, tmp_path, monkeypatch):
     assert_ingest_fails(ws, tmp_path / "absent", "absent: the file cannot be read: No such file", "Check the path")
     (tmp_path / "folder").mkdir()
-    assert_ingest_fails(ws, tmp_path / "folder", "the folder contains no files of reviews")
+    assert_ingest_fails(ws, tmp_path / "folder", "the folder contains no files of data")
     source = tmp_path / "secret"
     source.write_bytes(SOURCES["csv"])
     original_open = Path.open
@@ -534,7 +534,7 @@ def test_a_full_disk_while_duplicates_are_removed_is_reported(ws, write, monkeyp
             assert re.fullmatch(r"\.toys\.parquet\.[^.]+\.partial", path.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("loid_infer.verbs.tables.filter_table", refuse)
+    monkeypatch.setattr("loid_infer.data.stream.filter_table", refuse)
     source = write(review_lines(("a", "x", "1"), ("a", "x", "2")))
     assert_ingest_fails(ws, source, "cannot write: No space left", "nothing is lost", error=NoSpace)
 
