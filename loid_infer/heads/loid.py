@@ -17,7 +17,9 @@ from loid_infer.errors import BadSetting
 from loid_infer.heads.foundation import Foundation, shrunk_mean
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, TokenScale
-from loid_infer.kernels.loid import absorbed, negatives, projected, triplet
+from loid_infer.kernels.crossing import Attention, crossed
+from loid_infer.kernels.loid import negatives, projected, triplet
+from loid_infer.kernels.threads import Workers
 from loid_infer.types import Bools, Floats, Interactions, Ints
 
 _STEP = 8_192  # pairs or reviews per batch of predictions
@@ -52,15 +54,20 @@ class CrossAttention(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(width))
         self.nothing_logit = nn.Parameter(torch.full((self.n_heads,), 2.0))
 
-    def forward(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`[n, width]` from ID embeddings `[n, width]` and tokens `[n, k, token_dim]` where `mask [n, k]`."""
+    def over(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Attention:
+        """The attention of ID embeddings `[n, width]` over tokens `[n, k, token_dim]` where `mask [n, k]`."""
         key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
-        return self._out(absorbed(self._queries(ids), tokens, mask, key, value, self._slot(mask)))
+        return Attention(self._queries(ids), tokens, mask, key, value, *self._slot(mask))
+
+    def output(self, attended: Tensor) -> Tensor:
+        """`[n, width]` from the result of an attention `[n, h, c]`."""
+        output: Tensor = self.out(attended.flatten(1))
+        return output
 
     def attend_projected(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """`forward` with projected tokens `[n, k, width]`."""
+        """The output of `over` with projected tokens `[n, k, width]`."""
         slot = self._slot(mask)
-        return self._out(projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
+        return self.output(projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
 
     def _queries(self, ids: Tensor) -> Tensor:
         return self._heads(self.query(ids) if self.attention else torch.zeros_like(ids))
@@ -73,10 +80,6 @@ class CrossAttention(nn.Module):
         if not self.always_null_slot:
             logit = torch.where(mask.any(1, keepdim=True), -math.inf, logit)
         return logit, self._heads(self.nothing)
-
-    def _out(self, attended: Tensor) -> Tensor:
-        output: Tensor = self.out(attended.flatten(1))
-        return output
 
 
 class LoidNet(nn.Module):
@@ -126,11 +129,18 @@ class LoidNet(nn.Module):
         return self.users(users), self.items(items)
 
     def attend(
-        self, users: Tensor, items: Tensor, user_reviews: tuple[Tensor, Tensor], item_reviews: tuple[Tensor, Tensor]
+        self,
+        users: Tensor,
+        items: Tensor,
+        user_reviews: tuple[Tensor, Tensor],
+        item_reviews: tuple[Tensor, Tensor],
+        workers: Workers | None = None,
     ) -> Features:
         """Eq. 7 for codes `[n]` and both histories as (tokens `[n, k, token_dim]`, mask `[n, k]`)."""
         p_user, p_item = self.embeddings(users, items)
-        return self.features(p_user, p_item, self.of_item(p_user, *item_reviews), self.of_user(p_item, *user_reviews))
+        attentions = self.of_item.over(p_user, *item_reviews), self.of_user.over(p_item, *user_reviews)
+        of_item, of_user = crossed(attentions, workers or Workers())
+        return self.features(p_user, p_item, self.of_item.output(of_item), self.of_user.output(of_user))
 
     def features(self, p_user: Tensor, p_item: Tensor, item_output: Tensor, user_output: Tensor) -> Features:
         """Features from ID embeddings and attention outputs over item and user reviews, `[n, width]` each."""
