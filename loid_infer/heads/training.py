@@ -194,7 +194,7 @@ class _Network:
         """Predictions are on the CPU, so that they do not depend on the device of training."""
         net = self.net if self.device == "cpu" else copy.deepcopy(self.net).cpu()
         head = LoidHead(self.settings, self.tokens.scale, self.foundation, net, 1.0, self.seed)
-        return LoidPredictor(head, self.histories, self.tokens)
+        return LoidPredictor(head, self.histories, self.tokens, workers=self.workers)
 
     def share(self, base: Floats, network: Floats) -> float:
         """`max(0, 1 - (s.e. / gain)^2)` of the network's gain on validation: Stein's positive-part shrinkage."""

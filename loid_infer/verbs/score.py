@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import view_of
-from loid_infer.types import SILENT, Floats, Ints, Progress, Vectors
+from loid_infer.types import SILENT, Array, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -121,10 +122,10 @@ class _Ids:
 
     def codes(self, ids: Sequence[str]) -> Ints:
         """Their numbers `[n]`, -1 for unknown ones."""
-        codes = np.fromiter((self._table.get(name, -1) for name in ids), np.int64, len(ids))
+        codes = np.fromiter(map(self._table.get, ids, repeat(-1)), np.int64, len(ids))
         unknown = codes < 0
         self._any_known |= not unknown.all()
-        if len(self._unknown) < _MAX_EXAMPLES:
+        if len(self._unknown) < _MAX_EXAMPLES and unknown.any():
             self._unknown.update(ids[row] for row in np.flatnonzero(unknown)[:_MAX_EXAMPLES].tolist())
         return codes
 
@@ -182,14 +183,11 @@ class _Run:
     squares: float = 0.0
     absolutes: float = 0.0
 
-    def batch(self, pairs: Pairs) -> tuple[Floats, list[str]]:
+    def batch(self, pairs: Pairs) -> tuple[Floats, Array]:
         """Scores `[n]` float32 and the values of `known` `[n]`."""
         scores, clipped, known = np.zeros(pairs.n, np.float32), np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
-        names = np.array([self.only] * pairs.n if self.only else pairs.domains, object)
-        for name in dict.fromkeys(names.tolist()):
-            rows = np.flatnonzero(names == name)
+        for name, rows, users, items in self._by_head(pairs):
             opened = self._open(name)
-            users, items = (np.array(ids, object)[rows].tolist() for ids in (pairs.user_ids, pairs.item_ids))
             scores[rows], known[rows] = opened.score(users, items)
             clipped[rows] = metrics.clipped(scores[rows], opened.saved.reviews.rating_range)
             if pairs.ratings is not None:
@@ -200,7 +198,17 @@ class _Run:
             self.squares += float(np.square(errors).sum())
             self.absolutes += float(np.abs(errors).sum())
         self.n_known += np.bincount(known, minlength=len(_KNOWN))
-        return scores, _KNOWN[known].tolist()
+        return scores, _KNOWN[known]
+
+    def _by_head(self, pairs: Pairs) -> Iterator[tuple[str, Ints, Sequence[str], Sequence[str]]]:
+        """The names of heads, each with the numbers of its rows, their users and their items."""
+        if self.only:
+            yield self.only, np.arange(pairs.n), pairs.user_ids, pairs.item_ids
+            return
+        names, users, items = (np.array(ids, object) for ids in (pairs.domains, pairs.user_ids, pairs.item_ids))
+        for name in dict.fromkeys(names.tolist()):
+            rows = np.flatnonzero(names == name)
+            yield name, rows, users[rows].tolist(), items[rows].tolist()
 
     def _open(self, name: str) -> _OpenHead:
         if name not in self.opened:
