@@ -46,6 +46,7 @@ class ScoreResult:
     mae: float | None
     rows_per_s: float
     seconds: float
+    opening_s: float  # of these, to load heads and to read the vectors of their histories
     out: str
     warning: str | None
 
@@ -106,6 +107,7 @@ def score(
         mae=run.absolutes / run.n_rated if run.n_rated else None,
         rows_per_s=n_rows / seconds,
         seconds=seconds,
+        opening_s=run.opening_s,
         out=str(target),
         warning=" ".join(warnings) or None,
     )
@@ -182,6 +184,7 @@ class _Run:
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
+    opening_s: float = 0.0
 
     def batch(self, pairs: Pairs) -> tuple[Floats, Array]:
         """Scores `[n]` float32 and the values of `known` `[n]`."""
@@ -212,7 +215,9 @@ class _Run:
 
     def _open(self, name: str) -> _OpenHead:
         if name not in self.opened:
+            start = time.perf_counter()
             opened = _OpenHead(self.workspace, name, self.domain or name, self.device)
+            self.opening_s += time.perf_counter() - start
             expected = self.domain or (None if self.only else name)  # the column names domains
             got = opened.saved.manifest.domain
             if expected is not None and got != expected:
