@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
+from loid_infer.data.lookup import IdTable
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.data.values import id_form
 from loid_infer.encoders.opening import torch_device
@@ -118,13 +118,13 @@ class _Ids:
 
     def __init__(self, kind: str, ids: Sequence[str]) -> None:
         self._kind, self._ids = kind, ids
-        self._table = {name: code for code, name in enumerate(ids)}
+        self._table = IdTable(ids)
         self._unknown: set[str] = set()
         self._any_known = False
 
     def codes(self, ids: Sequence[str]) -> Ints:
         """Their numbers `[n]`, -1 for unknown ones."""
-        codes = np.fromiter(map(self._table.get, ids, repeat(-1)), np.int64, len(ids))
+        codes = self._table.codes(ids)
         unknown = codes < 0
         self._any_known |= not unknown.all()
         if len(self._unknown) < _MAX_EXAMPLES and unknown.any():
