@@ -19,6 +19,11 @@ class CodePairs:
     texts: Ints  # [n], code of the pair's own text; -1 if there is none
     timestamps: Ints | None = None  # [n], int64 seconds; None: histories are not limited in time
 
+    def take(self, rows: Ints | slice) -> CodePairs:
+        """The selected `rows`."""
+        times = None if self.timestamps is None else self.timestamps[rows]
+        return CodePairs(self.users[rows], self.items[rows], self.texts[rows], times)
+
 
 @dataclass(frozen=True, slots=True)
 class Lists:
@@ -30,6 +35,12 @@ class Lists:
     order: Ints  # [m], ascending: group * n_values + partner, or + rank of the time in `times`
     times: Ints | None  # [n_values], the different times, ascending; None: ordered by partner
     n_values: int  # of the second key of `order`
+
+    def bounds(self, groups: Ints) -> tuple[Ints, Ints]:
+        """First positions and numbers of the reviews of `groups [n]`; of -1, which is unknown, there are none."""
+        groups = np.where(groups < 0, len(self.starts) - 2, groups)
+        first = self.starts[groups]
+        return first, self.starts[groups + 1] - first
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +61,23 @@ class Histories:
         If there are more than `k`, the sample depends only on (seed, user, item, epoch). With `pairs.timestamps`, only
         strictly earlier reviews are used.
         """
-        key = sampling.keys(seed, pairs.users, pairs.items, epoch)
-        of_user = _draw(self.by_user, pairs.users, pairs.items, pairs, key, k, self.strict)
-        of_item = _draw(self.by_item, pairs.items, pairs.users, pairs, sampling.mix(key), k, self.strict)
+        of_user, of_item = (self.draw_side(pairs, k, seed, epoch, of_item=of_item) for of_item in (False, True))
         return of_user, of_item
+
+    def draw_side(self, pairs: CodePairs, k: int, seed: int, epoch: int, *, of_item: bool) -> Ints:
+        """The user's or the item's half of `draw`."""
+        key = sampling.keys(seed, pairs.users, pairs.items, epoch)
+        if of_item:
+            return _draw(self.by_item, pairs.items, pairs.users, pairs, sampling.mix(key), k, self.strict)
+        return _draw(self.by_user, pairs.users, pairs.items, pairs, key, k, self.strict)
+
+    def whole(self, pairs: CodePairs, k: int, *, of_item: bool) -> Bools:
+        """For which pairs `[n]` `draw_side` surely gives every review of the user (of the item), none left out."""
+        lists, groups = (self.by_item, pairs.items) if of_item else (self.by_user, pairs.users)
+        if pairs.timestamps is not None:
+            return np.zeros(len(groups), bool)
+        short: Bools = lists.bounds(groups)[1] <= k
+        return short & (pairs.texts < 0)
 
 
 def histories(interactions: Interactions, rows: Bools, *, strict: bool, by_time: bool) -> Histories:
@@ -86,17 +110,19 @@ def _lists(
 
 
 def _draw(lists: Lists, groups: Ints, partners: Ints, pairs: CodePairs, key: Array, k: int, strict: bool) -> Ints:
-    groups = np.where(groups < 0, len(lists.starts) - 2, groups)  # unknown: the empty list
-    first, sizes = lists.starts[groups], lists.starts[groups + 1] - lists.starts[groups]
+    first, sizes = lists.bounds(groups)
     own = np.full(len(groups), -1, np.int64)  # position of the pair's own review in its group; -1: none
     if lists.times is not None and pairs.timestamps is not None:
         rank = np.searchsorted(lists.times, pairs.timestamps)
-        sizes = np.searchsorted(lists.order, groups * lists.n_values + rank) - first
+        earlier = np.searchsorted(lists.order, groups * lists.n_values + rank) - first
+        sizes = np.minimum(sizes, earlier)
     elif strict:
-        at = positions(lists.order, np.where(partners < 0, -1, groups * lists.n_values + partners))
-        own = np.where(at < 0, -1, at - first)
+        rated = np.flatnonzero((pairs.texts >= 0) & (partners >= 0))
+        at = positions(lists.order, groups[rated] * lists.n_values + partners[rated])
+        own[rated] = np.where(at < 0, -1, at - first[rated])
     picks = sampling.choose(key, sizes - (own >= 0), k)
-    picks += (own[:, None] >= 0) & (picks >= own[:, None])  # skip the pair's own review
+    skipped = np.flatnonzero(own >= 0)  # the pair's own review
+    picks[skipped] += picks[skipped] >= own[skipped, None]
     chosen = np.where(picks >= 0, first[:, None] + picks, -1)
     if strict and len(lists.texts):
         rows = np.flatnonzero(pairs.texts >= 0)

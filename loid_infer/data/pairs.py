@@ -24,7 +24,7 @@ from loid_infer.data.delimited import DelimitedReader, not_utf8
 from loid_infer.data.formats import Source, inspect
 from loid_infer.data.values import MISSING, clean_id
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.types import Floats
+from loid_infer.types import Array, Floats
 
 MAX_BATCH_ROWS = 65_536
 
@@ -164,7 +164,7 @@ def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
 
 
 @contextmanager
-def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Sequence[str]], None]]:
+def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Array], None]]:
     """Yield a function that appends a batch: pairs, scores `[m]`, and the values of the column `known` `[m]`.
 
     The suffix of `out` (`.parquet` or `.csv`) decides the format. `out` is replaced when the block succeeds. Raises
@@ -187,7 +187,7 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
     with new_file(out) as temporary, open_writer(temporary, schema) as writer:
 
-        def write(pairs: Pairs, scores: Floats, known: Sequence[str]) -> None:
+        def write(pairs: Pairs, scores: Floats, known: Array) -> None:
             columns = [
                 *map(convert, pairs.rows.columns, source.schema.names),
                 pa.array(scores, pa.float32()),

@@ -78,8 +78,9 @@ class Examples:
 
     def take(self, rows: Ints) -> Examples:
         """The selected `rows`."""
-        pairs = CodePairs(self.pairs.users[rows], self.pairs.items[rows], self.pairs.texts[rows])
-        return Examples(pairs, *(getattr(self, part.name)[rows] for part in fields(self) if part.name != "pairs"))
+        return Examples(
+            self.pairs.take(rows), *(getattr(self, part.name)[rows] for part in fields(self) if part.name != "pairs")
+        )
 
 
 def fit_readout(

@@ -6,7 +6,9 @@ Attribute names of modules and parameters are tensor names in saved heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +16,16 @@ from torch import Tensor, nn
 
 from loid_infer.data.histories import CodePairs, Histories
 from loid_infer.errors import BadSetting
-from loid_infer.heads.foundation import Foundation, shrunk_mean
+from loid_infer.heads.foundation import PRIOR_REVIEWS, Foundation, shrunk_mean
 from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, TokenScale
-from loid_infer.kernels.loid import absorbed, negatives, projected, triplet
+from loid_infer.kernels.crossing import Attention, crossed
+from loid_infer.kernels.loid import negatives, projected, triplet
+from loid_infer.kernels.threads import Workers, workers
 from loid_infer.types import Bools, Floats, Interactions, Ints
 
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 _STEP = 8_192  # pairs or reviews per batch of predictions
 EVALUATION = -1  # "epoch" of draws outside of training
 
@@ -52,15 +58,20 @@ class CrossAttention(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(width))
         self.nothing_logit = nn.Parameter(torch.full((self.n_heads,), 2.0))
 
-    def forward(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`[n, width]` from ID embeddings `[n, width]` and tokens `[n, k, token_dim]` where `mask [n, k]`."""
+    def over(self, ids: Tensor, tokens: Tensor, mask: Tensor) -> Attention:
+        """The attention of ID embeddings `[n, width]` over tokens `[n, k, token_dim]` where `mask [n, k]`."""
         key, value = (part.weight.view(self.n_heads, -1, part.in_features) for part in (self.key, self.value))
-        return self._out(absorbed(self._queries(ids), tokens, mask, key, value, self._slot(mask)))
+        return Attention(self._queries(ids), tokens, mask, key, value, *self._slot(mask))
+
+    def output(self, attended: Tensor) -> Tensor:
+        """`[n, width]` from the result of an attention `[n, h, c]`."""
+        output: Tensor = self.out(attended.flatten(1))
+        return output
 
     def attend_projected(self, ids: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """`forward` with projected tokens `[n, k, width]`."""
+        """The output of `over` with projected tokens `[n, k, width]`."""
         slot = self._slot(mask)
-        return self._out(projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
+        return self.output(projected(self._queries(ids), self._heads(keys), self._heads(values), mask, slot))
 
     def _queries(self, ids: Tensor) -> Tensor:
         return self._heads(self.query(ids) if self.attention else torch.zeros_like(ids))
@@ -73,10 +84,6 @@ class CrossAttention(nn.Module):
         if not self.always_null_slot:
             logit = torch.where(mask.any(1, keepdim=True), -math.inf, logit)
         return logit, self._heads(self.nothing)
-
-    def _out(self, attended: Tensor) -> Tensor:
-        output: Tensor = self.out(attended.flatten(1))
-        return output
 
 
 class LoidNet(nn.Module):
@@ -126,11 +133,18 @@ class LoidNet(nn.Module):
         return self.users(users), self.items(items)
 
     def attend(
-        self, users: Tensor, items: Tensor, user_reviews: tuple[Tensor, Tensor], item_reviews: tuple[Tensor, Tensor]
+        self,
+        users: Tensor,
+        items: Tensor,
+        user_reviews: tuple[Tensor, Tensor],
+        item_reviews: tuple[Tensor, Tensor],
+        workers: Workers | None = None,
     ) -> Features:
         """Eq. 7 for codes `[n]` and both histories as (tokens `[n, k, token_dim]`, mask `[n, k]`)."""
         p_user, p_item = self.embeddings(users, items)
-        return self.features(p_user, p_item, self.of_item(p_user, *item_reviews), self.of_user(p_item, *user_reviews))
+        attentions = self.of_item.over(p_user, *item_reviews), self.of_user.over(p_item, *user_reviews)
+        of_item, of_user = crossed(attentions, workers or Workers())
+        return self.features(p_user, p_item, self.of_item.output(of_item), self.of_user.output(of_user))
 
     def features(self, p_user: Tensor, p_item: Tensor, item_output: Tensor, user_output: Tensor) -> Features:
         """Features from ID embeddings and attention outputs over item and user reviews, `[n, width]` each."""
@@ -198,6 +212,7 @@ class _Reviews:
         shape = (max(n, 1), attention.key.out_features) if with_network else (0, 0)
         self.keys, self.values = (torch.zeros(shape, device=device) for _ in range(2))
         self.readout: Floats = np.zeros(n + 1)  # the last is 0, for index -1
+        self.means: Floats = np.zeros(0)  # [n_groups + 1], of whole lists, see `set_means`
         self._weights, self._device = torch.from_numpy(weights).float(), device
 
     def set(self, at: Ints, tokens: Tensor) -> None:
@@ -206,6 +221,13 @@ class _Reviews:
         if self.attention is not None:
             index, tokens = torch.from_numpy(at).to(self._device), tokens.to(self._device)
             self.keys[index], self.values[index] = self.attention.key(tokens), self.attention.value(tokens)
+
+    def set_means(self, starts: Ints) -> None:
+        """Compute the shrunk mean of each whole list, in the order of `starts [n_groups + 2]`; of the last it is 0."""
+        sizes = np.diff(starts)
+        of_list = np.repeat(np.arange(len(sizes)), sizes)
+        sums = np.bincount(of_list, self.readout[:-1], minlength=len(sizes))
+        self.means = sums / (sizes + PRIOR_REVIEWS)
 
     def attend(self, ids: Tensor, histories: Ints) -> Tensor:
         """Attention outputs `[n, width]` from ID embeddings `[n, width]` and histories `[n, k]`.
@@ -239,22 +261,36 @@ class LoidPredictor:
     """
 
     def __init__(
-        self, head: LoidHead, histories: Histories, tokens: Tokens, device: str = "cpu", *, with_network: bool = True
+        self,
+        head: LoidHead,
+        histories: Histories,
+        tokens: Tokens,
+        device: str = "cpu",
+        *,
+        with_network: bool = True,
+        workers: Workers | None = None,
     ) -> None:
-        """Compute the histories' reviews, each read once. The network of `head` is moved to `device` (cpu | cuda)."""
-        self.head, self.histories, self._device = head, histories, device
+        """Compute the histories' reviews, each read once. The network of `head` is moved to `device` (cpu | cuda).
+
+        Without `workers`, which must not end before, it takes its own.
+        """
+        self.head, self.histories, self._device, self._workers = head, histories, device, workers
         net, foundation, reviews = head.net.eval().to(device), head.foundation, histories.by_user.reviews
         # Both sides list the same reviews.
         of_user, of_item = (np.argsort(part.reviews, kind="stable") for part in (histories.by_user, histories.by_item))
         n = len(reviews)
-        with torch.inference_mode():
-            self._user = _Reviews(net.of_user, n, foundation.on_user, device, with_network=with_network)
-            self._item = _Reviews(net.of_item, n, foundation.on_item, device, with_network=with_network)
-            for start in range(0, n, _STEP):
-                rows = slice(start, start + _STEP)
-                part = tokens.take(reviews[of_user[rows]])
-                self._user.set(of_user[rows], part)
-                self._item.set(of_item[rows], part)
+        self._user = _Reviews(net.of_user, n, foundation.on_user, device, with_network=with_network)
+        self._item = _Reviews(net.of_item, n, foundation.on_item, device, with_network=with_network)
+
+        def step(start: int) -> None:
+            rows = slice(start, start + _STEP)
+            part = tokens.take(reviews[of_user[rows]])
+            self._user.set(of_user[rows], part)
+            self._item.set(of_item[rows], part)
+
+        self._on_threads(step, range(0, n, _STEP))
+        for part, lists in ((self._user, histories.by_user), (self._item, histories.by_item)):
+            part.set_means(lists.starts)
 
     def predict(self, pairs: CodePairs) -> Floats:
         """See `Head`."""
@@ -263,31 +299,49 @@ class LoidPredictor:
 
     def components(self, pairs: CodePairs, *, with_network: bool = True) -> tuple[Floats, Floats]:
         """Ratings of the foundation and output of the network (0 without it), `[n]` float64 each."""
-        n = len(pairs.users)
-        base, network = np.zeros(n), np.zeros(n)
-        with torch.inference_mode():
-            for start in range(0, n, _STEP):
-                rows = slice(start, start + _STEP)
-                times = None if pairs.timestamps is None else pairs.timestamps[rows]
-                part = CodePairs(pairs.users[rows], pairs.items[rows], pairs.texts[rows], times)
-                base[rows], network[rows] = self._step(part, with_network)
-        return base, network
+        steps = [pairs.take(slice(start, start + _STEP)) for start in range(0, len(pairs.users), _STEP)]
+        parts = self._on_threads(lambda step: self._step(step, with_network=with_network), steps)
+        base, network = ([np.zeros(0), *part] for part in zip(*parts, strict=True)) if parts else ([np.zeros(0)],) * 2
+        return np.concatenate(base), np.concatenate(network)
 
-    def _step(self, pairs: CodePairs, with_network: bool) -> tuple[Floats, Floats | float]:
+    def _on_threads(self, function: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> list[_Result]:
+        """`function` of each of `jobs`, on the threads of a training or our own."""
+
+        def inferred(job: _Job) -> _Result:
+            with torch.inference_mode():
+                return function(job)
+
+        if self._workers is not None:
+            return self._workers.map(inferred, jobs)
+        with workers() as threads:
+            return threads.map(inferred, jobs)
+
+    def _step(self, pairs: CodePairs, *, with_network: bool) -> tuple[Floats, Floats]:
         foundation, net = self.head.foundation, self.head.net
+        user_bias, item_bias = foundation.user_bias[pairs.users], foundation.item_bias[pairs.items]
+        if not with_network:
+            text = self._text(pairs, of_item=False) + self._text(pairs, of_item=True)
+            return foundation.predict(user_bias, item_bias, text), np.zeros(len(text))
         max_history, seed = self.head.settings.max_history, self.head.seed
         user_histories, item_histories = self.histories.draw(pairs, max_history, seed, EVALUATION)
-        user_bias, item_bias = foundation.user_bias[pairs.users], foundation.item_bias[pairs.items]
         text = shrunk_mean(self._user.readout, user_histories) + shrunk_mean(self._item.readout, item_histories)
         base = foundation.predict(user_bias, item_bias, text)
-        if not with_network:
-            return base, 0.0
         # Code -1 becomes the last row of the embeddings.
         codes = pairs.users % net.users.num_embeddings, pairs.items % net.items.num_embeddings
         p_user, p_item = net.embeddings(*(torch.from_numpy(part).to(self._device) for part in codes))
         outputs = self._item.attend(p_user, item_histories), self._user.attend(p_item, user_histories)
         biases = torch.from_numpy(foundation.bias_features(user_bias, item_bias)).float().to(self._device)
         return base, net.predict(net.features(p_user, p_item, *outputs), biases).double().cpu().numpy()
+
+    def _text(self, pairs: CodePairs, *, of_item: bool) -> Floats:
+        """The readout `[n]` of the histories of users (of items). Histories that are whole are summed once."""
+        reviews, groups = (self._item, pairs.items) if of_item else (self._user, pairs.users)
+        k, seed = self.head.settings.max_history, self.head.seed
+        text = reviews.means[groups]
+        rows = np.flatnonzero(~self.histories.whole(pairs, k, of_item=of_item))
+        drawn = self.histories.draw_side(pairs.take(rows), k, seed, EVALUATION, of_item=of_item)
+        text[rows] = shrunk_mean(reviews.readout, drawn)
+        return text
 
 
 def _bounds(longest: int) -> list[int]:

@@ -23,6 +23,7 @@ from loid_infer.heads.presets import HeadSettings
 from loid_infer.heads.tokens import Tokens, token_scale, tokens_of
 from loid_infer.heads.units import STANDARD_RANGE, Unit
 from loid_infer.kernels import sampling
+from loid_infer.kernels.threads import Workers, workers
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
@@ -95,8 +96,9 @@ def fit_head(
         net = LoidNet(settings, n_users, n_items, vectors.shape[1], tokens.scale.token_dim)
         if not settings.with_biases:
             torch.nn.init.constant_(net.last.bias, baselines.mean.mean)
-    network = _Network(net, settings, foundation, train, valid, lists, tokens, readout, seed, device)
-    head, history = network.trained(checkpoint, progress)
+    with workers() as threads:
+        network = _Network(net, settings, foundation, train, valid, lists, tokens, readout, seed, device, threads)
+        head, history = network.trained(checkpoint, progress)
     return Fitted(unit.baselines(baselines), LoidPredictor(unit.head(head), lists, tokens), unit.history(history))
 
 
@@ -138,6 +140,7 @@ class _Network:
     readout: tuple[Floats, Floats]  # [n] each, of user and item histories
     seed: int
     device: str  # cpu | cuda, of the network; vectors stay in main memory
+    workers: Workers
 
     def trained(self, checkpoint: Checkpoint | None, progress: Progress) -> tuple[LoidHead, History]:
         """The head with the weights of the best epoch, and the learning curve. Trains `net` in place."""
@@ -176,7 +179,7 @@ class _Network:
     def step(self, batch: tuple[Tensor, ...], number: int) -> Loss:
         """Squared error plus the weighted triplet loss (eq. 10)."""
         users, items, biases, targets, *reviews, draws = (part.to(self.device) for part in batch)
-        features = self.net.attend(users, items, (reviews[0], reviews[1]), (reviews[2], reviews[3]))
+        features = self.net.attend(users, items, (reviews[0], reviews[1]), (reviews[2], reviews[3]), self.workers)
         squared = (self.net.predict(features, biases) - targets).square().mean()
         loss = squared
         if self.settings.lam:
@@ -191,7 +194,7 @@ class _Network:
         """Predictions are on the CPU, so that they do not depend on the device of training."""
         net = self.net if self.device == "cpu" else copy.deepcopy(self.net).cpu()
         head = LoidHead(self.settings, self.tokens.scale, self.foundation, net, 1.0, self.seed)
-        return LoidPredictor(head, self.histories, self.tokens)
+        return LoidPredictor(head, self.histories, self.tokens, workers=self.workers)
 
     def share(self, base: Floats, network: Floats) -> float:
         """`max(0, 1 - (s.e. / gain)^2)` of the network's gain on validation: Stein's positive-part shrinkage."""
@@ -223,12 +226,15 @@ class _Network:
         item_histories[hide_item] = -1
         draws = torch.from_numpy(np.stack([_uniform(key, _NEGATIVES), _uniform(key, _NEGATIVES + 1)]))
         order = np.argsort(sampling.mix(key ^ np.uint64(_ORDER)), kind="stable")
-        for start in range(position * settings.batch, len(order), settings.batch):
+
+        def batch(start: int) -> tuple[Tensor, ...]:
             rows = order[start : start + settings.batch]
             index = torch.from_numpy(rows)
             user_reviews = _tokens_and_mask(self.histories.by_user.reviews, user_histories[rows], self.tokens)
             item_reviews = _tokens_and_mask(self.histories.by_item.reviews, item_histories[rows], self.tokens)
-            yield *(part[index] for part in by_pair), *user_reviews, *item_reviews, draws[:, index]
+            return *(part[index] for part in by_pair), *user_reviews, *item_reviews, draws[:, index]
+
+        return self.workers.ahead(batch, range(position * settings.batch, len(order), settings.batch))
 
 
 def _tokens_and_mask(reviews: Ints, history: Ints, tokens: Tokens) -> tuple[Tensor, Tensor]:

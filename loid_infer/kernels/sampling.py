@@ -8,15 +8,18 @@ from loid_infer.types import Array, Bools, Ints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16_384  # words per block: three times as fast while a block stays in a core's cache
+_PICKS = 32_768  # picks per block, for the same reason
 
 
 def mix(values: Array) -> Array:
     """SplitMix64's output, a bijection, for the states `values [..]` uint64 (Steele, Lea, Flood 2014, figure 17)."""
     with np.errstate(over="ignore"):
-        z = values + _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: Array = z ^ (z >> np.uint64(31))
+        mixed: Array = values + _GOLDEN
+        mixed ^= mixed >> np.uint64(30)
+        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(27)
+        mixed *= np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
@@ -46,8 +49,11 @@ def uniform(key: Array) -> Array:
 
 def below(key: Array, bounds: Ints) -> Ints:
     """An integer in `[0, bounds)` for each uint64 key, `bounds < 2^32` (multiply and shift, Lemire 2019)."""
-    upper = mix(key) >> np.uint64(32)
-    return ((upper * bounds.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    scaled = mix(key)
+    scaled >>= np.uint64(32)
+    scaled *= bounds.astype(np.uint64)
+    scaled >>= np.uint64(32)
+    return scaled.astype(np.int64)
 
 
 def choose(key: Array, sizes: Ints, k: int) -> Ints:
@@ -58,16 +64,21 @@ def choose(key: Array, sizes: Ints, k: int) -> Ints:
     """
     chosen = np.where(np.arange(k) < sizes[:, None], np.arange(k), -1)
     large = np.flatnonzero(sizes > k)
-    if not large.size:
-        return chosen
-    key, sizes = key[large], sizes[large]
-    picks = np.empty((k, len(large)), np.int64)  # so that each step works on contiguous arrays
-    for step in range(k):
-        last = sizes - k + step
-        pick = below(key ^ mix(np.array([step], np.uint64)), last + 1)
-        taken: Bools = np.zeros(len(sizes), bool)
-        for earlier in picks[:step]:
-            taken |= earlier == pick
-        picks[step] = np.where(taken, last, pick)
-    chosen[large] = picks.T
+    n_rows = max(1, _PICKS // max(k, 1))
+    for start in range(0, len(large), n_rows):
+        rows = large[start : start + n_rows]
+        chosen[rows] = _floyd(key[rows], sizes[rows], k).T
     return chosen
+
+
+def _floyd(key: Array, sizes: Ints, k: int) -> Ints:
+    """Floyd's `k` indices below `sizes [n]`, `[k, n]`, in as few bytes as hold them: half of the time is comparing."""
+    steps = np.arange(k)[:, None]
+    last = sizes - k + steps
+    picks = below(key ^ mix(steps.astype(np.uint64)), last + 1)
+    width = np.int16 if sizes.max() < 1 << 15 else np.int64
+    last, picks = last.astype(width), picks.astype(width)
+    for step in range(1, k):
+        taken: Bools = (picks[:step] == picks[step]).any(0)
+        np.copyto(picks[step], last[step], where=taken)
+    return picks

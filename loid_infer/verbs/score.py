@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from loid_infer.data.lookup import IdTable
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.data.values import id_form
 from loid_infer.encoders.opening import torch_device
@@ -20,7 +21,7 @@ from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import view_of
-from loid_infer.types import SILENT, Floats, Ints, Progress, Vectors
+from loid_infer.types import SILENT, Array, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -45,6 +46,7 @@ class ScoreResult:
     mae: float | None
     rows_per_s: float
     seconds: float
+    opening_s: float  # of these, to load heads and to read the vectors of their histories
     out: str
     warning: str | None
 
@@ -105,6 +107,7 @@ def score(
         mae=run.absolutes / run.n_rated if run.n_rated else None,
         rows_per_s=n_rows / seconds,
         seconds=seconds,
+        opening_s=run.opening_s,
         out=str(target),
         warning=" ".join(warnings) or None,
     )
@@ -115,16 +118,16 @@ class _Ids:
 
     def __init__(self, kind: str, ids: Sequence[str]) -> None:
         self._kind, self._ids = kind, ids
-        self._table = {name: code for code, name in enumerate(ids)}
+        self._table = IdTable(ids)
         self._unknown: set[str] = set()
         self._any_known = False
 
     def codes(self, ids: Sequence[str]) -> Ints:
         """Their numbers `[n]`, -1 for unknown ones."""
-        codes = np.fromiter((self._table.get(name, -1) for name in ids), np.int64, len(ids))
+        codes = self._table.codes(ids)
         unknown = codes < 0
         self._any_known |= not unknown.all()
-        if len(self._unknown) < _MAX_EXAMPLES:
+        if len(self._unknown) < _MAX_EXAMPLES and unknown.any():
             self._unknown.update(ids[row] for row in np.flatnonzero(unknown)[:_MAX_EXAMPLES].tolist())
         return codes
 
@@ -181,15 +184,13 @@ class _Run:
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
+    opening_s: float = 0.0
 
-    def batch(self, pairs: Pairs) -> tuple[Floats, list[str]]:
+    def batch(self, pairs: Pairs) -> tuple[Floats, Array]:
         """Scores `[n]` float32 and the values of `known` `[n]`."""
         scores, clipped, known = np.zeros(pairs.n, np.float32), np.zeros(pairs.n), np.zeros(pairs.n, np.int64)
-        names = np.array([self.only] * pairs.n if self.only else pairs.domains, object)
-        for name in dict.fromkeys(names.tolist()):
-            rows = np.flatnonzero(names == name)
+        for name, rows, users, items in self._by_head(pairs):
             opened = self._open(name)
-            users, items = (np.array(ids, object)[rows].tolist() for ids in (pairs.user_ids, pairs.item_ids))
             scores[rows], known[rows] = opened.score(users, items)
             clipped[rows] = metrics.clipped(scores[rows], opened.saved.reviews.rating_range)
             if pairs.ratings is not None:
@@ -200,11 +201,23 @@ class _Run:
             self.squares += float(np.square(errors).sum())
             self.absolutes += float(np.abs(errors).sum())
         self.n_known += np.bincount(known, minlength=len(_KNOWN))
-        return scores, _KNOWN[known].tolist()
+        return scores, _KNOWN[known]
+
+    def _by_head(self, pairs: Pairs) -> Iterator[tuple[str, Ints, Sequence[str], Sequence[str]]]:
+        """The names of heads, each with the numbers of its rows, their users and their items."""
+        if self.only:
+            yield self.only, np.arange(pairs.n), pairs.user_ids, pairs.item_ids
+            return
+        names, users, items = (np.array(ids, object) for ids in (pairs.domains, pairs.user_ids, pairs.item_ids))
+        for name in dict.fromkeys(names.tolist()):
+            rows = np.flatnonzero(names == name)
+            yield name, rows, users[rows].tolist(), items[rows].tolist()
 
     def _open(self, name: str) -> _OpenHead:
         if name not in self.opened:
+            start = time.perf_counter()
             opened = _OpenHead(self.workspace, name, self.domain or name, self.device)
+            self.opening_s += time.perf_counter() - start
             expected = self.domain or (None if self.only else name)  # the column names domains
             got = opened.saved.manifest.domain
             if expected is not None and got != expected:
