@@ -132,13 +132,22 @@ def _draw_losses(axes: Any, curve: Curve, color: str) -> None:
 
 
 def draw_evaluations(
-    axes: Any, steps: Sequence[float], errors: Sequence[float], color: str, background: str, label: str
+    axes: Any,
+    steps: Sequence[float],
+    values: Sequence[float],
+    color: str,
+    background: str,
+    label: str,
+    *,
+    highest: bool = False,
 ) -> None:
-    """Draw the finite ones of `errors [m]` at `steps [m]` as points edged in `background`, the lowest with a ring."""
-    x, y = finite(steps, errors)
+    """Draw the finite ones of `values [m]` at `steps [m]` as points edged in `background`, the best with a ring: the
+    lowest, or the `highest`.
+    """
+    x, y = finite(steps, values)
     if not y.size:
         return
-    best = int(y.argmin())
+    best = int(y.argmax() if highest else y.argmin())
     label = f"{label}, best {y[best]:.4f} at {x[best]:,.0f}"
     axes.plot(x, y, ":o", color=color, markersize=7, markeredgecolor=background, zorder=3, label=label)
     axes.plot(x[best], y[best], "o", color=color, markersize=12, fillstyle="none", markeredgewidth=1.8)

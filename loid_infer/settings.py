@@ -19,6 +19,7 @@ DEFAULT_BASE = "default"  # the all-MiniLM-L6-v2 that comes with the package gt-
 DEFAULT_ENCODER = "base"
 DEFAULT_MAX_TOKENS = 256
 MAX_SEED = 2**63 - 1
+TEMPLATE = "{title}; "  # of an item's text (LLM-Rec, arXiv 2310.14304, section 3.2)
 SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
 
 # File systems on which locks, memory maps or syncs may not work as on a local disk.

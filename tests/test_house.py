@@ -27,11 +27,12 @@ MODULE_LEVEL_CALLS = {
         "HeadOptions",
         "Meta",
         "HeadSettings",
+        "RankOptions",
         "TrainSettings",
         "Kind",
         "Html",
     ),  # values that never change
-    *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int64", "pa.float32"),
+    *("np.dtype", "np.uint64", "np.iinfo", "np.array", "pa.schema", "pa.string", "pa.int32", "pa.int64", "pa.float32"),
     "threading.Lock",
     *("_Silent", "typer.Option", "typer.Argument", "', '.join", "','.join"),
 }
@@ -108,7 +109,7 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_inheritance_is_single_and_limited_to_allowed_bases(path: Path) -> None:
     allowed = {"Protocol", "Exception", "BaseException", "ValueError", "LoidError", "nn.Module"}
-    allowed |= {"Struct", "FitReport", "HeadManifest", "Parity", "PluginManifest", "Similarity"}
+    allowed |= {"Struct", "FitReport", "HeadManifest", "Parity", "PluginManifest", "RankingManifest", "Similarity"}
     allowed |= {"ProgressColumn", "io.RawIOBase"}  # required by rich and io
     allowed |= {"torch.autograd.Function"}  # for gradients of our own
     allowed |= {"dict[str, tuple[int, ...]]"}  # for __missing__, the fastest cache

@@ -5,29 +5,29 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 import loid_infer
+from loid_infer.cli import evaluation
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
     BaseOption,
     DeviceOption,
     DomainOption,
+    DomainsOption,
     EncoderOption,
     MaxTokensOption,
     QuotingOption,
     SeedOption,
     SplitOption,
     SplitSeedOption,
+    TemplateOption,
 )
 from loid_infer.errors import BadSetting
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
-from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS
-
-if TYPE_CHECKING:
-    from loid_infer.heads.comparison import EvaluateResult
+from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS, TEMPLATE
 
 
 @command("tables.sample")
@@ -156,6 +156,8 @@ def _encode_each(dry_run: bool, encoder: list[str] | None = None, **options: Any
 @command(_encode_each)
 def encode(
     domain: DomainOption,
+    of: Annotated[str, "reviews | items"] = "reviews",
+    template: TemplateOption = TEMPLATE,
     encoder: Annotated[
         list[str] | None, "Name of an encoder; repeat for more. By default the one named like the domain, else `base`."
     ] = None,
@@ -173,7 +175,7 @@ def encode(
     ] = None,
     dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
 ) -> None:
-    """Compute the vectors of a domain's reviews that are not stored yet, and store them.
+    """Compute the vectors of a domain's reviews, or of its items' texts, that are not stored yet, and store them.
 
     Example: loid-infer encode --domain video_games
     """
@@ -213,57 +215,85 @@ def score(
     """
 
 
-def tables(result: EvaluateResult) -> dict[str, Any]:
-    """The parts of an evaluation that are printed; the rest is in the file it names."""
-    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder
+def _evaluate(
+    domains: list[str],
+    heads: list[str] | None = None,
+    candidates: str | None = None,
+    ablate: bool = False,
+    settings: Any = None,
+    **options: Any,
+) -> Any:
+    """Evaluate ranking heads where one is asked for or the domain has no ratings, else the head on reviews."""
+    from loid_infer.data.reviews import is_implicit
 
-    models = []
-    for entry in result.summary:
-        model, encoder = model_and_encoder(entry.system)
-        reference = BASELINES[1] if model in NO_VARIANTS else HEAD
-        if entry.metric == "mse" and reference == model_and_encoder(entry.reference)[0]:
-            figures = {"MSE": f"{entry.value:.4f}", "difference": f"{entry.difference:+.4f}", "from": reference}
-            bounds = {"low": entry.low, "high": entry.high}
-            interval = {name: "" if bound is None else f"{bound:+.4f}" for name, bound in bounds.items()}
-            models.append({"model": model, "encoder": encoder or "", **figures, **interval})
-    buckets = [
-        {"by": bucket["by"], "bucket": bucket["bucket"], "pairs": bucket["n_test"]}
-        | {name: f"{bucket[name]:.4f}" for name in ("bias", "head")}
-        for bucket in result.by_bucket()
-    ]
-    last = result.split_seed + result.n_seeds - 1
-    return {
-        "domain": result.domain,
-        "preset": result.preset,
-        "protocol": result.protocol,
-        "split": f"{result.split}, seeds {result.split_seed} to {last}",
-        "95 % intervals over": result.interval,
-        "path": result.path,
-        "seconds": result.seconds,
-        "test MSE": models,
-        "by fewest reviews, and by rating": buckets,
-    }
+    workspace = options["workspace"]
+    if heads or candidates or len(domains) > 1 or is_implicit(workspace.table(domains[0])):
+        from loid_infer.verbs.rankings import evaluate_ranking
+
+        unused = sorted({*options} - {"split", "workspace", "progress"}) + ["ablate"] * ablate
+        if unused:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise BadSetting("an option that does not apply to ranking heads", where=names, fix=f"Omit {names}.")
+        return evaluate_ranking(domains, heads=heads or (), candidates=candidates or "full", **options)
+    from loid_infer.verbs.evaluate import evaluate as on_reviews
+
+    return on_reviews(domain=domains[0], ablate=ablate, settings=settings, **options)
 
 
-@command("evaluate.evaluate", people=tables, bad=lambda result: result.unwritten)
+@command(_evaluate, people=evaluation.tables, bad=evaluation.unwritten)
 def evaluate(
-    domain: DomainOption,
+    domains: DomainsOption,
+    heads: Annotated[
+        list[str] | None, "Name of a ranking head; repeat for more. By default all of exactly these domains."
+    ] = None,
+    candidates: Annotated[
+        str | None, "Ranking heads: full, all items of the target's domain, or a number of drawn negatives."
+    ] = None,
     encoders: Annotated[
         list[str] | None,
         "Name of an encoder; repeat to compare. {seed} is replaced by the split's seed. By default the one named like "
         "the domain, else `base`.",
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of splits.", min=1)] = 5,
+    seeds: Annotated[int | None, typer.Option(help="Number of splits. By default 5.", min=1)] = None,
     ablate: Annotated[bool, "Also change one part of the head at a time."] = False,
     settings: HeadOptions = DEFAULT_OPTIONS,
-    split: SplitOption = "random",
+    split: Annotated[
+        str | None, "random (default) | time; of ranking heads leave-one-out | time, as they were fitted."
+    ] = None,
     split_seed: Annotated[
-        int, typer.Option("--split-seed", "--seed", help="Random seed of the first split.", min=0)
-    ] = 0,
+        int | None, typer.Option("--split-seed", "--seed", help="Random seed of the first split. By default 0.", min=0)
+    ] = None,
 ) -> None:
-    """Test a domain's head on several splits and compare it with baselines, with confidence intervals.
+    """Test a domain's head on several splits and compare it with baselines, with confidence intervals; or rank the
+    test items of all users with ranking heads.
+
+    Ranking heads are tested if one is named, if --candidates is given, or if the domain has no ratings.
 
     Example: loid-infer evaluate --domain video_games --seeds 5 --ablate
+    """
+
+
+@command("recommend.recommend")
+def recommend(
+    users: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[USERS]",
+            help="Parquet or CSV file with user_id and, if you like, history: item ids. By default all users.",
+        ),
+    ] = None,
+    *,
+    domain: DomainOption,
+    head: Annotated[str | None, "Name of the ranking head. By default the best of the domain on validation."] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of items per user.", min=1)] = 20,
+    include_seen: Annotated[bool, "Also recommend items of the history."] = False,
+    out: Annotated[
+        Path | None, "Output file, parquet or CSV. By default DOMAIN or USERS with .recommendations.parquet or .csv."
+    ] = None,
+) -> None:
+    """Write the items that a ranking head puts first for every user.
+
+    Example: loid-infer recommend --domain video_games -n 10
     """
 
 

@@ -9,6 +9,7 @@ import typer
 from loid_infer.settings import MAX_SEED
 
 DomainOption = Annotated[str, "Name of the data set, chosen at ingest, for example video_games."]
+DomainsOption = Annotated[list[str], "Name of a data set, chosen at ingest; repeat for ranking heads of several."]
 EncoderOption = Annotated[str | None, "Name of an encoder. By default the one named like the domain, else `base`."]
 SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 BaseOption = Annotated[
@@ -26,3 +27,5 @@ QuotingOption = Annotated[
     str, "Quotes in CSV and TSV: auto | standard | backslash (quotes escaped by one) | none (ordinary characters)."
 ]
 DeviceOption = Annotated[str, "auto | cpu | cuda"]
+TemplateOption = Annotated[str, "Text of an item, with the fields title, brand, category and description."]
+RankSplitOption = Annotated[str, "Kind of split: leave-one-out | time."]

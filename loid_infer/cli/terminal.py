@@ -23,7 +23,7 @@ from loid_infer.types import SILENT, Task
 
 EXIT_USER = 2
 _SHOW_AFTER_S = 2.0
-_COMMAND = re.compile(r"loid-infer (?:(?:cache|plugin) )?[a-z]+")
+_COMMAND = re.compile(r"loid-infer (?:(?:cache|plugin|llmrec|cf) )?[a-z]+")
 
 
 class _Rate(ProgressColumn):

@@ -204,8 +204,8 @@ def _unchanged(column: Any, name: str) -> Any:
 
 def _pairs(path: Path, rows: Any, start: int) -> Pairs:
     names = rows.schema.names
-    users, items = (_ids(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
-    domains = _ids(path, rows.column("domain"), "domain", start) if "domain" in names else None
+    users, items = (clean_ids(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
+    domains = clean_ids(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
     return Pairs(users, items, domains, ratings, rows, path, start + 1)
 
@@ -218,7 +218,7 @@ def _is_missing(column: Any) -> Any:
     return pc.is_in(column, pa.array(sorted(MISSING), column.type))
 
 
-def _ids(path: Path, column: Any, name: str, start: int) -> list[str]:
+def clean_ids(path: Path, column: Any, name: str, start: int) -> list[str]:
     """The ids as `ingest` reads them, see `clean_id`."""
     column = plain(column)
     if pa.types.is_integer(column.type):

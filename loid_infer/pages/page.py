@@ -1,18 +1,17 @@
-"""Renders the report's page from its templates, with the lineage of every artifact and what was not measured."""
+"""Renders the report's page from its templates, with the lineage of every artifact."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loid_infer.encoders.manifest import GATES
-from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, EvaluateResult
+from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT
 from loid_infer.pages import plots
-from loid_infer.pages.records import Domain, Findings, HeadRecord, PluginRecord
+from loid_infer.pages.missing import missing_of_domain, missing_shared
+from loid_infer.pages.records import Findings, HeadRecord, PluginRecord, RankingRecord
 
 _ABSENT = "(not in this workspace)"
 # Neither HTML nor UTF-8 can have these characters; a JSON file can.
@@ -77,13 +76,19 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
         details = f"{encoder.card.precision}, {encoder.card.max_tokens} tokens"
         yield "encoder", encoder.name, details, chain(encoder.base.name, (plugin.digest for plugin in encoder.plugins))
     fingerprints = {encoder.name: encoder.fingerprint for encoder in findings.encoders}
-    for head in findings.heads:
-        paper = ", paper protocol" if head.protocol == "paper" else ""
+
+    def encoder_of(head: HeadRecord | RankingRecord) -> str:
         current = fingerprints.get(head.encoder)
         # An encoder that was exported again since is not what the head was fitted on.
         exported_again = "" if current == head.fingerprint else ", before its last export"
-        state = f" {_ABSENT}" if current is None else exported_again
-        yield f"head{paper}", head.head, head.domain, f"{head.encoder}{state}"
+        return head.encoder + (f" {_ABSENT}" if current is None else exported_again)
+
+    for head in findings.heads:
+        paper = ", paper protocol" if head.protocol == "paper" else ""
+        yield f"head{paper}", head.head, head.domain, encoder_of(head)
+    for ranking in findings.ranking_heads:
+        made_from = encoder_of(ranking) if ranking.encoder else "interactions alone"
+        yield "ranking head", ranking.head, f"{' + '.join(ranking.domains)}, {ranking.model}", made_from
 
 
 def _described(plugin: PluginRecord) -> tuple[str, str]:
@@ -93,54 +98,3 @@ def _described(plugin: PluginRecord) -> tuple[str, str]:
     if plugin.method == "import":
         return "plugin, imported", domains or "origin unknown"
     return f"plugin, {plugin.method}", domains
-
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """A missing measurement, and the command for it."""
-
-    what: str
-    command: str
-
-
-def missing_of_domain(domain: Domain) -> Iterator[NotMeasured]:
-    """What was not measured of one domain."""
-    name, evaluation = domain.name, domain.evaluation
-    if domain.table is None:
-        yield NotMeasured("Reviews", f"loid-infer ingest SRC --domain {name}")
-    if not domain.encodings:
-        yield NotMeasured("Encoding", f"loid-infer encode --domain {name}")
-    if evaluation is None:
-        what = "Accuracy, ablations, calibration and error by bucket"
-        yield NotMeasured(what, f"loid-infer evaluate --domain {name} --ablate")
-    elif not evaluation.variants:
-        encoders = [part for encoder in evaluation.encoders for part in ("--encoder", encoder)]
-        yield _again("Ablations", evaluation, "evaluate", "--seeds", str(evaluation.n_seeds), "--ablate", *encoders)
-    if not domain.heads:
-        yield NotMeasured("A head", f"loid-infer fit --domain {name}")
-    for head in domain.heads:
-        if head.history is None:
-            seed = ("--split-seed", str(head.split_seed)) if head.split_seed else ()
-            what = f"Learning curve of head {head.head}"
-            yield _again(what, head, "fit", "--encoder", head.encoder, "--name", head.head, *seed)
-
-
-def missing_shared(findings: Findings) -> Iterator[NotMeasured]:
-    """What was not measured of what domains share."""
-    if not findings.encoders:
-        yield NotMeasured("Encoders and their parity", "loid-infer export")
-    if not findings.plugins:
-        domain = findings.domains[0].name if findings.domains else "D"
-        yield NotMeasured("Plugins", f"loid-infer plugin train --domain {domain}")
-    if findings.similarity is None:
-        names = [domain.name for domain in findings.domains if domain.table]
-        what = "Similarity of domains" if len(names) > 1 else "Similarity of domains (needs a second domain)"
-        names += [] if len(names) > 1 else ["OTHER"]
-        yield NotMeasured(what, " ".join(["loid-infer plugin similarity", *names]))
-
-
-def _again(what: str, run: HeadRecord | EvaluateResult, verb: str, *options: str) -> NotMeasured:
-    """The command of `run` once more, with `options` and whichever of its settings are not the default."""
-    settings = (("preset", run.preset, "default"), ("protocol", run.protocol, "strict"), ("split", run.split, "random"))
-    changed = [part for name, value, default in settings if value != default for part in (f"--{name}", value)]
-    return NotMeasured(what, shlex.join(["loid-infer", verb, "--domain", run.domain, *options, *changed]))

@@ -1,7 +1,8 @@
-"""Draws what was measured as inline SVG: differences between models, calibration, and learning curves."""
+"""Draws what was measured as inline SVG: differences between models, calibration, groups, and learning curves."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,18 +12,23 @@ from loid_infer.evaluation import rows as evaluated
 from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, finite, inline_svg, page_axes, running_mean
 from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, model_and_encoder
 from loid_infer.pages.records import History
+from loid_infer.rankers.comparison import GroupTable, RankEvaluation
 
 _COLORS = {HEAD: "blue", STRICT: "blue", OWN_TEXT: "gray", BASELINES[1]: "gray"}
+_SIDES = ("better", "worse")  # left and right of zero
+_HEAD_COLORS = ("blue", "orange", "green", "violet")
+_MARKERS = "os^Dvphd"
+_MAX_LABEL = 48  # characters
 _MAX_POINTS = 300  # of a curve
 _ROW_HEIGHT = 30  # pixels of a row of a difference plot and of the table beside it; the style sheet has it as well
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A model's test MSE less that of a reference model: below zero it is better."""
+    """A metric of a model less that of another one."""
 
     name: str
-    mse: float
+    value: float  # of the model that the name says
     mean: float
     low: float | None  # 95 % interval; None: there is none
     high: float | None
@@ -48,7 +54,7 @@ def differences(evaluation: EvaluateResult, reference: str) -> list[Difference]:
         name = "head, paper protocol" if model == HEAD and evaluation.protocol == "paper" else model
         difference = Difference(
             name=f"{name} · {encoder}" if len(evaluation.encoders) > 1 and encoder else name,
-            mse=entry.value,
+            value=entry.value,
             mean=entry.difference,
             low=entry.low,
             high=entry.high,
@@ -71,13 +77,30 @@ def _by_split(evaluation: EvaluateResult, entry: evaluated.Difference) -> tuple[
     return tuple(row.value - compared[row.split] for row in own if row.split in compared)
 
 
-def difference_plot(rows: Sequence[Difference], title: str, name: str) -> str:
+def rank_differences(evaluation: RankEvaluation, head: str) -> list[Difference]:
+    """NDCG@10 of a ranking head less that of every other system: above zero the head is better."""
+    return [
+        Difference(
+            name=entry.reference,
+            value=compared.value,
+            mean=entry.difference,
+            low=entry.low,
+            high=entry.high,
+            splits=(),
+            color="violet" if entry.reference in evaluation.heads else "green",
+        )
+        for entry in evaluation.minus(head)
+        if (compared := evaluation.overall(entry.reference)) is not None
+    ]
+
+
+def difference_plot(rows: Sequence[Difference], title: str, name: str, sides: tuple[str, str] = _SIDES) -> str:
     """`rows` around zero, each as high as a row of the table beside it, and the axis below; see `figures.page_axes`."""
     low, high = _difference_limits(rows)
     with page_axes(name, 300, _ROW_HEIGHT * len(rows) + 46, left=20, top=0) as axes:
         axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), yticks=[])
         axes.axvline(0.0, color=PAGE_COLORS["faint"])
-        axes.set_xlabel("← better\N{EM SPACE}\N{EM SPACE}worse →")
+        axes.set_xlabel(f"← {sides[0]}\N{EM SPACE}\N{EM SPACE}{sides[1]} →")
         for y, row in enumerate(rows):
             color = PAGE_COLORS[row.color]
             if row.low is not None and row.high is not None:
@@ -150,3 +173,45 @@ def curve_plot(history: History, axis: str, variance: float | None, title: str, 
         axes.set_xlabel(axis)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.12, 1.02), borderpad=0, labelspacing=0.3)
         return inline_svg(axes, title)
+
+
+def ndcg_plot(history: History, axis: str, title: str, name: str) -> str:
+    """NDCG@10 on the validation part, whose curve has 1 - NDCG@10; empty where none is finite.
+
+    Losses are not drawn: they are of another unit.
+    """
+    values = 1 - np.array(history.eval_mse, float)  # None becomes NaN
+    if not np.isfinite(values).any():
+        return ""
+    with page_axes(name, 440, 300, left=52, top=32) as axes:
+        colors, label = (PAGE_COLORS["blue"], PAGE_COLORS["card"]), "validation"
+        draw_evaluations(axes, history.eval_steps, values.tolist(), *colors, label, highest=True)
+        axes.set_xlabel(axis)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.12, 1.02), borderpad=0)
+        return inline_svg(axes, title)
+
+
+def group_plot(table: GroupTable, heads: Sequence[str], title: str, name: str) -> str:
+    """Recall@10 of each system, side by side in each group of targets, with intervals; those but the heads are gray."""
+    n, at = len(table.rows), np.arange(len(table.names))
+    with page_axes(name, 900, 330 + 20 * n, left=46, top=20 * n + 14) as axes:
+        for number, (system, rows) in enumerate(table.rows.items()):
+            color = _HEAD_COLORS[heads.index(system) % len(_HEAD_COLORS)] if system in heads else "gray"
+            style = {"color": PAGE_COLORS[color], "markeredgecolor": PAGE_COLORS["card"], "markersize": 8}
+            x = at + 0.7 * (number - (n - 1) / 2) / n
+            for place, row in zip(x, rows, strict=True):
+                if row is not None and row.low is not None and row.high is not None:
+                    axes.plot([place, place], [max(row.low, 0), min(row.high, 1)], color=style["color"], alpha=0.5)
+            y = [np.nan if row is None else row.value for row in rows]
+            axes.plot(x, y, _MARKERS[number % len(_MARKERS)], label=_label(system), **style)
+        names = [f"{_label(group)}\n{count:,}" for group, count in zip(table.names, table.n_users, strict=True)]
+        axes.set(xlim=(-0.5, len(at) - 0.5), ylim=(0, None))
+        axes.set_xticks(at, names)
+        axes.grid(False, axis="x")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.03, 1.01), borderpad=0, labelspacing=0.3)
+        return inline_svg(axes, title)
+
+
+def _label(text: str) -> str:
+    """`text` as fonts can measure it, and not too long."""
+    return re.sub("[^ -~]", "?", text[:_MAX_LABEL])

@@ -6,20 +6,24 @@ Files that cannot be read are left out, each with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
-from loid_infer.artifact import read_manifest
-from loid_infer.data.canonical import TableFacts
-from loid_infer.data.reviews import open_table, review_domains
+from loid_infer.artifact import MANIFEST, read_manifest
+from loid_infer.data.canonical import INTERACTION_FORMAT, InteractionFacts, TableFacts
+from loid_infer.data.kinds import INTERACTIONS
+from loid_infer.data.reviews import is_implicit, open_file, open_table
 from loid_infer.encoders.manifest import EncoderManifest
 from loid_infer.errors import BadArtifact, LoidError
 from loid_infer.heads.comparison import BASELINES, HEAD, EvaluateResult, system
 from loid_infer.heads.manifest import HeadManifest
 from loid_infer.plugins.folder import PluginManifest
+from loid_infer.rankers.comparison import RankEvaluation
+from loid_infer.rankers.manifest import RankingManifest
 from loid_infer.records import decode, typed
 from loid_infer.settings import Workspace, slug
 
@@ -85,6 +89,17 @@ class HeadRecord(HeadManifest, frozen=True, kw_only=True):
     """A head with its learning curve."""
 
     history: History | None = None
+
+
+class RankingRecord(RankingManifest, frozen=True, kw_only=True):
+    """A ranking head with its learning curve, if it was trained; its errors are `1 - NDCG@10`."""
+
+    history: History | None = None
+
+    @property
+    def best_trial(self) -> dict[str, Any]:
+        """The settings that were kept."""
+        return max(self.trials, key=lambda trial: trial.ndcg).settings if self.trials else {}
 
 
 class PluginRecord(PluginManifest, frozen=True, kw_only=True):
@@ -176,6 +191,8 @@ class Domain:
     evaluations: tuple[EvaluateResult, ...]  # the strict one on random splits first, if there is one
     heads: tuple[HeadRecord, ...]
     encodings: tuple[EncodeResult, ...]
+    interactions: InteractionFacts | None = None  # of a domain without ratings, which has no table of reviews
+    has_items: bool = False  # whether there is a table of items
 
     @property
     def evaluation(self) -> EvaluateResult | None:
@@ -192,6 +209,8 @@ class Findings:
     plugins: tuple[PluginRecord, ...]
     similarity: Similarity | None
     left_out: tuple[str, ...]  # files that cannot be read, and why
+    rankings: tuple[RankEvaluation, ...] = ()
+    ranking_heads: tuple[RankingRecord, ...] = ()
 
     @property
     def heads(self) -> tuple[HeadRecord, ...]:
@@ -209,21 +228,24 @@ class Findings:
         return tuple(plugin for plugin in self.plugins if plugin.metrics.test_mse is not None)
 
 
-A = TypeVar("A", EncoderManifest, HeadRecord, PluginRecord)
-R = TypeVar("R", EvaluateResult, EncodeResult)
+A = TypeVar("A", EncoderManifest, HeadRecord, RankingRecord, PluginRecord)
+R = TypeVar("R", EvaluateResult, EncodeResult, RankEvaluation)
 D = TypeVar("D", EvaluateResult, EncodeResult, HeadRecord)
 
 
 def read_findings(workspace: Workspace) -> Findings:
     """Everything in the workspace, each kind by name."""
     reader = _Reader(workspace)
-    tables = dict(reader.read_all(map(workspace.table, review_domains(workspace)), _table))
+    tables = dict(reader.read_all(map(workspace.table, workspace.domains()), _table))
     evaluations = reader.reports(EvaluateResult, "evaluation")
     evaluations.sort(key=lambda evaluation: (evaluation.protocol == "paper", evaluation.split))
     encodings = reader.reports(EncodeResult, "encoding")
     heads = reader.artifacts(HeadRecord, "head")
     plugins = reader.artifacts(PluginRecord, "plugin")
     encoders = reader.artifacts(EncoderManifest, "encoder")
+    rankings = reader.reports(RankEvaluation, "ranking")
+    ranking_heads = reader.artifacts(RankingRecord, "head")
+    ranking_heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in ranking_heads]
     heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
     plugins = [structs.replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
     similarity = reader.read_if_present(workspace.reports / "similarity.json", Similarity)
@@ -233,17 +255,33 @@ def read_findings(workspace: Workspace) -> Findings:
 
     names = {*tables, *(result.domain for result in evaluations), *(run.domain for run in encodings)}
     names |= {head.domain for head in heads}
-    domains = [
-        Domain(name, tables.get(name), of(name, evaluations), of(name, heads), of(name, encodings))
-        for name in sorted(names)
-    ]
-    return Findings(tuple(domains), tuple(encoders), tuple(plugins), similarity, tuple(reader.left_out))
+    names |= {name for ranking in rankings for name in ranking.domains}
+    names |= {name for head in ranking_heads for name in head.domains}
+
+    def domain(name: str) -> Domain:
+        facts, has_items = tables.get(name), workspace.items(name).is_file()
+        reviews, interactions = (None, facts) if isinstance(facts, InteractionFacts) else (facts, None)
+        parts = of(name, evaluations), of(name, heads), of(name, encodings)
+        return Domain(name, reviews, *parts, interactions, has_items)
+
+    return Findings(
+        domains=tuple(map(domain, sorted(names))),
+        encoders=tuple(encoders),
+        plugins=tuple(plugins),
+        similarity=similarity,
+        left_out=tuple(reader.left_out),
+        rankings=tuple(rankings),
+        ranking_heads=tuple(ranking_heads),
+    )
 
 
 def of_domain(findings: Findings, name: str) -> Findings:
     """What belongs to one domain: its runs, their encoders with all plugins in them, and plugins trained on it."""
     domain = next(domain for domain in findings.domains if domain.name == name)
     used = {head.encoder for head in domain.heads} | {encoding.encoder for encoding in domain.encodings}
+    rankings = tuple(record for record in findings.rankings if name in record.domains)
+    ranking_heads = tuple(head for head in findings.ranking_heads if name in head.domains)
+    used |= {head.encoder for head in ranking_heads}
     used |= {run["encoder"] for evaluation in domain.evaluations for run in evaluation.by_run()}
     encoders = tuple(encoder for encoder in findings.encoders if encoder.name in used)
     by_digest = {plugin.digest: plugin for plugin in findings.plugins}
@@ -256,7 +294,15 @@ def of_domain(findings: Findings, name: str) -> Findings:
         more = {digest for plugin in known for digest in (*plugin.on, *plugin.holds)} - wanted
     plugins = tuple(plugin for plugin in findings.plugins if plugin.digest in wanted)
     similarity = findings.similarity if findings.similarity and name in findings.similarity.domains else None
-    return replace(findings, domains=(domain,), encoders=encoders, plugins=plugins, similarity=similarity)
+    return replace(
+        findings,
+        domains=(domain,),
+        encoders=encoders,
+        plugins=plugins,
+        similarity=similarity,
+        rankings=rankings,
+        ranking_heads=ranking_heads,
+    )
 
 
 class _Reader:
@@ -281,7 +327,8 @@ class _Reader:
     def reports(self, kind: type[R], ending: str) -> list[R]:
         def read(path: Path) -> Any:
             record: Any = read_evaluation(path) if ending == "evaluation" else decode(path, kind, _FIX, finite=True)
-            slug(record.file_names[0], "domain")
+            for name in getattr(record, "domains", record.file_names[:1]):
+                slug(name, "domain")
             if path.name != f"{'.'.join(record.file_names)}.{ending}.json":
                 got = " ".join(record.file_names)
                 raise BadArtifact("the file is not the one its name says", where=str(path), got=got)
@@ -293,13 +340,18 @@ class _Reader:
         def read(folder: Path) -> A:
             slug(folder.name, name)
             record = read_manifest(folder, kind, _FIX, check_files=False, finite=True)
+            for domain in getattr(record, "domains", ()) if name == "head" else ():
+                slug(domain, "domain")
             slug(getattr(record, "domain", name), "domain")
             # A folder's name counts: a plugin that others are trained on is kept under another than its manifest says.
             own_name = {"head" if name == "head" else "name": folder.name}
             return structs.replace(record, **own_name)
 
-        folders = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
-        return self.read_all(filter(Path.is_dir, folders), read)
+        paths = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
+        folders = [path for path in paths if path.is_dir()]
+        if name == "head":  # of which there are two kinds; what cannot be read counts as the first
+            folders = [folder for folder in folders if _is_ranking(folder) == (kind is RankingRecord)]
+        return self.read_all(folders, read)
 
     def history(self, folder: Path) -> History | None:
         return self.read_if_present(folder / "curve.json", History)
@@ -312,5 +364,15 @@ class _Reader:
         return text.encode(errors="replace").decode()  # a file's name may be any bytes
 
 
-def _table(path: Path) -> tuple[str, TableFacts]:
+def _is_ranking(folder: Path) -> bool:
+    """Whether the manifest in `folder` is one of a ranking head."""
+    with suppress(BadArtifact):
+        return decode(folder / MANIFEST, dict[str, Any], _FIX).get("kind") == "ranking"
+    return False
+
+
+def _table(path: Path) -> tuple[str, TableFacts | InteractionFacts]:
+    if is_implicit(path):
+        facts = open_file(path, INTERACTIONS.schema, INTERACTION_FORMAT, InteractionFacts, _FIX)[0]
+        return path.stem, facts
     return path.stem, open_table(path, path.stem).facts

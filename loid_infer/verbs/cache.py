@@ -38,9 +38,10 @@ _STEP = 8_192  # imported rows that are read at once
 
 
 class _Reference(Struct):
-    """The common field of the manifests of encoders and heads."""
+    """The common fields of the manifests of encoders and heads."""
 
     fingerprint: str
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,10 +377,16 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
         for domain in domains
     ]
     parts += [recorded(path) for path in corpora]
-    heads = manifests(workspace, "heads")
-    if heads:
-        from loid_infer.heads.saved import load_head  # imports torch, which takes a second
+    fix = "Fit it again, or move it away."
+    for path in manifests(workspace, "heads"):
+        # Imported here, since both import torch, which takes a second.
+        if decode(path, _Reference, fix).kind == "ranking":
+            from loid_infer.rankers.saved import load_ranking_head
 
-        parts += [load_head(path.parent, "Fit it again, or move it away.").training_digests()[1] for path in heads]
+            parts.append(load_ranking_head(path.parent, fix).digests)
+        else:
+            from loid_infer.heads.saved import load_head
+
+            parts.append(load_head(path.parent, fix).training_digests()[1])
     joined = np.ascontiguousarray(np.concatenate(parts)).view(f"V{DIGEST_BYTES}")
     return np.unique(joined).view(np.uint8).reshape(-1, DIGEST_BYTES)

@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.data.corpora import checked_texts, record, recorded
+from loid_infer.data.corpora import Texts, checked_texts, record, recorded
+from loid_infer.data.items import open_items
 from loid_infer.data.reviews import open_table
 from loid_infer.encoder import Encoder
 from loid_infer.encoders.opening import check_options
@@ -26,7 +27,7 @@ from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
 from loid_infer.pages.records import EncodeResult, StageSeconds
 from loid_infer.records import to_json
-from loid_infer.settings import Workspace, WorkspaceLike, file_system, slug
+from loid_infer.settings import TEMPLATE, Workspace, WorkspaceLike, check_choice, file_system, slug
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import Committer, StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
@@ -56,6 +57,8 @@ class DryRun:
 @contextmanager
 def _opened(
     domain: str,
+    of: str,
+    template: str,
     encoder: str | None,
     runtime: str,
     precision: str | None,
@@ -67,7 +70,12 @@ def _opened(
 ) -> Iterator[tuple[Corpus, Encoder, float]]:
     """The corpus, the open encoder, and the seconds spent on exporting the base first, if that was necessary."""
     check_options(runtime, device)
-    corpus = open_table(workspace.table(domain), domain)
+    check_choice("of", of, ("reviews", "items"))
+    corpus: Corpus
+    if of == "items":
+        corpus = item_corpus(domain, open_items(workspace.items(domain), domain).texts(template))
+    else:
+        corpus = open_table(workspace.table(domain), domain)
     folder, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
     with Encoder.open(
         folder, runtime=runtime, device=device, n_threads=n_threads, n_streams=n_streams, progress=progress
@@ -75,9 +83,16 @@ def _opened(
         yield corpus, opened, export_s
 
 
+def item_corpus(domain: str, texts: Sequence[str]) -> Texts:
+    """The texts of a domain's items as a corpus."""
+    return Texts(f"{domain}-items", texts)
+
+
 def encode(
     domain: str,
     *,
+    of: str = "reviews",
+    template: str = TEMPLATE,
     encoder: str | None = None,
     runtime: str = "auto",
     precision: str | None = None,
@@ -87,9 +102,11 @@ def encode(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EncodeResult:
-    """Store the vector of every review text of `domain` that is not stored yet.
+    """Store the vector of every review text of `domain`, or of every item's text, that is not stored yet.
 
     Args:
+        of: reviews | items.
+        template: the text of an item; see `Items.texts`.
         encoder: name of an export; by default the domain's, else `base`, which is exported first if necessary.
         runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes.
         precision: required precision; see `resolve_or_export`.
@@ -103,8 +120,11 @@ def encode(
         StoreBusy, BadStore, NoSpace: the store is in use, damaged, or cannot grow. Committed chunks are kept.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
+    arguments = domain, of, template, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
     with _opened(*arguments) as (corpus, opened, export_s):
+        if of == "items":
+            done = encode_corpus(corpus, opened, workspace=workspace, progress=progress)
+            return replace(done, export_s=export_s)
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
     try:
         if result.n_encoded:
@@ -118,6 +138,8 @@ def encode(
 def encode_dry_run(
     domain: str,
     *,
+    of: str = "reviews",
+    template: str = TEMPLATE,
     encoder: str | None = None,
     runtime: str = "auto",
     precision: str | None = None,
@@ -133,7 +155,7 @@ def encode_dry_run(
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
+    arguments = domain, of, template, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
     with _opened(*arguments) as (corpus, opened, _):
         digests = corpus.digests(progress)
         unique, folder = first_rows(digests), workspace.store(opened.fingerprint)

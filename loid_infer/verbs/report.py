@@ -9,7 +9,8 @@ from itertools import chain
 from loid_infer import __version__
 from loid_infer.artifact import new_file
 from loid_infer.errors import BadTable
-from loid_infer.pages.page import NotMeasured, missing_of_domain, missing_shared, page
+from loid_infer.pages.missing import NotMeasured, missing_of_domain, missing_shared
+from loid_infer.pages.page import page
 from loid_infer.pages.records import of_domain, read_findings
 from loid_infer.settings import Workspace, WorkspaceLike, slug
 from loid_infer.types import SILENT, Progress
@@ -22,6 +23,7 @@ class ReportResult:
     path: str
     domains: tuple[str, ...]
     n_heads: int
+    n_ranking_heads: int
     n_encoders: int
     n_plugins: int
     not_measured: tuple[NotMeasured, ...]
@@ -62,6 +64,7 @@ def report(domain: str | None = None, *, workspace: WorkspaceLike = None, progre
         path=str(path),
         domains=tuple(item.name for item in findings.domains),
         n_heads=len(findings.heads),
+        n_ranking_heads=len(findings.ranking_heads),
         n_encoders=len(findings.encoders),
         n_plugins=len(findings.plugins),
         not_measured=(*chain.from_iterable(map(missing_of_domain, findings.domains)), *missing_shared(findings)),

@@ -13,16 +13,20 @@ import numpy as np
 
 from loid_infer.data.lookup import IdTable
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
+from loid_infer.data.users import UserRows
 from loid_infer.data.values import id_form
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.evaluation import metrics
 from loid_infer.heads.saved import SavedHead, load_head
+from loid_infer.rankers.ranking import blocks
+from loid_infer.rankers.saved import load_ranking_head
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import view_of
 from loid_infer.types import SILENT, Array, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
+from loid_infer.verbs.sequences import BASED_ON, OpenRanking, domains_of
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
 _MAX_EXAMPLES = 1_000  # unknown ids that are compared with known ones
@@ -68,7 +72,7 @@ def score(
 
     Args:
         domain: domain of all rows; by default the column `domain`, else the only head.
-        head: head for all rows; by default the domain's.
+        head: head for all rows; by default the domain's. The scores of a ranking head order the items of a user.
         quoting: of CSV and TSV, as for `ingest`.
         out: by default `<pairs>.scores.parquet` (`.csv` for CSV and TSV) next to the input.
         device: auto | cpu | cuda, for the network. On the CPU scores are the same on every machine.
@@ -89,7 +93,7 @@ def score(
         for batch in source.batches():
             write(batch, *run.batch(batch))
             task.advance(batch.n)
-    papers = [name for name, opened in sorted(run.opened.items()) if opened.saved.manifest.protocol == "paper"]
+    papers = [name for name, opened in sorted(run.opened.items()) if opened.is_paper]
     warnings = [f"{', '.join(papers)}: {_PAPER}"] if papers else []
     for opened in run.opened.values():
         warnings += [*opened.users.warnings(), *opened.items.warnings()]
@@ -97,7 +101,7 @@ def score(
         progress.say(line)
     seconds, n_rows = time.perf_counter() - start, int(run.n_known.sum())
     return ScoreResult(
-        domains=tuple(sorted(opened.saved.manifest.domain for opened in run.opened.values())),
+        domains=tuple(sorted(opened.domain for opened in run.opened.values())),
         heads=tuple(sorted(run.opened)),
         n_rows=n_rows,
         n_unknown_users=int(run.n_known[:2].sum()),
@@ -152,23 +156,55 @@ class _Ids:
         return f"{'the first ' if n >= _MAX_EXAMPLES else ''}{n:,} unknown {self._kind}s"
 
 
-class _OpenHead:
-    """A loaded head with its vectors."""
+class _ReviewHead:
+    """A loaded head on reviews with its vectors."""
 
     def __init__(self, workspace: Workspace, name: str, domain: str, device: str) -> None:
         folder = workspace.head(name)
         fix = f"Run: loid-infer fit --domain {domain}" + (f" --name {name}" if name != domain else "")
-        self.saved = load_head(folder, fix)
-        with _vectors(workspace, self.saved, folder, fix) as vectors:
-            self.predictor = self.saved.predictor(vectors, device)
-        self._code_pairs = self.saved.coder()
-        self.users = _Ids("user", self.saved.reviews.user_ids)
-        self.items = _Ids("item", self.saved.reviews.item_ids)
+        saved = load_head(folder, fix)
+        with _vectors(workspace, saved, folder, fix) as vectors:
+            self._predictor = saved.predictor(vectors, device)
+        self._code_pairs = saved.coder()
+        self.users, self.items = _Ids("user", saved.reviews.user_ids), _Ids("item", saved.reviews.item_ids)
+        self.domain, self.is_paper = saved.manifest.domain, saved.manifest.protocol == "paper"
+        self.rating_range: tuple[float, float] | None = saved.reviews.rating_range
 
     def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
         """Scores `[n]` and indices into `_KNOWN` `[n]`."""
         pairs = self._code_pairs(self.users.codes(user_ids), self.items.codes(item_ids))
-        return self.predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
+        return self._predictor.predict(pairs), (pairs.items >= 0) + 2 * (pairs.users >= 0)
+
+
+class _RankingHead:
+    """A loaded ranking head. Its scores rank the items for a user, and say nothing about ratings."""
+
+    is_paper, rating_range = False, None
+
+    def __init__(self, workspace: Workspace, name: str, domain: str) -> None:
+        head = load_ranking_head(workspace.head(name), "Fit it again, or move it away.")
+        self.domain = domain if domain in head.manifest.domains else head.manifest.domains[0]
+        self._model = OpenRanking(workspace, head, self.domain)
+        self.users, self.items = _Ids("user", self._model.known_users()), _Ids("item", self._model.item_ids)
+
+    def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
+        """Scores `[n]` and indices into `_KNOWN` `[n]`. Items that cannot be ranked get the user's lowest score."""
+        self.users.codes(user_ids)
+        items = self.items.codes(item_ids)
+        users, rows = np.unique(np.array(user_ids, object), return_inverse=True)
+        histories, known = self._model.histories(UserRows(users.tolist(), None))
+        scores = np.empty(len(rows), np.float32)
+        for part in blocks(histories, self._model.n_items):
+            of_users = self._model.scores(histories.rows(part), with_seen=True)
+            of_users = np.column_stack(
+                [of_users, np.min(of_users, axis=1, where=np.isfinite(of_users), initial=np.inf)]
+            )
+            place = np.full(len(users), -1)
+            place[part] = np.arange(len(part))
+            chosen = np.flatnonzero(place[rows] >= 0)
+            found = of_users[place[rows[chosen]], items[chosen]]
+            scores[chosen] = np.where(np.isfinite(found), found, of_users[place[rows[chosen]], -1])
+        return scores, (items >= 0) + 2 * (known[rows] < len(BASED_ON) - 1)
 
 
 @dataclass(slots=True)
@@ -179,7 +215,7 @@ class _Run:
     device: str
     only: str | None  # head for all rows; None: from the column `domain`
     domain: str | None
-    opened: dict[str, _OpenHead] = field(default_factory=dict)
+    opened: dict[str, _ReviewHead | _RankingHead] = field(default_factory=dict)
     n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by index into `_KNOWN`
     n_rated: int = 0
     squares: float = 0.0
@@ -192,11 +228,14 @@ class _Run:
         for name, rows, users, items in self._by_head(pairs):
             opened = self._open(name)
             scores[rows], known[rows] = opened.score(users, items)
-            clipped[rows] = metrics.clipped(scores[rows], opened.saved.reviews.rating_range)
+            if opened.rating_range is None:
+                clipped[rows] = np.nan
+                continue
+            clipped[rows] = metrics.clipped(scores[rows], opened.rating_range)
             if pairs.ratings is not None:
-                _check_range(pairs, pairs.ratings, rows, opened.saved.reviews.rating_range)
+                _check_range(pairs, pairs.ratings, rows, opened.rating_range)
         if pairs.ratings is not None:
-            errors = (clipped - pairs.ratings)[np.isfinite(pairs.ratings)]
+            errors = (clipped - pairs.ratings)[np.isfinite(pairs.ratings + clipped)]
             self.n_rated += len(errors)
             self.squares += float(np.square(errors).sum())
             self.absolutes += float(np.abs(errors).sum())
@@ -213,13 +252,17 @@ class _Run:
             rows = np.flatnonzero(names == name)
             yield name, rows, users[rows].tolist(), items[rows].tolist()
 
-    def _open(self, name: str) -> _OpenHead:
+    def _open(self, name: str) -> _ReviewHead | _RankingHead:
         if name not in self.opened:
+            opened: _ReviewHead | _RankingHead
             start = time.perf_counter()
-            opened = _OpenHead(self.workspace, name, self.domain or name, self.device)
+            if domains_of(self.workspace, name):
+                opened = _RankingHead(self.workspace, name, self.domain or name)
+            else:
+                opened = _ReviewHead(self.workspace, name, self.domain or name, self.device)
             self.opening_s += time.perf_counter() - start
             expected = self.domain or (None if self.only else name)  # the column names domains
-            got = opened.saved.manifest.domain
+            got = opened.domain
             if expected is not None and got != expected:
                 what, fix = "the head belongs to another domain", "Omit --domain or --head."
                 raise BadSetting(what, where=f"--head {name}", expected=expected, got=got, fix=fix)

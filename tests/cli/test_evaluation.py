@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import typer
 
-from loid_infer.cli.commands import evaluate, row, tables
+from loid_infer.cli.commands import evaluate, row
+from loid_infer.cli.evaluation import tables
 from loid_infer.cli.terminal import show
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
@@ -48,7 +49,7 @@ def test_an_evaluation_that_is_not_written_is_printed_and_fails(result, capsys, 
     unwritten = replace(result, unwritten="toys.evaluation.json: cannot write.")
     monkeypatch.setattr(verb, "evaluate", lambda **options: unwritten)
     with pytest.raises(typer.Exit) as end:
-        evaluate(domain="toys", workspace=None, json=as_json, quiet=True)
+        evaluate(domains=["toys"], workspace=None, json=as_json, quiet=True)
     streams = capsys.readouterr()
     assert (end.value.exit_code, streams.err) == (2, "error: toys.evaluation.json: cannot write.\n")
     assert json.loads(streams.out)["unwritten"] if as_json else "test MSE" in streams.out

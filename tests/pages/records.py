@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, structs, to_builtins
 
 from loid_infer.heads.presets import HeadOptions
+from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace
 
 BASE = {"name": "tiny-bert", "digest": "b" * 64}
@@ -219,7 +220,93 @@ def plugin(name: str, digest: str, *, method: str = "train", on=(), parents=(), 
     }
 
 
+def ranking_head(name: str = "toys-text", domains=("toys",), model: str = "text", **changes: Any) -> dict[str, Any]:
+    trained, has_texts = model in ("mf", "sasrec", "sequence", "sequence+id"), model in ("text", "sequence+id")
+    about = {"encoder": "base", "fingerprint": FINGERPRINT, "card": SPEC, "template": "{title}; "} if has_texts else {}
+    return {
+        "kind": "ranking",
+        "format": 1,
+        "head": name,
+        "model": model,
+        "domains": list(domains),
+        "sequences_digest": "q" * 8,
+        "split": "leave-one-out",
+        "split_digest": "p" * 8,
+        "seed": 0,
+        "options": to_builtins(RankOptions()),
+        "trials": [{"settings": {"whitening": 0.5}, "ndcg": 0.0876}, {"settings": {}, "ndcg": 0.0654}],
+        "val": {"recall@10": 0.1414, "ndcg@10": 0.0876, "mrr@10": 0.0717},
+        "epochs": 3 if trained else 0,
+        "sequences_per_s": 425.6 if trained else 0.0,
+        "files": {},
+        **about,
+        **changes,
+    }
+
+
+def ranking(domains=("toys",), heads=("toys-text", "toys-sasrec"), **changes: Any) -> dict[str, Any]:
+    """A ranking evaluation: the first head is better than everything else."""
+    systems = {**{head: 0.08 - i / 100 for i, head in enumerate(heads)}, "popularity": 0.0123}
+    parts = [*domains, *([""] if len(domains) > 1 else [])]
+
+    def row(system: str, domain: str, metric: str, value: float, n_users: int, group: str = "") -> dict[str, Any]:
+        what = {"system": system, "domain": domain, "metric": metric, "group": group, "n_users": n_users}
+        return what | {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+    scales = {"recall@10": 1.6, "ndcg@10": 1.0, "mrr@20": 0.9, "mrr@10": 0.85}
+    groups = [("length of the history", "1 to 3", 0.5, 700), ("length of the history", "more", 2.0, 534)]
+    groups += [("training interactions of the item", "1 to 5", 1.5, 1234)]
+    return {
+        "domains": list(domains),
+        "split": "leave-one-out",
+        "seed": 0,
+        "candidates": "full",
+        "candidates_file": "",
+        "sequences_digest": "q" * 8,
+        "n_users": 1234,
+        "n_tied_times": 0,
+        "summary": [
+            row(system, domain, metric, value * scale, 1234)
+            for system, value in systems.items()
+            for domain in parts
+            for metric, scale in scales.items()
+        ],
+        "groups": [
+            row(system, "", "recall@10", value * scale, n, f"{kind}={name}")
+            for system, value in systems.items()
+            for kind, name, scale, n in groups
+        ],
+        "differences": [
+            {"system": head, "reference": other, "domain": "", "metric": "ndcg@10"}
+            | {"difference": gain, "low": gain - 0.02, "high": gain + 0.02}
+            for head in heads
+            for other in systems
+            if other != head
+            for gain in [systems[head] - systems[other]]
+        ],
+        "rank_s": dict.fromkeys(systems, 0.5),
+        "note": "leave-one-out: training contains interactions that happened after test targets",
+        "path": "/somewhere/else",
+        "seconds": 5.0,
+        "examples": [
+            {
+                "user": "u7",
+                "domain": domains[0],
+                "n_history": 17,
+                "history": ["a drum", "a string"],
+                "target": "a guitar",
+                "rankings": [
+                    {"head": head, "rank": 3.5 if i == 0 else None, "first": ["a cable", "B000123"]}
+                    for i, head in enumerate(heads)
+                ],
+            }
+        ],
+        **changes,
+    }
+
+
 CURVE = {"losses": [1.0 / (1 + i) for i in range(60)], "eval_steps": [30, 60], "eval_mse": [0.4, 0.3456]}
+RANKING_CURVE = {"losses": [7.7, 7.1, 6.9], "eval_steps": [80, 160, 240], "eval_mse": [0.95, 0.9124, 0.92]}
 SIMILARITY = {
     "domains": ["toys", "books"],
     "matrix": [[0.351, 0.273], [0.273, 0.316]],
@@ -245,6 +332,10 @@ def full_workspace(root: Path) -> Workspace:
     write(workspace.plugin("two") / "manifest.json", plugin("two", "2" * 64, on=["1" * 64]))
     merged = plugin("sum", "3" * 64, method="ties", parents=(("one", "1" * 64), ("two", "2" * 64)))
     write(workspace.plugin("sum") / "manifest.json", merged)
+    write(workspace.reports / "toys.ranking.json", ranking())
+    write(workspace.head("toys-text") / "manifest.json", ranking_head())
+    write(workspace.head("toys-sasrec") / "manifest.json", ranking_head("toys-sasrec", model="sasrec"))
+    write(workspace.head("toys-sasrec") / "curve.json", RANKING_CURVE)
     for name in ("one", "two"):
         write(workspace.plugin(name) / "curve.json", CURVE)
     return workspace

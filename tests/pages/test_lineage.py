@@ -15,6 +15,8 @@ def test_each_artifact_is_listed_once_after_its_dependencies(tmp_path) -> None:
         ("encoder", "base", "bf16, 256 tokens", "tiny-bert"),
         ("encoder", "mixed", "bf16, 256 tokens", "tiny-bert + one + two"),
         ("head", "toys", "toys", "base"),
+        ("ranking head", "toys-sasrec", "toys, sasrec", "interactions alone"),
+        ("ranking head", "toys-text", "toys, text", "base"),
     ]
 
 

@@ -34,11 +34,12 @@ def text_of(findings: Findings) -> str:
 
 def test_the_page_states_the_number_of_artifacts(findings) -> None:
     text = text_of(findings)
-    assert "1 head, 2 encoders, 3 plugins. Errors are mean squared errors" in text
+    assert "1 head, 2 encoders, 3 plugins, 2 ranking heads. Errors are mean squared errors" in text
     assert "Written by loid-infer 1.2.3" in text
     two_domains = (*findings.domains, replace(findings.domains[0], name="books", heads=()))
     assert "2 domains, 1 head," in text_of(replace(findings, domains=two_domains))
-    assert "No head yet." in text_of(replace(with_domain(findings, heads=()), encoders=(), plugins=()))
+    nothing = replace(with_domain(findings, heads=()), encoders=(), plugins=(), ranking_heads=())
+    assert "No head yet." in text_of(nothing)
 
 
 def test_synthetic_reviews_are_marked(findings) -> None:
@@ -58,7 +59,9 @@ def test_a_domain_without_an_evaluation_shows_its_fit_or_states_that_there_is_no
     assert "head other Paper protocol: its error is not a valid result." in text_of(
         with_domain(findings, evaluations=(), heads=paper)
     )
-    assert "No head has been fitted or evaluated." in text_of(with_domain(findings, evaluations=(), heads=()))
+    without = with_domain(findings, evaluations=(), heads=())
+    assert "Ranking : toys-sasrec, toys-text" in text_of(without)
+    assert "No head has been fitted or evaluated." in text_of(replace(without, ranking_heads=()))
     assert "no table of reviews" in text_of(with_domain(findings, table=None))
 
 
@@ -82,7 +85,7 @@ def test_several_encoders_are_distinguished_and_one_split_has_no_intervals(findi
 
 
 def test_an_undefined_template_variable_is_an_error(findings) -> None:
-    domain = SimpleNamespace(name="toys", heads=(), encodings=(), table=None)
+    domain = SimpleNamespace(name="toys", heads=(), encodings=(), table=None, interactions=None)
     with pytest.raises(UndefinedError, match="evaluation"):
         page(replace(findings, domains=(domain,)), "1.2.3")
 

@@ -10,14 +10,30 @@ from pathlib import Path
 import pytest
 
 from loid_infer.evaluation.rows import Bin
-from loid_infer.pages.plots import Difference, calibration_plot, curve_plot, difference_plot, differences
+from loid_infer.pages.plots import (
+    Difference,
+    calibration_plot,
+    curve_plot,
+    difference_plot,
+    differences,
+    group_plot,
+    ndcg_plot,
+)
 from loid_infer.pages.records import History, read_evaluation
+from loid_infer.rankers.comparison import GroupTable, RankRow
 from tests.pages.records import evaluation, replace, write
 
 ROOT = Path(__file__).parents[2]
 ROW = Difference("head", 0.7, -0.02, -0.03, -0.01, (-0.025, -0.015), "blue")
 OTHER = Difference("mf", 0.75, 0.03, -0.01, 0.07, (0.02, 0.04), "green")
 BINS = [Bin(3.0, 3.1, 10), Bin(4.0, 3.9, 30)]
+GROUP_ROW = RankRow("head", "", "recall@10", 0.2, 0.1, 0.3, 30, "length=1 to 3")
+GROUPS = GroupTable(
+    "length",
+    ("1 to 3", "more"),
+    (30, 1234),
+    {"head": (GROUP_ROW, None), "popularity": (replace(GROUP_ROW, value=0.1),) * 2},
+)
 HISTORY = History((1.0, 0.8, None, 0.7), (10.0, 20.0), (0.9, 0.85))
 
 
@@ -29,8 +45,12 @@ def curve(axis: str = "step", variance: float | None = None, **changes) -> str:
     return curve_plot(replace(HISTORY, **changes), axis, variance, "a title", "a")
 
 
+def rankings() -> str:
+    return group_plot(GROUPS, ["head"], "a title", "c") + ndcg_plot(HISTORY, "pairs", "a title", "d")
+
+
 def every_plot() -> str:
-    return plot(ROW, OTHER) + calibration_plot(BINS, "a title", "b") + curve(variance=0.9)
+    return plot(ROW, OTHER) + calibration_plot(BINS, "a title", "b") + curve(variance=0.9) + rankings()
 
 
 def test_colors_are_css_variables_defined_by_both_color_schemes() -> None:
@@ -139,6 +159,30 @@ def test_epochs_are_spaced_by_the_steps_of_evaluations() -> None:
 
     assert last_tick("pairs") >= 800
     assert last_tick("step") <= 5
+
+
+def test_the_curve_of_a_ranking_head_is_its_ndcg_and_the_highest_is_the_best() -> None:
+    history = History((7.7, 7.1, 6.9), (80.0, 160.0, 240.0), (0.95, 0.9124, None))
+    svg = ndcg_plot(history, "sequences", "a title", "a")
+    assert "validation, best 0.0876 at 160" in svg
+    heights = [float(text) for text in re.findall(r">(0\.[0-9]+)</text>", svg)]
+    assert heights and max(heights) < 0.1
+    assert ndcg_plot(replace(history, losses=()), "sequences", "a title", "a") == svg
+    assert ndcg_plot(replace(history, eval_mse=(None, None, None)), "sequences", "", "") == ""
+
+
+def test_groups_show_every_system_and_every_value() -> None:
+    svg = group_plot(GROUPS, ["head"], "a title", "a")
+    for text in ("1 to 3", "1,234", "head", "popularity"):
+        assert f">{text}</text>" in svg, text
+    assert "var(--blue)" in svg and "var(--gray)" in svg and "var(--orange)" not in svg
+    changed = [{"value": 0.25}, {"low": 0.05}, {"high": 0.35}, {"low": None}]
+    made = {
+        group_plot(replace(GROUPS, rows={"head": (replace(GROUP_ROW, **one), None)}), [], "", "") for one in changed
+    }
+    assert len(made) == len(changed)
+    odd = replace(GROUPS, rows={"\ud800\x00<b>$x$" + "y" * 99: (GROUP_ROW, None)})
+    assert ">??&lt;b&gt;$x$y" in group_plot(odd, [], "", "")
 
 
 def test_a_long_curve_is_downsampled_and_its_steep_start_does_not_set_the_scale() -> None:

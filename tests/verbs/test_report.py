@@ -69,7 +69,8 @@ def workspace(tmp_path) -> Workspace:
 def test_the_page_shows_the_numbers_in_the_files(workspace) -> None:
     result = report(workspace=workspace)
     assert result.path == str(workspace.reports / "report.html")
-    assert (result.domains, result.n_heads, result.n_encoders, result.n_plugins) == (("toys",), 1, 2, 3)
+    assert (result.domains, result.n_heads, result.n_ranking_heads) == (("toys",), 1, 2)
+    assert (result.n_encoders, result.n_plugins) == (2, 3)
     assert result.left_out == result.not_measured == ()
     assert result.n_bytes == (workspace.reports / "report.html").stat().st_size
     text = page_of(workspace).text
@@ -146,6 +147,7 @@ def test_missing_measurements_are_listed_with_their_commands(workspace) -> None:
         "loid-infer encode --domain toys",
         "loid-infer evaluate --domain toys --ablate",
         "loid-infer fit --domain toys --encoder base --name toys --split-seed 3",
+        "loid-infer evaluate --domain toys --candidates full",
         "loid-infer plugin similarity toys OTHER",
     ]
     assert all(command in text for command in commands)
@@ -198,18 +200,21 @@ def test_every_figure_has_a_text_alternative_and_a_table(workspace) -> None:
     report(workspace=workspace)
     page = (workspace.reports / "report.html").read_text()
     figures = re.findall("<svg [^>]*>", page)
-    assert len(figures) == 6  # accuracy, ablations, calibration, curves of a head and of two plugins
+    # Accuracy, ablations, calibration, curves of a head, of a ranking head and of two plugins; of rankings, differences
+    # of two heads and two kinds of groups.
+    assert len(figures) == 11
     assert all(re.search('role="img" aria-label="[^"]+"', figure) for figure in figures)
     rows = [
         [cell.strip() for cell in re.findall("<td[^>]*>([^<>]*)</td>", row)]
         for row in re.findall("<tr>(.*?)</tr>", page, re.S)
     ]
     assert ["head", "0.7301", "−0.0299", "−0.0412 to −0.0186"] in rows
-    assert re.findall('number bold">(.*?)<', page) == ["+0.0711", "−0.0299", "+0.0143"]  # their intervals exclude zero
+    bold = re.findall('number bold">(.*?)<', page)  # their intervals exclude zero
+    assert bold == ["+0.0711", "−0.0299", "+0.0143", "+0.0677", "+0.0577"]
     assert ["bias", "0.7600", "reference", ""] in rows
     assert ["mf", "0.7777", "+0.0177", "−0.0100 to +0.0400"] in rows
     assert ["more", "4,321", "1.5000", "1.2000", "1.1000", "1.0000"] in rows
-    assert page.count("<table") == page.count("<thead") == 12
+    assert page.count("<table") == page.count("<thead") == 20
 
 
 def test_the_page_is_reproducible_and_contains_no_paths(workspace, tmp_path) -> None:

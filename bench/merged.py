@@ -1,0 +1,70 @@
+"""Does it help to merge the domains of a user? Rankers of one domain against rankers of both, on the same targets.
+
+    python -m bench.merged [SET]      food_kitchen; half an hour on two cores
+
+LLM-Rec (arXiv 2310.14304) says that merging by IDs hurts and merging by texts helps. Both kinds of rankers get the same
+split (leave-one-out over both domains, by time); those of one domain see its interactions and targets only.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+from bench.ranking import ingested, interval
+from bench.record import save, work_folder
+from loid_infer.data.sequences import split_sequences, within
+from loid_infer.evaluation.ranking import measured
+from loid_infer.evaluation.rows import paired
+from loid_infer.rankers.models import fit_model
+from loid_infer.rankers.ranking import target_ranks
+from loid_infer.rankers.settings import RankOptions
+from loid_infer.settings import TEMPLATE, Workspace, wait_briefly
+from loid_infer.types import SILENT
+from loid_infer.verbs.encoder import resolve_or_export
+from loid_infer.verbs.sequences import encode_items, item_texts, read_sequences, stored
+
+MODELS = ("sasrec", "sequence", "sequence+id", "text", "cooccurrence")
+OPTIONS = RankOptions(trials=1)
+
+
+def main(name: str = "food_kitchen") -> None:
+    wait_briefly()
+    workspace = Workspace(work_folder(f"merged-{name}"))
+    domains = ingested(workspace.root, name)
+    sequences = read_sequences(workspace, domains, 0, SILENT)
+    split = split_sequences(sequences, "leave-one-out")
+    texts = item_texts(workspace, sequences, TEMPLATE, SILENT)
+    folder, _ = resolve_or_export(workspace, None, domains[0], None, SILENT)
+    encode_items(workspace, sequences, texts, folder, SILENT)
+    vectors = stored(workspace, folder.spec, folder.fingerprint, "")(texts.digests)
+    of_target = sequences.item_domains[sequences.items[split.test.at]]
+    rows = []
+    for model in MODELS:
+        given = (None, None) if model in ("sasrec", "cooccurrence") else (vectors, texts.has_text)
+        start = time.perf_counter()
+        merged = fit_model(model, sequences, split, OPTIONS, *given, seed=0, progress=SILENT)
+        together = measured(target_ranks(merged.ranker, sequences, split.test))["ndcg@10"]
+        seconds = time.perf_counter() - start
+        for number, domain in enumerate(sequences.domains):
+            low, high = sequences.bounds[number], sequences.bounds[number + 1]
+            only, part = within(sequences, split, domain)
+            own = (None, None) if given[0] is None else (vectors[low:high], texts.has_text[low:high])
+            single = fit_model(model, only, part, OPTIONS, *own, seed=0, progress=SILENT)
+            alone = measured(target_ranks(single.ranker, only, part.test))["ndcg@10"]
+            both = together[of_target == number]
+            row = {"set": name, "targets in": domain, "head": model, "users": len(alone)}
+            row |= {"single ndcg@10": float(np.mean(alone)), "merged ndcg@10": float(np.mean(both))}
+            rows.append(row | {"merged minus single": interval(*paired(both - alone)), "merged fit_s": seconds})
+            print(rows[-1], flush=True)
+    save(
+        "Does it help to merge the domains of a user?",
+        "merged",
+        rows,
+        "Leave-one-out over both domains by time; full ranking of the items of the target's domain. Rankers of one "
+        "domain see only its interactions, with the same targets. Default settings, one trial. 95 % intervals, paired.",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

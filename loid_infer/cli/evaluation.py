@@ -1,0 +1,83 @@
+"""What `evaluate` prints: of a head on reviews, or of ranking heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loid_infer.heads.comparison import EvaluateResult
+    from loid_infer.rankers.comparison import RankEvaluation
+
+_SHOWN = ("recall@10", "ndcg@10", "mrr@20")
+
+
+def unwritten(result: Any) -> str | None:
+    """Why the file of an evaluation could not be written."""
+    return getattr(result, "unwritten", None)
+
+
+def tables(result: EvaluateResult | RankEvaluation) -> dict[str, Any]:
+    """The parts of an evaluation that are printed; the rest is in the file it names."""
+    return _of_rankings(result) if hasattr(result, "groups") else _of_reviews(result)  # type: ignore[arg-type]
+
+
+def _of_rankings(result: RankEvaluation) -> dict[str, Any]:
+    systems: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result.summary:
+        if row.metric in _SHOWN:
+            cells = systems.setdefault((row.domain, row.system), {"domain": row.domain or "all", "system": row.system})
+            cells[row.metric] = f"{row.value:.4f}"
+    compared = [
+        {"system": row.system, "minus": row.reference, "metric": row.metric, "difference": f"{row.difference:+.4f}"}
+        | {name: "" if bound is None else f"{bound:+.4f}" for name, bound in (("low", row.low), ("high", row.high))}
+        for row in result.differences
+        if row.metric == "ndcg@10"
+    ]
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result.groups:
+        if row.metric == "recall@10":
+            kind, _, name = row.group.partition("=")
+            cells = groups.setdefault((kind, name), {"by": kind, "group": name, "targets": row.n_users})
+            cells[row.system] = f"{row.value:.4f}"
+    return {
+        "domains": result.domains,
+        "split": result.split,
+        "candidates": result.candidates,
+        "users": result.n_users,
+        "path": result.path,
+        "seconds": result.seconds,
+        "full ranking" if result.candidates == "full" else f"among {result.candidates} candidates": [*systems.values()],
+        "paired differences, 95 % intervals over users": compared,
+        "recall@10 by group": [*groups.values()],
+    }
+
+
+def _of_reviews(result: EvaluateResult) -> dict[str, Any]:
+    from loid_infer.heads.comparison import BASELINES, HEAD, NO_VARIANTS, model_and_encoder
+
+    models = []
+    for entry in result.summary:
+        model, encoder = model_and_encoder(entry.system)
+        reference = BASELINES[1] if model in NO_VARIANTS else HEAD
+        if entry.metric == "mse" and reference == model_and_encoder(entry.reference)[0]:
+            figures = {"MSE": f"{entry.value:.4f}", "difference": f"{entry.difference:+.4f}", "from": reference}
+            bounds = {"low": entry.low, "high": entry.high}
+            interval = {name: "" if bound is None else f"{bound:+.4f}" for name, bound in bounds.items()}
+            models.append({"model": model, "encoder": encoder or "", **figures, **interval})
+    buckets = [
+        {"by": bucket["by"], "bucket": bucket["bucket"], "pairs": bucket["n_test"]}
+        | {name: f"{bucket[name]:.4f}" for name in ("bias", "head")}
+        for bucket in result.by_bucket()
+    ]
+    last = result.split_seed + result.n_seeds - 1
+    return {
+        "domain": result.domain,
+        "preset": result.preset,
+        "protocol": result.protocol,
+        "split": f"{result.split}, seeds {result.split_seed} to {last}",
+        "95 % intervals over": result.interval,
+        "path": result.path,
+        "seconds": result.seconds,
+        "test MSE": models,
+        "by fewest reviews, and by rating": buckets,
+    }

@@ -1,0 +1,96 @@
+"""Reads the users to recommend for, and writes recommendations, as parquet or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from loid_infer.artifact import new_file
+from loid_infer.data.canonical import arrow_errors
+from loid_infer.data.columns import plain
+from loid_infer.data.pairs import clean_ids
+from loid_infer.errors import BadSetting, BadTable
+
+_OUT = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+        ("known", pa.string()),
+        ("title", pa.string()),
+    ]
+)
+_SUFFIXES = (".parquet", ".csv")
+
+
+@dataclass(frozen=True, slots=True)
+class UserRows:
+    """Users in the order of their file."""
+
+    user_ids: Sequence[str]  # [n]
+    histories: Sequence[Sequence[str] | None] | None  # [n], item ids, the oldest first; None: those of the table
+
+
+def read_users(path: Path) -> UserRows:
+    """Read a parquet or CSV file with `user_id` and optionally `history`: item ids as a list, or separated by spaces.
+
+    An empty history is one without items; a missing one stands for that of the table. Raises BadTable if the file
+    cannot be read, a column is missing, or a user is missing.
+    """
+    fix = "Write parquet, or CSV with a header: user_id and optionally history, item ids separated by spaces."
+    with arrow_errors("the users cannot be read", str(path), fix):
+        with path.open("rb") as raw:
+            is_parquet = raw.read(4) == b"PAR1"
+        table = pq.read_table(path) if is_parquet else _csv(path)
+    if "user_id" not in table.column_names:
+        got = ", ".join(table.column_names)[:200]
+        raise BadTable("the column user_id is missing", where=str(path), expected="user_id", got=got, fix=fix)
+    users = clean_ids(path, table.column("user_id").combine_chunks(), "user_id", 0)
+    if "history" not in table.column_names:
+        return UserRows(users, None)
+    column = plain(table.column("history").combine_chunks())
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not (is_list or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise BadTable("the histories are not lists of items", where=str(path), got=str(column.type), fix=fix)
+    histories = [
+        value if value is None else [str(item) for item in (value if is_list else value.split())]
+        for value in column.to_pylist()
+    ]
+    return UserRows(users, histories)
+
+
+def _csv(path: Path) -> Any:
+    """All columns as text; a missing value is empty, not one of the words that may be an id."""
+    with pacsv.open_csv(path) as reader:
+        names = reader.schema.names
+    types = dict.fromkeys(names, pa.string())
+    return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=types, null_values=[]))
+
+
+@contextmanager
+def write_recommendations(out: Path) -> Iterator[Callable[..., None]]:
+    """Yield a function that appends columns: user and item ids, ranks, scores, values of `known`, and titles.
+
+    The suffix of `out` decides the format. `out` is replaced when the block succeeds. Raises BadSetting if it has
+    another suffix or is a folder, and NoSpace if it cannot be written.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in _SUFFIXES or out.is_dir():
+        fix = "Use one of these suffixes, as in --out recommendations.parquet"
+        raise BadSetting("unknown format", where=str(out), expected=" or ".join(_SUFFIXES), got=repr(suffix), fix=fix)
+    open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
+    with new_file(out) as temporary, open_writer(temporary, _OUT) as writer:
+
+        def write(*columns: Sequence[Any]) -> None:
+            writer.write_table(pa.table([pa.array(column) for column in columns], names=_OUT.names).cast(_OUT))
+
+        yield write

@@ -1,0 +1,74 @@
+"""Ranks of targets among all items or drawn candidates, and the metrics computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from loid_infer.types import Bools, Floats, Ints
+
+CUTOFFS = (1, 5, 10, 20)
+MISSED = np.inf  # the rank of a target that a model cannot rank
+
+
+def recall(ranks: Floats, k: int) -> Floats:
+    """1 where the only target is among the first `k`, else 0, `[n]`: Recall@k, which is HR@k for a single target."""
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: Floats, k: int) -> Floats:
+    """NDCG@k `[n]` of a single target: `1 / log2(1 + rank)` up to rank `k` (Jarvelin & Kekalainen 2002, eq. 2)."""
+    return np.where(ranks <= k, 1 / np.log2(1 + np.minimum(ranks, 1e9)), 0.0)
+
+
+def reciprocal(ranks: Floats, k: int) -> Floats:
+    """`1 / rank` up to rank `k`, else 0, `[n]`; its mean is MRR@k."""
+    return np.where(ranks <= k, 1 / ranks, 0.0)
+
+
+_FAMILIES: Mapping[str, Callable[[Floats, int], Floats]] = {"recall": recall, "ndcg": ndcg, "mrr": reciprocal}
+
+
+def measured(ranks: Floats) -> dict[str, Floats]:
+    """Every metric at every cutoff of every target, `[n]` each, from their `ranks [n]`."""
+    return {f"{name}@{k}": metric(ranks, k) for name, metric in _FAMILIES.items() for k in CUTOFFS}
+
+
+def mean_ranks(scores: Floats, targets: Ints, allowed: Bools | None = None) -> Floats:
+    """The rank `[b]`, from 1, of each row's target in its `scores [b, n]`; scores of `-inf` are not ranked.
+
+    Items with the score of the target share the mean of their ranks: neither the order of ids nor a constant model can
+    win by ties. NaN counts as the lowest score.
+
+    Args:
+        targets: `[b]`, columns.
+        allowed: `[n]`, columns that are ranked; by default all.
+    """
+    own = scores[np.arange(len(targets)), targets][:, None]
+    higher, equal = scores > own, scores == own
+    if allowed is not None:
+        higher, equal = higher & allowed, equal & allowed
+    ranks = 1 + higher.sum(axis=1) + (equal.sum(axis=1) - 1) / 2
+    return np.where(np.isfinite(own[:, 0]), ranks, MISSED)
+
+
+def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
+    """Columns and scores of the `n` highest of each row of `scores [b, m]`, the highest first; equal scores in the
+    order of columns, whatever `n`. Both are `[b, min(n, m)]`; entries of `-inf` are -1 columns.
+    """
+    n = min(n, scores.shape[1])
+    # The n-th highest score of a row, and all that are not below it: at least n.
+    bound = np.partition(scores, scores.shape[1] - n, axis=1)[:, -n][:, None] if n < scores.shape[1] else -np.inf
+    columns: Any = np.full((len(scores), n), -1, np.int64)
+    values: Any = np.full((len(scores), n), -np.inf, scores.dtype)
+    rows, found = np.nonzero((scores >= bound) & (scores > -np.inf))
+    kept = scores[rows, found]
+    order = np.lexsort((found, -kept, rows))
+    rows, found, kept = rows[order], found[order], kept[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    first = place < n
+    columns[rows[first], place[first]] = found[first]
+    values[rows[first], place[first]] = kept[first]
+    return columns, values

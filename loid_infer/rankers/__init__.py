@@ -1,0 +1,1 @@
+"""Models that rank the items of a domain for a user: counts, matrix factorization, sequence networks, texts."""

@@ -1,0 +1,142 @@
+"""Matrix factorization for ranking: BPR (Rendle et al. 2009)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loid_infer.data.histories import positions
+from loid_infer.data.sequences import Histories, Sequences, SequenceSplit
+from loid_infer.kernels import sampling
+from loid_infer.kernels.threads import Workers, workers
+from loid_infer.learning import loop
+from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.learning.loop import History, Loss, Training
+from loid_infer.rankers.ranking import validation_ndcg
+from loid_infer.rankers.settings import RankOptions
+from loid_infer.types import Array, Bools, Floats, Progress
+
+_BATCH_PAIRS = 2048
+_STD = 0.1  # of initial vectors
+_ORDER, _NEGATIVE = 1, 2  # purposes of random draws
+
+
+class FactorNet(nn.Module):
+    """`x(u, i) = b_i + p_u . q_i`."""
+
+    def __init__(self, n_users: int, n_items: int, dim: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+        self.bias = nn.Parameter(torch.zeros(n_items))
+        for table in (self.users, self.items):
+            nn.init.normal_(table.weight, std=_STD)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """The scores `[n]` of pairs of codes `[n]`."""
+        scores: Tensor = (self.users(users) * self.items(items)).sum(dim=1) + self.bias[items]
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class FactorRanker:
+    """A trained `FactorNet`. It knows users by their number, not by their history."""
+
+    net: FactorNet
+    known: Bools  # [n_items], items with training interactions
+
+    def scores(self, histories: Histories) -> Floats:
+        """See `Ranker`. An unknown user gets the biases of the items."""
+        users = torch.from_numpy(np.maximum(histories.users, 0))
+        with torch.inference_mode():
+            vectors = self.net.users(users) * torch.from_numpy(histories.users >= 0)[:, None]
+            scores: Array = torch.addmm(self.net.bias, vectors, self.net.items.weight.T).numpy()
+        scores[:, ~self.known] = -np.inf
+        return scores
+
+
+def fit_factors(
+    sequences: Sequences,
+    split: SequenceSplit,
+    options: RankOptions,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[FactorRanker, History]:
+    """Minimize `-ln sigmoid(x(u, i) - x(u, j))` over training pairs and one negative `j` each (eq. 3 and 4).
+
+    A negative is drawn uniformly from the domain of `i`; one that the user has in training is drawn again, once.
+    `options.weight_decay` is that of AdamW, by epoch. Returns the ranker and the learning curve.
+
+    Raises:
+        NoSpace: a checkpoint cannot be written.
+    """
+    train = split.train(sequences)
+    known = np.bincount(sequences.items[train], minlength=sequences.n_items) > 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = FactorNet(sequences.n_users, sequences.n_items, options.dim)
+    with workers() as threads:  # the operations of a step are too small for two threads
+        run = _Run(FactorRanker(net, known), sequences, split, options, seed, threads)
+        return run.ranker, loop.train(run.training(), checkpoint, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    ranker: FactorRanker
+    sequences: Sequences
+    split: SequenceSplit
+    options: RankOptions
+    seed: int
+    threads: Workers
+
+    def training(self) -> Training:
+        n, options = int(self.split.train(self.sequences).sum()), self.options
+        return Training(
+            parameters=dict(self.ranker.net.named_parameters()),
+            batches=self.batches,
+            n_batches=math.ceil(n / _BATCH_PAIRS),
+            n_samples=n,
+            step=self.step,
+            validate=self.validate,
+            task=("fit", "pairs"),
+            seed=self.seed,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            averaging=options.averaging,
+            averaging_lead=1,
+            patience=options.patience,
+            by_epoch=True,
+        )
+
+    def validate(self) -> float:
+        return 1 - validation_ndcg(self.ranker, self.sequences, self.split, self.seed, self.threads)
+
+    def batches(self, epoch: int, position: int) -> Iterator[tuple[Tensor, ...]]:
+        """Users, their items and negatives, `[b]` each, in an order drawn for the epoch."""
+        sequences, train = self.sequences, self.split.train(self.sequences)
+        users, items = sequences.users[train], sequences.items[train]
+        low = sequences.bounds[sequences.item_domains[items]]
+        sizes = np.diff(sequences.bounds)[sequences.item_domains[items]]
+        pairs = np.sort(users * sequences.n_items + items)
+        key = sampling.keys(self.seed, users, items, epoch)
+        negatives = low + sampling.below(key, sizes)
+        taken = positions(pairs, users * sequences.n_items + negatives) >= 0
+        again = sampling.mix(key ^ np.uint64(_NEGATIVE))
+        negatives = np.where(taken, low + sampling.below(again, sizes), negatives)
+        order = np.argsort(sampling.mix(key ^ np.uint64(_ORDER)), kind="stable")
+        for start in range(position * _BATCH_PAIRS, len(order), _BATCH_PAIRS):
+            part = order[start : start + _BATCH_PAIRS]
+            yield tuple(torch.from_numpy(codes[part]) for codes in (users, items, negatives))
+
+    def step(self, batch: tuple[Tensor, ...], number: int) -> Loss:
+        net, (users, items, negatives) = self.ranker.net, batch
+        loss = -functional.logsigmoid(net(users, items) - net(users, negatives)).mean()
+        return Loss(loss, loss.detach(), len(users), len(users))

@@ -1,0 +1,233 @@
+"""The models by name: how each is fitted, with several settings if asked, and what of it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from loid_infer.data.sequences import Sequences, SequenceSplit
+from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.learning.loop import History
+from loid_infer.rankers.counts import CoOccurrence, Popularity, co_occurrence, popularity
+from loid_infer.rankers.factors import FactorNet, FactorRanker, fit_factors
+from loid_infer.rankers.network import SequenceNet, SequenceRanker, Whitening
+from loid_infer.rankers.ranking import Ranker, validation_ndcg
+from loid_infer.rankers.settings import RankOptions
+from loid_infer.rankers.texts import TextRanker, unit
+from loid_infer.rankers.training import fit_sequence
+from loid_infer.types import Array, Bools, Floats, Progress
+
+COUNTS = ("popularity", "recent", "cooccurrence")  # need no training
+FACTORS, SASREC = "mf", "sasrec"
+TEXT_HEADS = ("text", "sequence", "sequence+id")
+_POWERS = (1.0, 0.5, 0.0)  # of whitening
+
+# What is tried on the validation part, in this order: changes of the options, or arguments of the counting models.
+_NETWORK_TRIALS: Sequence[Mapping[str, Any]] = (
+    {},
+    {"dropout": 0.3},
+    {"dropout": 0.7},
+    {"dim": 64},
+    {"learning_rate": 2e-3},
+    {"layers": 1},
+)
+_TRIALS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "popularity": ({},),
+    "recent": ({"half_life": 0.1}, {"half_life": 0.03}, {"half_life": 0.3}, {"half_life": 0.01}, {"half_life": 1.0}),
+    "cooccurrence": (
+        {"damping": 0.3, "decay": 0.8},
+        {"damping": 0.5, "decay": 0.8},
+        {"damping": 0.1, "decay": 0.8},
+        {"damping": 0.3, "decay": 0.6},
+        {"damping": 0.3, "decay": 1.0},
+        {"damping": 0.0, "decay": 0.8},
+    ),
+    "mf": (
+        {"learning_rate": 1e-2, "weight_decay": 1.0},
+        {"learning_rate": 5e-3, "weight_decay": 1.0},
+        {"learning_rate": 1e-2, "weight_decay": 2.0},
+        {"learning_rate": 1e-2, "weight_decay": 0.3},
+        {"learning_rate": 5e-3, "weight_decay": 2.0},
+        {"learning_rate": 1e-2, "weight_decay": 1.0, "dim": 64},
+    ),
+    "sasrec": _NETWORK_TRIALS,
+    "sequence": _NETWORK_TRIALS,
+    "sequence+id": _NETWORK_TRIALS,
+}
+MODELS = (*_TRIALS, "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Settings that were tried, and the NDCG@10 of the validation part."""
+
+    settings: Mapping[str, Any]
+    ndcg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The best of some trials."""
+
+    ranker: Ranker
+    options: RankOptions
+    history: History | None  # learning curve of a trained model
+    whitening: Whitening | None  # of a model with texts
+    trials: Sequence[Trial]
+
+    @property
+    def ndcg(self) -> float:
+        """NDCG@10 of the validation part."""
+        return max(trial.ndcg for trial in self.trials)
+
+
+def fit_model(
+    model: str,
+    sequences: Sequences,
+    split: SequenceSplit,
+    options: RankOptions,
+    vectors: Floats | None,
+    has_text: Bools | None,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> Fitted:
+    """Fit `model` with each of `options.trials` settings, as many as there are for it, and keep the best.
+
+    Args:
+        vectors: of the texts of all items, `[n_items, d]`; only models with texts need them.
+        has_text: `[n_items]`, items with a text.
+        checkpoint: for a single trial.
+    """
+    whitening = whitened = None
+    trials: list[Trial] = []
+    best: Fitted | None = None
+    if vectors is not None and has_text is not None:
+        whitening, tried = best_whitening(sequences, split, vectors, has_text, seed)
+        if model == "text":
+            return Fitted(
+                TextRanker(unit(_applied(whitening, vectors, has_text)), has_text), options, None, whitening, tried
+            )
+        whitened = _applied(whitening, vectors, has_text)
+    changes = _TRIALS[model][: options.trials]
+    for change in changes:
+        fitted = _fit_once(
+            model,
+            sequences,
+            split,
+            options,
+            change,
+            whitened,
+            seed,
+            progress,
+            checkpoint if len(changes) == 1 else None,
+        )
+        ndcg = validation_ndcg(fitted.ranker, sequences, split, seed)
+        trials.append(Trial(dict(change), ndcg))
+        progress.say(f"{model}: validation NDCG@10 {ndcg:.4f}" + (f" with {dict(change)}" if change else ""))
+        if best is None or ndcg > max(trial.ndcg for trial in trials[:-1]):
+            best = fitted
+    assert best is not None
+    return replace(best, whitening=whitening, trials=tuple(trials))
+
+
+def best_whitening(
+    sequences: Sequences, split: SequenceSplit, vectors: Floats, has_text: Bools, seed: int
+) -> tuple[Whitening, Sequence[Trial]]:
+    """The whitening of `vectors [n_items, d]` with which texts alone rank the validation targets best."""
+    trials, found = [], []
+    for power in _POWERS:
+        found.append(Whitening.of(vectors[has_text], power))
+        ranker = TextRanker(unit(_applied(found[-1], vectors, has_text)), has_text)
+        trials.append(Trial({"whitening": power}, validation_ndcg(ranker, sequences, split, seed)))
+    best = max(range(len(trials)), key=lambda i: trials[i].ndcg)
+    return found[best], tuple(trials)
+
+
+def _applied(whitening: Whitening, vectors: Floats, has_text: Bools) -> Floats:
+    """The whitened vectors, 0 for items without text."""
+    return np.where(has_text[:, None], whitening(vectors), np.float32(0))
+
+
+def _fit_once(
+    model: str,
+    sequences: Sequences,
+    split: SequenceSplit,
+    options: RankOptions,
+    change: Mapping[str, Any],
+    whitened: Floats | None,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> Fitted:
+    if model in ("popularity", "recent"):
+        return Fitted(popularity(sequences, split, **change), options, None, None, ())
+    if model == "cooccurrence":
+        return Fitted(co_occurrence(sequences, split, **change), options, None, None, ())
+    chosen = replace(options, **change)
+    if model == "mf":
+        ranker, history = fit_factors(sequences, split, chosen, seed=seed, progress=progress, checkpoint=checkpoint)
+        return Fitted(ranker, chosen, history, None, ())
+    fitted = fit_sequence(
+        sequences,
+        split,
+        chosen,
+        whitened if model != SASREC else None,
+        ids=model != "sequence",
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return Fitted(fitted.ranker, chosen, fitted.history, None, ())
+
+
+def state(fitted: Fitted) -> dict[str, Any]:
+    """The tensors that `restored` needs, besides vectors of texts."""
+    ranker, tensors = fitted.ranker, {}
+    if isinstance(ranker, Popularity | CoOccurrence):
+        tensors = dict(ranker.tensors())
+    if isinstance(ranker, FactorRanker | SequenceRanker):
+        tensors = {f"net.{name}": tensor for name, tensor in ranker.net.state_dict().items()}
+        if ranker.known is not None:
+            tensors["known"] = ranker.known
+    if fitted.whitening is not None:
+        tensors |= {"whitening.center": fitted.whitening.center, "whitening.matrix": fitted.whitening.matrix}
+    return tensors
+
+
+def restored(
+    model: str,
+    options: RankOptions,
+    n_users: int,
+    n_items: int,
+    tensors: Mapping[str, Array],
+    vectors: Floats | None,
+    has_text: Bools | None,
+) -> Ranker:
+    """The ranker of `state`. Raises KeyError, TypeError, ValueError or RuntimeError if tensors do not fit."""
+    if model in ("popularity", "recent"):
+        return Popularity(**tensors)
+    if model == "cooccurrence":
+        return CoOccurrence(**tensors)
+    whitened = None
+    if vectors is not None and has_text is not None:
+        whitened = _applied(Whitening(tensors["whitening.center"], tensors["whitening.matrix"]), vectors, has_text)
+    if model == "text":
+        assert whitened is not None
+        assert has_text is not None
+        return TextRanker(unit(whitened), has_text)
+    weights = {name[4:]: torch.from_numpy(array) for name, array in tensors.items() if name.startswith("net.")}
+    if model == "mf":
+        factors = FactorNet(n_users, n_items, options.dim)
+        factors.load_state_dict(weights)
+        return FactorRanker(factors, tensors["known"])
+    ids, text_dim = model != "sequence", 0 if whitened is None else whitened.shape[1]
+    net = SequenceNet(options, n_items, ids=ids, text_dim=text_dim)
+    net.load_state_dict(weights)
+    texts = None if whitened is None else torch.from_numpy(whitened)
+    return SequenceRanker(net, options.max_length, texts, tensors.get("known"))

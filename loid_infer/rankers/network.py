@@ -1,0 +1,116 @@
+"""A causal transformer over the items of a user, with vectors of IDs, of texts, or their sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loid_infer.data.sequences import Histories
+from loid_infer.rankers.settings import RankOptions
+from loid_infer.types import Array, Bools, Floats
+
+_STD = 0.02  # of initial vectors, as BERT's
+_FLOOR = 1e-3  # of the variances in whitening, relative to the largest
+
+
+class SequenceNet(nn.Module):
+    """SASRec (Kang & McAuley 2018, section III) with GELU and norms after the sums, as RecBole and UniSRec use it.
+
+    The vector of an item is that of its ID, a projection of the whitened vector of its text (UniSRec, Hou et al. 2022,
+    section 2.1), or their sum (section 2.3.2). The score of an item is its product with the last position's state.
+    """
+
+    def __init__(self, options: RankOptions, n_items: int, *, ids: bool, text_dim: int) -> None:
+        """`text_dim` 0: without texts."""
+        super().__init__()
+        dim = options.dim
+        self.ids = nn.Embedding(n_items, dim) if ids else None
+        self.text = nn.Linear(text_dim, dim) if text_dim else None
+        self.positions = nn.Embedding(options.max_length, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(options.dropout)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, options.attention_heads, 4 * dim, options.dropout, "gelu", batch_first=True)
+            for _ in range(options.layers)
+        )
+        for table in (self.ids, self.positions):
+            if table is not None:
+                nn.init.normal_(table.weight, std=_STD)
+        if self.text is not None:
+            nn.init.normal_(self.text.weight, std=5 * _STD / text_dim**0.5)
+            nn.init.zeros_(self.text.bias)
+
+    def items(self, texts: Tensor | None) -> Tensor:
+        """The vectors of all items `[n_items, dim]`, from whitened text vectors `[n_items, text_dim]`."""
+        of_ids = None if self.ids is None else self.ids.weight
+        if self.text is None:
+            return cast(Tensor, of_ids)
+        projected: Tensor = self.text(texts)
+        return projected if of_ids is None else projected + of_ids
+
+    def forward(self, sequences: Tensor, items: Tensor) -> Tensor:
+        """States `[b, length, dim]` of `sequences [b, length]` of codes, padded with -1 on the right."""
+        length = sequences.shape[1]
+        hidden = functional.embedding(sequences.clamp(min=0), items) + self.positions.weight[:length]
+        hidden = self.dropout(self.norm(hidden))
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=hidden.device)
+        for layer in self.layers:
+            hidden = layer(hidden, src_mask=mask, is_causal=True)
+        return cast(Tensor, hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """A linear map after which vectors have mean 0 and, with power 1, equal variances in uncorrelated directions.
+
+    PCA whitening (Su et al. 2021, eq. 4) with a floor under small variances. A smaller power leaves the directions some
+    of their differences, 0 all of them: fewer texts than dimensions would become unlike one another by whitening.
+    """
+
+    center: Floats  # [d]
+    matrix: Floats  # [d, k]
+
+    @staticmethod
+    def of(vectors: Floats, power: float = 1.0) -> Whitening:
+        """That of `vectors [n, d]`: directions of variance `v` are divided by `v ** (power / 2)`."""
+        vectors = vectors.astype(np.float64)
+        center = vectors.mean(axis=0)
+        centered = vectors - center
+        variances, axes = np.linalg.eigh(centered.T @ centered / len(vectors))
+        matrix = axes / np.maximum(variances + _FLOOR * variances[-1], 1e-12) ** (power / 2)
+        spread = max(float((centered @ matrix).std()), 1e-12)
+        return Whitening(center.astype(np.float32), (matrix / spread).astype(np.float32))
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """The whitened `vectors [n, d]`, float32 `[n, k]`."""
+        return cast(Floats, (vectors.astype(np.float32) - self.center) @ self.matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRanker:
+    """A trained `SequenceNet` with the vectors of its items."""
+
+    net: SequenceNet
+    max_length: int
+    texts: Tensor | None  # [n_items, text_dim], whitened
+    known: Bools | None  # [n_items], items that can be ranked; None: all
+
+    def scores(self, histories: Histories) -> Floats:
+        """See `Ranker`. All items score 0 for an empty history."""
+        self.net.eval()
+        recent = histories.last(self.max_length)
+        padded = torch.from_numpy(recent.padded())
+        last = torch.from_numpy(np.maximum(recent.lengths - 1, 0))
+        with torch.inference_mode():
+            items = self.net.items(self.texts)
+            states = self.net(padded, items)[torch.arange(len(padded)), last]
+            states = states * torch.from_numpy(recent.lengths > 0)[:, None]
+            scores: Array = (states @ items.T).numpy()
+        if self.known is not None:
+            scores[:, ~self.known] = -np.inf
+        return scores

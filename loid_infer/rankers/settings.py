@@ -1,0 +1,34 @@
+"""Options of ranking heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loid_infer.settings import check_limits, option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOptions:
+    """Settings of trained rankers, also command-line options. A field that is tuned is the first that is tried."""
+
+    dim: int = option(128, "Width of the network.", min=1, max=4096)
+    layers: int = option(2, "Transformer layers.", min=1, max=32)
+    attention_heads: int = option(2, "Attention heads per layer.", min=1, max=64)
+    dropout: float = option(0.5, "Dropout of the network.", min=0, max=0.95)
+    max_length: int = option(50, "Items of a history that the network reads, the last ones.", min=1, max=1000)
+    epochs: int = option(100, "Maximum number of epochs.", min=1, max=100_000)
+    patience: int = option(6, "Epochs without a better validation NDCG@10 before training stops.", min=1, max=10_000)
+    batch: int = option(128, "Sequences per step.", min=1, max=65_536)
+    learning_rate: float = option(1e-3, "Learning rate.", min=1e-8, max=1)
+    weight_decay: float = option(1e-4, "Weight decay.", min=0, max=10)
+    averaging: float = option(0.99, "Decay of the moving average of the weights.", min=0, max=0.9999)
+    negatives: int = option(2048, "Items drawn as negatives per step in domains of more items.", min=1, max=1 << 20)
+    trials: int = option(1, "Settings tried on the validation part.", min=1, max=100)
+
+    def checked(self) -> RankOptions:
+        """These settings. Raises BadSetting if one is outside its limits."""
+        check_limits(self)
+        return self
+
+
+DEFAULT_RANK_OPTIONS = RankOptions()

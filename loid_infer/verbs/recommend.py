@@ -1,0 +1,118 @@
+"""`recommend`: the items that a ranking head puts first, for users of the domain or of a file."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer.data.users import UserRows, read_users, write_recommendations
+from loid_infer.evaluation.ranking import top
+from loid_infer.rankers.saved import RankingHead
+from loid_infer.settings import Workspace, WorkspaceLike, check_number
+from loid_infer.types import SILENT, Progress
+from loid_infer.verbs.sequences import BASED_ON, OpenRanking, open_heads, titles_of
+
+_BLOCK_CELLS = 1 << 23  # scores computed at once: 32 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendResult:
+    """Finished recommendations."""
+
+    head: str
+    domain: str
+    n_users: int
+    n_unknown_users: int  # without any history: they get the popular items
+    n_rows: int
+    rows_per_s: float
+    seconds: float
+    out: str
+
+
+def recommend(
+    users: str | os.PathLike[str] | None = None,
+    *,
+    domain: str,
+    head: str | None = None,
+    n: int = 20,
+    include_seen: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    workspace: WorkspaceLike = None,
+    progress: Progress = SILENT,
+) -> RecommendResult:
+    """Write the `n` items of `domain` that the head puts first for every user, as rows of user, item, rank and score.
+
+    The history of a user is what the domain's table says now, also interactions since the head was fitted; a user
+    without any gets the items with the most training interactions. Items of equal score are in the order of their ids.
+
+    Args:
+        users: parquet or CSV file with `user_id`, and optionally `history`, item ids that replace those of the table;
+            by default all users of the domain.
+        head: name of the head; by default the one of this domain with the best validation NDCG@10.
+        include_seen: also recommend items of the history.
+        out: by default `<users>.recommendations.parquet` (`.csv` for CSV), or `<domain>.recommendations.parquet` in the
+            current folder.
+
+    Raises:
+        BadTable: the file or the table cannot be read.
+        BadArtifact: there is no head of the domain, or it is damaged.
+        NotEncoded, BadStore: vectors of the head's items are missing or damaged.
+        NoSpace: the output cannot be written.
+    """
+    start, workspace = time.perf_counter(), Workspace.of(workspace)
+    check_number("-n", n, 1, math.inf)
+    opened = _head(workspace, domain, head, progress)
+    model = OpenRanking(workspace, opened, domain)
+    titles = titles_of(workspace, domain, model.item_ids)
+    source = Path(users) if users is not None else None
+    suffix = ".csv" if source is not None and source.suffix.lower() in (".csv", ".tsv") else ".parquet"
+    default = Path(f"{domain}.recommendations.parquet")
+    target = Path(out) if out else (source.with_suffix(f".recommendations{suffix}") if source else default)
+    wanted = read_users(source) if source else UserRows(model.known_users(), None)
+    n_rows = 0
+    with write_recommendations(target) as write, progress.task("recommend", len(wanted.user_ids), "users") as task:
+        histories, known = model.histories(wanted)
+        size = max(_BLOCK_CELLS // max(model.n_items, 1), 1)
+        for first in range(0, histories.n, size):
+            rows = np.arange(first, min(first + size, histories.n))
+            columns, scores = top(model.scores(histories.rows(rows), with_seen=include_seen), n)
+            found = columns >= 0
+            at, place = np.nonzero(found)
+            codes = columns[found]
+            write(
+                [wanted.user_ids[row] for row in rows[at].tolist()],
+                [model.item_ids[code] for code in codes.tolist()],
+                (place + 1).tolist(),
+                scores[found].tolist(),
+                [BASED_ON[known[row]] for row in rows[at].tolist()],
+                [titles[code] for code in codes.tolist()],
+            )
+            n_rows += len(codes)
+            task.advance(len(rows))
+    seconds = time.perf_counter() - start
+    return RecommendResult(
+        head=opened.manifest.head,
+        domain=domain,
+        n_users=len(wanted.user_ids),
+        n_unknown_users=int(np.count_nonzero(known == len(BASED_ON) - 1)),
+        n_rows=n_rows,
+        rows_per_s=n_rows / seconds,
+        seconds=seconds,
+        out=str(target),
+    )
+
+
+def _head(workspace: Workspace, domain: str, name: str | None, progress: Progress) -> RankingHead:
+    """The head `name`, or the one of this domain that was best on validation."""
+    if name is not None:
+        return open_heads(workspace, [domain], [name], exactly=False)[0]
+    heads = open_heads(workspace, [domain], [])
+    best = max(heads, key=lambda head: head.manifest.val["ndcg@10"])
+    if len(heads) > 1:
+        progress.say(f"head {best.manifest.head!r}: the best of {len(heads)} by validation NDCG@10")
+    return best
