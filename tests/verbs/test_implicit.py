@@ -216,13 +216,13 @@ def test_a_file_of_movielens_is_no_file_of_reviews(ws, write):
         ingest([write("1::31::5::1260759144\n")], "toys", workspace=ws)
 
 
-def test_upkeep_and_the_report_pass_interactions_over(ws, write):
+def test_upkeep_passes_interactions_over_and_the_report_shows_them(ws, write):
     ingest([write("user_id,item_id,rating,text\nu,B1,5,t\n")], "toys", workspace=ws)
     ingest_implicit([write(POSITIONS)], "clicks", workspace=ws)
     cache_gc(workspace=ws)
     cache_info(workspace=ws)
     page = report(workspace=ws)
-    assert "clicks" not in Path(page.path).read_text()
+    assert "#domain-clicks" in Path(page.path).read_text()
     ws.table("toys").unlink()
     with pytest.raises(BadSetting, match="no domain has a table"):
         cache_gc(workspace=ws)
