@@ -8,6 +8,8 @@ LOID := $(BIN)/loid-infer
 # Environments of their own over that one, for what cannot stand beside today's transformers.
 OLD := .venv-4.57
 RIVALS := .venv-rivals
+# One with nothing of ours, for what takes no numpy 2.
+RECTOOLS := .venv-rectools
 
 .PHONY: setup demo test test-4.57 lint bench soak clean
 
@@ -54,8 +56,13 @@ $(RIVALS)/.ready: $(READY) bench/rivals/requirements.txt
 	@sh tests/overlay.sh $(VENV) $(RIVALS) bench/rivals/requirements.txt || true
 	@touch $@
 
+$(RECTOOLS)/.ready: bench/rivals/rectools.txt
+	$(PYTHON) -m venv $(RECTOOLS)
+	$(RECTOOLS)/bin/python -m pip install -qq --disable-pip-version-check --no-input -r bench/rivals/rectools.txt
+	@touch $@
+
 soak: setup
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) $(OLD) $(RIVALS) data exports/[!R]* cache/[!R]* reports build *.egg-info
+	rm -rf $(VENV) $(OLD) $(RIVALS) $(RECTOOLS) data exports/[!R]* cache/[!R]* reports build *.egg-info

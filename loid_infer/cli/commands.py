@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
@@ -231,6 +231,7 @@ def _evaluate(
         from loid_infer.verbs.rankings import evaluate_ranking
 
         unused = sorted({*options} - {"split", "workspace", "progress"}) + ["ablate"] * ablate
+        unused += [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
         if unused:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
             raise BadSetting("an option that does not apply to ranking heads", where=names, fix=f"Omit {names}.")

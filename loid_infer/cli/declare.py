@@ -24,6 +24,7 @@ _FLAGS = {
     "domains": ("--domain", "-d"),
     "encoder": ("--encoder", "-e"),
     "encoders": ("--encoder", "-e"),
+    "heads": ("--head",),
     "plugins": ("--plugin", "-p"),
 }
 

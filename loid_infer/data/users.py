@@ -17,6 +17,7 @@ from loid_infer.artifact import new_file
 from loid_infer.data.canonical import arrow_errors
 from loid_infer.data.columns import plain
 from loid_infer.data.pairs import clean_ids
+from loid_infer.data.values import clean_id
 from loid_infer.errors import BadSetting, BadTable
 
 _OUT = pa.schema(
@@ -30,6 +31,8 @@ _OUT = pa.schema(
     ]
 )
 _SUFFIXES = (".parquet", ".csv")
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +54,39 @@ def read_users(path: Path) -> UserRows:
         with path.open("rb") as raw:
             is_parquet = raw.read(4) == b"PAR1"
         table = pq.read_table(path) if is_parquet else _csv(path)
-    if "user_id" not in table.column_names:
-        got = ", ".join(table.column_names)[:200]
-        raise BadTable("the column user_id is missing", where=str(path), expected="user_id", got=got, fix=fix)
+    names = table.column_names
+    if "user_id" not in names or len({*names}) < len(names):
+        what, got = "the column user_id is missing, or a column occurs twice", ", ".join(names)[:200]
+        raise BadTable(what, where=str(path), expected="user_id and optionally history", got=got, fix=fix)
     users = clean_ids(path, table.column("user_id").combine_chunks(), "user_id", 0)
     if "history" not in table.column_names:
         return UserRows(users, None)
     column = plain(table.column("history").combine_chunks())
-    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not (is_list or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    is_list = any(is_type(column.type) for is_type in _LISTS)
+    if not (is_list or any(is_type(column.type) for is_type in _TEXTS)):
         raise BadTable("the histories are not lists of items", where=str(path), got=str(column.type), fix=fix)
-    histories = [
-        value if value is None else [str(item) for item in (value if is_list else value.split())]
-        for value in column.to_pylist()
-    ]
-    return UserRows(users, histories)
+    return UserRows(users, [_items(path, row, value) for row, value in enumerate(column.to_pylist(), 1)])
+
+
+def _items(path: Path, row: int, value: Any) -> list[str] | None:
+    try:
+        return None if value is None else [clean_id("item", item) for item in _split(value)]
+    except BadTable as fault:
+        where, fix = f"{path}, row {row}, history", "Correct the history, or leave it out."
+        raise BadTable(fault.what, where=where, expected=fault.expected, got=fault.got, fix=fix) from None
+
+
+def _split(value: Any) -> Sequence[Any]:
+    return value.split() if isinstance(value, str) else value
 
 
 def _csv(path: Path) -> Any:
     """All columns as text; a missing value is empty, not one of the words that may be an id."""
-    with pacsv.open_csv(path) as reader:
-        names = reader.schema.names
-    types = dict.fromkeys(names, pa.string())
-    return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=types, null_values=[]))
+    parse = pacsv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    with pacsv.open_csv(path, parse_options=parse) as reader:
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    convert = pacsv.ConvertOptions(column_types=types, null_values=[])
+    return pacsv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
 @contextmanager

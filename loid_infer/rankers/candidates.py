@@ -66,7 +66,7 @@ def draw_candidates(sequences: Sequences, targets: Targets, n: int, seed: int) -
             if n_free < n:
                 what, fix = (
                     f"{domain} has too few items for {n:,} candidates",
-                    f"Give --candidates {n_free} or fewer, or full.",
+                    f"Give --candidates {n_free} or fewer, or full." if n_free else "Give --candidates full.",
                 )
                 raise BadSetting(what, where="--candidates", got=f"{n_free:,} that a user does not have", fix=fix)
             drawn[part] = low + np.sort(np.argpartition(draws, n - 1, axis=1)[:, :n], axis=1)

@@ -32,7 +32,7 @@ class CoOccurrence:
     """Ranks items by how often users had them near the items of the history (item-item neighborhoods).
 
     The score is the sum over the history of `decay^age * c[i, j] / n[i]^a / n[j]^a`, with age 0 for the last item and
-    `c` the number of users with `i` before `j` or after it, at most `WINDOW` interactions apart (Linden et al. 2003,
+    `c` how often `i` was before `j` or after it in a sequence, at most `WINDOW` interactions apart (Linden et al. 2003,
     with the normalization of Deshpande & Karypis 2004, eq. 3 and section 4.1.2).
     """
 

@@ -72,7 +72,9 @@ def fit_factors(
     """Minimize `-ln sigmoid(x(u, i) - x(u, j))` over training pairs and one negative `j` each (eq. 3 and 4).
 
     A negative is drawn uniformly from the domain of `i`; one that the user has in training is drawn again, once.
-    `options.weight_decay` is that of AdamW, by epoch. Returns the ranker and the learning curve.
+    `options.weight_decay` is that of AdamW. Vectors of users without training interactions are 0.
+
+    Returns the ranker and the learning curve.
 
     Raises:
         NoSpace: a checkpoint cannot be written.
@@ -82,6 +84,7 @@ def fit_factors(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = FactorNet(sequences.n_users, sequences.n_items, options.dim)
+        net.users.weight.data[torch.from_numpy(split.train_ends == sequences.starts[:-1])] = 0
     with workers() as threads:  # the operations of a step are too small for two threads
         run = _Run(FactorRanker(net, known), sequences, split, options, seed, threads)
         return run.ranker, loop.train(run.training(), checkpoint, progress)
@@ -98,6 +101,7 @@ class _Run:
 
     def training(self) -> Training:
         n, options = int(self.split.train(self.sequences).sum()), self.options
+        rate, decay = options.rates(1e-2, 1.0)
         return Training(
             parameters=dict(self.ranker.net.named_parameters()),
             batches=self.batches,
@@ -108,8 +112,8 @@ class _Run:
             task=("fit", "pairs"),
             seed=self.seed,
             epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
+            learning_rate=rate,
+            weight_decay=decay,
             averaging=options.averaging,
             averaging_lead=1,
             patience=options.patience,

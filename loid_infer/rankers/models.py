@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loid_infer.data.sequences import Sequences, SequenceSplit
+from loid_infer.errors import BadSetting
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
 from loid_infer.rankers.counts import CoOccurrence, Popularity, co_occurrence, popularity
@@ -19,7 +20,7 @@ from loid_infer.rankers.ranking import Ranker, validation_ndcg
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.rankers.texts import TextRanker, unit
 from loid_infer.rankers.training import fit_sequence
-from loid_infer.types import Array, Bools, Floats, Progress
+from loid_infer.types import Array, Bools, Floats, Ints, Progress
 
 COUNTS = ("popularity", "recent", "cooccurrence")  # need no training
 FACTORS, SASREC = "mf", "sasrec"
@@ -47,12 +48,12 @@ _TRIALS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"damping": 0.0, "decay": 0.8},
     ),
     "mf": (
-        {"learning_rate": 1e-2, "weight_decay": 1.0},
-        {"learning_rate": 5e-3, "weight_decay": 1.0},
-        {"learning_rate": 1e-2, "weight_decay": 2.0},
-        {"learning_rate": 1e-2, "weight_decay": 0.3},
+        {},
+        {"learning_rate": 5e-3},
+        {"weight_decay": 2.0},
+        {"weight_decay": 0.3},
         {"learning_rate": 5e-3, "weight_decay": 2.0},
-        {"learning_rate": 1e-2, "weight_decay": 1.0, "dim": 64},
+        {"dim": 64},
     ),
     "sasrec": _NETWORK_TRIALS,
     "sequence": _NETWORK_TRIALS,
@@ -103,6 +104,9 @@ def fit_model(
         vectors: of the texts of all items, `[n_items, d]`; only models with texts need them.
         has_text: `[n_items]`, items with a text.
         checkpoint: for a single trial.
+
+    Raises:
+        BadSetting: the width is no multiple of the attention heads, or no user has two training interactions.
     """
     whitening = whitened = None
     trials: list[Trial] = []
@@ -115,6 +119,8 @@ def fit_model(
             )
         whitened = _applied(whitening, vectors, has_text)
     changes = _TRIALS[model][: options.trials]
+    _check_width(model, options, changes)
+    known = rankable(model, np.bincount(sequences.items[split.train(sequences)], minlength=sequences.n_items), has_text)
     for change in changes:
         fitted = _fit_once(
             model,
@@ -123,6 +129,7 @@ def fit_model(
             options,
             change,
             whitened,
+            known,
             seed,
             progress,
             checkpoint if len(changes) == 1 else None,
@@ -134,6 +141,27 @@ def fit_model(
             best = fitted
     assert best is not None
     return replace(best, whitening=whitening, trials=tuple(trials))
+
+
+def n_trials(model: str) -> int:
+    """The number of settings that there are for a model."""
+    return len(_TRIALS.get(model, _POWERS))
+
+
+def rankable(model: str, counts: Ints, has_text: Bools | None) -> Bools:
+    """The items that `model` can rank, `[n_items]`: with training interactions `counts`, with a text, or either."""
+    known: Bools = counts > 0
+    if has_text is None:
+        return known
+    return has_text | known if model == "sequence+id" else has_text
+
+
+def _check_width(model: str, options: RankOptions, changes: Sequence[Mapping[str, Any]]) -> None:
+    for change in changes if _TRIALS[model] is _NETWORK_TRIALS else ():
+        dim, n_heads = replace(options, **change).dim, options.attention_heads
+        if dim % n_heads:
+            what, fix = "the width is no multiple of the attention heads", "Choose both so, for example 128 and 4."
+            raise BadSetting(what, where="--dim, --attention-heads", got=f"{dim} and {n_heads}", fix=fix)
 
 
 def best_whitening(
@@ -161,6 +189,7 @@ def _fit_once(
     options: RankOptions,
     change: Mapping[str, Any],
     whitened: Floats | None,
+    known: Bools,
     seed: int,
     progress: Progress,
     checkpoint: Checkpoint | None,
@@ -179,6 +208,7 @@ def _fit_once(
         chosen,
         whitened if model != SASREC else None,
         ids=model != "sequence",
+        known=known,
         seed=seed,
         progress=progress,
         checkpoint=checkpoint,

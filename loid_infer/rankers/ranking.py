@@ -15,7 +15,8 @@ from loid_infer.kernels.threads import Workers, workers
 from loid_infer.types import SILENT, Floats, Ints, Progress
 
 MAX_VALID = 10_000  # targets with which training is validated
-_BLOCK_CELLS = 1 << 23  # scores computed at once: 32 MiB
+_MAX_ROWS = 512  # of a block: bounds the activations of a network
+_BLOCK_CELLS = 1 << 21  # scores computed at once: 8 MiB
 
 
 class Ranker(Protocol):
@@ -28,9 +29,27 @@ class Ranker(Protocol):
 def blocks(histories: Histories, n_items: int) -> Iterator[Ints]:
     """Row numbers of the histories, in blocks of similar length whose scores fit into memory."""
     order = np.argsort(histories.lengths, kind="stable")
-    size = max(_BLOCK_CELLS // max(n_items, 1), 1)
+    size = block_rows(n_items)
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def block_rows(n_items: int) -> int:
+    """How many histories are scored at once."""
+    return min(max(_BLOCK_CELLS // max(n_items, 1), 1), _MAX_ROWS)
+
+
+def hide_seen(scores: Floats, histories: Histories, targets: Ints) -> None:
+    """Set the scores `[b, n_items]` of items in the histories to `-inf`.
+
+    Not in the rows whose target `[b]` is in the history itself, which `--duplicates keep-all` allows: there it competes
+    with what else was seen.
+    """
+    rows, items = histories.flat()
+    repeated = np.zeros(len(targets), bool)
+    repeated[rows[items == targets[rows]]] = True
+    hidden = ~repeated[rows]
+    scores[rows[hidden], items[hidden]] = -np.inf
 
 
 def target_ranks(
@@ -42,6 +61,8 @@ def target_ranks(
     threads: Workers | None = None,
 ) -> Floats:
     """The rank `[m]` of every target among the items of its domain that its user does not have before it.
+
+    See `hide_seen` for targets that the user had before.
 
     Args:
         candidates: `[m, k]`, codes of negatives; by default all items of the target's domain are ranked.
@@ -55,17 +76,16 @@ def target_ranks(
     def rank(rows: Ints) -> None:
         part = histories.rows(rows)
         scores = ranker.scores(part)
-        own = scores[np.arange(len(rows)), wanted[rows]]
         if candidates is not None:
             picked = np.column_stack([wanted[rows], candidates[rows]])
             ranks[rows] = mean_ranks(np.take_along_axis(scores, picked, 1), np.zeros(len(rows), np.int64))
         else:
-            scores[part.flat()] = -np.inf
-            scores[np.arange(len(rows)), wanted[rows]] = own
+            hide_seen(scores, part, wanted[rows])
             for domain in np.unique(number[rows]).tolist():
                 low, high = sequences.bounds[domain], sequences.bounds[domain + 1]
-                chosen = np.flatnonzero(number[rows] == domain)
-                ranks[rows[chosen]] = mean_ranks(scores[chosen, low:high], wanted[rows[chosen]] - low)
+                chosen = number[rows] == domain
+                part_scores = scores[:, low:high] if chosen.all() else scores[chosen, low:high]
+                ranks[rows[chosen]] = mean_ranks(part_scores, wanted[rows[chosen]] - low)
         task.advance(len(rows))
 
     parts = [*blocks(histories, sequences.n_items)]

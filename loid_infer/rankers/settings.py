@@ -9,7 +9,7 @@ from loid_infer.settings import check_limits, option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankOptions:
-    """Settings of trained rankers, also command-line options. A field that is tuned is the first that is tried."""
+    """Settings of trained rankers, also command-line options. These are the first that are tried."""
 
     dim: int = option(128, "Width of the network.", min=1, max=4096)
     layers: int = option(2, "Transformer layers.", min=1, max=32)
@@ -19,8 +19,8 @@ class RankOptions:
     epochs: int = option(100, "Maximum number of epochs.", min=1, max=100_000)
     patience: int = option(6, "Epochs without a better validation NDCG@10 before training stops.", min=1, max=10_000)
     batch: int = option(128, "Sequences per step.", min=1, max=65_536)
-    learning_rate: float = option(1e-3, "Learning rate.", min=1e-8, max=1)
-    weight_decay: float = option(1e-4, "Weight decay.", min=0, max=10)
+    learning_rate: float | None = option(None, "Learning rate. By default 0.001, of mf 0.01.", min=1e-8, max=1)
+    weight_decay: float | None = option(None, "Weight decay per step. By default 0.0001, of mf 1.", min=0, max=10)
     averaging: float = option(0.99, "Decay of the moving average of the weights.", min=0, max=0.9999)
     negatives: int = option(2048, "Items drawn as negatives per step in domains of more items.", min=1, max=1 << 20)
     trials: int = option(1, "Settings tried on the validation part.", min=1, max=100)
@@ -29,6 +29,13 @@ class RankOptions:
         """These settings. Raises BadSetting if one is outside its limits."""
         check_limits(self)
         return self
+
+    def rates(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
+        """Learning rate and weight decay; a model gives its defaults."""
+        return (
+            learning_rate if self.learning_rate is None else self.learning_rate,
+            weight_decay if self.weight_decay is None else self.weight_decay,
+        )
 
 
 DEFAULT_RANK_OPTIONS = RankOptions()

@@ -1,6 +1,6 @@
-"""Trains sequence networks and matrix factorizations on the training part of a split, with early stopping on NDCG@10.
+"""Trains sequence networks on the training part of a split, with early stopping on NDCG@10.
 
-Random draws depend on (seed, user, epoch) only.
+Sequences are ordered by (seed, user, epoch), negatives drawn by (seed, step), and dropout by torch's generator.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from loid_infer.data.sequences import Sequences, SequenceSplit, training_histories
+from loid_infer.errors import BadSetting
 from loid_infer.kernels import sampling
 from loid_infer.kernels.threads import Workers, workers
 from loid_infer.learning import loop
@@ -23,7 +24,7 @@ from loid_infer.learning.loop import History, Loss, Training
 from loid_infer.rankers.network import SequenceNet, SequenceRanker
 from loid_infer.rankers.ranking import validation_ndcg
 from loid_infer.rankers.settings import RankOptions
-from loid_infer.types import Array, Floats, Ints, Progress
+from loid_infer.types import Bools, Floats, Ints, Progress
 
 _WINDOW = 32  # batches that are sorted by length together
 _ORDER, _BATCHES, _NEGATIVES = 1, 2, 3  # purposes of random draws
@@ -44,6 +45,7 @@ def fit_sequence(
     texts: Floats | None,
     *,
     ids: bool,
+    known: Bools | None = None,
     seed: int,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
@@ -55,18 +57,18 @@ def fit_sequence(
 
     Args:
         texts: whitened text vectors `[n_items, k]`; None: IDs only.
+        known: which items `[n_items]` are ranked; by default all.
 
     Raises:
+        BadSetting: no user has two training interactions.
         NoSpace: a checkpoint cannot be written.
     """
+    if (split.train_ends - sequences.starts[:-1]).max(initial=0) < 2:
+        what, fix = "no user has two interactions in the training part", "Run: loid-infer cf fit --model cooccurrence"
+        raise BadSetting(what, where=f"--split {split.kind}", got=f"{sequences.n:,} interactions", fix=fix)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SequenceNet(options, sequences.n_items, ids=ids, text_dim=0 if texts is None else texts.shape[1])
-    known = (
-        None
-        if texts is not None
-        else np.bincount(sequences.items[split.train(sequences)], minlength=sequences.n_items) > 0
-    )
     of_items = None if texts is None else torch.from_numpy(texts)
     with workers() as threads:  # the operations of a step are too small for two threads
         run = _Run(sequences, split, options, net, of_items, known, seed, threads)
@@ -80,7 +82,7 @@ class _Run:
     options: RankOptions
     net: SequenceNet
     texts: Tensor | None
-    known: Array | None
+    known: Bools | None
     seed: int
     threads: Workers
 
@@ -90,6 +92,7 @@ class _Run:
     def training(self) -> Training:
         lengths = self.split.train_ends - self.sequences.starts[:-1]
         n = int(np.count_nonzero(lengths > 1))
+        rate, decay = self.options.rates(1e-3, 1e-4)
         return Training(
             parameters=dict(self.net.named_parameters()),
             batches=self.batches,
@@ -100,8 +103,8 @@ class _Run:
             task=("fit", "sequences"),
             seed=self.seed,
             epochs=self.options.epochs,
-            learning_rate=self.options.learning_rate,
-            weight_decay=self.options.weight_decay,
+            learning_rate=rate,
+            weight_decay=decay,
             averaging=self.options.averaging,
             averaging_lead=1,
             patience=self.options.patience,
@@ -148,7 +151,7 @@ class _Run:
         key = sampling.keys(self.seed, _NEGATIVES, number, np.arange(n_drawn))
         drawn = torch.from_numpy(low + sampling.below(key, np.full(n_drawn, n)))
         own = (states * functional.embedding(wanted, items)).sum(dim=1, keepdim=True)
-        others = states @ functional.embedding(drawn, items).T + math.log((n - 1) / n_drawn)
+        others = states @ functional.embedding(drawn, items).T + math.log(n / n_drawn)
         others = others.masked_fill(drawn[None] == wanted[:, None], -math.inf)
         target = torch.zeros(len(states), dtype=torch.int64)
         return functional.cross_entropy(torch.cat([own, others], dim=1), target, reduction="sum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -146,6 +147,12 @@ class _Run:
         self.settings, self.checkpoint_s, self.progress = settings.checked(), checkpoint_s, progress
         check_number("--seed", seed, 0, MAX_SEED)
         self.folder = workspace.head(name or f"{'+'.join(sorted(domains))}-{model}")
+        if self.folder.name in COUNTS:
+            what, fix = (
+                "a head cannot have the name of a counting model, with which heads are compared",
+                "Choose another.",
+            )
+            raise BadSetting(what, where="--name", got=self.folder.name, fix=fix)
         with suppress(BadArtifact):  # missing or unusable
             other = decode(self.folder / MANIFEST, dict[str, Any], "")
             if (other.get("kind"), other.get("domains")) != ("ranking", sorted(domains)):
@@ -162,7 +169,7 @@ class _Run:
         vectors: Floats | None = None
         if encoder is not None and texts is not None:
             vectors = stored(self.workspace, encoder.spec, encoder.fingerprint, "Run the same command again.")(texts[0])
-        checkpoint = self._checkpoint("" if encoder is None else encoder.fingerprint, template)
+        checkpoint = self._checkpoint("" if encoder is None else encoder.fingerprint, texts)
         fitted = fit_model(
             self.model,
             sequences,
@@ -209,8 +216,9 @@ class _Run:
             "sequences_per_s": history.units_per_s if history else 0.0,
         }
 
-    def _checkpoint(self, fingerprint: str, template: str) -> Checkpoint:
-        decides = [self.model, asdict(self.settings), self.seed, self.split.digest, fingerprint, template]
+    def _checkpoint(self, fingerprint: str, texts: tuple[Digests, Bools] | None) -> Checkpoint:
+        of_texts = "" if texts is None else hashlib.sha256(texts[0].tobytes()).hexdigest()
+        decides = [self.model, asdict(self.settings), self.seed, self.split.digest, fingerprint, of_texts]
         run = digest_json([*decides, versions("torch")])
         path = self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors")
         return Checkpoint(path, run, self.checkpoint_s)

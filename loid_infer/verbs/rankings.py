@@ -23,8 +23,8 @@ from loid_infer.rankers.comparison import (
     RankRow,
     file_names,
 )
-from loid_infer.rankers.models import COUNTS, fit_model
-from loid_infer.rankers.ranking import Ranker, target_ranks
+from loid_infer.rankers.models import COUNTS, fit_model, n_trials
+from loid_infer.rankers.ranking import Ranker, hide_seen, target_ranks
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.records import to_json
@@ -66,7 +66,7 @@ def evaluate_ranking(
         NoSpace: a file cannot be written.
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
-    opened = open_heads(workspace, domains, heads)
+    opened = _of_split(open_heads(workspace, domains, heads), None if heads else split)
     seed, kind = _agreed(opened, split)
     sequences = read_sequences(workspace, domains, seed, progress)
     parts = split_sequences(sequences, kind)
@@ -116,6 +116,11 @@ def evaluate_ranking(
     return result
 
 
+def _of_split(heads: Sequence[RankingHead], split: str | None) -> Sequence[RankingHead]:
+    """Those that were fitted on `split`, or all if there is none."""
+    return [head for head in heads if head.manifest.split == split] or heads
+
+
 def _agreed(heads: Sequence[RankingHead], split: str | None) -> tuple[int, str]:
     """The seed and the kind of split of all heads."""
     splits = {(head.manifest.seed, head.manifest.split): head.manifest.head for head in heads}
@@ -127,7 +132,7 @@ def _agreed(heads: Sequence[RankingHead], split: str | None) -> tuple[int, str]:
 
 
 def _number(candidates: str) -> int:
-    if not candidates.isdecimal() or int(candidates) < 1:
+    if not (candidates.isdecimal() and len(candidates) < 10 and int(candidates)):
         raise BadSetting(
             "neither full nor a number", where="--candidates", expected="full | 1000", got=repr(candidates)
         )
@@ -141,9 +146,9 @@ def _systems(
     for head in heads:
         yield head.manifest.head, open_ranker(workspace, head)
     options = RankOptions(trials=_BASELINE_TRIALS)
-    present = {name for head in heads for name in (head.manifest.model, head.manifest.head)}
+    tuned = {head.manifest.model for head in heads if len(head.manifest.trials) >= n_trials(head.manifest.model)}
     for model in COUNTS:
-        if model not in present:
+        if model not in tuned:
             found = fit_model(model, sequences, split, options, None, None, seed=seed, progress=SILENT)
             yield model, found.ranker
 
@@ -208,11 +213,9 @@ def _first_items(ranker: Ranker, sequences: Sequences, targets: Targets) -> Ints
 
     As where targets are ranked, items of the history are left out, and the target is not.
     """
-    wanted, histories, rows = sequences.items[targets.at], before(sequences, targets), np.arange(targets.n)
+    wanted, histories = sequences.items[targets.at], before(sequences, targets)
     scores = ranker.scores(histories)
-    own = scores[rows, wanted]
-    scores[histories.flat()] = -np.inf
-    scores[rows, wanted] = own
+    hide_seen(scores, histories, wanted)
     scores[sequences.item_domains != sequences.item_domains[wanted][:, None]] = -np.inf
     return top(scores, _N_SHOWN)[0]
 

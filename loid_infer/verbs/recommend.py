@@ -12,12 +12,11 @@ import numpy as np
 
 from loid_infer.data.users import UserRows, read_users, write_recommendations
 from loid_infer.evaluation.ranking import top
+from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Progress
 from loid_infer.verbs.sequences import BASED_ON, OpenRanking, open_heads, titles_of
-
-_BLOCK_CELLS = 1 << 23  # scores computed at once: 32 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,9 @@ def recommend(
     n_rows = 0
     with write_recommendations(target) as write, progress.task("recommend", len(wanted.user_ids), "users") as task:
         histories, known = model.histories(wanted)
-        size = max(_BLOCK_CELLS // max(model.n_items, 1), 1)
+        if wanted.histories is not None and len(known) and (known == len(BASED_ON) - 1).all():
+            progress.say(f"no item of the histories is known to the head, which has items like {model.item_ids[0]!r}")
+        size = block_rows(model.n_items)
         for first in range(0, histories.n, size):
             rows = np.arange(first, min(first + size, histories.n))
             columns, scores = top(model.scores(histories.rows(rows), with_seen=include_seen), n)

@@ -196,9 +196,8 @@ class _RankingHead:
         scores = np.empty(len(rows), np.float32)
         for part in blocks(histories, self._model.n_items):
             of_users = self._model.scores(histories.rows(part), with_seen=True)
-            of_users = np.column_stack(
-                [of_users, np.min(of_users, axis=1, where=np.isfinite(of_users), initial=np.inf)]
-            )
+            lowest = np.min(of_users, axis=1, where=np.isfinite(of_users), initial=np.inf)
+            of_users = np.column_stack([of_users, np.where(np.isfinite(lowest), lowest, 0)])
             place = np.full(len(users), -1)
             place[part] = np.arange(len(part))
             chosen = np.flatnonzero(place[rows] >= 0)

@@ -21,6 +21,7 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.rankers.manifest import RankingManifest
+from loid_infer.rankers.models import FACTORS, rankable
 from loid_infer.rankers.ranking import Ranker
 from loid_infer.rankers.saved import RankingHead, load_ranking_head
 from loid_infer.records import decode
@@ -129,12 +130,15 @@ def stored(workspace: Workspace, spec: Spec, recorded: str, fix: str) -> Callabl
 
 def fit_command(manifest: RankingManifest) -> str:
     """The instruction for a head that has to be fitted again."""
-    domains = " ".join(f"--domain {domain}" for domain in manifest.domains)
+    options = [f"--domain {domain}" for domain in manifest.domains]
     if manifest.model == "text":
-        return f"Run: loid-infer llmrec fit {domains} --text-only"
+        options.append("--text-only")
+    else:
+        options.append(f"--{'head' if manifest.fingerprint else 'model'} {manifest.model}")
+    options += [f"--name {manifest.head}", f"--split {manifest.split}", f"--seed {manifest.seed}"]
     if manifest.fingerprint:
-        return f"Run: loid-infer llmrec fit {domains} --head {manifest.model}"
-    return f"Run: loid-infer cf fit {domains} --model {manifest.model}"
+        options.append(f"--encoder {manifest.encoder}")
+    return f"Run: loid-infer {'llmrec' if manifest.fingerprint else 'cf'} fit {' '.join(options)}"
 
 
 def open_ranker(workspace: Workspace, head: RankingHead) -> Ranker:
@@ -182,6 +186,8 @@ def open_heads(
     """
     fix = "Run: loid-infer llmrec fit " + " ".join(f"--domain {domain}" for domain in domains)
     chosen = list(names) or ranking_heads(workspace, domains)
+    if len({*chosen}) < len(chosen):
+        raise BadSetting("a head is given twice", where="--head", got=", ".join(chosen), fix="Give every head once.")
     if not chosen:
         raise BadArtifact(f"there is no ranking head of {', '.join(domains)}", where=str(workspace.root), fix=fix)
     heads = [load_ranking_head(workspace.head(name), fix) for name in chosen]
@@ -207,13 +213,19 @@ class OpenRanking:
         self.item_ids = head.item_ids[self._low : self._high]
         self._tables = {name: read_events(workspace.table(name), name) for name in head.manifest.domains}
         self._sequences = sequences_of(self._tables, head.manifest.seed)
-        self._popular = head.counts[self._low : self._high].astype(np.float32)
+        popular = head.counts[self._low : self._high].astype(np.float32)
+        self._popular = np.where(popular > 0, popular, np.float32(-np.inf))
+        self._by_user = head.manifest.model == FACTORS  # users are known by their ids, not by their histories
+        has_text = head.has_text if head.manifest.fingerprint else None
+        self._usable = rankable(head.manifest.model, head.counts, has_text)
         # An item of the table by its number in the head; -1 for one that has come since.
         place: dict[tuple[int, str], int] = {}
         for other in range(len(head.manifest.domains)):
             start, end = head.bounds[other], head.bounds[other + 1]
             place |= {(other, item): start + i for i, item in enumerate(head.item_ids[start:end])}
-        self._place = place
+        # Of an item in a history that is given, which may be of any domain, this one first.
+        others = {item: code for (_, item), code in reversed(place.items())}
+        self._given = others | {item: self._low + i for i, item in enumerate(self.item_ids)}
         self._rows = {user: i for i, user in enumerate(self._sequences.user_ids)}
         self._users = {user: i for i, user in enumerate(head.user_ids)}
         domains = self._sequences.item_domains.tolist()
@@ -224,25 +236,29 @@ class OpenRanking:
         return self._tables[self._head.manifest.domains[self._number]].user_ids
 
     def histories(self, wanted: UserRows) -> tuple[Histories, Ints]:
-        """The histories of the users, and what they are based on, `[n]`, indices into BASED_ON."""
-        table, number = self._sequences, self._number
-        parts, lengths, known = [], [], []
+        """The histories of the users, and what recommendations are based on, `[n]`, indices into BASED_ON.
+
+        Histories have only items that the model can use. Matrix factorization uses none, but the id of the user.
+        """
+        table, parts, based = self._sequences, [], []
         codes = self._codes[table.items]
+        users = np.array([self._users.get(user, -1) for user in wanted.user_ids], np.int64)
         for i, user in enumerate(wanted.user_ids):
             given = wanted.histories[i] if wanted.histories is not None else None
             if given is not None:
-                items = np.array([self._place.get((number, item), -1) for item in given], np.int64)
+                items = np.array([self._given.get(item, -1) for item in given], np.int64)
+                users[i] = -1
             else:
                 at = self._rows.get(user)
                 items = np.zeros(0, np.int64) if at is None else codes[table.starts[at] : table.starts[at + 1]]
             items = items[items >= 0]
-            parts.append(items)
-            lengths.append(len(items))
-            known.append(2 if not len(items) else 1 if given is not None else 0)
-        ends = np.cumsum(lengths, dtype=np.int64)
-        users = np.array([self._users.get(user, -1) for user in wanted.user_ids], np.int64)
+            parts.append(items if self._by_user else items[self._usable[items]])
+            is_known = users[i] >= 0 if self._by_user else len(parts[-1]) > 0
+            based.append(2 if not is_known else 0 if given is None else 1)
+        lengths = np.array([len(part) for part in parts], np.int64)
+        ends = np.cumsum(lengths)
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        return Histories(users, ends - np.array(lengths, np.int64), ends, flat), np.array(known, np.int64)
+        return Histories(users, ends - lengths, ends, flat), np.array(based, np.int64)
 
     def scores(self, histories: Histories, *, with_seen: bool) -> Floats:
         """Scores `[b, n_items of the domain]`; `-inf` for what is not ranked, like items seen unless `with_seen`."""
@@ -250,5 +266,5 @@ class OpenRanking:
         if not with_seen:
             scores[histories.flat()] = -np.inf
         scores = scores[:, self._low : self._high]
-        scores[histories.lengths == 0] = self._popular
+        scores[histories.users < 0 if self._by_user else histories.lengths == 0] = self._popular
         return scores

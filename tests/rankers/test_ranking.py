@@ -35,6 +35,20 @@ def two_domains():
     return sequences_of(parts, 0)
 
 
+def test_a_repeated_target_competes_with_what_else_was_seen() -> None:
+    rows = [(f"u{user}", f"i{item}", at) for user in range(20) for at, item in enumerate([*range(15), 3])]
+    sequences = sequences_of({"d": events([*rows, *((f"v{n}", f"i{n}", 0) for n in range(15, 30))])}, 0)
+
+    class Seen:
+        def scores(self, histories):
+            scores = np.zeros((histories.n, sequences.n_items), np.float32)
+            scores[histories.flat()] = 1
+            return scores
+
+    ranks = target_ranks(Seen(), sequences, split_sequences(sequences, "leave-one-out").test)
+    assert (ranks == 8).all()  # the mean of fifteen
+
+
 @pytest.mark.parametrize("cells", [1 << 23, 100])
 def test_ranks_are_among_unseen_items_of_the_targets_domain(cells, monkeypatch) -> None:
     monkeypatch.setattr("loid_infer.rankers.ranking._BLOCK_CELLS", cells)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from loid_infer.data.sequences import before, split_sequences
+from loid_infer.errors import BadSetting
 from loid_infer.evaluation.ranking import ndcg, recall
+from loid_infer.kernels.threads import Workers
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.rankers.factors import fit_factors
 from loid_infer.rankers.models import fit_model, restored, state
@@ -15,7 +17,7 @@ from loid_infer.rankers.network import SequenceNet, Whitening
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.rankers.texts import TextRanker, unit
-from loid_infer.rankers.training import fit_sequence
+from loid_infer.rankers.training import _Run, fit_sequence
 from loid_infer.types import SILENT
 from tests.rankers.worlds import chains, clusters
 
@@ -87,6 +89,25 @@ def test_training_is_reproducible_and_resumes_to_the_same_weights(chain, tmp_pat
         assert torch.equal(tensor, resumed[name])
 
 
+def test_drawn_negatives_stand_for_all_items() -> None:
+    """The sum over drawn negatives, with its correction, has the mean of the sum over all other items."""
+    sequences = clusters(n_users=20, n_clusters=1, size=6, length=4)
+    split = split_sequences(sequences, "leave-one-out")
+    net = SequenceNet(SMALL, sequences.n_items, ids=True, text_dim=0)
+    items, state = torch.randn(6, 32), torch.randn(1, 32)
+    run = _Run(sequences, split, replace(SMALL, negatives=3), net, None, None, 0, Workers())
+    wanted = torch.tensor([2])
+    logits = state @ items.T / 8
+    own = float(logits[0, 2].exp())
+    estimates = [
+        float(torch.exp(run._cross_entropy(state / 8, wanted, items, 0, 6, number) + logits[0, 2]))
+        - float(logits[0, 2].exp())
+        for number in range(4000)
+    ]
+    others = float(logits.exp().sum()) - own
+    assert np.mean(estimates) == pytest.approx(others, rel=0.05)
+
+
 def test_factors_find_planted_clusters() -> None:
     sequences = clusters()
     split = split_sequences(sequences, "leave-one-out")
@@ -117,6 +138,16 @@ def test_texts_rank_without_training_and_shuffled_ones_do_not() -> None:
     chance = 10 / (sequences.n_items - 3)
     assert found[0] > 4 * chance
     assert found[1] < 1.6 * chance
+
+
+def test_settings_that_cannot_be_trained_are_refused_before_training(chain) -> None:
+    sequences, split = chain
+    for options in (replace(SMALL, attention_heads=3), replace(SMALL, dim=30, attention_heads=5, trials=4)):
+        with pytest.raises(BadSetting, match="no multiple of the attention heads"):
+            fit_model("sasrec", sequences, split, options, None, None, seed=0, progress=SILENT)
+    three = chains(length=3)
+    with pytest.raises(BadSetting, match="no user has two interactions"):
+        fit_model("sasrec", three, split_sequences(three, "leave-one-out"), SMALL, None, None, seed=0, progress=SILENT)
 
 
 @pytest.mark.parametrize("ids", [True, False])

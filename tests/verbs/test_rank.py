@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +314,74 @@ def test_pairs_are_scored_by_ranking_heads(ranked, tmp_path) -> None:
     recommend(domain="shop", head="shop-text", n=36, include_seen=True, out=tmp_path / "r.parquet", workspace=ws)
     listed = {(r["user_id"], r["item_id"]): r["score"] for r in pq.read_table(tmp_path / "r.parquet").to_pylist()}
     assert scores[:3] == pytest.approx([listed[pair] for pair in list(zip(users, items, strict=True))[:3]], abs=1e-5)
+
+
+def test_histories_are_read_as_ids_are(ranked, tmp_path) -> None:
+    import pyarrow as pa
+
+    ws, *_ = ranked
+    users = tmp_path / "users.parquet"
+    histories = [[" shop10 ", "shop11\u200b"], None, ["shop20"]]
+    pq.write_table(pa.table({"user_id": ["a", "u003", "b"], "history": histories}), users)
+    recommend(users, domain="shop", head="shop-text", n=2, workspace=ws)
+    rows = pq.read_table(tmp_path / "users.recommendations.parquet").to_pylist()
+    assert [(row["known"], row["item_id"][4]) for row in rows[::2]] == [
+        ("history", "1"),
+        ("user", "3"),
+        ("history", "2"),
+    ]
+    tabs = tmp_path / "users.tsv"
+    tabs.write_text("user_id\thistory\na\tshop10 shop11\n")
+    recommend(tabs, domain="shop", head="shop-text", n=2, workspace=ws)
+    assert '"history"' in (tmp_path / "users.recommendations.csv").read_text()
+    pq.write_table(pa.table({"user_id": ["a"], "history": [[None]]}), users)
+    with pytest.raises(BadTable, match="row 1, history: the item is missing"):
+        recommend(users, domain="shop", head="shop-text", workspace=ws)
+    tabs.write_text("user_id\tuser_id\na\tb\n")
+    with pytest.raises(BadTable, match="occurs twice"):
+        recommend(tabs, domain="shop", head="shop-text", workspace=ws)
+
+
+def test_matrix_factorization_knows_users_by_id_only(ranked, tmp_path) -> None:
+    ws, *_ = ranked
+    cf_fit(["shop"], model="mf", settings=QUICK, workspace=ws)
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,history\nu001,shop10 shop11\nnew,shop10\n")
+    result = recommend(users, domain="shop", head="shop-mf", n=3, workspace=ws)
+    assert result.n_unknown_users == 2
+    result = recommend(domain="shop", head="shop-mf", n=3, out=tmp_path / "r.csv", workspace=ws)
+    assert result.n_unknown_users == 0
+    default = cf_fit(["shop"], model="mf", name="other", settings=replace(QUICK, learning_rate=0.5), workspace=ws)
+    assert default.val != cf_fit(["shop"], model="mf", settings=QUICK, workspace=ws).val
+
+
+def test_items_that_a_model_cannot_use_say_nothing_about_a_user(exported, tmp_path) -> None:
+    shutil.copytree(exported, tmp_path / "ws")
+    ws = Workspace(tmp_path / "ws")
+    lines = [f"u{user},i{item},{at}" for user in range(20) for at, item in enumerate([user % 7, 7, 8, user % 3 + 20])]
+    lines.append("u0,cold,99")
+    (ws.root / "a.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    ingest_implicit([ws.root / "a.csv"], "a", workspace=ws)
+    cf_fit(["a"], model="cooccurrence", workspace=ws)
+    (ws.root / "users.csv").write_text("user_id,history\nx,cold\ny,i7\n")
+    result = recommend(ws.root / "users.csv", domain="a", n=40, workspace=ws)
+    assert result.n_unknown_users == 1
+    rows = Path(result.out).read_text()
+    assert '"x","i7",1' in rows
+    assert '"x","cold"' not in rows
+    (ws.root / "pairs.csv").write_text("user_id,item_id\nx,cold\ny,i7\n")
+    scores = Path(score(ws.root / "pairs.csv", head="a-cooccurrence", workspace=ws).out).read_text()
+    assert "inf" not in scores
+
+
+def test_what_is_compared_is_said_and_distinct(ranked) -> None:
+    ws, *_ = ranked
+    with pytest.raises(BadSetting, match="given twice"):
+        evaluate_ranking(["shop"], heads=["shop-text", "shop-text"], workspace=ws)
+    with pytest.raises(BadSetting, match="name of a counting model"):
+        cf_fit(["shop"], name="recent", settings=QUICK, workspace=ws)
+    with pytest.raises(BadSetting, match="neither full nor a number"):
+        evaluate_ranking(["shop"], candidates="9" * 5000, workspace=ws)
+    cf_fit(["shop"], model="cooccurrence", workspace=ws)  # a single setting
+    systems = {row.system for row in evaluate_ranking(["shop"], workspace=ws).summary}
+    assert {"cooccurrence", "shop-cooccurrence"} <= systems
