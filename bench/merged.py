@@ -1,18 +1,21 @@
 """Does it help to merge the domains of a user? Rankers of one domain against rankers of both, on the same targets.
 
-    python -m bench.merged [SET]      food_kitchen; half an hour on two cores
+    python -m bench.merged [SET [HEAD...]]      food_kitchen; two minutes without trained heads, else an hour
+
+Rows of other heads in the result are kept.
 
 LLM-Rec (arXiv 2310.14304) says that merging by IDs hurts and merging by texts helps. Both kinds of rankers get the same
 split (leave-one-out over both domains, by time); those of one domain see its interactions and targets only.
 """
 
+import json
 import sys
 import time
 
 import numpy as np
 
 from bench.ranking import ingested, interval
-from bench.record import save, work_folder
+from bench.record import save, saved_as, work_folder
 from loid_infer.data.sequences import split_sequences, within
 from loid_infer.evaluation.ranking import measured
 from loid_infer.evaluation.rows import paired
@@ -28,7 +31,7 @@ MODELS = ("sasrec", "sequence", "sequence+id", "text", "cooccurrence")
 OPTIONS = RankOptions(trials=1)
 
 
-def main(name: str = "food_kitchen") -> None:
+def main(name: str = "food_kitchen", *models: str) -> None:
     wait_briefly()
     workspace = Workspace(work_folder(f"merged-{name}"))
     domains = ingested(workspace.root, name)
@@ -39,8 +42,10 @@ def main(name: str = "food_kitchen") -> None:
     encode_items(workspace, sequences, texts, folder, SILENT)
     vectors = stored(workspace, folder.spec, folder.fingerprint, "")(texts.digests)
     of_target = sequences.item_domains[sequences.items[split.test.at]]
-    rows = []
-    for model in MODELS:
+    path, chosen = saved_as("merged"), models or MODELS
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [row for row in kept if row["set"] != name or row["head"] not in chosen]
+    for model in chosen:
         given = (None, None) if model in ("sasrec", "cooccurrence") else (vectors, texts.has_text)
         start = time.perf_counter()
         merged = fit_model(model, sequences, split, OPTIONS, *given, seed=0, progress=SILENT)
