@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from loid_infer.heads.manifest import FORMAT, HeadManifest
 from loid_infer.heads.tokens import TokenScale, tokens_of
 from loid_infer.learning.loop import History
 from loid_infer.records import narrowed
-from loid_infer.tensors import save_tensors
+from loid_infer.tensors import packed, save_tensors, unpacked
 from loid_infer.types import NO_TIME, Array, Bools, Digests, Interactions, Ints, Vectors
 
 CURVE_FILE = "curve.json"
@@ -98,9 +97,7 @@ def save_head(
         "empty": interactions.empty,
     }
     for name in _IDS:
-        encoded = [text.encode() for text in getattr(interactions, name)]
-        arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
-        arrays[f"{name}.ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        arrays |= packed(name, getattr(interactions, name))
     tensors |= {f"reviews.{name}": array for name, array in arrays.items()}
     head_fields = {
         "format": FORMAT,
@@ -145,7 +142,7 @@ def load_head(folder: Path, fix: str) -> SavedHead:
 def _reviews(tensors: dict[str, Tensor], manifest: HeadManifest) -> Interactions:
     parts = {name[8:]: tensor.numpy() for name, tensor in tensors.items() if name.startswith("reviews.")}
     codes: dict[str, Any] = {name: parts[name].astype(np.int64) for name in _CODES}
-    ids: dict[str, Any] = {name: _ids(parts[f"{name}.bytes"], parts[f"{name}.ends"]) for name in _IDS}
+    ids: dict[str, Any] = {name: unpacked(name, parts) for name in _IDS}
     return Interactions(
         **ids,
         **codes,
@@ -156,8 +153,3 @@ def _reviews(tensors: dict[str, Tensor], manifest: HeadManifest) -> Interactions
         rating_range=manifest.rating_range,
         digest=manifest.table_digest,
     )
-
-
-def _ids(content: Array, ends: Ints) -> list[str]:
-    joined, bounds = content.tobytes(), [0, *ends.tolist()]
-    return [joined[start:end].decode() for start, end in pairwise(bounds)]
