@@ -163,6 +163,23 @@ def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
     return PairSource(source, schema)
 
 
+def check_suffix(out: Path, example: str) -> str:
+    """The suffix of the output file `out`, which decides its format. Raises BadSetting unless it is parquet or CSV."""
+    suffix = out.suffix.lower()
+    if suffix not in (".parquet", ".csv"):
+        fix = f"Use one of these suffixes, as in --out {example}"
+        raise BadSetting("unknown format", where=str(out), expected=".parquet or .csv", got=repr(suffix), fix=fix)
+    return suffix
+
+
+@contextmanager
+def open_rows(out: Path, schema: Any) -> Iterator[Any]:
+    """A writer of Arrow tables of `schema` to `out`, parquet or CSV by its suffix, which is replaced in the end."""
+    open_writer = pacsv.CSVWriter if out.suffix.lower() == ".csv" else partial(pq.ParquetWriter, compression="zstd")
+    with new_file(out) as temporary, open_writer(temporary, schema) as writer:
+        yield writer
+
+
 @contextmanager
 def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Floats, Array], None]]:
     """Yield a function that appends a batch: pairs, scores `[m]`, and the values of the column `known` `[m]`.
@@ -170,10 +187,7 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
     The suffix of `out` (`.parquet` or `.csv`) decides the format. `out` is replaced when the block succeeds. Raises
     BadSetting if it has another suffix or is a folder or the file of pairs, and NoSpace if it cannot be written.
     """
-    suffix = out.suffix.lower()
-    if suffix not in (".parquet", ".csv"):
-        fix = "Use one of these suffixes, as in --out scores.parquet"
-        raise BadSetting("unknown format", where=str(out), expected=".parquet or .csv", got=repr(suffix), fix=fix)
+    suffix = check_suffix(out, "scores.parquet")
     if out.is_dir() or out.resolve() == source.path.resolve():
         what = f"scores cannot replace {'a folder' if out.is_dir() else 'the file of pairs'}"
         raise BadSetting(what, where=str(out), fix="Name another file with --out.")
@@ -184,8 +198,7 @@ def write_scores(source: PairSource, out: Path) -> Iterator[Callable[[Pairs, Flo
         what, fix = f"CSV cannot hold the nested columns {', '.join(nested)}", "Write parquet: --out scores.parquet"
         raise BadSetting(what, where=str(out), fix=fix)
     schema = pa.schema([*kept, pa.field("score", pa.float32()), pa.field("known", pa.string())])
-    open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
-    with new_file(out) as temporary, open_writer(temporary, schema) as writer:
+    with open_rows(out, schema) as writer:
 
         def write(pairs: Pairs, scores: Floats, known: Array) -> None:
             columns = [

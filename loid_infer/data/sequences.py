@@ -97,6 +97,10 @@ class SequenceSplit:
         """Which interactions `[n]` are for training."""
         return np.arange(sequences.n) < self.train_ends[sequences.users]
 
+    def counts(self, sequences: Sequences) -> Ints:
+        """The number of training interactions of each item `[n_items]`."""
+        return np.bincount(sequences.items[self.train(sequences)], minlength=sequences.n_items)
+
 
 @dataclass(frozen=True, slots=True)
 class Histories:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from loid_infer.artifact import new_file
 from loid_infer.data.canonical import arrow_errors
 from loid_infer.data.columns import plain
-from loid_infer.data.pairs import clean_ids
+from loid_infer.data.pairs import check_suffix, clean_ids, open_rows
 from loid_infer.data.values import clean_id
-from loid_infer.errors import BadSetting, BadTable
+from loid_infer.errors import BadTable
 
 _OUT = pa.schema(
     [
@@ -30,7 +28,6 @@ _OUT = pa.schema(
         ("title", pa.string()),
     ]
 )
-_SUFFIXES = (".parquet", ".csv")
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 
@@ -96,12 +93,8 @@ def write_recommendations(out: Path) -> Iterator[Callable[..., None]]:
     The suffix of `out` decides the format. `out` is replaced when the block succeeds. Raises BadSetting if it has
     another suffix or is a folder, and NoSpace if it cannot be written.
     """
-    suffix = out.suffix.lower()
-    if suffix not in _SUFFIXES or out.is_dir():
-        fix = "Use one of these suffixes, as in --out recommendations.parquet"
-        raise BadSetting("unknown format", where=str(out), expected=" or ".join(_SUFFIXES), got=repr(suffix), fix=fix)
-    open_writer = pacsv.CSVWriter if suffix == ".csv" else partial(pq.ParquetWriter, compression="zstd")
-    with new_file(out) as temporary, open_writer(temporary, _OUT) as writer:
+    check_suffix(out, "recommendations.parquet")
+    with open_rows(out, _OUT) as writer:
 
         def write(*columns: Sequence[Any]) -> None:
             writer.write_table(pa.table([pa.array(column) for column in columns], names=_OUT.names).cast(_OUT))

@@ -81,7 +81,7 @@ def popularity(sequences: Sequences, split: SequenceSplit, half_life: float | No
     if half_life is not None:
         weights = np.exp2(-_ages(sequences, split)[train] / half_life)
     counts = np.bincount(items, weights, minlength=sequences.n_items)
-    return Popularity(np.where(np.bincount(items, minlength=sequences.n_items) > 0, counts, -np.inf))
+    return Popularity(np.where(split.counts(sequences) > 0, counts, -np.inf))
 
 
 def _ages(sequences: Sequences, split: SequenceSplit) -> Floats:
@@ -108,7 +108,7 @@ def co_occurrence(sequences: Sequences, split: SequenceSplit, damping: float, de
         cells, inverse = np.unique(np.concatenate([cells, new]), return_inverse=True)
         counts = np.bincount(inverse, np.concatenate([counts, n]), minlength=len(cells)).astype(np.int64)
     rows, neighbors = np.divmod(cells, n_items)
-    frequency = np.bincount(items, minlength=n_items)
+    frequency = split.counts(sequences)
     scale = np.maximum(frequency, 1.0) ** -damping
     starts = np.searchsorted(rows, np.arange(n_items + 1))
     return CoOccurrence(starts, neighbors, counts * scale[rows] * scale[neighbors], frequency > 0, np.asarray(decay))

@@ -79,8 +79,7 @@ def fit_factors(
     Raises:
         NoSpace: a checkpoint cannot be written.
     """
-    train = split.train(sequences)
-    known = np.bincount(sequences.items[train], minlength=sequences.n_items) > 0
+    known = split.counts(sequences) > 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = FactorNet(sequences.n_users, sequences.n_items, options.dim)

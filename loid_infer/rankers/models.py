@@ -15,6 +15,7 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
 from loid_infer.rankers.counts import CoOccurrence, Popularity, co_occurrence, popularity
 from loid_infer.rankers.factors import FactorNet, FactorRanker, fit_factors
+from loid_infer.rankers.manifest import TrialRecord
 from loid_infer.rankers.network import SequenceNet, SequenceRanker, Whitening
 from loid_infer.rankers.ranking import Ranker, validation_ndcg
 from loid_infer.rankers.settings import RankOptions
@@ -63,22 +64,14 @@ MODELS = (*_TRIALS, "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Settings that were tried, and the NDCG@10 of the validation part."""
-
-    settings: Mapping[str, Any]
-    ndcg: float
-
-
-@dataclass(frozen=True, slots=True)
 class Fitted:
     """The best of some trials."""
 
     ranker: Ranker
     options: RankOptions
-    history: History | None  # learning curve of a trained model
-    whitening: Whitening | None  # of a model with texts
-    trials: Sequence[Trial]
+    history: History | None = None  # learning curve of a trained model
+    whitening: Whitening | None = None  # of a model with texts
+    trials: Sequence[TrialRecord] = ()
 
     @property
     def ndcg(self) -> float:
@@ -109,18 +102,16 @@ def fit_model(
         BadSetting: the width is no multiple of the attention heads, or no user has two training interactions.
     """
     whitening = whitened = None
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     best: Fitted | None = None
     if vectors is not None and has_text is not None:
         whitening, tried = best_whitening(sequences, split, vectors, has_text, seed)
-        if model == "text":
-            return Fitted(
-                TextRanker(unit(_applied(whitening, vectors, has_text)), has_text), options, None, whitening, tried
-            )
         whitened = _applied(whitening, vectors, has_text)
+        if model == "text":
+            return Fitted(TextRanker(unit(whitened), has_text), options, whitening=whitening, trials=tried)
     changes = _TRIALS[model][: options.trials]
     _check_width(model, options, changes)
-    known = rankable(model, np.bincount(sequences.items[split.train(sequences)], minlength=sequences.n_items), has_text)
+    known = rankable(model, split.counts(sequences), has_text)
     for change in changes:
         fitted = _fit_once(
             model,
@@ -135,7 +126,7 @@ def fit_model(
             checkpoint if len(changes) == 1 else None,
         )
         ndcg = validation_ndcg(fitted.ranker, sequences, split, seed)
-        trials.append(Trial(dict(change), ndcg))
+        trials.append(TrialRecord(dict(change), ndcg))
         progress.say(f"{model}: validation NDCG@10 {ndcg:.4f}" + (f" with {dict(change)}" if change else ""))
         if best is None or ndcg > max(trial.ndcg for trial in trials[:-1]):
             best = fitted
@@ -166,13 +157,13 @@ def _check_width(model: str, options: RankOptions, changes: Sequence[Mapping[str
 
 def best_whitening(
     sequences: Sequences, split: SequenceSplit, vectors: Floats, has_text: Bools, seed: int
-) -> tuple[Whitening, Sequence[Trial]]:
+) -> tuple[Whitening, Sequence[TrialRecord]]:
     """The whitening of `vectors [n_items, d]` with which texts alone rank the validation targets best."""
     trials, found = [], []
     for power in _POWERS:
         found.append(Whitening.of(vectors[has_text], power))
         ranker = TextRanker(unit(_applied(found[-1], vectors, has_text)), has_text)
-        trials.append(Trial({"whitening": power}, validation_ndcg(ranker, sequences, split, seed)))
+        trials.append(TrialRecord({"whitening": power}, validation_ndcg(ranker, sequences, split, seed)))
     best = max(range(len(trials)), key=lambda i: trials[i].ndcg)
     return found[best], tuple(trials)
 
@@ -195,13 +186,13 @@ def _fit_once(
     checkpoint: Checkpoint | None,
 ) -> Fitted:
     if model in ("popularity", "recent"):
-        return Fitted(popularity(sequences, split, **change), options, None, None, ())
+        return Fitted(popularity(sequences, split, **change), options)
     if model == "cooccurrence":
-        return Fitted(co_occurrence(sequences, split, **change), options, None, None, ())
+        return Fitted(co_occurrence(sequences, split, **change), options)
     chosen = replace(options, **change)
     if model == "mf":
         ranker, history = fit_factors(sequences, split, chosen, seed=seed, progress=progress, checkpoint=checkpoint)
-        return Fitted(ranker, chosen, history, None, ())
+        return Fitted(ranker, chosen, history)
     fitted = fit_sequence(
         sequences,
         split,
@@ -213,7 +204,7 @@ def _fit_once(
         progress=progress,
         checkpoint=checkpoint,
     )
-    return Fitted(fitted.ranker, chosen, fitted.history, None, ())
+    return Fitted(fitted.ranker, chosen, fitted.history)
 
 
 def state(fitted: Fitted) -> dict[str, Any]:

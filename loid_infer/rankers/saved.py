@@ -72,7 +72,7 @@ def save_ranking_head(
     Raises:
         NoSpace: the disk is full or the folder not writable.
     """
-    counts = np.bincount(sequences.items[split.train(sequences)], minlength=sequences.n_items)
+    counts = split.counts(sequences)
     digests, has_text = texts or (np.zeros((0, 16), np.uint8), np.zeros(0, bool))
     arrays: dict[str, Any] = {"bounds": sequences.bounds, "counts": counts, "digests": digests, "has_text": has_text}
     arrays |= packed("users", sequences.user_ids) | packed("items", sequences.item_ids)
@@ -83,7 +83,7 @@ def save_ranking_head(
         "split": split.kind,
         "split_digest": split.digest,
         "options": asdict(fitted.options),
-        "trials": [asdict(trial) for trial in fitted.trials],
+        "trials": fitted.trials,
     }
     manifest = narrowed({**report, **known}, RankingManifest)
     with new_folder(folder) as temporary:

@@ -17,6 +17,7 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.evaluation.ranking import measured
 from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.rankers.manifest import TrialRecord
 from loid_infer.rankers.models import COUNTS, FACTORS, SASREC, TEXT_HEADS, Fitted, fit_model
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.saved import save_ranking_head
@@ -47,7 +48,7 @@ class RankFitResult:
     split: str
     split_digest: str
     val: dict[str, float]  # by metric
-    trials: Sequence[dict[str, Any]]
+    trials: Sequence[TrialRecord]
     epochs: int
     sequences_per_s: float
     seed: int
@@ -198,7 +199,7 @@ class _Run:
             n_tied_times=sequences.n_tied,
             split=split.kind,
             split_digest=split.digest,
-            trials=[asdict(trial) for trial in fitted.trials],
+            trials=fitted.trials,
             path=str(self.folder),
             seconds=time.perf_counter() - self.start,
             **report,

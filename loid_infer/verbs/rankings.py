@@ -32,7 +32,6 @@ from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.sequences import fit_command, open_heads, open_ranker, read_sequences, titles_of
 
-_BASELINE_TRIALS = 6
 _N_EXAMPLES, _N_SHOWN = 5, 5  # users, and items of each list
 _LEAK = (
     "leave-one-out: training contains interactions that happened after test targets; --split time when fitting does not"
@@ -145,10 +144,10 @@ def _systems(
     """The heads, then the counting models that are not among them."""
     for head in heads:
         yield head.manifest.head, open_ranker(workspace, head)
-    options = RankOptions(trials=_BASELINE_TRIALS)
     tuned = {head.manifest.model for head in heads if len(head.manifest.trials) >= n_trials(head.manifest.model)}
     for model in COUNTS:
         if model not in tuned:
+            options = RankOptions(trials=n_trials(model))
             found = fit_model(model, sequences, split, options, None, None, seed=seed, progress=SILENT)
             yield model, found.ranker
 
@@ -160,7 +159,7 @@ def _by_domain(sequences: Sequences, split: SequenceSplit) -> tuple[str, Sequenc
 def _groups(sequences: Sequences, split: SequenceSplit) -> Iterator[tuple[str, Sequence[str], Ints]]:
     """Partitions of the test targets: kind, names and the group `[m]` of each."""
     targets = split.test
-    counts = np.bincount(sequences.items[split.train(sequences)], minlength=sequences.n_items)
+    counts = split.counts(sequences)
     lengths = targets.at - sequences.starts[targets.users]
     yield "training interactions of the item", *_bins(_POPULARITY, counts[sequences.items[targets.at]])
     yield "length of the history", *_bins(_LENGTH, lengths)
