@@ -1,11 +1,11 @@
 """A frozen encoder with LoRA and a regressor, trained to predict ratings from texts by mean squared error.
 
-LoRA: Hu et al. 2021, `h = W x + s B A x`; regressor and loss: LoID eq. 3 and 4.
+Regressor and loss: LoID eq. 3 and 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,53 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loid_infer.architectures.family import TARGETS, family_of
-from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders.schedule import padded, padded_lengths
 from loid_infer.errors import BadSetting
 from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.plugins.reference import fresh_factors
+from loid_infer.plugins.adapter import AdaptedEncoder, dtype_of, initial_factors, tensors_of
 from loid_infer.plugins.settings import TrainSettings
 from loid_infer.types import Floats, Ints, Progress, Spec, TokenBatch
-
-
-def module_names(spec: Spec, layer: int, targets: Sequence[str] = tuple(TARGETS)) -> dict[str, str]:
-    """Names of the linear layers `targets` of a layer in the transformers module, by our attribute."""
-    names = family_of(spec.architecture).targets(spec)
-    return {TARGETS[target]: name.format(layer) for target, name in names.items() if target in targets}
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus LoRA. The factors are float32 and are cast to the dtype of the layer."""
-
-    def __init__(self, frozen: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
-        """`a [r, d_in]` and `b [d_out, r]` are copied to parameters."""
-        super().__init__()
-        self.frozen, self.scale = frozen, scale
-        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
-
-    @property
-    def weight(self) -> Tensor:
-        """`W + s B A`, needed for keys and values of the last layer."""
-        return torch.addmm(self.frozen.weight.to(self.a.dtype), self.b, self.a, alpha=self.scale).to(self._dtype)
-
-    @property
-    def bias(self) -> Tensor:
-        """The bias of the frozen layer."""
-        return self.frozen.bias
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.frozen.weight.dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x [.., d_in]` -> `[.., d_out]`."""
-        inner = functional.linear(x, self.a.to(self._dtype))
-        # Scaling the factor is cheaper than scaling the result.
-        return self.frozen(x) + functional.linear(inner, (self.b * self.scale).to(self._dtype))  # type: ignore[no-any-return]
 
 
 class RatingModel(nn.Module):
@@ -85,13 +47,7 @@ class RatingModel(nn.Module):
         """
         super().__init__()
         self.center, self.spread = ratings
-        self.encoder = Transformer(spec, frozen).to(dtype)
-        self._adapted: dict[str, AdaptedLinear] = {}
-        for i, layer in enumerate(self.encoder.layers):
-            for part, name in module_names(spec, i).items():
-                if name in factors:
-                    self._adapted[name] = AdaptedLinear(getattr(layer, part), *factors[name], scale)
-                    setattr(layer, part, self._adapted[name])
+        self.encoder = AdaptedEncoder(spec, frozen, factors, scale, dtype)
         self.hidden = nn.Linear(spec.dim, spec.dim)
         self.rating = nn.Linear(spec.dim, 1)
 
@@ -103,9 +59,11 @@ class RatingModel(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name, in a fixed order: factors as `<module>.a` and `.b`, then the regressor."""
-        factors = {f"{name}.{part}": getattr(linear, part) for name, linear in self._adapted.items() for part in "ab"}
-        regressor = {name: part for name, part in self.named_parameters() if name.startswith(("hidden.", "rating."))}
-        return factors | regressor
+        return self.encoder.factors() | self.regressor()
+
+    def regressor(self) -> dict[str, nn.Parameter]:
+        """The parameters of the regressor."""
+        return {name: part for name, part in self.named_parameters() if name.startswith(("hidden.", "rating."))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,10 +128,8 @@ def rating_model(
     spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
 ) -> RatingModel:
     """The model with LoRA as peft initializes it in the transformers module `model`, which is changed."""
-    layers = range(spec.n_layers - (settings.layers or spec.n_layers), spec.n_layers)
-    modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
-    factors = fresh_factors(model, modules, settings.rank, settings.seed)
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    factors = initial_factors(spec, model, settings)
+    dtype = dtype_of(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return RatingModel(spec, frozen, factors, settings.scale, dtype, ratings)
@@ -242,5 +198,4 @@ def clipped_mse(
 
 
 def _tensors(batch: TokenBatch, model: RatingModel) -> tuple[Tensor, Tensor]:
-    device = model.rating.weight.device
-    return torch.from_numpy(batch.input_ids).to(device), torch.from_numpy(batch.attention_mask).to(device)
+    return tensors_of(batch, model.rating.weight.device)

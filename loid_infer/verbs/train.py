@@ -20,7 +20,7 @@ from loid_infer.encoders.processor import has_bf16, n_usable_threads, torch_thre
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.heads.units import Unit
 from loid_infer.learning.checkpoint import Checkpoint
-from loid_infer.plugins.delta import LowRank, delta_digest, write_delta
+from loid_infer.plugins.delta import delta_digest, write_delta
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
 from loid_infer.plugins.settings import DEFAULT_SETTINGS, TrainSettings
 from loid_infer.settings import DEFAULT_BASE, Workspace, WorkspaceLike
@@ -223,10 +223,8 @@ def _result(
     progress: Progress,
 ) -> PluginTrainResult:
     """Write the plugin."""
-    weights = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.trained().items()}
-    modules = [key.removesuffix(".a") for key in weights if key.endswith(".a")]
-    delta = {f"{key}.weight": LowRank(weights[f"{key}.b"], weights[f"{key}.a"], job.settings.scale) for key in modules}
-    regressor = {key: array for key, array in weights.items() if key.startswith(("hidden.", "rating."))}
+    delta = model.encoder.delta()
+    regressor = {key: tensor.detach().cpu().float().numpy() for key, tensor in model.regressor().items()}
     regressor |= {"center": np.float64(model.center).reshape(1), "spread": np.float64(model.spread).reshape(1)}
     manifest = PluginManifest(
         name=job.name,

@@ -22,7 +22,8 @@ from loid_infer.graphs.parity import reference_vectors
 from loid_infer.graphs.quantize import quantize
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels.cosine import row_cosines
-from loid_infer.plugins.train import RatingModel, module_names
+from loid_infer.plugins.adapter import module_names
+from loid_infer.plugins.train import RatingModel
 from loid_infer.types import SILENT
 from tests.conftest import toy_texts
 from tests.families import FAMILIES, TEXTS, make_family

@@ -11,8 +11,9 @@ from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.plugins.adapter import module_names
 from loid_infer.plugins.settings import TrainSettings
-from loid_infer.plugins.train import Data, Examples, RatingModel, clipped_mse, module_names, rating_model, train
+from loid_infer.plugins.train import Data, Examples, RatingModel, clipped_mse, rating_model, train
 from loid_infer.types import SILENT, Spec
 
 MAX_TOKENS = 32
