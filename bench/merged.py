@@ -22,6 +22,7 @@ from loid_infer.evaluation.rows import paired
 from loid_infer.rankers.models import fit_model
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.settings import RankOptions
+from loid_infer.rankers.texts import TextVectors
 from loid_infer.settings import TEMPLATE, Workspace, wait_briefly
 from loid_infer.types import SILENT
 from loid_infer.verbs.encoder import resolve_or_export
@@ -46,16 +47,16 @@ def main(name: str = "food_kitchen", *models: str) -> None:
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = [row for row in kept if row["set"] != name or row["head"] not in chosen]
     for model in chosen:
-        given = (None, None) if model in ("sasrec", "cooccurrence") else (vectors, texts.has_text)
+        given = None if model in ("sasrec", "cooccurrence") else TextVectors(vectors, texts.has_text)
         start = time.perf_counter()
-        merged = fit_model(model, sequences, split, OPTIONS, *given, seed=0, progress=SILENT)
+        merged = fit_model(model, sequences, split, OPTIONS, given, seed=0, progress=SILENT)
         together = measured(target_ranks(merged.ranker, sequences, split.test))["ndcg@10"]
         seconds = time.perf_counter() - start
         for number, domain in enumerate(sequences.domains):
             low, high = sequences.bounds[number], sequences.bounds[number + 1]
             only, part = within(sequences, split, domain)
-            own = (None, None) if given[0] is None else (vectors[low:high], texts.has_text[low:high])
-            single = fit_model(model, only, part, OPTIONS, *own, seed=0, progress=SILENT)
+            own = None if given is None else TextVectors(vectors[low:high], texts.has_text[low:high])
+            single = fit_model(model, only, part, OPTIONS, own, seed=0, progress=SILENT)
             alone = measured(target_ranks(single.ranker, only, part.test))["ndcg@10"]
             both = together[of_target == number]
             row = {"set": name, "targets in": domain, "head": model, "users": len(alone)}

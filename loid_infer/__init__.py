@@ -31,6 +31,7 @@ _PLACES = {
     "evaluate_ranking": "verbs.rankings",
     "llmrec_fit": "verbs.rank",
     "cf_fit": "verbs.rank",
+    "llmrec_train": "verbs.llmrec",
     "recommend": "verbs.recommend",
     "report": "verbs.report",
     "similar": "verbs.similar",

@@ -20,6 +20,7 @@ DEFAULT_ENCODER = "base"
 DEFAULT_MAX_TOKENS = 256
 MAX_SEED = 2**63 - 1
 TEMPLATE = "{title}; "  # of an item's text (LLM-Rec, arXiv 2310.14304, section 3.2)
+TITLE_TOKENS = 40  # of an item's text where histories are joined (its released code)
 SAMPLE_DOMAINS = ("electronics", "movies_tv", "video_games")
 
 # File systems on which locks, memory maps or syncs may not work as on a local disk.

@@ -123,14 +123,15 @@ class NamedDigest(Struct, frozen=True):
     digest: str  # of its weights
 
 
-class TrainingRun(Struct, frozen=True, kw_only=True, order=True):
+class TrainingRun(Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
     """What a plugin was trained on. Sorted by these fields, in this order."""
 
     domain: str
-    split: str  # kind: random | time
+    split: str  # kind: random | time, of next items: leave-one-out | time
     split_digest: str
     split_seed: int
-    table_digest: str
+    table_digest: str  # of next items: of the sequences
+    task: str = "ratings"  # ratings | next-item
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ from loid_infer.cli.options import (
     SplitOption,
     SplitSeedOption,
     TemplateOption,
+    TitleTokensOption,
 )
 from loid_infer.errors import BadSetting
 from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
-from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS, TEMPLATE
+from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS, TEMPLATE, TITLE_TOKENS
 
 
 @command("tables.sample")
@@ -156,8 +157,9 @@ def _encode_each(dry_run: bool, encoder: list[str] | None = None, **options: Any
 @command(_encode_each)
 def encode(
     domain: DomainOption,
-    of: Annotated[str, "reviews | items"] = "reviews",
+    of: Annotated[str, "reviews | items | histories"] = "reviews",
     template: TemplateOption = TEMPLATE,
+    title_tokens: TitleTokensOption = TITLE_TOKENS,
     encoder: Annotated[
         list[str] | None, "Name of an encoder; repeat for more. By default the one named like the domain, else `base`."
     ] = None,
@@ -175,7 +177,7 @@ def encode(
     ] = None,
     dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
 ) -> None:
-    """Compute the vectors of a domain's reviews, or of its items' texts, that are not stored yet, and store them.
+    """Compute the vectors of a domain's reviews, or of its items or histories, that are not stored yet, and store them.
 
     Example: loid-infer encode --domain video_games
     """

@@ -29,3 +29,6 @@ QuotingOption = Annotated[
 DeviceOption = Annotated[str, "auto | cpu | cuda"]
 TemplateOption = Annotated[str, "Text of an item, with the fields title, brand, category and description."]
 RankSplitOption = Annotated[str, "Kind of split: leave-one-out | time."]
+TitleTokensOption = Annotated[
+    int, typer.Option(min=1, help="Tokens after which the text of an item is cut where histories are joined.")
+]

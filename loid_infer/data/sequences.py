@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +14,10 @@ from loid_infer.data.events import Events
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.kernels import sampling
 from loid_infer.settings import check_choice
-from loid_infer.types import NO_TIME, Array, Bools, Ints
+from loid_infer.types import NO_TIME, Array, Bools, Ints, TrainingRun
 
 SPLITS = ("leave-one-out", "time")
+NEXT_ITEM = "next-item"  # the task of a `TrainingRun`
 MIN_LENGTH = 3  # interactions of a user from which validation and test targets are taken: a shorter one only trains
 _QUANTILES = (0.8, 0.9)  # of the times: the start of the validation and of the test period
 
@@ -249,10 +250,25 @@ def _targets(users: Ints, at: Ints) -> Targets:
     return Targets(users, at[users])
 
 
+def refuse_other_split(runs: Iterable[TrainingRun], sequences: Sequences, split: SequenceSplit, who: str) -> None:
+    """Raise BadSetting if one of the training `runs` of `who` was for next items of another split of these domains."""
+    for run in runs:
+        if run.task == NEXT_ITEM and run.domain in sequences.domains and run.split_digest != split.digest:
+            what = f"{who} was trained on another split of {run.domain!r}, which may contain test targets of this one"
+            got = f"--split {split.kind} of {', '.join(sequences.domains)}"
+            fix = "Give the --split, the --seed and the domains that it was trained with, or train it again."
+            raise BadSetting(what, expected=f"--split {run.split} --seed {run.split_seed}", got=got, fix=fix)
+
+
 def before(sequences: Sequences, targets: Targets) -> Histories:
     """The histories of targets: what their users have before them. A target is in its own history only if its user had
     the item before, which tables contain only with `--duplicates keep-all`."""
     return Histories(targets.users, sequences.starts[targets.users], targets.at, sequences.items)
+
+
+def all_histories(sequences: Sequences) -> Histories:
+    """Everything that each user has."""
+    return Histories(np.arange(sequences.n_users), sequences.starts[:-1], sequences.starts[1:], sequences.items)
 
 
 def training_histories(sequences: Sequences, split: SequenceSplit) -> Histories:

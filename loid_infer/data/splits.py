@@ -50,8 +50,11 @@ def split(interactions: Interactions, kind: str, seed: int) -> Split:
 
 
 def refuse_leak(runs: Iterable[TrainingRun], domain: str, split: Split, who: str) -> None:
-    """Raise BadSetting if one of the training `runs` of `who` used another split of `domain`."""
-    runs = [run for run in runs if run.domain == domain]
+    """Raise BadSetting if one of the training `runs` of `who` used another split of `domain`.
+
+    What was trained to predict next items saw titles and no review.
+    """
+    runs = [run for run in runs if run.domain == domain and run.task == "ratings"]
     for run in runs:
         if run.split_digest != split.digest:
             what = f"{who} was trained on another split of {domain!r}, which contains test reviews of this one"

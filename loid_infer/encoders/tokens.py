@@ -105,6 +105,17 @@ class Tokenizer:
         return full[:start], full[start + len(bare) :]
 
     @property
+    def n_around(self) -> int:
+        """The number of tokens that every text has: of the prompt, and special ones."""
+        return len(self._tokenizer.encode(self._prompt).ids)
+
+    def cut(self, texts: Sequence[str], n_tokens: int) -> list[str]:
+        """`texts [n]`, each until the end of its token number `n_tokens`."""
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        pairs = zip(texts, found, strict=True)
+        return [text[: at.offsets[n_tokens - 1][1]] if len(at.offsets) > n_tokens else text for text, at in pairs]
+
+    @property
     def ids(self) -> dict[str, int]:
         """Every token with its id, and those around every text."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -116,7 +127,7 @@ class Tokenizer:
         places = np.flatnonzero(tokens.flat_ids == self.unknown_id)
         texts = np.searchsorted(np.cumsum(tokens.lengths), places, side="right")
         n_unknown = np.bincount(texts, minlength=len(tokens.lengths))
-        own: Bools = 2 * n_unknown > tokens.lengths - len(self._tokenizer.encode(self._prompt).ids)
+        own: Bools = 2 * n_unknown > tokens.lengths - self.n_around
         return own
 
     def id_of(self, token: str) -> int | None:

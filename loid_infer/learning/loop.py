@@ -44,6 +44,7 @@ class Training:
     step: Callable[[Any, int], Loss]  # (batch, number of steps before it)
     validate: Callable[[], float]  # validation error of the current weights; lower is better
     task: tuple[str, str]  # name and unit in the progress bar
+    errors: tuple[str, str] = ("MSE", "MSE")  # names of the training and the validation error in messages
     seed: int  # torch's generator is seeded with seed and epoch
     epochs: int
     learning_rate: float  # peak
@@ -228,9 +229,10 @@ class _Run:
         if not training.by_epoch:
             epochs = history.epoch + history.position / training.n_batches
             remaining_s = (training.epochs - epochs) * history.seconds / epochs
+            of_training, of_validation = training.errors
             progress.say(
-                f"epoch {epochs:.2f} of {training.epochs}, step {history.step:,}: training MSE "
-                f"{np.mean(history.losses[before:]):.4f}, validation MSE {history.eval_errors[-1]:.4f}, "
+                f"epoch {epochs:.2f} of {training.epochs}, step {history.step:,}: training {of_training} "
+                f"{np.mean(history.losses[before:]):.4f}, validation {of_validation} {history.eval_errors[-1]:.4f}, "
                 f"about {remaining_s:,.0f} s to go"
             )
 

@@ -227,6 +227,11 @@ class Findings:
         """Plugins with a test error."""
         return tuple(plugin for plugin in self.plugins if plugin.metrics.test_mse is not None)
 
+    @property
+    def trained_to_rank(self) -> tuple[PluginRecord, ...]:
+        """Plugins trained for next items."""
+        return tuple(plugin for plugin in self.plugins if plugin.metrics.val_ndcg is not None)
+
 
 A = TypeVar("A", EncoderManifest, HeadRecord, RankingRecord, PluginRecord)
 R = TypeVar("R", EvaluateResult, EncodeResult, RankEvaluation)

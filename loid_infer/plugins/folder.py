@@ -27,6 +27,7 @@ class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     val_mse: float | None = None  # of training, like all fields down to `seconds`
     test_mse: float | None = None
     test_variance: float | None = None
+    val_ndcg: float | None = None  # NDCG@10, of training for next items
     n_train: int | None = None
     n_valid: int | None = None
     n_test: int | None = None

@@ -62,3 +62,22 @@ class TrainSettings:
 
 
 DEFAULT_SETTINGS = TrainSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class RankTrainSettings(TrainSettings):
+    """Those of training for next items. Rank and alpha are LLM-Rec's."""
+
+    rank: int = option(16, "Rank of the LoRA factors.", min=1, max=100_000)
+    epochs: int = option(5, "Maximum number of epochs; training stops early when validation stalls.", min=1, max=10_000)
+    learning_rate: float = option(5e-4, "Peak learning rate.")
+    evals: int = option(1, "Validations per epoch.", min=1, max=1000)
+    patience: int = 2
+    batch: int = option(32, "Users per step.", min=1, max=65_536)
+    negatives: int = option(
+        2, "Items drawn as negatives per user of a step, which all of its users share.", min=0, max=1000
+    )
+    temperature: float = option(0.05, "The loss divides cosines by it.", min=1e-3, max=10)
+
+
+DEFAULT_RANK_TRAIN_SETTINGS = RankTrainSettings()

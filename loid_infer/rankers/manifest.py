@@ -38,5 +38,7 @@ class RankingManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     fingerprint: str = ""
     card: Spec | None = None  # the encoder's spec
     template: str = ""
+    histories: str = "mean"  # mean | joined: what a user is to a head without training
+    title_tokens: int = 0  # after which texts are cut; 0: not
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

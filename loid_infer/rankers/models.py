@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loid_infer.data.sequences import Sequences, SequenceSplit
+from loid_infer.data.sequences import Histories, Sequences, SequenceSplit
 from loid_infer.errors import BadSetting
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
@@ -19,7 +19,7 @@ from loid_infer.rankers.manifest import TrialRecord
 from loid_infer.rankers.network import SequenceNet, SequenceRanker, Whitening
 from loid_infer.rankers.ranking import Ranker, validation_ndcg
 from loid_infer.rankers.settings import RankOptions
-from loid_infer.rankers.texts import TextRanker, unit
+from loid_infer.rankers.texts import TextRanker, TextVectors, unit
 from loid_infer.rankers.training import fit_sequence
 from loid_infer.types import Array, Bools, Floats, Ints, Progress
 
@@ -84,8 +84,7 @@ def fit_model(
     sequences: Sequences,
     split: SequenceSplit,
     options: RankOptions,
-    vectors: Floats | None,
-    has_text: Bools | None,
+    texts: TextVectors | None,
     *,
     seed: int,
     progress: Progress,
@@ -94,21 +93,20 @@ def fit_model(
     """Fit `model` with each of `options.trials` settings, as many as there are for it, and keep the best.
 
     Args:
-        vectors: of the texts of all items, `[n_items, d]`; only models with texts need them.
-        has_text: `[n_items]`, items with a text.
+        texts: only models with texts need them.
         checkpoint: for a single trial.
 
     Raises:
         BadSetting: the width is no multiple of the attention heads, or no user has two training interactions.
     """
-    whitening = whitened = None
+    whitening = has_text = whitened = None
     trials: list[TrialRecord] = []
     best: Fitted | None = None
-    if vectors is not None and has_text is not None:
-        whitening, tried = best_whitening(sequences, split, vectors, has_text, seed)
-        whitened = _applied(whitening, vectors, has_text)
+    if texts is not None:
+        whitening, tried = best_whitening(sequences, split, texts, seed)
         if model == "text":
-            return Fitted(TextRanker(unit(whitened), has_text), options, whitening=whitening, trials=tried)
+            return Fitted(_text_ranker(whitening, texts), options, whitening=whitening, trials=tried)
+        has_text, whitened = texts.has_text, _applied(whitening, texts)
     changes = _TRIALS[model][: options.trials]
     _check_width(model, options, changes)
     known = rankable(model, split.counts(sequences), has_text)
@@ -156,21 +154,32 @@ def _check_width(model: str, options: RankOptions, changes: Sequence[Mapping[str
 
 
 def best_whitening(
-    sequences: Sequences, split: SequenceSplit, vectors: Floats, has_text: Bools, seed: int
+    sequences: Sequences, split: SequenceSplit, texts: TextVectors, seed: int
 ) -> tuple[Whitening, Sequence[TrialRecord]]:
-    """The whitening of `vectors [n_items, d]` with which texts alone rank the validation targets best."""
+    """The whitening of `texts` with which they alone rank the validation targets best."""
     trials, found = [], []
     for power in _POWERS:
-        found.append(Whitening.of(vectors[has_text], power))
-        ranker = TextRanker(unit(_applied(found[-1], vectors, has_text)), has_text)
+        found.append(Whitening.of(texts.items[texts.has_text], power))
+        ranker = _text_ranker(found[-1], texts)
         trials.append(TrialRecord({"whitening": power}, validation_ndcg(ranker, sequences, split, seed)))
     best = max(range(len(trials)), key=lambda i: trials[i].ndcg)
     return found[best], tuple(trials)
 
 
-def _applied(whitening: Whitening, vectors: Floats, has_text: Bools) -> Floats:
-    """The whitened vectors, 0 for items without text."""
-    return np.where(has_text[:, None], whitening(vectors), np.float32(0))
+def _applied(whitening: Whitening, texts: TextVectors) -> Floats:
+    """The whitened vectors of items `[n_items, k]`, 0 for those without text."""
+    return np.where(texts.has_text[:, None], whitening(texts.items), np.float32(0))
+
+
+def _text_ranker(whitening: Whitening, texts: TextVectors) -> TextRanker:
+    read = texts.histories
+
+    def joined(histories: Histories) -> Floats:
+        assert read is not None
+        vectors = read(histories)
+        return np.where(vectors.any(axis=1, keepdims=True), whitening(vectors), np.float32(0))
+
+    return TextRanker(unit(_applied(whitening, texts)), texts.has_text, joined if read else None)
 
 
 def _fit_once(
@@ -227,8 +236,7 @@ def restored(
     n_users: int,
     n_items: int,
     tensors: Mapping[str, Array],
-    vectors: Floats | None,
-    has_text: Bools | None,
+    texts: TextVectors | None,
 ) -> Ranker:
     """The ranker of `state`. Raises KeyError, TypeError, ValueError or RuntimeError if tensors do not fit."""
     if model in ("popularity", "recent"):
@@ -236,12 +244,11 @@ def restored(
     if model == "cooccurrence":
         return CoOccurrence(**tensors)
     whitened = None
-    if vectors is not None and has_text is not None:
-        whitened = _applied(Whitening(tensors["whitening.center"], tensors["whitening.matrix"]), vectors, has_text)
-    if model == "text":
-        assert whitened is not None
-        assert has_text is not None
-        return TextRanker(unit(whitened), has_text)
+    if texts is not None:
+        whitening = Whitening(tensors["whitening.center"], tensors["whitening.matrix"])
+        if model == "text":
+            return _text_ranker(whitening, texts)
+        whitened = _applied(whitening, texts)
     weights = {name[4:]: torch.from_numpy(array) for name, array in tensors.items() if name.startswith("net.")}
     if model == "mf":
         factors = FactorNet(n_users, n_items, options.dim)
@@ -250,5 +257,5 @@ def restored(
     ids, text_dim = model != "sequence", 0 if whitened is None else whitened.shape[1]
     net = SequenceNet(options, n_items, ids=ids, text_dim=text_dim)
     net.load_state_dict(weights)
-    texts = None if whitened is None else torch.from_numpy(whitened)
-    return SequenceRanker(net, options.max_length, texts, tensors.get("known"))
+    of_items = None if whitened is None else torch.from_numpy(whitened)
+    return SequenceRanker(net, options.max_length, of_items, tensors.get("known"))

@@ -95,12 +95,15 @@ def target_ranks(
     return ranks
 
 
+def drawn(targets: Targets, n: int, seed: int) -> Targets:
+    """At most `n` of the targets, the same for a seed."""
+    order = np.argsort(sampling.keys(seed, targets.users), kind="stable")
+    return targets.where(np.sort(order[:n]))
+
+
 def validation_ndcg(
     ranker: Ranker, sequences: Sequences, split: SequenceSplit, seed: int, threads: Workers | None = None
 ) -> float:
-    """NDCG@10 on at most MAX_VALID validation targets, drawn once per seed; full ranking."""
-    targets = split.valid
-    if targets.n > MAX_VALID:
-        order = np.argsort(sampling.keys(seed, targets.users), kind="stable")
-        targets = targets.where(np.sort(order[:MAX_VALID]))
+    """NDCG@10 on at most MAX_VALID validation targets; full ranking."""
+    targets = drawn(split.valid, MAX_VALID, seed)
     return float(ndcg(target_ranks(ranker, sequences, targets, threads=threads), 10).mean())

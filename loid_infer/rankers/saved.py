@@ -21,6 +21,7 @@ from loid_infer.rankers.manifest import FORMAT, RankingManifest
 from loid_infer.rankers.models import Fitted, restored, state
 from loid_infer.rankers.ranking import Ranker
 from loid_infer.rankers.settings import RankOptions
+from loid_infer.rankers.texts import HistoryVectors, TextVectors
 from loid_infer.records import narrowed
 from loid_infer.tensors import packed, save_tensors, unpacked
 from loid_infer.types import Array, Bools, Digests, Floats, Ints
@@ -43,17 +44,16 @@ class RankingHead:
     tensors: Mapping[str, Array]
     folder: Path
 
-    def ranker(self, vectors: Callable[[Digests], Floats]) -> Ranker:
-        """The ranker. `vectors` reads those `[n, d]` of digests `[n, 16]` from the store.
+    def ranker(self, vectors: Callable[[Digests], Floats], histories: HistoryVectors | None = None) -> Ranker:
+        """The ranker. `vectors` reads those `[n, d]` of digests `[n, 16]` from the store, `histories` of joined texts.
 
         Raises BadArtifact if the saved tensors do not fit one another.
         """
         manifest = self.manifest
-        texts = vectors(self.digests) if manifest.fingerprint else None
+        texts = TextVectors(vectors(self.digests), self.has_text, histories) if manifest.fingerprint else None
         options, sizes = RankOptions(**manifest.options), (len(self.user_ids), len(self.item_ids))
-        has_text = self.has_text if manifest.fingerprint else None
         try:
-            return restored(manifest.model, options, *sizes, self.tensors, texts, has_text)
+            return restored(manifest.model, options, *sizes, self.tensors, texts)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             what = f"the head cannot be read: {str(error).splitlines()[0]}"
             raise BadArtifact(what, where=str(self.folder), fix="Fit it again.") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,27 +13,42 @@ from loid_infer.types import Bools, Floats
 
 MAX_ITEMS = 10  # of a history, the last ones (LLM-Rec, section 4.1.4)
 
+HistoryVectors: TypeAlias = Callable[[Histories], Floats]  # n histories -> [n, d]; 0 for one without text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextVectors:
+    """The vectors of the texts of items and, if they are joined to one text, of histories."""
+
+    items: Floats  # [n_items, d]
+    has_text: Bools  # [n_items]
+    histories: HistoryVectors | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class TextRanker:
     """Ranks by cosine of whitened vectors (Su et al. 2021).
 
-    A user is the mean direction of the texts of the last 10 items. LLM-Rec (Tang et al. 2023, section 3.2) encodes one
-    text that joins them; the mean needs no further text, and ranks better where the encoder is frozen.
+    A user is the mean direction of the texts of the last 10 items, or the vector of one text that joins them (LLM-Rec,
+    Tang et al. 2023, section 3.2). The mean needs no further text, and ranks better where the encoder is frozen.
     """
 
     items: Floats  # [n_items, d], whitened, of length 1; 0 for an item without text
     has_text: Bools  # [n_items]
+    joined: HistoryVectors | None = None  # whitened
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. Items without text are not ranked."""
-        recent = histories.last(MAX_ITEMS)
-        rows, items = recent.flat()
-        queries = np.zeros((histories.n, self.items.shape[1]), np.float32)
-        np.add.at(queries, rows, self.items[items])
+        queries = self._mean(histories) if self.joined is None else self.joined(histories)
         scores = unit(queries) @ self.items.T
         scores[:, ~self.has_text] = -np.inf
         return scores
+
+    def _mean(self, histories: Histories) -> Floats:
+        rows, items = histories.last(MAX_ITEMS).flat()
+        sums = np.zeros((histories.n, self.items.shape[1]), np.float32)
+        np.add.at(sums, rows, self.items[items])
+        return sums
 
 
 def unit(vectors: Floats) -> Floats:

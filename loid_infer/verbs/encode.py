@@ -5,11 +5,12 @@ Measurements of a run are written to `reports/` for the report.
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,29 @@ import numpy as np
 
 from loid_infer.artifact import new_file
 from loid_infer.data.corpora import Texts, checked_texts, record, recorded
+from loid_infer.data.events import read_events
 from loid_infer.data.items import open_items
 from loid_infer.data.reviews import open_table
+from loid_infer.data.sequences import all_histories, sequences_of
 from loid_infer.encoder import Encoder
+from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import check_options
 from loid_infer.encoders.pipeline import Stages
 from loid_infer.errors import BadArtifact, BadTable, NoSpace, NotEncoded
 from loid_infer.kernels.unique import first_rows
 from loid_infer.pages.records import EncodeResult, StageSeconds
+from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.records import to_json
-from loid_infer.settings import TEMPLATE, Workspace, WorkspaceLike, check_choice, file_system, slug
+from loid_infer.settings import (
+    TEMPLATE,
+    TITLE_TOKENS,
+    Workspace,
+    WorkspaceLike,
+    check_choice,
+    check_number,
+    file_system,
+    slug,
+)
 from loid_infer.store.reader import open_store
 from loid_infer.store.writer import Committer, StoreWriter, stored_bytes
 from loid_infer.types import SILENT, Corpus, Digests, Floats, Ints, Progress
@@ -56,31 +70,53 @@ class DryRun:
 
 @contextmanager
 def _opened(
+    workspace: Workspace,
+    progress: Progress,
     domain: str,
     of: str,
     template: str,
+    title_tokens: int,
     encoder: str | None,
     runtime: str,
     precision: str | None,
     device: str,
     n_threads: int | None,
     n_streams: int | None,
-    workspace: Workspace,
-    progress: Progress,
 ) -> Iterator[tuple[Corpus, Encoder, float]]:
     """The corpus, the open encoder, and the seconds spent on exporting the base first, if that was necessary."""
     check_options(runtime, device)
-    check_choice("of", of, ("reviews", "items"))
-    corpus: Corpus
-    if of == "items":
-        corpus = item_corpus(domain, open_items(workspace.items(domain), domain).texts(template))
-    else:
-        corpus = open_table(workspace.table(domain), domain)
+    check_choice("of", of, ("reviews", "items", "histories"))
+    check_number("--title-tokens", title_tokens, 1, math.inf)
+    opened_corpus = _corpora(workspace, domain, of, template, title_tokens)
     folder, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
+    corpus = opened_corpus(folder)
     with Encoder.open(
         folder, runtime=runtime, device=device, n_threads=n_threads, n_streams=n_streams, progress=progress
     ) as opened:
         yield corpus, opened, export_s
+
+
+def _corpora(
+    workspace: Workspace, domain: str, of: str, template: str, title_tokens: int
+) -> Callable[[EncoderFolder], Corpus]:
+    """The corpus for an encoder; only the texts of histories depend on it, by its tokenizer."""
+    if of == "reviews":
+        table = open_table(workspace.table(domain), domain)
+        return lambda folder: table
+    items = open_items(workspace.items(domain), domain)
+    texts = items.texts(template)
+    if of == "items":
+        corpus = item_corpus(domain, texts)
+        return lambda folder: corpus
+    sequences = sequences_of({domain: read_events(workspace.table(domain), domain)}, 0)
+    known = dict(zip(items.item_ids, texts, strict=True))
+    ordered = [known.get(item, "") for item in sequences.item_ids]
+
+    def histories(folder: EncoderFolder) -> Corpus:
+        joined = JoinedTexts.of(ordered, folder.tokenizer(), title_tokens)
+        return Texts(f"{domain}-histories", filter(None, joined(all_histories(sequences))))
+
+    return histories
 
 
 def item_corpus(domain: str, texts: Sequence[str]) -> Texts:
@@ -93,6 +129,7 @@ def encode(
     *,
     of: str = "reviews",
     template: str = TEMPLATE,
+    title_tokens: int = TITLE_TOKENS,
     encoder: str | None = None,
     runtime: str = "auto",
     precision: str | None = None,
@@ -102,11 +139,12 @@ def encode(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> EncodeResult:
-    """Store the vector of every review text of `domain`, or of every item's text, that is not stored yet.
+    """Store the vector of every review text of `domain`, or of its items or histories, that is not stored yet.
 
     Args:
-        of: reviews | items.
+        of: reviews | items | histories. The text of a history joins those of a user's last items; see `JoinedTexts`.
         template: the text of an item; see `Items.texts`.
+        title_tokens: of histories: texts of items are cut after so many tokens.
         encoder: name of an export; by default the domain's, else `base`, which is exported first if necessary.
         runtime: auto | torch | onnxruntime | openvino | tensorrt | fake. `auto` takes the fastest that passes.
         precision: required precision; see `resolve_or_export`.
@@ -120,9 +158,9 @@ def encode(
         StoreBusy, BadStore, NoSpace: the store is in use, damaged, or cannot grow. Committed chunks are kept.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, of, template, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
-    with _opened(*arguments) as (corpus, opened, export_s):
-        if of == "items":
+    given = domain, of, template, title_tokens, encoder, runtime, precision, device, n_threads, n_streams
+    with _opened(workspace, progress, *given) as (corpus, opened, export_s):
+        if of != "reviews":
             done = encode_corpus(corpus, opened, workspace=workspace, progress=progress)
             return replace(done, export_s=export_s)
         result = replace(_encode(corpus, corpus.digests(progress), opened, workspace, progress), export_s=export_s)
@@ -140,6 +178,7 @@ def encode_dry_run(
     *,
     of: str = "reviews",
     template: str = TEMPLATE,
+    title_tokens: int = TITLE_TOKENS,
     encoder: str | None = None,
     runtime: str = "auto",
     precision: str | None = None,
@@ -155,8 +194,8 @@ def encode_dry_run(
         BadTable, BadName, BadSetting, BadArtifact, RuntimeMissing, ParityError, BadStore: see `encode`.
     """
     workspace = Workspace.of(workspace)
-    arguments = domain, of, template, encoder, runtime, precision, device, n_threads, n_streams, workspace, progress
-    with _opened(*arguments) as (corpus, opened, _):
+    given = domain, of, template, title_tokens, encoder, runtime, precision, device, n_threads, n_streams
+    with _opened(workspace, progress, *given) as (corpus, opened, _):
         digests = corpus.digests(progress)
         unique, folder = first_rows(digests), workspace.store(opened.fingerprint)
         missing = unique
@@ -208,14 +247,20 @@ def encode_corpus(
         BadName: the name of the corpus is not a slug.
         RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
     """
-    workspace = Workspace.of(workspace)
-    path = workspace.corpora / f"{slug(corpus.name, 'corpus')}.digests"
+    path = Workspace.of(workspace).corpora / f"{slug(corpus.name, 'corpus')}.digests"
     digests = corpus.digests(progress)
     # Until the run is complete, texts of the previous version of the corpus are kept too.
     record(path, np.concatenate([digests, recorded(path)]) if path.exists() else digests)
-    result = _encode(corpus, digests, encoder, workspace, progress)
+    result = _encode(corpus, digests, encoder, Workspace.of(workspace), progress)
     record(path, digests)
     return result
+
+
+def encode_texts(
+    corpus: Corpus, encoder: Encoder, *, workspace: WorkspaceLike = None, progress: Progress = SILENT
+) -> EncodeResult:
+    """Like `encode_corpus`, for texts that nothing refers to: `cache gc` removes their vectors."""
+    return _encode(corpus, corpus.digests(progress), encoder, Workspace.of(workspace), progress)
 
 
 def _encode(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,18 +19,22 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.evaluation.ranking import measured
 from loid_infer.learning.checkpoint import Checkpoint
+from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.manifest import TrialRecord
 from loid_infer.rankers.models import COUNTS, FACTORS, SASREC, TEXT_HEADS, Fitted, fit_model
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.saved import save_ranking_head
 from loid_infer.rankers.settings import DEFAULT_RANK_OPTIONS, RankOptions
+from loid_infer.rankers.texts import HistoryVectors, TextVectors
 from loid_infer.records import decode
-from loid_infer.settings import MAX_SEED, TEMPLATE, Workspace, WorkspaceLike, check_choice, check_number
-from loid_infer.types import SILENT, Bools, Digests, Floats, Progress
+from loid_infer.settings import MAX_SEED, TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, check_choice, check_number
+from loid_infer.types import SILENT, Progress
 from loid_infer.verbs.encoder import resolve_or_export
-from loid_infer.verbs.sequences import encode_items, item_texts, read_sequences, stored
+from loid_infer.verbs.joined import HistoryReader
+from loid_infer.verbs.sequences import ItemTexts, encode_items, item_texts, read_sequences, refuse_ranking_leak, stored
 
 CF_MODELS = (*COUNTS, FACTORS, SASREC)
+HISTORIES = ("mean", "joined")
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10")
 
 
@@ -61,6 +67,8 @@ def llmrec_fit(
     *,
     head: str = "sequence+id",
     text_only: bool = False,
+    history: str = "mean",
+    title_tokens: int = TITLE_TOKENS,
     encoder: str | None = None,
     template: str = TEMPLATE,
     name: str | None = None,
@@ -78,6 +86,9 @@ def llmrec_fit(
     Args:
         head: `sequence`, a transformer over the texts of a history, or `sequence+id`, with ID embeddings, too.
         text_only: rank by similarity to the texts of the history, without training.
+        history: with `text_only`, what a user is: the `mean` of the vectors of the last items' texts, or the vector of
+            one text that has them `joined`, as LLM-Rec does.
+        title_tokens: with `joined`, texts of items are cut after so many tokens.
         encoder: name of an export; by default that of the first domain, else `base`, exported first if necessary.
         template: the text of an item; see `Items.texts`.
         name: name of the head; by default the domains joined by +, then the kind of head.
@@ -89,15 +100,23 @@ def llmrec_fit(
         BadArtifact, ParityError, RuntimeMissing, StoreBusy, BadStore, NoSpace: see `encode`.
     """
     check_choice("head", head, TEXT_HEADS[1:])
+    check_choice("history", history, HISTORIES)
+    check_number("--title-tokens", title_tokens, 1, math.inf)
+    if history == "joined" and not text_only:
+        fix = "Give --text-only, or leave --history out."
+        raise BadSetting("a trained network reads items one by one", where="--history joined", fix=fix)
     workspace, model = Workspace.of(workspace), "text" if text_only else head
     run = _Run(workspace, model, domains, name, split, seed, settings, checkpoint_s, progress)
     texts = item_texts(workspace, run.sequences, template, progress)
-    if not texts.has_text.any():
-        what, fix = "no item has a text", "Give a --template with fields that the items have."
-        raise BadSetting(what, where="--template", got=repr(template), fix=fix)
     folder, _ = resolve_or_export(workspace, encoder, sorted(domains)[0], None, progress)
+    refuse_ranking_leak(folder, run.sequences, run.split)
+    reader = None
+    if history == "joined":
+        joined = JoinedTexts.of(texts.texts, folder.tokenizer(), title_tokens)
+        texts, reader = ItemTexts.of(joined.texts), HistoryReader(workspace, folder, joined, progress)
     encode_items(workspace, run.sequences, texts, folder, progress)
-    return run.fit(folder, template, (texts.digests, texts.has_text))
+    more = {"histories": history, "title_tokens": title_tokens if reader else 0, "template": template}
+    return run.fit(folder, more, texts, reader)
 
 
 def cf_fit(
@@ -163,13 +182,18 @@ class _Run:
         self.split: SequenceSplit = split_sequences(self.sequences, split)
 
     def fit(
-        self, encoder: EncoderFolder | None = None, template: str = "", texts: tuple[Digests, Bools] | None = None
+        self,
+        encoder: EncoderFolder | None = None,
+        more: Mapping[str, Any] = MappingProxyType({}),
+        texts: ItemTexts | None = None,
+        histories: HistoryVectors | None = None,
     ) -> RankFitResult:
-        """Fit and save. `texts` are digests `[n_items, 16]` of the items' texts, and which items have one."""
+        """Fit and save. `more` are fields of the manifest; `histories` gives the vectors of joined texts."""
         sequences, split = self.sequences, self.split
-        vectors: Floats | None = None
+        vectors: TextVectors | None = None
         if encoder is not None and texts is not None:
-            vectors = stored(self.workspace, encoder.spec, encoder.fingerprint, "Run the same command again.")(texts[0])
+            read = stored(self.workspace, encoder.spec, encoder.fingerprint, "Run the same command again.")
+            vectors = TextVectors(read(texts.digests), texts.has_text, histories)
         checkpoint = self._checkpoint("" if encoder is None else encoder.fingerprint, texts)
         fitted = fit_model(
             self.model,
@@ -177,7 +201,6 @@ class _Run:
             split,
             self.settings,
             vectors,
-            None if texts is None else texts[1],
             seed=self.seed,
             progress=self.progress,
             checkpoint=checkpoint,
@@ -186,8 +209,8 @@ class _Run:
         about: dict[str, Any] = {"versions": versions("torch", "numpy", "safetensors")}
         if encoder is not None:
             about |= {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "card": encoder.spec}
-            about["template"] = template
-        saved = save_ranking_head(self.folder, fitted, sequences, split, texts, {**report, **about})
+        known = None if texts is None else (texts.digests, texts.has_text)
+        saved = save_ranking_head(self.folder, fitted, sequences, split, known, {**report, **about, **more})
         checkpoint.remove()
         return RankFitResult(
             domains=saved.domains,
@@ -217,8 +240,8 @@ class _Run:
             "sequences_per_s": history.units_per_s if history else 0.0,
         }
 
-    def _checkpoint(self, fingerprint: str, texts: tuple[Digests, Bools] | None) -> Checkpoint:
-        of_texts = "" if texts is None else hashlib.sha256(texts[0].tobytes()).hexdigest()
+    def _checkpoint(self, fingerprint: str, texts: ItemTexts | None) -> Checkpoint:
+        of_texts = "" if texts is None else hashlib.sha256(texts.digests.tobytes()).hexdigest()
         decides = [self.model, asdict(self.settings), self.seed, self.split.digest, fingerprint, of_texts]
         run = digest_json([*decides, versions("torch")])
         path = self.folder.with_name(f".{self.folder.name}.{run[:8]}.training.safetensors")

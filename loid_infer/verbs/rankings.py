@@ -12,7 +12,6 @@ from loid_infer.data.sequences import Sequences, SequenceSplit, Targets, before,
 from loid_infer.errors import BadSetting
 from loid_infer.evaluation.ranking import MISSED, measured, top
 from loid_infer.evaluation.rows import paired
-from loid_infer.kernels import sampling
 from loid_infer.rankers.candidates import kept_candidates
 from loid_infer.rankers.comparison import (
     COMPARED,
@@ -24,7 +23,7 @@ from loid_infer.rankers.comparison import (
     file_names,
 )
 from loid_infer.rankers.models import COUNTS, fit_model, n_trials
-from loid_infer.rankers.ranking import Ranker, hide_seen, target_ranks
+from loid_infer.rankers.ranking import Ranker, drawn, hide_seen, target_ranks
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.records import to_json
@@ -77,17 +76,17 @@ def evaluate_ranking(
     if candidates != "full":
         negatives, path = kept_candidates(workspace.reports, sequences, parts, _number(candidates), seed)
         file = str(path)
-    drawn, titles = _drawn(parts.test, seed), _titles(workspace, sequences)
+    few, titles = drawn(parts.test, _N_EXAMPLES, seed), _titles(workspace, sequences)
     ranks: dict[str, Floats] = {}
     seconds: dict[str, float] = {}
     shown: dict[str, tuple[Floats, Ints]] = {}
     names = {head.manifest.head for head in opened}
-    for name, ranker in _systems(workspace, opened, sequences, parts, seed):
+    for name, ranker in _systems(workspace, opened, sequences, parts, seed, progress):
         timing = time.perf_counter()
         ranks[name] = target_ranks(ranker, sequences, parts.test, negatives, progress)
         seconds[name] = time.perf_counter() - timing
         if name in names:
-            shown[name] = target_ranks(ranker, sequences, drawn), _first_items(ranker, sequences, drawn)
+            shown[name] = target_ranks(ranker, sequences, few), _first_items(ranker, sequences, few)
     note = _LEAK if kind == "leave-one-out" else ""
     if note:
         progress.say(note)
@@ -108,7 +107,7 @@ def evaluate_ranking(
         note=note,
         path=str(target),
         seconds=time.perf_counter() - start,
-        examples=tuple(_examples(sequences, drawn, shown, titles)),
+        examples=tuple(_examples(sequences, few, shown, titles)),
     )
     with new_file(target) as temporary:
         temporary.write_text(to_json(result, indent=1) + "\n")
@@ -139,16 +138,21 @@ def _number(candidates: str) -> int:
 
 
 def _systems(
-    workspace: Workspace, heads: Sequence[RankingHead], sequences: Sequences, split: SequenceSplit, seed: int
+    workspace: Workspace,
+    heads: Sequence[RankingHead],
+    sequences: Sequences,
+    split: SequenceSplit,
+    seed: int,
+    progress: Progress,
 ) -> Iterator[tuple[str, Ranker]]:
     """The heads, then the counting models that are not among them."""
     for head in heads:
-        yield head.manifest.head, open_ranker(workspace, head)
+        yield head.manifest.head, open_ranker(workspace, head, progress)
     tuned = {head.manifest.model for head in heads if len(head.manifest.trials) >= n_trials(head.manifest.model)}
     for model in COUNTS:
         if model not in tuned:
             options = RankOptions(trials=n_trials(model))
-            found = fit_model(model, sequences, split, options, None, None, seed=seed, progress=SILENT)
+            found = fit_model(model, sequences, split, options, None, seed=seed, progress=SILENT)
             yield model, found.ranker
 
 
@@ -199,12 +203,6 @@ def _differences(ranks: Mapping[str, Floats], heads: Sequence[str]) -> Iterator[
             if other != head:
                 for metric in COMPARED:
                     yield RankDifference(head, other, "", metric, *paired(values[head][metric] - values[other][metric]))
-
-
-def _drawn(targets: Targets, seed: int) -> Targets:
-    """A few targets, drawn once per seed."""
-    order = np.argsort(sampling.keys(seed, targets.users), kind="stable")
-    return targets.where(np.sort(order[:_N_EXAMPLES]))
 
 
 def _first_items(ranker: Ranker, sequences: Sequences, targets: Targets) -> Ints:

@@ -66,7 +66,7 @@ def recommend(
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     check_number("-n", n, 1, math.inf)
     opened = _head(workspace, domain, head, progress)
-    model = OpenRanking(workspace, opened, domain)
+    model = OpenRanking(workspace, opened, domain, progress)
     titles = titles_of(workspace, domain, model.item_ids)
     source = Path(users) if users is not None else None
     suffix = ".csv" if source is not None and source.suffix.lower() in (".csv", ".tsv") else ".parquet"

@@ -184,7 +184,7 @@ class _RankingHead:
     def __init__(self, workspace: Workspace, name: str, domain: str) -> None:
         head = load_ranking_head(workspace.head(name), "Fit it again, or move it away.")
         self.domain = domain if domain in head.manifest.domains else head.manifest.domains[0]
-        self._model = OpenRanking(workspace, head, self.domain)
+        self._model = OpenRanking(workspace, head, self.domain, SILENT)
         self.users, self.items = _Ids("user", self._model.known_users()), _Ids("item", self._model.item_ids)
 
     def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:

@@ -13,13 +13,14 @@ from loid_infer.artifact import MANIFEST
 from loid_infer.data.corpora import digests_of
 from loid_infer.data.events import read_events
 from loid_infer.data.items import open_items
-from loid_infer.data.sequences import Histories, Sequences, sequences_of
+from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, refuse_other_split, sequences_of
 from loid_infer.data.users import UserRows
 from loid_infer.data.values import id_form
 from loid_infer.encoder import Encoder
-from loid_infer.encoders.folder import EncoderFolder
+from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
+from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.manifest import RankingManifest
 from loid_infer.rankers.models import FACTORS, rankable
 from loid_infer.rankers.ranking import Ranker
@@ -29,6 +30,7 @@ from loid_infer.settings import Workspace
 from loid_infer.store.reader import view_of
 from loid_infer.types import Bools, Digests, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encode import encode_corpus, item_corpus
+from loid_infer.verbs.joined import HistoryReader
 
 BASED_ON = ("user", "history", "none")  # the history of the table, a given one, or none
 
@@ -40,6 +42,11 @@ class ItemTexts:
     texts: Sequence[str]  # [n_items]
     digests: Digests  # [n_items, 16]
     has_text: Bools  # [n_items]
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> ItemTexts:
+        """Those of `texts [n_items]`."""
+        return ItemTexts(texts, digests_of(texts), np.array([bool(text.strip()) for text in texts], bool))
 
 
 def read_sequences(workspace: Workspace, domains: Sequence[str], seed: int, progress: Progress) -> Sequences:
@@ -70,20 +77,18 @@ def item_texts(workspace: Workspace, sequences: Sequences, template: str, progre
     """The texts of all items, empty for those that the items' table does not have.
 
     Raises:
-        BadSetting: an invalid template.
+        BadSetting: an invalid template, or one with which no item has a text.
         BadTable: a domain has no table of items, or that of other items.
     """
     texts: list[str] = []
     for number, domain in enumerate(sequences.domains):
-        path = workspace.items(domain)
-        items = open_items(path, domain)
-        table = dict(zip(items.item_ids, items.texts(template), strict=True))
+        path, table = workspace.items(domain), _texts(workspace, domain, template)
         wanted = sequences.item_ids[sequences.bounds[number] : sequences.bounds[number + 1]]
         unknown = [item for item in wanted if item not in table]
         if unknown:
-            forms = {id_form(item): item for item in items.item_ids}
+            forms = {id_form(item): item for item in table}
             alike = next(((item, forms[id_form(item)]) for item in unknown if id_form(item) in forms), None)
-            ours, theirs = alike or (unknown[0], items.item_ids[0] if items.item_ids else "")
+            ours, theirs = alike or (unknown[0], next(iter(table), ""))
             what = f"{len(unknown):,} of {len(wanted):,} items of {domain} are not in {path.name}"
             shown = f"{ours!r} in the interactions, {theirs!r} in the items"
             if len(unknown) == len(wanted):
@@ -91,7 +96,10 @@ def item_texts(workspace: Workspace, sequences: Sequences, template: str, progre
                 raise BadTable(what, where=str(path), got=shown, fix=fix)
             progress.say(f"{what}: {shown}. They have no text." if alike else f"{what}. They have no text.")
         texts += [table.get(item, "") for item in wanted]
-    return ItemTexts(texts, digests_of(texts), np.array([bool(text.strip()) for text in texts]))
+    if not any(text.strip() for text in texts):
+        what, fix = "no item has a text", "Give a --template with fields that the items have."
+        raise BadSetting(what, where="--template", got=repr(template), fix=fix)
+    return ItemTexts.of(texts)
 
 
 def titles_of(workspace: Workspace, domain: str, item_ids: Sequence[str]) -> list[str]:
@@ -100,12 +108,19 @@ def titles_of(workspace: Workspace, domain: str, item_ids: Sequence[str]) -> lis
     Raises:
         BadTable: the table of items is damaged.
     """
-    path = workspace.items(domain)
-    if not path.exists():
-        return [""] * len(item_ids)
-    items = open_items(path, domain)
-    table = dict(zip(items.item_ids, items.titles, strict=True))
+    table = _texts(workspace, domain, "{title}") if workspace.items(domain).exists() else {}
     return [table.get(item, "") for item in item_ids]
+
+
+def _texts(workspace: Workspace, domain: str, template: str) -> dict[str, str]:
+    items = open_items(workspace.items(domain), domain)
+    return dict(zip(items.item_ids, items.texts(template), strict=True))
+
+
+def refuse_ranking_leak(folder: EncoderFolder, sequences: Sequences, split: SequenceSplit) -> None:
+    """Raise BadSetting if a plugin of the encoder was trained on targets of this split."""
+    for plugin in folder.plugins:
+        refuse_other_split(plugin.trained_on, sequences, split, f"plugin {plugin.name!r} of encoder {folder.name!r}")
 
 
 def encode_items(
@@ -132,7 +147,7 @@ def fit_command(manifest: RankingManifest) -> str:
     """The instruction for a head that has to be fitted again."""
     options = [f"--domain {domain}" for domain in manifest.domains]
     if manifest.model == "text":
-        options.append("--text-only")
+        options += ["--text-only", *(["--history joined"] if manifest.histories == "joined" else [])]
     else:
         options.append(f"--{'head' if manifest.fingerprint else 'model'} {manifest.model}")
     options += [f"--name {manifest.head}", f"--split {manifest.split}", f"--seed {manifest.seed}"]
@@ -141,11 +156,11 @@ def fit_command(manifest: RankingManifest) -> str:
     return f"Run: loid-infer {'llmrec' if manifest.fingerprint else 'cf'} fit {' '.join(options)}"
 
 
-def open_ranker(workspace: Workspace, head: RankingHead) -> Ranker:
-    """The ranker of a saved head, with its vectors.
+def open_ranker(workspace: Workspace, head: RankingHead, progress: Progress) -> Ranker:
+    """The ranker of a saved head, with its vectors. Joined histories that are not stored yet are encoded as they come.
 
     Raises:
-        BadArtifact: the head is inconsistent.
+        BadArtifact: the head is inconsistent, or its encoder was exported again.
         NotEncoded, BadStore: vectors are missing or damaged.
     """
     manifest, fix = head.manifest, fit_command(head.manifest)
@@ -154,7 +169,21 @@ def open_ranker(workspace: Workspace, head: RankingHead) -> Ranker:
     if fingerprint(manifest.card) != manifest.fingerprint:
         what, got = "the spec of the head contradicts its fingerprint", fingerprint(manifest.card)
         raise BadArtifact(what, where=str(head.folder), expected=manifest.fingerprint, got=got, fix=fix)
-    return head.ranker(stored(workspace, manifest.card, manifest.fingerprint, fix))
+    read = stored(workspace, manifest.card, manifest.fingerprint, fix)
+    return head.ranker(read, _joined(workspace, head, progress) if manifest.histories == "joined" else None)
+
+
+def _joined(workspace: Workspace, head: RankingHead, progress: Progress) -> HistoryReader:
+    """The vectors of histories of the head's items, with the texts that they have now."""
+    manifest = head.manifest
+    folder = open_folder(workspace.encoder(manifest.encoder), manifest.encoder, expected=manifest.fingerprint)
+    texts: list[str] = []
+    for number, domain in enumerate(manifest.domains):
+        table = _texts(workspace, domain, manifest.template)
+        wanted = head.item_ids[head.bounds[number] : head.bounds[number + 1]]
+        texts += [table.get(item, "") for item in wanted]
+    joined = JoinedTexts.of(texts, folder.tokenizer(), manifest.title_tokens)
+    return HistoryReader(workspace, folder, joined, progress)
 
 
 def domains_of(workspace: Workspace, name: str) -> list[str]:
@@ -203,10 +232,10 @@ def open_heads(
 class OpenRanking:
     """An open head with the histories of its users."""
 
-    def __init__(self, workspace: Workspace, head: RankingHead, domain: str) -> None:
+    def __init__(self, workspace: Workspace, head: RankingHead, domain: str, progress: Progress) -> None:
         """Open it for the items of `domain`; see `open_ranker`."""
         self._head = head
-        self._ranker = open_ranker(workspace, head)
+        self._ranker = open_ranker(workspace, head, progress)
         self._number = number = head.manifest.domains.index(domain)
         self._low, self._high = head.bounds[number], head.bounds[number + 1]
         self.n_items = len(head.item_ids)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from msgspec import structs, to_builtins
@@ -106,13 +106,7 @@ def plugin_train(
     interactions = table.interactions(progress)
     parts = split_of(interactions, split, settings.seed if split_seed is None else split_seed)
     source = load_base(base)
-    known = source.family.targets(source.spec("", source.shape.max_tokens))
-    settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
-    max_tokens, precision = source.max_tokens(settings.max_tokens or None), settings.precision
-    if precision == "auto":
-        precision = "bf16" if on_device != "cpu" or has_bf16() else "fp32"
-    targets = settings.targets or tuple(known)
-    settings = replace(settings, max_tokens=max_tokens, precision=precision, targets=targets)
+    settings = resolved(settings, source, on_device)
     source = fold_plugins(source, workspace, on)
     for plugin in source.chain:
         refuse_leak(plugin.manifest.trained_on, domain, parts, f"plugin {plugin.name!r}")
@@ -151,18 +145,41 @@ class _Job:
             split_seed=parts.seed,
             split_digest=parts.digest,
         )
-        return {
-            "method": "train",
-            "base": NamedDigest(self.source.name, self.source.base_digest),
-            "parent_digest": self.source.digest,
-            "tokenizer": self.source.tokenizer_digest(),
-            "on": tuple(sorted(plugin.digest for plugin in self.source.chain)),
-            "parents": (),
-            "holds": (),
-            "trained_on": (run,),
-            "settings": asdict(self.settings),
-            "seed": self.settings.seed,
-        }
+        return lineage(self.source, (run,), self.settings)
+
+
+Settings = TypeVar("Settings", bound=TrainSettings)
+
+
+def resolved(settings: Settings, source: Base, device: str) -> Settings:
+    """The settings for this base and device, without defaults that depend on them.
+
+    Raises:
+        BadSetting: one is outside its range.
+    """
+    known = source.family.targets(source.spec("", source.shape.max_tokens))
+    settings.check(source.shape.n_layers, source.shape.hidden_dim, known)
+    max_tokens, precision = source.max_tokens(settings.max_tokens or None), settings.precision
+    if precision == "auto":
+        precision = "bf16" if device != "cpu" or has_bf16() else "fp32"
+    targets = settings.targets or tuple(known)
+    return replace(settings, max_tokens=max_tokens, precision=precision, targets=targets)
+
+
+def lineage(source: Base, runs: tuple[TrainingRun, ...], settings: TrainSettings) -> dict[str, Any]:
+    """The fields of a plugin's manifest that identify its training on `source`, with the plugins folded into it."""
+    return {
+        "method": "train",
+        "base": NamedDigest(source.name, source.base_digest),
+        "parent_digest": source.digest,
+        "tokenizer": source.tokenizer_digest(),
+        "on": tuple(sorted(plugin.digest for plugin in source.chain)),
+        "parents": (),
+        "holds": (),
+        "trained_on": runs,
+        "settings": asdict(settings),
+        "seed": settings.seed,
+    }
 
 
 def _examples(job: _Job, progress: Progress) -> dict[str, Examples]:

@@ -16,7 +16,7 @@ from loid_infer.rankers.models import fit_model, restored, state
 from loid_infer.rankers.network import SequenceNet, Whitening
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.settings import RankOptions
-from loid_infer.rankers.texts import TextRanker, unit
+from loid_infer.rankers.texts import TextRanker, TextVectors, unit
 from loid_infer.rankers.training import _Run, fit_sequence
 from loid_infer.types import SILENT
 from tests.rankers.worlds import chains, clusters
@@ -144,10 +144,10 @@ def test_settings_that_cannot_be_trained_are_refused_before_training(chain) -> N
     sequences, split = chain
     for options in (replace(SMALL, attention_heads=3), replace(SMALL, dim=30, attention_heads=5, trials=4)):
         with pytest.raises(BadSetting, match="no multiple of the attention heads"):
-            fit_model("sasrec", sequences, split, options, None, None, seed=0, progress=SILENT)
+            fit_model("sasrec", sequences, split, options, None, seed=0, progress=SILENT)
     three = chains(length=3)
     with pytest.raises(BadSetting, match="no user has two interactions"):
-        fit_model("sasrec", three, split_sequences(three, "leave-one-out"), SMALL, None, None, seed=0, progress=SILENT)
+        fit_model("sasrec", three, split_sequences(three, "leave-one-out"), SMALL, None, seed=0, progress=SILENT)
 
 
 @pytest.mark.parametrize("ids", [True, False])
@@ -170,12 +170,11 @@ def test_a_sequence_network_on_texts_ranks_items_it_has_not_seen(ids) -> None:
         sequences,
         split,
         options,
-        vectors,
-        np.ones(len(vectors), bool),
+        TextVectors(vectors, np.ones(len(vectors), bool)),
         seed=0,
         progress=SILENT,
     )
-    by_ids = fit_model("sasrec", sequences, split, options, None, None, seed=0, progress=SILENT)
+    by_ids = fit_model("sasrec", sequences, split, options, None, seed=0, progress=SILENT)
     assert recall(target_ranks(text.ranker, sequences, targets), 20).mean() > 0.5
     assert recall(target_ranks(by_ids.ranker, sequences, targets), 20).mean() == 0
 
@@ -187,14 +186,14 @@ def test_a_restored_model_gives_the_same_scores(model) -> None:
     sequences = clusters()
     split = split_sequences(sequences, "leave-one-out")
     vectors = texts_of(sequences) if model.startswith(("text", "sequence")) else None
-    has_text = None if vectors is None else np.arange(len(vectors)) != 3
+    texts = None if vectors is None else TextVectors(vectors, np.arange(len(vectors)) != 3)
     options = replace(SMALL, epochs=2, trials=2)
-    fitted = fit_model(model, sequences, split, options, vectors, has_text, seed=0, progress=SILENT)
+    fitted = fit_model(model, sequences, split, options, texts, seed=0, progress=SILENT)
     assert len(fitted.trials) == {"popularity": 1, "text": 3}.get(model, 2)
     assert fitted.ndcg == max(trial.ndcg for trial in fitted.trials)
     tensors = {name: np.asarray(tensor) for name, tensor in state(fitted).items()}
     sizes = sequences.n_users, sequences.n_items
-    again = restored(model, fitted.options, *sizes, tensors, vectors, has_text)
+    again = restored(model, fitted.options, *sizes, tensors, texts)
     histories = before(sequences, split.test)
     assert np.array_equal(fitted.ranker.scores(histories), again.scores(histories))
     if model == "text":
