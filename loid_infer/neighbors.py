@@ -1,4 +1,4 @@
-"""Nearest neighbors by cosine: a FAISS index, exact up to 100,000 vectors and inverted lists above."""
+"""Nearest neighbors by cosine or product: a FAISS index, exact up to 100,000 vectors and inverted lists above."""
 
 from __future__ import annotations
 
@@ -36,16 +36,27 @@ class Index:
         return int(self.faiss_index.ntotal)
 
     def search(self, direction: Floats, n: int) -> tuple[Ints, Floats]:
-        """The row numbers and cosines of the `n` nearest (at most all) to `direction [d]`, nearest first.
+        """The row numbers and cosines of the `n` nearest (at most all) to `direction [d]`, nearest first, equal ones in
+        the order of rows.
 
         The number of lists searched grows in proportion to `n`; recall was measured at n = 10.
         """
-        index, params = self.faiss_index, None
+        index, params, query = self.faiss_index, None, direction[None].astype(np.float32)
         if self.kind != EXACT:
             params = _faiss().SearchParametersIVF(nprobe=min(-(-n // _DEPTH) * index.nprobe, index.nlist))
-        scores, numbers = index.search(direction[None].astype(np.float32), max(min(n, self.n), 1), params=params)
-        valid = np.flatnonzero(numbers[0] >= 0)[:n]
-        return numbers[0][valid], scores[0][valid]
+        scores, numbers = (found[0] for found in index.search(query, max(min(n + 1, self.n), 1), params=params))
+        if len(scores) > n and n and scores[n] == scores[n - 1]:  # which of the equal ones FAISS keeps depends on n
+            _, scores, numbers = index.range_search(query, float(np.nextafter(scores[n], -np.inf)), params=params)
+        order = np.lexsort((numbers, -scores))
+        order = order[numbers[order] >= 0][:n]
+        return numbers[order], scores[order]
+
+    def search_products(self, queries: Floats, n: int) -> tuple[Ints, Floats]:
+        """The row numbers and products of about the `n` nearest to each of `queries [b, d]`, `[b, n]`; -1 where there
+        are fewer. What is found first does not depend on `n`.
+        """
+        scores, numbers = self.faiss_index.search(queries.astype(np.float32), max(min(n, self.n), 1))
+        return numbers, scores
 
     def save(self, path: Path) -> None:
         """Write the FAISS index; `kind` and `recall` are not in the file."""
@@ -64,12 +75,22 @@ def directions(vectors: Floats, center: Floats) -> Floats:
     return centered / np.where(norms > 0, norms, np.float32(1))
 
 
-def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Index:
+def build(
+    vectors: Floats,
+    center: Floats | None,
+    exact_rows: int = EXACT_ROWS,
+    queries: Floats | None = None,
+    depth: int = _DEPTH,
+) -> Index:
     """An index of the directions of `vectors [n, d]`, in any floating dtype, from `center [d]`.
 
     Above `exact_rows` vectors it has about `4 sqrt(n)` inverted lists of half-precision vectors (Jegou et al. 2011).
-    The number of lists searched is doubled until the recall at 10, measured against the exact search, is 0.98. The
+    The number of lists searched is doubled until the recall at `depth`, measured against the exact search, is 0.98. The
     lists are trained on a GPU where FAISS sees one.
+
+    Args:
+        center: None: the vectors themselves are indexed, for products.
+        queries: `[m, d]`, for which recall is measured; by default indexed vectors.
     """
     faiss, rng = _faiss(), np.random.default_rng(0)
     n, d = vectors.shape
@@ -83,24 +104,27 @@ def build(vectors: Floats, center: Floats, exact_rows: int = EXACT_ROWS) -> Inde
     sample = np.sort(rng.choice(n, min(n, _PER_LIST * n_lists), replace=False))
     if faiss.get_num_gpus():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(d))
-    index.train(directions(vectors[sample], center))
+    index.train(next(_blocks(vectors[sample], center, len(sample))))
     index.clustering_index = None
     for block in _blocks(vectors, center):
         index.add(block)
-    queries = directions(vectors[np.sort(rng.choice(n, min(n, _N_QUERIES), replace=False))], center)
+    if queries is None:
+        queries = next(_blocks(vectors[np.sort(rng.choice(n, min(n, _N_QUERIES), replace=False))], center))
+    queries = queries.astype(np.float32)
     exact_search: Any = importlib.import_module("faiss.contrib.exhaustive_search").knn_ground_truth
-    truth = exact_search(queries, _blocks(vectors, center), _DEPTH, faiss.METRIC_INNER_PRODUCT)[1]
+    truth = exact_search(queries, _blocks(vectors, center), depth, faiss.METRIC_INNER_PRODUCT)[1]
     recall, index.nprobe = 0.0, 4
     while recall < MIN_RECALL and index.nprobe < n_lists:
         index.nprobe = min(2 * index.nprobe, n_lists)
-        numbers = index.search(queries, _DEPTH)[1]
-        recall = float(np.mean([len({*row} & {*exact}) for row, exact in zip(numbers, truth, strict=True)])) / _DEPTH
+        numbers = index.search(queries, depth)[1]
+        recall = float(np.mean([len({*row} & {*exact}) for row, exact in zip(numbers, truth, strict=True)])) / depth
     return Index("inverted lists", recall, index)
 
 
-def _blocks(vectors: Floats, center: Floats) -> Iterator[Floats]:
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        yield directions(vectors[start : start + _BLOCK_ROWS], center)
+def _blocks(vectors: Floats, center: Floats | None, n_rows: int = _BLOCK_ROWS) -> Iterator[Floats]:
+    for start in range(0, len(vectors), n_rows):
+        block = vectors[start : start + n_rows]
+        yield block.astype(np.float32) if center is None else directions(block, center)
 
 
 def _faiss() -> Any:

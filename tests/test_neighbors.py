@@ -78,3 +78,15 @@ def test_recall_stays_high_for_many_neighbors(vectors):
         assert len({*numbers} & {*brute_force(vectors, center, direction, n)[0]}) >= 0.95 * min(n, 3_000)
         assert (np.diff(cosines) <= 1e-6).all()
     assert len(build(np.zeros((0, 4), np.float32), np.zeros(4)).search(np.ones(4), 5)[0]) == 0
+
+
+@pytest.mark.parametrize("exact_rows", [100, 10_000])
+def test_equal_vectors_come_in_the_order_of_rows_however_many_are_asked_for(vectors, exact_rows):
+    some = vectors[:500].copy()
+    some[[3, 90, 91, 200, 201, 444]] = some[7]
+    equal = [3, 7, 90, 91, 200, 201, 444]
+    center = some.mean(0, dtype=np.float64)
+    index = build(some, center, exact_rows=exact_rows)
+    direction = directions(some[7:8], center)[0]
+    for n in range(1, 8):
+        assert index.search(direction, n)[0].tolist() == equal[:n]

@@ -58,14 +58,18 @@ def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
     n = min(n, scores.shape[1])
     # The n-th highest score of a row, and all that are not below it: at least n.
     bound = np.partition(scores, scores.shape[1] - n, axis=1)[:, -n][:, None] if n < scores.shape[1] else -np.inf
-    columns: Any = np.full((len(scores), n), -1, np.int64)
-    values: Any = np.full((len(scores), n), -np.inf, scores.dtype)
     rows, found = np.nonzero((scores >= bound) & (scores > -np.inf))
-    kept = scores[rows, found]
-    order = np.lexsort((found, -kept, rows))
-    rows, found, kept = rows[order], found[order], kept[order]
+    return first_of_rows(rows, found, scores[rows, found], len(scores), n)
+
+
+def first_of_rows(rows: Ints, columns: Ints, scores: Floats, n_rows: int, n: int) -> tuple[Ints, Floats]:
+    """The `n` highest of each row of a matrix of `n_rows` with entries `[m]`, as `top` gives them."""
+    chosen: Any = np.full((n_rows, n), -1, np.int64)
+    values: Any = np.full((n_rows, n), -np.inf, scores.dtype)
+    order = np.lexsort((columns, -scores, rows))
+    rows, columns, scores = rows[order], columns[order], scores[order]
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
     first = place < n
-    columns[rows[first], place[first]] = found[first]
-    values[rows[first], place[first]] = kept[first]
-    return columns, values
+    chosen[rows[first], place[first]] = columns[first]
+    values[rows[first], place[first]] = scores[first]
+    return chosen, values

@@ -33,7 +33,7 @@ from loid_infer.rankers.texts import TextRanker
 from loid_infer.types import Bools, Floats, Ints, Progress, Spec
 
 MAX_VALID, MAX_VALID_ITEMS = 1_000, 5_000  # targets of a validation, and items of a domain that compete with them
-_PIECE_TOKENS = 1024  # computed at once on a CPU: the activations of more do not fit into its caches
+_PIECE_TOKENS = 1024  # computed at once on a CPU, of similar lengths: larger pieces have more padding
 _ORDER, _TARGETS, _NEGATIVES, _ITEMS = 1, 2, 3, 4  # purposes of random draws
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from loid_infer.data.sequences import Histories
 from loid_infer.encoders.tokens import Tokenizer
-from loid_infer.rankers.texts import MAX_ITEMS
 from loid_infer.types import Bools, Ints
+
+MAX_ITEMS = 10  # of a history, the last ones (LLM-Rec, section 4.1.4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loid_infer.data.sequences import Histories
+from loid_infer.rankers.ranking import products
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats
 
@@ -91,26 +92,37 @@ class Whitening:
         return cast(Floats, (vectors.astype(np.float32) - self.center) @ self.matrix)
 
 
-@dataclass(frozen=True, slots=True)
 class SequenceRanker:
-    """A trained `SequenceNet` with the vectors of its items."""
+    """A trained `SequenceNet` with the vectors of its items, which are computed once, when they are first needed."""
 
-    net: SequenceNet
-    max_length: int
-    texts: Tensor | None  # [n_items, text_dim], whitened
-    known: Bools | None  # [n_items], items that can be ranked; None: all
+    def __init__(self, net: SequenceNet, max_length: int, texts: Tensor | None, known: Bools | None) -> None:
+        """Of `texts [n_items, text_dim]`, whitened, and the items `known [n_items]` that can be ranked; None: all."""
+        self.net, self.known = net, known
+        self._max_length, self._texts = max_length, texts
+        self._items: Tensor | None = None
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. All items score 0 for an empty history."""
+        return products(self, histories)
+
+    def queries(self, histories: Histories) -> Floats:
+        """See `ProductRanker`: the state at the last item."""
         self.net.eval()
-        recent = histories.last(self.max_length)
+        recent = histories.last(self._max_length)
         padded = torch.from_numpy(recent.padded())
         last = torch.from_numpy(np.maximum(recent.lengths - 1, 0))
         with torch.inference_mode():
-            items = self.net.items(self.texts)
-            states = self.net(padded, items)[torch.arange(len(padded)), last]
-            states = states * torch.from_numpy(recent.lengths > 0)[:, None]
-            scores: Array = (states @ items.T).numpy()
-        if self.known is not None:
-            scores[:, ~self.known] = -np.inf
-        return scores
+            states = self.net(padded, self._of_items())[torch.arange(len(padded)), last]
+            found: Array = (states * torch.from_numpy(recent.lengths > 0)[:, None]).numpy()
+        return found
+
+    def vectors(self) -> tuple[Floats, Bools]:
+        """See `ProductRanker`."""
+        items = self._of_items().numpy()
+        return items, np.ones(len(items), bool) if self.known is None else self.known
+
+    def _of_items(self) -> Tensor:
+        if self._items is None:
+            with torch.inference_mode():
+                self._items = self.net.items(self._texts).detach()
+        return self._items

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, Targets, before
 from loid_infer.evaluation.ranking import MISSED, mean_ranks, ndcg
 from loid_infer.kernels import sampling
 from loid_infer.kernels.threads import Workers, workers
-from loid_infer.types import SILENT, Floats, Ints, Progress
+from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
 
 MAX_VALID = 10_000  # targets with which training is validated
 _MAX_ROWS = 512  # of a block: bounds the activations of a network
@@ -24,6 +25,30 @@ class Ranker(Protocol):
 
     def scores(self, histories: Histories) -> Floats:
         """`[n, n_items]` float32, which the caller may change; `-inf` for an item the ranker knows nothing of."""
+
+
+@runtime_checkable
+class ProductRanker(Protocol):
+    """A `Ranker` whose scores are products of vectors."""
+
+    def scores(self, histories: Histories) -> Floats:
+        """See `Ranker`."""
+
+    def queries(self, histories: Histories) -> Floats:
+        """The vectors of users `[n, d]`, float32."""
+
+    def vectors(self) -> tuple[Floats, Bools]:
+        """The vectors of all items `[n_items, d]`, float32, and which of them are ranked, `[n_items]`."""
+
+
+def products(ranker: ProductRanker, histories: Histories) -> Floats:
+    """The scores of a `ProductRanker`."""
+    vectors, is_ranked = ranker.vectors()
+    queries = torch.from_numpy(ranker.queries(histories))
+    scores: Floats = (queries @ torch.from_numpy(vectors).T).numpy()  # in as many threads as `workers` says
+    if not is_ranked.all():
+        scores[:, ~is_ranked] = -np.inf
+    return scores
 
 
 def blocks(histories: Histories, n_items: int) -> Iterator[Ints]:

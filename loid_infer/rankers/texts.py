@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 
 from loid_infer.data.sequences import Histories
+from loid_infer.rankers.joined import MAX_ITEMS
+from loid_infer.rankers.ranking import products
 from loid_infer.types import Bools, Floats
-
-MAX_ITEMS = 10  # of a history, the last ones (LLM-Rec, section 4.1.4)
 
 HistoryVectors: TypeAlias = Callable[[Histories], Floats]  # n histories -> [n, d]; 0 for one without text
 
@@ -39,10 +39,15 @@ class TextRanker:
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. Items without text are not ranked."""
-        queries = self._mean(histories) if self.joined is None else self.joined(histories)
-        scores = unit(queries) @ self.items.T
-        scores[:, ~self.has_text] = -np.inf
-        return scores
+        return products(self, histories)
+
+    def queries(self, histories: Histories) -> Floats:
+        """See `ProductRanker`."""
+        return unit(self._mean(histories) if self.joined is None else self.joined(histories))
+
+    def vectors(self) -> tuple[Floats, Bools]:
+        """See `ProductRanker`."""
+        return self.items, self.has_text
 
     def _mean(self, histories: Histories) -> Floats:
         rows, items = histories.last(MAX_ITEMS).flat()

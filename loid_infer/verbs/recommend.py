@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.data.users import UserRows, read_users, write_recommendations
-from loid_infer.evaluation.ranking import top
 from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
@@ -28,6 +27,7 @@ class RecommendResult:
     n_users: int
     n_unknown_users: int  # without any history: they get the popular items
     n_rows: int
+    recall: float | None  # at 100, of the index in domains of many items; None: all items were scored
     rows_per_s: float
     seconds: float
     out: str
@@ -78,10 +78,13 @@ def recommend(
         histories, known = model.histories(wanted)
         if wanted.histories is not None and len(known) and (known == len(BASED_ON) - 1).all():
             progress.say(f"no item of the histories is known to the head, which has items like {model.item_ids[0]!r}")
-        size = block_rows(model.n_items)
+        recall = model.index(histories)
+        if recall is not None:
+            progress.say(f"the first items come from an index: recall at 100 is {recall:.3f}, scores are exact")
+        size = block_rows(model.n_items if recall is None else 1)
         for first in range(0, histories.n, size):
             rows = np.arange(first, min(first + size, histories.n))
-            columns, scores = top(model.scores(histories.rows(rows), with_seen=include_seen), n)
+            columns, scores = model.first(histories.rows(rows), n, with_seen=include_seen)
             found = columns >= 0
             at, place = np.nonzero(found)
             codes = columns[found]
@@ -102,6 +105,7 @@ def recommend(
         n_users=len(wanted.user_ids),
         n_unknown_users=int(np.count_nonzero(known == len(BASED_ON) - 1)),
         n_rows=n_rows,
+        recall=recall,
         rows_per_s=n_rows / seconds,
         seconds=seconds,
         out=str(target),

@@ -20,10 +20,12 @@ from loid_infer.encoder import Encoder
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
+from loid_infer.evaluation.ranking import top
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.manifest import RankingManifest
 from loid_infer.rankers.models import FACTORS, rankable
-from loid_infer.rankers.ranking import Ranker
+from loid_infer.rankers.nearest import NearestItems, is_worthwhile
+from loid_infer.rankers.ranking import ProductRanker, Ranker
 from loid_infer.rankers.saved import RankingHead, load_ranking_head
 from loid_infer.records import decode
 from loid_infer.settings import Workspace
@@ -244,6 +246,7 @@ class OpenRanking:
         self._sequences = sequences_of(self._tables, head.manifest.seed)
         popular = head.counts[self._low : self._high].astype(np.float32)
         self._popular = np.where(popular > 0, popular, np.float32(-np.inf))
+        self._nearest: NearestItems | None = None
         self._by_user = head.manifest.model == FACTORS  # users are known by their ids, not by their histories
         has_text = head.has_text if head.manifest.fingerprint else None
         self._usable = rankable(head.manifest.model, head.counts, has_text)
@@ -289,11 +292,33 @@ class OpenRanking:
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         return Histories(users, ends - lengths, ends, flat), np.array(based, np.int64)
 
+    def index(self, histories: Histories) -> float | None:
+        """Let `first` use an index, where there are many items and users; gives its recall at 100, None without one."""
+        known = histories.rows(np.flatnonzero(self._is_known(histories)))
+        if not (is_worthwhile(len(self.item_ids), known.n) and isinstance(self._ranker, ProductRanker)):
+            return None
+        self._nearest = NearestItems(self._ranker, self._low, self._high, known)
+        return self._nearest.recall
+
+    def first(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
+        """The first items of the domain, as `evaluation.ranking.top`; see `scores`."""
+        if self._nearest is None:
+            return top(self.scores(histories, with_seen=with_seen), n)
+        is_known = self._is_known(histories)
+        popular, values = top(self._popular[None], n)
+        columns, scores = popular.repeat(histories.n, axis=0), values.repeat(histories.n, axis=0)
+        chosen = np.flatnonzero(is_known)
+        columns[chosen], scores[chosen] = self._nearest.first(histories.rows(chosen), n, with_seen=with_seen)
+        return columns, scores
+
+    def _is_known(self, histories: Histories) -> Bools:
+        return histories.users >= 0 if self._by_user else histories.lengths > 0
+
     def scores(self, histories: Histories, *, with_seen: bool) -> Floats:
         """Scores `[b, n_items of the domain]`; `-inf` for what is not ranked, like items seen unless `with_seen`."""
         scores = self._ranker.scores(histories)
         if not with_seen:
             scores[histories.flat()] = -np.inf
         scores = scores[:, self._low : self._high]
-        scores[histories.users < 0 if self._by_user else histories.lengths == 0] = self._popular
+        scores[~self._is_known(histories)] = self._popular
         return scores

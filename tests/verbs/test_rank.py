@@ -294,7 +294,7 @@ def test_titles_are_encoded_ahead_of_a_fit(ranked, tmp_path) -> None:
     assert llmrec_fit(["shop"], text_only=True, workspace=copy).n_items == 36
     assert encode("shop", of="items", workspace=copy).n_encoded == 0
     with pytest.raises(BadSetting, match="unknown of"):
-        encode("shop", of="histories", workspace=copy)
+        encode("shop", of="users", workspace=copy)
 
 
 def test_pairs_are_scored_by_ranking_heads(ranked, tmp_path) -> None:
