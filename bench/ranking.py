@@ -1,6 +1,8 @@
 """Do titles help to predict the next item? Heads on interactions, on stored vectors of titles, and on both.
 
-    python -m bench.ranking SET...      scientific | games | food_kitchen; 10 to 60 minutes each on two cores
+    python -m bench.ranking [TRIALS] SET...      scientific | games | food_kitchen; 10 to 60 minutes each on two cores
+
+At most TRIALS settings of each head are tried on validation, by default 2.
 
 Rows of other sets in the result are kept. Needs the sequences beside the checkout (LOID_SHARED).
 """
@@ -32,18 +34,18 @@ HEADS = (
     ("llmrec", "--head", "sequence"),
     ("llmrec", "--head", "sequence+id"),
 )
-TRIALS = "2"
 COLD = "training interactions of the item=1 to 5"
 
 
-def main(*sets: str) -> None:
-    for name in sets or FILES:
+def main(*arguments: str) -> None:
+    trials = arguments[0] if arguments[:1] and arguments[0].isdecimal() else "2"
+    for name in [name for name in arguments if not name.isdecimal()] or FILES:
         workspace = work_folder(f"ranking-{name}")
         domains = ingested(workspace, name)
         given = [part for domain in domains for part in ("-d", domain)]
         fits = {}
         for group, *options in HEADS:
-            fit = loid(group, "fit", *given, *options, "--trials", TRIALS, "-w", str(workspace))
+            fit = loid(group, "fit", *given, *options, "--trials", trials, "-w", str(workspace))
             fits[fit["head"]] = fit
             print({key: fit[key] for key in ("head", "val", "epochs", "sequences_per_s", "seconds")}, flush=True)
         _save(name, fits, loid("evaluate", *given, "--candidates", "full", "-w", str(workspace)))
@@ -65,6 +67,12 @@ def ingested(workspace: Path, name: str) -> list[str]:
     return domains
 
 
+def value(rows: list[dict], system: str, metric: str, **wanted: str) -> float | None:
+    """The figure of a system in rows of `evaluate`."""
+    found = [r for r in rows if r["system"] == system and r["metric"] == metric and wanted.items() <= r.items()]
+    return found[0]["value"] if found else None
+
+
 def interval(difference: float, low: float | None, high: float | None) -> str:
     """A difference with its interval."""
     return f"{difference:+.4f}" if low is None else f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
@@ -75,10 +83,6 @@ def _save(name: str, fits: dict, result: dict) -> None:
     kept = [row for row in json.loads(path.read_text())["rows"] if row["set"] != name] if path.exists() else []
     everything = "" if len(result["domains"]) > 1 else result["domains"][0]
     sasrec = next(head for head, fit in fits.items() if fit["model"] == "sasrec")
-
-    def value(rows: list[dict], system: str, metric: str, **wanted: str) -> float | None:
-        found = [r for r in rows if r["system"] == system and r["metric"] == metric and wanted.items() <= r.items()]
-        return found[0]["value"] if found else None
 
     rows = []
     for head, fit in fits.items():
@@ -95,10 +99,10 @@ def _save(name: str, fits: dict, result: dict) -> None:
         ]
         bounds = [against[0][part] for part in ("difference", "low", "high")] if against else []
         row["ndcg@10 minus sasrec"] = interval(*bounds) if bounds else "-"
-        rows.append(row | {"fit_s": fit["seconds"]})
+        rows.append(row | {"trials": len(fit["trials"]), "fit_s": fit["seconds"]})
     notes = (
         "Full ranking of the items of the target's domain without those of the history, leave-one-out, all users with "
-        f"three interactions; ties take their mean rank. At most {TRIALS} settings of each head tried on validation. "
+        "three interactions; ties take their mean rank. `trials`: settings of the head tried on validation. "
         "Titles by the default encoder. Intervals: 95 %, paired over users. `fit_s`: the whole command with all "
         "its trials, on a machine that did other work as well."
     )

@@ -5,7 +5,20 @@ import random
 import numpy as np
 import pytest
 
-from loid_infer import Encoder, cache_export, cache_verify, encode, export, fit, ingest, score
+from loid_infer import (
+    Encoder,
+    cache_export,
+    cache_verify,
+    encode,
+    evaluate_ranking,
+    export,
+    fit,
+    ingest,
+    ingest_implicit,
+    ingest_items,
+    llmrec_fit,
+    score,
+)
 from loid_infer.kernels.cosine import row_cosines
 
 pytestmark = pytest.mark.real
@@ -87,3 +100,33 @@ def test_pairs_with_known_and_unknown_ids_are_scored(encoded, tmp_path) -> None:
     result = score(pairs, workspace=workspace)
     assert (result.n_rows, result.n_unknown_users, result.n_unknown_items) == (3, 2, 1)
     assert 0 < result.mse < 4
+
+
+def test_real_titles_say_what_comes_next_and_shuffled_ones_do_not(bundled, shared_data, tmp_path) -> None:
+    """A canary: titles in another order over the items rank the next one no better than chance."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    workspace, _ = bundled
+    table = pq.read_table(shared_data / "sequences" / "scientific_2018.parquet")
+    counts = pc.value_counts(table["item_id"]).to_pylist()
+    often = sorted(counts, key=lambda row: (-row["counts"], row["values"]))[:600]
+    table = table.filter(pc.is_in(table["item_id"], pa.array([row["values"] for row in often])))
+    titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
+    order = np.random.default_rng(0).permutation(len(titles))
+    moved = dict(zip(titles, [[*titles.values()][i] for i in order], strict=True))
+    found = {}
+    for domain, of_items in (("real_titles", titles), ("moved_titles", moved)):
+        path = tmp_path / f"{domain}.parquet"
+        column = pa.array([of_items[item] for item in table["item_id"].to_pylist()])
+        pq.write_table(table.set_column(table.column_names.index("title"), "title", column), path)
+        ingest_implicit([path], domain, workspace=workspace)
+        ingest_items([path], domain, workspace=workspace)
+        llmrec_fit([domain], text_only=True, workspace=workspace)
+        result = evaluate_ranking([domain], workspace=workspace)
+        rows = [row for row in result.summary if row.system == f"{domain}-text"]
+        [found[domain]] = [row.value for row in rows if row.metric == "recall@10"]
+    chance = 10 / len(titles)
+    assert found["real_titles"] > 5 * chance
+    assert found["moved_titles"] < 2 * chance

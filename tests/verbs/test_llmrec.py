@@ -219,3 +219,26 @@ def test_the_report_shows_a_plugin_trained_for_ranking(adapted) -> None:
     page = (Path(report(workspace=ws).path)).read_text()
     assert "shop_llmrec" in page
     assert f"{trained.val_ndcg:.4f}" in page
+
+
+def test_odd_items_and_sequences_are_trained_on_and_ranked(exported, toy_base, tmp_path) -> None:
+    """A title of a million characters, items without one, users with one interaction, fewer items than negatives."""
+    ws = Workspace(shutil.copytree(exported, tmp_path / "ws"))
+    rng = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": at}
+        for user in range(30)
+        for at, item in enumerate(rng.permutation(8)[: 1 + user % 6].tolist())
+    ]
+    (tmp_path / "clicks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    titles = ["guitar " * 150_000, "", None, "cable", "plot", "battery", "string", "case"]
+    items = [{"item_id": f"i{i}", "title": title} for i, title in enumerate(titles)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    ingest_implicit([tmp_path / "clicks.jsonl"], "odd", workspace=ws)
+    ingest_items([tmp_path / "items.jsonl"], "odd", workspace=ws)
+    many = replace(FAST, epochs=1, negatives=50)
+    trained = llmrec_train(["odd"], settings=many, base=str(toy_base), workspace=ws)
+    done = recommend(domain="odd", head=trained.head, n=20, out=tmp_path / "top.parquet", workspace=ws)
+    assert (done.n_users, done.recall) == (30, None)
+    rows = pq.read_table(tmp_path / "top.parquet").to_pylist()
+    assert not {"i1", "i2"} & {row["item_id"] for row in rows if row["known"] == "user"}
