@@ -10,7 +10,7 @@ from loid_infer.neighbors import EXACT_ROWS, build
 from loid_infer.rankers.ranking import ProductRanker
 from loid_infer.types import Floats, Ints
 
-MIN_USERS = 1_000  # building an index takes as long as scoring all items for so many
+MIN_USERS = 5_000  # building the index takes as long as scoring all items for about 3,000 users
 _DEPTH = 100  # at which recall is measured
 _N_QUERIES = 256
 
