@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from loid_infer.errors import BadSetting
 from loid_infer.settings import check_limits, option
 
 
@@ -30,6 +31,16 @@ class RankOptions:
         check_limits(self)
         return self
 
+    def refuse_unused(self, model: str) -> None:
+        """Raise BadSetting if an option differs from its default that `model` does not have."""
+        used = {"trials", *_USED.get(model, (item.name for item in fields(self)))}
+        given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        unused = [f"--{name.replace('_', '-')}" for name in given if name not in used]
+        if unused:
+            expected = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(used))
+            what, got = "options that the model does not have", ", ".join(unused)
+            raise BadSetting(what, where=model, expected=expected, got=got, fix="Leave them out.")
+
     def rates(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
         """Learning rate and weight decay; a model gives its defaults."""
         return (
@@ -38,4 +49,10 @@ class RankOptions:
         )
 
 
+_NONE: tuple[str, ...] = ()
+# The options besides trials of the models that do not have all of them.
+_USED = {
+    **dict.fromkeys(("popularity", "recent", "cooccurrence", "text"), _NONE),
+    "mf": ("dim", "epochs", "patience", "learning_rate", "weight_decay", "averaging"),
+}
 DEFAULT_RANK_OPTIONS = RankOptions()

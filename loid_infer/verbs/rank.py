@@ -165,6 +165,7 @@ class _Run:
     ) -> None:
         self.start, self.workspace, self.model, self.seed = time.perf_counter(), workspace, model, seed
         self.settings, self.checkpoint_s, self.progress = settings.checked(), checkpoint_s, progress
+        settings.refuse_unused(model)
         check_number("--seed", seed, 0, MAX_SEED)
         self.folder = workspace.head(name or f"{'+'.join(sorted(domains))}-{model}")
         if self.folder.name in COUNTS:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.data.users import UserRows, read_users, write_recommendations
+from loid_infer.errors import BadSetting
 from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
@@ -60,6 +61,7 @@ def recommend(
     Raises:
         BadTable: the file or the table cannot be read.
         BadArtifact: there is no head of the domain, or it is damaged.
+        BadSetting: heads of different splits and no `head`, or an output that would replace the file of users.
         NotEncoded, BadStore: vectors of the head's items are missing or damaged.
         NoSpace: the output cannot be written.
     """
@@ -72,12 +74,20 @@ def recommend(
     suffix = ".csv" if source is not None and source.suffix.lower() in (".csv", ".tsv") else ".parquet"
     default = Path(f"{domain}.recommendations.parquet")
     target = Path(out) if out else (source.with_suffix(f".recommendations{suffix}") if source else default)
+    if source and target.resolve() == source.resolve():
+        fix = "Choose another --out."
+        raise BadSetting("the output would replace the file of users", where="--out", got=str(target), fix=fix)
     wanted = read_users(source) if source else UserRows(model.known_users(), None)
     n_rows = 0
     with write_recommendations(target) as write, progress.task("recommend", len(wanted.user_ids), "users") as task:
         histories, known = model.histories(wanted)
-        if wanted.histories is not None and len(known) and (known == len(BASED_ON) - 1).all():
-            progress.say(f"no item of the histories is known to the head, which has items like {model.item_ids[0]!r}")
+        n_given = sum(len(given) for given in wanted.histories or () if given is not None)
+        n_used = int(histories.lengths[known == BASED_ON.index("history")].sum())
+        if n_used < n_given:
+            progress.say(
+                f"the head cannot use {n_given - n_used:,} of {n_given:,} items of the histories; it has items like "
+                f"{model.item_ids[0]!r}"
+            )
         recall = model.index(histories)
         if recall is not None:
             progress.say(f"the first items come from an index: recall at 100 is {recall:.3f}, scores are exact")
@@ -117,6 +127,10 @@ def _head(workspace: Workspace, domain: str, name: str | None, progress: Progres
     if name is not None:
         return open_heads(workspace, [domain], [name], exactly=False)[0]
     heads = open_heads(workspace, [domain], [])
+    splits = {head.manifest.split: head.manifest.head for head in heads}
+    if len(splits) > 1:  # whose validation figures cannot be compared
+        got = ", ".join(f"{head!r}: {split}" for split, head in splits.items())
+        raise BadSetting("the heads were fitted on different splits", where=domain, got=got, fix="Give --head NAME.")
     best = max(heads, key=lambda head: head.manifest.val["ndcg@10"])
     if len(heads) > 1:
         progress.say(f"head {best.manifest.head!r}: the best of {len(heads)} by validation NDCG@10")

@@ -26,7 +26,7 @@ from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import view_of
 from loid_infer.types import SILENT, Array, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
-from loid_infer.verbs.sequences import BASED_ON, OpenRanking, domains_of
+from loid_infer.verbs.sequences import BASED_ON, OpenRanking, domains_of, ranking_heads
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
 _MAX_EXAMPLES = 1_000  # unknown ids that are compared with known ones
@@ -255,6 +255,11 @@ class _Run:
         if name not in self.opened:
             opened: _ReviewHead | _RankingHead
             start = time.perf_counter()
+            rankers = [] if self.workspace.head(name).exists() else ranking_heads(self.workspace, [name])
+            if rankers:
+                what, got = f"there is no head {name!r}, but ranking heads of that domain", ", ".join(rankers)
+                fix = f"Give --head {rankers[0]}, or run: loid-infer fit --domain {name}"
+                raise BadArtifact(what, where=str(self.workspace.root), got=got, fix=fix)
             if domains_of(self.workspace, name):
                 opened = _RankingHead(self.workspace, name, self.domain or name)
             else:

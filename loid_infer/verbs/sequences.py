@@ -28,7 +28,7 @@ from loid_infer.rankers.nearest import NearestItems, is_worthwhile
 from loid_infer.rankers.ranking import ProductRanker, Ranker
 from loid_infer.rankers.saved import RankingHead, load_ranking_head
 from loid_infer.records import decode
-from loid_infer.settings import Workspace
+from loid_infer.settings import TEMPLATE, TITLE_TOKENS, Workspace
 from loid_infer.store.reader import view_of
 from loid_infer.types import Bools, Digests, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encode import encode_corpus, item_corpus
@@ -155,6 +155,9 @@ def fit_command(manifest: RankingManifest) -> str:
     options += [f"--name {manifest.head}", f"--split {manifest.split}", f"--seed {manifest.seed}"]
     if manifest.fingerprint:
         options.append(f"--encoder {manifest.encoder}")
+        options += [f"--template {manifest.template!r}"] if manifest.template != TEMPLATE else []
+    if manifest.title_tokens not in (0, TITLE_TOKENS):
+        options.append(f"--title-tokens {manifest.title_tokens}")
     return f"Run: loid-infer {'llmrec' if manifest.fingerprint else 'cf'} fit {' '.join(options)}"
 
 

@@ -25,6 +25,7 @@ from loid_infer import (
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
 
 WORDS = ["guitar", "cable", "battery", "plot"]
 QUICK = RankOptions(dim=16, layers=1, attention_heads=1, dropout=0.1, epochs=5, learning_rate=1e-2)
@@ -344,15 +345,16 @@ def test_histories_are_read_as_ids_are(ranked, tmp_path) -> None:
 
 def test_matrix_factorization_knows_users_by_id_only(ranked, tmp_path) -> None:
     ws, *_ = ranked
-    cf_fit(["shop"], model="mf", settings=QUICK, workspace=ws)
+    quick = RankOptions(dim=16, epochs=5, learning_rate=1e-2)
+    cf_fit(["shop"], model="mf", settings=quick, workspace=ws)
     users = tmp_path / "users.csv"
     users.write_text("user_id,history\nu001,shop10 shop11\nnew,shop10\n")
     result = recommend(users, domain="shop", head="shop-mf", n=3, workspace=ws)
     assert result.n_unknown_users == 2
     result = recommend(domain="shop", head="shop-mf", n=3, out=tmp_path / "r.csv", workspace=ws)
     assert result.n_unknown_users == 0
-    default = cf_fit(["shop"], model="mf", name="other", settings=replace(QUICK, learning_rate=0.5), workspace=ws)
-    assert default.val != cf_fit(["shop"], model="mf", settings=QUICK, workspace=ws).val
+    default = cf_fit(["shop"], model="mf", name="other", settings=replace(quick, learning_rate=0.5), workspace=ws)
+    assert default.val != cf_fit(["shop"], model="mf", settings=quick, workspace=ws).val
 
 
 def test_items_that_a_model_cannot_use_say_nothing_about_a_user(exported, tmp_path) -> None:
@@ -385,3 +387,44 @@ def test_what_is_compared_is_said_and_distinct(ranked) -> None:
     cf_fit(["shop"], model="cooccurrence", workspace=ws)  # a single setting
     systems = {row.system for row in evaluate_ranking(["shop"], workspace=ws).summary}
     assert {"cooccurrence", "shop-cooccurrence"} <= systems
+
+
+@pytest.mark.parametrize(
+    ("fit", "options", "unused"),
+    [
+        (lambda **more: cf_fit(["shop"], model="cooccurrence", **more), {"dim": 64}, "--dim"),
+        (lambda **more: cf_fit(["shop"], model="mf", **more), {"dropout": 0.1, "dim": 8}, "--dropout"),
+        (lambda **more: llmrec_fit(["shop"], text_only=True, **more), {"epochs": 3}, "--epochs"),
+    ],
+)
+def test_options_that_a_model_does_not_have_are_refused(ranked, fit, options, unused) -> None:
+    with pytest.raises(BadSetting, match="options that the model does not have") as error:
+        fit(settings=RankOptions(**options), workspace=ranked[0])
+    assert error.value.got == unused
+
+
+def test_a_file_of_users_is_not_replaced_and_unknown_items_are_counted(ranked, tmp_path, monkeypatch) -> None:
+    ws, *_ = ranked
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,history\nnew,shop10 nothing\n")
+    with pytest.raises(BadSetting, match="would replace the file of users"):
+        recommend(users, domain="shop", head="shop-text", out=users, workspace=ws)
+    said: list[str] = []
+    monkeypatch.setattr(type(SILENT), "say", lambda self, line: said.append(line))
+    recommend(users, domain="shop", head="shop-text", out=tmp_path / "out.csv", workspace=ws)
+    assert said == ["the head cannot use 1 of 2 items of the histories; it has items like 'shop00'"]
+
+
+def test_heads_of_different_splits_are_not_compared_by_recommend(ranked, tmp_path) -> None:
+    ws = Workspace(shutil.copytree(ranked[0].root, tmp_path / "ws"))
+    llmrec_fit(["shop"], text_only=True, split="time", name="late", workspace=ws)
+    with pytest.raises(BadSetting, match="different splits"):
+        recommend(domain="shop", out=tmp_path / "out.csv", workspace=ws)
+    assert recommend(domain="shop", head="late", out=tmp_path / "out.csv", workspace=ws).head == "late"
+
+
+def test_pairs_of_a_domain_with_ranking_heads_only_are_told_their_names(ranked, tmp_path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user_id,item_id\nu001,shop10\n")
+    with pytest.raises(BadArtifact, match="but ranking heads of that domain"):
+        score(pairs, domain="shop", workspace=ranked[0])
