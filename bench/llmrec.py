@@ -13,7 +13,7 @@ from bench.ranking import COLD, ingested, interval, value
 from bench.record import loid, save, saved_as, work_folder
 from loid_infer.settings import Workspace
 
-EPOCHS, EVALS = "3", "2"
+EPOCHS, EVALS = "2", "2"
 FROZEN = "frozen"
 
 

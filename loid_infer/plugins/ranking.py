@@ -85,10 +85,7 @@ class _Run:
             what, got = "no user has two training interactions with texts", f"{data.sequences.n:,} interactions"
             fix = "Run: loid-infer llmrec fit --text-only"
             raise BadSetting(what, where=f"--split {data.split.kind}", got=got, fix=fix)
-        counts = np.bincount(self.sequences.items[self.at], minlength=self.sequences.n_items).astype(np.float64)
-        domains = self.sequences.item_domains
-        totals = np.bincount(domains, weights=counts, minlength=len(self.sequences.domains))
-        self.shares = counts / np.maximum(totals, 1)[domains]  # of the targets of its domain
+        self.shares = _shares(data.sequences, self.at, self.firsts)
         self.with_text = [
             low + np.flatnonzero(self.has_text[low:high])
             for low, high in zip(self.sequences.bounds[:-1], self.sequences.bounds[1:], strict=True)
@@ -223,3 +220,12 @@ def _eligible(sequences: Sequences, split: SequenceSplit, has_text: Bools) -> tu
     earlier = before_it[:-1] - before_it[sequences.starts[sequences.users]]
     chosen = texts & (earlier > 0) & split.train(sequences)
     return np.flatnonzero(chosen), np.append(0, np.cumsum(chosen))[sequences.starts]
+
+
+def _shares(sequences: Sequences, at: Ints, firsts: Ints) -> Floats:
+    """The probability that a target of an item's domain is that item, `[n_items]`, if each user has one of hers."""
+    n_items, domains = sequences.n_items, sequences.item_domains
+    weights = np.bincount(sequences.items[at], 1 / np.diff(firsts)[sequences.users[at]], n_items)
+    totals = np.bincount(domains, weights, len(sequences.domains))
+    found: Floats = weights / np.where(totals > 0, totals, 1)[domains]
+    return found

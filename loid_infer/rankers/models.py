@@ -157,10 +157,13 @@ def best_whitening(
     sequences: Sequences, split: SequenceSplit, texts: TextVectors, seed: int
 ) -> tuple[Whitening, Sequence[TrialRecord]]:
     """The whitening of `texts` with which they alone rank the validation targets best."""
-    trials, found = [], []
-    for power in _POWERS:
-        found.append(Whitening.of(texts.items[texts.has_text], power))
-        ranker = _text_ranker(found[-1], texts)
+    known = texts.items[texts.has_text]
+    tried: dict[Any, Whitening] = {power: Whitening.of(known, power) for power in _POWERS}
+    if texts.histories is not None:  # what an encoder that reads joined histories is trained for
+        tried["none"] = Whitening.none(known.shape[1])
+    trials, found = [], [*tried.values()]
+    for power, whitening in tried.items():
+        ranker = _text_ranker(whitening, texts)
         trials.append(TrialRecord({"whitening": power}, validation_ndcg(ranker, sequences, split, seed)))
     best = max(range(len(trials)), key=lambda i: trials[i].ndcg)
     return found[best], tuple(trials)

@@ -87,6 +87,11 @@ class Whitening:
         spread = max(float((centered @ matrix).std()), 1e-12)
         return Whitening(center.astype(np.float32), (matrix / spread).astype(np.float32))
 
+    @staticmethod
+    def none(dim: int) -> Whitening:
+        """One that changes nothing."""
+        return Whitening(np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32))
+
     def __call__(self, vectors: Floats) -> Floats:
         """The whitened `vectors [n, d]`, float32 `[n, k]`."""
         return cast(Floats, (vectors.astype(np.float32) - self.center) @ self.matrix)

@@ -14,6 +14,7 @@ from loid_infer.artifact import digest_json, versions, write_manifest
 from loid_infer.data.sequences import NEXT_ITEM, refuse_other_split, split_sequences
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import n_usable_threads, torch_threads
+from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
@@ -26,7 +27,7 @@ from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.settings import DEFAULT_BASE, TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Progress, TrainingRun
 from loid_infer.verbs.export import export
-from loid_infer.verbs.rank import llmrec_fit
+from loid_infer.verbs.rank import head_folder, llmrec_fit
 from loid_infer.verbs.sequences import item_texts, read_sequences
 from loid_infer.verbs.train import CURVE_FILE, lineage, resolved
 
@@ -94,6 +95,10 @@ def llmrec_train(
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     name = name or "_".join([*sorted(domains), "llmrec"])
     path, on_device = workspace.plugin(name), torch_device(device)
+    if name in on:
+        what, fix = "a plugin cannot replace one that it is trained on", "Choose another --name."
+        raise BadSetting(what, where=f"--name {name}", fix=fix)
+    head_folder(workspace, name, domains)
     check_number("--title-tokens", title_tokens, 1, math.inf)
     sequences = read_sequences(workspace, domains, settings.seed, progress)
     parts = split_sequences(sequences, split)
@@ -107,6 +112,7 @@ def llmrec_train(
     data = RankingData(sequences, parts, JoinedTexts.of(texts.texts, tokenizer, title_tokens), tokenizer)
     identity = lineage(source, _runs(data, settings.seed), settings)
     identity["settings"] |= {"pooling": source.reading.pooling, "template": template, "title_tokens": title_tokens}
+    identity["settings"]["texts_digest"] = digest_json(data.texts.texts)
     run = digest_json(to_builtins([identity, on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, history = _train(source, data, settings, on_device, checkpoint, progress)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -148,6 +149,24 @@ def cf_fit(
     return _Run(workspace, model, domains, name, split, seed, settings, checkpoint_s, progress).fit()
 
 
+def head_folder(workspace: Workspace, name: str, domains: Sequence[str]) -> Path:
+    """The folder of a new ranking head.
+
+    Raises:
+        BadName, BadSetting: the name is invalid, that of a counting model, or of another kind of head.
+    """
+    folder = workspace.head(name)
+    if name in COUNTS:
+        what = "a head cannot have the name of a counting model, with which heads are compared"
+        raise BadSetting(what, where="--name", got=name, fix="Choose another.")
+    with suppress(BadArtifact):  # missing or unusable
+        other = decode(folder / MANIFEST, dict[str, Any], "")
+        if (other.get("kind"), other.get("domains")) != ("ranking", sorted(domains)):
+            what = "the head of that name is another kind of head or of other domains"
+            raise BadSetting(what, where=str(folder), fix="Choose another --name.")
+    return folder
+
+
 class _Run:
     """A fit with its data and destination, checked before anything is computed."""
 
@@ -167,18 +186,7 @@ class _Run:
         self.settings, self.checkpoint_s, self.progress = settings.checked(), checkpoint_s, progress
         settings.refuse_unused(model)
         check_number("--seed", seed, 0, MAX_SEED)
-        self.folder = workspace.head(name or f"{'+'.join(sorted(domains))}-{model}")
-        if self.folder.name in COUNTS:
-            what, fix = (
-                "a head cannot have the name of a counting model, with which heads are compared",
-                "Choose another.",
-            )
-            raise BadSetting(what, where="--name", got=self.folder.name, fix=fix)
-        with suppress(BadArtifact):  # missing or unusable
-            other = decode(self.folder / MANIFEST, dict[str, Any], "")
-            if (other.get("kind"), other.get("domains")) != ("ranking", sorted(domains)):
-                what = "the head of that name is another kind of head or of other domains"
-                raise BadSetting(what, where=str(self.folder), fix="Choose another --name.")
+        self.folder = head_folder(workspace, name or f"{'+'.join(sorted(domains))}-{model}", domains)
         self.sequences: Sequences = read_sequences(workspace, domains, seed, progress)
         self.split: SequenceSplit = split_sequences(self.sequences, split)
 
