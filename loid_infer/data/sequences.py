@@ -254,10 +254,13 @@ def refuse_other_split(runs: Iterable[TrainingRun], sequences: Sequences, split:
     """Raise BadSetting if one of the training `runs` of `who` was for next items of another split of these domains."""
     for run in runs:
         if run.task == NEXT_ITEM and run.domain in sequences.domains and run.split_digest != split.digest:
+            if run.table_digest != sequences.digest:
+                what = f"the interactions, the domains or the --seed are others than when {who} was trained"
+                fix = "Train it again, with `loid-infer llmrec train`: it may have seen test targets."
+                raise BadSetting(what, where=run.domain, got=", ".join(sequences.domains), fix=fix)
             what = f"{who} was trained on another split of {run.domain!r}, which may contain test targets of this one"
-            got = f"--split {split.kind} of {', '.join(sequences.domains)}"
-            fix = "Give the --split, the --seed and the domains that it was trained with, or train it again."
-            raise BadSetting(what, expected=f"--split {run.split} --seed {run.split_seed}", got=got, fix=fix)
+            fix = "Give the --split that it was trained with, or train it again."
+            raise BadSetting(what, expected=f"--split {run.split}", got=f"--split {split.kind}", fix=fix)
 
 
 def before(sequences: Sequences, targets: Targets) -> Histories:

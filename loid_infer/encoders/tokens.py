@@ -27,6 +27,7 @@ _SPACE, _LETTER, _PUNCTUATION = 0, 1, 2  # kinds of characters
 _BLOCK_CHARS = 1 << 18  # characters per block, which fits into a processor's cache
 _MAX_WORDS = 250_000  # the table is emptied above; it has twice as many slots
 _TABLE_BITS = 19
+_CUT_TEXTS = 4096
 _KEY_BYTES = 16  # longer words are stored in a dict
 _MAX_BYTES = 100  # and longer ones than that not at all, to bound the memory
 _LOW, _HIGH = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd multipliers of the hash
@@ -111,9 +112,13 @@ class Tokenizer:
 
     def cut(self, texts: Sequence[str], n_tokens: int) -> list[str]:
         """`texts [n]`, each until the end of its token number `n_tokens`."""
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        pairs = zip(texts, found, strict=True)
-        return [text[: at.offsets[n_tokens - 1][1]] if len(at.offsets) > n_tokens else text for text, at in pairs]
+        cut: list[str] = []
+        for start in range(0, len(texts), _CUT_TEXTS):  # an encoding takes kilobytes
+            part = texts[start : start + _CUT_TEXTS]
+            for text, found in zip(part, self._tokenizer.encode_batch(part, add_special_tokens=False), strict=True):
+                is_longer = len(found) > n_tokens
+                cut.append(text[: found.offsets[n_tokens - 1][1]] if is_longer else text)
+        return cut
 
     @property
     def ids(self) -> dict[str, int]:

@@ -146,7 +146,7 @@ def new_plugin(workspace: Workspace, name: str, progress: Progress) -> Iterator[
         old = existing.get(name)
         if old is None or old.digest == new.digest:
             return
-        children = [plugin.name for plugin in existing.values() if old.digest in plugin.manifest.on]
+        children = [plugin.name for plugin in (*existing.values(), new) if old.digest in plugin.manifest.on]
         if children:
             new_name = f"{old.name[:55]}-{old.digest[:8]}"
             move_folder(old.path, workspace.plugin(new_name))

@@ -165,11 +165,7 @@ class _Run:
         of_users[self.valid.users] = vectors[: histories.n]
         of_items = np.zeros((sequences.n_items, vectors.shape[1]), np.float32)
         of_items[read] = vectors[histories.n :]
-
-        def joined(some: Histories) -> Floats:
-            return of_users[some.users]
-
-        ranks = target_ranks(TextRanker(of_items, shown, joined), sequences, self.valid)
+        ranks = target_ranks(TextRanker(of_items, shown, _Known(of_users)), sequences, self.valid)
         return 1 - float(ndcg(ranks, 10).mean())
 
     def _is_usable(self, split: SequenceSplit) -> Bools:
@@ -210,6 +206,20 @@ class _Run:
             parts.append(self.model(*tensors_of(batch, device)))
         back = torch.from_numpy(np.argsort(np.concatenate(slots))).to(device)
         return functional.normalize(torch.cat(parts)[back], dim=1), int(tokens.lengths.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Vectors of histories by user."""
+
+    vectors: Floats  # [n_users, d]
+
+    def prepare(self, histories: Histories) -> None:
+        """See `HistoryVectors`."""
+
+    def __call__(self, histories: Histories) -> Floats:
+        """See `HistoryVectors`."""
+        return self.vectors[histories.users]
 
 
 def _eligible(sequences: Sequences, split: SequenceSplit, has_text: Bools) -> tuple[Ints, Ints]:

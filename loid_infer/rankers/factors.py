@@ -18,7 +18,7 @@ from loid_infer.kernels.threads import Workers, workers
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.rankers.ranking import products, validation_ndcg
+from loid_infer.rankers.ranking import validation_ndcg
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats, Progress
 
@@ -52,14 +52,21 @@ class FactorRanker:
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. An unknown user gets the biases of the items."""
-        return products(self, histories)
+        with torch.inference_mode():
+            scores: Array = torch.addmm(self.net.bias, self._users(histories), self.net.items.weight.T).numpy()
+        scores[:, ~self.known] = -np.inf
+        return scores
 
     def queries(self, histories: Histories) -> Floats:
         """See `ProductRanker`: the user's vector and 1."""
-        users = torch.from_numpy(np.maximum(histories.users, 0))
         with torch.inference_mode():
-            vectors = self.net.users(users) * torch.from_numpy(histories.users >= 0)[:, None]
-        return np.column_stack([vectors.numpy(), np.ones(histories.n, np.float32)])
+            return np.column_stack([self._users(histories).numpy(), np.ones(histories.n, np.float32)])
+
+    def _users(self, histories: Histories) -> Tensor:
+        """The vectors of users `[n, dim]`, 0 for unknown ones."""
+        users = torch.from_numpy(np.maximum(histories.users, 0))
+        found: Tensor = self.net.users(users) * torch.from_numpy(histories.users >= 0)[:, None]
+        return found
 
     def vectors(self) -> tuple[Floats, Bools]:
         """See `ProductRanker`: the item's vector and its bias."""

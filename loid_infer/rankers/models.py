@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loid_infer.data.sequences import Histories, Sequences, SequenceSplit
+from loid_infer.data.sequences import Sequences, SequenceSplit
 from loid_infer.errors import BadSetting
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
@@ -175,14 +175,7 @@ def _applied(whitening: Whitening, texts: TextVectors) -> Floats:
 
 
 def _text_ranker(whitening: Whitening, texts: TextVectors) -> TextRanker:
-    read = texts.histories
-
-    def joined(histories: Histories) -> Floats:
-        assert read is not None
-        vectors = read(histories)
-        return np.where(vectors.any(axis=1, keepdims=True), whitening(vectors), np.float32(0))
-
-    return TextRanker(unit(_applied(whitening, texts)), texts.has_text, joined if read else None)
+    return TextRanker(unit(_applied(whitening, texts)), texts.has_text, texts.histories, whitening)
 
 
 def _fit_once(

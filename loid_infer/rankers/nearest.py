@@ -13,6 +13,8 @@ from loid_infer.types import Floats, Ints
 MIN_USERS = 5_000  # building the index takes as long as scoring all items for about 3,000 users
 _DEPTH = 100  # at which recall is measured
 _N_QUERIES = 256
+MAX_DEPTH = 1_000  # items looked for per user; more are found faster by scoring all
+BLOCK_USERS = 64
 
 
 def is_worthwhile(n_items: int, n_users: int) -> bool:
@@ -23,7 +25,7 @@ def is_worthwhile(n_items: int, n_users: int) -> bool:
 class NearestItems:
     """An index of the items that a ranker can rank, in a range of codes. Scores are exact; some items may be missed.
 
-    Items with the same vector are indexed as one, so that which of them come first does not depend on FAISS.
+    Items with the same vector are indexed as one: which of them FAISS finds depends on how many are asked for.
 
     Attributes:
         recall: at 100, measured with histories.
@@ -46,13 +48,13 @@ class NearestItems:
         self.recall = self._index.recall
 
     def first(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
-        """Columns and scores of the first items, as `evaluation.ranking.top`; what is first does not depend on `n`.
+        """Columns and scores of the first items, as `evaluation.ranking.top`; rows with fewer have not been found.
 
-        Columns are codes minus `low`.
+        Columns are codes minus `low`. More items than `n` are looked for, so that what is first hardly depends on `n`.
         """
         most = 0 if with_seen else int(histories.lengths.max(initial=0))
         queries = self._ranker.queries(histories)
-        groups = self._index.search_products(queries, n + most)[0]
+        groups = self._index.search_products(queries, max(2 * n, _DEPTH) + most)[0]
         rows, places = np.nonzero(groups >= 0)
         groups = groups[rows, places]
         scores = np.einsum("md,md->m", queries[rows], self._vectors[groups])

@@ -41,11 +41,23 @@ class ProductRanker(Protocol):
         """The vectors of all items `[n_items, d]`, float32, and which of them are ranked, `[n_items]`."""
 
 
+@runtime_checkable
+class _Preparing(Protocol):
+    def prepare(self, histories: Histories) -> None: ...
+
+
+def prepare(ranker: Ranker, histories: Histories) -> None:
+    """Let a ranker that reads texts compute the vectors of these histories in one go."""
+    if isinstance(ranker, _Preparing):
+        ranker.prepare(histories)
+
+
 def products(ranker: ProductRanker, histories: Histories) -> Floats:
     """The scores of a `ProductRanker`."""
     vectors, is_ranked = ranker.vectors()
     queries = torch.from_numpy(ranker.queries(histories))
-    scores: Floats = (queries @ torch.from_numpy(vectors).T).numpy()  # in as many threads as `workers` says
+    two = queries.repeat(2, 1) if len(queries) == 1 else queries  # the product of a single row rounds equal items apart
+    scores: Floats = (two @ torch.from_numpy(vectors).T).numpy()[: len(queries)]  # in as many threads as `workers` says
     if not is_ranked.all():
         scores[:, ~is_ranked] = -np.inf
     return scores
@@ -113,6 +125,7 @@ def target_ranks(
                 ranks[rows[chosen]] = mean_ranks(part_scores, wanted[rows[chosen]] - low)
         task.advance(len(rows))
 
+    prepare(ranker, histories)
     parts = [*blocks(histories, sequences.n_items)]
     own_or_given = workers() if threads is None else nullcontext(threads)
     with progress.task("rank", targets.n, "users") as task, own_or_given as given:

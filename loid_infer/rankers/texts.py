@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +13,15 @@ from loid_infer.rankers.joined import MAX_ITEMS
 from loid_infer.rankers.ranking import products
 from loid_infer.types import Bools, Floats
 
-HistoryVectors: TypeAlias = Callable[[Histories], Floats]  # n histories -> [n, d]; 0 for one without text
+
+class HistoryVectors(Protocol):
+    """The vectors of histories that are joined to one text each."""
+
+    def prepare(self, histories: Histories) -> None:
+        """Called before the vectors of these histories are asked for in parts."""
+
+    def __call__(self, histories: Histories) -> Floats:
+        """`[n, d]`; 0 for a history without text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +43,8 @@ class TextRanker:
 
     items: Floats  # [n_items, d], whitened, of length 1; 0 for an item without text
     has_text: Bools  # [n_items]
-    joined: HistoryVectors | None = None  # whitened
+    joined: HistoryVectors | None = None
+    whitening: Callable[[Floats], Floats] = lambda vectors: vectors  # of the vectors of joined histories
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. Items without text are not ranked."""
@@ -43,7 +52,15 @@ class TextRanker:
 
     def queries(self, histories: Histories) -> Floats:
         """See `ProductRanker`."""
-        return unit(self._mean(histories) if self.joined is None else self.joined(histories))
+        if self.joined is None:
+            return unit(self._mean(histories))
+        vectors = self.joined(histories)
+        return unit(np.where(vectors.any(axis=1, keepdims=True), self.whitening(vectors), np.float32(0)))
+
+    def prepare(self, histories: Histories) -> None:
+        """See `rankers.ranking.prepare`."""
+        if self.joined is not None:
+            self.joined.prepare(histories)
 
     def vectors(self) -> tuple[Floats, Bools]:
         """See `ProductRanker`."""

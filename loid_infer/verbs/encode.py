@@ -114,7 +114,7 @@ def _corpora(
 
     def histories(folder: EncoderFolder) -> Corpus:
         joined = JoinedTexts.of(ordered, folder.tokenizer(), title_tokens)
-        return Texts(f"{domain}-histories", filter(None, joined(all_histories(sequences))))
+        return Texts(f"{domain}-histories-{folder.fingerprint[:8]}", filter(None, joined(all_histories(sequences))))
 
     return histories
 

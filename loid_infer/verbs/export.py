@@ -116,6 +116,13 @@ def export(
     progress.say(f"exporting encoder {name!r} from {base!r} ...")
     source = load_base(base, pooling, normalize=normalize, prompt=prompt, prompt_name=prompt_name)
     combined = _with_plugins(source, workspace, plugins)
+    for plugin in combined.chain:
+        pooling_of = plugin.manifest.settings.get("pooling", source.reading.pooling)
+        if pooling_of != source.reading.pooling:
+            progress.say(
+                f"plugin {plugin.name!r} was trained with {pooling_of} pooling and is exported with "
+                f"{source.reading.pooling}: --pooling {pooling_of} exports it as it was trained"
+            )
     int8 = partial(_quantize, combined, calibration, judge, progress) if calibration else None
     proven = make_encoder(
         path, combined, precision=precision, progress=progress, store=store, max_tokens=max_tokens, quantize=int8

@@ -13,41 +13,63 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.errors import NotEncoded
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.settings import Workspace
-from loid_infer.store.reader import open_store
-from loid_infer.types import SILENT, Digests, Floats, Progress
+from loid_infer.store.reader import StoreReader, open_store
+from loid_infer.types import Floats, Progress
 from loid_infer.verbs.encode import encode_texts
+
+_FIX = "Run the same command again."
 
 
 class HistoryReader:
     """A `HistoryVectors` of one encoder. Several threads may call it."""
 
     def __init__(self, workspace: Workspace, folder: EncoderFolder, joined: JoinedTexts, progress: Progress) -> None:
-        """Open `folder` when a text is missing for the first time."""
-        self._folder, self._joined, self._workspace = folder, joined, workspace
+        """The runtime of `folder` is opened when a text is missing for the first time."""
+        self._folder, self._joined, self._workspace, self._progress = folder, joined, workspace, progress
         self._encoder = Encoder.open(folder, workspace=workspace, progress=progress)
         self._lock = threading.Lock()
+        self._store: StoreReader | None = None  # kept open, so that chunks are checked once
 
-    def __call__(self, histories: Histories) -> Floats:
-        """The vectors `[n, d]` float32 of n histories, 0 for those without text.
+    def prepare(self, histories: Histories) -> None:
+        """Store the vectors of these histories in one go.
 
         Raises:
             RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
         """
+        texts = [text for text in self._joined(histories) if text]
+        if texts:
+            with self._lock:
+                self._complete(Texts("histories", texts))
+
+    def __call__(self, histories: Histories) -> Floats:
+        """The vectors `[n, d]` float32 of n histories, 0 for those without text; errors as in `prepare`."""
         texts = self._joined(histories)
         filled = np.flatnonzero([bool(text) for text in texts])
         vectors = np.zeros((histories.n, self._folder.spec.dim), np.float32)
         if len(filled):
-            corpus = Texts("histories", [texts[row] for row in filled.tolist()])
-            digests = corpus.digests(SILENT)
             with self._lock:
-                try:
-                    vectors[filled] = self._stored(digests)
-                except NotEncoded:
-                    encode_texts(corpus, self._encoder, workspace=self._workspace)
-                    vectors[filled] = self._stored(digests)
+                vectors[filled] = self._complete(Texts("histories", [texts[row] for row in filled.tolist()]))
         return vectors
 
-    def _stored(self, digests: Digests) -> Floats:
-        folder, fix = self._folder, "Run the same command again."
-        with open_store(self._workspace.store(folder.fingerprint), folder.spec, folder.fingerprint, fix) as store:
-            return store.gather(store.rows_of(digests, fix), digests)
+    def _complete(self, corpus: Texts) -> Floats:
+        """The vectors of the corpus, of which those that are missing are computed and stored."""
+        digests = corpus.digests(self._progress)
+        try:
+            store = self._opened()
+            return store.gather(store.rows_of(digests, _FIX), digests)
+        except NotEncoded:
+            self._close()
+            encode_texts(corpus, self._encoder, workspace=self._workspace, progress=self._progress)
+            store = self._opened()
+            return store.gather(store.rows_of(digests, _FIX), digests)
+
+    def _opened(self) -> StoreReader:
+        if self._store is None:
+            folder = self._folder
+            self._store = open_store(self._workspace.store(folder.fingerprint), folder.spec, folder.fingerprint, _FIX)
+        return self._store
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None

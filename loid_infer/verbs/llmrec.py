@@ -116,7 +116,7 @@ def llmrec_train(
     run = digest_json(to_builtins([identity, on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, history = _train(source, data, settings, on_device, checkpoint, progress)
-    own = {"name": path.name, **identity, "device": on_device, "metrics": _metrics(data, history, start)}
+    own = {"name": path.name, **identity, "device": on_device, "metrics": _metrics(history, start)}
     n_params = _write_plugin(workspace, own, model, history, progress)
     shared: dict[str, Any] = {"workspace": workspace, "progress": progress}
     read: dict[str, Any] = {"base": base, "pooling": pooling, "max_tokens": settings.max_tokens}
@@ -176,12 +176,9 @@ def _train(
         return model, train_ranking(model, data, settings, checkpoint, progress)
 
 
-def _metrics(data: RankingData, history: History, start: float) -> PluginMetrics:
+def _metrics(history: History, start: float) -> PluginMetrics:
     return PluginMetrics(
         val_ndcg=1 - history.eval_errors[history.best],
-        n_train=data.sequences.n_users,
-        n_valid=data.split.valid.n,
-        n_test=data.split.test.n,
         n_steps=len(history.losses),
         best_step=history.eval_steps[history.best],
         tokens_per_s=history.units_per_s,

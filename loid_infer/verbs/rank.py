@@ -103,6 +103,8 @@ def llmrec_fit(
     check_choice("head", head, TEXT_HEADS[1:])
     check_choice("history", history, HISTORIES)
     check_number("--title-tokens", title_tokens, 1, math.inf)
+    if history == "mean" and title_tokens != TITLE_TOKENS:
+        raise BadSetting("only joined texts are cut", where="--title-tokens", fix="Give --history joined.")
     if history == "joined" and not text_only:
         fix = "Give --text-only, or leave --history out."
         raise BadSetting("a trained network reads items one by one", where="--history joined", fix=fix)

@@ -12,6 +12,7 @@ import numpy as np
 
 from loid_infer.data.users import UserRows, read_users, write_recommendations
 from loid_infer.errors import BadSetting
+from loid_infer.rankers.nearest import BLOCK_USERS
 from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
@@ -91,7 +92,7 @@ def recommend(
         recall = model.index(histories)
         if recall is not None:
             progress.say(f"the first items come from an index: recall at 100 is {recall:.3f}, scores are exact")
-        size = block_rows(model.n_items if recall is None else 1)
+        size = block_rows(model.n_items) if recall is None else BLOCK_USERS
         for first in range(0, histories.n, size):
             rows = np.arange(first, min(first + size, histories.n))
             columns, scores = model.first(histories.rows(rows), n, with_seen=include_seen)

@@ -24,8 +24,8 @@ from loid_infer.evaluation.ranking import top
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.manifest import RankingManifest
 from loid_infer.rankers.models import FACTORS, rankable
-from loid_infer.rankers.nearest import NearestItems, is_worthwhile
-from loid_infer.rankers.ranking import ProductRanker, Ranker
+from loid_infer.rankers.nearest import MAX_DEPTH, NearestItems, is_worthwhile
+from loid_infer.rankers.ranking import ProductRanker, Ranker, prepare
 from loid_infer.rankers.saved import RankingHead, load_ranking_head
 from loid_infer.records import decode
 from loid_infer.settings import TEMPLATE, TITLE_TOKENS, Workspace
@@ -148,6 +148,9 @@ def stored(workspace: Workspace, spec: Spec, recorded: str, fix: str) -> Callabl
 def fit_command(manifest: RankingManifest) -> str:
     """The instruction for a head that has to be fitted again."""
     options = [f"--domain {domain}" for domain in manifest.domains]
+    if manifest.histories == "joined" and manifest.encoder == manifest.head:
+        options += [f"--name {manifest.head}", f"--split {manifest.split}", f"--seed {manifest.seed}"]
+        return f"Run: loid-infer llmrec train {' '.join(options)}, with the other options that it was trained with"
     if manifest.model == "text":
         options += ["--text-only", *(["--history joined"] if manifest.histories == "joined" else [])]
     else:
@@ -293,7 +296,9 @@ class OpenRanking:
         lengths = np.array([len(part) for part in parts], np.int64)
         ends = np.cumsum(lengths)
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        return Histories(users, ends - lengths, ends, flat), np.array(based, np.int64)
+        histories = Histories(users, ends - lengths, ends, flat)
+        prepare(self._ranker, histories)
+        return histories, np.array(based, np.int64)
 
     def index(self, histories: Histories) -> float | None:
         """Let `first` use an index, where there are many items and users; gives its recall at 100, None without one."""
@@ -310,8 +315,16 @@ class OpenRanking:
         is_known = self._is_known(histories)
         popular, values = top(self._popular[None], n)
         columns, scores = popular.repeat(histories.n, axis=0), values.repeat(histories.n, axis=0)
-        chosen = np.flatnonzero(is_known)
-        columns[chosen], scores[chosen] = self._nearest.first(histories.rows(chosen), n, with_seen=with_seen)
+        depth = 2 * n + (0 if with_seen else histories.lengths)
+        chosen = np.flatnonzero(is_known & (depth <= MAX_DEPTH))
+        columns[chosen], scores[chosen] = self._nearest.first(
+            histories.rows(chosen), columns.shape[1], with_seen=with_seen
+        )
+        # Those with a long history, or for whom too few were found.
+        exact = np.flatnonzero(is_known & ((depth > MAX_DEPTH) | (columns < 0).any(axis=1)))
+        for row in exact.tolist():
+            some = histories.rows(np.array([row]))
+            columns[row], scores[row] = (part[0] for part in top(self.scores(some, with_seen=with_seen), n))
         return columns, scores
 
     def _is_known(self, histories: Histories) -> Bools:

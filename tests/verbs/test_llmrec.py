@@ -17,6 +17,8 @@ from loid_infer import (
     encode,
     evaluate_ranking,
     export,
+    fit,
+    ingest,
     ingest_implicit,
     ingest_items,
     llmrec_fit,
@@ -29,6 +31,7 @@ from loid_infer import (
     score,
 )
 from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.heads.presets import HeadOptions
 from loid_infer.plugins.settings import RankTrainSettings
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
@@ -126,8 +129,77 @@ def test_a_plugin_of_another_split_is_refused(adapted, tmp_path) -> None:
     ws, _ = adapted
     with pytest.raises(BadSetting, match="was trained on another split of 'shop'"):
         llmrec_fit(["shop"], text_only=True, encoder="shop_llmrec", split="time", name="late", workspace=ws)
-    # Its titles are known to ratings; the split of next items says nothing about reviews.
     assert llmrec_fit(["shop"], settings=QUICK, encoder="shop_llmrec", name="over", workspace=ws).head == "over"
+
+
+def test_an_encoder_trained_for_ranking_is_used_for_ratings(adapted, tmp_path) -> None:
+    """It saw titles and no review, so no split of reviews is another one."""
+    ws = Workspace(shutil.copytree(adapted[0].root, tmp_path / "ws"))
+    rng = np.random.default_rng(0)
+    lines = [
+        json.dumps(
+            {"user_id": f"u{i % 20}", "item_id": f"r{i}", "rating": int(rng.integers(1, 6)), "text": f"case {i}"}
+        )
+        for i in range(200)
+    ]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(lines))
+    ingest([tmp_path / "reviews.jsonl"], "shop", workspace=ws)
+    encode("shop", encoder="shop_llmrec", workspace=ws)
+    fitted = fit("shop", encoder="shop_llmrec", settings=HeadOptions(epochs=1), workspace=ws)
+    assert fitted.encoder == "shop_llmrec"
+
+
+def test_after_new_interactions_the_advice_is_to_train_again(adapted, tmp_path) -> None:
+    ws = Workspace(shutil.copytree(adapted[0].root, tmp_path / "ws"))
+    source = ws.root / "shop.jsonl"
+    row = json.dumps({"user_id": "u007", "item_id": "shop08", "timestamp": 10**6})
+    source.write_text(source.read_text() + "\n" + row)
+    ingest_implicit([source], "shop", workspace=ws)
+    with pytest.raises(BadSetting, match="the table has changed") as error:
+        evaluate_ranking(["shop"], heads=["shop_llmrec"], workspace=ws)
+    assert "llmrec train --domain shop --name shop_llmrec" in error.value.fix
+    with pytest.raises(BadSetting, match="are others than when"):
+        llmrec_fit(["shop"], text_only=True, encoder="shop_llmrec", name="new", workspace=ws)
+    recommend(domain="shop", head="shop_llmrec", out=tmp_path / "top.csv", workspace=ws)  # with the new history
+
+
+def test_names_are_checked_before_anything_is_trained(adapted, toy_base, tmp_path) -> None:
+    ws = Workspace(shutil.copytree(adapted[0].root, tmp_path / "ws"))
+    ws.head("taken").mkdir()
+    (ws.head("taken") / "manifest.json").write_text('{"kind": "loid"}')
+    for name, options, problem in (
+        ("popularity", {}, "counting model"),
+        ("taken", {}, "another kind of head"),
+        ("shop_llmrec", {"on": ["shop_llmrec"]}, "cannot replace"),
+    ):
+        with pytest.raises(BadSetting, match=problem):
+            llmrec_train(["shop"], base=str(toy_base), name=name, workspace=ws, **options)
+    assert [path.name for path in ws.plugins.iterdir()] == ["shop_llmrec"]
+
+
+def test_an_export_with_another_pooling_than_that_of_the_training_says_so(
+    adapted, toy_base, tmp_path, monkeypatch
+) -> None:
+    ws = Workspace(shutil.copytree(adapted[0].root, tmp_path / "ws"))
+    said: list[str] = []
+    monkeypatch.setattr(type(SILENT), "say", lambda self, line: said.append(line))
+    export("other", base=str(toy_base), pooling="cls", plugins=["shop_llmrec"], workspace=ws)
+    assert any("--pooling mean exports it as it was trained" in line for line in said)
+    said.clear()
+    export("same", base=str(toy_base), pooling="mean", plugins=["shop_llmrec"], workspace=ws)
+    assert not any("exports it as it was trained" in line for line in said)
+
+
+def test_a_run_on_other_titles_does_not_continue(adapted, toy_base, tmp_path) -> None:
+    ws = Workspace(shutil.copytree(adapted[0].root, tmp_path / "ws"))
+    rows = pq.read_table(ws.items("shop")).to_pylist()
+    lines = [json.dumps({"item_id": row["item_id"], "title": f"case {row['title']}"}) for row in rows]
+    (tmp_path / "meta.jsonl").write_text("\n".join(lines))
+    before = plugin_show("shop_llmrec", workspace=ws)["settings"]["texts_digest"]
+    ingest_items([tmp_path / "meta.jsonl"], "shop", workspace=ws)
+    quick = replace(FAST, epochs=1)
+    llmrec_train(["shop"], settings=quick, base=str(toy_base), pooling="mean", name="other", workspace=ws)
+    assert plugin_show("other", workspace=ws)["settings"]["texts_digest"] != before
 
 
 def test_an_encoder_that_was_exported_again_is_noticed(adapted, toy_base, tmp_path) -> None:
@@ -148,7 +220,7 @@ def test_domains_are_trained_together_and_plugins_of_domains_are_merged(adapted,
     plugin_merge([films.plugin, "shop_llmrec"], "merged", method="ties", workspace=ws)
     export("merged", base=str(toy_base), pooling="mean", plugins=["merged"], max_tokens=64, workspace=ws)
     llmrec_fit(["films"], text_only=True, history="joined", encoder="merged", name="films_merged", workspace=ws)
-    with pytest.raises(BadSetting, match="another split"):  # of films alone, not of films among both
+    with pytest.raises(BadSetting, match="are others than when"):  # of films alone, not of films among both
         llmrec_fit(["films"], text_only=True, encoder=both.encoder, name="leak", workspace=ws)
 
 
@@ -182,6 +254,7 @@ def test_a_run_that_was_stopped_continues(adapted, toy_base, tmp_path, monkeypat
         ({"text_only": False, "history": "joined"}, "reads items one by one"),
         ({"text_only": True, "history": "sum"}, "history"),
         ({"text_only": True, "history": "joined", "title_tokens": 0}, "title-tokens"),
+        ({"text_only": True, "title_tokens": 9}, "only joined texts are cut"),
     ],
 )
 def test_bad_options_are_refused(adapted, options, problem) -> None:

@@ -428,3 +428,25 @@ def test_pairs_of_a_domain_with_ranking_heads_only_are_told_their_names(ranked, 
     pairs.write_text("user_id,item_id\nu001,shop10\n")
     with pytest.raises(BadArtifact, match="but ranking heads of that domain"):
         score(pairs, domain="shop", workspace=ranked[0])
+
+
+@pytest.mark.parametrize("n", [3, 50])
+@pytest.mark.parametrize("head", ["shop-text", "shop-sasrec", "shop-mf"])
+def test_an_index_recommends_what_all_scores_do(ranked, tmp_path, monkeypatch, head, n) -> None:
+    """Users for whom the index finds too few items get them from all scores."""
+    from loid_infer import neighbors
+    from loid_infer.rankers import nearest
+
+    ws, *_ = ranked
+    cf_fit(["shop"], model="mf", settings=RankOptions(dim=16, epochs=2), workspace=ws)
+    expected = recommend(domain="shop", head=head, n=n, out=tmp_path / "all.parquet", workspace=ws)
+    assert expected.recall is None
+    monkeypatch.setattr(nearest, "EXACT_ROWS", 10)
+    monkeypatch.setattr(nearest, "MIN_USERS", 10)
+    monkeypatch.setattr(neighbors.build, "__defaults__", (10, *neighbors.build.__defaults__[1:]))
+    found = recommend(domain="shop", head=head, n=n, out=tmp_path / "index.parquet", workspace=ws)
+    assert found.recall is not None
+    assert found.n_rows == expected.n_rows
+    ours, theirs = (pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("index", "all"))
+    same = [a["item_id"] == b["item_id"] for a, b in zip(ours, theirs, strict=True)]
+    assert np.mean(same) > 0.9
