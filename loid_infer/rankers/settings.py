@@ -49,10 +49,12 @@ class RankOptions:
         )
 
 
-_NONE: tuple[str, ...] = ()
 # The options besides trials of the models that do not have all of them.
-_USED = {
-    **dict.fromkeys(("popularity", "recent", "cooccurrence", "text"), _NONE),
+_USED: dict[str, tuple[str, ...]] = {
+    "popularity": (),
+    "recent": (),
+    "cooccurrence": (),
+    "text": (),
     "mf": ("dim", "epochs", "patience", "learning_rate", "weight_decay", "averaging"),
 }
 DEFAULT_RANK_OPTIONS = RankOptions()

@@ -95,10 +95,7 @@ def llmrec_train(
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     name = name or "_".join([*sorted(domains), "llmrec"])
     path, on_device = workspace.plugin(name), torch_device(device)
-    if name in on:
-        what, fix = "a plugin cannot replace one that it is trained on", "Choose another --name."
-        raise BadSetting(what, where=f"--name {name}", fix=fix)
-    head_folder(workspace, name, domains)
+    _check_name(workspace, name, domains, on)
     check_number("--title-tokens", title_tokens, 1, math.inf)
     sequences = read_sequences(workspace, domains, settings.seed, progress)
     parts = split_sequences(sequences, split)
@@ -145,6 +142,13 @@ def llmrec_train(
         paths=(str(path), exported.path, head.path),
         seconds=time.perf_counter() - start,
     )
+
+
+def _check_name(workspace: Workspace, name: str, domains: Sequence[str], on: Sequence[str]) -> None:
+    if name in on:
+        what, fix = "a plugin cannot replace one that it is trained on", "Choose another --name."
+        raise BadSetting(what, where=f"--name {name}", fix=fix)
+    head_folder(workspace, name, domains)
 
 
 def _runs(data: RankingData, seed: int) -> tuple[TrainingRun, ...]:

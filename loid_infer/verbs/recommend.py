@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from loid_infer.data.sequences import Histories
 from loid_infer.data.users import UserRows, read_users, write_recommendations
 from loid_infer.errors import BadSetting
 from loid_infer.rankers.nearest import BLOCK_USERS
 from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
-from loid_infer.types import SILENT, Progress
+from loid_infer.types import SILENT, Ints, Progress
 from loid_infer.verbs.sequences import BASED_ON, OpenRanking, open_heads, titles_of
 
 
@@ -72,23 +73,12 @@ def recommend(
     model = OpenRanking(workspace, opened, domain, progress)
     titles = titles_of(workspace, domain, model.item_ids)
     source = Path(users) if users is not None else None
-    suffix = ".csv" if source is not None and source.suffix.lower() in (".csv", ".tsv") else ".parquet"
-    default = Path(f"{domain}.recommendations.parquet")
-    target = Path(out) if out else (source.with_suffix(f".recommendations{suffix}") if source else default)
-    if source and target.resolve() == source.resolve():
-        fix = "Choose another --out."
-        raise BadSetting("the output would replace the file of users", where="--out", got=str(target), fix=fix)
+    target = _target(source, domain, out)
     wanted = read_users(source) if source else UserRows(model.known_users(), None)
     n_rows = 0
     with write_recommendations(target) as write, progress.task("recommend", len(wanted.user_ids), "users") as task:
         histories, known = model.histories(wanted)
-        n_given = sum(len(given) for given in wanted.histories or () if given is not None)
-        n_used = int(histories.lengths[known == BASED_ON.index("history")].sum())
-        if n_used < n_given:
-            progress.say(
-                f"the head cannot use {n_given - n_used:,} of {n_given:,} items of the histories; it has items like "
-                f"{model.item_ids[0]!r}"
-            )
+        _say_unused(wanted, histories, known, model, progress)
         recall = model.index(histories)
         if recall is not None:
             progress.say(f"the first items come from an index: recall at 100 is {recall:.3f}, scores are exact")
@@ -121,6 +111,29 @@ def recommend(
         seconds=seconds,
         out=str(target),
     )
+
+
+def _target(source: Path | None, domain: str, out: str | os.PathLike[str] | None) -> Path:
+    """Where the recommendations are written."""
+    if source is None:
+        return Path(out) if out else Path(f"{domain}.recommendations.parquet")
+    suffix = ".csv" if source.suffix.lower() in (".csv", ".tsv") else ".parquet"
+    target = Path(out) if out else source.with_suffix(f".recommendations{suffix}")
+    if target.resolve() == source.resolve():
+        fix = "Choose another --out."
+        raise BadSetting("the output would replace the file of users", where="--out", got=str(target), fix=fix)
+    return target
+
+
+def _say_unused(wanted: UserRows, histories: Histories, known: Ints, model: OpenRanking, progress: Progress) -> None:
+    """Say how many items of given histories the head cannot use."""
+    n_given = sum(len(given) for given in wanted.histories or () if given is not None)
+    n_used = int(histories.lengths[known == BASED_ON.index("history")].sum())
+    if n_used < n_given:
+        progress.say(
+            f"the head cannot use {n_given - n_used:,} of {n_given:,} items of the histories; it has items like "
+            f"{model.item_ids[0]!r}"
+        )
 
 
 def _head(workspace: Workspace, domain: str, name: str | None, progress: Progress) -> RankingHead:
