@@ -96,3 +96,16 @@ def test_few_items_or_users_need_no_index() -> None:
     assert is_worthwhile(neighbors.EXACT_ROWS + 1, nearest.MIN_USERS)
     assert not is_worthwhile(neighbors.EXACT_ROWS, 10**6)
     assert not is_worthwhile(10**6, nearest.MIN_USERS - 1)
+
+
+def test_equal_items_have_equal_scores_for_a_single_user() -> None:
+    """A product of one row rounds its last columns apart; see findings/one-query-ties.sh."""
+    rng = np.random.default_rng(0)
+    ranker = Vectors(rng.normal(size=(2, 128)).astype(np.float32), np.empty(0), np.ones(5_003, bool))
+    ranker.items = np.tile(rng.normal(size=128).astype(np.float32), (5_003, 1))
+    nothing = np.zeros(2, np.int64)
+    both = Histories(np.arange(2), nothing, nothing, np.zeros(0, np.int64))
+    one = ranker.scores(both.rows(np.array([0])))
+    assert one.shape == (1, 5_003)
+    assert len(np.unique(one)) == 1
+    assert one[0, 0] == ranker.scores(both)[0, 0]
