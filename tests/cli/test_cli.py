@@ -33,6 +33,7 @@ COMMANDS = [
     "evaluate",
     "recommend",
     "llmrec fit",
+    "llmrec train",
     "cf fit",
     "similar",
     "plugin train",
