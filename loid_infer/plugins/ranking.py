@@ -103,15 +103,7 @@ class _Run:
             validate=self.validate,
             task=("train", "users"),
             errors=("loss", "1 - NDCG@10"),
-            seed=settings.seed,
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            warmup=settings.warmup,
-            weight_decay=settings.weight_decay,
-            clip=settings.clip,
-            averaging=settings.averaging,
-            validations=settings.evals,
-            patience=settings.patience,
+            **settings.of_loop(),
         )
 
     def batches(self, epoch: int, position: int) -> Iterator[Ints]:

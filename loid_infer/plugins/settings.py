@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
@@ -41,6 +42,11 @@ class TrainSettings:
     def scale(self) -> float:
         """The factor of the product B A."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def of_loop(self) -> dict[str, Any]:
+        """The arguments of `learning.loop.Training` that are settings."""
+        names = ("seed", "epochs", "learning_rate", "warmup", "weight_decay", "clip", "averaging", "patience")
+        return {"validations": self.evals, **{name: getattr(self, name) for name in names}}
 
     def check(self, n_layers: int, width: int, targets: Collection[str]) -> None:
         """Check them for a base of `n_layers` layers of dimension `width` with these linear layers.

@@ -172,15 +172,7 @@ def train(
         step=step,
         validate=lambda: clipped_mse(model, data.valid, data.rating_range, settings),
         task=("train", "reviews"),
-        seed=settings.seed,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        averaging=settings.averaging,
-        validations=settings.evals,
-        patience=settings.patience,
+        **settings.of_loop(),
     )
     return loop.train(training, checkpoint, progress)
 
