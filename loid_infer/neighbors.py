@@ -51,12 +51,12 @@ class Index:
         order = order[numbers[order] >= 0][:n]
         return numbers[order], scores[order]
 
-    def search_products(self, queries: Floats, n: int) -> tuple[Ints, Floats]:
-        """The row numbers and products of about the `n` nearest to each of `queries [b, d]`, `[b, n]`; -1 where there
-        are fewer. What is found first does not depend on `n`.
+    def search_products(self, queries: Floats, n: int) -> Ints:
+        """The row numbers of the `n` with the largest products with each of `queries [b, d]`, `[b, n]`; -1 where fewer
+        are found. The lists searched are those for which recall was measured, whatever `n`.
         """
-        scores, numbers = self.faiss_index.search(queries.astype(np.float32), max(min(n, self.n), 1))
-        return numbers, scores
+        numbers: Ints = self.faiss_index.search(queries.astype(np.float32), max(min(n, self.n), 1))[1]
+        return numbers
 
     def save(self, path: Path) -> None:
         """Write the FAISS index; `kind` and `recall` are not in the file."""

@@ -64,7 +64,13 @@ class AdaptedEncoder(nn.Module):
         scale: float,
         dtype: torch.dtype,
     ) -> None:
-        """See `RatingModel`."""
+        """An encoder with these factors.
+
+        Args:
+            frozen: float32 state of the transformers module, with folded plugins.
+            factors: `(A [r, d_in], B [d_out, r])` by module name.
+            dtype: of the frozen weights and the activations.
+        """
         super().__init__()
         self.encoder, self._scale = Transformer(spec, frozen).to(dtype), scale
         self._adapted: dict[str, AdaptedLinear] = {}
@@ -96,16 +102,13 @@ def _array(tensor: Tensor) -> Floats:
     return copied
 
 
-def initial_factors(spec: Spec, model: Any, settings: TrainSettings) -> dict[str, tuple[Tensor, Tensor]]:
-    """LoRA as peft initializes it in the transformers module `model`, which is changed."""
+def adapted_encoder(spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings) -> AdaptedEncoder:
+    """The encoder with LoRA as peft initializes it in the transformers module `model`, which is changed."""
     layers = range(spec.n_layers - (settings.layers or spec.n_layers), spec.n_layers)
     modules = [name for i in layers for name in module_names(spec, i, settings.targets).values()]
-    return fresh_factors(model, modules, settings.rank, settings.seed)
-
-
-def dtype_of(settings: TrainSettings) -> torch.dtype:
-    """The data type of the frozen weights and the activations."""
-    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    factors = fresh_factors(model, modules, settings.rank, settings.seed)
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return AdaptedEncoder(spec, frozen, factors, settings.scale, dtype)
 
 
 def tensors_of(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:

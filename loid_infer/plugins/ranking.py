@@ -7,16 +7,15 @@ Targets, orders and negatives are drawn by (seed, epoch or step, user).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, before
+from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, Targets, before
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadSetting
 from loid_infer.evaluation.ranking import ndcg
@@ -24,13 +23,13 @@ from loid_infer.kernels import sampling
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.plugins.adapter import AdaptedEncoder, dtype_of, initial_factors, tensors_of
+from loid_infer.plugins.adapter import AdaptedEncoder, tensors_of
 from loid_infer.plugins.settings import RankTrainSettings
 from loid_infer.plugins.train import Examples
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.ranking import drawn, target_ranks
 from loid_infer.rankers.texts import TextRanker
-from loid_infer.types import Bools, Floats, Ints, Progress, Spec
+from loid_infer.types import Bools, Floats, Ints, Progress
 
 MAX_VALID, MAX_VALID_ITEMS = 1_000, 5_000  # targets of a validation, and items of a domain that compete with them
 _PIECE_TOKENS = 1024  # computed at once on a CPU, of similar lengths: larger pieces have more padding
@@ -45,12 +44,6 @@ class RankingData:
     split: SequenceSplit
     texts: JoinedTexts
     tokenizer: Tokenizer
-
-
-def ranking_model(spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: RankTrainSettings) -> AdaptedEncoder:
-    """The encoder with LoRA as peft initializes it in the transformers module `model`, which is changed."""
-    factors = initial_factors(spec, model, settings)
-    return AdaptedEncoder(spec, frozen, factors, settings.scale, dtype_of(settings))
 
 
 def train_ranking(
@@ -118,7 +111,7 @@ class _Run:
     def step(self, at: Ints, number: int) -> Loss:
         sequences = self.sequences
         users, wanted = sequences.users[at], sequences.items[at]
-        histories = Histories(users, sequences.starts[users], at, sequences.items)
+        histories = before(sequences, Targets(users, at))
         domains = sequences.item_domains[wanted]
         present = np.unique(domains).tolist()
         among = {domain: self._among(wanted[domains == domain], domain, number) for domain in present}

@@ -20,7 +20,7 @@ from loid_infer.evaluation.metrics import clipped, mse
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.plugins.adapter import AdaptedEncoder, dtype_of, initial_factors, tensors_of
+from loid_infer.plugins.adapter import AdaptedEncoder, adapted_encoder, tensors_of
 from loid_infer.plugins.settings import TrainSettings
 from loid_infer.types import Floats, Ints, Progress, Spec, TokenBatch
 
@@ -28,32 +28,22 @@ from loid_infer.types import Floats, Ints, Progress, Spec, TokenBatch
 class RatingModel(nn.Module):
     """Token ids -> rating: the encoder with LoRA and an MLP with one hidden layer (LoID eq. 3)."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        frozen: Mapping[str, Tensor],
-        factors: Mapping[str, tuple[Tensor, Tensor]],
-        scale: float,
-        dtype: torch.dtype,
-        ratings: tuple[float, float],
-    ) -> None:
+    def __init__(self, encoder: AdaptedEncoder, dim: int, ratings: tuple[float, float]) -> None:
         """The regressor is initialized from torch's global generator.
 
         Args:
-            frozen: float32 state of the transformers module, with folded plugins.
-            factors: `(A [r, d_in], B [d_out, r])` by module name.
-            dtype: of the frozen weights and the activations.
+            dim: width of the encoder's vectors.
             ratings: mean and standard deviation of the training ratings, the latter not 0.
         """
         super().__init__()
         self.center, self.spread = ratings
-        self.encoder = AdaptedEncoder(spec, frozen, factors, scale, dtype)
-        self.hidden = nn.Linear(spec.dim, spec.dim)
-        self.rating = nn.Linear(spec.dim, 1)
+        self.encoder = encoder
+        self.hidden = nn.Linear(dim, dim)
+        self.rating = nn.Linear(dim, 1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`[n, tokens]` twice -> `[n]`, float32."""
-        vectors = self.encoder(input_ids, attention_mask).float()
+        vectors = self.encoder(input_ids, attention_mask)
         output: Tensor = self.rating(functional.gelu(self.hidden(vectors)))[:, 0]
         return self.center + self.spread * output
 
@@ -128,11 +118,9 @@ def rating_model(
     spec: Spec, frozen: Mapping[str, Tensor], model: Any, settings: TrainSettings, ratings: tuple[float, float]
 ) -> RatingModel:
     """The model with LoRA as peft initializes it in the transformers module `model`, which is changed."""
-    factors = initial_factors(spec, model, settings)
-    dtype = dtype_of(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return RatingModel(spec, frozen, factors, settings.scale, dtype, ratings)
+        return RatingModel(adapted_encoder(spec, frozen, model, settings), spec.dim, ratings)
 
 
 def train(

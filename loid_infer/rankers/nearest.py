@@ -54,7 +54,7 @@ class NearestItems:
         """
         most = 0 if with_seen else int(histories.lengths.max(initial=0))
         queries = self._ranker.queries(histories)
-        groups = self._index.search_products(queries, max(2 * n, _DEPTH) + most)[0]
+        groups = self._index.search_products(queries, max(2 * n, _DEPTH) + most)
         rows, places = np.nonzero(groups >= 0)
         groups = groups[rows, places]
         scores = np.einsum("md,md->m", queries[rows], self._vectors[groups])

@@ -14,7 +14,7 @@ from loid_infer.errors import NotEncoded
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.settings import Workspace
 from loid_infer.store.reader import StoreReader, open_store
-from loid_infer.types import Floats, Progress
+from loid_infer.types import Digests, Floats, Ints, Progress
 from loid_infer.verbs.encode import encode_texts
 
 _FIX = "Run the same command again."
@@ -39,7 +39,7 @@ class HistoryReader:
         texts = [text for text in self._joined(histories) if text]
         if texts:
             with self._lock:
-                self._complete(Texts("histories", texts))
+                self._rows(Texts("histories", texts))
 
     def __call__(self, histories: Histories) -> Floats:
         """The vectors `[n, d]` float32 of n histories, 0 for those without text; errors as in `prepare`."""
@@ -48,20 +48,21 @@ class HistoryReader:
         vectors = np.zeros((histories.n, self._folder.spec.dim), np.float32)
         if len(filled):
             with self._lock:
-                vectors[filled] = self._complete(Texts("histories", [texts[row] for row in filled.tolist()]))
+                store, rows, digests = self._rows(Texts("histories", [texts[row] for row in filled.tolist()]))
+                vectors[filled] = store.gather(rows, digests)
         return vectors
 
-    def _complete(self, corpus: Texts) -> Floats:
-        """The vectors of the corpus, of which those that are missing are computed and stored."""
+    def _rows(self, corpus: Texts) -> tuple[StoreReader, Ints, Digests]:
+        """Where the vectors of the corpus are, of which those that are missing are computed first."""
         digests = corpus.digests(self._progress)
         try:
             store = self._opened()
-            return store.gather(store.rows_of(digests, _FIX), digests)
+            return store, store.rows_of(digests, _FIX), digests
         except NotEncoded:
             self._close()
             encode_texts(corpus, self._encoder, workspace=self._workspace, progress=self._progress)
             store = self._opened()
-            return store.gather(store.rows_of(digests, _FIX), digests)
+            return store, store.rows_of(digests, _FIX), digests
 
     def _opened(self) -> StoreReader:
         if self._store is None:

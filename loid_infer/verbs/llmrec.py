@@ -18,15 +18,16 @@ from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
-from loid_infer.plugins.adapter import AdaptedEncoder
+from loid_infer.plugins.adapter import AdaptedEncoder, adapted_encoder
 from loid_infer.plugins.delta import delta_digest, write_delta
 from loid_infer.plugins.folder import PluginManifest, PluginMetrics, new_plugin
-from loid_infer.plugins.ranking import RankingData, ranking_model, train_ranking
+from loid_infer.plugins.ranking import RankingData, train_ranking
 from loid_infer.plugins.settings import DEFAULT_RANK_TRAIN_SETTINGS, RankTrainSettings
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.settings import DEFAULT_BASE, TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Progress, TrainingRun
 from loid_infer.verbs.export import export
+from loid_infer.verbs.plugins import summary
 from loid_infer.verbs.rank import head_folder, llmrec_fit
 from loid_infer.verbs.sequences import item_texts, read_sequences
 from loid_infer.verbs.train import CURVE_FILE, lineage, resolved
@@ -113,8 +114,19 @@ def llmrec_train(
     run = digest_json(to_builtins([identity, on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), run, checkpoint_s)
     model, history = _train(source, data, settings, on_device, checkpoint, progress)
-    own = {"name": path.name, **identity, "device": on_device, "metrics": _metrics(history, start)}
-    n_params = _write_plugin(workspace, own, model, history, progress)
+    delta, metrics = model.delta(), _metrics(history, start)
+    manifest = PluginManifest(
+        name=path.name,
+        digest=delta_digest(delta),
+        **identity,
+        device=on_device,
+        metrics=metrics,
+        versions=versions("torch", "transformers", "peft", "numpy"),
+    )
+    with new_plugin(workspace, name, progress) as folder:
+        write_delta(folder, delta, source.name)
+        (folder / CURVE_FILE).write_text(history.to_json() + "\n")
+        write_manifest(folder, manifest)
     shared: dict[str, Any] = {"workspace": workspace, "progress": progress}
     read: dict[str, Any] = {"base": base, "pooling": pooling, "max_tokens": settings.max_tokens}
     exported = export(name, plugins=[name], **read, **shared)
@@ -122,26 +134,11 @@ def llmrec_train(
     of_data: dict[str, Any] = {"split": split, "seed": settings.seed}
     head = llmrec_fit(domains, text_only=True, encoder=name, name=name, **of_texts, **of_data, **shared)
     checkpoint.remove()
-    return LlmrecTrainResult(
-        plugin=path.name,
-        encoder=exported.encoder,
-        head=head.head,
-        domains=head.domains,
-        base=source.name,
-        on=tuple(on),
-        n_params=n_params,
-        n_steps=len(history.losses),
-        best_step=history.eval_steps[history.best],
-        val_ndcg=1 - history.eval_errors[history.best],
-        val=head.val,
-        tokens_per_s=history.units_per_s,
-        precision=settings.precision,
-        split=parts.kind,
-        split_digest=parts.digest,
-        seed=settings.seed,
-        paths=(str(path), exported.path, head.path),
-        seconds=time.perf_counter() - start,
-    )
+    more: dict[str, Any] = {"encoder": exported.encoder, "head": head.head, "domains": head.domains, "val": head.val}
+    more |= {"on": on, "split": parts.kind, "split_digest": parts.digest}
+    more["n_params"] = sum(part.a.size + part.b.size for part in delta.values())
+    more |= {"paths": (str(path), exported.path, head.path), "seconds": time.perf_counter() - start}
+    return summary(workspace, manifest, LlmrecTrainResult, more)
 
 
 def _check_name(workspace: Workspace, name: str, domains: Sequence[str], on: Sequence[str]) -> None:
@@ -175,7 +172,7 @@ def _train(
     progress: Progress,
 ) -> tuple[AdaptedEncoder, History]:
     spec = source.spec(source.digest, settings.max_tokens, precision=settings.precision)
-    model = ranking_model(spec, source.tensors, source.model, settings).to(device)
+    model = adapted_encoder(spec, source.tensors, source.model, settings).to(device)
     with torch_threads(n_usable_threads()):
         return model, train_ranking(model, data, settings, checkpoint, progress)
 
@@ -188,17 +185,3 @@ def _metrics(history: History, start: float) -> PluginMetrics:
         tokens_per_s=history.units_per_s,
         seconds=time.perf_counter() - start,
     )
-
-
-def _write_plugin(
-    workspace: Workspace, own: dict[str, Any], model: AdaptedEncoder, history: History, progress: Progress
-) -> int:
-    """Write the plugin with its `own` fields of a manifest; gives the number of its parameters."""
-    delta = model.delta()
-    packages = versions("torch", "transformers", "peft", "numpy")
-    manifest = PluginManifest(**own, digest=delta_digest(delta), versions=packages)
-    with new_plugin(workspace, manifest.name, progress) as folder:
-        write_delta(folder, delta, manifest.base.name)
-        (folder / CURVE_FILE).write_text(history.to_json() + "\n")
-        write_manifest(folder, manifest)
-    return sum(part.a.size + part.b.size for part in delta.values())

@@ -22,7 +22,7 @@ from loid_infer.graphs.parity import reference_vectors
 from loid_infer.graphs.quantize import quantize
 from loid_infer.graphs.sentence import POOLINGS
 from loid_infer.kernels.cosine import row_cosines
-from loid_infer.plugins.adapter import module_names
+from loid_infer.plugins.adapter import AdaptedEncoder, module_names
 from loid_infer.plugins.train import RatingModel
 from loid_infer.types import SILENT
 from tests.conftest import toy_texts
@@ -100,7 +100,7 @@ def test_lora_equals_peft_on_every_linear_layer(folder: Path) -> None:
     for name in modules:
         tall, wide = base.tensors[f"{name}.weight"].shape
         factors[name] = (torch.randn(2, wide, generator=rng) * 0.2, torch.randn(tall, 2, generator=rng) * 0.2)
-    ours = RatingModel(spec, base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    ours = RatingModel(AdaptedEncoder(spec, base.tensors, factors, 1.5, torch.float32), spec.dim, (3.0, 1.0))
     theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=2, lora_alpha=3, target_modules=modules)).eval()
     parameters = dict(theirs.named_parameters())
     for name, pair in factors.items():

@@ -12,7 +12,8 @@ from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.plugins import ranking
-from loid_infer.plugins.ranking import RankingData, ranking_model, train_ranking
+from loid_infer.plugins.adapter import adapted_encoder
+from loid_infer.plugins.ranking import RankingData, train_ranking
 from loid_infer.plugins.settings import RankTrainSettings
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.types import SILENT
@@ -37,7 +38,7 @@ def data_of(base: Base, sequences: Sequences, titles: list[str]) -> RankingData:
 
 def model_of(base: Base, settings: RankTrainSettings = SETTINGS):
     spec = base.spec("", settings.max_tokens)
-    return ranking_model(spec, base.tensors, base.model, settings)
+    return adapted_encoder(spec, base.tensors, base.model, settings)
 
 
 def run_of(base: Base, sequences: Sequences, titles: list[str], settings: RankTrainSettings = SETTINGS):

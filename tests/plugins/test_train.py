@@ -11,7 +11,7 @@ from loid_infer.architectures.family import TARGETS
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.learning.checkpoint import Checkpoint
-from loid_infer.plugins.adapter import module_names
+from loid_infer.plugins.adapter import AdaptedEncoder, module_names
 from loid_infer.plugins.settings import TrainSettings
 from loid_infer.plugins.train import Data, Examples, RatingModel, clipped_mse, rating_model, train
 from loid_infer.types import SILENT, Spec
@@ -56,7 +56,8 @@ def test_forward_pass_and_gradients_equal_peft(base: Base) -> None:
         name: (torch.randn(4, wide, generator=rng) * 0.2, torch.randn(tall, 4, generator=rng) * 0.2)
         for name, (tall, wide) in shapes.items()
     }
-    ours = RatingModel(spec_of(base), base.tensors, factors, 1.5, torch.float32, (3.0, 1.0))
+    spec = spec_of(base)
+    ours = RatingModel(AdaptedEncoder(spec, base.tensors, factors, 1.5, torch.float32), spec.dim, (3.0, 1.0))
     theirs = peft.get_peft_model(base.model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=modules))
     theirs.eval()
     parameters = dict(theirs.named_parameters())
