@@ -189,9 +189,21 @@ class EveryToken:
 class OneToken:
     """Attention of one token of each text, `[n, 1, ..]`, over all tokens of a padded batch."""
 
-    def __init__(self, positions: Positions, padding: Tensor, numbers: Tensor, mask: Tensor, *, last: bool) -> None:
-        """The `last` token of each text, or the first; `mask [n, tokens]`: 1 for a token, 0 for padding."""
-        self.positions, self.numbers = positions, numbers
+    def __init__(
+        self,
+        positions: Positions,
+        padding: Tensor,
+        numbers: Tensor,
+        mask: Tensor,
+        *,
+        last: bool,
+        by_product: bool = False,
+    ) -> None:
+        """The `last` token of each text, or the first; `mask [n, tokens]`: 1 for a token, 0 for padding.
+
+        `by_product`: select its row by a matrix product, with the same result.
+        """
+        self.positions, self.numbers, self.by_product = positions, numbers, by_product
         self.index = mask.sum(1) - 1 if last else None  # [n], the position of the token; None: the first
         self.padding, self.bias = None if positions.causal and last else padding, None  # as in `EveryToken`
         if not positions.sees_all:
@@ -207,7 +219,7 @@ class OneToken:
         the tokens. Exact; with rotary positions or a key norm, keys are computed for all tokens.
         """
         plan, dim = layer.plan, layer.plan.head_dim
-        residual = hidden[:, :1] if self.index is None else self._select(hidden)[:, None]
+        residual = self._product(hidden) if self.by_product else self._select(hidden)[:, None]
         padding = None if self.padding is None else self.padding[:, 0]
         (key, _), (value, value_bias) = map(layer.parameters_of, (1, 2))
         key, value = _by_head(key, plan), _by_head(value, plan)  # [heads, head_dim, width]
@@ -233,6 +245,12 @@ class OneToken:
                 value_bias = _by_head(value_bias[:, None], plan).flatten()
             output = output + value_bias
         return output[:, None], residual
+
+    def _product(self, x: Tensor) -> Tensor:
+        """`[n, tokens, width]` -> `[n, 1, width]`, as the product with rows of a 1 and zeros."""
+        others = self.numbers[None] != (0 if self.index is None else self.index[:, None])
+        selected: Tensor = (1.0 - others.to(x.dtype))[:, None] @ x
+        return selected
 
     def _select(self, x: Tensor) -> Tensor:
         """`[n, tokens, width]` -> `[n, width]`."""

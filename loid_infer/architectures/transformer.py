@@ -68,6 +68,7 @@ class Transformer(nn.Module):
         family = family_of(spec.architecture)
         plan, names = family.plan(spec), family.parts
         self.plan, self.pooling = plan, spec.pooling
+        self.selects_by_product = False  # see `OneToken`
         self.words = nn.Embedding.from_pretrained(_tensor(tensors, f"{names['words']}.weight", -1, spec.hidden_dim))
         self.positions = _position_table(names, tensors, plan, spec)
         self.norm = norm(tensors, names.get("norm"), plan)
@@ -88,7 +89,8 @@ class Transformer(nn.Module):
         attends: list[Attend] = [every[i] for i in self.relation_of]
         if self.pooling != "mean":
             relation, last = self.relations[self.relation_of[-1]], self.pooling == "last"
-            attends[-1] = OneToken(relation, padding, numbers, attention_mask, last=last)
+            by_product = self.selects_by_product
+            attends[-1] = OneToken(relation, padding, numbers, attention_mask, last=last, by_product=by_product)
         for layer, attend in zip(self.layers, attends, strict=True):
             hidden = layer(hidden, attend)
         hidden = hidden if self.final_norm is None else self.final_norm(hidden)

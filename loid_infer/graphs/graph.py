@@ -16,16 +16,23 @@ MAX_BYTES = 2**31 - 2**26  # of tensors in one file; the limit of protobuf is 2^
 _OPSET, _SMALL_BYTES = 18, 1024
 
 
-def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path, *, reduced: bool = False) -> None:
     """Write `model.onnx`: inputs `input_ids`, `attention_mask` int64 `[n, tokens]`, output `cls` float32 `[n, dim]`
     for every pooling.
 
-    The same spec and tensors give the same bytes.
+    The same arguments give the same bytes.
+
+    Args:
+        reduced: let OpenVINO compute norms and residual sums of all layers but the last in the reduced precision. It
+            keeps everything in float32 that the output depends on without a matrix product in between, and so the
+            whole residual stream, unless the pooled token is selected by one (seen in 2026.4). With mean pooling, which
+            is a product, they are always reduced.
     """
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.graphs.tracing import trace
 
     module, shape = Transformer(spec, tensors), ("n", "tokens")
+    module.selects_by_product = reduced
     model = trace(module, dict.fromkeys(("input_ids", "attention_mask"), shape), "cls", "loid-infer", _OPSET)
     save_graph(model, path)
 

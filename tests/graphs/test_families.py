@@ -67,6 +67,8 @@ def test_padded_and_packed_vectors_equal_transformers(folder: Path, pooling: str
     module = Transformer(base.spec("", MAX_TOKENS), base.tensors)
     with torch.inference_mode():
         np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
+        module.selects_by_product = True
+        np.testing.assert_allclose(module(*padded(texts)), expected, atol=2e-5)
         packed_module = PackedTransformer(module, torch.device("cpu"), torch.float32)
         np.testing.assert_allclose(packed_module(packed(texts)), expected, atol=2e-5)
     if not (folder.name == "opt" and pooling == "cls"):  # its first token attends to itself only

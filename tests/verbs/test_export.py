@@ -125,6 +125,26 @@ def test_auto_precision_falls_back_to_fp32_and_reports_why(toy_base: Path, tmp_p
     assert (result.precision, result.precision_reason) == ("fp32", "the processor has no native bf16")
 
 
+@pytest.mark.parametrize("cosines", [(0.99995,), (0.9998, 0.99995)])
+def test_norms_and_sums_are_bf16_where_they_pass_the_gate(
+    toy_base: Path, tmp_path: Path, monkeypatch, cosines: tuple[float, ...]
+) -> None:
+    seen: list[bytes] = []
+
+    def measured(encoder: EncoderFolder) -> list[tuple[str, Parity]]:
+        cosine = 1.0 if encoder.spec.precision == "fp32" else cosines[len(seen) - 1]
+        seen.append(encoder.graph.read_bytes())
+        return [("openvino", Parity(cosine, cosine, 0.0, 64))]
+
+    monkeypatch.setattr(making, "has_bf16", lambda: True)
+    monkeypatch.setattr(making, "measure_runtimes", measured)
+    result = export("it", base=str(toy_base), precision="bf16", max_tokens=16, workspace=Workspace(tmp_path))
+    assert result.parity.cos_min == cosines[-1] and len(seen) == 1 + len(cosines)
+    exact, fast, *last = seen
+    assert exact != fast and last == [exact] * (len(cosines) - 1)
+    assert open_folder(Path(result.path), "it").graph.read_bytes() == seen[-1]
+
+
 def test_a_full_disk_is_reported_and_no_partial_export_is_left(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
     def raise_disk_full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
