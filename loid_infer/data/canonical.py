@@ -184,7 +184,8 @@ def blank(column: Any) -> Bools:
     """Which strings of an Arrow string array are empty or white space, `[n]`."""
     # Arrow would import pandas, where it is installed, to convert a number to compare with.
     empty: Bools = pc.binary_length(column).to_numpy(zero_copy_only=False) == 0
-    return empty | np.asarray(pc.utf8_is_space(column).to_numpy(zero_copy_only=False))
+    is_space: Bools = pc.utf8_is_space(column).to_numpy(zero_copy_only=False)
+    return empty | is_space
 
 
 @contextmanager
