@@ -10,10 +10,11 @@ from pathlib import Path
 from bench.encode import timed
 from bench.record import real_table, save, saved_as, work_folder
 from bench.shapes import SHAPES, shape
+from loid_infer.encoders.processor import has_bf16
 
 MODELS = ("roberta-base", "smollm2-135m", "t5-small")
 MAX_TOKENS = 256
-OURS = (("int8", "auto"), ("fp32", "auto"))
+OURS = (("int8", "auto"), *((("bf16", "auto"),) if has_bf16() else ()), ("fp32", "auto"))
 RIVALS = ("sentence_transformers_default",)
 NOTES = "Shapes of RoBERTa-base and T5-small (its encoder) with random weights, SmolLM2 with its own. "
 
