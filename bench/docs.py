@@ -3,8 +3,8 @@
 python -m bench.docs            write it
 python -m bench.docs --check    exit 1 if something differs
 
-`<!-- bench:NAME -->` is followed by the table of bench/results/NAME.json and those of other processors, which have files
-of their own; `<!-- bench:NAME:1,4 -->` by one table of two rows of each.
+`<!-- bench:NAME -->` is followed by the table of bench/results/NAME.json and those of other processors, which have
+files of their own; `<!-- bench:NAME:1,4 -->` by one table of two rows of each.
 """
 
 import json
@@ -129,10 +129,10 @@ def _speed(file: Path) -> str:
     rows = sorted(record["rows"], key=lambda row: -row["tokens_per_s"])
     ours = next(row for row in rows if row["way"].startswith("loid-infer"))
     theirs = next(row for row in rows if not row["way"].startswith("loid-infer"))
-    precision = ours["way"].split()[1].removesuffix(",")
+    precision, ratio = ours["way"].split()[1].removesuffix(","), ours["tokens_per_s"] / theirs["tokens_per_s"]
     return (
-        f"{_processor(record)}: {said(ours['tokens_per_s'])} tokens/s in {precision}, {ours['speedup_over_default']:.1f} "
-        f"times sentence-transformers' default and {ours['tokens_per_s'] / theirs['tokens_per_s']:.1f} times its fastest"
+        f"{_processor(record)}: {said(ours['tokens_per_s'])} tokens/s in {precision}, "
+        f"{ours['speedup_over_default']:.1f} times sentence-transformers' default and {ratio:.1f} times its fastest"
     )
 
 
