@@ -118,7 +118,8 @@ def _formatted(value: Any) -> str:
         case int():
             return f"{value:,}"
         case float():
-            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            return f"{value:.7g}" if text == "1" else text  # cosines differ in the fifth digit
         case dict():
             return "  ".join(f"{key} {_formatted(part)}" for key, part in value.items())
         case list() | tuple():

@@ -69,3 +69,11 @@ def test_markup_in_texts_of_reviews_is_printed_verbatim(capsys):
     show({"neighbors": [row(neighbor)]}, as_json=False)
     assert "[red]guitar[/b]" in capsys.readouterr().out
     assert row(neighbor | {"text": None}) == {"id": "7", "score": 0.5, "n_reviews": 1}
+
+
+@pytest.mark.parametrize(
+    ("cosine", "shown"), [(0.9999651, "0.9999651"), (1.0, "1"), (1 - 1e-9, "1"), (0.99949, "0.9995")]
+)
+def test_a_cosine_below_1_is_not_shown_as_1(cosine: float, shown: str, capsys) -> None:
+    show({"parity": {"cos_min": cosine}}, as_json=False)
+    assert capsys.readouterr().out.split() == ["parity", "cos_min", shown]
