@@ -74,7 +74,7 @@ def saved_as(file: str) -> Path:
     if not path.exists() or json.loads(path.read_text())["machine"]["features"] == here["features"]:
         return path
     vendor = "intel" if "Intel" in here["processor"] else "amd" if "AMD" in here["processor"] else platform.machine()
-    # The features are sorted, so the last one tells processors without AMX apart too badly to name those with it.
+    # The last feature is the same with and without AMX.
     return RESULTS / f"{file}.{vendor}-{'amx' if 'amx_bf16' in here['features'] else here['features'][-1]}.json"
 
 

@@ -219,7 +219,10 @@ class OneToken:
         the tokens. Exact; with rotary positions or a key norm, keys are computed for all tokens.
         """
         plan, dim = layer.plan, layer.plan.head_dim
-        residual = self._product(hidden) if self.by_product else self._select(hidden)[:, None]
+        if self.by_product:
+            residual = self._product(hidden)
+        else:
+            residual = hidden[:, :1] if self.index is None else self._select(hidden)[:, None]
         padding = None if self.padding is None else self.padding[:, 0]
         (key, _), (value, value_bias) = map(layer.parameters_of, (1, 2))
         key, value = _by_head(key, plan), _by_head(value, plan)  # [heads, head_dim, width]

@@ -41,6 +41,7 @@ def test_a_processor_on_which_int8_does_not_pay_is_named(feature: str, monkeypat
     monkeypatch.setattr(processor, "features", lambda: {feature})
     checks = {check.name: check.detail for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert ("int8 is no faster" in checks["runtime"]) == (feature == "amx_bf16")
+    assert processor.int8_pays(384) == (feature != "amx_bf16") and processor.int8_pays(768)
 
 
 def test_a_workspace_that_does_not_exist_yet_is_valid(tmp_path: Path) -> None:
