@@ -182,10 +182,8 @@ def string_parts(column: Any) -> tuple[Any, memoryview]:
 
 def blank(column: Any) -> Bools:
     """Which strings of an Arrow string array are empty or white space, `[n]`."""
-    # Arrow would import pandas, where it is installed, to convert a number to compare with.
-    empty: Bools = pc.binary_length(column).to_numpy(zero_copy_only=False) == 0
-    is_space: Bools = pc.utf8_is_space(column).to_numpy(zero_copy_only=False)
-    return empty | is_space
+    empty = pc.equal(pc.binary_length(column), 0)
+    return np.asarray(pc.or_(empty, pc.utf8_is_space(column)).to_numpy(zero_copy_only=False))
 
 
 @contextmanager
