@@ -42,14 +42,19 @@ def _block(match: re.Match[str]) -> str:
     begin, name, numbers, end = match.groups()
     if name == "glance":
         return f"{begin}\n{table(glance())}\n\n{end}"
-    files = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}.*.json"))]  # one per processor
-    records = {file: json.loads(file.read_text()) for file in files if file.exists()}
+    records = _records(name)
     if not numbers:
         return begin + "".join(_result(file, record) for file, record in records.items()) + "\n" + end
     chosen = [int(number) - 1 for number in numbers.split(",")]
     rows = [{"processor": _processor(record)} | record["rows"][i] for record in records.values() for i in chosen]
     notes = " ".join(_notes(file, record) for file, record in records.items())
     return f"{begin}\n{table(rows)}\n\n<sub>{notes}</sub>\n\n{end}"
+
+
+def _records(name: str) -> dict[Path, dict]:
+    """The results of that name, one file per processor."""
+    files = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}.*.json"))]
+    return {file: json.loads(file.read_text()) for file in files if file.exists()}
 
 
 def _result(file: Path, record: dict) -> str:
@@ -94,7 +99,7 @@ def glance() -> list[dict]:
         f"{plainly}) and ends no better (MSE when each rating is predicted from the text of the same review: "
         f"{over['test_mse']:.3f} against {plain['test_mse']:.3f})"
     )
-    speed = "; ".join(_speed(file) for file in (RESULTS / "encode.json", *sorted(RESULTS.glob("encode.*.json"))))
+    speed = "; ".join(map(_speed, _records("encode").values()))
     epoch = (
         f"{stored:.2f} s. With the encoder inside the loop: {own / 60:.1f} min with ours, {plain_loop / 60:.0f} min "
         "with transformers in fp32"
@@ -123,9 +128,8 @@ def glance() -> list[dict]:
     ]
 
 
-def _speed(file: Path) -> str:
+def _speed(record: dict) -> str:
     """Our fastest way to encode against the default and the fastest way of sentence-transformers."""
-    record = json.loads(file.read_text())
     rows = sorted(record["rows"], key=lambda row: -row["tokens_per_s"])
     ours = next(row for row in rows if row["way"].startswith("loid-infer"))
     theirs = next(row for row in rows if not row["way"].startswith("loid-infer"))

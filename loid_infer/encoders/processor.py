@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-_SMALL_DIM = 384  # measured: 384 and 768
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_SMALL_DIM = 384  # measured: 384 and 768
 _HELD: dict[str, tuple[int, Any]] = {}  # setting -> open blocks that hold it, and its value before the first
 _HOLDING = threading.Lock()
 
@@ -41,10 +41,15 @@ def has_bf16() -> bool:
     return bool(features() & _BF16_FLAGS)
 
 
+def has_amx() -> bool:
+    """Whether bfloat16 products run on AMX tiles."""
+    return "amx_bf16" in features()
+
+
 def int8_pays(hidden_dim: int) -> bool:
     """Whether int8 encodes faster than bf16 or fp32 here. With AMX and products as small as MiniLM's (384) it does not:
     what it saves of them it spends on scaling their inputs and outputs. BERT-base's (768) gain 1.4x."""
-    return "amx_bf16" not in features() or hidden_dim > _SMALL_DIM
+    return not has_amx() or hidden_dim > _SMALL_DIM
 
 
 def n_usable_threads(system: Path = Path("/")) -> int:
