@@ -18,7 +18,7 @@ from loid_infer.kernels.threads import Workers, workers
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
-from loid_infer.rankers.ranking import validation_ndcg
+from loid_infer.rankers.ranking import padded, validation_ndcg
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats, Progress
 
@@ -72,7 +72,7 @@ class FactorRanker:
         """See `ProductRanker`: the item's vector and its bias."""
         parts = (self.net.items.weight, self.net.bias[:, None])
         found: Array = torch.cat([part.detach() for part in parts], dim=1).numpy()
-        return found, self.known
+        return padded(found), self.known
 
 
 def fit_factors(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loid_infer.data.sequences import Histories
-from loid_infer.rankers.ranking import products
+from loid_infer.rankers.ranking import padded, products
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats
 
@@ -56,11 +56,29 @@ class SequenceNet(nn.Module):
 
     def forward(self, sequences: Tensor, items: Tensor) -> Tensor:
         """States `[b, length, dim]` of `sequences [b, length]` of codes, padded with -1 on the right."""
+        return self._states(sequences, items, len(self.layers))
+
+    def last(self, sequences: Tensor, lengths: Tensor, items: Tensor) -> Tensor:
+        """The states `[b, dim]` at the last positions of `sequences`, `lengths [b]`, without dropout.
+
+        Those of `forward`, but the last layer computes no others.
+        """
+        hidden = self._states(sequences, items, len(self.layers) - 1)
+        layer = cast(nn.TransformerEncoderLayer, self.layers[-1])
+        places = torch.arange(hidden.shape[1])
+        at = (lengths - 1).clamp(min=0)[:, None]
+        own = hidden[torch.arange(len(hidden))[:, None], at]
+        attended, _ = layer.self_attn(own, hidden, hidden, key_padding_mask=places > at, need_weights=False)
+        own = layer.norm1(own + attended)
+        state: Tensor = layer.norm2(own + layer.linear2(functional.gelu(layer.linear1(own))))
+        return state[:, 0]
+
+    def _states(self, sequences: Tensor, items: Tensor, n_layers: int) -> Tensor:
         length = sequences.shape[1]
         hidden = functional.embedding(sequences.clamp(min=0), items) + self.positions.weight[:length]
         hidden = self.dropout(self.norm(hidden))
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=hidden.device)
-        for layer in self.layers:
+        for layer in self.layers[:n_layers]:
             hidden = layer(hidden, src_mask=mask, is_causal=True)
         return cast(Tensor, hidden)
 
@@ -105,6 +123,7 @@ class SequenceRanker:
         self.net, self.known = net, known
         self._max_length, self._texts = max_length, texts
         self._items: Tensor | None = None
+        self._n_items = 0
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. All items score 0 for an empty history."""
@@ -114,20 +133,21 @@ class SequenceRanker:
         """See `ProductRanker`: the state at the last item."""
         self.net.eval()
         recent = histories.last(self._max_length)
-        padded = torch.from_numpy(recent.padded())
-        last = torch.from_numpy(np.maximum(recent.lengths - 1, 0))
+        lengths = torch.from_numpy(recent.lengths)
         with torch.inference_mode():
-            states = self.net(padded, self._of_items())[torch.arange(len(padded)), last]
-            found: Array = (states * torch.from_numpy(recent.lengths > 0)[:, None]).numpy()
+            states = self.net.last(torch.from_numpy(recent.padded()), lengths, self._of_items())
+            found: Array = (states * (lengths > 0)[:, None]).numpy()
         return found
 
     def vectors(self) -> tuple[Floats, Bools]:
         """See `ProductRanker`."""
         items = self._of_items().numpy()
-        return items, np.ones(len(items), bool) if self.known is None else self.known
+        return items, np.ones(self._n_items, bool) if self.known is None else self.known
 
     def _of_items(self) -> Tensor:
+        """`padded`."""
         if self._items is None:
             with torch.inference_mode():
-                self._items = self.net.items(self._texts).detach()
+                items = self.net.items(self._texts).numpy()
+            self._n_items, self._items = len(items), torch.from_numpy(padded(items))
         return self._items

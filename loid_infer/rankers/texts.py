@@ -10,7 +10,7 @@ import numpy as np
 
 from loid_infer.data.sequences import Histories
 from loid_infer.rankers.joined import MAX_ITEMS
-from loid_infer.rankers.ranking import products
+from loid_infer.rankers.ranking import padded, products
 from loid_infer.types import Bools, Floats
 
 
@@ -41,10 +41,13 @@ class TextRanker:
     Tang et al. 2023, section 3.2). The mean needs no further text, and ranks better where the encoder is frozen.
     """
 
-    items: Floats  # [n_items, d], whitened, of length 1; 0 for an item without text
+    items: Floats  # [n_items, d], whitened, of length 1; 0 for an item without text; then `padded`
     has_text: Bools  # [n_items]
     joined: HistoryVectors | None = None
     whitening: Callable[[Floats], Floats] = lambda vectors: vectors  # of the vectors of joined histories
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", padded(self.items))
 
     def scores(self, histories: Histories) -> Floats:
         """See `Ranker`. Items without text are not ranked."""

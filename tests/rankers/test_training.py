@@ -72,6 +72,17 @@ def test_a_network_does_not_see_what_comes_later(chain) -> None:
     assert torch.allclose(states[:, :3], cut, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_last_states_alone_are_those_of_all_positions(layers) -> None:
+    net = SequenceNet(replace(SMALL, layers=layers), 9, ids=True, text_dim=0).eval()
+    rows = torch.tensor([[1, 2, 3, 4], [5, -1, -1, -1], [6, 7, -1, -1]])
+    lengths = (rows >= 0).sum(dim=1)
+    with torch.inference_mode():
+        items = net.items(None)
+        states = net(rows, items)[torch.arange(3), lengths - 1]
+        torch.testing.assert_close(net.last(rows, lengths, items), states, atol=1e-5, rtol=0)
+
+
 def test_training_is_reproducible_and_resumes_to_the_same_weights(chain, tmp_path) -> None:
     sequences, split = chain
     options = replace(SMALL, epochs=4)
