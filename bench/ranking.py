@@ -1,6 +1,6 @@
 """Do titles help to predict the next item? Heads on interactions, on stored vectors of titles, and on both.
 
-    python -m bench.ranking [TRIALS] SET...      scientific | games | food_kitchen; 10 to 60 minutes each on two cores
+    python -m bench.ranking [TRIALS] SET...      sets of `FILES`; 10 to 60 minutes each on two cores
 
 At most TRIALS settings of each head are tried on validation, by default 2.
 
@@ -20,10 +20,14 @@ import pyarrow.parquet as pq
 from bench.record import ROOT, loid, save, saved_as, work_folder
 
 FILES = {
-    "scientific": "scientific_2018.parquet",
-    "games": "games_2018.parquet",
-    "food_kitchen": "food_kitchen_2014.parquet",
+    "scientific": ("scientific_2018.parquet",),
+    "games": ("games_2018.parquet",),
+    "food_kitchen": ("food_kitchen_2014.parquet",),
+    "arts_office": ("arts_office_2018.parquet",),
+    "movielens": ("movielens_1m_half.parquet",),  # without a column of domains
 }
+FILES["four"] = FILES["scientific"] + FILES["games"] + FILES["arts_office"]
+SETS = ("scientific", "games", "food_kitchen")
 HEADS = (
     ("cf", "--model", "popularity"),
     ("cf", "--model", "recent"),
@@ -39,7 +43,7 @@ COLD = "training interactions of the item=1 to 5"
 
 def main(*arguments: str) -> None:
     trials = arguments[0] if arguments[:1] and arguments[0].isdecimal() else "2"
-    for name in [name for name in arguments if not name.isdecimal()] or FILES:
+    for name in [name for name in arguments if not name.isdecimal()] or SETS:
         workspace = work_folder(f"ranking-{name}")
         domains = ingested(workspace, name)
         given = [part for domain in domains for part in ("-d", domain)]
@@ -55,15 +59,18 @@ def main(*arguments: str) -> None:
 def ingested(workspace: Path, name: str) -> list[str]:
     """The domains of a set, each with its table of interactions and its items."""
     shared = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared")
-    table = pq.read_table(shared / "data" / "sequences" / FILES[name])
     domains = []
-    for domain in sorted(pc.unique(table["domain"]).to_pylist()):
-        slug = domain.lower().replace(" ", "_")
-        path = workspace / f"{slug}.parquet"
-        pq.write_table(table.filter(pc.equal(table["domain"], pa.scalar(domain))), path)
-        for kind in ("--implicit", "--items"):
-            loid("ingest", str(path), "-d", slug, kind, "-w", str(workspace))
-        domains.append(slug)
+    for file in FILES[name]:
+        table = pq.read_table(shared / "data" / "sequences" / file)
+        if "domain" not in table.column_names:
+            table = table.append_column("domain", pa.array([name] * len(table)))
+        for domain in sorted(pc.unique(table["domain"]).to_pylist()):
+            slug = domain.lower().replace(" ", "_")
+            path = workspace / f"{slug}.parquet"
+            pq.write_table(table.filter(pc.equal(table["domain"], pa.scalar(domain))), path)
+            for kind in ("--implicit", "--items"):
+                loid("ingest", str(path), "-d", slug, kind, "-w", str(workspace))
+            domains.append(slug)
     return domains
 
 

@@ -14,7 +14,7 @@ from loid_infer.rankers.settings import DEFAULT_RANK_OPTIONS, RankOptions
 @command("rank.cf_fit")
 def fit(
     domains: DomainsOption,
-    model: Annotated[str, "popularity | recent | cooccurrence | mf | sasrec"] = "sasrec",
+    model: Annotated[str, "popularity | recent | cooccurrence | mf | lightgcn | sasrec"] = "sasrec",
     name: Annotated[str | None, typer.Option("--name", "-n", help="Name of the head. By default DOMAIN-MODEL.")] = None,
     settings: RankOptions = DEFAULT_RANK_OPTIONS,
     split: RankSplitOption = "leave-one-out",

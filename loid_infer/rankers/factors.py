@@ -1,4 +1,4 @@
-"""Matrix factorization for ranking: BPR (Rendle et al. 2009)."""
+"""Training of models of users and items by pairs: BPR (Rendle et al. 2009), of matrix factorization and LightGCN."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from loid_infer.kernels.threads import Workers, workers
 from loid_infer.learning import loop
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
+from loid_infer.rankers.graph import Graph, GraphNet, GraphRanker
 from loid_infer.rankers.ranking import padded, validation_ndcg
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats, Progress
 
-_BATCH_PAIRS = 2048
+# Pairs of a step, learning rate and weight decay. What a step of the graph costs hardly depends on its pairs.
+_PACES = {"mf": (2048, 1e-2, 1.0), "lightgcn": (8192, 5e-3, 0.1)}
 _STD = 0.1  # of initial vectors
 _ORDER, _NEGATIVE = 1, 2  # purposes of random draws
 
@@ -38,9 +40,13 @@ class FactorNet(nn.Module):
             nn.init.normal_(table.weight, std=_STD)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        """The scores `[n]` of pairs of codes `[n]`."""
-        scores: Tensor = (self.users(users) * self.items(items)).sum(dim=1) + self.bias[items]
+        """The scores `[b, k]` of `items [b, k]` for `users [b]`, codes."""
+        scores: Tensor = (self.users(users)[:, None] * self.items(items)).sum(dim=2) + self.bias[items]
         return scores
+
+    def ranker(self, known: Bools) -> FactorRanker:
+        """What ranks with the vectors of now."""
+        return FactorRanker(self, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class FactorRanker:
 
 
 def fit_factors(
+    model: str,
     sequences: Sequences,
     split: SequenceSplit,
     options: RankOptions,
@@ -83,11 +90,14 @@ def fit_factors(
     seed: int,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
-) -> tuple[FactorRanker, History]:
+) -> tuple[FactorRanker | GraphRanker, History]:
     """Minimize `-ln sigmoid(x(u, i) - x(u, j))` over training pairs and one negative `j` each (eq. 3 and 4).
 
     A negative is drawn uniformly from the domain of `i`; one that the user has in training is drawn again, once.
-    `options.weight_decay` is that of AdamW. Vectors of users without training interactions are 0.
+    `options.weight_decay` is that of AdamW. In `mf`, vectors of users without training interactions are 0.
+
+    Args:
+        model: mf | lightgcn.
 
     Returns the ranker and the learning curve.
 
@@ -95,31 +105,42 @@ def fit_factors(
         NoSpace: a checkpoint cannot be written.
     """
     known = split.counts(sequences) > 0
+    net: FactorNet | GraphNet
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = FactorNet(sequences.n_users, sequences.n_items, options.dim)
-        net.users.weight.data[torch.from_numpy(split.train_ends == sequences.starts[:-1])] = 0
-    with workers() as threads:  # the operations of a step are too small for two threads
-        run = _Run(FactorRanker(net, known), sequences, split, options, seed, threads)
-        return run.ranker, loop.train(run.training(), checkpoint, progress)
+        if model == "mf":
+            net = FactorNet(sequences.n_users, sequences.n_items, options.dim)
+            net.users.weight.data[torch.from_numpy(split.train_ends == sequences.starts[:-1])] = 0
+        else:
+            net = GraphNet(Graph.of(sequences, split), sequences.n_users, options.dim, options.layers)
+    batch, *rates = _PACES[model]
+    if model == "mf":
+        with workers() as threads:  # the operations of a step are too small for two threads
+            run = _Run(net, known, sequences, split, options, seed, batch, threads)
+            return net.ranker(known), loop.train(run.training(*rates), checkpoint, progress)
+    run = _Run(net, known, sequences, split, options, seed, batch)
+    history = loop.train(run.training(*rates), checkpoint, progress)
+    return net.ranker(known), history
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    ranker: FactorRanker
+    net: FactorNet | GraphNet
+    known: Bools
     sequences: Sequences
     split: SequenceSplit
     options: RankOptions
     seed: int
-    threads: Workers
+    batch: int  # pairs of a step
+    threads: Workers | None = None
 
-    def training(self) -> Training:
+    def training(self, learning_rate: float, weight_decay: float) -> Training:
         n, options = int(self.split.train(self.sequences).sum()), self.options
-        rate, decay = options.rates(1e-2, 1.0)
+        rate, decay = options.rates(learning_rate, weight_decay)
         return Training(
-            parameters=dict(self.ranker.net.named_parameters()),
+            parameters=dict(self.net.named_parameters()),
             batches=self.batches,
-            n_batches=math.ceil(n / _BATCH_PAIRS),
+            n_batches=math.ceil(n / self.batch),
             n_samples=n,
             step=self.step,
             validate=self.validate,
@@ -135,7 +156,7 @@ class _Run:
         )
 
     def validate(self) -> float:
-        return 1 - validation_ndcg(self.ranker, self.sequences, self.split, self.seed, self.threads)
+        return 1 - validation_ndcg(self.net.ranker(self.known), self.sequences, self.split, self.seed, self.threads)
 
     def batches(self, epoch: int, position: int) -> Iterator[tuple[Tensor, ...]]:
         """Users, their items and negatives, `[b]` each, in an order drawn for the epoch."""
@@ -150,11 +171,12 @@ class _Run:
         again = sampling.mix(key ^ np.uint64(_NEGATIVE))
         negatives = np.where(taken, low + sampling.below(again, sizes), negatives)
         order = np.argsort(sampling.mix(key ^ np.uint64(_ORDER)), kind="stable")
-        for start in range(position * _BATCH_PAIRS, len(order), _BATCH_PAIRS):
-            part = order[start : start + _BATCH_PAIRS]
+        for start in range(position * self.batch, len(order), self.batch):
+            part = order[start : start + self.batch]
             yield tuple(torch.from_numpy(codes[part]) for codes in (users, items, negatives))
 
     def step(self, batch: tuple[Tensor, ...], number: int) -> Loss:
-        net, (users, items, negatives) = self.ranker.net, batch
-        loss = -functional.logsigmoid(net(users, items) - net(users, negatives)).mean()
+        users, items, negatives = batch
+        scores = self.net(users, torch.stack([items, negatives], dim=1))
+        loss = -functional.logsigmoid(scores[:, 0] - scores[:, 1]).mean()
         return Loss(loss, loss.detach(), len(users), len(users))

@@ -15,6 +15,7 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
 from loid_infer.rankers.counts import CoOccurrence, Popularity, co_occurrence, popularity
 from loid_infer.rankers.factors import FactorNet, FactorRanker, fit_factors
+from loid_infer.rankers.graph import GraphRanker
 from loid_infer.rankers.manifest import TrialRecord
 from loid_infer.rankers.network import SequenceNet, SequenceRanker, Whitening
 from loid_infer.rankers.ranking import Ranker, validation_ndcg
@@ -24,7 +25,7 @@ from loid_infer.rankers.training import fit_sequence
 from loid_infer.types import Array, Bools, Floats, Ints, Progress
 
 COUNTS = ("popularity", "recent", "cooccurrence")  # need no training
-FACTORS, SASREC = "mf", "sasrec"
+FACTORS, GRAPH, SASREC = "mf", "lightgcn", "sasrec"
 TEXT_HEADS = ("text", "sequence", "sequence+id")
 _POWERS = (1.0, 0.5, 0.0)  # of whitening
 
@@ -56,6 +57,7 @@ _TRIALS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"learning_rate": 5e-3, "weight_decay": 2.0},
         {"dim": 64},
     ),
+    "lightgcn": ({}, {"weight_decay": 0.5}, {"learning_rate": 2e-3}, {"layers": 3}, {"layers": 1}, {"dim": 64}),
     "sasrec": _NETWORK_TRIALS,
     "sequence": _NETWORK_TRIALS,
     "sequence+id": _NETWORK_TRIALS,
@@ -195,8 +197,9 @@ def _fit_once(
     if model == "cooccurrence":
         return Fitted(co_occurrence(sequences, split, **change), options)
     chosen = replace(options, **change)
-    if model == "mf":
-        ranker, history = fit_factors(sequences, split, chosen, seed=seed, progress=progress, checkpoint=checkpoint)
+    if model in (FACTORS, GRAPH):
+        more: dict[str, Any] = {"seed": seed, "progress": progress, "checkpoint": checkpoint}
+        ranker, history = fit_factors(model, sequences, split, chosen, **more)
         return Fitted(ranker, chosen, history)
     fitted = fit_sequence(
         sequences,
@@ -215,7 +218,7 @@ def _fit_once(
 def state(fitted: Fitted) -> dict[str, Any]:
     """The tensors that `restored` needs, besides vectors of texts."""
     ranker, tensors = fitted.ranker, {}
-    if isinstance(ranker, Popularity | CoOccurrence):
+    if isinstance(ranker, Popularity | CoOccurrence | GraphRanker):
         tensors = dict(ranker.tensors())
     if isinstance(ranker, FactorRanker | SequenceRanker):
         tensors = {f"net.{name}": tensor for name, tensor in ranker.net.state_dict().items()}
@@ -239,6 +242,8 @@ def restored(
         return Popularity(**tensors)
     if model == "cooccurrence":
         return CoOccurrence(**tensors)
+    if model == GRAPH:
+        return GraphRanker(**tensors)
     whitened = None
     if texts is not None:
         whitening = Whitening(tensors["whitening.center"], tensors["whitening.matrix"])
@@ -246,7 +251,7 @@ def restored(
             return _text_ranker(whitening, texts)
         whitened = _applied(whitening, texts)
     weights = {name[4:]: torch.from_numpy(array) for name, array in tensors.items() if name.startswith("net.")}
-    if model == "mf":
+    if model == FACTORS:
         factors = FactorNet(n_users, n_items, options.dim)
         factors.load_state_dict(weights)
         return FactorRanker(factors, tensors["known"])

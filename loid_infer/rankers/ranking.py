@@ -56,8 +56,8 @@ def prepare(ranker: Ranker, histories: Histories) -> None:
 def padded(vectors: Floats) -> Floats:
     """`vectors [n, d]` of items with rows of 0 behind them, to a multiple of 16.
 
-    MKL sums the last columns of a ragged product in another order than the rest, so that equal items get unequal scores,
-    and takes twice the time to write its rows, most of which then begin inside of a cache line.
+    MKL sums the last columns of a ragged product in another order than the rest, so that equal items get unequal
+    scores, and takes twice the time to write its rows, most of which then begin inside of a cache line.
     """
     return np.pad(vectors, ((0, -len(vectors) % _ALIGNED), (0, 0)))
 

@@ -13,15 +13,19 @@ class RankOptions:
     """Settings of trained rankers, also command-line options. These are the first that are tried."""
 
     dim: int = option(128, "Width of the network.", min=1, max=4096)
-    layers: int = option(2, "Transformer layers.", min=1, max=32)
+    layers: int = option(2, "Transformer layers; of lightgcn those of the graph.", min=1, max=32)
     attention_heads: int = option(2, "Attention heads per layer.", min=1, max=64)
     dropout: float = option(0.5, "Dropout of the network.", min=0, max=0.95)
     max_length: int = option(50, "Items of a history that the network reads, the last ones.", min=1, max=1000)
     epochs: int = option(100, "Maximum number of epochs.", min=1, max=100_000)
     patience: int = option(6, "Epochs without a better validation NDCG@10 before training stops.", min=1, max=10_000)
     batch: int = option(128, "Sequences per step.", min=1, max=65_536)
-    learning_rate: float | None = option(None, "Learning rate. By default 0.001, of mf 0.01.", min=1e-8, max=1)
-    weight_decay: float | None = option(None, "Weight decay per step. By default 0.0001, of mf 1.", min=0, max=10)
+    learning_rate: float | None = option(
+        None, "Learning rate. By default 0.001, of mf 0.01, of lightgcn 0.005.", min=1e-8, max=1
+    )
+    weight_decay: float | None = option(
+        None, "Weight decay per step. By default 0.0001, of mf 1, of lightgcn 0.1.", min=0, max=10
+    )
     averaging: float = option(0.99, "Decay of the moving average of the weights.", min=0, max=0.9999)
     negatives: int = option(2048, "Items drawn as negatives per step in domains of more items.", min=1, max=1 << 20)
     trials: int = option(1, "Settings tried on the validation part.", min=1, max=100)
@@ -56,5 +60,6 @@ _USED: dict[str, tuple[str, ...]] = {
     "cooccurrence": (),
     "text": (),
     "mf": ("dim", "epochs", "patience", "learning_rate", "weight_decay", "averaging"),
+    "lightgcn": ("dim", "layers", "epochs", "patience", "learning_rate", "weight_decay", "averaging"),
 }
 DEFAULT_RANK_OPTIONS = RankOptions()

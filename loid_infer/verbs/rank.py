@@ -22,7 +22,7 @@ from loid_infer.evaluation.ranking import measured
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.rankers.manifest import TrialRecord
-from loid_infer.rankers.models import COUNTS, FACTORS, SASREC, TEXT_HEADS, Fitted, fit_model
+from loid_infer.rankers.models import COUNTS, FACTORS, GRAPH, SASREC, TEXT_HEADS, Fitted, fit_model
 from loid_infer.rankers.ranking import target_ranks
 from loid_infer.rankers.saved import save_ranking_head
 from loid_infer.rankers.settings import DEFAULT_RANK_OPTIONS, RankOptions
@@ -34,7 +34,7 @@ from loid_infer.verbs.encoder import resolve_or_export
 from loid_infer.verbs.joined import HistoryReader
 from loid_infer.verbs.sequences import ItemTexts, encode_items, item_texts, read_sequences, refuse_ranking_leak, stored
 
-CF_MODELS = (*COUNTS, FACTORS, SASREC)
+CF_MODELS = (*COUNTS, FACTORS, GRAPH, SASREC)
 HISTORIES = ("mean", "joined")
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10")
 
@@ -137,7 +137,7 @@ def cf_fit(
     """Fit a head that ranks the items of `domains` by interactions alone, and write it to `exports/heads/<name>/`.
 
     Args:
-        model: popularity | recent | cooccurrence | mf | sasrec.
+        model: popularity | recent | cooccurrence | mf | lightgcn | sasrec.
         name: name of the head; by default the domains joined by +, then the model.
         split: leave-one-out | time.
 

@@ -123,7 +123,7 @@ def test_factors_find_planted_clusters() -> None:
     sequences = clusters()
     split = split_sequences(sequences, "leave-one-out")
     options = RankOptions(dim=16, epochs=40, patience=40, learning_rate=2e-2, weight_decay=0.1)
-    ranker, _ = fit_factors(sequences, split, options, seed=0, progress=SILENT)
+    ranker, _ = fit_factors("mf", sequences, split, options, seed=0, progress=SILENT)
     ranks = target_ranks(ranker, sequences, split.test)
     assert recall(ranks, 12).mean() > 0.95  # a user has 6 of the 12 items of the cluster
     scores = ranker.scores(replace(before(sequences, split.test), users=np.full(split.test.n, -1)))
@@ -191,7 +191,7 @@ def test_a_sequence_network_on_texts_ranks_items_it_has_not_seen(ids) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["popularity", "recent", "cooccurrence", "mf", "sasrec", "text", "sequence", "sequence+id"]
+    "model", ["popularity", "recent", "cooccurrence", "mf", "lightgcn", "sasrec", "text", "sequence", "sequence+id"]
 )
 def test_a_restored_model_gives_the_same_scores(model) -> None:
     sequences = clusters()
