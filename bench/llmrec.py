@@ -1,52 +1,61 @@
 """Does it help to train the encoder for ranking? LLM-Rec with LoRA against its frozen self, and other heads on both.
 
-    python -m bench.llmrec [SET [WORKSPACE]]      scientific; two hours on two cores
+    python -m bench.llmrec [SET [BASE [USERS]]]      scientific default; two hours on two cores
 
-Parts that a WORKSPACE has already are not computed again. Needs the sequences beside the checkout (LOID_SHARED).
+BASE: default, or smollm2-135m. USERS: so many of the users, with their items. Rows of other sets, bases and numbers of
+users in the result are kept. Needs the sequences beside the checkout (LOID_SHARED).
 """
 
 import json
 import sys
-from pathlib import Path
 
 from bench.ranking import COLD, ingested, interval, value
 from bench.record import loid, save, saved_as, work_folder
+from bench.shapes import shape
 from loid_infer.settings import Workspace
 
-EPOCHS, EVALS = "2", "2"
+MODELS = {"default": ("MiniLM-L6", "mean", "2"), "smollm2-135m": ("SmolLM2-135M", "last", "1")}  # pooling, epochs
+EVALS = "2"
 FROZEN = "frozen"
 
 
-def main(name: str = "scientific", folder: str | None = None) -> None:
-    workspace = Workspace(Path(folder) if folder else work_folder(f"llmrec-{name}"))
+def main(name: str = "scientific", base: str = "default", users: str = "0") -> None:
+    workspace = Workspace(work_folder(f"llmrec-{name}"))
     at = ("-w", str(workspace.root))
-    domains = workspace.domains() or ingested(workspace.root, name)
+    domains = ingested(workspace.root, name, int(users))
     given = [part for domain in domains for part in ("-d", domain)]
     tuned = "_".join([*domains, "llmrec"])
-    if not workspace.head(tuned).exists():
-        print(loid("llmrec", "train", *given, "--pooling", "mean", "--epochs", EPOCHS, "--evals", EVALS, *at))
-    if not workspace.encoder(FROZEN).exists():
-        loid("export", "--name", FROZEN, "--pooling", "mean", *at)
+    _, pooling, epochs = MODELS[base]
+    model = ("--base", base if base == "default" else str(shape(base)), "--pooling", pooling)
+    print(loid("llmrec", "train", *given, *model, "--epochs", epochs, "--evals", EVALS, *at), flush=True)
+    loid("export", "--name", FROZEN, *model, *at)
     heads = {}
     for encoder in (FROZEN, tuned):
         for history in ("joined", "mean"):
             head = tuned if (encoder, history) == (tuned, "joined") else f"{encoder}-{history}"
             heads[head] = (encoder, f"texts alone, {history}")
-            if not workspace.head(head).exists():
+            if head != tuned:
                 options = ("--text-only", "--history", history, "--encoder", encoder, "--name", head)
                 loid("llmrec", "fit", *given, *options, *at)
     chosen = [part for head in heads for part in ("--head", head)]
     result = loid("evaluate", *given, *chosen, "--candidates", "full", *at)
     metrics = json.loads((workspace.plugin(tuned) / "manifest.json").read_text())["metrics"]
-    _save(name, heads, result, metrics, "" if len(domains) > 1 else domains[0])
+    part = name if users == "0" else f"{name}, {int(users):,} users"
+    _save(part, base, heads, result, metrics, "" if len(domains) > 1 else domains[0])
 
 
-def _save(name: str, heads: dict, result: dict, metrics: dict, domain: str) -> None:
+def _save(name: str, base: str, heads: dict, result: dict, metrics: dict, domain: str) -> None:
     path = saved_as("llmrec")
-    kept = [row for row in json.loads(path.read_text())["rows"] if row["set"] != name] if path.exists() else []
+    own = {"set": name, "base": MODELS[base][0]}
+    kept = (
+        [row for row in json.loads(path.read_text())["rows"] if not own.items() <= row.items()] if path.exists() else []
+    )
     rows = []
     for head, (encoder, kind) in heads.items():
-        row = {"set": name, "encoder": "frozen" if encoder == FROZEN else "LoRA", "head": kind}
+        trained = {"encoder": "frozen", "steps": None, "trained tokens/s": None}
+        if encoder != FROZEN:
+            trained = {"encoder": "LoRA", "steps": metrics["best_step"], "trained tokens/s": metrics["tokens_per_s"]}
+        row = {**own, **trained, "head": kind}
         row |= {part: value(result["summary"], head, part, domain=domain) for part in ("recall@10", "ndcg@10")}
         row["recall@10, 1 to 5 training interactions"] = value(result["groups"], head, "recall@10", group=COLD)
         reference = head.replace(encoder, FROZEN) if "-" in head else f"{FROZEN}-joined"
@@ -59,9 +68,9 @@ def _save(name: str, heads: dict, result: dict, metrics: dict, domain: str) -> N
         rows.append(row | {"ndcg@10 minus frozen": interval(*bounds) if bounds else "-"})
     notes = (
         "Full ranking of the items of the target's domain without those of the history, leave-one-out, all users with "
-        "three interactions; ties take their mean rank. MiniLM-L6 with mean pooling; LoRA of rank 16 on all linear "
-        f"layers, {EPOCHS} epochs, {metrics['n_steps']:,} steps of 32 users, best after {metrics['best_step']:,}, "
-        f"{metrics['tokens_per_s']:,.0f} tokens/s in {metrics['seconds'] / 60:,.0f} minutes beside other work. "
+        "three interactions; ties take their mean rank. MiniLM with mean pooling, SmolLM2 with that of the last token; "
+        "LoRA of rank 16 on all linear layers, steps of 32 users, 2 epochs of MiniLM, 1 of SmolLM2, beside other work. "
+        "Of a part of the users only their own items are ranked, so its figures are higher. "
         "Intervals: 95 %, paired over users."
     )
     save("Does it help to train the encoder for ranking?", "llmrec", [*kept, *rows], notes)

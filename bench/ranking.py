@@ -56,12 +56,14 @@ def main(*arguments: str) -> None:
         shutil.rmtree(workspace)
 
 
-def ingested(workspace: Path, name: str) -> list[str]:
-    """The domains of a set, each with its table of interactions and its items."""
+def ingested(workspace: Path, name: str, users: int = 0) -> list[str]:
+    """The domains of a set, each with its table of interactions and its items; of so many `users`, 0: of all."""
     shared = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared")
     domains = []
     for file in FILES[name]:
         table = pq.read_table(shared / "data" / "sequences" / file)
+        if users:
+            table = table.filter(pc.is_in(table["user_id"], pc.unique(table["user_id"])[:users]))
         if "domain" not in table.column_names:
             table = table.append_column("domain", pa.array([name] * len(table)))
         for domain in sorted(pc.unique(table["domain"]).to_pylist()):
