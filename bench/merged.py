@@ -1,11 +1,11 @@
 """Does it help to merge the domains of a user? Rankers of one domain against rankers of both, on the same targets.
 
-    python -m bench.merged [SET [HEAD...]]      food_kitchen; two minutes without trained heads, else an hour
+    python -m bench.merged [SET [HEAD...]]      food_kitchen | four; two minutes without trained heads, else hours
 
 Rows of other heads in the result are kept.
 
 LLM-Rec (arXiv 2310.14304) says that merging by IDs hurts and merging by texts helps. Both kinds of rankers get the same
-split (leave-one-out over both domains, by time); those of one domain see its interactions and targets only.
+split (leave-one-out over all domains, by time or position); those of one domain see its interactions and targets only.
 """
 
 import json
@@ -67,8 +67,10 @@ def main(name: str = "food_kitchen", *models: str) -> None:
         "Does it help to merge the domains of a user?",
         "merged",
         rows,
-        "Leave-one-out over both domains by time; full ranking of the items of the target's domain. Rankers of one "
-        "domain see only its interactions, with the same targets. Default settings, one trial. 95 % intervals, paired.",
+        "Leave-one-out over all domains of the set, by time in food_kitchen; in four (Scientific, Games, Arts, Office) "
+        "by position, so that the order between domains is artificial, and few users have several. Full ranking of the "
+        "items of the target's domain. Rankers of one domain see only its interactions, with the same targets. Default "
+        "settings, one trial. 95 % intervals, paired.",
     )
 
 
