@@ -24,7 +24,7 @@ from loid_infer.rankers.settings import RankOptions
 from loid_infer.types import Array, Bools, Floats, Progress
 
 # Pairs of a step, learning rate and weight decay. What a step of the graph costs hardly depends on its pairs.
-_PACES = {"mf": (2048, 1e-2, 1.0), "lightgcn": (8192, 5e-3, 0.1)}
+_PACES = {"mf": (2048, 1e-2, 1.0), "lightgcn": (8192, 1e-2, 0.1)}
 _STD = 0.1  # of initial vectors
 _ORDER, _NEGATIVE = 1, 2  # purposes of random draws
 

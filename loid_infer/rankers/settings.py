@@ -21,7 +21,7 @@ class RankOptions:
     patience: int = option(6, "Epochs without a better validation NDCG@10 before training stops.", min=1, max=10_000)
     batch: int = option(128, "Sequences per step.", min=1, max=65_536)
     learning_rate: float | None = option(
-        None, "Learning rate. By default 0.001, of mf 0.01, of lightgcn 0.005.", min=1e-8, max=1
+        None, "Learning rate. By default 0.001, of mf and lightgcn 0.01.", min=1e-8, max=1
     )
     weight_decay: float | None = option(
         None, "Weight decay per step. By default 0.0001, of mf 1, of lightgcn 0.1.", min=0, max=10
