@@ -65,10 +65,11 @@ class SequenceNet(nn.Module):
         """
         hidden = self._states(sequences, items, len(self.layers) - 1)
         layer = cast(nn.TransformerEncoderLayer, self.layers[-1])
-        places = torch.arange(hidden.shape[1])
         at = (lengths - 1).clamp(min=0)[:, None]
         own = hidden[torch.arange(len(hidden))[:, None], at]
-        attended, _ = layer.self_attn(own, hidden, hidden, key_padding_mask=places > at, need_weights=False)
+        # Not a padding mask, the first of which costs half a second: see findings/torch-padding-mask.sh.
+        later = (torch.arange(hidden.shape[1]) > at)[:, None].repeat_interleave(layer.self_attn.num_heads, 0)
+        attended, _ = layer.self_attn(own, hidden, hidden, attn_mask=later, need_weights=False)
         own = layer.norm1(own + attended)
         state: Tensor = layer.norm2(own + layer.linear2(functional.gelu(layer.linear1(own))))
         return state[:, 0]
