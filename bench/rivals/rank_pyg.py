@@ -45,7 +45,10 @@ def main() -> None:
                 best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             if len(scores) - 1 - int(np.argmax(scores)) >= options["patience"]:
                 break
-    figures: dict[str, object] = {"pairs_per_s": len(train) / np.median(seconds), "pairs_per_cpu_s": len(train) / np.median(cpu)}
+    figures: dict[str, object] = {
+        "pairs_per_s": len(train) / np.median(seconds),
+        "pairs_per_cpu_s": len(train) / np.median(cpu),
+    }
     figures |= {"epochs": len(seconds), "valid ndcg@10": scores}
     items = np.zeros((0, TOP), np.int64)
     if task == "lightgcn":

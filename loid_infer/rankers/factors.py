@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,12 +115,10 @@ def fit_factors(
         else:
             net = GraphNet(Graph.of(sequences, split), sequences.n_users, options.dim, options.layers)
     batch, *rates = _PACES[model]
-    if model == "mf":
-        with workers() as threads:  # the operations of a step are too small for two threads
-            run = _Run(net, known, sequences, split, options, seed, batch, threads)
-            return net.ranker(known), loop.train(run.training(*rates), checkpoint, progress)
-    run = _Run(net, known, sequences, split, options, seed, batch)
-    history = loop.train(run.training(*rates), checkpoint, progress)
+    # The operations of a step of factors are too small for two threads, those of a graph are not.
+    with workers() if model == "mf" else nullcontext() as threads:
+        run = _Run(net, known, sequences, split, options, seed, batch, threads)
+        history = loop.train(run.training(*rates), checkpoint, progress)
     return net.ranker(known), history
 
 
@@ -132,7 +131,7 @@ class _Run:
     options: RankOptions
     seed: int
     batch: int  # pairs of a step
-    threads: Workers | None = None
+    threads: Workers | None
 
     def training(self, learning_rate: float, weight_decay: float) -> Training:
         n, options = int(self.split.train(self.sequences).sum()), self.options

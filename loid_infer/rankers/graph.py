@@ -92,12 +92,12 @@ class GraphNet(nn.Module):
         """What ranks with the vectors of now."""
         with torch.inference_mode():
             items = self.means(self.layers + 1)[self.n_users :]
-            heard = (
+            messages = (
                 self.means(self.layers)[self.n_users :] / self.graph.degrees[self.n_users :, None].clamp(min=1).sqrt()
             )
-            heard[torch.from_numpy(~known)] = 0
+            messages[torch.from_numpy(~known)] = 0
             users = self.nodes[: self.n_users] / (self.layers + 1)
-            return GraphRanker(users.numpy(), padded(items.numpy()), heard.numpy(), known)
+            return GraphRanker(users.numpy(), padded(items.numpy()), messages.numpy(), known)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +110,7 @@ class GraphRanker:
 
     users: Floats  # [n_users, d], layer 0 over the number of layers
     items: Floats  # [>= n_items, d], `padded`
-    heard: Floats  # [n_items, d], what an item adds to the vector of a user with one neighbor
+    messages: Floats  # [n_items, d], what an item adds to the vector of a user with one neighbor
     known: Bools  # [n_items], items with training interactions
 
     def scores(self, histories: Histories) -> Floats:
@@ -125,7 +125,7 @@ class GraphRanker:
         lengths = np.bincount(rows, minlength=histories.n)
         starts = torch.from_numpy(np.cumsum(lengths) - lengths)
         sums: Floats = functional.embedding_bag(
-            torch.from_numpy(items), torch.from_numpy(self.heard), starts, mode="sum"
+            torch.from_numpy(items), torch.from_numpy(self.messages), starts, mode="sum"
         ).numpy()
         own = np.where((histories.users >= 0)[:, None], self.users[histories.users], np.float32(0))
         return own + sums / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)[:, None]
@@ -136,4 +136,4 @@ class GraphRanker:
 
     def tensors(self) -> dict[str, Array]:
         """What `GraphRanker(**tensors)` restores."""
-        return {"users": self.users, "items": self.items, "heard": self.heard, "known": self.known}
+        return {"users": self.users, "items": self.items, "messages": self.messages, "known": self.known}
