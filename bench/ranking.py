@@ -1,10 +1,10 @@
 """Do titles help to predict the next item? Heads on interactions, on stored vectors of titles, and on both.
 
-    python -m bench.ranking [TRIALS] SET...      sets of `FILES`; 10 to 60 minutes each on two cores
+    python -m bench.ranking [TRIALS] SET... [HEAD...]      of `FILES` and `HEADS`; 10 to 60 minutes a set on two cores
 
-At most TRIALS settings of each head are tried on validation, by default 2.
-
-Rows of other sets in the result are kept. Needs the sequences beside the checkout (LOID_SHARED).
+At most TRIALS settings of each head are tried on validation, by default 2. With some HEADs only these are fitted, and
+sasrec to compare them with. Rows of other sets and heads in the result are kept. Needs the sequences beside the
+checkout (LOID_SHARED).
 """
 
 import json
@@ -28,31 +28,33 @@ FILES = {
 }
 FILES["four"] = FILES["scientific"] + FILES["games"] + FILES["arts_office"]
 SETS = ("scientific", "games", "food_kitchen")
-HEADS = (
-    ("cf", "--model", "popularity"),
-    ("cf", "--model", "recent"),
-    ("cf", "--model", "cooccurrence"),
-    ("cf", "--model", "mf"),
-    ("cf", "--model", "sasrec"),
-    ("llmrec", "--text-only"),
-    ("llmrec", "--head", "sequence"),
-    ("llmrec", "--head", "sequence+id"),
-)
+HEADS = {
+    "popularity": ("cf", "--model", "popularity"),
+    "recent": ("cf", "--model", "recent"),
+    "cooccurrence": ("cf", "--model", "cooccurrence"),
+    "mf": ("cf", "--model", "mf"),
+    "lightgcn": ("cf", "--model", "lightgcn"),
+    "sasrec": ("cf", "--model", "sasrec"),
+    "text": ("llmrec", "--text-only"),
+    "sequence": ("llmrec", "--head", "sequence"),
+    "sequence+id": ("llmrec", "--head", "sequence+id"),
+}
 COLD = "training interactions of the item=1 to 5"
 
 
 def main(*arguments: str) -> None:
     trials = arguments[0] if arguments[:1] and arguments[0].isdecimal() else "2"
-    for name in [name for name in arguments if not name.isdecimal()] or SETS:
+    chosen = [name for name in arguments if name in HEADS] or [*HEADS]
+    for name in [name for name in arguments if name in FILES] or SETS:
         workspace = work_folder(f"ranking-{name}")
         domains = ingested(workspace, name)
         given = [part for domain in domains for part in ("-d", domain)]
         fits = {}
-        for group, *options in HEADS:
+        for group, *options in (HEADS[model] for model in HEADS if model in (*chosen, "sasrec")):
             fit = loid(group, "fit", *given, *options, "--trials", trials, "-w", str(workspace))
             fits[fit["head"]] = fit
             print({key: fit[key] for key in ("head", "val", "epochs", "sequences_per_s", "seconds")}, flush=True)
-        _save(name, fits, loid("evaluate", *given, "--candidates", "full", "-w", str(workspace)))
+        _save(name, chosen, fits, loid("evaluate", *given, "--candidates", "full", "-w", str(workspace)))
         shutil.rmtree(workspace)
 
 
@@ -87,14 +89,15 @@ def interval(difference: float, low: float | None, high: float | None) -> str:
     return f"{difference:+.4f}" if low is None else f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def _save(name: str, fits: dict, result: dict) -> None:
+def _save(name: str, chosen: list[str], fits: dict, result: dict) -> None:
     path = saved_as("ranking")
-    kept = [row for row in json.loads(path.read_text())["rows"] if row["set"] != name] if path.exists() else []
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [row for row in kept if row["set"] != name or row["head"] not in chosen]
     everything = "" if len(result["domains"]) > 1 else result["domains"][0]
     sasrec = next(head for head, fit in fits.items() if fit["model"] == "sasrec")
 
     rows = []
-    for head, fit in fits.items():
+    for head, fit in ((head, fit) for head, fit in fits.items() if fit["model"] in chosen):
         row = {"set": name, "head": fit["model"]}
         row |= {
             metric: value(result["summary"], head, metric, domain=everything)
@@ -115,7 +118,11 @@ def _save(name: str, fits: dict, result: dict) -> None:
         "Titles by the default encoder. Intervals: 95 %, paired over users. `fit_s`: the whole command with all "
         "its trials, on a machine that did other work as well."
     )
-    save("Do titles help to predict the next item?", "ranking", [*kept, *rows], notes)
+    save("Do titles help to predict the next item?", "ranking", sorted([*kept, *rows], key=_order), notes)
+
+
+def _order(row: dict) -> tuple[int, int]:
+    return [*FILES].index(row["set"]), [*HEADS].index(row["head"])
 
 
 if __name__ == "__main__":
