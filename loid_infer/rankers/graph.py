@@ -96,7 +96,8 @@ class GraphNet(nn.Module):
                 self.means(self.layers)[self.n_users :] / self.graph.degrees[self.n_users :, None].clamp(min=1).sqrt()
             )
             messages[torch.from_numpy(~known)] = 0
-            users = self.nodes[: self.n_users] / (self.layers + 1)
+            is_trained = self.graph.degrees[: self.n_users, None] > 0
+            users = self.nodes[: self.n_users] * is_trained / (self.layers + 1)
             return GraphRanker(users.numpy(), padded(items.numpy()), messages.numpy(), known)
 
 
@@ -105,7 +106,7 @@ class GraphRanker:
     """A trained `GraphNet`. The vector of a user is computed from the history as that of a node with these neighbors.
 
     With the history of the training part it is the final vector of the user's node. A user the net was not trained on
-    has no vector of layer 0, and what has been added to a history counts without a new training.
+    has a vector of 0 in layer 0, and what has been added to a history counts without a new training.
     """
 
     users: Floats  # [n_users, d], layer 0 over the number of layers

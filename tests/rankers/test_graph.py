@@ -82,5 +82,10 @@ def test_lightgcn_finds_planted_clusters_for_unknown_users_too(world) -> None:
     first = ranker.scores(strangers).argsort(axis=1)[:, -12:]
     wanted = sequences.items[split.test.at]
     assert (first == wanted[:, None]).any(axis=1).mean() > 0.9
+    late = replace(
+        split, train_ends=np.where(np.arange(sequences.n_users) == 1, sequences.starts[:-1], split.train_ends)
+    )
+    untrained = GraphNet(Graph.of(sequences, late), sequences.n_users, 8, 2).ranker(late.counts(sequences) > 0)
+    assert (untrained.users[1] == 0).all() and (untrained.users[0] != 0).any()
     nothing = Histories(np.array([-1]), np.array([0]), np.array([0]), np.zeros(0, np.int64))
     assert (ranker.scores(nothing)[:, ranker.known] == 0).all()
