@@ -357,6 +357,21 @@ def test_matrix_factorization_knows_users_by_id_only(ranked, tmp_path) -> None:
     assert default.val != cf_fit(["shop"], model="mf", settings=quick, workspace=ws).val
 
 
+def test_lightgcn_answers_for_new_users_and_scores_as_it_recommends(ranked, tmp_path) -> None:
+    ws, *_ = ranked
+    cf_fit(["shop"], model="lightgcn", settings=RankOptions(dim=16, epochs=5), workspace=ws)
+    users, pairs = tmp_path / "users.csv", tmp_path / "pairs.csv"
+    users.write_text("user_id,history\nu001,shop10 shop11\nnew,shop10\n")
+    assert recommend(users, domain="shop", head="shop-lightgcn", n=3, workspace=ws).n_unknown_users == 0
+    users.write_text("user_id\nu001\n")
+    found = recommend(users, domain="shop", head="shop-lightgcn", n=2, out=tmp_path / "r.parquet", workspace=ws)
+    first = pq.read_table(found.out).to_pylist()
+    pairs.write_text("user_id,item_id\n" + "".join(f"u001,{row['item_id']}\n" for row in first))
+    scored = score(pairs, head="shop-lightgcn", out=tmp_path / "s.parquet", workspace=ws)
+    again = pq.read_table(scored.out)["score"].to_pylist()
+    assert again == pytest.approx([row["score"] for row in first], abs=1e-6)
+
+
 def test_items_that_a_model_cannot_use_say_nothing_about_a_user(exported, tmp_path) -> None:
     shutil.copytree(exported, tmp_path / "ws")
     ws = Workspace(tmp_path / "ws")
@@ -431,14 +446,15 @@ def test_pairs_of_a_domain_with_ranking_heads_only_are_told_their_names(ranked, 
 
 
 @pytest.mark.parametrize("n", [3, 50])
-@pytest.mark.parametrize("head", ["shop-text", "shop-sasrec", "shop-mf"])
+@pytest.mark.parametrize("head", ["shop-text", "shop-sasrec", "shop-mf", "shop-lightgcn"])
 def test_an_index_recommends_what_all_scores_do(ranked, tmp_path, monkeypatch, head, n) -> None:
     """Users for whom the index finds too few items get them from all scores."""
     from loid_infer import neighbors
     from loid_infer.rankers import nearest
 
     ws, *_ = ranked
-    cf_fit(["shop"], model="mf", settings=RankOptions(dim=16, epochs=2), workspace=ws)
+    if head in ("shop-mf", "shop-lightgcn"):
+        cf_fit(["shop"], model=head.removeprefix("shop-"), settings=RankOptions(dim=16, epochs=2), workspace=ws)
     expected = recommend(domain="shop", head=head, n=n, out=tmp_path / "all.parquet", workspace=ws)
     assert expected.recall is None
     monkeypatch.setattr(nearest, "EXACT_ROWS", 10)
