@@ -208,6 +208,7 @@ def score(
     ] = None,
     head: Annotated[str | None, "Name of the head. By default the domain."] = None,
     quoting: QuotingOption = "auto",
+    label: Annotated[str | None, "Column of labels, 1 or 0, with which the AUC is computed."] = None,
     out: Annotated[Path | None, "Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv."] = None,
     device: DeviceOption = "cpu",
 ) -> None:

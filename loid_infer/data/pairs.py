@@ -27,6 +27,8 @@ from loid_infer.errors import BadSetting, BadTable
 from loid_infer.types import Array, Floats
 
 MAX_BATCH_ROWS = 65_536
+_LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, None: np.nan}
+_LABELS |= dict.fromkeys(map(str.lower, MISSING), np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Pairs:
     item_ids: Sequence[str]  # [m]
     domains: Sequence[str] | None  # [m]
     ratings: Floats | None  # [m], float32, NaN if missing
+    labels: Floats | None  # [m], float32, 0 or 1, NaN if missing
     rows: Any  # Arrow RecordBatch of m rows with all columns of the input, for `write_scores`
     path: Path
     first_row: int  # number of the first pair in the file
@@ -53,6 +56,7 @@ class PairSource:
 
     source: Source
     schema: Any  # Arrow schema of the rows of every batch
+    label: str | None  # the column of labels
 
     @property
     def path(self) -> Path:
@@ -78,13 +82,14 @@ class PairSource:
     def batches(self) -> Iterator[Pairs]:
         """The pairs in order, at most 65,536 at a time. Can be called repeatedly.
 
-        Raises BadTable for a missing id, a rating that is not a finite number, or a damaged file.
+        Raises BadTable for a missing id, a rating that is not a finite number, a label that is not one of two, or a
+        damaged file.
         """
         start = 0
         for batch in self._parquet() if self.format == "parquet" else self._delimited():
             for first in range(0, batch.num_rows, MAX_BATCH_ROWS):
                 piece = batch.slice(first, MAX_BATCH_ROWS)
-                yield _pairs(self.path, piece, start)
+                yield _pairs(self.path, piece, start, self.label)
                 start += piece.num_rows
 
     def _parquet(self) -> Iterator[Any]:
@@ -131,11 +136,11 @@ def _located(path: Path, number: int, fault: BadTable) -> BadTable:
     return BadTable(fault.what, where=f"{path}:{number}", expected=fault.expected, got=fault.got, fix=fix)
 
 
-def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
+def read_pairs(path: Path, quoting: str = "auto", label: str | None = None) -> PairSource:
     """Open a file of pairs, parquet, CSV or TSV by its content, also compressed.
 
-    Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others. Raises BadTable if the file
-    cannot be read, has another format, or a column is missing or repeated. `quoting`: see `DelimitedReader`.
+    Columns are `user_id`, `item_id`, optionally `domain`, `rating` and `label`, and any others. Raises BadTable if the
+    file cannot be read, has another format, or a column is missing or repeated. `quoting`: see `DelimitedReader`.
     """
     source = inspect(path, "auto", {}, quoting)
     fix = "Check the path, or write the pairs as parquet or CSV in UTF-8."
@@ -152,7 +157,7 @@ def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
                 raise _located(path, 1, fault)
             schema = pa.schema([(name, pa.string()) for name in names])
     names = schema.names
-    absent = [name for name in ("user_id", "item_id") if name not in names]
+    absent = [name for name in ("user_id", "item_id", label) if name is not None and name not in names]
     if absent or len(set(names)) < len(names) or {"score", "known"} & set(names):
         what, expected = "a column occurs twice, or is named score or known like those that are added", ""
         if absent:
@@ -160,7 +165,7 @@ def read_pairs(path: Path, quoting: str = "auto") -> PairSource:
             expected = "parquet, or CSV with a header: user_id,item_id and optionally domain,rating"
         got = repr(", ".join(names)[:200]) if names else "no columns"
         raise BadTable(what, where=str(path), expected=expected, got=got, fix="Rename the columns, or add the header.")
-    return PairSource(source, schema)
+    return PairSource(source, schema, label)
 
 
 def check_suffix(out: Path, example: str) -> str:
@@ -215,12 +220,13 @@ def _unchanged(column: Any, name: str) -> Any:
     return column
 
 
-def _pairs(path: Path, rows: Any, start: int) -> Pairs:
+def _pairs(path: Path, rows: Any, start: int, label: str | None) -> Pairs:
     names = rows.schema.names
     users, items = (clean_ids(path, rows.column(name), name, start) for name in ("user_id", "item_id"))
     domains = clean_ids(path, rows.column("domain"), "domain", start) if "domain" in names else None
     ratings = _ratings(path, rows.column("rating"), start) if "rating" in names else None
-    return Pairs(users, items, domains, ratings, rows, path, start + 1)
+    labels = None if label is None else _labels(path, rows.column(label), label, start)
+    return Pairs(users, items, domains, ratings, labels, rows, path, start + 1)
 
 
 def _is_text(column: Any) -> bool:
@@ -266,3 +272,17 @@ def _ratings(path: Path, column: Any, start: int) -> Floats:
         where = f"{path}, row {start + int(np.argmax(np.isinf(numbers))) + 1}"
         raise BadTable("a rating is infinite", where=where, fix=fix)
     return numbers
+
+
+def _labels(path: Path, column: Any, name: str, start: int) -> Floats:
+    column = plain(column)
+    if _is_text(column):
+        column = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    texts = column.cast(pa.string()).to_pylist()
+    found = np.array([_LABELS.get(text, np.inf) for text in texts], np.float32)
+    if np.isinf(found).any():
+        row = int(np.argmax(np.isinf(found)))
+        what, where = "not a label", f"{path}, row {start + row + 1}, {name}"
+        fix = "Correct the column, or leave --label out."
+        raise BadTable(what, where=where, expected="1 or 0, true or false", got=repr(texts[row]), fix=fix)
+    return found

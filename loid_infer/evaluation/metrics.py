@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from loid_infer.types import Floats
+from loid_infer.types import Bools, Floats, Ints
 
 
 def squared_errors(predictions: Floats, truth: Floats) -> Floats:
@@ -30,3 +30,33 @@ def clipped(predictions: Floats, rating_range: tuple[float, float]) -> Floats:
 def mse(predictions: Floats, truth: Floats) -> float:
     """Mean squared error; nan without examples."""
     return float(np.mean(squared_errors(predictions, truth))) if len(truth) else math.nan
+
+
+def aucs(scores: Floats, labels: Bools, groups: Ints) -> Floats:
+    """The area under the ROC curve of each group with both labels, `[k]`, in the order of group numbers.
+
+    It is the share of pairs of a positive and a negative that are in order; equal scores count half (Fawcett 2006,
+    section 7). With one group it is the AUC; the mean over users is the UAUC of CoLLM and CoRA.
+
+    Args:
+        scores: `[n]`; none is NaN.
+        labels: `[n]`, whether positive.
+        groups: `[n]`, numbers from 0.
+    """
+    order = np.lexsort((scores, groups))
+    scores, labels, groups = scores[order], labels[order], groups[order]
+    n = int(groups[-1]) + 1 if len(groups) else 0
+    starts = np.searchsorted(groups, np.arange(n))
+    # Ranks from 1 within the group, the mean of them for equal scores.
+    new = np.ones(len(scores), bool)
+    new[1:] = (groups[1:] != groups[:-1]) | (scores[1:] != scores[:-1])
+    tie, first = np.cumsum(new) - 1, np.flatnonzero(new)
+    last = np.append(first[1:], len(scores)) - 1
+    ranks = (first[tie] + last[tie]) / 2 + 1 - starts[groups]
+    positives = np.bincount(groups, labels, minlength=n)
+    negatives = np.bincount(groups, ~labels, minlength=n)
+    sums = np.bincount(groups, ranks * labels, minlength=n)
+    both = (positives > 0) & (negatives > 0)
+    above = sums - positives * (positives + 1) / 2
+    found: Floats = above[both] / (positives[both] * negatives[both])
+    return found

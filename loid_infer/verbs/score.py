@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,10 @@ class ScoreResult:
     n_rated: int
     mse: float | None
     mae: float | None
+    n_labeled: int
+    n_labeled_users: int  # with both labels
+    auc: float | None  # of all rows with a label
+    uauc: float | None  # mean over these users
     rows_per_s: float
     seconds: float
     opening_s: float  # of these, to load heads and to read the vectors of their histories
@@ -61,6 +66,7 @@ def score(
     domain: str | None = None,
     head: str | None = None,
     quoting: str = "auto",
+    label: str | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     workspace: WorkspaceLike = None,
@@ -74,21 +80,27 @@ def score(
         domain: domain of all rows; by default the column `domain`, else the only head.
         head: head for all rows; by default the domain's. The scores of a ranking head order the items of a user.
         quoting: of CSV and TSV, as for `ingest`.
+        label: a column that says 1 or 0, for instance clicked or not. The AUC of the scores is computed with it. All
+            scores and labels are kept until the end, 21 bytes a row.
         out: by default `<pairs>.scores.parquet` (`.csv` for CSV and TSV) next to the input.
         device: auto | cpu | cuda, for the network. On the CPU scores are the same on every machine.
 
     Raises:
         BadTable: the pairs cannot be read, or have ratings outside the range of the training data.
-        BadSetting: the choice of head is ambiguous, or the device is unknown.
+        BadSetting: the choice of head is ambiguous, the device is unknown, or there are labels for several heads.
         RuntimeMissing: the device is not available.
         BadArtifact: a head is missing or damaged.
         NotEncoded, BadStore: vectors of the head's reviews are missing or damaged.
         StoreBusy, NoMemory, NoSpace: the store cannot be opened, see docs/reliability.md.
     """
     start = time.perf_counter()
-    on_device, workspace, source = torch_device(device), Workspace.of(workspace), read_pairs(Path(pairs), quoting)
+    on_device, workspace, source = (
+        torch_device(device),
+        Workspace.of(workspace),
+        read_pairs(Path(pairs), quoting, label),
+    )
     target = Path(out) if out else source.default_out
-    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain)
+    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain, label is not None)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
@@ -109,6 +121,7 @@ def score(
         n_rated=run.n_rated,
         mse=run.squares / run.n_rated if run.n_rated else None,
         mae=run.absolutes / run.n_rated if run.n_rated else None,
+        **run.areas(),
         rows_per_s=n_rows / seconds,
         seconds=seconds,
         opening_s=run.opening_s,
@@ -214,12 +227,15 @@ class _Run:
     device: str
     only: str | None  # head for all rows; None: from the column `domain`
     domain: str | None
+    has_labels: bool
     opened: dict[str, _ReviewHead | _RankingHead] = field(default_factory=dict)
     n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by index into `_KNOWN`
     n_rated: int = 0
     squares: float = 0.0
     absolutes: float = 0.0
     opening_s: float = 0.0
+    numbers: dict[str, int] = field(default_factory=dict)  # of users with a label
+    labeled: list[tuple[Floats, Array, Ints]] = field(default_factory=list)  # scores, labels, numbers of users
 
     def batch(self, pairs: Pairs) -> tuple[Floats, Array]:
         """Scores `[n]` float32 and the values of `known` `[n]`."""
@@ -238,8 +254,25 @@ class _Run:
             self.n_rated += len(errors)
             self.squares += float(np.square(errors).sum())
             self.absolutes += float(np.abs(errors).sum())
+        if pairs.labels is not None:
+            given = np.flatnonzero(np.isfinite(pairs.labels))
+            numbers = [self.numbers.setdefault(pairs.user_ids[row], len(self.numbers)) for row in given.tolist()]
+            self.labeled.append((scores[given], pairs.labels[given] > 0, np.array(numbers, np.int64)))
         self.n_known += np.bincount(known, minlength=len(_KNOWN))
         return scores, _KNOWN[known]
+
+    def areas(self) -> dict[str, Any]:
+        """The fields of the result that come from labels."""
+        nothing = np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, np.int64)
+        scores, labels, users = map(np.concatenate, zip(nothing, *self.labeled, strict=True))
+        whole = metrics.aucs(scores, labels, np.zeros_like(users))
+        of_users = metrics.aucs(scores, labels, users)
+        return {
+            "n_labeled": len(labels),
+            "n_labeled_users": len(of_users),
+            "auc": float(whole[0]) if len(whole) else None,
+            "uauc": float(of_users.mean()) if len(of_users) else None,
+        }
 
     def _by_head(self, pairs: Pairs) -> Iterator[tuple[str, Ints, Sequence[str], Sequence[str]]]:
         """The names of heads, each with the numbers of its rows, their users and their items."""
@@ -253,6 +286,9 @@ class _Run:
 
     def _open(self, name: str) -> _ReviewHead | _RankingHead:
         if name not in self.opened:
+            if self.has_labels and self.opened:
+                what, got = "scores of several heads have no common AUC", ", ".join([*self.opened, name])
+                raise BadSetting(what, where="--label", got=got, fix="Score each domain alone, or leave --label out.")
             opened: _ReviewHead | _RankingHead
             start = time.perf_counter()
             rankers = [] if self.workspace.head(name).exists() else ranking_heads(self.workspace, [name])

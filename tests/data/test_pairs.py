@@ -305,3 +305,23 @@ def test_malformed_text_tables_are_refused_with_the_line(content, reason, tmp_pa
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadTable, match=reason):
         list(read_pairs(path).batches())
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_labels_are_ones_and_zeros_or_truth_values(tmp_path, kind):
+    columns = {"user_id": ["a"] * 6, "item_id": ["x"] * 6, "clicked": [" True", "0", "1.0", "false", "", "NA"]}
+    (pairs,) = read_pairs(make(tmp_path / f"p.{kind}", columns), label="clicked").batches()
+    np.testing.assert_array_equal(pairs.labels, [1, 0, 1, 0, np.nan, np.nan])
+    assert next(read_pairs(tmp_path / f"p.{kind}").batches()).labels is None
+    columns["clicked"][3] = "2"
+    with pytest.raises(BadTable, match=r"row 4, clicked: not a label .expected 1 or 0, true or false, got '2'"):
+        list(read_pairs(make(tmp_path / f"p.{kind}", columns), label="clicked").batches())
+    with pytest.raises(BadTable, match="columns are missing: bought"):
+        read_pairs(tmp_path / f"p.{kind}", label="bought")
+
+
+def test_labels_of_every_type_of_parquet(tmp_path):
+    for values in ([True, False, None], [1, 0, None], [1.0, 0.0, None]):
+        path = make(tmp_path / "p.parquet", {"user_id": ["a"] * 3, "item_id": ["x"] * 3, "label": values})
+        (pairs,) = read_pairs(path, label="label").batches()
+        np.testing.assert_array_equal(pairs.labels, [1, 0, np.nan])

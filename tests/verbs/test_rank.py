@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -370,6 +371,31 @@ def test_lightgcn_answers_for_new_users_and_scores_as_it_recommends(ranked, tmp_
     scored = score(pairs, head="shop-lightgcn", out=tmp_path / "s.parquet", workspace=ws)
     again = pq.read_table(scored.out)["score"].to_pylist()
     assert again == pytest.approx([row["score"] for row in first], abs=1e-6)
+
+
+def test_labels_give_the_auc_over_all_rows_and_over_users(ranked, tmp_path) -> None:
+    ws, *_ = ranked
+    pairs = tmp_path / "pairs.parquet"
+    users = [f"u{user:03d}" for user in range(20) for _ in range(6)]
+    items = [f"shop{10 + (3 * i) % 17}" for i in range(len(users))]
+    rng = np.random.default_rng(0)
+    table = {"user_id": users, "item_id": items, "clicked": rng.random(len(users)) < 0.4}
+    pq.write_table(pa.table(table), pairs)
+    result = score(pairs, head="shop-sasrec", label="clicked", workspace=ws)
+    scores = np.array(pq.read_table(result.out)["score"])
+
+    def area(rows):
+        positive, negative = (scores[rows & (table["clicked"] == kind)] for kind in (True, False))
+        differences = positive[:, None] - negative
+        return np.mean((differences > 0) + 0.5 * (differences == 0)) if differences.size else None
+
+    of_users = [area(np.array(users) == user) for user in dict.fromkeys(users)]
+    of_users = [value for value in of_users if value is not None]
+    assert result.auc == pytest.approx(area(np.ones(len(users), bool)))
+    assert result.uauc == pytest.approx(np.mean(of_users))
+    assert (result.n_labeled, result.n_labeled_users) == (len(users), len(of_users))
+    without = score(pairs, head="shop-sasrec", workspace=ws)
+    assert (without.n_labeled, without.auc, without.uauc) == (0, None, None)
 
 
 def test_items_that_a_model_cannot_use_say_nothing_about_a_user(exported, tmp_path) -> None:

@@ -98,6 +98,9 @@ def test_the_domain_column_selects_the_head_of_each_row(fitted_heads, tmp_path):
     alone = {name: values[1:2] for name, values in columns.items() if name != "domain"}
     books = score(pairs_file(tmp_path / "q.parquet", alone), domain="books", workspace=workspace)
     assert read_columns(books.out)["score"][0] == pytest.approx(columns_out["score"][1], abs=1e-5)
+    labeled = pairs_file(tmp_path / "l.parquet", columns | {"clicked": [1, 0, 1]})
+    with pytest.raises(BadSetting, match="several heads have no common AUC"):
+        score(labeled, label="clicked", workspace=workspace)
 
 
 def test_csv_pairs_are_written_as_csv(fitted_heads, tmp_path):
