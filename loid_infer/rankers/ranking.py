@@ -59,7 +59,8 @@ def padded(vectors: Floats) -> Floats:
     MKL sums the last columns of a ragged product in another order than the rest, so that equal items get unequal
     scores, and takes twice the time to write its rows, most of which then begin inside of a cache line.
     """
-    return np.pad(vectors, ((0, -len(vectors) % _ALIGNED), (0, 0)))
+    n_more = -len(vectors) % _ALIGNED
+    return np.pad(vectors, ((0, n_more), (0, 0))) if n_more else vectors
 
 
 def products(ranker: ProductRanker, histories: Histories) -> Floats:
