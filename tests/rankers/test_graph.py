@@ -8,6 +8,7 @@ import torch
 
 from loid_infer.data.sequences import Histories, before, split_sequences
 from loid_infer.evaluation.ranking import recall
+from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.rankers.factors import fit_factors
 from loid_infer.rankers.graph import Graph, GraphNet
 from loid_infer.rankers.ranking import target_ranks
@@ -69,12 +70,14 @@ def test_the_training_history_of_a_user_gives_the_vector_of_its_node(world, net)
     assert ranker.scores(doubled)[:, known] == pytest.approx(scores[:1, known], abs=1e-6)
 
 
-def test_lightgcn_finds_planted_clusters_for_unknown_users_too(world) -> None:
+def test_lightgcn_finds_planted_clusters_for_unknown_users_too(world, tmp_path) -> None:
     sequences, split = world
     options = RankOptions(dim=16, epochs=40, patience=40, learning_rate=2e-2)
     ranker, _ = fit_factors("lightgcn", sequences, split, options, seed=0, progress=SILENT)
     assert recall(target_ranks(ranker, sequences, split.test), 12).mean() > 0.95
-    again, _ = fit_factors("lightgcn", sequences, split, options, seed=0, progress=SILENT)
+    run = {"seed": 0, "progress": SILENT, "checkpoint": Checkpoint(tmp_path / "c", "run", 0.0)}
+    fit_factors("lightgcn", sequences, split, replace(options, epochs=15), **run)
+    again, _ = fit_factors("lightgcn", sequences, split, options, **run)  # continues
     for name, tensor in ranker.tensors().items():
         assert np.array_equal(tensor, again.tensors()[name])
     strangers = before(sequences, split.test)
