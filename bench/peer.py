@@ -10,7 +10,6 @@ rank_pyg.py, ours is
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.ranking import ingested
-from bench.record import ROOT, loid, median, save, saved_as, work_folder
+from bench.record import ROOT, loid, median, real_data, save, saved_as, work_folder
 from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, Targets, split_sequences
 from loid_infer.evaluation.ranking import MISSED, measured
 from loid_infer.rankers.counts import popularity
@@ -156,8 +155,7 @@ def _prepared(name: str) -> Path:
     """A folder with the workspace of a set, and its leave-one-out split in codes for the other side."""
     folder = work_folder(f"peer-{name}")
     if name == MOVIELENS:
-        data = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared") / "data" / f"{name}.parquet"
-        loid("ingest", str(data), "-d", name, "--implicit", "-w", str(folder))
+        loid("ingest", str(real_data() / f"{name}.parquet"), "-d", name, "--implicit", "-w", str(folder))
     else:
         ingested(folder, name)
     sequences, split = _opened(folder, name)

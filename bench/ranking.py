@@ -8,7 +8,6 @@ checkout (LOID_SHARED).
 """
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bench.record import ROOT, loid, save, saved_as, work_folder
+from bench.record import loid, real_data, save, saved_as, work_folder
 
 FILES = {
     "scientific": ("scientific_2018.parquet",),
@@ -44,6 +43,9 @@ COLD = "training interactions of the item=1 to 5"
 
 def main(*arguments: str) -> None:
     trials = arguments[0] if arguments[:1] and arguments[0].isdecimal() else "2"
+    unknown = [name for name in arguments if not (name.isdecimal() or name in FILES or name in HEADS)]
+    if unknown:
+        raise SystemExit(f"neither a set nor a head: {', '.join(unknown)}")
     chosen = [name for name in arguments if name in HEADS] or [*HEADS]
     for name in [name for name in arguments if name in FILES] or SETS:
         workspace = work_folder(f"ranking-{name}")
@@ -60,10 +62,9 @@ def main(*arguments: str) -> None:
 
 def ingested(workspace: Path, name: str, users: int = 0) -> list[str]:
     """The domains of a set, each with its table of interactions and its items; of so many `users`, 0: of all."""
-    shared = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared")
     domains = []
     for file in FILES[name]:
-        table = pq.read_table(shared / "data" / "sequences" / file)
+        table = pq.read_table(real_data() / "sequences" / file)
         if users:
             table = table.filter(pc.is_in(table["user_id"], pc.unique(table["user_id"])[:users]))
         if "domain" not in table.column_names:

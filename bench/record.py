@@ -143,9 +143,14 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def real_data() -> Path:
+    """The folder of real data beside the checkout (or under LOID_SHARED)."""
+    return Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared") / "data"
+
+
 def real_reviews(name: str = "musical_instruments") -> Path | None:
-    """The real reviews beside the checkout (or under LOID_SHARED), if they are there."""
-    path = Path(os.environ.get("LOID_SHARED") or ROOT.parent / "shared") / "data" / f"{name}.json.gz"
+    """The real reviews, if they are there."""
+    path = real_data() / f"{name}.json.gz"
     return path if path.is_file() else None
 
 

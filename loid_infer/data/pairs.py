@@ -139,8 +139,9 @@ def _located(path: Path, number: int, fault: BadTable) -> BadTable:
 def read_pairs(path: Path, quoting: str = "auto", label: str | None = None) -> PairSource:
     """Open a file of pairs, parquet, CSV or TSV by its content, also compressed.
 
-    Columns are `user_id`, `item_id`, optionally `domain`, `rating` and `label`, and any others. Raises BadTable if the
-    file cannot be read, has another format, or a column is missing or repeated. `quoting`: see `DelimitedReader`.
+    Columns are `user_id`, `item_id`, optionally `domain` and `rating`, and any others, of which `label` names one.
+    Raises BadTable if the file cannot be read, has another format, or a column is missing or repeated. `quoting`: see
+    `DelimitedReader`.
     """
     source = inspect(path, "auto", {}, quoting)
     fix = "Check the path, or write the pairs as parquet or CSV in UTF-8."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -74,30 +76,31 @@ class GraphNet(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """The scores `[b, k]` of `items [b, k]` for `users [b]`, codes."""
-        final = self.means(self.layers + 1)
+        final = self.mean(self.propagated())
         of_users = functional.embedding(users, final)
         of_items = functional.embedding(self.n_users + items, final)
         return (of_users[:, None] * of_items).sum(dim=2)
 
-    def means(self, n: int) -> Tensor:
-        """The sum of the first `n` layers over the number of all, `[n_users + n_items, dim]`."""
-        vectors: Tensor = self.nodes
-        total = vectors
-        for _ in range(n - 1):
-            vectors = self.graph(vectors)
-            total = total + vectors
-        return total / (self.layers + 1)
+    def propagated(self) -> list[Tensor]:
+        """The vectors in every layer, `[n_users + n_items, dim]` each."""
+        found: list[Tensor] = [self.nodes]
+        for _ in range(self.layers):
+            found.append(self.graph(found[-1]))
+        return found
+
+    def mean(self, layers: Sequence[Tensor]) -> Tensor:
+        """The sum of some layers over the number of all."""
+        return reduce(torch.add, layers) / (self.layers + 1)
 
     def ranker(self, known: Bools) -> GraphRanker:
         """What ranks with the vectors of now."""
         with torch.inference_mode():
-            items = self.means(self.layers + 1)[self.n_users :]
-            messages = (
-                self.means(self.layers)[self.n_users :] / self.graph.degrees[self.n_users :, None].clamp(min=1).sqrt()
-            )
+            of_users, of_items = self.graph.degrees[:, None].split([self.n_users, len(known)])
+            layers = self.propagated()
+            items = self.mean(layers)[self.n_users :]
+            messages = self.mean(layers[:-1])[self.n_users :] / of_items.clamp(min=1).sqrt()
             messages[torch.from_numpy(~known)] = 0
-            is_trained = self.graph.degrees[: self.n_users, None] > 0
-            users = self.nodes[: self.n_users] * is_trained / (self.layers + 1)
+            users = self.nodes[: self.n_users] * (of_users > 0) / (self.layers + 1)
             return GraphRanker(users.numpy(), padded(items.numpy()), messages.numpy(), known)
 
 

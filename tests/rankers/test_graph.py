@@ -59,7 +59,7 @@ def test_the_training_history_of_a_user_gives_the_vector_of_its_node(world, net)
     known = split.counts(sequences) > 0
     ranker = net.ranker(known)
     trained = before(sequences, split.valid)  # the training part
-    final = net.means(3).detach()
+    final = net.mean(net.propagated()).detach()
     wanted = final[trained.users] @ final[sequences.n_users :].T
     scores = ranker.scores(trained)
     assert scores[:, known] == pytest.approx(wanted.numpy()[:, known], abs=1e-6)
