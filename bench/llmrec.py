@@ -66,10 +66,14 @@ def _save(name: str, base: str, heads: dict, result: dict, metrics: dict, domain
         ]
         bounds = [against[0][part] for part in ("difference", "low", "high")] if against else []
         rows.append(row | {"ndcg@10 minus frozen": interval(*bounds) if bounds else "-"})
+    used = {row["base"] for row in (*kept, *rows)}
+    bases = [
+        f"{model} with {pool} pooling, {epochs} epochs" for model, pool, epochs in MODELS.values() if model in used
+    ]
     notes = (
         "Full ranking of the items of the target's domain without those of the history, leave-one-out, all users with "
-        "three interactions; ties take their mean rank. MiniLM with mean pooling, SmolLM2 with that of the last token; "
-        "LoRA of rank 16 on all linear layers, steps of 32 users, 2 epochs of MiniLM, 1 of SmolLM2, beside other work. "
+        f"three interactions; ties take their mean rank. {'; '.join(bases)}. "
+        "LoRA of rank 16 on all linear layers, steps of 32 users, beside other work. "
         "Of a part of the users only their own items are ranked, so its figures are higher. "
         "Intervals: 95 %, paired over users."
     )
