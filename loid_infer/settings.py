@@ -102,6 +102,10 @@ class Workspace:
         """The table of a domain's items."""
         return self.root / "data" / f"{slug(domain, 'domain')}.items.parquet"
 
+    def clicks(self, domain: str) -> Path:
+        """The table of a domain's labeled pairs."""
+        return self.root / "data" / f"{slug(domain, 'domain')}.clicks.parquet"
+
     def domains(self) -> list[str]:
         """The domains that have a table of reviews or interactions. Files whose names are not slugs are ignored."""
         stems = (path.stem for path in (self.root / "data").glob("*.parquet"))

@@ -69,6 +69,9 @@ class Transformer(nn.Module):
         plan, names = family.plan(spec), family.parts
         self.plan, self.pooling = plan, spec.pooling
         self.selects_by_product = False  # see `OneToken`
+        # Whether the last layer computes all tokens and not only the one that is pooled: needed where its linear maps
+        # differ between texts.
+        self.is_uniform = False
         self.words = nn.Embedding.from_pretrained(_tensor(tensors, f"{names['words']}.weight", -1, spec.hidden_dim))
         self.positions = _position_table(names, tensors, plan, spec)
         self.norm = norm(tensors, names.get("norm"), plan)
@@ -87,12 +90,14 @@ class Transformer(nn.Module):
         padding = padding_bias(attention_mask, hidden.dtype)
         every = [EveryToken(relation, padding, numbers) for relation in self.relations]
         attends: list[Attend] = [every[i] for i in self.relation_of]
-        if self.pooling != "mean":
+        if self.pooling != "mean" and not self.is_uniform:
             relation, last = self.relations[self.relation_of[-1]], self.pooling == "last"
             by_product = self.selects_by_product
             attends[-1] = OneToken(relation, padding, numbers, attention_mask, last=last, by_product=by_product)
         for layer, attend in zip(self.layers, attends, strict=True):
             hidden = layer(hidden, attend)
+        if self.is_uniform and self.pooling == "last":
+            hidden = torch.take_along_dim(hidden, (attention_mask.sum(1) - 1)[:, None, None], 1)
         hidden = hidden if self.final_norm is None else self.final_norm(hidden)
         vectors: Tensor = self.pool(hidden, attention_mask)
         return vectors

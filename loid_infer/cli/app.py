@@ -24,7 +24,7 @@ def build() -> typer.Typer:
     """All commands, in the order in which they are declared."""
     import typer
 
-    from loid_infer.cli import cache, cf, commands, llmrec, plugins
+    from loid_infer.cli import cache, cf, commands, cora, llmrec, plugins
 
     app = typer.Typer(
         name="loid-infer",
@@ -37,16 +37,19 @@ def build() -> typer.Typer:
     plugin = typer.Typer(no_args_is_help=True, help="Train, merge, import and compare LoRA plugins.")
     stores = typer.Typer(no_args_is_help=True, help="Inspect, check, repair, clean up, export and import the stores.")
     by_text = typer.Typer(no_args_is_help=True, help="Train heads that rank items by their texts (LLM-Rec).")
-    by_interactions = typer.Typer(no_args_is_help=True, help="Train heads that rank items by interactions alone.")
+    by_interactions = typer.Typer(no_args_is_help=True, help="Train heads on interactions alone.")
+    answers = typer.Typer(no_args_is_help=True, help="Train heads in which a decoder answers by titles (CoRA).")
     app.add_typer(plugin, name="plugin")
     app.add_typer(by_text, name="llmrec")
     app.add_typer(by_interactions, name="cf")
+    app.add_typer(answers, name="cora")
     app.add_typer(stores, name="cache")
     for group, module in (
         (app, commands),
         (plugin, plugins),
         (by_text, llmrec),
         (by_interactions, cf),
+        (answers, cora),
         (stores, cache),
     ):
         for declared in vars(module).values():

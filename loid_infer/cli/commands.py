@@ -64,21 +64,37 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
+# What `ingest` reads instead of reviews: the option, the verb, and which of the options below apply.
+_KINDS = {
+    "items": ("ingest_items", ()),
+    "implicit": ("ingest_implicit", ("duplicates",)),
+    "clicks": ("ingest_clicks", ("duplicates", "liked_from")),
+}
+
+
 def _ingest(
-    items: bool, implicit: bool, duplicates: str | None = None, rating_range: Any = None, **options: Any
+    items: bool,
+    implicit: bool,
+    clicks: bool,
+    duplicates: str | None = None,
+    rating_range: Any = None,
+    liked_from: float | None = None,
+    **options: Any,
 ) -> Any:
-    """Ingest reviews, items or interactions."""
-    if items and implicit:
-        what, fix = "one command reads items or interactions, not both", "Run it once with each option."
-        raise BadSetting(what, where="--items, --implicit", fix=fix)
-    given = {"duplicates": duplicates, "rating_range": rating_range}
+    """Ingest reviews, items, interactions or labeled pairs."""
+    kinds = [name for name, chosen in (("items", items), ("implicit", implicit), ("clicks", clicks)) if chosen]
+    if len(kinds) > 1:
+        what, fix = "one command reads one kind of rows", "Run it once with each option."
+        raise BadSetting(what, where=", ".join(f"--{kind}" for kind in kinds), fix=fix)
+    kind = kinds[0] if kinds else ""
+    verb, used = _KINDS.get(kind, ("ingest", ("duplicates", "rating_range")))
+    given = {"duplicates": duplicates, "rating_range": rating_range, "liked_from": liked_from}
     given = {name: value for name, value in given.items() if value is not None}
-    kind, unused = ("--items", {*given}) if items else ("--implicit", {*given} - {"duplicates"} if implicit else set())
-    if unused:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
-        raise BadSetting(f"an option that does not apply with {kind}", where=names, fix=f"Omit {names}.")
-    verb = getattr(loid_infer, "ingest_items" if items else "ingest_implicit" if implicit else "ingest")
-    return verb(**given, **options)
+    if unused := sorted({*given} - {*used}):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        what = f"an option that does not apply with --{kind}" if kind else "an option that only --clicks has"
+        raise BadSetting(what, where=names, fix=f"Omit {names}.")
+    return getattr(loid_infer, verb)(**given, **options)
 
 
 @command(_ingest)
@@ -89,6 +105,7 @@ def ingest(
     domain: DomainOption,
     items: Annotated[bool, "Read item metadata (titles) instead of reviews, into a table of its own."] = False,
     implicit: Annotated[bool, "Read interactions without rating and text instead of reviews."] = False,
+    clicks: Annotated[bool, "Read pairs with a label, 1 or 0, instead of reviews, into a table of its own."] = False,
     format: Annotated[
         str, "auto | amazon2014 | amazon2018 | amazon2023 | jsonl | csv | tsv | parquet | movielens"
     ] = "auto",
@@ -99,21 +116,22 @@ def ingest(
             metavar="TEXT",
             help="Names of the source's columns, like user_id=reviewer,text=comment; also item_id, rating, timestamp. "
             "With --items: item_id, title, brand, category, description; with --implicit: user_id, item_id, "
-            "timestamp, position.",
+            "timestamp, position; with --clicks also label and split.",
         ),
     ] = None,
     quoting: QuotingOption = "auto",
     duplicates: Annotated[
         str | None,
-        "Rows of the same user and item: keep-last (default) | keep-first (default with --implicit) | error; with "
-        "--implicit also keep-all.",
+        "Rows of the same user and item: keep-last (default) | keep-first (default with --implicit and --clicks) | "
+        "error; with these two also keep-all.",
     ] = None,
     on_bad: Annotated[str, "Bad lines: error | skip"] = "error",
+    liked_from: Annotated[float | None, "With --clicks: labels are ratings, positive from here on."] = None,
     rating_range: Annotated[
         Any, typer.Option(parser=_range, metavar="LOW,HIGH", help="Lowest and highest valid rating. By default 1,5.")
     ] = None,
 ) -> None:
-    """Read review files into a domain's table; or the titles of its items, or interactions without ratings.
+    """Read review files into a domain's table; or titles of its items, interactions without ratings, or labeled pairs.
 
     Example: loid-infer ingest reviews_Musical_Instruments_5.json.gz --domain musical_instruments
     """
@@ -222,6 +240,7 @@ def _evaluate(
     domains: list[str],
     heads: list[str] | None = None,
     candidates: str | None = None,
+    clicks: bool = False,
     ablate: bool = False,
     settings: Any = None,
     **options: Any,
@@ -230,29 +249,46 @@ def _evaluate(
     from loid_infer.data.reviews import is_implicit
 
     workspace = options["workspace"]
+    if clicks:
+        from loid_infer.verbs.labels import evaluate_clicks
+
+        unused = (
+            sorted({*options} - {"workspace", "progress"}) + ["candidates"] * bool(candidates) + ["ablate"] * ablate
+        )
+        _refuse_options(unused, settings, "heads on labeled pairs")
+        if len(domains) > 1:
+            what, fix = "heads on labeled pairs are of one domain", "Give one --domain."
+            raise BadSetting(what, where="--domain", got=", ".join(domains), fix=fix)
+        return evaluate_clicks(domains[0], heads=heads or (), **options)
     if heads or candidates or len(domains) > 1 or is_implicit(workspace.table(domains[0])):
         from loid_infer.verbs.rankings import evaluate_ranking
 
         unused = sorted({*options} - {"split", "workspace", "progress"}) + ["ablate"] * ablate
-        unused += [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
-        if unused:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-            raise BadSetting("an option that does not apply to ranking heads", where=names, fix=f"Omit {names}.")
+        _refuse_options(unused, settings, "ranking heads")
         return evaluate_ranking(domains, heads=heads or (), candidates=candidates or "full", **options)
     from loid_infer.verbs.evaluate import evaluate as on_reviews
 
     return on_reviews(domain=domains[0], ablate=ablate, settings=settings, **options)
 
 
+def _refuse_options(unused: list[str], settings: Any, of: str) -> None:
+    unused += [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise BadSetting(f"an option that does not apply to {of}", where=names, fix=f"Omit {names}.")
+
+
 @command(_evaluate, people=evaluation.tables, bad=evaluation.unwritten)
 def evaluate(
     domains: DomainsOption,
     heads: Annotated[
-        list[str] | None, "Name of a ranking head; repeat for more. By default all of exactly these domains."
+        list[str] | None,
+        "Name of a ranking head, or one on labeled pairs; repeat for more. By default all of exactly these domains.",
     ] = None,
     candidates: Annotated[
         str | None, "Ranking heads: full, all items of the target's domain, or a number of drawn negatives."
     ] = None,
+    clicks: Annotated[bool, "Test heads on labeled pairs instead, with --head or all of the domain."] = False,
     encoders: Annotated[
         list[str] | None,
         "Name of an encoder; repeat to compare. {seed} is replaced by the split's seed. By default the one named like "
@@ -269,7 +305,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Test a domain's head on several splits and compare it with baselines, with confidence intervals; or rank the
-    test items of all users with ranking heads.
+    test items of all users with ranking heads; or predict labels.
 
     Ranking heads are tested if one is named, if --candidates is given, or if the domain has no ratings.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from loid_infer.types import NO_TIME, Bools
 
 TABLE_FORMAT = 1
 INTERACTION_FORMAT = "interactions-1"
+CLICK_FORMAT = "clicks-1"
 ITEM_FORMAT = "items-1"
 METADATA_KEY = b"loid_infer"
 MAX_GROUP_ROWS = 65_536
@@ -63,6 +65,19 @@ class InteractionFacts(Struct, frozen=True, kw_only=True):
     n_tied_times: int  # rows whose user has another one of the same time and position
 
 
+class ClickFacts(Struct, frozen=True, kw_only=True):
+    """Metadata of a table of labeled pairs."""
+
+    format: str  # CLICK_FORMAT
+    digest: str  # see `RowWriter.digest`
+    n_rows: int
+    n_users: int
+    n_items: int
+    n_positive: int
+    n_valid: int  # rows of the parts that the source has; 0: it has none
+    n_test: int
+
+
 class ItemFacts(Struct, frozen=True, kw_only=True):
     """Metadata of a table of items."""
 
@@ -85,6 +100,7 @@ class RowWriter:
         self.n_empty_text = 0
         self.n_null = dict.fromkeys(schema.names, 0)
         self.times: tuple[int, int] | None = None  # the first and the last timestamp
+        self.counts: dict[str, Counter[Any]] = {name: Counter() for name in ("label", "split")}  # of values
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
         """Append checked rows, as columns in the order of the schema, as one row group."""
@@ -109,6 +125,8 @@ class RowWriter:
         self.n_rows += group.num_rows
         if "text" in self._hashes:
             self.n_empty_text += int(np.count_nonzero(blank(group.column("text"))))
+        for name in self._hashes.keys() & self.counts:
+            self.counts[name].update(group.column(name).to_pylist())
         if "timestamp" in self._hashes:
             first, last = pc.min_max(group.column("timestamp")).as_py().values()
             if first is not None:

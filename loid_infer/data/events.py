@@ -56,11 +56,12 @@ def read_events(path: Path, domain: str) -> Events:
         table = file.read(columns=columns)
     user_ids, users = coded(table.column("user_id"))
     item_ids, items = coded(table.column("item_id"))
-    times = _filled(table.column("timestamp"))
-    positions = _filled(table.column("position")) if "position" in columns else np.full_like(times, NO_TIME)
+    times = filled(table.column("timestamp"))
+    positions = filled(table.column("position")) if "position" in columns else np.full_like(times, NO_TIME)
     return Events(user_ids, item_ids, users, items, times, positions, digest)
 
 
-def _filled(column: Any) -> Ints:
+def filled(column: Any) -> Ints:
+    """An Arrow column of int64 `[n]` with NO_TIME for missing values."""
     filled: Ints = pc.fill_null(column, NO_TIME).to_numpy()
     return filled

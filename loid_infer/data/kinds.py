@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -11,7 +12,9 @@ import pyarrow as pa
 from loid_infer.data.canonical import SCHEMA
 from loid_infer.data.dates import Dates
 from loid_infer.data.titles import join_words, plain_title
-from loid_infer.data.values import bad, clean_id, to_position, to_rating, to_seconds, to_text
+from loid_infer.data.values import bad, clean_id, to_label, to_position, to_rating, to_seconds, to_text
+
+PARTS = ("train", "valid", "test", "")  # of a split that the source has, "" in one that has none
 
 # The values of a row in the order of a kind's columns -> the same, checked and converted. Raises BadTable.
 Check: TypeAlias = Callable[[Sequence[Any]], tuple[Any, ...]]
@@ -53,6 +56,15 @@ INTERACTIONS = Kind(
         "position": ("position",),
     },
 )
+CLICKS = Kind(
+    "labeled pairs",
+    pa.schema([*INTERACTIONS.schema, ("label", pa.int64()), ("split", pa.string())]),
+    ("user_id", "item_id", "label"),
+    2,
+    (),
+    "user_id=visitor,label=clicked",
+    {**INTERACTIONS.aliases, "label": ("label", "clicked", "click", "liked"), "split": ("split",)},
+)
 ITEMS = Kind(
     "items",
     pa.schema([(name, pa.string()) for name in ("item_id", "title", "brand", "category", "description")]),
@@ -92,6 +104,24 @@ def interaction_check() -> Check:
         if seconds is None and place is None:
             raise bad("the interaction has neither a timestamp nor a position", "one of them", time)
         return clean_id("user", user), clean_id("item", item), seconds, place
+
+    return check
+
+
+def click_check(liked_from: float | None) -> Check:
+    """The check of labeled pairs, which are interactions with a label and possibly a part of a split.
+
+    `liked_from`: labels are numbers, such as ratings, that count as 1 from here on; None: they are 0 or 1.
+    """
+    check_interaction = interaction_check()
+
+    def check(values: Sequence[Any]) -> tuple[Any, ...]:
+        *interaction, label, part = values
+        part = part or ""
+        if part not in PARTS:
+            raise bad("unknown part of a split", f"{', '.join(PARTS[:-1])} or nothing", part)
+        liked = to_label(label) if liked_from is None else to_rating(label, -math.inf, math.inf) >= liked_from
+        return *check_interaction(interaction), int(liked), part
 
     return check
 

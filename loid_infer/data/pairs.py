@@ -22,13 +22,13 @@ from loid_infer.data.columns import for_csv, plain
 from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
 from loid_infer.data.delimited import DelimitedReader, not_utf8
 from loid_infer.data.formats import Source, inspect
-from loid_infer.data.values import MISSING, clean_id
+from loid_infer.data.values import LABELS, MISSING, clean_id
 from loid_infer.errors import BadSetting, BadTable
 from loid_infer.types import Array, Floats
 
 MAX_BATCH_ROWS = 65_536
-_LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, None: np.nan}
-_LABELS |= dict.fromkeys(map(str.lower, MISSING), np.nan)
+_LABELS: dict[str | None, float] = {None: np.nan, **dict.fromkeys(map(str.lower, MISSING), np.nan)}
+_LABELS |= {text: float(label) for text, label in LABELS.items()}
 
 
 @dataclass(frozen=True, slots=True)

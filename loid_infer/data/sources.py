@@ -21,7 +21,7 @@ from loid_infer.data.compression import READ_FAULTS, cut, open_bytes
 from loid_infer.data.delimited import DelimitedReader
 from loid_infer.data.formats import HEADLESS, Source
 from loid_infer.data.jsonlines import exact, parse_line
-from loid_infer.data.kinds import INTERACTIONS, ITEMS, REVIEWS, Check
+from loid_infer.data.kinds import CLICKS, INTERACTIONS, ITEMS, REVIEWS, Check
 from loid_infer.data.movielens import fields_of
 from loid_infer.data.values import bad, is_missing, to_rating
 from loid_infer.errors import BadTable
@@ -222,7 +222,7 @@ def _check_columns(source: Source, got: Sequence[str], implied: AbstractSet[str]
     if source.kind is ITEMS and {"parent_asin", "user_id", "text"} <= {*got} and "title" not in source.overrides:
         what, fix = "Amazon's reviews, whose titles are those of reviews", "Give the metadata, meta_*.jsonl."
         raise BadTable(what, where=str(source.path), expected="a title of each item", got=_listed(got), fix=fix)
-    if source.kind is INTERACTIONS and not {source.names["timestamp"], source.names["position"]} & {*got}:
+    if source.kind in (INTERACTIONS, CLICKS) and not {source.names["timestamp"], source.names["position"]} & {*got}:
         what = "there is neither a timestamp nor a position, so the order of the interactions is unknown"
         fix = "Name the column of one of them: --columns timestamp=NAME or --columns position=NAME"
         raise BadTable(what, where=str(source.path), got=_listed(got), fix=fix)

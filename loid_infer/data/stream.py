@@ -14,7 +14,7 @@ import numpy as np
 from loid_infer.data.canonical import RowWriter, filter_table, row_writer
 from loid_infer.data.duplicates import KEEP_ALL, PairHashes
 from loid_infer.data.formats import Source
-from loid_infer.data.kinds import INTERACTIONS, Check
+from loid_infer.data.kinds import REVIEWS, Check
 from loid_infer.data.sources import SourceBatch, location, read_source
 from loid_infer.errors import BadTable
 from loid_infer.types import NO_TIME, Bools, Ints, Progress
@@ -74,8 +74,8 @@ class PairTable:
         self._hashes = PairHashes()
         self._numbers = array("q")  # first line of each row
         self._starts: list[tuple[int, int]] = []  # first row and number of each source that has rows
-        # Time and position of each row, if it is an interaction.
-        self._order = (array("q"), array("q")) if stream.kind is INTERACTIONS else None
+        # Time and position of each row, unless it is a review.
+        self._order = None if stream.kind is REVIEWS else (array("q"), array("q"))
         self._writer: RowWriter | None = None
         self._keep: Bools = np.ones(0, np.bool_)
 

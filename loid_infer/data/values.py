@@ -22,6 +22,7 @@ MISSING = frozenset(
     | {"none", "None", "NONE", "<NA>", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "#NULL!", "NaT", "\\N", "\\\\N"}
     | {"undefined", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND", "nil"}
 )
+LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}  # of lower-case texts
 _MAX_MISSING = 16  # characters, at least those of the longest of them and some white space
 # White space and characters without a glyph, at either end of an id; then those also removed within it.
 _OUTER = (
@@ -131,6 +132,16 @@ def to_rating(value: object, low: float, high: float) -> float:
         if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
             problem = "written with a decimal comma, which is not a number"
     raise bad(f"the rating is {problem}", f"a number from {low:g} to {high:g}", value)
+
+
+def to_label(value: object) -> bool:
+    """A label, given as a bool, 1 or 0, or as their text. Raises BadTable for anything else."""
+    found = LABELS.get(str(value).strip().lower())
+    if found is None:
+        fault = bad("the label is neither 1 nor 0", "1 or 0", value)
+        fault.fix = "If labels are numbers such as ratings, give --liked-from, for example 4."
+        raise fault
+    return found
 
 
 def is_missing(text: str) -> bool:

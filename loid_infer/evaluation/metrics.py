@@ -60,3 +60,27 @@ def aucs(scores: Floats, labels: Bools, groups: Ints) -> Floats:
     above = sums - positives * (positives + 1) / 2
     found: Floats = above[both] / (positives[both] * negatives[both])
     return found
+
+
+def auc_draws(scores: Floats, labels: Bools, users: Ints, n_draws: int, seed: int) -> Floats:
+    """The AUC of all rows in `n_draws` bootstrap samples of the users, `[n_draws]`, the same samples for a seed.
+
+    A sample without one of the labels, which needs very few users, counts as .5.
+
+    Args:
+        scores, labels, users: `[n]`, as for `aucs`.
+    """
+    order = np.argsort(scores, kind="stable")
+    scores, labels, users = scores[order], labels[order], np.unique(users, return_inverse=True)[1][order]
+    tie = np.cumsum(np.append(False, scores[1:] != scores[:-1]))  # the number of each row's score
+    n_users, n_ties = int(users.max()) + 1, int(tie[-1]) + 1
+    found = np.full(n_draws, 0.5)
+    rng = np.random.Generator(np.random.Philox(seed))
+    for draw in range(n_draws):
+        weights = np.bincount(rng.integers(n_users, size=n_users), minlength=n_users)[users]
+        positives, negatives = (np.bincount(tie, weights * chosen, minlength=n_ties) for chosen in (labels, ~labels))
+        below = np.cumsum(negatives) - negatives
+        n_pairs = positives.sum() * negatives.sum()
+        if n_pairs:
+            found[draw] = (positives * (below + negatives / 2)).sum() / n_pairs
+    return found

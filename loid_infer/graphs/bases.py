@@ -15,7 +15,15 @@ from loid_infer.artifact import scratch_folder
 from loid_infer.encoders.spec import CONFIG_FILE, TOKENIZER_FILE, tokenizer_content_digest, weights_digest
 from loid_infer.encoders.tokens import Tokenizer
 from loid_infer.errors import BadArtifact, BadSetting, RuntimeMissing
-from loid_infer.graphs.hugging import as_bad_artifact, from_hub, load_model, read_config, read_metadata, tokenizer_json
+from loid_infer.graphs.hugging import (
+    as_bad_artifact,
+    from_hub,
+    load_model,
+    output_rows,
+    read_config,
+    read_metadata,
+    tokenizer_json,
+)
 from loid_infer.graphs.sentence import POOLINGS, Reading, find_reading, read_json
 from loid_infer.plugins.delta import fold
 from loid_infer.plugins.folder import PluginFolder, open_chain
@@ -71,6 +79,10 @@ class Base:
     def tokenizer_digest(self) -> str:
         """See `encoders.spec.tokenizer_content_digest`."""
         return tokenizer_content_digest(self.tokenizer_json)
+
+    def output_rows(self, tokens: Sequence[int]) -> Any:
+        """See `hugging.output_rows`."""
+        return output_rows(self.path, self.model, tokens)
 
     def max_tokens(self, requested: int | None) -> int:
         """The maximum number of tokens: `requested`, else that of a sentence-transformers folder, else 256. Defaults

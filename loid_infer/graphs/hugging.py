@@ -215,6 +215,20 @@ def load_model(path: Path, loader: str) -> tuple[Any, Mapping[str, Any]]:
     return model.eval(), report
 
 
+def output_rows(path: Path, model: Any, tokens: Sequence[int]) -> Any:
+    """The output embeddings `[n, width]` of `tokens [n]`, of the `model` loaded from `path`.
+
+    A checkpoint that stores them apart from the input embeddings is loaded a second time, with its head.
+
+    Raises:
+        BadArtifact: it has none.
+    """
+    if not model.config.tie_word_embeddings:
+        model, _ = load_model(path, "AutoModelForCausalLM")
+        return model.get_output_embeddings().weight[list(tokens)].detach().clone()
+    return model.get_input_embeddings().weight[list(tokens)].detach().clone()
+
+
 def _rotary(folder: Path) -> dict[str, Any]:
     """The rotary positions that transformers 5 wrote, in the terms of transformers 4, which ignores them."""
     given = read_json(folder / CONFIG_FILE, absent={}).get("rope_parameters")

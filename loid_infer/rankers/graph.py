@@ -30,9 +30,15 @@ class Graph:
 
     @staticmethod
     def of(sequences: Sequences, split: SequenceSplit) -> Graph:
-        """That of the training interactions; repeated ones count once."""
-        train, n_users, n_items = split.train(sequences), sequences.n_users, sequences.n_items
-        pairs = np.unique(sequences.users[train] * n_items + sequences.items[train])
+        """That of the training interactions."""
+        train = split.train(sequences)
+        users, items = sequences.users[train], sequences.items[train]
+        return Graph.between(users, items, sequences.n_users, sequences.n_items)
+
+    @staticmethod
+    def between(users: Ints, items: Ints, n_users: int, n_items: int) -> Graph:
+        """That of the interactions of `users [m]` with `items [m]`, codes; repeated ones count once."""
+        pairs = np.unique(users * n_items + items)
         users, items = pairs // n_items, n_users + pairs % n_items
         rows, neighbors = np.concatenate([users, items]), np.concatenate([items, users])
         order = np.lexsort((neighbors, rows))

@@ -1,8 +1,9 @@
-"""Vectors of joined histories: from the store, to which those that are missing are written first."""
+"""Vectors of texts that a head makes: from the store, to which those that are missing are written first."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,35 +21,34 @@ from loid_infer.verbs.encode import encode_texts
 _FIX = "Run the same command again."
 
 
-class HistoryReader:
-    """A `HistoryVectors` of one encoder. Several threads may call it."""
+class TextReader:
+    """Texts to their vectors of one encoder. Several threads may call it."""
 
-    def __init__(self, workspace: Workspace, folder: EncoderFolder, joined: JoinedTexts, progress: Progress) -> None:
-        """The runtime of `folder` is opened when a text is missing for the first time."""
-        self._folder, self._joined, self._workspace, self._progress = folder, joined, workspace, progress
+    def __init__(self, workspace: Workspace, folder: EncoderFolder, name: str, progress: Progress) -> None:
+        """The runtime of `folder` is opened when a text is missing for the first time; `name` is that of the corpus."""
+        self._folder, self._name, self._workspace, self._progress = folder, name, workspace, progress
         self._encoder = Encoder.open(folder, workspace=workspace, progress=progress)
         self._lock = threading.Lock()
         self._store: StoreReader | None = None  # kept open, so that chunks are checked once
 
-    def prepare(self, histories: Histories) -> None:
-        """Store the vectors of these histories in one go.
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Store the vectors of these texts in one go; empty ones have none.
 
         Raises:
             RuntimeMissing, ParityError, StoreBusy, BadStore, NoSpace: see `encode`.
         """
-        texts = [text for text in self._joined(histories) if text]
+        texts = [text for text in texts if text]
         if texts:
             with self._lock:
-                self._rows(Texts("histories", texts))
+                self._rows(Texts(self._name, texts))
 
-    def __call__(self, histories: Histories) -> Floats:
-        """The vectors `[n, d]` float32 of n histories, 0 for those without text; errors as in `prepare`."""
-        texts = self._joined(histories)
+    def __call__(self, texts: Sequence[str]) -> Floats:
+        """The vectors `[n, d]` float32 of `texts [n]`, 0 for those that are empty; errors as in `prepare`."""
         filled = np.flatnonzero([bool(text) for text in texts])
-        vectors = np.zeros((histories.n, self._folder.spec.dim), np.float32)
+        vectors = np.zeros((len(texts), self._folder.spec.dim), np.float32)
         if len(filled):
             with self._lock:
-                store, rows, digests = self._rows(Texts("histories", [texts[row] for row in filled.tolist()]))
+                store, rows, digests = self._rows(Texts(self._name, [texts[row] for row in filled.tolist()]))
                 vectors[filled] = store.gather(rows, digests)
         return vectors
 
@@ -74,3 +74,18 @@ class HistoryReader:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+
+class HistoryReader:
+    """A `HistoryVectors` of one encoder, which reads joined texts."""
+
+    def __init__(self, workspace: Workspace, folder: EncoderFolder, joined: JoinedTexts, progress: Progress) -> None:
+        self._joined, self._reader = joined, TextReader(workspace, folder, "histories", progress)
+
+    def prepare(self, histories: Histories) -> None:
+        """Store the vectors of these histories in one go; see `TextReader`."""
+        self._reader.prepare(self._joined(histories))
+
+    def __call__(self, histories: Histories) -> Floats:
+        """The vectors `[n, d]` float32 of n histories, 0 for those without text."""
+        return self._reader(self._joined(histories))

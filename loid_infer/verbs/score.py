@@ -27,6 +27,7 @@ from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.reader import view_of
 from loid_infer.types import SILENT, Array, Floats, Ints, Progress, Vectors
 from loid_infer.verbs.encoder import encode_command
+from loid_infer.verbs.pairheads import OpenClicks, click_domain
 from loid_infer.verbs.sequences import BASED_ON, OpenRanking, domains_of, ranking_heads
 
 _KNOWN = np.array(["none", "item", "user", "both"])  # item known + 2 * user known
@@ -78,7 +79,8 @@ def score(
 
     Args:
         domain: domain of all rows; by default the column `domain`, else the only head.
-        head: head for all rows; by default the domain's. The scores of a ranking head order the items of a user.
+        head: head for all rows; by default the domain's. The scores of a ranking head order the items of a
+            user, those of a head on labeled pairs are probabilities.
         quoting: of CSV and TSV, as for `ingest`.
         label: a column that says 1 or 0, for instance clicked or not. The AUC of the scores is computed with it. All
             scores and labels are kept until the end, 21 bytes a row.
@@ -100,7 +102,7 @@ def score(
         read_pairs(Path(pairs), quoting, label),
     )
     target = Path(out) if out else source.default_out
-    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain, label is not None)
+    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain, label is not None, progress)
     with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
         for batch in source.batches():
             write(batch, *run.batch(batch))
@@ -219,6 +221,22 @@ class _RankingHead:
         return scores, (items >= 0) + 2 * (known[rows] < len(BASED_ON) - 1)
 
 
+class _ClickHead:
+    """A loaded head on labeled pairs. Its scores are probabilities."""
+
+    is_paper, rating_range = False, None
+
+    def __init__(self, workspace: Workspace, name: str, device: str, progress: Progress) -> None:
+        self._model = OpenClicks(workspace, name, device, progress)
+        self.domain = self._model.manifest.domain
+        self.users, self.items = _Ids("user", self._model.user_ids), _Ids("item", self._model.item_ids)
+
+    def score(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> tuple[Floats, Ints]:
+        """Scores `[n]` and indices into `_KNOWN` `[n]`."""
+        users, items = self.users.codes(user_ids), self.items.codes(item_ids)
+        return self._model.scores(user_ids, item_ids, users, items), (items >= 0) + 2 * (users >= 0)
+
+
 @dataclass(slots=True)
 class _Run:
     """The open heads, and sums over all batches."""
@@ -228,7 +246,8 @@ class _Run:
     only: str | None  # head for all rows; None: from the column `domain`
     domain: str | None
     has_labels: bool
-    opened: dict[str, _ReviewHead | _RankingHead] = field(default_factory=dict)
+    progress: Progress
+    opened: dict[str, _ReviewHead | _RankingHead | _ClickHead] = field(default_factory=dict)
     n_known: Ints = field(default_factory=lambda: np.zeros(len(_KNOWN), np.int64))  # rows by index into `_KNOWN`
     n_rated: int = 0
     squares: float = 0.0
@@ -284,12 +303,12 @@ class _Run:
             rows = np.flatnonzero(names == name)
             yield name, rows, users[rows].tolist(), items[rows].tolist()
 
-    def _open(self, name: str) -> _ReviewHead | _RankingHead:
+    def _open(self, name: str) -> _ReviewHead | _RankingHead | _ClickHead:
         if name not in self.opened:
             if self.has_labels and self.opened:
                 what, got = "scores of several heads have no common AUC", ", ".join([*self.opened, name])
                 raise BadSetting(what, where="--label", got=got, fix="Score each domain alone, or leave --label out.")
-            opened: _ReviewHead | _RankingHead
+            opened: _ReviewHead | _RankingHead | _ClickHead
             start = time.perf_counter()
             rankers = [] if self.workspace.head(name).exists() else ranking_heads(self.workspace, [name])
             if rankers:
@@ -298,6 +317,8 @@ class _Run:
                 raise BadArtifact(what, where=str(self.workspace.root), got=got, fix=fix)
             if domains_of(self.workspace, name):
                 opened = _RankingHead(self.workspace, name, self.domain or name)
+            elif click_domain(self.workspace, name) is not None:
+                opened = _ClickHead(self.workspace, name, self.device, self.progress)
             else:
                 opened = _ReviewHead(self.workspace, name, self.domain or name, self.device)
             self.opening_s += time.perf_counter() - start

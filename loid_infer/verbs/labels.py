@@ -1,0 +1,166 @@
+"""`evaluate --clicks`: AUC and UAUC of heads on labeled pairs, with intervals over users."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loid_infer.artifact import new_file
+from loid_infer.clicks.training import auc
+from loid_infer.data.clicks import TEST, TRAIN, Clicks, read_clicks
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.evaluation.metrics import auc_draws, aucs
+from loid_infer.evaluation.rows import paired
+from loid_infer.records import to_json
+from loid_infer.settings import Workspace, WorkspaceLike
+from loid_infer.types import SILENT, Floats, Progress
+from loid_infer.verbs.pairheads import click_heads, open_click_head, scorer
+from loid_infer.verbs.sequences import titles_of
+
+ITEM_MEAN = "item mean"  # the share of positive pairs of the item
+N_DRAWS = 500  # of users, for the interval of an AUC
+_PRIOR = 5.0  # pairs with the overall share that an item mean starts from
+
+
+@dataclass(frozen=True, slots=True)
+class ClickRow:
+    """A metric of a system on the test part, or what it has more than a reference; 95 % interval over users."""
+
+    system: str
+    metric: str  # auc | uauc
+    value: float
+    low: float | None
+    high: float | None
+    reference: str = ""  # empty: the value itself
+
+
+@dataclass(frozen=True, slots=True)
+class ClickEvaluation:
+    """Heads on the same labeled pairs."""
+
+    domain: str
+    split: str
+    split_digest: str
+    seed: int
+    n_pairs: int
+    n_positive: int
+    n_users: int
+    n_both: int  # users with both labels, over which the UAUC is a mean
+    summary: tuple[ClickRow, ...]
+    differences: tuple[ClickRow, ...]
+    score_s: dict[str, float]  # by head
+    path: str
+    seconds: float
+
+
+def evaluate_clicks(
+    domain: str,
+    *,
+    heads: Sequence[str] = (),
+    device: str = "auto",
+    workspace: WorkspaceLike = None,
+    progress: Progress = SILENT,
+) -> ClickEvaluation:
+    """Predict the labels of the test part with every head, and compare each with all others.
+
+    The interval of an AUC is a percentile bootstrap over users, that of a UAUC Student's t interval. Writes
+    `reports/<domain>.clicks.json`.
+
+    Args:
+        heads: names; by default all on labeled pairs of the domain.
+        device: auto | cpu | cuda, of decoders.
+
+    Raises:
+        BadSetting: heads of different seeds or of other pairs.
+        BadTable, BadArtifact, StoreBusy, BadStore, NoSpace: see `cora_fit`.
+    """
+    start, workspace = time.perf_counter(), Workspace.of(workspace)
+    names = [*heads] or click_heads(workspace, domain)
+    if not names:
+        fix = f"Run: loid-infer cf fit --clicks --domain {domain}"
+        raise BadArtifact(f"there is no head on labeled pairs of {domain}", where=str(workspace.root), fix=fix)
+    opened = {name: open_click_head(workspace, name) for name in names}
+    seeds = {head.manifest.seed for head in opened.values()}
+    clicks = read_clicks(workspace.clicks(domain), domain, min(seeds))
+    for name, head in opened.items():
+        if len(seeds) > 1 or head.manifest.split_digest != clicks.digest:
+            what = "the head was fitted with another --seed than others, or on other pairs"
+            fix = "Fit all heads with one seed on the table of now."
+            raise BadSetting(
+                what, where=f"head {name!r}", got=f"{head.manifest.domain}, seed {head.manifest.seed}", fix=fix
+            )
+    rows, titles = clicks.rows(TEST), titles_of(workspace, domain, clicks.item_ids)
+    of_pairs = [titles[item] for item in clicks.items[rows].tolist()]
+    scores: dict[str, Floats] = {}
+    seconds: dict[str, float] = {}
+    for name, head in opened.items():
+        timing = time.perf_counter()
+        scores[name] = scorer(workspace, head, device, progress)(clicks.pairs(rows), of_pairs)
+        seconds[name] = time.perf_counter() - timing
+        progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
+    scores[ITEM_MEAN] = _item_means(clicks)[clicks.items[rows]]
+    labels, users = clicks.labels[rows], clicks.users[rows]
+    summary, differences = _compared(scores, labels, users, clicks)
+    target = workspace.reports / f"{domain}.clicks.json"
+    result = ClickEvaluation(
+        domain=domain,
+        split=clicks.split,
+        split_digest=clicks.digest,
+        seed=min(seeds),
+        n_pairs=len(rows),
+        n_positive=int(labels.sum()),
+        n_users=len(np.unique(users)),
+        n_both=len(aucs(scores[ITEM_MEAN], labels, users)),
+        summary=summary,
+        differences=differences,
+        score_s=seconds,
+        path=str(target),
+        seconds=time.perf_counter() - start,
+    )
+    with new_file(target) as temporary:
+        temporary.write_text(to_json(result, indent=1) + "\n")
+    return result
+
+
+def _item_means(clicks: Clicks) -> Floats:
+    """The share of positive training pairs of each item `[n_items]`, towards that of all."""
+    rows, n = clicks.rows(TRAIN), len(clicks.item_ids)
+    positive = np.bincount(clicks.items[rows], clicks.labels[rows], minlength=n)
+    found: Floats = (positive + _PRIOR * clicks.labels[rows].mean()) / (
+        np.bincount(clicks.items[rows], minlength=n) + _PRIOR
+    )
+    return found
+
+
+def _compared(
+    scores: Mapping[str, Floats], labels: np.ndarray, users: np.ndarray, clicks: Clicks
+) -> tuple[tuple[ClickRow, ...], tuple[ClickRow, ...]]:
+    """The metrics of all systems, and what each has more than every other one but the item mean more than none."""
+    draws = {name: auc_draws(of_pairs, labels, users, N_DRAWS, clicks.liked.n) for name, of_pairs in scores.items()}
+    of_users = {name: aucs(of_pairs, labels, users) for name, of_pairs in scores.items()}
+    whole = {name: auc(of_pairs, labels) for name, of_pairs in scores.items()}
+
+    def summary() -> Iterator[ClickRow]:
+        for name in scores:
+            yield ClickRow(name, "auc", whole[name], *_ends(draws[name]))
+            if len(of_users[name]):
+                yield ClickRow(name, "uauc", *paired(of_users[name]))
+
+    def differences() -> Iterator[ClickRow]:
+        for name in scores:
+            for other in scores:
+                if name not in {other, ITEM_MEAN}:
+                    ends = _ends(draws[name] - draws[other])
+                    yield ClickRow(name, "auc", whole[name] - whole[other], *ends, other)
+                    if len(of_users[name]):
+                        yield ClickRow(name, "uauc", *paired(of_users[name] - of_users[other]), other)
+
+    return tuple(summary()), tuple(differences())
+
+
+def _ends(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
+    return low, high

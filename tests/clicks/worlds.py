@@ -1,0 +1,61 @@
+"""Labeled pairs with a known structure."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from loid_infer import ingest_clicks, ingest_items
+from loid_infer.data.clicks import Clicks, read_clicks
+from loid_infer.settings import Workspace
+
+COLUMNS = ("user_id", "item_id", "label", "timestamp", "split")
+
+
+def write_pairs(ws: Workspace, domain: str, rows, titles: dict[str, str] | None = None, seed: int = 0) -> Clicks:
+    """Ingest rows of COLUMNS, and items with these titles."""
+    ws.root.mkdir(parents=True, exist_ok=True)
+    source = ws.root / f"{domain}.csv"
+    _write(source, COLUMNS, rows)
+    ingest_clicks([source], domain, workspace=ws)
+    if titles is not None:
+        _write(source, ("item_id", "title"), titles.items())
+        ingest_items([source], domain, workspace=ws)
+    return read_clicks(ws.clicks(domain), domain, seed)
+
+
+def _write(path: Path, header, rows) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def clusters(n_users: int = 120, size: int = 20, n_pairs: int = 16, seed: int = 0):
+    """Rows of users who like the items of their own cluster, of two, and not those of the other one."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(n_users):
+        for at, item in enumerate(rng.permutation(2 * size)[:n_pairs].tolist()):
+            part = ("train", "valid", "test")[max(0, at - n_pairs + 3)]
+            rows.append((f"u{user:03}", f"c{item % 2}i{item:02}", int(item % 2 == user % 2), at, part))
+    return rows
+
+
+def both_needed(n_users: int = 60, seed: int = 0):
+    """Rows and titles: neither interactions nor titles say alone who likes what.
+
+    Users like the `plain` items of their own cluster, which have one title. Every other item is met once, so that
+    nothing is known of it but its title: one cluster likes `great`, the other one `awful`. All pairs have the same
+    time, so that there are no histories.
+    """
+    rng = np.random.default_rng(seed)
+    rows, titles = [], {f"plain{item}": "the case" for item in range(24)}
+    for user in range(n_users):
+        for at, item in enumerate(rng.permutation(24)[:14].tolist()):
+            part = "train" if at < 12 else "valid"
+            rows.append((f"u{user:03}", f"plain{item}", int(item % 2 == user % 2), 1, part))
+        for number in range(14):
+            word, item = number % 2, f"only{user:03}n{number}"
+            titles[item] = f"{('great', 'awful')[word]} {('sound', 'guitar', 'cable')[rng.integers(3)]}"
+            part = "train" if number < 10 else "valid" if number < 12 else "test"
+            rows.append((f"u{user:03}", item, int(word == user % 2), 1, part))
+    return rows, titles

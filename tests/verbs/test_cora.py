@@ -1,0 +1,263 @@
+"""Heads on labeled pairs, from fitting to scores: collaborative models, a decoder on titles, and CoRA."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from loid_infer import cf_fit, cf_fit_clicks, cora_fit, evaluate_clicks, ingest_implicit, score
+from loid_infer.clicks.settings import CoraSettings
+from loid_infer.errors import BadArtifact, BadSetting, BadTable
+from loid_infer.learning import loop
+from loid_infer.rankers.settings import RankOptions
+from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
+from loid_infer.verbs.pairheads import OpenClicks, open_click_head, scorer
+from loid_infer.verbs.sequences import titles_of
+from tests.clicks.test_cora import TEMPLATE, make_decoder
+from tests.clicks.worlds import both_needed, clusters, write_pairs
+
+QUICK = RankOptions(
+    dim=8, layers=1, dropout=0.1, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9
+)
+FAST = CoraSettings(
+    rank=4,
+    epochs=8,
+    learning_rate=1e-2,
+    dim=16,
+    queries=4,
+    blocks=1,
+    precision="fp32",
+    max_tokens=48,
+    batch_tokens=1024,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(make_decoder(tmp_path_factory.mktemp("decoder") / "base", tie_word_embeddings=True))
+
+
+@pytest.fixture(scope="module")
+def fitted(base, tmp_path_factory):
+    """A workspace where neither interactions nor titles alone say who likes what, with three heads."""
+    ws = Workspace(tmp_path_factory.mktemp("fitted"))
+    rows, titles = both_needed()
+    write_pairs(ws, "d", rows, titles)
+    cf_fit_clicks("d", settings=QUICK, workspace=ws)
+    cora_fit("d", text_only=True, base=base, prompt=TEMPLATE, settings=FAST, workspace=ws)
+    found = cora_fit("d", base=base, prompt=TEMPLATE, settings=FAST, workspace=ws)
+    return ws, found
+
+
+def scored(ws, rows, tmp_path, **options):
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("user_id", "item_id", "label"), *rows])
+    result = score(tmp_path / "pairs.csv", workspace=ws, **options)
+    with Path(result.out).open(newline="") as file:
+        return result, [*csv.DictReader(file)]
+
+
+def test_cora_knows_what_neither_interactions_nor_titles_know(fitted) -> None:
+    ws, found = fitted
+    assert (found.head, found.model, found.n_test) == ("d-cora-mf", "cora", 120)
+    assert found.val["auc"] > 0.9
+    result = evaluate_clicks("d", workspace=ws)
+    assert json.loads((ws.reports / "d.clicks.json").read_text())["n_both"] == result.n_both == 60
+    values = {(row.system, row.metric): row.value for row in result.summary}
+    assert values["d-cora-mf", "auc"] > 0.9
+    assert values["d-mf-clicks", "auc"] == values["item mean", "auc"] == pytest.approx(0.5)
+    assert values["d-text", "auc"] < 0.7
+    gains = [row for row in result.differences if row.system == "d-cora-mf"]
+    assert {(row.reference, row.metric) for row in gains} == {
+        (other, metric) for other in ("d-mf-clicks", "d-text", "item mean") for metric in ("auc", "uauc")
+    }
+    assert all(row.low > 0.1 for row in gains)
+
+
+def test_with_all_vectors_shown_titles_are_not_learned(fitted, base) -> None:
+    ws, _ = fitted
+    shown = replace(FAST, hidden=0.0)
+    cora_fit("d", base=base, prompt=TEMPLATE, settings=shown, name="shown", workspace=ws)
+    values = {row.system: row.value for row in evaluate_clicks("d", heads=["shown"], workspace=ws).summary}
+    shutil.rmtree(ws.head("shown"))
+    assert values["shown"] < 0.8
+
+
+def test_scores_have_the_auc_of_the_evaluation(fitted, tmp_path) -> None:
+    ws, _ = fitted
+    rows, _ = both_needed()
+    rows = [row[:3] for row in rows if row[4] == "valid"]
+    result, scores = scored(ws, rows, tmp_path, head="d-mf-clicks", label="label")
+    manifest = json.loads((ws.head("d-mf-clicks") / "manifest.json").read_text())
+    assert manifest["val"] == {"auc": pytest.approx(result.auc), "uauc": pytest.approx(result.uauc)}
+    assert all(0 <= float(row["score"]) <= 1 for row in scores)
+    assert {row["known"] for row in scores} == {"both"}
+
+
+@pytest.fixture(scope="module")
+def timed(base, tmp_path_factory):
+    """A workspace with histories, and heads that read them."""
+    ws = Workspace(tmp_path_factory.mktemp("timed"))
+    titles = {f"c{item % 2}i{item:02}": f"the {('great', 'awful')[item % 2]} guitar" for item in range(40)}
+    clicks = write_pairs(ws, "d", clusters(n_users=30), titles)
+    cf_fit_clicks("d", model="sasrec", settings=replace(QUICK, epochs=2), workspace=ws)
+    few = {"base": base, "prompt": TEMPLATE, "settings": replace(FAST, epochs=1, max_tokens=64), "workspace": ws}
+    cora_fit("d", text_only=True, **few)
+    cora_fit("d", **few)
+    return ws, clicks
+
+
+@pytest.mark.parametrize("head", ["d-sasrec-clicks", "d-text", "d-cora-sasrec"])
+def test_a_score_is_the_prediction_after_all_that_the_user_liked(timed, head) -> None:
+    ws, clicks = timed
+    last = np.flatnonzero(np.append(clicks.users[1:] != clicks.users[:-1], True))  # rows are by user and time
+    titles = titles_of(ws, "d", [clicks.item_ids[item] for item in clicks.items[last]])
+    wanted = scorer(ws, open_click_head(ws, head), "cpu", SILENT)(clicks.pairs(last), titles)
+    users, items = clicks.users[last], clicks.items[last]
+    ids = [clicks.user_ids[user] for user in users], [clicks.item_ids[item] for item in items]
+    found = OpenClicks(ws, head).scores(*ids, users, items)
+    assert found == pytest.approx(1 / (1 + np.exp(-wanted)), abs=1e-5)
+    assert len({*np.round(found, 6).tolist()}) > 10
+
+
+def test_unknown_users_and_items_get_a_score_and_a_mark(fitted, tmp_path) -> None:
+    ws, _ = fitted
+    rows = [("nobody", "plain3", 1), ("u000", "nothing", 0), ("nobody", "nothing", 0), ("u000", "plain3", 1)]
+    for head in ("d-mf-clicks", "d-text", "d-cora-mf"):
+        _, scores = scored(ws, rows, tmp_path, head=head)
+        assert [row["known"] for row in scores] == ["item", "user", "none", "both"]
+        assert all(0 < float(row["score"]) < 1 for row in scores)
+
+
+def test_vectors_of_prompts_are_computed_once_and_those_of_cora_never_stored(fitted, tmp_path, monkeypatch) -> None:
+    ws, _ = fitted
+    rows = [("u000", "plain3", 1), ("u001", "plain5", 0)]
+    scored(ws, rows, tmp_path, head="d-text")
+    (store,) = ws.cache.iterdir()
+    before = (store / "data.mdb").read_bytes()
+    monkeypatch.setattr("loid_infer.verbs.joined.encode_texts", None)
+    scored(ws, rows, tmp_path, head="d-text")
+    scored(ws, [("u005", "plain7", 1)], tmp_path, head="d-cora-mf")
+    assert (store / "data.mdb").read_bytes() == before
+
+
+def test_the_item_itself_is_not_in_the_history_of_a_score(timed, tmp_path) -> None:
+    ws, clicks = timed
+    liked = clicks.item_ids[clicks.liked.items[clicks.liked.starts[1] - 1]]  # the last one of the first user
+    pairs = [("u000", liked, 1), ("u000", "c1i39", 0)]
+    _, (own, other) = scored(ws, pairs, tmp_path, head="d-sasrec-clicks")
+    without = Workspace(tmp_path / "other")
+    shutil.copytree(ws.root, without.root)
+    write_pairs(without, "d", [row for row in clusters(n_users=30) if row[:2] != ("u000", liked)])
+    _, (same, changed) = scored(without, pairs, tmp_path, head="d-sasrec-clicks")
+    assert own["score"] == same["score"]
+    assert other["score"] != changed["score"]
+
+
+def test_a_killed_training_continues_and_ends_the_same(fitted, base, tmp_path, monkeypatch) -> None:
+    ws, _ = fitted
+    short = replace(FAST, epochs=2)
+    run = {"base": base, "prompt": TEMPLATE, "settings": short, "workspace": ws, "checkpoint_s": 0.0}
+    cora_fit("d", name="whole", **run)
+    step, n = loop._Run.take_step, []
+
+    def killed(self, batch):
+        n.append(1)
+        if len(n) == 25:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(loop._Run, "take_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cora_fit("d", name="resumed", **run)
+    monkeypatch.setattr(loop._Run, "take_step", step)
+    cora_fit("d", name="resumed", **run)
+    tensors = [(ws.head(name) / "head.safetensors").read_bytes() for name in ("whole", "resumed")]
+    for name in ("whole", "resumed"):
+        shutil.rmtree(ws.head(name))
+    assert tensors[0] == tensors[1]
+    assert not [*ws.head("d").parent.glob(".*training*")]
+
+
+def test_trials_keep_the_best_on_validation(tmp_path) -> None:
+    ws = Workspace(tmp_path)
+    write_pairs(ws, "d", clusters())
+    found = cf_fit_clicks("d", settings=replace(QUICK, trials=3, epochs=5), workspace=ws)
+    assert [trial["settings"] for trial in found.trials] == [{}, {"learning_rate": 3e-3}, {"dim": 32}]
+    best = max(found.trials, key=lambda trial: trial["auc"])
+    manifest = json.loads((ws.head("d-mf-clicks") / "manifest.json").read_text())
+    assert found.val["auc"] == pytest.approx(best["auc"])
+    assert manifest["options"] | best["settings"] == manifest["options"]
+
+
+def test_what_does_not_belong_together_is_refused(fitted, base, toy_base, tmp_path) -> None:
+    ws, _ = fitted
+    options = {"base": base, "prompt": TEMPLATE, "settings": FAST, "workspace": ws}
+    with pytest.raises(
+        BadSetting, match=r"--cf d-text: not a collaborative head of these pairs.*cf fit --clicks --domain d"
+    ):
+        cora_fit("d", cf="d-text", **options)
+    with pytest.raises(BadSetting, match="only CoRA reads a collaborative head"):
+        cora_fit("d", cf="d-mf-clicks", text_only=True, **options)
+    with pytest.raises(BadSetting, match="states of CoRA are never stored"):
+        cora_fit("d", encoder="d-text", **options)
+    with pytest.raises(BadSetting, match="only a decoder can answer"):
+        cora_fit("d", **{**options, "base": str(toy_base)})
+    with pytest.raises(BadSetting, match="another --seed"):
+        cf_fit_clicks("d", settings=replace(QUICK, epochs=1), seed=5, name="other-seed", workspace=ws)
+        evaluate_clicks("d", workspace=ws)
+    shutil.rmtree(ws.head("other-seed"))
+    with pytest.raises(BadArtifact, match=r"no collaborative head of e.*cf fit --clicks --domain e"):
+        write_pairs(ws, "e", clusters())
+        cora_fit("e", **options)
+    cf_fit_clicks("e", settings=replace(QUICK, epochs=1), workspace=ws)
+    with pytest.raises(BadTable, match=r"no item has a title.*ingest META --domain e --items"):
+        cora_fit("e", **options)
+    with pytest.raises(BadArtifact, match="no head on labeled pairs of f"):
+        evaluate_clicks("f", workspace=ws)
+    shutil.rmtree(ws.head("e-mf-clicks"))
+    # Names of heads of other kinds.
+    source = tmp_path / "r.csv"
+    source.write_text("user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{i}\n" for u in range(4) for i in range(4)))
+    ingest_implicit([source], "d", workspace=ws)
+    with pytest.raises(BadSetting, match="another kind of head"):
+        cf_fit(["d"], model="popularity", name="d-text", workspace=ws)
+    cf_fit(["d"], model="popularity", name="ranks", workspace=ws)
+    with pytest.raises(BadSetting, match="another kind of head or of another domain"):
+        cf_fit_clicks("d", name="ranks", settings=QUICK, workspace=ws)
+
+
+def test_a_head_says_when_its_base_or_encoder_has_changed(fitted, tmp_path) -> None:
+    ws, _ = fitted
+    other = Workspace(tmp_path / "ws")
+    shutil.copytree(ws.root, other.root)
+    manifest = other.head("d-cora-mf") / "manifest.json"
+    content = json.loads(manifest.read_text())
+    base = make_decoder(tmp_path / "base", tie_word_embeddings=True)
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(base / "model.safetensors")
+    tensors["norm.weight"] = tensors["norm.weight"] + np.float32(1)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    content["base"]["name"] = str(base)
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(BadArtifact, match=r"other weights than the head was fitted with.*fit the head again"):
+        scored(other, [("u000", "plain3", 1)], tmp_path, head="d-cora-mf")
+    shutil.rmtree(other.encoder("d-text"))
+    with pytest.raises(BadArtifact, match="no finished encoder found"):
+        scored(other, [("u000", "plain3", 1)], tmp_path, head="d-text")
+
+
+def test_a_parquet_file_of_pairs_is_scored(fitted, tmp_path) -> None:
+    ws, _ = fitted
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"user_id": ["u000"], "item_id": ["plain2"]}), tmp_path / "p.parquet")
+    out = score(tmp_path / "p.parquet", head="d-mf-clicks", workspace=ws).out
+    assert pq.read_table(out).column_names == ["user_id", "item_id", "score", "known"]
