@@ -1,12 +1,13 @@
 """Do collaborative signals and a language model know more together? Heads on CoLLM's split of MovieLens-1M.
 
-    python -m bench.clicks cf        MF, NCF, LightGCN and SASRec, six settings each; a quarter of an hour on a core
+    python -m bench.clicks mf ncf lightgcn sasrec     six settings each; ten minutes on a core, most of them for sasrec
     python -m bench.clicks text      SmolLM2-135M on titles alone, without training
     python -m bench.clicks tallrec   the same with LoRA
     python -m bench.clicks cora      SmolLM2-135M with increments from MF; each an hour on a core
+    python -m bench.clicks evaluate  all heads that there are; half an hour a decoder
 
-Needs the data beside the checkout (LOID_SHARED) and the real weights of bench/shapes.py. Heads are kept in a work folder
-between the parts; the result has the figures of all there are.
+Needs the data beside the checkout (LOID_SHARED) and the real weights of bench/shapes.py. Heads are kept in a work
+folder between the parts; the result has the figures of all there are.
 """
 
 import sys
@@ -16,14 +17,15 @@ import pyarrow.parquet as pq
 
 from bench.record import WORK, real_data, save
 from bench.shapes import SMOLLM2, shape
-from loid_infer import cf_fit_clicks, cora_fit, evaluate_clicks, ingest_clicks, ingest_items
+from loid_infer import cf_fit_clicks, cora_fit, cora_train, evaluate_clicks, ingest_clicks, ingest_items
 from loid_infer.cli.terminal import People
+from loid_infer.clicks.nets import MODELS
 from loid_infer.clicks.settings import AnswerSettings, CoraSettings
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace, wait_briefly
 
 DOMAIN = "movielens"
-CF = RankOptions(dim=64, trials=6, max_length=10)
+CF = RankOptions(dim=64, trials=6)
 LEARNED = {"layers": 10, "samples": 8_192, "epochs": 2, "evals": 2}
 PUBLISHED = {  # CoRA (arXiv 2408.10645): AUC and UAUC, with a decoder of 7 billion parameters where there is one
     "mf": (0.6486, 0.6396),
@@ -41,19 +43,22 @@ def main(*parts: str) -> None:
     if not workspace.clicks(DOMAIN).exists():
         _ingest(workspace)
     shared = {"workspace": workspace, **shown}
-    if "cf" in parts:
-        for model in ("mf", "ncf", "lightgcn", "sasrec"):
-            cf_fit_clicks(DOMAIN, model=model, name=model, settings=CF, **shared)
+    for model in MODELS:
+        if model in parts:
+            options = replace(CF, max_length=10) if model == "sasrec" else CF
+            cf_fit_clicks(DOMAIN, model=model, name=model, settings=options, **shared)
     base = shape(SMOLLM2) if {*parts} & {"text", "tallrec", "cora"} else ""
     if "text" in parts:
         cora_fit(DOMAIN, text_only=True, base=base, name="text", **shared)
     if "tallrec" in parts:
-        from loid_infer import cora_train
-
         cora_train(DOMAIN, base=base, name="tallrec", settings=AnswerSettings(**LEARNED), **shared)
     if "cora" in parts:
         cora_fit(DOMAIN, cf="mf", base=base, name="cora", settings=CoraSettings(**LEARNED), **shared)
-    found = evaluate_clicks(DOMAIN, **shared)
+    if "evaluate" in parts:
+        _save(evaluate_clicks(DOMAIN, **shared))
+
+
+def _save(found) -> None:
     save("Do collaborative signals and a language model know more together?", "clicks", _rows(found), NOTES)
 
 

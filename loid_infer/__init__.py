@@ -34,6 +34,7 @@ _PLACES = {
     "cf_fit": "verbs.rank",
     "cf_fit_clicks": "verbs.cora",
     "cora_fit": "verbs.cora",
+    "cora_train": "verbs.tallrec",
     "evaluate_clicks": "verbs.labels",
     "llmrec_train": "verbs.llmrec",
     "recommend": "verbs.recommend",

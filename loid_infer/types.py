@@ -131,7 +131,7 @@ class TrainingRun(Struct, frozen=True, kw_only=True, order=True, omit_defaults=T
     split_digest: str
     split_seed: int
     table_digest: str  # of next items: of the sequences
-    task: str = "ratings"  # ratings | next-item
+    task: str = "ratings"  # ratings | next-item | labels
 
 
 @dataclass(frozen=True, slots=True)

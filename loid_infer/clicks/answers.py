@@ -57,7 +57,8 @@ class AdaptedModel(AnsweringModel):
 
     def __init__(self, decoder: AdaptedEncoder, direction: Tensor) -> None:
         super().__init__()
-        self.decoder, self.direction = decoder, direction
+        self.decoder = decoder
+        self.register_buffer("direction", direction)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, hidden: Bools | None = None) -> Tensor:
         """See `AnsweringModel`."""
@@ -71,6 +72,9 @@ class AdaptedModel(AnsweringModel):
 
 class CoraModel(AnsweringModel):
     """Prompts and vectors of pairs -> the logit of Yes against No (CoRA). Only the generator has gradients."""
+
+    users: Tensor  # [n_users, d], what the collaborative model looks users up in
+    items: Tensor  # [n_items, d]
 
     def __init__(
         self,
@@ -93,10 +97,10 @@ class CoraModel(AnsweringModel):
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.decoder = Transformer(spec, frozen).to(dtype)
         self.decoder.is_uniform = True
-        self.direction, self._max_length = direction, max_length
-        self.net = net.requires_grad_(False).eval()
-        with torch.no_grad():
-            self._tables = net.tables()
+        self.register_buffer("direction", direction)
+        self.net, self._max_length = net.requires_grad_(False).eval(), max_length
+        for name, table in zip(("users", "items"), net.tables(), strict=True):
+            self.register_buffer(name, table.detach())
         first = spec.n_layers - (settings.layers or spec.n_layers)
         sizes: dict[str, tuple[int, int]] = {}
         self._changed: list[tuple[int, str, GeneratedLinear]] = []
@@ -106,8 +110,7 @@ class CoraModel(AnsweringModel):
                 sizes[part] = (linear.in_features, linear.out_features)
                 self._changed.append((number, part, GeneratedLinear(linear)))
                 setattr(layer, part, self._changed[-1][2])
-        empty = PairBatch.of(no_pairs(), 1)
-        cf_dim = net.read(empty, self._tables)[0].shape[1]
+        cf_dim = self.read(no_pairs())[0].shape[1]
         shape = (settings.rank, settings.dim, settings.queries, settings.blocks)
         self.generator = Generator(cf_dim, spec.n_layers - first, sizes, *shape)
 
@@ -142,9 +145,9 @@ class CoraModel(AnsweringModel):
 
     def read(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The frozen vectors of users and items, `[n, d]` each."""
+        batch = PairBatch.of(pairs, self._max_length).to(self.direction.device)
         with torch.no_grad():
-            user, item = self.net.read(PairBatch.of(pairs, self._max_length), self._tables)
-        return user.to(self.direction.device), item.to(self.direction.device)
+            return self.net.read(batch, (self.users, self.items))
 
 
 def no_pairs() -> Pairs:

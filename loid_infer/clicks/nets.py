@@ -37,6 +37,10 @@ class PairBatch:
         arrays: tuple[Array, ...] = (pairs.users, pairs.items, pairs.histories.last(max_length).padded())
         return PairBatch(*map(torch.from_numpy, arrays))
 
+    def to(self, device: torch.device) -> PairBatch:
+        """The same on another device."""
+        return PairBatch(self.users.to(device), self.items.to(device), self.histories.to(device))
+
 
 class PairNet(nn.Module):
     """The logit is `b + b_u + b_i` and what the model adds, by default the product of the two vectors."""
@@ -96,17 +100,22 @@ class FactorPairs(PairNet):
         return self.users, self.items
 
 
-class NeuralPairs(FactorPairs):
+class NeuralPairs(PairNet):
     """NCF (He et al. 2017, eq. 12): a weighted product of one half of the vectors, and an MLP of the other half."""
 
     def __init__(self, n_users: int, n_items: int, options: RankOptions) -> None:
-        super().__init__(n_users, n_items, 2 * options.dim)
+        super().__init__(n_users, n_items)
+        self.users, self.items = (nn.Parameter(torch.randn(n, 2 * options.dim) * _STD) for n in (n_users, n_items))
         layers: list[nn.Module] = []
         width = 2 * options.dim
         for _ in range(options.layers):
             layers += [nn.Linear(width, width // 2), nn.ReLU(), nn.Dropout(options.dropout)]
             width //= 2
         self.perceptron, self.last = nn.Sequential(*layers), nn.Linear(options.dim + width, 1, bias=False)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """See `PairNet`."""
+        return self.users, self.items
 
     def interaction(self, user: Tensor, item: Tensor) -> Tensor:
         """See `PairNet`."""
@@ -157,7 +166,7 @@ class SequencePairs(PairNet):
         """See `PairNet`."""
         lengths = (batch.histories >= 0).sum(dim=1)
         states = self.net(batch.histories, tables[1])
-        own = states[torch.arange(len(states)), (lengths - 1).clamp(min=0)]
+        own = states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
         return own * (lengths > 0)[:, None], looked_up(tables[1], batch.items)
 
 
@@ -178,7 +187,7 @@ def pair_net(model: str, clicks: Clicks, options: RankOptions) -> PairNet:
         for codes, n in ((clicks.users, n_users), (clicks.items, n_items))
     )
     with torch.no_grad():
-        if isinstance(net, FactorPairs):
+        if isinstance(net, FactorPairs | NeuralPairs):
             net.users[no_user], net.items[no_item] = 0, 0
         elif isinstance(net, GraphPairs):
             net.nodes[torch.cat([no_user, no_item])] = 0

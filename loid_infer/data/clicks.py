@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from loid_infer.data.kinds import CLICKS, PARTS
 from loid_infer.data.reviews import coded, open_file
 from loid_infer.data.sequences import Histories, Sequences, sequences_of
 from loid_infer.errors import BadSetting, BadTable
-from loid_infer.types import NO_TIME, Bools, Ints
+from loid_infer.types import NO_TIME, Bools, Ints, TrainingRun
 
 _QUANTILES = (0.8, 0.9)  # of the times: the start of the validation and of the test period
-TRAIN, VALID, TEST = range(3)
+TRAIN, VALID, TEST = 0, 1, 2
+CLICK_TASK = "labels"  # of a `TrainingRun`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +120,16 @@ def read_clicks(path: Path, domain: str, seed: int) -> Clicks:
     )
     _check_parts(found, path)
     return found
+
+
+def refuse_other_pairs(runs: Iterable[TrainingRun], clicks: Clicks, who: str) -> None:
+    """Raise BadSetting if one of the training `runs` of `who` was on other pairs or parts of this domain."""
+    for run in runs:
+        if (run.task, run.domain) == (CLICK_TASK, clicks.domain) and run.split_digest != clicks.digest:
+            what = f"{who} was trained on other pairs of {clicks.domain!r}, or another --seed, and may know test labels"
+            raise BadSetting(
+                what, where=f"--encoder, --seed {run.split_seed}", fix="Train it again: loid-infer cora train"
+            )
 
 
 def _by_time(times: Ints, path: Path) -> Ints:

@@ -28,6 +28,7 @@ class PluginMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     test_mse: float | None = None
     test_variance: float | None = None
     val_ndcg: float | None = None  # NDCG@10, of training for next items
+    val_auc: float | None = None  # of training on labeled pairs
     n_train: int | None = None
     n_valid: int | None = None
     n_test: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from loid_infer.errors import BadSetting
@@ -35,9 +36,12 @@ class RankOptions:
         check_limits(self)
         return self
 
-    def refuse_unused(self, model: str) -> None:
-        """Raise BadSetting if an option differs from its default that `model` does not have."""
-        used = {"trials", *_USED.get(model, (item.name for item in fields(self)))}
+    def refuse_unused(self, model: str, used: Collection[str] | None = None) -> None:
+        """Raise BadSetting if an option differs from its default that `model` does not have.
+
+        `used`: the options that it has, besides trials; by default those of a ranking model.
+        """
+        used = {"trials", *(_USED.get(model, [item.name for item in fields(self)]) if used is None else used)}
         given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
         unused = [f"--{name.replace('_', '-')}" for name in given if name not in used]
         if unused:

@@ -18,9 +18,9 @@ from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import MODELS
 from loid_infer.clicks.prompts import Prompts
 from loid_infer.clicks.saved import save_click_head
-from loid_infer.clicks.settings import DEFAULT_CORA_SETTINGS, PROMPT, CoraSettings
+from loid_infer.clicks.settings import DEFAULT_CORA_SETTINGS, PROMPT, AnswerSettings, CoraSettings
 from loid_infer.clicks.training import auc, fit_pairs, logits
-from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, read_clicks
+from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, read_clicks, refuse_other_pairs
 from loid_infer.encoder import find_encoder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import n_usable_threads, torch_threads
@@ -88,9 +88,16 @@ _TRIALS: Sequence[Mapping[str, Any]] = (
     {"dim": 32},
     {"weight_decay": 0.3},
     {"weight_decay": 10.0},
-    {"dropout": 0.2},
+    {"batch": 1024},
 )
-_UNUSED = {"negatives", "trials"}  # of RankOptions, which have no meaning here, or are not of the model
+# The options that all models have, and those of each.
+_SHARED = ("dim", "epochs", "patience", "batch", "learning_rate", "weight_decay", "averaging")
+_OPTIONS: Mapping[str, Sequence[str]] = {
+    "mf": (),
+    "ncf": ("layers", "dropout"),
+    "lightgcn": ("layers",),
+    "sasrec": ("layers", "dropout", "attention_heads", "max_length"),
+}
 
 
 def cf_fit_clicks(
@@ -117,8 +124,10 @@ def cf_fit_clicks(
     """
     check_choice("model", model, MODELS)
     check_number("--seed", seed, 0, MAX_SEED)
-    run = _Run(Workspace.of(workspace), domain, name or f"{domain}-{model}-clicks", model, seed, checkpoint_s, progress)
-    settings.checked()
+    run = ClickRun(
+        Workspace.of(workspace), domain, name or f"{domain}-{model}-clicks", model, seed, checkpoint_s, progress
+    )
+    settings.checked().refuse_unused(model, (*_SHARED, *_OPTIONS[model]))
     if settings.dim % settings.attention_heads and model == "sasrec":
         what, fix = "the width is no multiple of the attention heads", "Choose both so, for example 128 and 4."
         got = f"{settings.dim} and {settings.attention_heads}"
@@ -189,12 +198,12 @@ def cora_fit(
         fix = "Give --text-only, or leave --encoder out."
         raise BadSetting("the states of CoRA are never stored", where="--encoder", fix=fix)
     if text_only:
-        run = _Run(workspace, domain, name or f"{domain}-text", TEXT, settings.seed, checkpoint_s, progress)
-        return _fit_text(run, base, encoder, prompt, title_tokens, settings)
+        run = ClickRun(workspace, domain, name or f"{domain}-text", TEXT, settings.seed, checkpoint_s, progress)
+        return fit_text(run, base, encoder, prompt, title_tokens, settings)
     chosen = cf or _best(workspace, domain)
     head = open_click_head(workspace, chosen)
     model = head.manifest.collaborative
-    run = _Run(workspace, domain, name or f"{domain}-cora-{model}", CORA, settings.seed, checkpoint_s, progress)
+    run = ClickRun(workspace, domain, name or f"{domain}-cora-{model}", CORA, settings.seed, checkpoint_s, progress)
     if head.manifest.model not in MODELS or head.manifest.split_digest != run.clicks.digest:
         what, expected = "not a collaborative head of these pairs", f"one of {', '.join(MODELS)} on {domain}"
         fix = f"Run: loid-infer cf fit --clicks --domain {domain} --seed {settings.seed}"
@@ -222,8 +231,8 @@ def cora_fit(
     return run.save(tensors, about, history, sum(part.numel() for part in cora.generator.parameters()))
 
 
-def _fit_text(
-    run: _Run, base: str, encoder: str | None, prompt: str, title_tokens: int, settings: CoraSettings
+def fit_text(
+    run: ClickRun, base: str, encoder: str | None, prompt: str, title_tokens: int, settings: AnswerSettings
 ) -> ClickFitResult:
     """A head that reads titles alone: the vectors of prompts times the difference of two output embeddings."""
     workspace, name = run.workspace, encoder or run.folder.name
@@ -237,6 +246,8 @@ def _fit_text(
     if folder.manifest is None or folder.manifest.base.digest != source.base_digest:
         what, fix = "the encoder was not exported from this base", "Leave --encoder out, or give its --base."
         raise BadSetting(what, where=f"encoder {name!r}", fix=fix)
+    for plugin in folder.plugins:
+        refuse_other_pairs(plugin.trained_on, run.clicks, f"plugin {plugin.name!r} of encoder {name!r}")
     prompts = Prompts.of(prompt, run.titles(), folder.tokenizer(), title_tokens)
     yes, no = source.output_rows(prompts.answers())
     tensors = {"direction": yes - no}
@@ -252,7 +263,7 @@ def _fit_text(
     return run.save(tensors, about, None, 0)
 
 
-def _export(run: _Run, source: Base, base: str, name: str, settings: CoraSettings) -> None:
+def _export(run: ClickRun, source: Base, base: str, name: str, settings: AnswerSettings) -> None:
     """Export `base` as the encoder `name`, unless there is such an export of it."""
     with suppress(BadArtifact):
         found = find_encoder(run.workspace, name)
@@ -282,7 +293,7 @@ def measured(clicks: Clicks, rows: Ints, scores: Floats) -> dict[str, float]:
     return {"auc": auc(scores, clicks.labels[rows]), "uauc": float(of_users.mean()) if len(of_users) else 0.0}
 
 
-class _Run:
+class ClickRun:
     """A fit with its data and destination, checked before anything is computed."""
 
     def __init__(

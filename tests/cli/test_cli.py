@@ -35,6 +35,8 @@ COMMANDS = [
     "llmrec fit",
     "llmrec train",
     "cf fit",
+    "cora fit",
+    "cora train",
     "similar",
     "plugin train",
     "plugin merge",

@@ -10,8 +10,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from loid_infer import cf_fit, cf_fit_clicks, cora_fit, evaluate_clicks, ingest_implicit, score
-from loid_infer.clicks.settings import CoraSettings
+from loid_infer import (
+    cf_fit,
+    cf_fit_clicks,
+    cora_fit,
+    cora_train,
+    evaluate_clicks,
+    ingest_implicit,
+    plugin_list,
+    plugin_show,
+    score,
+)
+from loid_infer.clicks.settings import AnswerSettings, CoraSettings
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.learning import loop
 from loid_infer.rankers.settings import RankOptions
@@ -22,9 +32,7 @@ from loid_infer.verbs.sequences import titles_of
 from tests.clicks.test_cora import TEMPLATE, make_decoder
 from tests.clicks.worlds import both_needed, clusters, write_pairs
 
-QUICK = RankOptions(
-    dim=8, layers=1, dropout=0.1, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9
-)
+QUICK = RankOptions(dim=8, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9)
 FAST = CoraSettings(
     rank=4,
     epochs=8,
@@ -261,3 +269,39 @@ def test_a_parquet_file_of_pairs_is_scored(fitted, tmp_path) -> None:
     pq.write_table(pa.table({"user_id": ["u000"], "item_id": ["plain2"]}), tmp_path / "p.parquet")
     out = score(tmp_path / "p.parquet", head="d-mf-clicks", workspace=ws).out
     assert pq.read_table(out).column_names == ["user_id", "item_id", "score", "known"]
+
+
+def test_lora_learns_what_titles_say_and_its_head_reads_stored_vectors(base, tmp_path) -> None:
+    ws = Workspace(tmp_path)
+    rows, titles = both_needed(n_users=40)
+    # Everybody likes `great`: titles say it, and nothing else is needed.
+    rows = [(*row[:2], int("great" in titles[row[1]]), *row[3:]) for row in rows if row[1].startswith("only")]
+    write_pairs(ws, "d", rows, titles)
+    settings = AnswerSettings(
+        rank=4, epochs=12, learning_rate=1e-2, precision="fp32", max_tokens=48, batch_tokens=1024, samples=300
+    )
+    found = cora_train("d", base=base, prompt=TEMPLATE, settings=settings, workspace=ws)
+    assert (found.plugin, found.encoder, found.head) == ("d-tallrec",) * 3
+    assert found.n_train == 300
+    assert min(found.val_auc, found.val["auc"]) > 0.95
+    assert found.val["auc"] == pytest.approx(found.val_auc, abs=0.02)
+    manifest = plugin_show("d-tallrec", workspace=ws)
+    assert [run["task"] for run in manifest["trained_on"]] == ["labels"]
+    assert manifest["metrics"]["val_auc"] == pytest.approx(found.val_auc)
+    assert plugin_list(workspace=ws).plugins[0].domains == ("d",)
+    cora_fit("d", text_only=True, base=base, prompt=TEMPLATE, settings=FAST, workspace=ws)
+    values = {(row.system, row.metric): row.value for row in evaluate_clicks("d", workspace=ws).summary}
+    assert values["d-tallrec", "auc"] > 0.95 > values["d-text", "auc"] + 0.2
+    # With another seed the histories of ties are others, so are the pairs.
+    with pytest.raises(BadSetting, match=r"plugin 'd-tallrec' of encoder 'd-tallrec' was trained on other pairs"):
+        other = replace(FAST, seed=1)
+        cora_fit("d", text_only=True, base=base, encoder="d-tallrec", prompt=TEMPLATE, settings=other, workspace=ws)
+    assert not [*ws.plugins.glob(".*training*")]
+
+
+def test_options_that_a_model_does_not_have_are_refused(tmp_path) -> None:
+    ws = Workspace(tmp_path)
+    write_pairs(ws, "d", clusters(n_users=20))
+    for model, unused in (("mf", {"dropout": 0.1}), ("lightgcn", {"max_length": 5}), ("sasrec", {"negatives": 5})):
+        with pytest.raises(BadSetting, match=rf"{model}.*options that the model does not have.*{next(iter(unused))[:3]}"):
+            cf_fit_clicks("d", model=model, settings=RankOptions(**unused), workspace=ws)
