@@ -111,6 +111,11 @@ class Workspace:
         stems = (path.stem for path in (self.root / "data").glob("*.parquet"))
         return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
 
+    def click_domains(self) -> list[str]:
+        """The domains that have a table of labeled pairs."""
+        stems = (path.name.removesuffix(".clicks.parquet") for path in (self.root / "data").glob("*.clicks.parquet"))
+        return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
+
     @property
     def corpora(self) -> Path:
         """The folder with the digests of encoded corpora that are not tables, one `NAME.digests` each."""

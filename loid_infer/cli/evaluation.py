@@ -1,10 +1,11 @@
-"""What `evaluate` prints: of a head on reviews, or of ranking heads."""
+"""What `evaluate` prints: of a head on reviews, of ranking heads, or of those on labeled pairs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loid_infer.clicks.comparison import ClickEvaluation
     from loid_infer.heads.comparison import EvaluateResult
     from loid_infer.rankers.comparison import RankEvaluation
 
@@ -16,9 +17,39 @@ def unwritten(result: Any) -> str | None:
     return getattr(result, "unwritten", None)
 
 
-def tables(result: EvaluateResult | RankEvaluation) -> dict[str, Any]:
+def tables(result: EvaluateResult | RankEvaluation | ClickEvaluation) -> dict[str, Any]:
     """The parts of an evaluation that are printed; the rest is in the file it names."""
+    if hasattr(result, "n_both"):
+        return _of_labels(result)  # type: ignore[arg-type]
     return _of_rankings(result) if hasattr(result, "groups") else _of_reviews(result)  # type: ignore[arg-type]
+
+
+def _of_labels(result: ClickEvaluation) -> dict[str, Any]:
+    systems = [
+        {"system": name}
+        | {metric: f"{row.value:.4f}" for metric, row in metrics.items()}
+        | {
+            f"{metric} 95 %": f"{row.low:.4f} to {row.high:.4f}"
+            for metric, row in metrics.items()
+            if row.low is not None
+        }
+        for name, metrics in result.by_system().items()
+    ]
+    compared = [
+        {"system": row.system, "minus": row.reference, "metric": row.metric, "difference": f"{row.value:+.4f}"}
+        | {name: "" if bound is None else f"{bound:+.4f}" for name, bound in (("low", row.low), ("high", row.high))}
+        for row in result.differences
+    ]
+    return {
+        "domain": result.domain,
+        "split": result.split,
+        "pairs": result.n_pairs,
+        "users": f"{result.n_users:,}, {result.n_both:,} of them with both labels",
+        "path": result.path,
+        "seconds": result.seconds,
+        "test pairs": systems,
+        "paired differences, 95 % intervals over users": compared,
+    }
 
 
 def _of_rankings(result: RankEvaluation) -> dict[str, Any]:

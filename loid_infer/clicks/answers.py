@@ -25,7 +25,7 @@ from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History, Loss, Training
 from loid_infer.plugins.adapter import AdaptedEncoder, module_names, tensors_of
 from loid_infer.plugins.train import Examples
-from loid_infer.types import Array, Bools, Floats, Ints, Progress, Spec, TokenBatch
+from loid_infer.types import SILENT, Array, Bools, Floats, Ints, Progress, Spec, TokenBatch
 
 MAX_VALID = 1_000  # pairs of a validation
 _HIDE_USER, _HIDE_ITEM = 1, 2  # purposes of random draws
@@ -225,15 +225,18 @@ def train_answers(
     return loop.train(training, checkpoint, progress)
 
 
-def answered(model: AnsweringModel, questions: Questions, settings: AnswerSettings) -> Floats:
+def answered(
+    model: AnsweringModel, questions: Questions, settings: AnswerSettings, progress: Progress = SILENT
+) -> Floats:
     """The logits `[n]` of all questions."""
     found = np.empty(questions.pairs.n, np.float32)
     examples = questions.examples
     batches = examples.batches(2 * settings.batch_tokens, settings.max_tokens)
-    with torch.inference_mode():
+    with torch.inference_mode(), progress.task("answer", len(found), "pairs") as task:
         for batch in examples.padded(batches, settings.max_tokens):
             tensors = tensors_of(batch, model.direction.device)
             found[batch.slots] = model(*tensors, questions.pairs.take(batch.slots)).cpu().numpy()
+            task.advance(len(batch.slots))
     return found
 
 

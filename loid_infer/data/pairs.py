@@ -28,7 +28,8 @@ from loid_infer.types import Array, Floats
 
 MAX_BATCH_ROWS = 65_536
 _LABELS: dict[str | None, float] = {None: np.nan}
-_LABELS |= dict.fromkeys(map(str.lower, MISSING), np.nan) | {text: float(label) for text, label in LABELS.items()}
+_LABELS |= {text: float(label) for text, label in LABELS.items()}
+_LABELS |= dict.fromkeys(map(str.lower, MISSING), np.nan)
 
 
 @dataclass(frozen=True, slots=True)

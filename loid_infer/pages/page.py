@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.encoders.manifest import GATES
 from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT
 from loid_infer.pages import plots
@@ -77,7 +78,7 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
         yield "encoder", encoder.name, details, chain(encoder.base.name, (plugin.digest for plugin in encoder.plugins))
     fingerprints = {encoder.name: encoder.fingerprint for encoder in findings.encoders}
 
-    def encoder_of(head: HeadRecord | RankingRecord) -> str:
+    def encoder_of(head: HeadRecord | RankingRecord | ClickManifest) -> str:
         current = fingerprints.get(head.encoder)
         # An encoder that was exported again since is not what the head was fitted on.
         exported_again = "" if current == head.fingerprint else ", before its last export"
@@ -89,6 +90,10 @@ def lineage(findings: Findings) -> Iterator[tuple[str, str, str, str]]:
     for ranking in findings.ranking_heads:
         made_from = encoder_of(ranking) if ranking.encoder else "interactions alone"
         yield "ranking head", ranking.head, f"{' + '.join(ranking.domains)}, {ranking.model}", made_from
+    for labeled in findings.click_heads:
+        read = [labeled.base.name] if labeled.base else []
+        read.append(encoder_of(labeled) if labeled.encoder else labeled.collaborative if read else "interactions alone")
+        yield "label head", labeled.head, f"{labeled.domain}, {labeled.model}", " + ".join(read)
 
 
 def _described(plugin: PluginRecord) -> tuple[str, str]:

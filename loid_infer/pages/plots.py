@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loid_infer.clicks.comparison import ClickEvaluation
 from loid_infer.evaluation import rows as evaluated
 from loid_infer.figures import FAINT, PAGE_COLORS, draw_evaluations, finite, inline_svg, page_axes, running_mean
 from loid_infer.heads.comparison import BASELINES, HEAD, OWN_TEXT, STRICT, EvaluateResult, model_and_encoder
@@ -91,6 +92,22 @@ def rank_differences(evaluation: RankEvaluation, head: str) -> list[Difference]:
         )
         for entry in evaluation.minus(head)
         if (compared := evaluation.overall(entry.reference)) is not None
+    ]
+
+
+def label_differences(evaluation: ClickEvaluation, head: str) -> list[Difference]:
+    """The AUC of a head on labeled pairs less that of every other system: above zero the head is better."""
+    return [
+        Difference(
+            name=row.reference,
+            value=evaluation.by_system()[row.reference]["auc"].value,
+            mean=row.value,
+            low=row.low,
+            high=row.high,
+            splits=(),
+            color="violet" if row.reference in evaluation.heads else "green",
+        )
+        for row in evaluation.minus(head)
     ]
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from msgspec import Struct, structs
 
 from loid_infer.artifact import MANIFEST, read_manifest
+from loid_infer.clicks.comparison import ClickEvaluation
+from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.data.canonical import INTERACTION_FORMAT, InteractionFacts, TableFacts
 from loid_infer.data.kinds import INTERACTIONS
 from loid_infer.data.reviews import is_implicit, open_file, open_table
@@ -211,6 +213,8 @@ class Findings:
     left_out: tuple[str, ...]  # files that cannot be read, and why
     rankings: tuple[RankEvaluation, ...] = ()
     ranking_heads: tuple[RankingRecord, ...] = ()
+    labels: tuple[ClickEvaluation, ...] = ()
+    click_heads: tuple[ClickManifest, ...] = ()
 
     @property
     def heads(self) -> tuple[HeadRecord, ...]:
@@ -233,8 +237,8 @@ class Findings:
         return tuple(plugin for plugin in self.plugins if plugin.metrics.val_ndcg is not None)
 
 
-A = TypeVar("A", EncoderManifest, HeadRecord, RankingRecord, PluginRecord)
-R = TypeVar("R", EvaluateResult, EncodeResult, RankEvaluation)
+A = TypeVar("A", EncoderManifest, HeadRecord, RankingRecord, ClickManifest, PluginRecord)
+R = TypeVar("R", EvaluateResult, EncodeResult, RankEvaluation, ClickEvaluation)
 D = TypeVar("D", EvaluateResult, EncodeResult, HeadRecord)
 
 
@@ -253,13 +257,14 @@ def read_findings(workspace: Workspace) -> Findings:
     ranking_heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in ranking_heads]
     heads = [structs.replace(head, history=reader.history(workspace.head(head.head))) for head in heads]
     plugins = [structs.replace(plugin, history=reader.history(workspace.plugin(plugin.name))) for plugin in plugins]
+    labels, click_heads = reader.reports(ClickEvaluation, "clicks"), reader.artifacts(ClickManifest, "head")
     similarity = reader.read_if_present(workspace.reports / "similarity.json", Similarity)
 
     def of(name: str, records: Iterable[D]) -> tuple[D, ...]:
         return tuple(record for record in records if record.domain == name)
 
     names = {*tables, *(result.domain for result in evaluations), *(run.domain for run in encodings)}
-    names |= {head.domain for head in heads}
+    names |= {record.domain for records in (heads, labels, click_heads) for record in records}
     names |= {name for ranking in rankings for name in ranking.domains}
     names |= {name for head in ranking_heads for name in head.domains}
 
@@ -277,6 +282,8 @@ def read_findings(workspace: Workspace) -> Findings:
         left_out=tuple(reader.left_out),
         rankings=tuple(rankings),
         ranking_heads=tuple(ranking_heads),
+        labels=tuple(labels),
+        click_heads=tuple(click_heads),
     )
 
 
@@ -286,7 +293,8 @@ def of_domain(findings: Findings, name: str) -> Findings:
     used = {head.encoder for head in domain.heads} | {encoding.encoder for encoding in domain.encodings}
     rankings = tuple(record for record in findings.rankings if name in record.domains)
     ranking_heads = tuple(head for head in findings.ranking_heads if name in head.domains)
-    used |= {head.encoder for head in ranking_heads}
+    click_heads = tuple(head for head in findings.click_heads if head.domain == name)
+    used |= {head.encoder for head in ranking_heads} | {head.encoder for head in click_heads}
     used |= {run["encoder"] for evaluation in domain.evaluations for run in evaluation.by_run()}
     encoders = tuple(encoder for encoder in findings.encoders if encoder.name in used)
     by_digest = {plugin.digest: plugin for plugin in findings.plugins}
@@ -307,6 +315,8 @@ def of_domain(findings: Findings, name: str) -> Findings:
         similarity=similarity,
         rankings=rankings,
         ranking_heads=ranking_heads,
+        labels=tuple(result for result in findings.labels if result.domain == name),
+        click_heads=click_heads,
     )
 
 
@@ -354,8 +364,8 @@ class _Reader:
 
         paths = sorted((self.workspace.root / "exports" / f"{name}s").glob("[!.]*"))
         folders = [path for path in paths if path.is_dir()]
-        if name == "head":  # of which there are two kinds; what cannot be read counts as the first
-            folders = [folder for folder in folders if _is_ranking(folder) == (kind is RankingRecord)]
+        if name == "head":
+            folders = [folder for folder in folders if _head_kind(folder) is kind]
         return self.read_all(folders, read)
 
     def history(self, folder: Path) -> History | None:
@@ -369,11 +379,12 @@ class _Reader:
         return text.encode(errors="replace").decode()  # a file's name may be any bytes
 
 
-def _is_ranking(folder: Path) -> bool:
-    """Whether the manifest in `folder` is one of a ranking head."""
+def _head_kind(folder: Path) -> type:
+    """The record of the kind of head in `folder`. What cannot be read counts as one on reviews."""
     with suppress(BadArtifact):
-        return decode(folder / MANIFEST, dict[str, Any], _FIX).get("kind") == "ranking"
-    return False
+        kind = decode(folder / MANIFEST, dict[str, Any], _FIX).get("kind")
+        return {"ranking": RankingRecord, "clicks": ClickManifest}.get(str(kind), HeadRecord)
+    return HeadRecord
 
 
 def _table(path: Path) -> tuple[str, TableFacts | InteractionFacts]:

@@ -380,7 +380,10 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
     fix = "Fit it again, or move it away."
     for path in manifests(workspace, "heads"):
         # Imported here, since both import torch, which takes a second.
-        if decode(path, _Reference, fix).kind == "ranking":
+        kind = decode(path, _Reference, fix).kind
+        if kind == "clicks":
+            continue  # its prompts are corpora
+        if kind == "ranking":
             from loid_infer.rankers.saved import load_ranking_head
 
             parts.append(load_ranking_head(path.parent, fix).digests)

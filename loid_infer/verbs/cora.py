@@ -224,7 +224,7 @@ def cora_fit(
         "title_tokens": title_tokens,
         "base": NamedDigest(base, source.base_digest),
         "settings": asdict(settings),
-        "val": run.validated(cora_scorer(cora, settings, prompts)),
+        "val": run.validated(cora_scorer(cora, settings, prompts, progress)),
     }
     tensors = {f"net.{key}": value for key, value in cora.net.state_dict().items()}
     tensors |= {f"generator.{key}": value.cpu() for key, value in cora.generator.state_dict().items()}
@@ -251,7 +251,7 @@ def fit_text(
     prompts = Prompts.of(prompt, run.titles(), folder.tokenizer(), title_tokens)
     yes, no = source.output_rows(prompts.answers())
     tensors = {"direction": yes - no}
-    reader = TextReader(workspace, folder, f"{run.folder.name}-prompts", run.progress)
+    reader = TextReader(workspace, folder, f"{run.folder.name}-valid", run.progress, keep=True)
     about = {
         "encoder": folder.name,
         "fingerprint": folder.fingerprint,

@@ -16,7 +16,7 @@ from loid_infer.rankers.joined import JoinedTexts
 from loid_infer.settings import Workspace
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.types import Digests, Floats, Ints, Progress
-from loid_infer.verbs.encode import encode_texts
+from loid_infer.verbs.encode import encode_corpus, encode_texts
 
 _FIX = "Run the same command again."
 
@@ -24,9 +24,15 @@ _FIX = "Run the same command again."
 class TextReader:
     """Texts to their vectors of one encoder. Several threads may call it."""
 
-    def __init__(self, workspace: Workspace, folder: EncoderFolder, name: str, progress: Progress) -> None:
-        """The runtime of `folder` is opened when a text is missing for the first time; `name` is that of the corpus."""
+    def __init__(
+        self, workspace: Workspace, folder: EncoderFolder, name: str, progress: Progress, *, keep: bool = False
+    ) -> None:
+        """The runtime of `folder` is opened when a text is missing for the first time.
+
+        `name` is that of the corpus. With `keep`, `cache gc` keeps the texts that were missing last.
+        """
         self._folder, self._name, self._workspace, self._progress = folder, name, workspace, progress
+        self._encode = encode_corpus if keep else encode_texts
         self._encoder = Encoder.open(folder, workspace=workspace, progress=progress)
         self._lock = threading.Lock()
         self._store: StoreReader | None = None  # kept open, so that chunks are checked once
@@ -60,7 +66,7 @@ class TextReader:
             return store, store.rows_of(digests, _FIX), digests
         except NotEncoded:
             self._close()
-            encode_texts(corpus, self._encoder, workspace=self._workspace, progress=self._progress)
+            self._encode(corpus, self._encoder, workspace=self._workspace, progress=self._progress)
             store = self._opened()
             return store, store.rows_of(digests, _FIX), digests
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from loid_infer.artifact import new_file
+from loid_infer.clicks.comparison import ITEM_MEAN, ClickEvaluation, ClickRow
 from loid_infer.clicks.training import auc
 from loid_infer.data.clicks import TEST, TRAIN, Clicks, read_clicks
 from loid_infer.errors import BadArtifact, BadSetting
@@ -20,40 +20,8 @@ from loid_infer.types import SILENT, Floats, Progress
 from loid_infer.verbs.pairheads import click_heads, open_click_head, scorer
 from loid_infer.verbs.sequences import titles_of
 
-ITEM_MEAN = "item mean"  # the share of positive pairs of the item
 N_DRAWS = 500  # of users, for the interval of an AUC
 _PRIOR = 5.0  # pairs with the overall share that an item mean starts from
-
-
-@dataclass(frozen=True, slots=True)
-class ClickRow:
-    """A metric of a system on the test part, or what it has more than a reference; 95 % interval over users."""
-
-    system: str
-    metric: str  # auc | uauc
-    value: float
-    low: float | None
-    high: float | None
-    reference: str = ""  # empty: the value itself
-
-
-@dataclass(frozen=True, slots=True)
-class ClickEvaluation:
-    """Heads on the same labeled pairs."""
-
-    domain: str
-    split: str
-    split_digest: str
-    seed: int
-    n_pairs: int
-    n_positive: int
-    n_users: int
-    n_both: int  # users with both labels, over which the UAUC is a mean
-    summary: tuple[ClickRow, ...]
-    differences: tuple[ClickRow, ...]
-    score_s: dict[str, float]  # by head
-    path: str
-    seconds: float
 
 
 def evaluate_clicks(
@@ -98,7 +66,7 @@ def evaluate_clicks(
     seconds: dict[str, float] = {}
     for name, head in opened.items():
         timing = time.perf_counter()
-        scores[name] = scorer(workspace, head, device, progress)(clicks.pairs(rows), of_pairs)
+        scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_pairs)
         seconds[name] = time.perf_counter() - timing
         progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
     scores[ITEM_MEAN] = _item_means(clicks)[clicks.items[rows]]

@@ -29,7 +29,7 @@ from loid_infer.records import decode
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.joined import TextReader
-from loid_infer.verbs.sequences import titles_of
+from loid_infer.verbs.sequences import texts_of, titles_of
 
 TEXT, CORA = "text", "cora"
 # Pairs and the titles of their items -> logits [n].
@@ -72,8 +72,10 @@ def decoder_of(base: str) -> Base:
     return source
 
 
-def scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progress) -> Scorer:
+def scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progress, *, keep: bool = False) -> Scorer:
     """What gives the logits of pairs. Vectors of prompts that are not stored yet are encoded as they come.
+
+    With `keep`, `cache gc` does not remove them.
 
     Raises:
         BadArtifact: the head is inconsistent, or its encoder or base has changed.
@@ -82,19 +84,20 @@ def scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progres
     """
     manifest = head.manifest
     if manifest.model == TEXT:
-        return _text_scorer(workspace, head, progress)
+        return _text_scorer(workspace, head, progress, keep)
     if manifest.model == CORA:
-        return _cora_scorer(workspace, head, device)
+        return _cora_scorer(workspace, head, device, progress)
     net, length = head.net(), RankOptions(**manifest.options).max_length
     return lambda pairs, titles: logits(net, pairs, length)
 
 
-def _text_scorer(workspace: Workspace, head: ClickHead, progress: Progress) -> Scorer:
+def _text_scorer(workspace: Workspace, head: ClickHead, progress: Progress, keep: bool) -> Scorer:
     manifest = head.manifest
     folder = open_folder(workspace.encoder(manifest.encoder), manifest.encoder, expected=manifest.fingerprint)
     titles = titles_of(workspace, manifest.domain, head.item_ids)
     prompts = Prompts.of(manifest.prompt, titles, folder.tokenizer(), manifest.title_tokens)
-    return text_scorer(TextReader(workspace, folder, f"{head.folder.name}-prompts", progress), prompts, head.tensors)
+    reader = TextReader(workspace, folder, f"{head.folder.name}-test", progress, keep=keep)
+    return text_scorer(reader, prompts, head.tensors)
 
 
 def text_scorer(reader: TextReader, prompts: Prompts, tensors: Any) -> Scorer:
@@ -108,7 +111,7 @@ def text_scorer(reader: TextReader, prompts: Prompts, tensors: Any) -> Scorer:
     return score
 
 
-def _cora_scorer(workspace: Workspace, head: ClickHead, device: str) -> Scorer:
+def _cora_scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progress) -> Scorer:
     manifest = head.manifest
     assert manifest.base is not None
     source = decoder_of(manifest.base.name)
@@ -125,7 +128,7 @@ def _cora_scorer(workspace: Workspace, head: ClickHead, device: str) -> Scorer:
     except RuntimeError as error:
         what = f"the head cannot be read: {str(error).splitlines()[0]}"
         raise BadArtifact(what, where=str(head.folder), fix="Fit it again.") from error
-    return cora_scorer(model.to(torch_device(device)), settings, prompts)
+    return cora_scorer(model.to(torch_device(device)), settings, prompts, progress)
 
 
 def cora_model(source: Base, net: Any, options: RankOptions, settings: CoraSettings, prompts: Prompts) -> CoraModel:
@@ -137,13 +140,13 @@ def cora_model(source: Base, net: Any, options: RankOptions, settings: CoraSetti
         return CoraModel(spec, source.tensors, yes - no, net, settings, options.max_length)
 
 
-def cora_scorer(model: CoraModel, settings: CoraSettings, prompts: Prompts) -> Scorer:
+def cora_scorer(model: CoraModel, settings: CoraSettings, prompts: Prompts, progress: Progress) -> Scorer:
     """That of an open model."""
 
     def score(pairs: Pairs, titles: Sequence[str]) -> Floats:
         questions = Questions.of(pairs, np.zeros(pairs.n), titles, prompts)
         with torch_threads(n_usable_threads()):
-            return answered(model, questions, settings)
+            return answered(model, questions, settings, progress)
 
     return score
 
@@ -155,7 +158,8 @@ class OpenClicks:
         self._head = open_click_head(workspace, name)
         self.manifest: ClickManifest = self._head.manifest
         self.user_ids, self.item_ids = self._head.user_ids, self._head.item_ids
-        self._workspace = workspace
+        table = texts_of(workspace, self.manifest.domain) if self.manifest.prompt else {}
+        self._titles = table.get
         self._score = scorer(workspace, self._head, device, progress)
         self._clicks = read_clicks(workspace.clicks(self.manifest.domain), self.manifest.domain, self.manifest.seed)
         self._rows = IdTable(self._clicks.user_ids)
@@ -175,7 +179,7 @@ class OpenClicks:
         ends = np.cumsum(np.bincount(which, others, minlength=len(rows)).astype(np.int64))
         lengths = np.diff(ends, prepend=0)
         without = Histories(users, ends - lengths, ends, liked[others])
-        titles = titles_of(self._workspace, self.manifest.domain, item_ids) if self.manifest.prompt else []
+        titles = [self._titles(item, "") for item in item_ids]
         found = self._score(Pairs(users, items, without), titles)
         probabilities: Floats = (1 / (1 + np.exp(-found.astype(np.float64)))).astype(np.float32)
         return probabilities

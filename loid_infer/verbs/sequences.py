@@ -84,7 +84,7 @@ def item_texts(workspace: Workspace, sequences: Sequences, template: str, progre
     """
     texts: list[str] = []
     for number, domain in enumerate(sequences.domains):
-        path, table = workspace.items(domain), _texts(workspace, domain, template)
+        path, table = workspace.items(domain), texts_of(workspace, domain, template)
         wanted = sequences.item_ids[sequences.bounds[number] : sequences.bounds[number + 1]]
         unknown = [item for item in wanted if item not in table]
         if unknown:
@@ -110,11 +110,12 @@ def titles_of(workspace: Workspace, domain: str, item_ids: Sequence[str]) -> lis
     Raises:
         BadTable: the table of items is damaged.
     """
-    table = _texts(workspace, domain, "{title}") if workspace.items(domain).exists() else {}
+    table = texts_of(workspace, domain) if workspace.items(domain).exists() else {}
     return [table.get(item, "") for item in item_ids]
 
 
-def _texts(workspace: Workspace, domain: str, template: str) -> dict[str, str]:
+def texts_of(workspace: Workspace, domain: str, template: str = "{title}") -> dict[str, str]:
+    """The texts of all items of `domain`, by id. Raises BadTable if their table is missing or damaged."""
     items = open_items(workspace.items(domain), domain)
     return dict(zip(items.item_ids, items.texts(template), strict=True))
 
@@ -187,7 +188,7 @@ def _joined(workspace: Workspace, head: RankingHead, progress: Progress) -> Hist
     folder = open_folder(workspace.encoder(manifest.encoder), manifest.encoder, expected=manifest.fingerprint)
     texts: list[str] = []
     for number, domain in enumerate(manifest.domains):
-        table = _texts(workspace, domain, manifest.template)
+        table = texts_of(workspace, domain, manifest.template)
         wanted = head.item_ids[head.bounds[number] : head.bounds[number + 1]]
         texts += [table.get(item, "") for item in wanted]
     joined = JoinedTexts.of(texts, folder.tokenizer(), manifest.title_tokens)

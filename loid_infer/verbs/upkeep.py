@@ -134,7 +134,7 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
         unused_stores = [folder for folder in folders if folder.name not in used_stores]
         specs = {folder: read_spec(folder) for folder in folders if folder.name in used_stores}
         counts = {folder: _count_unused(folder, spec, used, progress) for folder, spec in specs.items()}
-        if not workspace.domains() and any(n_unused for _, n_unused in counts.values()):
+        if not (workspace.domains() or workspace.click_domains()) and any(n_unused for _, n_unused in counts.values()):
             what, where = "no domain has a table, and rows of no corpus would be removed", str(workspace.root / "data")
             fix = "Create the tables again with `loid-infer ingest`, or remove the folder of the store manually."
             raise BadSetting(what, where=where, fix=fix)

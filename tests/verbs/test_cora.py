@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from loid_infer import (
+    cache_gc,
+    cache_info,
     cf_fit,
     cf_fit_clicks,
     cora_fit,
@@ -19,8 +21,10 @@ from loid_infer import (
     ingest_implicit,
     plugin_list,
     plugin_show,
+    report,
     score,
 )
+from loid_infer.cli.evaluation import tables
 from loid_infer.clicks.settings import AnswerSettings, CoraSettings
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.learning import loop
@@ -303,5 +307,34 @@ def test_options_that_a_model_does_not_have_are_refused(tmp_path) -> None:
     ws = Workspace(tmp_path)
     write_pairs(ws, "d", clusters(n_users=20))
     for model, unused in (("mf", {"dropout": 0.1}), ("lightgcn", {"max_length": 5}), ("sasrec", {"negatives": 5})):
-        with pytest.raises(BadSetting, match=rf"{model}.*options that the model does not have.*{next(iter(unused))[:3]}"):
+        with pytest.raises(
+            BadSetting, match=rf"{model}.*options that the model does not have.*{next(iter(unused))[:3]}"
+        ):
             cf_fit_clicks("d", model=model, settings=RankOptions(**unused), workspace=ws)
+
+
+def test_the_report_and_the_sweep_know_the_heads(fitted, tmp_path, monkeypatch) -> None:
+    ws = Workspace(tmp_path / "ws")
+    shutil.copytree(fitted[0].root, ws.root)
+    result = evaluate_clicks("d", workspace=ws)
+    page = Path(report(workspace=ws).path).read_text()
+    assert "Left out" not in page
+    for row in result.summary:
+        assert row.system in page
+        assert f"{row.value:.4f}" in page
+    assert page.count("AUC of d-cora-mf minus") >= 1
+    # Prompts of evaluations are kept, those of scores are not.
+    scored(ws, [("u000", "plain3", 1)], tmp_path, head="d-text")
+    before = cache_info(workspace=ws).stores[0].n_rows
+    removed = cache_gc(workspace=ws).n_rows
+    assert 0 < removed < before
+    monkeypatch.setattr("loid_infer.verbs.joined.encode_corpus", None)
+    again = evaluate_clicks("d", heads=["d-text"], workspace=ws)
+    assert again.summary == tuple(row for row in result.summary if row.system in ("d-text", "item mean"))
+
+
+def test_an_evaluation_is_printed_for_people(fitted) -> None:
+    shown = tables(evaluate_clicks("d", workspace=fitted[0]))
+    assert [row["system"] for row in shown["test pairs"]] == ["d-cora-mf", "d-mf-clicks", "d-text", "item mean"]
+    assert all(" to " in row["auc 95 %"] for row in shown["test pairs"])
+    assert len(shown["paired differences, 95 % intervals over users"]) == 3 * 3 * 2
