@@ -76,6 +76,12 @@ class PairNet(nn.Module):
         )
         return of_users, of_items
 
+    def all_logits(self, users: PairBatch, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """The logits `[b, n_items]` of all items for the users of a batch, whose items do not matter."""
+        own, _ = self.vectors(users, tables)
+        of_user, _ = self.biases(users)
+        return self.bias + of_user[:, None] + self.item_bias + own @ tables[1].T
+
     def read(self, batch: PairBatch, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """What another model reads of the pairs: their vectors with their biases, `[b, d + 1]` each."""
         parts = zip(self.vectors(batch, tables), self.biases(batch), strict=True)
@@ -122,6 +128,13 @@ class NeuralPairs(PairNet):
         (product, deep), (of_item, of_item_deep) = (side.chunk(2, dim=1) for side in (user, item))
         inner = self.perceptron(torch.cat([deep, of_item_deep], dim=1))
         return cast(Tensor, self.last(torch.cat([product * of_item, inner], dim=1))[:, 0])
+
+    def all_logits(self, users: PairBatch, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """See `PairNet`."""
+        own, _ = self.vectors(users, tables)
+        of_user, _ = self.biases(users)
+        added = [self.interaction(vector.expand(len(tables[1]), -1), tables[1]) for vector in own]
+        return self.bias + of_user[:, None] + self.item_bias + torch.stack(added)
 
 
 class GraphPairs(PairNet):

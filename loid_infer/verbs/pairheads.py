@@ -12,6 +12,7 @@ import torch
 from loid_infer.artifact import MANIFEST
 from loid_infer.clicks.answers import CoraModel, Questions, answered
 from loid_infer.clicks.manifest import ClickManifest
+from loid_infer.clicks.nets import PairBatch
 from loid_infer.clicks.prompts import Prompts
 from loid_infer.clicks.saved import ClickHead, load_click_head
 from loid_infer.clicks.settings import CoraSettings
@@ -19,17 +20,19 @@ from loid_infer.clicks.training import logits
 from loid_infer.data.clicks import Pairs, read_clicks
 from loid_infer.data.lookup import IdTable
 from loid_infer.data.sequences import Histories
+from loid_infer.data.users import UserRows
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import n_usable_threads, torch_threads
 from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.evaluation.ranking import top
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.records import decode
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.joined import TextReader
-from loid_infer.verbs.sequences import texts_of, titles_of
+from loid_infer.verbs.sequences import BASED_ON, texts_of, titles_of
 
 TEXT, CORA = "text", "cora"
 # Pairs and the titles of their items -> logits [n].
@@ -183,3 +186,70 @@ class OpenClicks:
         found = self._score(Pairs(users, items, without), titles)
         probabilities: Floats = (1 / (1 + np.exp(-found.astype(np.float64)))).astype(np.float32)
         return probabilities
+
+
+class OpenPairRanking:
+    """An open collaborative head that ranks all items by P(liked); see `OpenRanking` for what its methods give."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        """Raises BadSetting if a decoder answers for the head."""
+        head = open_click_head(workspace, name)
+        self.manifest = manifest = head.manifest
+        if manifest.model in (TEXT, CORA):
+            what = "a decoder would have to read a prompt about every item for every user"
+            fix = "Recommend with a collaborative or a ranking head, and score what it puts first with this one."
+            raise BadSetting(what, where=f"--head {name}", got=manifest.model, fix=fix)
+        self.item_ids, self.n_items = head.item_ids, len(head.item_ids)
+        self._net, self._length = head.net(), RankOptions(**manifest.options).max_length
+        self._tables = self._net.tables()
+        clicks = read_clicks(workspace.clicks(manifest.domain), manifest.domain, manifest.seed)
+        self._users, self._rows = IdTable(head.user_ids), IdTable(clicks.user_ids)
+        self._user_ids, self._codes = clicks.user_ids, IdTable(head.item_ids).codes(clicks.item_ids)
+        self._given = {item: code for code, item in enumerate(head.item_ids)}
+        self._liked, self._by_history = clicks.liked, manifest.model == "sasrec"
+        users, items = self._users.codes(clicks.user_ids)[clicks.users], self._codes[clicks.items]
+        known = (users >= 0) & (items >= 0)
+        order = np.argsort(users[known], kind="stable")
+        self._met = items[known][order]  # what each user has labeled, user by user
+        self._starts = np.searchsorted(users[known][order], np.arange(len(head.user_ids) + 1))
+
+    def known_users(self) -> Sequence[str]:
+        """The users with labeled pairs."""
+        return self._user_ids
+
+    def histories(self, wanted: UserRows) -> tuple[Histories, Ints]:
+        """What the users liked, and what recommendations are based on; unknown users get the order of all users."""
+        users, rows = self._users.codes(wanted.user_ids), self._rows.codes(wanted.user_ids)
+        parts: list[Ints] = []
+        based = []
+        for i, row in enumerate(rows.tolist()):
+            items: Ints = np.zeros(0, np.int64)
+            given = wanted.histories[i] if wanted.histories is not None else None
+            if given is not None:
+                items = np.array([self._given.get(item, -1) for item in given], np.int64)
+                users[i] = -1
+            elif row >= 0:
+                items = self._codes[self._liked.items[self._liked.starts[row] : self._liked.starts[row + 1]]]
+            parts.append(items[items >= 0])
+            is_known = len(parts[-1]) > 0 if self._by_history else users[i] >= 0
+            based.append(len(BASED_ON) - 1 if not is_known else BASED_ON.index("user" if given is None else "history"))
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        lengths = np.diff(ends, prepend=0)
+        flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return Histories(users, ends - lengths, ends, flat), np.array(based, np.int64)
+
+    def index(self, histories: Histories) -> float | None:
+        """None: all items are scored."""
+
+    def first(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
+        """The first items, and P(liked) of each."""
+        nothing = np.zeros(histories.n, np.int64)
+        batch = PairBatch.of(Pairs(histories.users, nothing, histories), self._length)
+        with torch.inference_mode():
+            scores = torch.sigmoid(self._net.all_logits(batch, self._tables)).numpy()
+        if not with_seen:  # of users that came after the fit, what they liked
+            for row, user in enumerate(histories.users.tolist()):
+                labeled = self._met[self._starts[user] : self._starts[user + 1]] if user >= 0 else ()
+                scores[row, labeled] = -np.inf
+            scores[histories.flat()] = -np.inf
+        return top(scores, n)

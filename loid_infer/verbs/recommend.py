@@ -18,6 +18,7 @@ from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Ints, Progress
+from loid_infer.verbs.pairheads import OpenPairRanking, click_domain
 from loid_infer.verbs.sequences import BASED_ON, OpenRanking, open_heads, titles_of
 
 
@@ -55,7 +56,8 @@ def recommend(
     Args:
         users: parquet or CSV file with `user_id`, and optionally `history`, item ids that replace those of the table;
             by default all users of the domain.
-        head: name of the head; by default the one of this domain with the best validation NDCG@10.
+        head: name of the head; by default the ranking head of this domain with the best validation NDCG@10. A
+            collaborative head on labeled pairs ranks by P(liked) and leaves out what the user has labeled.
         include_seen: also recommend items of the history.
         out: by default `<users>.recommendations.parquet` (`.csv` for CSV), or `<domain>.recommendations.parquet` in the
             current folder.
@@ -69,8 +71,7 @@ def recommend(
     """
     start, workspace = time.perf_counter(), Workspace.of(workspace)
     check_number("-n", n, 1, math.inf)
-    opened = _head(workspace, domain, head, progress)
-    model = OpenRanking(workspace, opened, domain, progress)
+    name, model = _opened(workspace, domain, head, progress)
     titles = titles_of(workspace, domain, model.item_ids)
     source = Path(users) if users is not None else None
     target = _target(source, domain, out)
@@ -101,7 +102,7 @@ def recommend(
             task.advance(len(rows))
     seconds = time.perf_counter() - start
     return RecommendResult(
-        head=opened.manifest.head,
+        head=name,
         domain=domain,
         n_users=len(wanted.user_ids),
         n_unknown_users=int(np.count_nonzero(known == len(BASED_ON) - 1)),
@@ -125,7 +126,9 @@ def _target(source: Path | None, domain: str, out: str | os.PathLike[str] | None
     return target
 
 
-def _say_unused(wanted: UserRows, histories: Histories, known: Ints, model: OpenRanking, progress: Progress) -> None:
+def _say_unused(
+    wanted: UserRows, histories: Histories, known: Ints, model: OpenRanking | OpenPairRanking, progress: Progress
+) -> None:
     """Say how many items of given histories the head cannot use."""
     n_given = sum(len(given) for given in wanted.histories or () if given is not None)
     n_used = int(histories.lengths[known == BASED_ON.index("history")].sum())
@@ -134,6 +137,20 @@ def _say_unused(wanted: UserRows, histories: Histories, known: Ints, model: Open
             f"the head cannot use {n_given - n_used:,} of {n_given:,} items of the histories; it has items like "
             f"{model.item_ids[0]!r}"
         )
+
+
+def _opened(
+    workspace: Workspace, domain: str, name: str | None, progress: Progress
+) -> tuple[str, OpenRanking | OpenPairRanking]:
+    """The name of the head, and what recommends with it."""
+    of_labels = None if name is None else click_domain(workspace, name)
+    if name is not None and of_labels is not None:
+        if of_labels != domain:
+            what, fix = "the head is one of another domain", "Give its domain with --domain."
+            raise BadSetting(what, where=f"head {name!r}", expected=domain, got=of_labels, fix=fix)
+        return name, OpenPairRanking(workspace, name)
+    head = _head(workspace, domain, name, progress)
+    return head.manifest.head, OpenRanking(workspace, head, domain, progress)
 
 
 def _head(workspace: Workspace, domain: str, name: str | None, progress: Progress) -> RankingHead:

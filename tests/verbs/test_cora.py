@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from loid_infer import (
     ingest_implicit,
     plugin_list,
     plugin_show,
+    recommend,
     report,
     score,
 )
@@ -338,3 +340,34 @@ def test_an_evaluation_is_printed_for_people(fitted) -> None:
     assert [row["system"] for row in shown["test pairs"]] == ["d-cora-mf", "d-mf-clicks", "d-text", "item mean"]
     assert all(" to " in row["auc 95 %"] for row in shown["test pairs"])
     assert len(shown["paired differences, 95 % intervals over users"]) == 3 * 3 * 2
+
+
+@pytest.mark.parametrize("model", ["mf", "ncf", "sasrec"])
+def test_collaborative_heads_recommend_by_the_probability_that_they_score(tmp_path, model) -> None:
+    ws = Workspace(tmp_path)
+    clicks = write_pairs(ws, "d", clusters(n_users=40), {f"c{item % 2}i{item:02}": f"the {item}" for item in range(40)})
+    cf_fit_clicks("d", model=model, settings=replace(QUICK, epochs=10), workspace=ws)
+    head, out = f"d-{model}-clicks", tmp_path / "top.parquet"
+    found = recommend(domain="d", head=head, n=5, out=out, workspace=ws)
+    assert (found.head, found.n_users, found.n_unknown_users, found.n_rows) == (head, 40, 0, 200)
+    rows = pq.read_table(out).to_pylist()
+    labeled = {(clicks.user_ids[u], clicks.item_ids[i]) for u, i in zip(clicks.users, clicks.items, strict=True)}
+    assert not labeled & {(row["user_id"], row["item_id"]) for row in rows}
+    own = [row["item_id"][1] == str(int(row["user_id"][1:]) % 2) for row in rows]
+    assert np.mean(own) > (0.9 if model != "sasrec" else 0.6)
+    _, scores = scored(ws, [(row["user_id"], row["item_id"], 1) for row in rows], tmp_path, head=head)
+    assert [float(row["score"]) for row in scores] == pytest.approx([row["score"] for row in rows], abs=1e-5)
+    assert all(a["score"] >= b["score"] for a, b in pairwise(rows) if a["user_id"] == b["user_id"])
+    # Unknown users, and histories that are given.
+    (tmp_path / "users.csv").write_text("user_id,history\nnobody,\nu000,c1i01 c1i03\n")
+    found = recommend(tmp_path / "users.csv", domain="d", head=head, n=40, include_seen=True, out=out, workspace=ws)
+    known = {row["user_id"]: row["known"] for row in pq.read_table(out).to_pylist()}
+    assert known == {"nobody": "none", "u000": "history" if model == "sasrec" else "none"}
+    assert found.n_rows == 80
+
+
+def test_a_decoder_does_not_recommend(fitted) -> None:
+    with pytest.raises(BadSetting, match=r"--head d-text: a decoder would have to read.*score what it puts first"):
+        recommend(domain="d", head="d-text", workspace=fitted[0])
+    with pytest.raises(BadSetting, match="the head is one of another domain"):
+        recommend(domain="e", head="d-text", workspace=fitted[0])
