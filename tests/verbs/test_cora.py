@@ -28,6 +28,7 @@ from loid_infer import (
 )
 from loid_infer.cli.evaluation import tables
 from loid_infer.clicks.settings import AnswerSettings, CoraSettings
+from loid_infer.clicks.training import auc
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
 from loid_infer.learning import loop
 from loid_infer.rankers.settings import RankOptions
@@ -36,7 +37,7 @@ from loid_infer.types import SILENT
 from loid_infer.verbs.pairheads import OpenClicks, open_click_head, scorer
 from loid_infer.verbs.sequences import titles_of
 from tests.clicks.test_cora import TEMPLATE, make_decoder
-from tests.clicks.worlds import both_needed, clusters, write_pairs
+from tests.clicks.worlds import both_needed, clusters, two_parts, write_pairs
 
 QUICK = RankOptions(dim=8, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9)
 FAST = CoraSettings(
@@ -371,3 +372,23 @@ def test_a_decoder_does_not_recommend(fitted) -> None:
         recommend(domain="d", head="d-text", workspace=fitted[0])
     with pytest.raises(BadSetting, match="the head is one of another domain"):
         recommend(domain="e", head="d-text", workspace=fitted[0])
+
+
+def test_each_head_finds_what_was_planted_for_it(base, tmp_path) -> None:
+    ws = Workspace(tmp_path)
+    rows, titles, by_ids, by_titles = two_parts()
+    write_pairs(ws, "d", rows, titles)
+    labels = np.array([row[2] > 0 for row in rows if row[4] == "test"])
+    both = np.where(by_ids == 0.5, by_titles, by_ids)
+    optima = {"d-mf-clicks": auc(by_ids, labels), "d-tallrec": auc(by_titles, labels), "d-cora-mf": auc(both, labels)}
+    cf_fit_clicks("d", settings=QUICK, workspace=ws)
+    shared = {"base": base, "prompt": TEMPLATE, "workspace": ws}
+    few = {"epochs": 3, "learning_rate": 1e-2, "precision": "fp32", "max_tokens": 48, "batch_tokens": 1024, "rank": 4}
+    cora_train("d", settings=AnswerSettings(**few), **shared)
+    cora_fit("d", settings=FAST, **shared)
+    result = evaluate_clicks("d", workspace=ws)
+    reached = {row.system: row.value for row in result.summary if row.metric == "auc"}
+    assert all(reached[head] - 0.5 > 0.85 * (optimum - 0.5) for head, optimum in optima.items())
+    gains = [row for row in result.differences if (row.system, row.metric) == ("d-cora-mf", "auc")]
+    assert {row.reference for row in gains} == {"d-mf-clicks", "d-tallrec", "item mean"}
+    assert all(row.low > 0 for row in gains)
