@@ -1,4 +1,4 @@
-"""Does each head on labeled pairs find what was planted for it? Pairs of which interactions know one half, titles the other.
+"""Does each head on labeled pairs find what was planted for it? Interactions know one half of the pairs, titles the other.
 
     python -m bench.planted_labels     five seeds, two minutes on a core
 
@@ -73,8 +73,8 @@ def main() -> None:
         "planted_labels",
         table,
         f"{SEEDS} synthetic sets of 60 users and 2,160 pairs (tests/clicks/worlds.py): of one half of the test pairs "
-        "only interactions know the probability of the label, of the other half only titles; a tenth of the labels is "
-        "turned. The optimum is the AUC of the true probabilities; its share counts from 0.5. Intervals: 95 %, over the "
+        "only interactions know the probability of the label, of the other half only titles; a tenth of the labels "
+        "is turned. The optimum is the AUC of the true probabilities; its share counts from 0.5. Intervals: 95 %, over the "
         "sets.",
     )
 
