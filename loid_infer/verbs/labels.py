@@ -16,11 +16,11 @@ from loid_infer.evaluation.metrics import auc_draws, aucs
 from loid_infer.evaluation.rows import paired
 from loid_infer.records import to_json
 from loid_infer.settings import Workspace, WorkspaceLike
-from loid_infer.types import SILENT, Floats, Progress
+from loid_infer.types import SILENT, Bools, Floats, Ints, Progress
 from loid_infer.verbs.pairheads import click_heads, open_click_head, scorer
 from loid_infer.verbs.sequences import titles_of
 
-N_DRAWS = 500  # of users, for the interval of an AUC
+_N_DRAWS = 500  # of users, for the interval of an AUC
 _PRIOR = 5.0  # pairs with the overall share that an item mean starts from
 
 
@@ -69,9 +69,9 @@ def evaluate_clicks(
         scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_pairs)
         seconds[name] = time.perf_counter() - timing
         progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
-    scores[ITEM_MEAN] = _item_means(clicks)[clicks.items[rows]]
+    scores[ITEM_MEAN] = item_means(clicks)[clicks.items[rows]]
     labels, users = clicks.labels[rows], clicks.users[rows]
-    summary, differences = _compared(scores, labels, users, clicks)
+    summary, differences = compared(scores, labels, users, min(seeds))
     target = workspace.reports / f"{domain}.clicks.json"
     result = ClickEvaluation(
         domain=domain,
@@ -93,7 +93,7 @@ def evaluate_clicks(
     return result
 
 
-def _item_means(clicks: Clicks) -> Floats:
+def item_means(clicks: Clicks) -> Floats:
     """The share of positive training pairs of each item `[n_items]`, towards that of all."""
     rows, n = clicks.rows(TRAIN), len(clicks.item_ids)
     positive = np.bincount(clicks.items[rows], clicks.labels[rows], minlength=n)
@@ -103,11 +103,17 @@ def _item_means(clicks: Clicks) -> Floats:
     return found
 
 
-def _compared(
-    scores: Mapping[str, Floats], labels: np.ndarray, users: np.ndarray, clicks: Clicks
+def compared(
+    scores: Mapping[str, Floats], labels: Bools, users: Ints, seed: int
 ) -> tuple[tuple[ClickRow, ...], tuple[ClickRow, ...]]:
-    """The metrics of all systems, and what each has more than every other one but the item mean more than none."""
-    draws = {name: auc_draws(of_pairs, labels, users, N_DRAWS, clicks.liked.n) for name, of_pairs in scores.items()}
+    """The metrics of systems, and what each of them, but the item mean, has more than every other one.
+
+    Args:
+        scores: `[n]` by system.
+        labels, users: `[n]`, whether positive, and codes.
+        seed: of the bootstrap.
+    """
+    draws = {name: auc_draws(of_pairs, labels, users, _N_DRAWS, seed) for name, of_pairs in scores.items()}
     of_users = {name: aucs(of_pairs, labels, users) for name, of_pairs in scores.items()}
     whole = {name: auc(of_pairs, labels) for name, of_pairs in scores.items()}
 
