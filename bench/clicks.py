@@ -6,8 +6,8 @@
     python -m bench.clicks cora        SmolLM2-135M with increments from MF; both an hour on a core
     python -m bench.clicks table       all that there is
 
-Needs the data beside the checkout (LOID_SHARED) and the real weights of bench/shapes.py. Scores of the test pairs are kept
-in a work folder. Decoders answer in torch here, since OpenVINO's bf16 misses the gate for this one.
+Needs the data beside the checkout (LOID_SHARED) and the real weights of bench/shapes.py. Scores of the test pairs are
+kept in a work folder. Decoders answer in torch here, since OpenVINO's bf16 misses the gate for this one.
 """
 
 import sys
@@ -137,11 +137,12 @@ def _table(workspace: Workspace, clicks: Clicks) -> None:
 
 
 NOTES = (
-    "CoLLM's split of MovieLens-1M (33,891 training, 10,401 validation and 7,331 test pairs; liked: 4 or 5 stars). AUC over "
-    "all test pairs, UAUC over the 224 users with both labels. mf, ncf, lightgcn, sasrec: the best of six settings by "
-    "validation AUC; without biases: one setting. Decoder: SmolLM2-135M-Instruct (4-bit weights, computed in bf16). tallrec "
-    "and cora: the top 10 of 30 layers, 8,192 drawn training pairs, one epoch. Published: CoRA (arXiv 2408.10645), with a "
-    "decoder of 7 billion parameters and all pairs. Intervals: 95 %, over users."
+    "CoLLM's split of MovieLens-1M (33,891 training, 10,401 validation and 7,331 test pairs; liked: 4 or 5 "
+    "stars). AUC over all test pairs, UAUC over the 224 users with both labels. mf, ncf, lightgcn, sasrec: the "
+    "best of six settings by validation AUC; without biases: one setting. Decoder: SmolLM2-135M-Instruct (4-bit "
+    "weights, computed in bf16). tallrec and cora: the top 10 of 30 layers, 8,192 drawn training pairs, one "
+    "epoch. Published: CoRA (arXiv 2408.10645), with a decoder of 7 billion parameters and all pairs. Intervals: "
+    "95 %, over users."
 )
 
 

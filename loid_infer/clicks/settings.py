@@ -17,7 +17,7 @@ class AnswerSettings(TrainSettings):
 
     rank: int = option(8, "Rank of the LoRA factors.", min=1, max=100_000)
     targets: tuple[str, ...] = option(
-        ("query", "value"), f"Linear layers that are changed: some of {','.join(TARGETS)}."
+        ("query", "value"), f"Linear layers that are changed: some of {','.join(TARGETS)}. By default query,value."
     )
     batch_tokens: int = 2048  # with padding
     samples: int | None = option(None, "Training pairs, drawn by the seed. By default all.", min=2, max=1 << 40)

@@ -149,10 +149,14 @@ def rankable(model: str, counts: Ints, has_text: Bools | None) -> Bools:
 
 def _check_width(model: str, options: RankOptions, changes: Sequence[Mapping[str, Any]]) -> None:
     for change in changes if _TRIALS[model] is _NETWORK_TRIALS else ():
-        dim, n_heads = replace(options, **change).dim, options.attention_heads
-        if dim % n_heads:
-            what, fix = "the width is no multiple of the attention heads", "Choose both so, for example 128 and 4."
-            raise BadSetting(what, where="--dim, --attention-heads", got=f"{dim} and {n_heads}", fix=fix)
+        check_width(replace(options, **change).dim, options.attention_heads)
+
+
+def check_width(dim: int, n_heads: int) -> None:
+    """Raise BadSetting unless the width of a transformer is a multiple of its attention heads."""
+    if dim % n_heads:
+        what, fix = "the width is no multiple of the attention heads", "Choose both so, for example 128 and 4."
+        raise BadSetting(what, where="--dim, --attention-heads", got=f"{dim} and {n_heads}", fix=fix)
 
 
 def best_whitening(

@@ -29,17 +29,10 @@ from loid_infer.evaluation.metrics import aucs
 from loid_infer.graphs.bases import Base
 from loid_infer.learning.checkpoint import Checkpoint
 from loid_infer.learning.loop import History
+from loid_infer.rankers.models import SASREC, check_width
 from loid_infer.rankers.settings import DEFAULT_RANK_OPTIONS, RankOptions
 from loid_infer.records import decode
-from loid_infer.settings import (
-    DEFAULT_BASE,
-    MAX_SEED,
-    TITLE_TOKENS,
-    Workspace,
-    WorkspaceLike,
-    check_choice,
-    check_number,
-)
+from loid_infer.settings import MAX_SEED, TITLE_TOKENS, Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.types import SILENT, Floats, Ints, NamedDigest, Progress
 from loid_infer.verbs.export import export
 from loid_infer.verbs.joined import TextReader
@@ -128,10 +121,8 @@ def cf_fit_clicks(
         Workspace.of(workspace), domain, name or f"{domain}-{model}-clicks", model, seed, checkpoint_s, progress
     )
     settings.checked().refuse_unused(model, (*_SHARED, *_OPTIONS[model]))
-    if settings.dim % settings.attention_heads and model == "sasrec":
-        what, fix = "the width is no multiple of the attention heads", "Choose both so, for example 128 and 4."
-        got = f"{settings.dim} and {settings.attention_heads}"
-        raise BadSetting(what, where="--dim, --attention-heads", got=got, fix=fix)
+    if model == SASREC:
+        check_width(settings.dim, settings.attention_heads)
     tried: list[dict[str, Any]] = []
     clicks, best = run.clicks, None
     for change in _TRIALS[: settings.trials]:
@@ -155,9 +146,9 @@ def cf_fit_clicks(
 def cora_fit(
     domain: str,
     *,
+    base: str,
     cf: str | None = None,
     text_only: bool = False,
-    base: str = DEFAULT_BASE,
     encoder: str | None = None,
     prompt: str = PROMPT,
     title_tokens: int = TITLE_TOKENS,
@@ -175,8 +166,8 @@ def cora_fit(
     never stored. With `text_only` it reads titles alone, without training, and the vectors of prompts are stored.
 
     Args:
-        cf: the collaborative head, of `cf fit --clicks`; by default the domain's one with the best validation AUC.
         base: a decoder: a Hugging Face folder, a GGUF file, or a hub name.
+        cf: the collaborative head, of `cf fit --clicks`; by default the domain's one with the best validation AUC.
         encoder: with `text_only`, an export of `base`; by default one with the name of the head, exported if necessary.
         prompt: the question, with `{history}` and `{title}`.
         title_tokens: titles are cut after so many tokens.
@@ -226,7 +217,7 @@ def cora_fit(
         "settings": asdict(settings),
         "val": run.validated(cora_scorer(cora, settings, prompts, progress)),
     }
-    tensors = {f"net.{key}": value for key, value in cora.net.state_dict().items()}
+    tensors = {f"net.{key}": value.cpu() for key, value in cora.net.state_dict().items()}
     tensors |= {f"generator.{key}": value.cpu() for key, value in cora.generator.state_dict().items()}
     return run.save(tensors, about, history, sum(part.numel() for part in cora.generator.parameters()))
 
