@@ -1,6 +1,6 @@
 """Does each head on labeled pairs find what was planted for it? Interactions know one half of them, titles the other.
 
-    python -m bench.planted_labels     five seeds, two minutes on a core
+    python -m bench.planted_labels     five seeds, five minutes on a core
 
 A decoder of three layers with random weights, so that nothing is known of language but what training teaches.
 """
@@ -26,7 +26,15 @@ HEADS = {  # what each is called, what could be known at best, and the head
     "tallrec": ("titles", "d-tallrec"),
     "cora": ("both", "d-cora-mf"),
     "cora, nothing hidden": ("both", "shown"),
+    "bdlm, decoder": ("both", "bdlm-llm"),
+    "bdlm, collaborative": ("both", "bdlm-drs"),
+    **{
+        f"bdlm, {side}, {what}": ("both", f"bdlm-{number}-{short}")
+        for number, what in enumerate(("apart", "not preloaded", "no tokens", "nothing hidden"))
+        for side, short in (("decoder", "llm"), ("collaborative", "drs"))
+    },
 }
+ABLATIONS = ({"joint": 0.0}, {"preload": False}, {"id_tokens": False}, {"hidden": 0.0})
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ _PLACES = {
     "cf_fit_clicks": "verbs.cora",
     "cora_fit": "verbs.cora",
     "cora_train": "verbs.tallrec",
+    "bdlm_fit": "verbs.bdlm",
     "evaluate_clicks": "verbs.labels",
     "llmrec_train": "verbs.llmrec",
     "recommend": "verbs.recommend",

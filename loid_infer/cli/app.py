@@ -24,7 +24,7 @@ def build() -> typer.Typer:
     """All commands, in the order in which they are declared."""
     import typer
 
-    from loid_infer.cli import cache, cf, commands, cora, llmrec, plugins
+    from loid_infer.cli import bdlm, cache, cf, commands, cora, llmrec, plugins
 
     app = typer.Typer(
         name="loid-infer",
@@ -42,7 +42,9 @@ def build() -> typer.Typer:
     app.add_typer(plugin, name="plugin")
     app.add_typer(by_text, name="llmrec")
     app.add_typer(by_interactions, name="cf")
+    together = typer.Typer(no_args_is_help=True, help="Train a decoder and a collaborative model together (BDLM).")
     app.add_typer(answers, name="cora")
+    app.add_typer(together, name="bdlm")
     app.add_typer(stores, name="cache")
     for group, module in (
         (app, commands),
@@ -50,6 +52,7 @@ def build() -> typer.Typer:
         (by_text, llmrec),
         (by_interactions, cf),
         (answers, cora),
+        (together, bdlm),
         (stores, cache),
     ):
         for declared in vars(module).values():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loid_infer.cli.declare import command
-from loid_infer.cli.options import DeviceOption, DomainOption, TitleTokensOption
+from loid_infer.cli.options import DecoderOption, DeviceOption, DomainOption, TitleTokensOption
 from loid_infer.clicks.settings import (
     DEFAULT_ANSWER_SETTINGS,
     DEFAULT_CORA_SETTINGS,
@@ -17,14 +17,13 @@ from loid_infer.clicks.settings import (
 )
 from loid_infer.settings import TITLE_TOKENS
 
-_DecoderOption = Annotated[str, "A decoder: a Hugging Face folder, a GGUF file, or a hub name."]
 _PromptOption = Annotated[str, "The question, with {history} and {title}."]
 
 
 @command("cora.cora_fit")
 def fit(
     domain: DomainOption,
-    base: _DecoderOption,
+    base: DecoderOption,
     cf: Annotated[
         str | None, "Collaborative head of `cf fit --clicks`. By default the one with the best validation AUC."
     ] = None,
@@ -47,7 +46,7 @@ def fit(
 @command("tallrec.cora_train")
 def train(
     domain: DomainOption,
-    base: _DecoderOption,
+    base: DecoderOption,
     on: Annotated[
         list[str] | None, "A plugin to train on top of, which stays frozen; repeat for more. By default none."
     ] = None,

@@ -26,6 +26,7 @@ SplitSeedOption = Annotated[int | None, "Random seed of the split. By default --
 QuotingOption = Annotated[
     str, "Quotes in CSV and TSV: auto | standard | backslash (quotes escaped by one) | none (ordinary characters)."
 ]
+DecoderOption = Annotated[str, "A decoder: a Hugging Face folder, a GGUF file, or a hub name."]
 DeviceOption = Annotated[str, "auto | cpu | cuda"]
 TemplateOption = Annotated[str, "Text of an item, with the fields title, brand, category and description."]
 RankSplitOption = Annotated[str, "Kind of split: leave-one-out | time."]

@@ -14,7 +14,7 @@ from loid_infer.architectures.transformer import Transformer
 from loid_infer.clicks.generator import GeneratedLinear, Generator
 from loid_infer.clicks.nets import PairBatch, PairNet
 from loid_infer.clicks.prompts import Prompts
-from loid_infer.clicks.settings import AnswerSettings, CoraSettings
+from loid_infer.clicks.settings import AnswerSettings, BdlmSettings, CoraSettings
 from loid_infer.clicks.training import auc
 from loid_infer.data.clicks import TRAIN, VALID, Clicks, Pairs
 from loid_infer.data.sequences import Histories
@@ -43,6 +43,13 @@ class AnsweringModel(nn.Module):
         `hidden [2, n]`: whose users and whose items get the vector of unknown ones.
         """
         raise NotImplementedError
+
+    def losses(
+        self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, labels: Tensor, hidden: Bools | None
+    ) -> Tensor:
+        """The sum `[]` of the losses of n pairs with `labels [n]`: by default the binary cross-entropy."""
+        logits = self(input_ids, attention_mask, pairs, hidden)
+        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""
@@ -167,7 +174,7 @@ class Questions:
     @staticmethod
     def of(pairs: Pairs, labels: Array, titles: Sequence[str], prompts: Prompts) -> Questions:
         """Those about `titles [n]`, one a pair."""
-        tokens = prompts.tokenizer(prompts(pairs.histories, titles))
+        tokens = prompts.tokenizer(prompts(pairs, titles))
         labels = labels.astype(np.float32)
         return Questions(pairs, labels, Examples(tokens.flat_ids, tokens.lengths, labels))
 
@@ -189,7 +196,7 @@ def train_answers(
         NoSpace: a checkpoint cannot be written.
     """
     n, examples = train.pairs.n, train.examples
-    share = settings.hidden if isinstance(settings, CoraSettings) else 0.0
+    share = settings.hidden if isinstance(settings, CoraSettings | BdlmSettings) else 0.0
     some = np.argsort(sampling.keys(settings.seed, np.arange(n)), kind="stable")[:_SCALED]
     model.prepare(train.pairs.take(some))
     n_batches = len(examples.batches(settings.batch_tokens, settings.max_tokens))
@@ -203,9 +210,9 @@ def train_answers(
         # of new items: without hidden ones the decoder would not learn to read titles (DropoutNet, Volkovs et al.).
         keys = (sampling.keys(settings.seed, side, number, batch.slots) for side in (_HIDE_USER, _HIDE_ITEM))
         hidden = np.stack([sampling.uniform(key) < share for key in keys])
-        logits = model(*tensors_of(batch, model.direction.device), train.pairs.take(batch.slots), hidden)
-        labels = torch.from_numpy(train.labels[batch.slots]).to(logits.device)
-        total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        labels = torch.from_numpy(train.labels[batch.slots]).to(model.direction.device)
+        tensors = tensors_of(batch, model.direction.device)
+        total = model.losses(*tensors, train.pairs.take(batch.slots), labels, hidden)
         if not torch.isfinite(total):
             fix = f"Give a smaller --learning-rate than {settings.learning_rate:g}."
             raise BadSetting("training diverged: the loss is not finite", where=f"step {number + 1:,}", fix=fix)

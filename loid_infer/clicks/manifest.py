@@ -16,7 +16,7 @@ class ClickManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="cl
 
     format: int
     head: str
-    model: str  # mf | ncf | lightgcn | sasrec | text | cora
+    model: str  # mf | ncf | lightgcn | sasrec | text | cora | bdlm-llm | bdlm-drs
     domain: str
     split: str  # given | time
     split_digest: str  # of the table and the split

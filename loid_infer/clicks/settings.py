@@ -9,6 +9,9 @@ from loid_infer.plugins.settings import TrainSettings
 from loid_infer.settings import option
 
 PROMPT = "A user liked these titles: {history} Will the user like {title} as well? Answer Yes or No. Answer:"
+ID_PROMPT = (
+    "The user {user} liked these titles: {history} Will the user like {title} {item} as well? Answer Yes or No. Answer:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +41,18 @@ class CoraSettings(AnswerSettings):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class BdlmSettings(AnswerSettings):
+    """Everything that decides both sides of BDLM besides their data."""
+
+    hidden: float = option(
+        0.2, "Share of training pairs whose user is hidden, and of those whose item is, as if unknown.", min=0, max=0.9
+    )
+    joint: float = option(0.1, "Weight of the distance to shared vectors; 0: both sides learn apart.", min=0, max=1000)
+    preload: bool = option(True, "Start the tokens of users and items from the collaborative head's vectors.")
+    id_tokens: bool = option(True, "Give the decoder a token for every user and item.")
+
+
 DEFAULT_ANSWER_SETTINGS = AnswerSettings()
 DEFAULT_CORA_SETTINGS = CoraSettings()
+DEFAULT_BDLM_SETTINGS = BdlmSettings()

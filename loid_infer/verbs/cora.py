@@ -17,7 +17,7 @@ from loid_infer.clicks.answers import MAX_VALID, drawn, questions_of, train_answ
 from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import MODELS
 from loid_infer.clicks.prompts import Prompts
-from loid_infer.clicks.saved import save_click_head
+from loid_infer.clicks.saved import ClickHead, save_click_head
 from loid_infer.clicks.settings import DEFAULT_CORA_SETTINGS, PROMPT, AnswerSettings, CoraSettings
 from loid_infer.clicks.training import auc, fit_pairs, logits
 from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, read_clicks, refuse_other_pairs
@@ -191,14 +191,10 @@ def cora_fit(
     if text_only:
         run = ClickRun(workspace, domain, name or f"{domain}-text", TEXT, settings.seed, checkpoint_s, progress)
         return fit_text(run, base, encoder, prompt, title_tokens, settings)
-    chosen = cf or _best(workspace, domain)
-    head = open_click_head(workspace, chosen)
+    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, MODELS))
     model = head.manifest.collaborative
     run = ClickRun(workspace, domain, name or f"{domain}-cora-{model}", CORA, settings.seed, checkpoint_s, progress)
-    if head.manifest.model not in MODELS or head.manifest.split_digest != run.clicks.digest:
-        what, expected = "not a collaborative head of these pairs", f"one of {', '.join(MODELS)} on {domain}"
-        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --seed {settings.seed}"
-        raise BadSetting(what, where=f"--cf {chosen}", expected=expected, got=head.manifest.model, fix=fix)
+    run.check_collaborative(head, MODELS)
     source = decoder_of(base)
     settings = resolved(settings, source, on_device)
     prompts = Prompts.of(prompt, run.titles(), source.tokenizer(settings.max_tokens), title_tokens)
@@ -264,16 +260,16 @@ def _export(run: ClickRun, source: Base, base: str, name: str, settings: AnswerS
     export(name, base=base, workspace=run.workspace, progress=run.progress, **how)
 
 
-def _best(workspace: Workspace, domain: str) -> str:
-    """The collaborative head of `domain` with the best validation AUC."""
+def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str]) -> str:
+    """The head of `domain` of one of these collaborative `models` with the best validation AUC."""
     found: dict[str, float] = {}
     for path in workspace.head("any").parent.glob(f"[!.]*/{MANIFEST}"):
         with suppress(BadArtifact):
             content = decode(path, dict[str, Any], "")
-            if (content.get("kind"), content.get("domain")) == ("clicks", domain) and content.get("model") in MODELS:
+            if (content.get("kind"), content.get("domain")) == ("clicks", domain) and content.get("model") in models:
                 found[path.parent.name] = content["val"]["auc"]
     if not found:
-        fix = f"Run: loid-infer cf fit --clicks --domain {domain}"
+        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]}"
         raise BadArtifact(f"there is no collaborative head of {domain}", where=str(workspace.root), fix=fix)
     return max(found, key=lambda name: found[name])
 
@@ -311,6 +307,15 @@ class ClickRun:
             fix = f"Run: loid-infer ingest META --domain {self.clicks.domain} --items"
             raise BadTable("no item has a title", where=str(path), fix=fix)
         return found
+
+    def check_collaborative(self, head: ClickHead, models: Sequence[str]) -> None:
+        """Raise BadSetting unless `head` is of one of these models, and of these pairs."""
+        if head.manifest.model not in models or head.manifest.split_digest != self.clicks.digest:
+            what, expected = "not a collaborative head of these pairs", f"{' | '.join(models)} on {self.clicks.domain}"
+            fix = f"Run: loid-infer cf fit --clicks --domain {self.clicks.domain} --seed {self.seed}"
+            raise BadSetting(
+                what, where=f"--cf {head.folder.name}", expected=expected, got=head.manifest.model, fix=fix
+            )
 
     def checkpoint(self, decides: Sequence[Any]) -> Checkpoint:
         """That of a training which also these values decide."""

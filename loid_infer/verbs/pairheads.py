@@ -11,9 +11,10 @@ import torch
 
 from loid_infer.artifact import MANIFEST
 from loid_infer.clicks.answers import CoraModel, Questions, answered
+from loid_infer.clicks.bdlm import Mixer
 from loid_infer.clicks.manifest import ClickManifest
-from loid_infer.clicks.nets import PairBatch
-from loid_infer.clicks.prompts import Prompts
+from loid_infer.clicks.nets import FactorPairs, PairBatch
+from loid_infer.clicks.prompts import USER, Prompts
 from loid_infer.clicks.saved import ClickHead, load_click_head
 from loid_infer.clicks.settings import CoraSettings
 from loid_infer.clicks.training import logits
@@ -34,7 +35,8 @@ from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.joined import TextReader
 from loid_infer.verbs.sequences import BASED_ON, texts_of, titles_of
 
-TEXT, CORA = "text", "cora"
+TEXT, CORA, BDLM_LLM, BDLM_DRS = "text", "cora", "bdlm-llm", "bdlm-drs"
+_STORED = (TEXT, BDLM_LLM, BDLM_DRS)  # models on stored vectors of prompts
 # Pairs and the titles of their items -> logits [n].
 Scorer: TypeAlias = Callable[[Pairs, Sequence[str]], Floats]
 
@@ -86,21 +88,44 @@ def scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progres
         RuntimeMissing: the device is not available.
     """
     manifest = head.manifest
-    if manifest.model == TEXT:
-        return _text_scorer(workspace, head, progress, keep)
+    if manifest.model in _STORED:
+        return _stored_scorer(workspace, head, progress, keep)
     if manifest.model == CORA:
         return _cora_scorer(workspace, head, device, progress)
     net, length = head.net(), RankOptions(**manifest.options).max_length
     return lambda pairs, titles: logits(net, pairs, length)
 
 
-def _text_scorer(workspace: Workspace, head: ClickHead, progress: Progress, keep: bool) -> Scorer:
+def _stored_scorer(workspace: Workspace, head: ClickHead, progress: Progress, keep: bool) -> Scorer:
     manifest = head.manifest
     folder = open_folder(workspace.encoder(manifest.encoder), manifest.encoder, expected=manifest.fingerprint)
     titles = titles_of(workspace, manifest.domain, head.item_ids)
-    prompts = Prompts.of(manifest.prompt, titles, folder.tokenizer(), manifest.title_tokens)
+    with_ids = USER in manifest.prompt
+    prompts = Prompts.of(manifest.prompt, titles, folder.tokenizer(), manifest.title_tokens, with_ids=with_ids)
     reader = TextReader(workspace, folder, f"{head.folder.name}-test", progress, keep=keep)
-    return text_scorer(reader, prompts, head.tensors)
+    if manifest.model != BDLM_DRS:
+        return text_scorer(reader, prompts, head.tensors)
+    net = head.net()
+    assert isinstance(net, FactorPairs)
+    mixer = Mixer(net.users.shape[1], folder.spec.dim)
+    try:
+        mixer.load_state_dict(head.part("mixer"))
+    except RuntimeError as error:
+        what = f"the head cannot be read: {str(error).splitlines()[0]}"
+        raise BadArtifact(what, where=str(head.folder), fix="Fit it again.") from error
+    return mixed_scorer(reader, prompts, net, mixer)
+
+
+def mixed_scorer(reader: TextReader, prompts: Prompts, net: FactorPairs, mixer: Mixer) -> Scorer:
+    """That of the collaborative side of BDLM, with the vectors of prompts as states."""
+
+    def score(pairs: Pairs, titles: Sequence[str]) -> Floats:
+        states = torch.from_numpy(reader(prompts(pairs, titles)))
+        with torch.inference_mode():
+            found: Floats = mixer(net, PairBatch.of(pairs, 1), states).numpy()
+        return found
+
+    return score
 
 
 def text_scorer(reader: TextReader, prompts: Prompts, tensors: Any) -> Scorer:
@@ -108,7 +133,7 @@ def text_scorer(reader: TextReader, prompts: Prompts, tensors: Any) -> Scorer:
     direction = tensors["direction"].numpy()
 
     def score(pairs: Pairs, titles: Sequence[str]) -> Floats:
-        found: Floats = reader(prompts(pairs.histories, titles)) @ direction
+        found: Floats = reader(prompts(pairs, titles)) @ direction
         return found
 
     return score
@@ -195,7 +220,7 @@ class OpenPairRanking:
         """Raises BadSetting if a decoder answers for the head."""
         head = open_click_head(workspace, name)
         self.manifest = manifest = head.manifest
-        if manifest.model in (TEXT, CORA):
+        if manifest.model in (*_STORED, CORA):
             what = "a decoder would have to read a prompt about every item for every user"
             fix = "Recommend with a collaborative or a ranking head, and score what it puts first with this one."
             raise BadSetting(what, where=f"--head {name}", got=manifest.model, fix=fix)

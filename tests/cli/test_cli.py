@@ -26,6 +26,7 @@ COMMANDS = [
     "cache info",
     "cache verify",
     "cache salvage",
+    "bdlm fit",
     "cache compact",
     "cache gc",
     "cache export",

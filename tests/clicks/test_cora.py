@@ -8,6 +8,7 @@ from loid_infer.clicks.answers import CoraModel, answered, questions_of
 from loid_infer.clicks.nets import pair_net
 from loid_infer.clicks.prompts import Prompts
 from loid_infer.clicks.settings import CoraSettings
+from loid_infer.data.clicks import Pairs
 from loid_infer.data.sequences import Histories
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import load_base
@@ -64,6 +65,10 @@ def moved(model):
     for right in model.generator.right.values():
         torch.nn.init.normal_(right, std=0.3)
     return model
+
+
+def pairs_of(histories):
+    return Pairs(histories.users, histories.users, histories)
 
 
 def batch_of(questions, rows):
@@ -146,7 +151,7 @@ def test_prompts_fit_and_have_the_newest_items(decoder) -> None:
     tokenizer = decoder.tokenizer(60)
     prompts = Prompts.of(TEMPLATE, [*titles, ""], tokenizer, 5)
     histories = Histories(np.array([0, 1]), np.array([0, 0]), np.array([30, 0]), np.arange(30))
-    full, empty = prompts(histories, [titles[0] * 9, ""])
+    full, empty = prompts(pairs_of(histories), [titles[0] * 9, ""])
     assert int(tokenizer([full]).lengths[0]) <= 60
     assert not tokenizer([full]).n_truncated
     assert full.endswith("is it good Answer:")
@@ -154,7 +159,7 @@ def test_prompts_fit_and_have_the_newest_items(decoder) -> None:
     assert empty == "nothing yet the an item without a title is it good Answer:"
     braces = Prompts.of(TEMPLATE, ["a {title}", "the {history}"], tokenizer, 9)
     one = Histories(np.array([0]), np.array([0]), np.array([1]), np.array([0]))
-    assert braces(one, ["{history}"]) == ["a {title}; the {history} is it good Answer:"]
+    assert braces(pairs_of(one), ["{history}"]) == ["a {title}; the {history} is it good Answer:"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Commands on decoders and collaborative models that are trained together: bdlm fit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loid_infer.cli.declare import command
+from loid_infer.cli.options import DecoderOption, DeviceOption, DomainOption, TitleTokensOption
+from loid_infer.clicks.settings import DEFAULT_BDLM_SETTINGS, BdlmSettings
+from loid_infer.settings import TITLE_TOKENS
+
+
+@command("bdlm.bdlm_fit")
+def fit(
+    domain: DomainOption,
+    base: DecoderOption,
+    cf: Annotated[
+        str | None, "Head of `cf fit --clicks` with mf or lightgcn. By default the best of them on validation."
+    ] = None,
+    prompt: Annotated[str | None, "The question, with {history}, {title}, {user} and {item}."] = None,
+    title_tokens: TitleTokensOption = TITLE_TOKENS,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", help="Name of the encoder and, with -llm and -drs, of two heads; DOMAIN-bdlm."),
+    ] = None,
+    settings: BdlmSettings = DEFAULT_BDLM_SETTINGS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a decoder with tokens of users and items together with a collaborative model. Run again, it continues.
+
+    Example: loid-infer bdlm fit --domain movies --base SmolLM2-135M-Instruct
+    """

@@ -1,0 +1,189 @@
+"""`bdlm fit`: trains a decoder and a collaborative model together on labeled pairs (BDLM), and fits a head of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from loid_infer.artifact import scratch_folder
+from loid_infer.clicks.answers import questions_of, train_answers
+from loid_infer.clicks.bdlm import BdlmModel
+from loid_infer.clicks.nets import FactorPairs
+from loid_infer.clicks.prompts import Prompts, id_token
+from loid_infer.clicks.saved import ClickHead
+from loid_infer.clicks.settings import DEFAULT_BDLM_SETTINGS, ID_PROMPT, PROMPT, BdlmSettings
+from loid_infer.encoder import find_encoder
+from loid_infer.encoders.opening import torch_device
+from loid_infer.encoders.processor import n_usable_threads, torch_threads
+from loid_infer.errors import BadSetting
+from loid_infer.graphs.bases import Base
+from loid_infer.graphs.extended import with_tokens, write_base
+from loid_infer.learning.loop import History
+from loid_infer.plugins.adapter import adapted_encoder
+from loid_infer.plugins.delta import fold
+from loid_infer.settings import TITLE_TOKENS, Workspace, WorkspaceLike, check_number
+from loid_infer.types import SILENT, NamedDigest, Progress
+from loid_infer.verbs.cora import ClickRun, best_collaborative
+from loid_infer.verbs.export import export
+from loid_infer.verbs.joined import TextReader
+from loid_infer.verbs.pairheads import BDLM_DRS, BDLM_LLM, decoder_of, mixed_scorer, open_click_head, text_scorer
+from loid_infer.verbs.train import resolved
+
+_FACTORS = ("mf", "lightgcn")  # whose users and items have a vector each
+
+
+@dataclass(frozen=True, slots=True)
+class BdlmFitResult:
+    """Both sides, as two heads on the vectors of one encoder. Metrics are of at most 1,000 validation pairs."""
+
+    heads: Sequence[str]  # of the decoder, and of the collaborative side
+    encoder: str
+    domain: str
+    collaborative: str
+    n_train: int  # pairs that were trained on
+    n_tokens: int  # of users and items
+    n_params: int  # that were trained
+    val_llm: dict[str, float]  # auc, uauc
+    val_drs: dict[str, float]
+    epochs: int
+    tokens_per_s: float  # training tokens without padding
+    split: str
+    split_digest: str
+    seed: int
+    paths: Sequence[str]
+    seconds: float
+
+
+def bdlm_fit(
+    domain: str,
+    *,
+    base: str,
+    cf: str | None = None,
+    prompt: str | None = None,
+    title_tokens: int = TITLE_TOKENS,
+    name: str | None = None,
+    settings: BdlmSettings = DEFAULT_BDLM_SETTINGS,
+    device: str = "auto",
+    workspace: WorkspaceLike = None,
+    checkpoint_s: float = 30.0,
+    progress: Progress = SILENT,
+) -> BdlmFitResult:
+    """Train both sides of BDLM (arXiv 2311.03778) on the labeled pairs of `domain`.
+
+    The decoder gets LoRA and a token for every user and item, whose embeddings are projected vectors, first those of
+    the collaborative head. The collaborative side reads the decoder's state of the prompt. Both are drawn to a third
+    pair of tables. Afterwards the decoder with its tokens is exported as the encoder `<name>`, so vectors of prompts
+    are stored like those of other texts, and heads `<name>-llm` and `<name>-drs` are fitted on them.
+
+    Args:
+        base: a decoder: a Hugging Face folder, a GGUF file, or a hub name.
+        cf: a head of `cf fit --clicks` with the model mf or lightgcn; by default the best of them on validation.
+        prompt: the question, with `{history}`, `{title}`, and `{user}` and `{item}` for their tokens.
+        title_tokens: titles are cut after so many tokens.
+        name: by default DOMAIN-bdlm.
+        device: auto | cpu | cuda.
+
+    Raises:
+        BadName, BadSetting, BadTable, BadArtifact, RuntimeMissing: see `cora_fit`.
+        ParityError, StoreBusy, BadStore, NoSpace: see `export` and `encode`.
+    """
+    start, workspace, on_device = time.perf_counter(), Workspace.of(workspace), torch_device(device)
+    check_number("--title-tokens", title_tokens, 1, np.inf)
+    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, _FACTORS))
+    name = name or f"{domain}-bdlm"
+    llm, drs = (
+        ClickRun(workspace, domain, f"{name}-{side}", model, settings.seed, checkpoint_s, progress)
+        for side, model in (("llm", BDLM_LLM), ("drs", BDLM_DRS))
+    )
+    drs.check_collaborative(head, _FACTORS)
+    source = decoder_of(base)
+    settings = resolved(settings, source, on_device)
+    first, digest = -1, source.base_digest
+    if settings.id_tokens:
+        source, first = with_tokens(source, _names(head))
+    prompt = prompt or (ID_PROMPT if settings.id_tokens else PROMPT)
+    tokenizer = source.tokenizer(settings.max_tokens)
+    prompts = Prompts.of(prompt, drs.titles(), tokenizer, title_tokens, with_ids=settings.id_tokens)
+    model, history, n_train = _trained(drs, head, source, first, prompts, settings, on_device)
+    _export(drs, source, first, model, name, settings)
+    folder = find_encoder(workspace, name)
+    prompts = Prompts.of(prompt, drs.titles(), folder.tokenizer(), title_tokens, with_ids=settings.id_tokens)
+    reader = TextReader(workspace, folder, f"{name}-valid", progress, keep=True)
+    about: dict[str, Any] = {
+        "collaborative": head.manifest.model,
+        "options": head.manifest.options,
+        "prompt": prompt,
+        "title_tokens": title_tokens,
+        "encoder": folder.name,
+        "fingerprint": folder.fingerprint,
+        "card": folder.spec,
+        "base": NamedDigest(base, digest),
+        "settings": asdict(settings),
+    }
+    n_params = sum(parameter.numel() for parameter in model.trained().values())
+    direction = {"direction": model.direction.cpu()}
+    mine = {"val": llm.validated(text_scorer(reader, prompts, direction))}
+    of_llm = llm.save(direction, {**about, **mine}, history, n_params)
+    parts = {"net": model.net.cpu(), "mixer": model.mixer.cpu()}
+    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    mine = {"val": drs.validated(mixed_scorer(reader, prompts, model.net, model.mixer))}
+    of_drs = drs.save(tensors, {**about, **mine}, history, n_params)
+    return BdlmFitResult(
+        heads=(of_llm.head, of_drs.head),
+        encoder=folder.name,
+        domain=domain,
+        collaborative=head.manifest.model,
+        n_train=n_train,
+        n_tokens=len(_names(head)) if settings.id_tokens else 0,
+        n_params=n_params,
+        val_llm=of_llm.val,
+        val_drs=of_drs.val,
+        epochs=history.epoch,
+        tokens_per_s=history.units_per_s,
+        split=of_drs.split,
+        split_digest=of_drs.split_digest,
+        seed=settings.seed,
+        paths=(of_llm.path, of_drs.path, str(folder.path)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _names(head: ClickHead) -> list[str]:
+    """The tokens of all users and items of the head, and of unknown ones."""
+    names = [id_token("user", code) for code in range(len(head.user_ids))]
+    names += [id_token("item", code) for code in range(len(head.item_ids))]
+    return [*names, id_token("user", -1), id_token("item", -1)]
+
+
+def _trained(
+    run: ClickRun, head: ClickHead, source: Base, first: int, prompts: Prompts, settings: BdlmSettings, device: str
+) -> tuple[BdlmModel, History, int]:
+    net = head.net()
+    if not isinstance(net, FactorPairs):  # excluded by `check_collaborative`
+        raise BadSetting("the collaborative head has no vectors of users and items", where=f"head {head.folder.name!r}")
+    train, valid = questions_of(run.clicks, run.titles(), prompts, settings)
+    yes, no = source.output_rows(prompts.answers())
+    spec = source.spec(source.digest, settings.max_tokens, precision=settings.precision)
+    decoder = adapted_encoder(spec, source.tensors, source.model, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = BdlmModel(decoder, yes - no, net, first, settings).to(device)
+    identity = [asdict(settings), source.base_digest, prompts.template, run.titles(), head.manifest.files, device]
+    with torch_threads(n_usable_threads()):
+        history = train_answers(model, train, valid, settings, run.checkpoint(identity), run.progress)
+    return model, history, train.pairs.n
+
+
+def _export(run: ClickRun, source: Base, first: int, model: BdlmModel, name: str, settings: BdlmSettings) -> None:
+    """Export the decoder with its tokens as the encoder `name`."""
+    tensors = fold(source.arrays(), [model.decoder.delta()])
+    rows = np.zeros((0, 0), np.float32) if model.tokens is None else model.tokens.rows().cpu().numpy()
+    with scratch_folder() as scratch:
+        write_base(scratch / name, source, tensors, rows, first)
+        how: dict[str, Any] = {"pooling": "last", "normalize": False, "max_tokens": settings.max_tokens}
+        export(name, base=str(scratch / name), workspace=run.workspace, progress=run.progress, **how)
