@@ -32,6 +32,7 @@ MODULE_LEVEL_CALLS = {
         "RankTrainSettings",
         "AnswerSettings",
         "CoraSettings",
+        "BdlmSettings",
         "Kind",
         "Html",
     ),  # values that never change

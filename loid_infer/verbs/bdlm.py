@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from loid_infer.clicks.prompts import Prompts, id_token
 from loid_infer.clicks.saved import ClickHead
 from loid_infer.clicks.settings import DEFAULT_BDLM_SETTINGS, ID_PROMPT, PROMPT, BdlmSettings
 from loid_infer.encoder import find_encoder
+from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import n_usable_threads, torch_threads
 from loid_infer.errors import BadSetting
@@ -28,7 +29,7 @@ from loid_infer.plugins.adapter import adapted_encoder
 from loid_infer.plugins.delta import fold
 from loid_infer.settings import TITLE_TOKENS, Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, NamedDigest, Progress
-from loid_infer.verbs.cora import ClickRun, best_collaborative
+from loid_infer.verbs.cora import ClickFitResult, ClickRun, best_collaborative
 from loid_infer.verbs.export import export
 from loid_infer.verbs.joined import TextReader
 from loid_infer.verbs.pairheads import BDLM_DRS, BDLM_LLM, decoder_of, mixed_scorer, open_click_head, text_scorer
@@ -111,36 +112,23 @@ def bdlm_fit(
     prompts = Prompts.of(prompt, drs.titles(), tokenizer, title_tokens, with_ids=settings.id_tokens)
     model, history, n_train = _trained(drs, head, source, first, prompts, settings, on_device)
     _export(drs, source, first, model, name, settings)
-    folder = find_encoder(workspace, name)
-    prompts = Prompts.of(prompt, drs.titles(), folder.tokenizer(), title_tokens, with_ids=settings.id_tokens)
-    reader = TextReader(workspace, folder, f"{name}-valid", progress, keep=True)
-    about: dict[str, Any] = {
+    about = {
         "collaborative": head.manifest.model,
         "options": head.manifest.options,
         "prompt": prompt,
         "title_tokens": title_tokens,
-        "encoder": folder.name,
-        "fingerprint": folder.fingerprint,
-        "card": folder.spec,
         "base": NamedDigest(base, digest),
         "settings": asdict(settings),
     }
-    n_params = sum(parameter.numel() for parameter in model.trained().values())
-    direction = {"direction": model.direction.cpu()}
-    mine = {"val": llm.validated(text_scorer(reader, prompts, direction))}
-    of_llm = llm.save(direction, {**about, **mine}, history, n_params)
-    parts = {"net": model.net.cpu(), "mixer": model.mixer.cpu()}
-    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
-    mine = {"val": drs.validated(mixed_scorer(reader, prompts, model.net, model.mixer))}
-    of_drs = drs.save(tensors, {**about, **mine}, history, n_params)
+    of_llm, of_drs = _saved(llm, drs, model, history, find_encoder(workspace, name), about)
     return BdlmFitResult(
         heads=(of_llm.head, of_drs.head),
-        encoder=folder.name,
+        encoder=name,
         domain=domain,
         collaborative=head.manifest.model,
         n_train=n_train,
         n_tokens=len(_names(head)) if settings.id_tokens else 0,
-        n_params=n_params,
+        n_params=of_drs.n_params,
         val_llm=of_llm.val,
         val_drs=of_drs.val,
         epochs=history.epoch,
@@ -148,7 +136,7 @@ def bdlm_fit(
         split=of_drs.split,
         split_digest=of_drs.split_digest,
         seed=settings.seed,
-        paths=(of_llm.path, of_drs.path, str(folder.path)),
+        paths=(of_llm.path, of_drs.path, str(workspace.encoder(name))),
         seconds=time.perf_counter() - start,
     )
 
@@ -187,3 +175,22 @@ def _export(run: ClickRun, source: Base, first: int, model: BdlmModel, name: str
         write_base(scratch / name, source, tensors, rows, first)
         how: dict[str, Any] = {"pooling": "last", "normalize": False, "max_tokens": settings.max_tokens}
         export(name, base=str(scratch / name), workspace=run.workspace, progress=run.progress, **how)
+
+
+def _saved(
+    llm: ClickRun, drs: ClickRun, model: BdlmModel, history: History, folder: EncoderFolder, about: Mapping[str, Any]
+) -> tuple[ClickFitResult, ClickFitResult]:
+    """The head of each side on the vectors of the encoder in `folder`; `about` are fields of their manifests."""
+    prompts = Prompts.of(
+        about["prompt"], drs.titles(), folder.tokenizer(), about["title_tokens"], with_ids=model.tokens is not None
+    )
+    reader = TextReader(drs.workspace, folder, f"{folder.name}-valid", drs.progress, keep=True)
+    about = {**about, "encoder": folder.name, "fingerprint": folder.fingerprint, "card": folder.spec}
+    n_params = sum(parameter.numel() for parameter in model.trained().values())
+    direction = {"direction": model.direction.cpu()}
+    val = llm.validated(text_scorer(reader, prompts, direction))
+    of_llm = llm.save(direction, {**about, "val": val}, history, n_params)
+    parts = {"net": model.net.cpu(), "mixer": model.mixer.cpu()}
+    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    val = drs.validated(mixed_scorer(reader, prompts, model.net, model.mixer))
+    return of_llm, drs.save(tensors, {**about, "val": val}, history, n_params)

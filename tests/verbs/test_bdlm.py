@@ -87,9 +87,7 @@ def test_a_killed_training_continues_and_ends_the_same(fitted, monkeypatch) -> N
     bdlm_fit("d", name="resumed", **run)
     assert not [*ws.head("d").parent.glob(".*training*")]
     heads = [(ws.head(f"{name}-drs") / "head.safetensors").read_bytes() for name in ("whole", "resumed")]
-    specs = [
-        json.loads((ws.encoder(name) / "manifest.json").read_text())["fingerprint"] for name in ("whole", "resumed")
-    ]
+    manifests = [(ws.encoder(name) / "manifest.json").read_text() for name in ("whole", "resumed")]
     for name in ("whole", "resumed"):
         shutil.rmtree(ws.encoder(name))
         for side in ("llm", "drs"):
