@@ -30,11 +30,11 @@ HEADS = {  # what each is called, what could be known at best, and the head
     "bdlm, collaborative": ("both", "bdlm-drs"),
     **{
         f"bdlm, {side}, {what}": ("both", f"bdlm-{number}-{short}")
-        for number, what in enumerate(("apart", "not preloaded", "no tokens", "nothing hidden"))
+        for number, what in enumerate(("apart", "random tokens", "no tokens", "nothing hidden"))
         for side, short in (("decoder", "llm"), ("collaborative", "drs"))
     },
 }
-ABLATIONS = ({"joint": 0.0}, {"preload": False}, {"id_tokens": False}, {"hidden": 0.0})
+ABLATIONS = ({"joint": 0.0}, {"random_tokens": True}, {"no_tokens": True}, {"hidden": 0.0})
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ class BdlmModel(AnsweringModel):
         self.shared_users, self.shared_items = map(nn.Parameter, shared)
         self.tokens: IdTokens | None = None
         if first >= 0:
-            start = shared if settings.preload else [torch.randn_like(table) for table in shared]
+            start = [torch.randn_like(table) for table in shared] if settings.random_tokens else shared
             self.tokens = IdTokens(decoder.encoder.words, first, start)
             decoder.encoder.words = self.tokens
         self.mixer = Mixer(net.users.shape[1], len(direction))

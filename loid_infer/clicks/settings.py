@@ -49,8 +49,8 @@ class BdlmSettings(AnswerSettings):
         0.2, "Share of training pairs whose user is hidden, and of those whose item is, as if unknown.", min=0, max=0.9
     )
     joint: float = option(0.1, "Weight of the distance to shared vectors; 0: both sides learn apart.", min=0, max=1000)
-    preload: bool = option(True, "Start the tokens of users and items from the collaborative head's vectors.")
-    id_tokens: bool = option(True, "Give the decoder a token for every user and item.")
+    random_tokens: bool = option(False, "Start the tokens of users and items at random, not from the head's vectors.")
+    no_tokens: bool = option(False, "Give the decoder no tokens of users and items.")
 
 
 DEFAULT_ANSWER_SETTINGS = AnswerSettings()

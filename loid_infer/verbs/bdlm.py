@@ -105,11 +105,12 @@ def bdlm_fit(
     source = decoder_of(base)
     settings = resolved(settings, source, on_device)
     first, digest = -1, source.base_digest
-    if settings.id_tokens:
+    with_ids = not settings.no_tokens
+    if with_ids:
         source, first = with_tokens(source, _names(head))
-    prompt = prompt or (ID_PROMPT if settings.id_tokens else PROMPT)
+    prompt = prompt or (ID_PROMPT if with_ids else PROMPT)
     tokenizer = source.tokenizer(settings.max_tokens)
-    prompts = Prompts.of(prompt, drs.titles(), tokenizer, title_tokens, with_ids=settings.id_tokens)
+    prompts = Prompts.of(prompt, drs.titles(), tokenizer, title_tokens, with_ids=with_ids)
     model, history, n_train = _trained(drs, head, source, first, prompts, settings, on_device)
     _export(drs, source, first, model, name, settings)
     about = {
@@ -127,7 +128,7 @@ def bdlm_fit(
         domain=domain,
         collaborative=head.manifest.model,
         n_train=n_train,
-        n_tokens=len(_names(head)) if settings.id_tokens else 0,
+        n_tokens=len(_names(head)) if with_ids else 0,
         n_params=of_drs.n_params,
         val_llm=of_llm.val,
         val_drs=of_drs.val,

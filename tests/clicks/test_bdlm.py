@@ -168,12 +168,12 @@ def test_vectors_that_are_not_loaded_are_random_and_ids_can_be_left_out(opened, 
     def made(**changes):
         decoder = adapted_encoder(spec, source.tensors, decoder_of(world[2]).model, SETTINGS)
         settings = BdlmSettings(rank=3, precision="fp32", max_tokens=48, **changes)
-        return BdlmModel(decoder, model.direction, net, -1 if changes.get("id_tokens") is False else 400, settings)
+        return BdlmModel(decoder, model.direction, net, -1 if changes.get("no_tokens") else 400, settings)
 
-    loaded, fresh = made().tokens.users, made(preload=False).tokens.users
+    loaded, fresh = made().tokens.users, made(random_tokens=True).tokens.users
     assert abs(float(np.corrcoef(loaded.detach().ravel(), fresh.detach().ravel())[0, 1])) < 0.3
-    assert made(id_tokens=False).tokens is None
-    assert not {"shared_users", "tokens.users"} & made(id_tokens=False).trained().keys()
+    assert made(no_tokens=True).tokens is None
+    assert not {"shared_users", "tokens.users"} & made(no_tokens=True).trained().keys()
     assert "shared_users" not in made(joint=0.0).trained()
     assert isinstance(loaded, torch.nn.Parameter)
     assert isinstance(made().tokens, IdTokens)

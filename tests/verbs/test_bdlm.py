@@ -43,10 +43,10 @@ def test_both_sides_know_what_neither_interactions_nor_titles_know(fitted) -> No
     assert "d-bdlm-drs" in (ws.reports / "d.clicks.json").read_text()
 
 
-@pytest.mark.parametrize("ablation", [{"id_tokens": False}, {"preload": False}, {"hidden": 0.0}], ids=str)
+@pytest.mark.parametrize("ablation", [{"no_tokens": True}, {"random_tokens": True}, {"hidden": 0.0}], ids=str)
 def test_each_part_is_needed(fitted, ablation) -> None:
     ws, base, _ = fitted
-    prompt = TEMPLATE if ablation.get("id_tokens", True) else TEMPLATE.replace("{user} ", "").replace("{item} ", "")
+    prompt = TEMPLATE if "no_tokens" not in ablation else TEMPLATE.replace("{user} ", "").replace("{item} ", "")
     settings = replace(FAST, epochs=4, **ablation)
     found = bdlm_fit("d", base=base, prompt=prompt, settings=settings, name="less", workspace=ws)
     summary = evaluate_clicks("d", heads=found.heads, workspace=ws).summary
