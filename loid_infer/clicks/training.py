@@ -80,13 +80,9 @@ class _Run:
             validate=self.validate,
             task=("fit", "pairs"),
             seed=self.seed,
-            epochs=options.epochs,
             learning_rate=rate,
             weight_decay=decay,
-            averaging=options.averaging,
-            averaging_lead=1,
-            patience=options.patience,
-            by_epoch=True,
+            **options.of_loop(),
         )
 
     def batches(self, epoch: int, position: int) -> Iterator[tuple[PairBatch, Tensor]]:

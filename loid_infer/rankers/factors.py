@@ -145,13 +145,9 @@ class _Run:
             validate=self.validate,
             task=("fit", "pairs"),
             seed=self.seed,
-            epochs=options.epochs,
             learning_rate=rate,
             weight_decay=decay,
-            averaging=options.averaging,
-            averaging_lead=1,
-            patience=options.patience,
-            by_epoch=True,
+            **options.of_loop(),
         )
 
     def validate(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
+from typing import Any
 
 from loid_infer.errors import BadSetting
 from loid_infer.settings import check_limits, option
@@ -55,6 +56,11 @@ class RankOptions:
             learning_rate if self.learning_rate is None else self.learning_rate,
             weight_decay if self.weight_decay is None else self.weight_decay,
         )
+
+    def of_loop(self) -> dict[str, Any]:
+        """The arguments of `learning.loop.Training` that are options, and those that all of these models share."""
+        own = {name: getattr(self, name) for name in ("epochs", "averaging", "patience")}
+        return {**own, "averaging_lead": 1, "by_epoch": True}
 
 
 # The options besides trials of the models that do not have all of them.

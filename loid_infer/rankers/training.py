@@ -102,13 +102,9 @@ class _Run:
             validate=self.validate,
             task=("fit", "sequences"),
             seed=self.seed,
-            epochs=self.options.epochs,
             learning_rate=rate,
             weight_decay=decay,
-            averaging=self.options.averaging,
-            averaging_lead=1,
-            patience=self.options.patience,
-            by_epoch=True,
+            **self.options.of_loop(),
         )
 
     def validate(self) -> float:

@@ -1,15 +1,34 @@
 """Labeled pairs with a known structure."""
 
 import csv
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from loid_infer import ingest_clicks, ingest_items
 from loid_infer.data.clicks import Clicks, read_clicks
+from loid_infer.learning import loop
 from loid_infer.settings import Workspace
 
 COLUMNS = ("user_id", "item_id", "label", "timestamp", "split")
+
+
+@contextmanager
+def killed_after(n_steps: int):
+    """Training is interrupted before this step."""
+    step, n = loop._Run.take_step, []
+
+    def take_step(self, batch):
+        n.append(1)
+        if len(n) == n_steps:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "take_step", take_step)
+        yield
 
 
 def write_pairs(ws: Workspace, domain: str, rows, titles: dict[str, str] | None = None, seed: int = 0) -> Clicks:

@@ -10,11 +10,10 @@ import pytest
 from loid_infer import bdlm_fit, cache_info, cf_fit_clicks, evaluate_clicks, recommend, report
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.learning import loop
 from loid_infer.settings import Workspace
 from tests.clicks.test_bdlm import TEMPLATE
 from tests.clicks.test_cora import make_decoder
-from tests.clicks.worlds import both_needed, write_pairs
+from tests.clicks.worlds import both_needed, killed_after, write_pairs
 from tests.verbs.test_cora import QUICK, scored
 
 FAST = BdlmSettings(rank=4, epochs=6, learning_rate=1e-2, precision="fp32", max_tokens=48, batch_tokens=1024)
@@ -68,22 +67,12 @@ def test_both_heads_read_the_same_stored_vectors(fitted, tmp_path, monkeypatch) 
     assert [row["score"] for row in llm] != [row["score"] for row in drs]
 
 
-def test_a_killed_training_continues_and_ends_the_same(fitted, monkeypatch) -> None:
+def test_a_killed_training_continues_and_ends_the_same(fitted) -> None:
     ws, base, _ = fitted
     run = {"base": base, "prompt": TEMPLATE, "settings": replace(FAST, epochs=1), "workspace": ws, "checkpoint_s": 0.0}
     bdlm_fit("d", name="whole", **run)
-    step, n = loop._Run.take_step, []
-
-    def killed(self, batch):
-        n.append(1)
-        if len(n) == 12:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(loop._Run, "take_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(12), pytest.raises(KeyboardInterrupt):
         bdlm_fit("d", name="resumed", **run)
-    monkeypatch.setattr(loop._Run, "take_step", step)
     bdlm_fit("d", name="resumed", **run)
     assert not [*ws.head("d").parent.glob(".*training*")]
     heads = [(ws.head(f"{name}-drs") / "head.safetensors").read_bytes() for name in ("whole", "resumed")]

@@ -30,14 +30,13 @@ from loid_infer.cli.evaluation import tables
 from loid_infer.clicks.settings import AnswerSettings, CoraSettings
 from loid_infer.clicks.training import auc
 from loid_infer.errors import BadArtifact, BadSetting, BadTable
-from loid_infer.learning import loop
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs.pairheads import OpenClicks, open_click_head, scorer
 from loid_infer.verbs.sequences import titles_of
 from tests.clicks.test_cora import TEMPLATE, make_decoder
-from tests.clicks.worlds import both_needed, clusters, two_parts, write_pairs
+from tests.clicks.worlds import both_needed, clusters, killed_after, two_parts, write_pairs
 
 QUICK = RankOptions(dim=8, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9)
 FAST = CoraSettings(
@@ -175,23 +174,13 @@ def test_the_item_itself_is_not_in_the_history_of_a_score(timed, tmp_path) -> No
     assert other["score"] != changed["score"]
 
 
-def test_a_killed_training_continues_and_ends_the_same(fitted, base, tmp_path, monkeypatch) -> None:
+def test_a_killed_training_continues_and_ends_the_same(fitted, base, tmp_path) -> None:
     ws, _ = fitted
     short = replace(FAST, epochs=2)
     run = {"base": base, "prompt": TEMPLATE, "settings": short, "workspace": ws, "checkpoint_s": 0.0}
     cora_fit("d", name="whole", **run)
-    step, n = loop._Run.take_step, []
-
-    def killed(self, batch):
-        n.append(1)
-        if len(n) == 25:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(loop._Run, "take_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(25), pytest.raises(KeyboardInterrupt):
         cora_fit("d", name="resumed", **run)
-    monkeypatch.setattr(loop._Run, "take_step", step)
     cora_fit("d", name="resumed", **run)
     tensors = [(ws.head(name) / "head.safetensors").read_bytes() for name in ("whole", "resumed")]
     for name in ("whole", "resumed"):
