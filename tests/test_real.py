@@ -3,23 +3,29 @@
 import random
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from loid_infer import (
     Encoder,
     cache_export,
     cache_verify,
+    cf_fit_clicks,
     encode,
+    evaluate_clicks,
     evaluate_ranking,
     export,
     fit,
     ingest,
+    ingest_clicks,
     ingest_implicit,
     ingest_items,
     llmrec_fit,
     score,
 )
 from loid_infer.kernels.cosine import row_cosines
+from loid_infer.rankers.settings import RankOptions
 
 pytestmark = pytest.mark.real
 DOMAIN = "musical_instruments"
@@ -130,3 +136,19 @@ def test_real_titles_say_what_comes_next_and_shuffled_ones_do_not(bundled, share
     chance = 10 / len(titles)
     assert found["real_titles"] > 5 * chance
     assert found["moved_titles"] < 2 * chance
+
+
+def test_labels_of_films_are_predicted_and_the_mean_of_an_item_comes_close(shared_data, tmp_path) -> None:
+    source = pq.read_table(shared_data / "sequences" / "movielens_1m_collm.parquet")
+    pq.write_table(source.filter(pc.not_equal(source["split"], "valid_small")), tmp_path / "pairs.parquet")
+    found = ingest_clicks([tmp_path / "pairs.parquet"], "films", workspace=tmp_path)
+    assert (found.n_rows, found.n_valid, found.n_test, found.n_positive) == (51_623, 10_401, 7_331, 27_684)
+    cf_fit_clicks("films", settings=RankOptions(dim=64), workspace=tmp_path)
+    result = evaluate_clicks("films", workspace=tmp_path)
+    assert (result.n_pairs, result.n_users, result.n_both) == (7_331, 320, 224)
+    values = {(row.system, row.metric): row.value for row in result.summary}
+    assert values["item mean", "auc"] == pytest.approx(0.7094, abs=5e-4)
+    assert values["item mean", "uauc"] == pytest.approx(0.6816, abs=5e-4)
+    assert values["films-mf-clicks", "auc"] > 0.72
+    (gain,) = (row for row in result.minus("films-mf-clicks") if row.reference == "item mean")
+    assert gain.low < 0 < gain.value < gain.high
