@@ -56,9 +56,13 @@ def main() -> None:
         cora_train("d", settings=AnswerSettings(**LEARNED), **shared)
         cora_fit("d", settings=CoraSettings(**LEARNED, **CORA), **shared)
         cora_fit("d", settings=CoraSettings(**LEARNED, **CORA, hidden=0.0), name="shown", **shared)
-        found = {
-            row.system: row.value for row in evaluate_clicks("d", workspace=workspace).summary if row.metric == "auc"
-        }
+        asked = {"base": base, "workspace": workspace}
+        bdlm_fit("d", settings=BdlmSettings(**LEARNED), prompt=WITH_IDS, name="bdlm", **asked)
+        for number, ablation in enumerate(ABLATIONS):
+            prompt = TEMPLATE if "no_tokens" in ablation else WITH_IDS
+            bdlm_fit("d", settings=BdlmSettings(**LEARNED, **ablation), prompt=prompt, name=f"bdlm-{number}", **asked)
+        summary = evaluate_clicks("d", workspace=workspace).summary
+        found = {row.system: row.value for row in summary if row.metric == "auc"}
         for name, (_, head) in HEADS.items():
             reached.setdefault(name, []).append(found[head])
     table = []
