@@ -8,12 +8,13 @@ A decoder of three layers with random weights, so that nothing is known of langu
 import numpy as np
 
 from bench.record import save, work_folder
-from loid_infer import cf_fit_clicks, cora_fit, cora_train, evaluate_clicks
-from loid_infer.clicks.settings import AnswerSettings, CoraSettings
+from loid_infer import bdlm_fit, cf_fit_clicks, cora_fit, cora_train, evaluate_clicks
+from loid_infer.clicks.settings import AnswerSettings, BdlmSettings, CoraSettings
 from loid_infer.clicks.training import auc
 from loid_infer.evaluation.rows import paired
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace, wait_briefly
+from tests.clicks.test_bdlm import TEMPLATE as WITH_IDS
 from tests.clicks.test_cora import TEMPLATE, make_decoder
 from tests.clicks.worlds import two_parts, write_pairs
 
