@@ -5,6 +5,8 @@
 A decoder of three layers with random weights, so that nothing is known of language but what training teaches.
 """
 
+from typing import Any
+
 import numpy as np
 
 from bench.record import save, work_folder
@@ -35,7 +37,7 @@ HEADS = {  # what each is called, what could be known at best, and the head
         for side, short in (("decoder", "llm"), ("collaborative", "drs"))
     },
 }
-ABLATIONS = ({"joint": 0.0}, {"random_tokens": True}, {"no_tokens": True}, {"hidden": 0.0})
+ABLATIONS: tuple[dict[str, Any], ...] = ({"joint": 0.0}, {"random_tokens": True}, {"no_tokens": True}, {"hidden": 0.0})
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def main() -> None:
             reached.setdefault(name, []).append(found[head])
     table = []
     for name, (what, _) in HEADS.items():
-        row = {
+        row: dict[str, Any] = {
             "head": name,
             "knows": what,
             "auc": float(np.mean(reached[name])),
