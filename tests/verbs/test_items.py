@@ -301,7 +301,11 @@ def test_a_table_of_items_is_no_domain(ws, write):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--items", "--implicit"], "not both"),
+        (["--items", "--implicit"], "--items, --implicit: one command reads one kind of rows"),
+        (["--implicit", "--clicks"], "--implicit, --clicks: one command reads one kind of rows"),
+        (["--clicks", "--rating-range", "1,5"], "does not apply with --clicks"),
+        (["--implicit", "--liked-from", "4"], "does not apply with --implicit"),
+        (["--liked-from", "4"], "that only --clicks has"),
         (["--items", "--rating-range", "1,5"], "does not apply with --items"),
         (["--items", "--duplicates", "keep-last"], "does not apply with --items"),
         (["--implicit", "--rating-range", "1,5"], "does not apply with --implicit"),
