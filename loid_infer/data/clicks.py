@@ -78,17 +78,18 @@ class Clicks:
         return Pairs(users, self.items[rows], histories)
 
 
-def read_clicks(path: Path, domain: str, seed: int) -> Clicks:
+def read_clicks(path: Path, domain: str, seed: int, *, to_fit: bool = True) -> Clicks:
     """The labeled pairs of `domain`, in the parts that the source has, else by time.
 
     By time, the first 80 % are for training, the next 10 % for validation and the rest for test.
 
     Args:
         seed: of the order of items that a user liked at the same time; see `sequences_of`.
+        to_fit: whether every part must have both labels.
 
     Raises:
         BadTable: the table is missing, damaged, or not written by `ingest --clicks`.
-        BadSetting: a part is empty, a part for fitting has one label only, or there are neither parts nor times.
+        BadSetting: a part does not have both labels, or there are neither parts nor times.
     """
     fix = f"Run: loid-infer ingest SRC --domain {domain} --clicks"
     if not path.is_file():
@@ -118,7 +119,8 @@ def read_clicks(path: Path, domain: str, seed: int) -> Clicks:
         split=kind,
         digest=digest_json([liked.digest, kind, _QUANTILES]),
     )
-    _check_parts(found, path)
+    if to_fit:
+        _check_parts(found, path)
     return found
 
 

@@ -189,7 +189,8 @@ class OpenClicks:
         table = texts_of(workspace, self.manifest.domain) if self.manifest.prompt else {}
         self._titles = table.get
         self._score = scorer(workspace, self._head, device, progress)
-        self._clicks = read_clicks(workspace.clicks(self.manifest.domain), self.manifest.domain, self.manifest.seed)
+        domain, seed = self.manifest.domain, self.manifest.seed
+        self._clicks = read_clicks(workspace.clicks(domain), domain, seed, to_fit=False)
         self._rows = IdTable(self._clicks.user_ids)
         place = IdTable(self._head.item_ids)
         codes = place.codes(self._clicks.item_ids)[self._clicks.liked.items]
@@ -227,7 +228,7 @@ class OpenPairRanking:
         self.item_ids, self.n_items = head.item_ids, len(head.item_ids)
         self._net, self._length = head.net(), RankOptions(**manifest.options).max_length
         self._tables = self._net.tables()
-        clicks = read_clicks(workspace.clicks(manifest.domain), manifest.domain, manifest.seed)
+        clicks = read_clicks(workspace.clicks(manifest.domain), manifest.domain, manifest.seed, to_fit=False)
         self._users, self._rows = IdTable(head.user_ids), IdTable(clicks.user_ids)
         self._user_ids, self._codes = clicks.user_ids, IdTable(head.item_ids).codes(clicks.item_ids)
         self._given = {item: code for code, item in enumerate(head.item_ids)}

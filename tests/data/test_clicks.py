@@ -65,6 +65,7 @@ def test_unusable_pairs_are_refused(tmp_path) -> None:
     only = [(user, item, 1 if part == "test" else label, at, part) for user, item, label, at, part in clusters()]
     with pytest.raises(BadSetting, match=r"the test part does not have both labels.*120 pairs, 120 of them positive"):
         write_pairs(ws, "d", only)
+    assert len(read_clicks(ws.clicks("d"), "d", 0, to_fit=False).rows(TEST)) == 120  # enough to score
     ws.clicks("d").write_bytes(ws.clicks("d").read_bytes()[:-100])
     with pytest.raises(BadTable, match="cannot be read"):
         read_clicks(ws.clicks("d"), "d", 0)
