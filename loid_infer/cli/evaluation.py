@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loid_infer.clicks.comparison import ClickEvaluation
+    from loid_infer.clicks.comparison import ClickEvaluation, ClickRow
     from loid_infer.heads.comparison import EvaluateResult
-    from loid_infer.rankers.comparison import RankEvaluation
+    from loid_infer.rankers.comparison import RankDifference, RankEvaluation
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@20")
 
@@ -24,6 +24,12 @@ def tables(result: EvaluateResult | RankEvaluation | ClickEvaluation) -> dict[st
     return _of_rankings(result) if hasattr(result, "groups") else _of_reviews(result)  # type: ignore[arg-type]
 
 
+def _difference(row: RankDifference | ClickRow, value: float) -> dict[str, str]:
+    cells = {"system": row.system, "minus": row.reference, "metric": row.metric, "difference": f"{value:+.4f}"}
+    bounds = {"low": row.low, "high": row.high}
+    return cells | {name: "" if bound is None else f"{bound:+.4f}" for name, bound in bounds.items()}
+
+
 def _of_labels(result: ClickEvaluation) -> dict[str, Any]:
     systems = [
         {"system": name}
@@ -35,11 +41,7 @@ def _of_labels(result: ClickEvaluation) -> dict[str, Any]:
         }
         for name, metrics in result.by_system().items()
     ]
-    compared = [
-        {"system": row.system, "minus": row.reference, "metric": row.metric, "difference": f"{row.value:+.4f}"}
-        | {name: "" if bound is None else f"{bound:+.4f}" for name, bound in (("low", row.low), ("high", row.high))}
-        for row in result.differences
-    ]
+    compared = [_difference(row, row.value) for row in result.differences]
     return {
         "domain": result.domain,
         "split": result.split,
@@ -58,12 +60,7 @@ def _of_rankings(result: RankEvaluation) -> dict[str, Any]:
         if row.metric in _SHOWN:
             cells = systems.setdefault((row.domain, row.system), {"domain": row.domain or "all", "system": row.system})
             cells[row.metric] = f"{row.value:.4f}"
-    compared = [
-        {"system": row.system, "minus": row.reference, "metric": row.metric, "difference": f"{row.difference:+.4f}"}
-        | {name: "" if bound is None else f"{bound:+.4f}" for name, bound in (("low", row.low), ("high", row.high))}
-        for row in result.differences
-        if row.metric == "ndcg@10"
-    ]
+    compared = [_difference(row, row.difference) for row in result.differences if row.metric == "ndcg@10"]
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for row in result.groups:
         if row.metric == "recall@10":

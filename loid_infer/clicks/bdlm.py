@@ -39,8 +39,7 @@ class IdTokens(nn.Module):
         text: Tensor = self.words(torch.where(ids < self.first, ids, 0))
         own = ids >= self.first
         if own.any():
-            table = torch.cat([self.users, self.items, self.users.new_zeros(2, self.users.shape[1])])
-            rows = self.projection(functional.embedding(ids[own] - self.first, table))
+            rows = self.projection(functional.embedding(ids[own] - self.first, self._table()))
             text = text.masked_scatter(own[..., None], rows.to(text.dtype))
         return text
 
@@ -55,9 +54,12 @@ class IdTokens(nn.Module):
     def rows(self) -> Tensor:
         """The embeddings of all tokens from `first` on, `[n_users + n_items + 2, width]`."""
         with torch.no_grad():
-            table = torch.cat([self.users, self.items, self.users.new_zeros(2, self.users.shape[1])])
-            found: Tensor = self.projection(table)
+            found: Tensor = self.projection(self._table())
         return found
+
+    def _table(self) -> Tensor:
+        """The vectors of these tokens, in their order."""
+        return torch.cat([self.users, self.items, self.users.new_zeros(2, self.users.shape[1])])
 
 
 class Mixer(nn.Module):

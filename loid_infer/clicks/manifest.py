@@ -27,10 +27,10 @@ class ClickManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="cl
     options: dict[str, Any] = field(default_factory=dict)  # RankOptions of the collaborative model
     prompt: str = ""  # template, of models that read titles
     title_tokens: int = 0
-    encoder: str = ""  # of a text model
+    encoder: str = ""  # of a model on stored vectors of prompts
     fingerprint: str = ""
-    card: Spec | None = None  # the encoder's spec; of cora that of its decoder
-    base: NamedDigest | None = None  # of cora: what --base was, and the digest of its weights
-    settings: dict[str, Any] = field(default_factory=dict)  # CoraSettings
+    card: Spec | None = None  # the encoder's spec
+    base: NamedDigest | None = None  # of cora and bdlm: what --base was, and the digest of its weights
+    settings: dict[str, Any] = field(default_factory=dict)  # CoraSettings or BdlmSettings
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

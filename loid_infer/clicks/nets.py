@@ -80,7 +80,11 @@ class PairNet(nn.Module):
         """The logits `[b, n_items]` of all items for the users of a batch, whose items do not matter."""
         own, _ = self.vectors(users, tables)
         of_user, _ = self.biases(users)
-        return self.bias + of_user[:, None] + self.item_bias + own @ tables[1].T
+        return self.bias + of_user[:, None] + self.item_bias + self.interactions(own, tables[1])
+
+    def interactions(self, users: Tensor, items: Tensor) -> Tensor:
+        """What the vectors `[b, d]` and `[n_items, d]` add to the logits of all their pairs, `[b, n_items]`."""
+        return users @ items.T
 
     def read(self, batch: PairBatch, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """What another model reads of the pairs: their vectors with their biases, `[b, d + 1]` each."""
@@ -129,12 +133,9 @@ class NeuralPairs(PairNet):
         inner = self.perceptron(torch.cat([deep, of_item_deep], dim=1))
         return cast(Tensor, self.last(torch.cat([product * of_item, inner], dim=1))[:, 0])
 
-    def all_logits(self, users: PairBatch, tables: tuple[Tensor, Tensor]) -> Tensor:
+    def interactions(self, users: Tensor, items: Tensor) -> Tensor:
         """See `PairNet`."""
-        own, _ = self.vectors(users, tables)
-        of_user, _ = self.biases(users)
-        added = [self.interaction(vector.expand(len(tables[1]), -1), tables[1]) for vector in own]
-        return self.bias + of_user[:, None] + self.item_bias + torch.stack(added)
+        return torch.stack([self.interaction(user.expand(len(items), -1), items) for user in users])
 
 
 class GraphPairs(PairNet):
@@ -147,9 +148,7 @@ class GraphPairs(PairNet):
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """See `PairNet`."""
-        layers: list[Tensor] = [self.nodes]
-        for _ in range(self.layers):
-            layers.append(self.graph(layers[-1]))
+        layers = self.graph.propagated(self.nodes, self.layers)
         users, items = torch.stack(layers).mean(dim=0).split([len(self.user_bias), len(self.item_bias)])
         return users, items
 

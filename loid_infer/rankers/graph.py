@@ -54,6 +54,13 @@ class Graph:
         result: Tensor = _Product.apply(vectors, self)  # type: ignore[no-untyped-call]
         return result
 
+    def propagated(self, nodes: Tensor, n_layers: int) -> list[Tensor]:
+        """The vectors `[n, d]` in layers 0, which are `nodes`, to `n_layers`."""
+        found = [nodes]
+        for _ in range(n_layers):
+            found.append(self(found[-1]))
+        return found
+
     def product(self, vectors: Tensor) -> Tensor:
         """The same without a gradient. A sum of bags takes half the time of torch's sparse matrices."""
         return functional.embedding_bag(
@@ -89,10 +96,7 @@ class GraphNet(nn.Module):
 
     def propagated(self) -> list[Tensor]:
         """The vectors in every layer, `[n_users + n_items, dim]` each."""
-        found: list[Tensor] = [self.nodes]
-        for _ in range(self.layers):
-            found.append(self.graph(found[-1]))
-        return found
+        return self.graph.propagated(self.nodes, self.layers)
 
     def mean(self, layers: Sequence[Tensor]) -> Tensor:
         """The sum of some layers over the number of all."""

@@ -110,7 +110,7 @@ def bdlm_fit(
         source, first = with_tokens(source, _names(head))
     prompt = prompt or (ID_PROMPT if with_ids else PROMPT)
     tokenizer = source.tokenizer(settings.max_tokens)
-    prompts = Prompts.of(prompt, drs.titles(), tokenizer, title_tokens, with_ids=with_ids)
+    prompts = Prompts.of(prompt, drs.titles, tokenizer, title_tokens, with_ids=with_ids)
     model, history, n_train = _trained(drs, head, source, first, prompts, settings, on_device)
     _export(drs, source, first, model, name, settings)
     about = {
@@ -155,14 +155,14 @@ def _trained(
     net = head.net()
     if not isinstance(net, FactorPairs):  # excluded by `check_collaborative`
         raise BadSetting("the collaborative head has no vectors of users and items", where=f"head {head.folder.name!r}")
-    train, valid = questions_of(run.clicks, run.titles(), prompts, settings)
+    train, valid = questions_of(run.clicks, run.titles, prompts, settings)
     yes, no = source.output_rows(prompts.answers())
     spec = source.spec(source.digest, settings.max_tokens, precision=settings.precision)
     decoder = adapted_encoder(spec, source.tensors, source.model, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = BdlmModel(decoder, yes - no, net, first, settings).to(device)
-    identity = [asdict(settings), source.base_digest, prompts.template, run.titles(), head.manifest.files, device]
+    identity = [asdict(settings), source.base_digest, prompts.template, run.titles, head.manifest.files, device]
     with torch_threads(n_usable_threads()):
         history = train_answers(model, train, valid, settings, run.checkpoint(identity), run.progress)
     return model, history, train.pairs.n
@@ -183,7 +183,7 @@ def _saved(
 ) -> tuple[ClickFitResult, ClickFitResult]:
     """The head of each side on the vectors of the encoder in `folder`; `about` are fields of their manifests."""
     prompts = Prompts.of(
-        about["prompt"], drs.titles(), folder.tokenizer(), about["title_tokens"], with_ids=model.tokens is not None
+        about["prompt"], drs.titles, folder.tokenizer(), about["title_tokens"], with_ids=model.tokens is not None
     )
     reader = TextReader(drs.workspace, folder, f"{folder.name}-valid", drs.progress, keep=True)
     about = {**about, "encoder": folder.name, "fingerprint": folder.fingerprint, "card": folder.spec}

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from loid_infer.artifact import MANIFEST, digest_json, versions
+from loid_infer.artifact import MANIFEST, digest_json, read_manifest, versions
 from loid_infer.clicks.answers import MAX_VALID, drawn, questions_of, train_answers
 from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import MODELS
@@ -40,6 +41,7 @@ from loid_infer.verbs.pairheads import (
     CORA,
     TEXT,
     Scorer,
+    click_heads,
     cora_model,
     cora_scorer,
     decoder_of,
@@ -197,10 +199,10 @@ def cora_fit(
     run.check_collaborative(head, MODELS)
     source = decoder_of(base)
     settings = resolved(settings, source, on_device)
-    prompts = Prompts.of(prompt, run.titles(), source.tokenizer(settings.max_tokens), title_tokens)
+    prompts = Prompts.of(prompt, run.titles, source.tokenizer(settings.max_tokens), title_tokens)
     options = RankOptions(**head.manifest.options)
     cora = cora_model(source, head.net(), options, settings, prompts).to(on_device)
-    train, valid = questions_of(run.clicks, run.titles(), prompts, settings)
+    train, valid = questions_of(run.clicks, run.titles, prompts, settings)
     identity = [asdict(settings), source.base_digest, prompt, title_tokens, head.manifest.files, on_device]
     with torch_threads(n_usable_threads()):
         history = train_answers(cora, train, valid, settings, run.checkpoint(identity), progress)
@@ -235,7 +237,7 @@ def fit_text(
         raise BadSetting(what, where=f"encoder {name!r}", fix=fix)
     for plugin in folder.plugins:
         refuse_other_pairs(plugin.trained_on, run.clicks, f"plugin {plugin.name!r} of encoder {name!r}")
-    prompts = Prompts.of(prompt, run.titles(), folder.tokenizer(), title_tokens)
+    prompts = Prompts.of(prompt, run.titles, folder.tokenizer(), title_tokens)
     yes, no = source.output_rows(prompts.answers())
     tensors = {"direction": yes - no}
     reader = TextReader(workspace, folder, f"{run.folder.name}-valid", run.progress, keep=True)
@@ -263,11 +265,11 @@ def _export(run: ClickRun, source: Base, base: str, name: str, settings: AnswerS
 def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str]) -> str:
     """The head of `domain` of one of these collaborative `models` with the best validation AUC."""
     found: dict[str, float] = {}
-    for path in workspace.head("any").parent.glob(f"[!.]*/{MANIFEST}"):
+    for name in click_heads(workspace, domain):
         with suppress(BadArtifact):
-            content = decode(path, dict[str, Any], "")
-            if (content.get("kind"), content.get("domain")) == ("clicks", domain) and content.get("model") in models:
-                found[path.parent.name] = content["val"]["auc"]
+            manifest = read_manifest(workspace.head(name), ClickManifest, "", check_files=False)
+            if manifest.model in models:
+                found[name] = manifest.val["auc"]
     if not found:
         fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]}"
         raise BadArtifact(f"there is no collaborative head of {domain}", where=str(workspace.root), fix=fix)
@@ -299,6 +301,7 @@ class ClickRun:
         self.clicks = read_clicks(workspace.clicks(domain), domain, seed)
         self._last: Checkpoint | None = None
 
+    @cached_property
     def titles(self) -> list[str]:
         """The titles of all items. Raises BadTable if no item has one."""
         found = titles_of(self.workspace, self.clicks.domain, self.clicks.item_ids)
@@ -327,7 +330,7 @@ class ClickRun:
     def validated(self, score: Scorer) -> dict[str, float]:
         """The metrics of at most MAX_VALID pairs of the validation part."""
         clicks, rows = self.clicks, drawn(self.clicks.rows(VALID), MAX_VALID, self.seed)
-        titles = self.titles()
+        titles = self.titles
         return measured(clicks, rows, score(clicks.pairs(rows), [titles[item] for item in clicks.items[rows].tolist()]))
 
     def save(

@@ -96,10 +96,10 @@ def cora_train(
     source = fold_plugins(source, workspace, on)
     for plugin in source.chain:
         refuse_other_pairs(plugin.manifest.trained_on, run.clicks, f"plugin {plugin.name!r}")
-    prompts = Prompts.of(prompt, run.titles(), source.tokenizer(settings.max_tokens), title_tokens)
-    train, valid = questions_of(run.clicks, run.titles(), prompts, settings)
+    prompts = Prompts.of(prompt, run.titles, source.tokenizer(settings.max_tokens), title_tokens)
+    train, valid = questions_of(run.clicks, run.titles, prompts, settings)
     identity = _identity(run, source, settings)
-    identity["settings"] |= {"prompt": prompt, "title_tokens": title_tokens, "titles": digest_json(run.titles())}
+    identity["settings"] |= {"prompt": prompt, "title_tokens": title_tokens, "titles": digest_json(run.titles)}
     decides = digest_json(to_builtins([identity, on_device]))
     checkpoint = Checkpoint(path.with_name(f".{path.name}.training.safetensors"), decides, checkpoint_s)
     model, history = _trained(source, prompts, settings, on_device, train, valid, checkpoint, progress)
