@@ -25,6 +25,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[cpu,dev,bench]'
 	@touch $@
 
+# Ray and a server that speaks S3: 300 MB that only the tests need.
+$(VENV)/.ready-cluster: $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[cluster-dev]'
+	@touch $@
+
 demo: setup
 	@BIN=$(BIN) sh bench/demo.sh
 
@@ -34,7 +39,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: setup lint
+test: setup $(VENV)/.ready-cluster lint
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 	$(MAKE) test-4.57
 
@@ -61,7 +66,7 @@ $(RECTOOLS)/.ready: bench/rivals/rectools.txt
 	$(RECTOOLS)/bin/python -m pip install -qq --disable-pip-version-check --no-input -r bench/rivals/rectools.txt
 	@touch $@
 
-soak: setup
+soak: setup $(VENV)/.ready-cluster
 	$(BIN)/python -m pytest -m slow
 
 clean:

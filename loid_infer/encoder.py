@@ -99,8 +99,8 @@ class Encoder:
         """
         return self._open_parts()[1]
 
-    def encode(self, texts: Iterable[str]) -> Floats:
-        """The vectors `[n, d]` float32 of `texts [n]`, in order.
+    def encode(self, texts: Iterable[str], stages: Stages | None = None) -> Floats:
+        """The vectors `[n, d]` float32 of `texts [n]`, in order. `stages` is filled in as by `stream`.
 
         Raises:
             BadSetting: not a list of strings, or a string with lone surrogates.
@@ -109,7 +109,7 @@ class Encoder:
         texts = check_texts(texts)
         n, n_finished = len(texts), 0
         vectors = np.empty((n, self.dim), np.float32)
-        for slots, part in self.stream([(np.arange(n), texts)]):
+        for slots, part in self.stream([(np.arange(n), texts)], stages):
             vectors[slots] = part
             n_finished += len(slots)
         if n_finished != n:

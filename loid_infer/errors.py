@@ -71,5 +71,13 @@ class NoSpace(LoidError):
     """The disk is full or not writable."""
 
 
+class Unreachable(LoidError):
+    """An address of an object store that cannot be read or written."""
+
+
+class Stuck(LoidError):
+    """Processes on other machines ended, or do not go on."""
+
+
 class NoMemory(LoidError):
     """A device has too little memory for the smallest batch."""

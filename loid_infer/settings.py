@@ -35,6 +35,7 @@ _LOCAL_FUSE = frozenset(
 )
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash, since a Path drops the other
 
 
 def option(default: Any, help: str, *, min: float | None = None, max: float | None = None) -> Any:
@@ -81,6 +82,11 @@ def slug(name: str, kind: str) -> str:
     raise BadName(f"invalid {kind} name", where=repr(name[:80]), expected=expected, fix=fix)
 
 
+def is_address(where: str | os.PathLike[str]) -> bool:
+    """Whether `where` is an address of an object store, like s3://bucket/reviews.parquet, and not a path."""
+    return _ADDRESS.match(os.fspath(where)) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """The folder with tables, stores and artifacts. Subfolders are created when first written to."""
@@ -89,10 +95,21 @@ class Workspace:
 
     @staticmethod
     def of(workspace: WorkspaceLike) -> Workspace:
-        """The workspace in a folder; the default is `LOID_WORKSPACE`, else the current folder."""
+        """The workspace in a folder; the default is `LOID_WORKSPACE`, else the current folder.
+
+        Raises BadSetting if it is an address.
+        """
         if isinstance(workspace, Workspace):
             return workspace
-        return Workspace(Path(workspace or os.environ.get("LOID_WORKSPACE") or "."))
+        root = workspace or os.environ.get("LOID_WORKSPACE") or "."
+        if is_address(root):
+            fix = (
+                "Give a local folder (-w DIR), and addresses for the files: `loid-infer ingest s3://...`, `encode "
+                "--shard 0/8 --shard-folder s3://...`, `cache import s3://...`, `score s3://...`."
+            )
+            what, got = "a workspace must be a folder: its stores are mapped into memory", str(root)
+            raise BadSetting(what, where="--workspace", expected="a folder on a local disk", got=got, fix=fix)
+        return Workspace(Path(root))
 
     def table(self, domain: str) -> Path:
         """The canonical table of a domain."""
@@ -148,6 +165,10 @@ class Workspace:
         """The folder of all stores."""
         return self.root / "cache"
 
+    def shards(self, corpus: str, fingerprint: str) -> Path:
+        """The folder of what several processes compute of a corpus, until it is in the store."""
+        return self.cache / "shards" / f"{corpus}.{fingerprint[:12]}"
+
     def store(self, fingerprint: str) -> Path:
         """The folder of one store."""
         return self.cache / fingerprint
@@ -163,6 +184,42 @@ def machine_memory() -> Path | None:
     except RuntimeError:
         return None
     return Path(caches) / "loid-infer" / "machine.json"
+
+
+# The number of this task and of all tasks in arrays of SLURM, and in jobs of Kubernetes and of three batch services.
+_ARRAYS = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("JOB_COMPLETION_INDEX", ""),
+    ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),
+    ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+)
+
+
+def array_task() -> tuple[str, str, str]:
+    """The number of this task in an array job, counted from 0, the number of tasks, and the variable that says it.
+
+    Empty where the environment does not say. The numbers of a SLURM array may begin anywhere but must have no gaps.
+    """
+    for name, count in _ARRAYS:
+        index, n = os.environ.get(name, ""), os.environ.get(count, "")
+        if index and name.startswith("SLURM"):
+            first, last = (os.environ.get(f"SLURM_ARRAY_TASK_{end}", "") for end in ("MIN", "MAX"))
+            if all(text.isdecimal() for text in (index, n, first, last)):
+                index = str(int(index) - int(first))
+                n = n if int(last) - int(first) + 1 == int(n) else ""
+        if index:
+            return index, n, name
+    return "", "", ""
+
+
+def ray_environment(*, local: bool) -> dict[str, str]:
+    """The environment of a process that uses Ray; a cluster on this machine then listens on the loopback only.
+
+    Ray listens on all interfaces otherwise, also where `ray.init` is given 127.0.0.1 (2.60).
+    """
+    own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else {}
+    return {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, **own}
 
 
 WorkspaceLike: TypeAlias = Workspace | str | os.PathLike[str] | None  # accepted by every verb

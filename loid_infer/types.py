@@ -155,8 +155,15 @@ class Corpus(Protocol):
     def n_rows(self) -> int:
         """Number of texts, including duplicates."""
 
+    @property
+    def digest(self) -> str:
+        """Digest of the content, 64 hex digits."""
+
     def digests(self, progress: Progress) -> Digests:
         """blake2b-128 of the UTF-8 bytes of each text, `[n_rows, 16]`."""
+
+    def pieces(self, progress: Progress) -> Iterator[tuple[int, Digests]]:
+        """The same in pieces, so that they need not be in memory at once: first row, and digests `[m, 16]`."""
 
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
         """The texts of the ascending row numbers `rows [m]`, as batches of (rows, texts)."""

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EXIT_INTERRUPTED = 130
+_ALONE = {"--ray": "local", "--shard": "auto"}  # options of encode
 
 
 def build() -> typer.Typer:
     """All commands, in the order in which they are declared."""
     import typer
 
-    from loid_infer.cli import bdlm, cache, cf, commands, cora, llmrec, plugins
+    from loid_infer.cli import bdlm, cache, cf, commands, cora, heads, llmrec, plugins
 
     app = typer.Typer(
         name="loid-infer",
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
     app.add_typer(stores, name="cache")
     for group, module in (
         (app, commands),
+        (app, heads),
         (plugin, plugins),
         (by_text, llmrec),
         (by_interactions, cf),
@@ -84,6 +86,7 @@ def _run(as_json: bool) -> NoReturn:
 
     wait_briefly()
     try:
+        sys.argv[1:] = with_values(sys.argv[1:])
         # Without --json typer prints its usage errors and exits; with it they are raised.
         sys.exit(build()(standalone_mode=not as_json))
     except LoidError as error:
@@ -97,6 +100,16 @@ def _run(as_json: bool) -> NoReturn:
         bug = LoidError(f"{type(error).__name__}: {error}", fix="This is a bug: please report the traceback.")
         show_error(bug, "", as_json=as_json)
         raise
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """Command-line arguments with the value of an option that may stand alone, which typer does not know."""
+    ends = [*arguments[1:], "-"]
+    return [
+        part
+        for given, after in zip(arguments, ends, strict=bool(arguments))
+        for part in ([given, _ALONE[given]] if given in _ALONE and after.startswith("-") else [given])
+    ]
 
 
 class Stopped(BaseException):

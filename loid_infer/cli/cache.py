@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +68,7 @@ def gc(dry_run: Annotated[bool, "Only say what would be removed."] = False) -> N
 
 @command("cache.cache_export")
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output file: .parquet or .safetensors.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Output file or address: .parquet or .safetensors.")],
     domain: DomainOption,
     encoder: EncoderOption = None,
 ) -> None:
@@ -82,7 +81,11 @@ def export(
 @command("cache.cache_import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A .safetensors file of `cache export`, or the folder of a store.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .safetensors file of `cache export` or `encode --shard`, or the folder of a store; or its address.",
+        ),
     ],
 ) -> None:
     """Import vectors that another machine computed with an encoder of this workspace.

@@ -1,33 +1,26 @@
-"""The commands without a group, in the order a new user needs them."""
+"""The commands without a group, in the order a new user needs them: from texts to vectors."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
-from pathlib import Path
-from textwrap import shorten
+import importlib
+import inspect
 from typing import Annotated, Any
 
 import typer
 
 import loid_infer
-from loid_infer.cli import evaluation
 from loid_infer.cli.declare import command
 from loid_infer.cli.options import (
     BaseOption,
     DeviceOption,
     DomainOption,
-    DomainsOption,
-    EncoderOption,
     MaxTokensOption,
     QuotingOption,
     SeedOption,
-    SplitOption,
-    SplitSeedOption,
     TemplateOption,
     TitleTokensOption,
 )
 from loid_infer.errors import BadSetting
-from loid_infer.heads.presets import DEFAULT_OPTIONS, HeadOptions
 from loid_infer.settings import DEFAULT_BASE, SAMPLE_DOMAINS, TEMPLATE, TITLE_TOKENS
 
 
@@ -100,7 +93,7 @@ def _ingest(
 @command(_ingest)
 def ingest(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC...", help="Files or folders of them, read in the given order.")
+        list[str], typer.Argument(metavar="SRC...", help="Files, folders or addresses, read in the given order.")
     ],
     domain: DomainOption,
     items: Annotated[bool, "Read item metadata (titles) instead of reviews, into a table of its own."] = False,
@@ -160,19 +153,48 @@ def export(
     """
 
 
-def _encode_each(dry_run: bool, encoder: list[str] | None = None, **options: Any) -> Any:
-    """Encode with one encoder after the other."""
-    from loid_infer.verbs.encode import encode, encode_dry_run
+# The verb of each option of `encode` that does something else than to encode here, and which others it takes.
+_RUNS = {
+    "dry_run": ("encode", "encode_dry_run", ()),
+    "shard": ("shards", "encode_shard", ("shard", "shard_folder")),
+    "status": ("shards", "encode_status", ("shard_folder",)),
+    "collect": ("shards", "encode_collect", ("shard_folder",)),
+    "ray": ("cluster", "encode_ray", ("ray", "shard_folder", "workers", "patience")),
+}
 
-    verb = encode_dry_run if dry_run else encode
-    names: list[str | None] = [*(encoder or [])] or [None]
-    if len(set(names)) < len(names):
-        raise BadSetting("an encoder is given twice", where="--encoder", got=", ".join(map(str, names)))
-    results = [verb(encoder=name, **options) for name in names]
+
+def _encode_each(encoder: list[str] | None = None, **options: Any) -> Any:
+    """Encode with one encoder after the other."""
+    own = {name: options.pop(name, None) for name in (*_RUNS, "shard_folder", "workers", "patience")}
+    given = {name: value for name, value in own.items() if value}
+    chosen = [name for name in _RUNS if name in given]
+    if len(chosen) > 1:
+        what, fix = "one command does one of these", "Run it once with each option."
+        raise BadSetting(what, where=", ".join(f"--{name.replace('_', '-')}" for name in chosen), fix=fix)
+    module, name, takes = _RUNS[chosen[0]] if chosen else ("encode", "encode", ())
+    if unused := sorted({*given} - {*chosen} - {*takes}):
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in unused)
+        what = (
+            f"an option that does not apply with --{chosen[0]}" if chosen else "an option of encode on several machines"
+        )
+        raise BadSetting(what, where=names, fix=f"Omit {names}.")
+    verb = getattr(importlib.import_module(f"loid_infer.verbs.{module}"), name)
+    options |= {option: given[option] for option in takes if option in given}
+    options = {option: value for option, value in options.items() if option in inspect.signature(verb).parameters}
+    encoders: list[str | None] = [*(encoder or [])] or [None]
+    if len(set(encoders)) < len(encoders):
+        raise BadSetting("an encoder is given twice", where="--encoder", got=", ".join(map(str, encoders)))
+    results = [verb(encoder=name, **options) for name in encoders]
     return results[0] if len(results) == 1 else {"encoders": results}
 
 
-@command(_encode_each)
+def _incomplete(result: Any) -> bool:
+    """Whether a status or a collection lacks shards."""
+    results = result["encoders"] if isinstance(result, dict) else [result]
+    return any(hasattr(one, "missing") and one.n_missing for one in results)
+
+
+@command(_encode_each, bad=_incomplete)
 def encode(
     domain: DomainOption,
     of: Annotated[str, "reviews | items | histories"] = "reviews",
@@ -187,203 +209,43 @@ def encode(
     ] = None,
     device: DeviceOption = "auto",
     n_threads: Annotated[
-        int | None, typer.Option("--threads", help="Number of CPU threads. By default all.", min=1)
+        int | None,
+        typer.Option("--threads", help="Number of CPU threads, of each worker with --ray. By default all.", min=1),
     ] = None,
     n_streams: Annotated[
         int | None,
         typer.Option("--streams", help="Batches that OpenVINO computes at once. By default what is fastest.", min=1),
     ] = None,
     dry_run: Annotated[bool, "Count stored and new texts and estimate the cost, without encoding."] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[I/N]",
+            help="Compute shard I of N only, I from 0 on, into files that --collect joins. Without a value, or as "
+            "auto/N, what the environment of an array job says (SLURM, Kubernetes, AWS Batch, ...).",
+        ),
+    ] = None,
+    status: Annotated[bool, "Say which shards are missing. Exit code 2 if any is."] = False,
+    collect: Annotated[bool, "Join the shards into the store. Exit code 2 if any is missing."] = False,
+    shard_folder: Annotated[
+        str | None, "Folder or address, like s3://bucket/runs, that all processes share. By default cache/shards."
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Compute on a Ray cluster: HOST:PORT of its head, auto, or local, which is the default.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: number of processes. By default all that fit.", min=1)
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(help="With --ray: seconds without a finished part until the job is started again.", min=1),
+    ] = None,
 ) -> None:
     """Compute the vectors of a domain's reviews, or of its items or histories, that are not stored yet, and store them.
 
     Example: loid-infer encode --domain video_games
-    """
-
-
-@command("fit.fit")
-def fit(
-    domain: DomainOption,
-    encoder: EncoderOption = None,
-    settings: HeadOptions = DEFAULT_OPTIONS,
-    name: Annotated[str | None, "Name of the head. By default the domain, or DOMAIN-paper with that protocol."] = None,
-    device: DeviceOption = "auto",
-    split: SplitOption = "random",
-    split_seed: SplitSeedOption = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Train a domain's recommender head on stored vectors.
-
-    Example: loid-infer fit --domain video_games
-    """
-
-
-@command("score.score")
-def score(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Parquet or CSV file with user_id and item_id.")],
-    domain: Annotated[
-        str | None, "Domain of all pairs. By default what their column `domain` says, else that of the only head."
-    ] = None,
-    head: Annotated[str | None, "Name of the head. By default the domain."] = None,
-    quoting: QuotingOption = "auto",
-    label: Annotated[str | None, "Column of labels, 1 or 0, with which the AUC is computed."] = None,
-    out: Annotated[Path | None, "Output file, parquet or CSV. By default PAIRS.scores.parquet or .csv."] = None,
-    device: DeviceOption = "cpu",
-) -> None:
-    """Predict the rating of every pair, including unknown users and items.
-
-    Example: loid-infer score ratings.parquet --domain video_games
-    """
-
-
-def _evaluate(
-    domains: list[str],
-    heads: list[str] | None = None,
-    candidates: str | None = None,
-    clicks: bool = False,
-    ablate: bool = False,
-    settings: Any = None,
-    **options: Any,
-) -> Any:
-    """Evaluate ranking heads where one is asked for or the domain has no ratings, else the head on reviews."""
-    from loid_infer.data.reviews import is_implicit
-
-    workspace = options["workspace"]
-    if clicks:
-        from loid_infer.verbs.labels import evaluate_clicks
-
-        unused = (
-            sorted({*options} - {"workspace", "progress"}) + ["candidates"] * bool(candidates) + ["ablate"] * ablate
-        )
-        _refuse_options(unused, settings, "heads on labeled pairs")
-        if len(domains) > 1:
-            what, fix = "heads on labeled pairs are of one domain", "Give one --domain."
-            raise BadSetting(what, where="--domain", got=", ".join(domains), fix=fix)
-        return evaluate_clicks(domains[0], heads=heads or (), **options)
-    if heads or candidates or len(domains) > 1 or is_implicit(workspace.table(domains[0])):
-        from loid_infer.verbs.rankings import evaluate_ranking
-
-        unused = sorted({*options} - {"split", "workspace", "progress"}) + ["ablate"] * ablate
-        _refuse_options(unused, settings, "ranking heads")
-        return evaluate_ranking(domains, heads=heads or (), candidates=candidates or "full", **options)
-    from loid_infer.verbs.evaluate import evaluate as on_reviews
-
-    return on_reviews(domain=domains[0], ablate=ablate, settings=settings, **options)
-
-
-def _refuse_options(unused: list[str], settings: Any, of: str) -> None:
-    unused += [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
-    if unused:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise BadSetting(f"an option that does not apply to {of}", where=names, fix=f"Omit {names}.")
-
-
-@command(_evaluate, people=evaluation.tables, bad=evaluation.unwritten)
-def evaluate(
-    domains: DomainsOption,
-    heads: Annotated[
-        list[str] | None,
-        "Name of a ranking head, or one on labeled pairs; repeat for more. By default all of exactly these domains.",
-    ] = None,
-    candidates: Annotated[
-        str | None, "Ranking heads: full, all items of the target's domain, or a number of drawn negatives."
-    ] = None,
-    clicks: Annotated[bool, "Test heads on labeled pairs instead, with --head or all of the domain."] = False,
-    encoders: Annotated[
-        list[str] | None,
-        "Name of an encoder; repeat to compare. {seed} is replaced by the split's seed. By default the one named like "
-        "the domain, else `base`.",
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of splits. By default 5.", min=1)] = None,
-    ablate: Annotated[bool, "Also change one part of the head at a time."] = False,
-    settings: HeadOptions = DEFAULT_OPTIONS,
-    split: Annotated[
-        str | None, "random (default) | time; of ranking heads leave-one-out | time, as they were fitted."
-    ] = None,
-    split_seed: Annotated[
-        int | None, typer.Option("--split-seed", "--seed", help="Random seed of the first split. By default 0.", min=0)
-    ] = None,
-) -> None:
-    """Test a domain's head on several splits and compare it with baselines, with confidence intervals; or rank the
-    test items of all users with ranking heads; or predict labels.
-
-    Ranking heads are tested if one is named, if --candidates is given, or if the domain has no ratings.
-
-    Example: loid-infer evaluate --domain video_games --seeds 5 --ablate
-    """
-
-
-@command("recommend.recommend")
-def recommend(
-    users: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[USERS]",
-            help="Parquet or CSV file with user_id and, if you like, history: item ids. By default all users.",
-        ),
-    ] = None,
-    *,
-    domain: DomainOption,
-    head: Annotated[str | None, "Name of the ranking head. By default the best of the domain on validation."] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of items per user.", min=1)] = 20,
-    include_seen: Annotated[bool, "Also recommend items of the history."] = False,
-    out: Annotated[
-        Path | None, "Output file, parquet or CSV. By default DOMAIN or USERS with .recommendations.parquet or .csv."
-    ] = None,
-) -> None:
-    """Write the items that a ranking head puts first for every user.
-
-    Example: loid-infer recommend --domain video_games -n 10
-    """
-
-
-@command("report.report")
-def report(domain: Annotated[str | None, "Only this domain. By default all."] = None) -> None:
-    """Write a self-contained HTML report of everything that was measured.
-
-    Example: loid-infer report
-    """
-
-
-def _rows(result: Any) -> dict[str, Any]:
-    fields = asdict(result)
-    return fields | {"neighbors": [row(neighbor) for neighbor in fields["neighbors"]]}
-
-
-def row(neighbor: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a neighbor that are printed."""
-    if neighbor["text"] is None:
-        return {name: neighbor[name] for name in ("id", "score", "n_reviews")}
-    text = shorten(neighbor["text"], 120, placeholder=" ..")
-    return {"row": neighbor["id"], **{name: neighbor[name] for name in ("score", "rating", "item_id")}, "text": text}
-
-
-@command("similar.similar", people=_rows)
-def similar(
-    domain: DomainOption,
-    item: Annotated[str | None, "ID of an item to compare with."] = None,
-    user: Annotated[str | None, "ID of a user to compare with."] = None,
-    text: Annotated[str | None, "A text to compare with."] = None,
-    of: Annotated[
-        str | None, "What to search: items | users | reviews. By default the kind that is compared with."
-    ] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of neighbors.", min=1)] = 10,
-    encoder: EncoderOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Find the nearest items, users or reviews by cosine similarity of their vectors.
-
-    Example: loid-infer similar --domain video_games --text "the controls are terrible" -n 5
-    """
-
-
-def _checks(result: Any) -> dict[str, Any]:
-    return {"checks": [{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.mend} for c in result.checks]}
-
-
-@command("doctor.doctor", people=_checks)
-def doctor() -> None:
-    """Report versions, runtimes and common problems of this machine.
-
-    Example: loid-infer doctor
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from loid_infer.settings import slug
 from loid_infer.types import DIGEST_BYTES, Array, Corpus, Digests, Ints, Progress, check_texts
 
 _PIECE_TEXTS = 4_096
+_DIGEST_ROWS = 65_536
 
 
 class Texts:
@@ -28,9 +29,19 @@ class Texts:
         """Number of texts."""
         return len(self._texts)
 
+    @property
+    def digest(self) -> str:
+        """See `Corpus`."""
+        return sha256(digests_of(self._texts).tobytes()).hexdigest()
+
     def digests(self, progress: Progress) -> Digests:
         """See `Corpus`."""
         return digests_of(self._texts)
+
+    def pieces(self, progress: Progress) -> Iterator[tuple[int, Digests]]:
+        """See `Corpus`."""
+        for at in range(0, len(self._texts), _DIGEST_ROWS):
+            yield at, digests_of(self._texts[at : at + _DIGEST_ROWS])
 
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
         """See `Corpus`."""
@@ -51,18 +62,20 @@ def hashed(contents: Iterable[bytes | memoryview]) -> Digests:
 
 
 def checked_texts(corpus: Corpus, rows: Ints, digests: Digests) -> Iterator[tuple[Ints, Sequence[str]]]:
-    """`corpus.texts(rows)`, each text compared with its row of `digests [n_rows, 16]`.
+    """`corpus.texts(rows)`, the texts of the ascending `rows [m]` compared with their `digests [m, 16]`.
 
     Raises BadTable if a text has changed since its digest was computed, and see `check_texts`.
     """
+    at = 0
     for part, texts in corpus.texts(rows):
         try:
-            same = np.array_equal(digests_of(texts), digests[part])
+            same = np.array_equal(digests_of(texts), digests[at : at + len(part)])
         except (UnicodeEncodeError, TypeError):
             check_texts(texts, corpus.name)
             raise
         if not same:
             raise BadTable("the texts changed while being read", where=corpus.name, fix="Run the same command again.")
+        at += len(part)
         yield part, texts
 
 

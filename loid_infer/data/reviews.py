@@ -125,6 +125,11 @@ class ReviewTable:
         """See `Corpus`."""
         return self._digests_and_blanks(progress)[0]
 
+    def pieces(self, progress: Progress) -> Iterator[tuple[int, Digests]]:
+        """See `Corpus`; one per row group."""
+        for start, digests, _ in self._hashed_groups(progress):
+            yield start, digests
+
     def texts(self, rows: Ints) -> Iterator[tuple[Ints, Sequence[str]]]:
         """See `Corpus`; in batches of at most 4,096 texts and about 8 MB. Only the necessary row groups are read."""
         rows = np.asarray(rows)
@@ -179,16 +184,20 @@ class ReviewTable:
     def _digests_and_blanks(self, progress: Progress) -> tuple[Digests, Bools]:
         digests = np.empty((self.n_rows, DIGEST_BYTES), np.uint8)
         blanks = np.empty(self.n_rows, np.bool_)
+        for start, hashed_texts, blank_texts in self._hashed_groups(progress):
+            digests[start : start + len(hashed_texts)] = hashed_texts
+            blanks[start : start + len(hashed_texts)] = blank_texts
+        return digests, blanks
+
+    def _hashed_groups(self, progress: Progress) -> Iterator[tuple[int, Digests, Bools]]:
+        """First row of each row group, and for its texts the digests `[m, 16]` and whether they are blank `[m]`."""
         with progress.task("digests", self.n_rows, "texts") as task, self._file() as file:
             for number, start in enumerate(self.group_starts[:-1].tolist()):
                 column = file.read_row_group(number, columns=["text"]).column("text").combine_chunks()
                 offsets, content = string_parts(column)
-                end = start + len(column)
                 # Slices of the buffer are hashed in place, without creating strings.
-                digests[start:end] = hashed(content[a:b] for a, b in pairwise(offsets.tolist()))
-                blanks[start:end] = blank(column)
+                yield start, hashed(content[a:b] for a, b in pairwise(offsets.tolist())), blank(column)
                 task.advance(len(column))
-        return digests, blanks
 
 
 def _pieces(offsets: Ints) -> Iterator[tuple[int, int]]:

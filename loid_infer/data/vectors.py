@@ -1,9 +1,12 @@
-"""Exports vectors as parquet (with ids), or as a safetensors bundle that another workspace can import."""
+"""Exports vectors as parquet (with ids), or as a safetensors bundle that another workspace can import.
+
+A bundle is of a table, or a shard of one: some texts of any corpus, with vectors in the stored dtype.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +24,7 @@ from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints
 
 SUFFIXES = (".parquet", ".safetensors")
 _PIECE_ROWS = 8_192
+_DTYPES = {"<f4": "F32", "<f2": "F16"}  # numpy's names and those of safetensors
 
 
 def export_vectors(
@@ -46,7 +50,15 @@ def export_vectors(
         if out.suffix == ".parquet":
             _write_parquet(table, piece, dim, temporary)
         else:
-            _write_safetensors(table, digests, piece, dim, temporary, spec)
+            metadata = BundleMetadata(table.domain, table.digest, spec, "0" * 32)
+            n, starts = table.n_rows, _starts(table.n_rows)
+            pieces = (piece(np.arange(start, min(start + _PIECE_ROWS, n))) for start in starts)
+            _write_bundle(temporary, metadata, digests, dim, np.dtype("<f4"), pieces)
+
+
+def write_shard(path: Path, spec: str, digests: Digests, vectors: Floats) -> None:
+    """Write `vectors [n, dim]` in the stored dtype, float16 or float32, of the texts with `digests [n, 16]`."""
+    _write_bundle(path, BundleMetadata("", "", spec, "0" * 32), digests, vectors.shape[1], vectors.dtype, [vectors])
 
 
 def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, path: Path) -> None:
@@ -70,21 +82,25 @@ def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: i
         raise BadTable("the table changed while being read", where=str(table.path), fix="Run the same command again.")
 
 
-def _write_safetensors(
-    table: ReviewTable, digests: Digests, vectors: Callable[[Ints], Floats], dim: int, path: Path, spec: str
+def _starts(n_rows: int) -> range:
+    return range(0, n_rows, _PIECE_ROWS)
+
+
+def _write_bundle(
+    path: Path, metadata: BundleMetadata, digests: Digests, dim: int, dtype: Any, pieces: Iterable[Floats]
 ) -> None:
     # A safetensors file is 8 bytes of header length, a JSON header and the raw tensors, so it can be streamed.
-    n, digests = table.n_rows, np.ascontiguousarray(digests)
+    n, digests = len(digests), np.ascontiguousarray(digests)
+    end = digests.nbytes + n * dim * dtype.itemsize
     tensors = {
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
-        "vectors": {"dtype": "F32", "shape": [n, dim], "data_offsets": [digests.nbytes, digests.nbytes + n * dim * 4]},
+        "vectors": {"dtype": _DTYPES[dtype.str], "shape": [n, dim], "data_offsets": [digests.nbytes, end]},
     }
-    metadata = BundleMetadata(table.domain, table.digest, spec, "0" * 32)
     content_hash = hashlib.blake2b(digests.data, digest_size=16)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
-        for start in range(0, n, _PIECE_ROWS):
-            content = vectors(np.arange(start, min(start + _PIECE_ROWS, n))).data
+        for piece in pieces:
+            content = np.ascontiguousarray(piece, dtype).data
             content_hash.update(content)
             file.write(content)
         file.seek(0)
@@ -100,7 +116,7 @@ def _header(metadata: BundleMetadata, tensors: dict[str, Any]) -> bytes:
 class BundleMetadata(Struct, frozen=True):
     """The metadata of a bundle."""
 
-    domain: str
+    domain: str  # empty in a shard
     table_digest: str
     card: str  # the spec, as JSON
     content: str  # digest of both tensors
@@ -119,7 +135,7 @@ class Bundle:
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()
             valid = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
-            if not (valid and self._vectors.get_dtype() == "F32" and self._content() == metadata.content):
+            if not (valid and self._vectors.get_dtype() in _DTYPES.values() and self._content() == metadata.content):
                 raise ValueError("the content has changed since the export")
         except (OSError, SafetensorError, ValueError) as error:
             what = f"not a valid bundle of vectors: {str(error) or type(error).__name__}"
@@ -133,11 +149,11 @@ class Bundle:
         del self._vectors, self._file
 
     def vectors(self, start: int, end: int) -> Floats:
-        """Rows `start` to `end`, `[m, dim]` float32."""
+        """Rows `start` to `end`, `[m, dim]`, float32 or float16."""
         return np.asarray(self._vectors[start : min(end, len(self.digests))])
 
     def _content(self) -> str:
         content_hash = hashlib.blake2b(np.ascontiguousarray(self.digests).data, digest_size=16)
-        for start in range(0, len(self.digests), _PIECE_ROWS):
+        for start in _starts(len(self.digests)):
             content_hash.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
         return content_hash.hexdigest()

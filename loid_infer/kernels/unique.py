@@ -1,13 +1,25 @@
-"""Deduplication of digests."""
+"""Deduplication and membership of digests."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from loid_infer.types import Digests, Ints
+from loid_infer.types import DIGEST_BYTES, Bools, Digests, Ints
+
+_STEP = 1 << 20  # digests that are looked up at once
 
 
 def first_rows(digests: Digests) -> Ints:
     """The rows of `digests [n, 16]` that are the first of their value, ascending, int64 `[n_unique]`."""
     keys = np.ascontiguousarray(digests).view("S16").ravel()
     return np.sort(np.unique(keys, return_index=True)[1])
+
+
+def within(digests: Digests, used: Digests) -> Bools:
+    """Which of `digests [n, 16]` are in the sorted `used`, `[n]`."""
+    keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))
+    inside = np.zeros(len(keys), np.bool_)
+    for at in range(0, len(keys) if len(known) else 0, _STEP):
+        part = keys[at : at + _STEP]
+        inside[at : at + _STEP] = known[np.minimum(np.searchsorted(known, part), len(known) - 1)] == part
+    return inside

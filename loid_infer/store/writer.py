@@ -107,16 +107,7 @@ class Committer:
         """
         if self._failure is not None:
             raise self._failure
-        with np.errstate(over="ignore"):
-            stored = vectors.astype(self._vectors.dtype, copy=False)  # copied below
-        expected = (len(digests), self._vectors.shape[1])
-        if stored.shape != expected:
-            what = f"the runtime returned vectors of the wrong shape {stored.shape}"
-            raise ParityError(what, expected=str(expected), fix="Choose another --runtime.")
-        if not np.isfinite(stored).all():
-            what = f"the runtime returned a vector that is not finite in {stored.dtype}"
-            fix = "Choose another --runtime" + (", or export with --store fp32." if stored.dtype == np.float16 else ".")
-            raise ParityError(what, fix=fix)
+        stored = as_stored(vectors, len(digests), self._writer.reader.environment.spec)  # copied below
         at = 0
         while at < len(stored):
             n = min(len(stored) - at, CHUNK_ROWS - self._n)
@@ -158,6 +149,20 @@ class Committer:
         self._thread.join()
         if self._failure is not None and error is None:
             raise self._failure
+
+
+def as_stored(vectors: Floats, n: int, spec: Spec) -> Floats:
+    """`vectors [n, dim]` in the stored dtype. Raises ParityError for another shape, or numbers that are not finite."""
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(DTYPES[spec.store_dtype], copy=False)
+    if stored.shape != (n, spec.dim):
+        what = f"the runtime returned vectors of the wrong shape {stored.shape}"
+        raise ParityError(what, expected=str((n, spec.dim)), fix="Choose another --runtime.")
+    if not np.isfinite(stored).all():
+        what = f"the runtime returned a vector that is not finite in {stored.dtype}"
+        fix = "Choose another --runtime" + (", or export with --store fp32." if stored.dtype == np.float16 else ".")
+        raise ParityError(what, fix=fix)
+    return stored
 
 
 def stored_bytes(spec: Spec) -> int:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from msgspec import Struct
 
 from loid_infer.artifact import MANIFEST
+from loid_infer.cluster.join import add_vectors
+from loid_infer.data.addresses import delivered, fetched
 from loid_infer.data.corpora import checked_texts, recorded
 from loid_infer.data.reviews import ReviewTable, open_table, review_domains
 from loid_infer.data.vectors import SUFFIXES, Bundle, export_vectors
@@ -27,14 +29,13 @@ from loid_infer.store.environment import read_spec, spec_bytes
 from loid_infer.store.reader import StoreReader, open_store
 from loid_infer.store.shared import DATA_FILE
 from loid_infer.store.verify import StoreCheck, verify
-from loid_infer.store.writer import Committer, StoreWriter
+from loid_infer.store.writer import StoreWriter
 from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Ints, Progress, Spec
 from loid_infer.verbs.encoder import encode_command, resolve
 
 # Minimum cosines between a stored and a newly computed vector, which may come from another runtime.
 _COS_MIN, _COS_MIN_INT8 = 0.999, 0.98
 _MAX_NAMED = 5  # listed texts per store whose vectors differ
-_STEP = 8_192  # imported rows that are read at once
 
 
 class _Reference(Struct):
@@ -218,7 +219,7 @@ def _texts(
     start = 0
     for table, part in zip(tables, digests, strict=True):
         inside = wanted[(wanted >= start) & (wanted < start + len(part))]
-        for rows, texts in checked_texts(table, inside - start, part):
+        for rows, texts in checked_texts(table, inside - start, part[inside - start]):
             yield rows + start, texts
         start += len(part)
 
@@ -231,18 +232,18 @@ def cache_export(
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
 ) -> CacheExport:
-    """Write the vectors of `domain` in review order, as float32, to a .parquet or .safetensors file.
+    """Write the vectors of `domain` in review order, as float32, to a .parquet or .safetensors file or address.
 
     Raises:
         BadSetting: another suffix.
         NotEncoded: some texts have no vector yet.
         BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
     """
-    workspace, target = Workspace.of(workspace), Path(out)
+    workspace, target = Workspace.of(workspace), PurePath(os.fspath(out).partition("?")[0])
     if target.suffix not in SUFFIXES:
         expected, got = " or ".join(SUFFIXES), target.suffix or "no suffix"
         fix = f"Name it {target.stem}.parquet."
-        raise BadSetting("unknown suffix", where=str(target), expected=expected, got=got, fix=fix)
+        raise BadSetting("unknown suffix", where=os.fspath(out), expected=expected, got=got, fix=fix)
     table = open_table(workspace.table(domain), domain)
     folder = resolve(workspace, encoder, domain)
     encode = encode_command(folder.name, domain)
@@ -250,6 +251,7 @@ def cache_export(
     with (
         open_store(workspace.store(folder.fingerprint), folder.spec, folder.fingerprint, encode) as store,
         progress.task("export", table.n_rows, "rows") as task,
+        delivered(out) as path,
     ):
         rows_in_store = store.rows_of(digests, encode)
 
@@ -257,14 +259,16 @@ def cache_export(
             task.advance(len(rows))
             return store.gather(rows_in_store[rows], digests[rows])
 
-        export_vectors(table, digests, vectors, folder.spec.dim, target, spec_bytes(folder.spec).decode())
-    return CacheExport(domain, folder.name, folder.fingerprint, table.n_rows, folder.spec.dim, str(target))
+        export_vectors(table, digests, vectors, folder.spec.dim, path, spec_bytes(folder.spec).decode())
+    return CacheExport(domain, folder.name, folder.fingerprint, table.n_rows, folder.spec.dim, os.fspath(out))
 
 
 def cache_import(
     source: str | os.PathLike[str], *, workspace: WorkspaceLike = None, progress: Progress = SILENT
 ) -> CacheImport:
-    """Import a copy of a store's folder, or a .safetensors bundle written by `cache export`.
+    """Import a copy of a store's folder, or a .safetensors bundle of `cache export` or `encode --shard`.
+
+    `source` is a path or an address.
 
     The source is checked completely first. Texts that are already stored keep their vectors.
 
@@ -274,24 +278,16 @@ def cache_import(
         StoreBusy, NoSpace: the store cannot be written to. Committed chunks are kept; run the command again.
         ParityError: a vector is not finite.
     """
-    workspace, path = Workspace.of(workspace), Path(source)
-    with _source(path, progress) as (spec, digests, vectors):
+    workspace = Workspace.of(workspace)
+    with fetched(source) as (path,), _source(path, progress) as (spec, digests, vectors):
         key = fingerprint(spec)
         names = encoders_by_fingerprint(workspace).get(key)
         if not names:
             what, fix = f"the encoder {key} is not in this workspace", "Export it here first, or copy its folder."
             raise BadArtifact(what, where=str(path), fix=fix)
-        unique = first_rows(digests)
-        with StoreWriter(workspace.store(key), spec, key) as writer:
-            new = unique[writer.reader.lookup(digests[unique]) < 0]
-            with progress.task("import", len(new), "texts") as task, Committer(writer, spec.dim) as committer:
-                for start in range(0, len(digests), _STEP):
-                    rows = new[np.searchsorted(new, start) : np.searchsorted(new, start + _STEP)]
-                    if len(rows):
-                        part = vectors(start, min(start + _STEP, len(digests)))
-                        committer.add(digests[rows], part[rows - start])
-                        task.advance(len(rows))
-    return CacheImport(str(path), key, names[0], len(unique), len(new), str(workspace.store(key)))
+        with StoreWriter(workspace.store(key), spec, key) as writer, progress.task("import", None, "texts") as task:
+            n_texts, n_new = add_vectors(writer, digests, vectors, task)
+    return CacheImport(os.fspath(source), key, names[0], n_texts, n_new, str(workspace.store(key)))
 
 
 @contextmanager

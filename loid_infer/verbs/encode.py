@@ -85,9 +85,7 @@ def _opened(
 ) -> Iterator[tuple[Corpus, Encoder, float]]:
     """The corpus, the open encoder, and the seconds spent on exporting the base first, if that was necessary."""
     check_options(runtime, device)
-    check_choice("of", of, ("reviews", "items", "histories"))
-    check_number("--title-tokens", title_tokens, 1, math.inf)
-    opened_corpus = _corpora(workspace, domain, of, template, title_tokens)
+    opened_corpus = corpora(workspace, domain, of, template, title_tokens)
     folder, export_s = resolve_or_export(workspace, encoder, domain, precision, progress)
     corpus = opened_corpus(folder)
     with Encoder.open(
@@ -96,10 +94,12 @@ def _opened(
         yield corpus, opened, export_s
 
 
-def _corpora(
+def corpora(
     workspace: Workspace, domain: str, of: str, template: str, title_tokens: int
 ) -> Callable[[EncoderFolder], Corpus]:
     """The corpus for an encoder; only the texts of histories depend on it, by its tokenizer."""
+    check_choice("of", of, ("reviews", "items", "histories"))
+    check_number("--title-tokens", title_tokens, 1, math.inf)
     if of == "reviews":
         table = open_table(workspace.table(domain), domain)
         return lambda folder: table
@@ -281,11 +281,43 @@ def _encode(
         if len(missing):
             before, opened = encoder.setup_s, encoder.runtime
             runtime, setup_s = opened.name, encoder.setup_s - before
-            batches = encoder.stream(checked_texts(corpus, missing, digests), stages)
+            batches = encoder.stream(checked_texts(corpus, missing, digests[missing]), stages)
             commit_s = _commit(batches, digests, len(missing), writer, progress)
             detail = opened.detail  # streams are chosen on the way
-    seconds = time.perf_counter() - start - setup_s
-    result = EncodeResult(
+    result = encode_result(
+        corpus,
+        encoder,
+        stages,
+        n_unique=len(unique),
+        n_encoded=len(missing),
+        runtime=runtime,
+        detail=detail,
+        seconds=time.perf_counter() - start - setup_s,
+        commit_s=commit_s,
+        setup_s=setup_s,
+        store=str(folder),
+    )
+    if result.unknown:
+        progress.say(result.unknown)
+    return result
+
+
+def encode_result(
+    corpus: Corpus,
+    encoder: Encoder,
+    stages: Stages,
+    *,
+    n_unique: int,
+    n_encoded: int,
+    runtime: str,
+    detail: str,
+    seconds: float,
+    commit_s: float,
+    setup_s: float,
+    store: str,
+) -> EncodeResult:
+    """The result of a run that took `seconds`, without `setup_s`, and filled in `stages`."""
+    return EncodeResult(
         domain=corpus.name,
         encoder=encoder.name,
         fingerprint=encoder.fingerprint,
@@ -294,26 +326,23 @@ def _encode(
         precision=encoder.spec.precision,
         max_tokens=encoder.spec.max_tokens,
         n_rows=corpus.n_rows,
-        n_unique=len(unique),
-        n_hits=len(unique) - len(missing),
-        n_encoded=len(missing),
-        n_truncated=stages.n_truncated,
-        n_tokens=stages.n_tokens,
+        n_unique=n_unique,
+        n_hits=n_unique - n_encoded,
+        n_encoded=n_encoded,
+        n_truncated=int(stages.n_truncated),
+        n_tokens=int(stages.n_tokens),
         padding=stages.padding,
         seconds=seconds,
         export_s=0.0,
         setup_s=setup_s,
         tokens_per_s=stages.n_tokens / seconds,
-        texts_per_s=len(unique) / seconds,
+        texts_per_s=n_unique / seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        store=str(folder),
+        store=store,
         stages=StageSeconds(stages.read_s, stages.tokenize_s, stages.forward_s, commit_s),
-        n_unknown=stages.n_unknown,
-        n_mostly_unknown=stages.n_mostly_unknown,
+        n_unknown=int(stages.n_unknown),
+        n_mostly_unknown=int(stages.n_mostly_unknown),
     )
-    if result.unknown:
-        progress.say(result.unknown)
-    return result
 
 
 def _announce(corpus: Corpus, encoder: Encoder, n: int, n_new: int, folder: Path, progress: Progress) -> None:

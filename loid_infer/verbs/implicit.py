@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import structs
 
 from loid_infer.artifact import new_file
+from loid_infer.data.addresses import from_addresses
 from loid_infer.data.canonical import INTERACTION_FORMAT, InteractionFacts, RowWriter
 from loid_infer.data.duplicates import KEEP_ALL, POLICIES
 from loid_infer.data.formats import inspect_all
@@ -41,6 +42,7 @@ class ImplicitResult:
     warning: str | None
 
 
+@from_addresses
 def ingest_implicit(
     sources: Sequence[Path],
     domain: str,

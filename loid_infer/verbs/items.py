@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import structs
 
 from loid_infer.artifact import new_file
+from loid_infer.data.addresses import from_addresses
 from loid_infer.data.formats import inspect_all
 from loid_infer.data.items import ItemRows
 from loid_infer.data.kinds import ITEMS, check_item
@@ -35,6 +36,7 @@ class ItemsResult:
     warning: str | None
 
 
+@from_addresses
 def ingest_items(
     sources: Sequence[Path],
     domain: str,

@@ -6,10 +6,11 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from loid_infer.data.addresses import Where, beside, delivered, fetched
 from loid_infer.data.sequences import Histories
 from loid_infer.data.users import UserRows, read_users, write_recommendations
 from loid_infer.errors import BadSetting
@@ -73,11 +74,16 @@ def recommend(
     check_number("-n", n, 1, math.inf)
     name, model = _opened(workspace, domain, head, progress)
     titles = titles_of(workspace, domain, model.item_ids)
-    source = Path(users) if users is not None else None
-    target = _target(source, domain, out)
-    wanted = read_users(source) if source else UserRows(model.known_users(), None)
-    n_rows = 0
-    with write_recommendations(target) as write, progress.task("recommend", len(wanted.user_ids), "users") as task:
+    wanted = UserRows(model.known_users(), None)
+    if users is not None:
+        with fetched(users) as (source,):
+            wanted = read_users(source)
+    target, n_rows = _target(users, domain, out), 0
+    with (
+        delivered(target) as local,
+        write_recommendations(local) as write,
+        progress.task("recommend", len(wanted.user_ids), "users") as task,
+    ):
         histories, known = model.histories(wanted)
         _say_unused(wanted, histories, known, model, progress)
         recall = model.index(histories)
@@ -110,19 +116,20 @@ def recommend(
         recall=recall,
         rows_per_s=n_rows / seconds,
         seconds=seconds,
-        out=str(target),
+        out=target,
     )
 
 
-def _target(source: Path | None, domain: str, out: str | os.PathLike[str] | None) -> Path:
+def _target(users: Where | None, domain: str, out: Where | None) -> str:
     """Where the recommendations are written."""
-    if source is None:
-        return Path(out) if out else Path(f"{domain}.recommendations.parquet")
-    suffix = ".csv" if source.suffix.lower() in (".csv", ".tsv") else ".parquet"
-    target = Path(out) if out else source.with_suffix(f".recommendations{suffix}")
-    if target.resolve() == source.resolve():
+    if users is None:
+        return os.fspath(out or f"{domain}.recommendations.parquet")
+    name = PurePath(os.fspath(users).partition("?")[0])
+    suffix = ".csv" if name.suffix.lower() in (".csv", ".tsv") else ".parquet"
+    target = os.fspath(out or beside(users, name.with_suffix(f".recommendations{suffix}").name))
+    if target == os.fspath(users) or Path(target).resolve() == Path(users).resolve():
         fix = "Choose another --out."
-        raise BadSetting("the output would replace the file of users", where="--out", got=str(target), fix=fix)
+        raise BadSetting("the output would replace the file of users", where="--out", got=target, fix=fix)
     return target
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from loid_infer.data.addresses import beside, delivered, fetched
 from loid_infer.data.lookup import IdTable
 from loid_infer.data.pairs import Pairs, PairSource, read_pairs, write_scores
 from loid_infer.data.users import UserRows
@@ -75,6 +76,8 @@ def score(
 ) -> ScoreResult:
     """Score every row of `pairs` (parquet, CSV or TSV) and write the same rows with `score` and `known` to `out`.
 
+    Both may be addresses, like s3://bucket/pairs.parquet.
+
     Unknown users and items are scored too. A score depends only on user and item.
 
     Args:
@@ -96,17 +99,20 @@ def score(
         StoreBusy, NoMemory, NoSpace: the store cannot be opened, see docs/reliability.md.
     """
     start = time.perf_counter()
-    on_device, workspace, source = (
-        torch_device(device),
-        Workspace.of(workspace),
-        read_pairs(Path(pairs), quoting, label),
-    )
-    target = Path(out) if out else source.default_out
-    run = _Run(workspace, on_device, _only_head(workspace, source, domain, head), domain, label is not None, progress)
-    with progress.task("score", None, "pairs") as task, write_scores(source, target) as write:
-        for batch in source.batches():
-            write(batch, *run.batch(batch))
-            task.advance(batch.n)
+    on_device, workspace = torch_device(device), Workspace.of(workspace)
+    with fetched(pairs) as (path,):
+        source = read_pairs(path, quoting, label)
+        target = out or beside(pairs, source.default_out.name)
+        only = _only_head(workspace, source, domain, head)
+        run = _Run(workspace, on_device, only, domain, label is not None, progress)
+        with (
+            delivered(target, but=pairs) as local,
+            progress.task("score", None, "pairs") as task,
+            write_scores(source, local) as write,
+        ):
+            for batch in source.batches():
+                write(batch, *run.batch(batch))
+                task.advance(batch.n)
     papers = [name for name, opened in sorted(run.opened.items()) if opened.is_paper]
     warnings = [f"{', '.join(papers)}: {_PAPER}"] if papers else []
     for opened in run.opened.values():
@@ -127,7 +133,7 @@ def score(
         rows_per_s=n_rows / seconds,
         seconds=seconds,
         opening_s=run.opening_s,
-        out=str(target),
+        out=os.fspath(target),
         warning=" ".join(warnings) or None,
     )
 

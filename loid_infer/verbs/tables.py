@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import structs
 
 from loid_infer.artifact import new_file
+from loid_infer.data.addresses import from_addresses
 from loid_infer.data.canonical import SCHEMA, RowWriter, TableFacts, finish_reviews, row_writer
 from loid_infer.data.duplicates import POLICIES
 from loid_infer.data.formats import inspect_all
@@ -44,6 +45,7 @@ class IngestResult:
     warning: str | None
 
 
+@from_addresses
 def ingest(
     sources: Sequence[Path],
     domain: str,

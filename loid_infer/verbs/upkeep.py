@@ -8,25 +8,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from loid_infer.artifact import abandoned, remove, writing
 from loid_infer.data.reviews import open_table, review_domains
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadSetting, BadStore
-from loid_infer.kernels.unique import first_rows
+from loid_infer.kernels.unique import first_rows, within
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import SPEC_FILE, read_spec
 from loid_infer.store.lock import writer_lock
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import Rewritten, compact, salvage
 from loid_infer.store.shared import DATA_FILE
-from loid_infer.types import DIGEST_BYTES, SILENT, Bools, Digests, Progress, Spec
+from loid_infer.types import SILENT, Digests, Progress, Spec
 from loid_infer.verbs.cache import encoders_by_fingerprint, manifests, referred, store_folders, used_digests
 from loid_infer.verbs.encoder import encode_command
-
-_STEP = 1 << 20  # digests that are looked up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +140,7 @@ def cache_gc(*, dry_run: bool = False, workspace: WorkspaceLike = None, progress
                 size = (folder / DATA_FILE).stat().st_size
                 done = Rewritten(n_rows - n_unused, n_unused, size, size)
                 if not dry_run:
-                    done = compact(folder, specs[folder], folder.name, lambda digests: _within(digests, used), progress)
+                    done = compact(folder, specs[folder], folder.name, lambda digests: within(digests, used), progress)
                 changes.append(StoreChange(folder.name, **asdict(done)))
         for folder in unused_stores:
             freed += sum(file.stat().st_size for file in folder.iterdir())
@@ -197,17 +193,7 @@ def _unfinished(
                 yield Unfinished(domain, len(rows), n_missing, encode_command(names[0], domain))
 
 
-def _within(digests: Digests, used: Digests) -> Bools:
-    """Which of `digests [n, 16]` are in the sorted `used`, `[n]`."""
-    keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))
-    inside = np.zeros(len(keys), np.bool_)
-    for at in range(0, len(keys) if len(known) else 0, _STEP):
-        part = keys[at : at + _STEP]
-        inside[at : at + _STEP] = known[np.minimum(np.searchsorted(known, part), len(known) - 1)] == part
-    return inside
-
-
 def _count_unused(folder: Path, spec: Spec, used: Digests, progress: Progress) -> tuple[int, int]:
     with open_store(folder, spec, folder.name) as store:
         _, digests = store.every_row(progress)
-    return len(digests), int((~_within(digests, used)).sum())
+    return len(digests), int((~within(digests, used)).sum())

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import typer
 
-from loid_infer.cli.commands import evaluate, row
 from loid_infer.cli.evaluation import tables
+from loid_infer.cli.heads import evaluate, row
 from loid_infer.cli.terminal import show
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.settings import Workspace
