@@ -11,8 +11,8 @@ Vectors are keyed by the digest of their text, so a file of a process that was k
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -131,9 +131,9 @@ class Run:
             return sizes
         return {name: size for name, size in sizes.items() if name.startswith(f"{shard:05d}-")}
 
-    @contextmanager
-    def bundle(self, name: str) -> Iterator[Bundle]:
-        """A sealed file whose content was compared with its digest.
+    def load(self, name: str) -> tuple[Digests, Callable[[int, int], Floats]]:
+        """The digests `[n, 16]` of a sealed file, and a function (start, end) -> vectors `[m, dim]`. All of it was
+        compared with its checksum, and is in memory.
 
         Raises BadArtifact if it is damaged or of another encoder.
         """
@@ -143,7 +143,8 @@ class Run:
             if spec != self.file.card or bundle.dim != spec.dim:
                 expected, got = self.file.fingerprint, fingerprint(spec)
                 raise BadArtifact("vectors of another encoder", where=where, expected=expected, got=got, fix=_AGAIN)
-            yield bundle
+            vectors = bundle.vectors(0, len(bundle.digests))
+            return bundle.digests, lambda start, end: vectors[start:end]
 
     def finish(self, mark: Mark) -> None:
         """Say that a shard is complete. Raises BadSetting if the run is another one by now."""

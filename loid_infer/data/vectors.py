@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from msgspec import Struct, convert, structs
 from safetensors import SafetensorError, safe_open
 
@@ -24,6 +25,8 @@ from loid_infer.types import DIGEST_BYTES, Digests, Floats, Ints
 
 SUFFIXES = (".parquet", ".safetensors")
 _PIECE_ROWS = 8_192
+_WHOLE_BYTES = 128 << 20  # a bundle of no more is read once
+_XXH3 = "xxh3-128:"
 _DTYPES = {"<f4": "F32", "<f2": "F16"}  # numpy's names and those of safetensors
 
 
@@ -50,7 +53,7 @@ def export_vectors(
         if out.suffix == ".parquet":
             _write_parquet(table, piece, dim, temporary)
         else:
-            metadata = BundleMetadata(table.domain, table.digest, spec, "0" * 32)
+            metadata = BundleMetadata(table.domain, table.digest, spec, _XXH3 + "0" * 32)
             n, starts = table.n_rows, _starts(table.n_rows)
             pieces = (piece(np.arange(start, min(start + _PIECE_ROWS, n))) for start in starts)
             _write_bundle(temporary, metadata, digests, dim, np.dtype("<f4"), pieces)
@@ -58,7 +61,9 @@ def export_vectors(
 
 def write_shard(path: Path, spec: str, digests: Digests, vectors: Floats) -> None:
     """Write `vectors [n, dim]` in the stored dtype, float16 or float32, of the texts with `digests [n, 16]`."""
-    _write_bundle(path, BundleMetadata("", "", spec, "0" * 32), digests, vectors.shape[1], vectors.dtype, [vectors])
+    _write_bundle(
+        path, BundleMetadata("", "", spec, _XXH3 + "0" * 32), digests, vectors.shape[1], vectors.dtype, [vectors]
+    )
 
 
 def _write_parquet(table: ReviewTable, vectors: Callable[[Ints], Floats], dim: int, path: Path) -> None:
@@ -96,7 +101,7 @@ def _write_bundle(
         "digests": {"dtype": "U8", "shape": [n, DIGEST_BYTES], "data_offsets": [0, digests.nbytes]},
         "vectors": {"dtype": _DTYPES[dtype.str], "shape": [n, dim], "data_offsets": [digests.nbytes, end]},
     }
-    content_hash = hashlib.blake2b(digests.data, digest_size=16)
+    content_hash = xxhash.xxh3_128(digests.data)
     with path.open("w+b") as file:
         file.write(_header(metadata, tensors) + digests.tobytes())
         for piece in pieces:
@@ -104,7 +109,7 @@ def _write_bundle(
             content_hash.update(content)
             file.write(content)
         file.seek(0)
-        file.write(_header(structs.replace(metadata, content=content_hash.hexdigest()), tensors))
+        file.write(_header(structs.replace(metadata, content=_XXH3 + content_hash.hexdigest()), tensors))
 
 
 def _header(metadata: BundleMetadata, tensors: dict[str, Any]) -> bytes:
@@ -119,7 +124,7 @@ class BundleMetadata(Struct, frozen=True):
     domain: str  # empty in a shard
     table_digest: str
     card: str  # the spec, as JSON
-    content: str  # digest of both tensors
+    content: str  # checksum of both tensors; blake2b-128 in earlier versions
 
 
 class Bundle:
@@ -134,8 +139,10 @@ class Bundle:
             self.digests: Digests = self._file.get_tensor("digests")
             self._vectors = self._file.get_slice("vectors")
             n, self.dim = self._vectors.get_shape()
+            self._whole = self._vectors[:] if path.stat().st_size <= _WHOLE_BYTES else None
             valid = self.digests.shape == (n, DIGEST_BYTES) and self.digests.dtype == np.uint8
-            if not (valid and self._vectors.get_dtype() in _DTYPES.values() and self._content() == metadata.content):
+            valid = valid and self._vectors.get_dtype() in _DTYPES.values()
+            if not (valid and self._content(metadata.content) == metadata.content):
                 raise ValueError("the content has changed since the export")
         except (OSError, SafetensorError, ValueError) as error:
             what = f"not a valid bundle of vectors: {str(error) or type(error).__name__}"
@@ -150,10 +157,14 @@ class Bundle:
 
     def vectors(self, start: int, end: int) -> Floats:
         """Rows `start` to `end`, `[m, dim]`, float32 or float16."""
-        return np.asarray(self._vectors[start : min(end, len(self.digests))])
+        source = self._vectors if self._whole is None else self._whole
+        return np.asarray(source[start : min(end, len(self.digests))])
 
-    def _content(self) -> str:
-        content_hash = hashlib.blake2b(np.ascontiguousarray(self.digests).data, digest_size=16)
+    def _content(self, expected: str) -> str:
+        """The checksum, of the kind of the expected one."""
+        is_new = expected.startswith(_XXH3)
+        content: Any = xxhash.xxh3_128() if is_new else hashlib.blake2b(digest_size=16)
+        content.update(np.ascontiguousarray(self.digests).data)
         for start in _starts(len(self.digests)):
-            content_hash.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
-        return content_hash.hexdigest()
+            content.update(np.ascontiguousarray(self.vectors(start, start + _PIECE_ROWS)).data)
+        return f"{_XXH3 if is_new else ''}{content.hexdigest()}"

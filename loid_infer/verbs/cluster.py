@@ -149,12 +149,12 @@ class _Join:
     def _add(self, run: Run, name: str) -> bool:
         start = time.perf_counter()
         try:
-            with run.bundle(name) as bundle:
-                self.n_new += add_vectors(self._writer, bundle.digests, bundle.vectors, self.task)[1]
+            content = run.load(name)
         except BadArtifact as error:
             self._progress.say(f"{error} The file is removed.")
             run.discard(name)
             return False
+        self.n_new += add_vectors(self._writer, *content, self.task)[1]
         self.seconds += time.perf_counter() - start
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,12 +16,12 @@ from loid_infer.cluster.sealing import seal_all
 from loid_infer.cluster.selection import shard_rows
 from loid_infer.data.addresses import Where
 from loid_infer.data.corpora import checked_texts
-from loid_infer.encoders.pipeline import Stages
+from loid_infer.encoders.pipeline import Stages, ahead
 from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
 from loid_infer.kernels.unique import within
 from loid_infer.pages.records import EncodeResult
 from loid_infer.settings import TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, array_task
-from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Progress
+from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Progress
 from loid_infer.verbs.encode import encode_result
 from loid_infer.verbs.place import Place, ShardResult
 
@@ -258,16 +258,12 @@ def encode_collect(
     files, n_texts, n_new, n_damaged = run.sealed(), 0, 0, 0
     place.keep(progress)
     with place.writer() as writer, progress.task("join", None, "vectors") as task:
-        for name in files:
-            try:
-                with run.bundle(name) as bundle:
-                    texts, new = add_vectors(writer, bundle.digests, bundle.vectors, task)
-            except BadArtifact as error:
-                progress.say(f"{error} The file is removed; its shard has to run again.")
-                run.discard(name)
-                n_damaged += 1
-                continue
-            n_texts, n_new = n_texts + texts, n_new + new
+        # The next file is read and checked while one is committed.
+        for content in ahead((_loaded(run, name, progress) for name in files), depth=1):
+            n_damaged += content is None
+            if content is not None:
+                texts, new = add_vectors(writer, *content, task)
+                n_texts, n_new = n_texts + texts, n_new + new
     state, seconds = run.state(), perf_counter() - start
     if state.missing:
         progress.say(_missing_line(state.missing, run.file.n_shards))
@@ -287,6 +283,16 @@ def encode_collect(
         store,
         run.folder.where,
     )
+
+
+def _loaded(run: Run, name: str, progress: Progress) -> tuple[Digests, Callable[[int, int], Floats]] | None:
+    """The content of a sealed file; None if it is damaged, and removed now."""
+    try:
+        return run.load(name)
+    except BadArtifact as error:
+        progress.say(f"{error} The file is removed; its shard has to run again.")
+        run.discard(name)
+        return None
 
 
 def _named(place: Place) -> tuple[str, str, str]:
@@ -333,13 +339,7 @@ def _numbers(shard: str) -> tuple[int, int, str]:
 def _sealed_digests(run: Run, shard: int, progress: Progress) -> Digests:
     """The digests in the sealed files of a shard, ascending. Damaged files are removed."""
     parts = [np.zeros((0, DIGEST_BYTES), np.uint8)]
-    for name in run.sealed(shard):
-        try:
-            with run.bundle(name) as bundle:
-                parts.append(bundle.digests)
-        except BadArtifact as error:
-            progress.say(f"{error} The file is removed.")
-            run.discard(name)
+    parts += [content[0] for name in run.sealed(shard) if (content := _loaded(run, name, progress))]
     digests = np.concatenate(parts)
     order = np.argsort(np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}").ravel(), kind="stable")
     return digests[order]

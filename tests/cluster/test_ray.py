@@ -71,7 +71,7 @@ def test_a_killed_worker_and_a_lost_node_cost_what_they_had_not_sealed(
     """After two parts a worker is killed, after five its node goes away for good."""
     monkeypatch.setattr(supervision, "_LOST_S", 4.0)
     with_toys(workspace, n=9000)
-    taken, bundle = [], Run.bundle
+    taken, bundle = [], Run.load
 
     def counted(self, name):
         taken.append(name)
@@ -81,7 +81,7 @@ def test_a_killed_worker_and_a_lost_node_cost_what_they_had_not_sealed(
             nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
         return bundle(self, name)
 
-    monkeypatch.setattr(Run, "bundle", counted)
+    monkeypatch.setattr(Run, "load", counted)
     result = encode_ray("toys", nodes.address, workers=2, n_threads=1, runtime="fake", workspace=workspace)
     assert (result.n_unique, result.n_encoded, result.n_missing, result.n_shards) == (9000, 9000, 0, 16)
     assert len(taken) == 16 == len(set(taken))  # no part was sealed twice
@@ -128,13 +128,13 @@ def test_a_cluster_of_its_own_listens_on_the_loopback_only_and_finds_all_at_an_a
 ) -> None:
     """Shards and encoder go through a bucket, as if the workers saw nothing else of this machine."""
     with_toys(workspace)
-    before, addresses, bundle = listening(), set(), Run.bundle
+    before, addresses, bundle = listening(), set(), Run.load
 
     def seen(self, name):
         addresses.update(listening())
         return bundle(self, name)
 
-    monkeypatch.setattr(Run, "bundle", seen)
+    monkeypatch.setattr(Run, "load", seen)
     result = encode_ray("toys", workers=1, n_threads=1, shard_folder=f"{bucket}/ray", workspace=workspace)
     assert (result.n_encoded, result.run.startswith(f"{bucket}/ray/toys.")) == (400, True)
     assert encode("toys", workspace=workspace).n_hits == 400
