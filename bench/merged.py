@@ -1,8 +1,8 @@
 """Does it help to merge the domains of a user? Rankers of one domain against rankers of both, on the same targets.
 
-    python -m bench.merged [SET [HEAD...]]      food_kitchen | four; two minutes without trained heads, else hours
+    python -m bench.merged [SET[:USERS] [HEAD...]]     food_kitchen | four; two minutes, hours for trained heads
 
-Rows of other heads in the result are kept.
+With USERS the set has so many users of each of its files. Rows of other heads in the result are kept.
 
 LLM-Rec (arXiv 2310.14304) says that merging by IDs hurts and merging by texts helps. Both kinds of rankers get the same
 split (leave-one-out over all domains, by time or position); those of one domain see its interactions and targets only.
@@ -34,8 +34,9 @@ OPTIONS = RankOptions(trials=1)
 
 def main(name: str = "food_kitchen", *models: str) -> None:
     wait_briefly()
-    workspace = Workspace(work_folder(f"merged-{name}"))
-    domains = ingested(workspace.root, name)
+    of_set, _, users = name.partition(":")
+    workspace = Workspace(work_folder(f"merged-{of_set}"))
+    domains = ingested(workspace.root, of_set, int(users or 0))
     sequences = read_sequences(workspace, domains, 0, SILENT)
     split = split_sequences(sequences, "leave-one-out")
     texts = item_texts(workspace, sequences, TEMPLATE, SILENT)
@@ -70,7 +71,7 @@ def main(name: str = "food_kitchen", *models: str) -> None:
         "Leave-one-out over all domains of the set, by time in food_kitchen; in four (Scientific, Games, Arts, Office) "
         "by position, so that the order between domains is artificial, and few users have several. Full ranking of the "
         "items of the target's domain. Rankers of one domain see only its interactions, with the same targets. Default "
-        "settings, one trial. 95 % intervals, paired.",
+        "settings, one trial. 95 % intervals, paired. `four:5000`: the first 5,000 users of each of its three files.",
     )
 
 

@@ -40,6 +40,7 @@ _PLACES = {
     "cora_fit": "verbs.cora",
     "cora_train": "verbs.tallrec",
     "bdlm_fit": "verbs.bdlm",
+    "bdlm_pairs": "verbs.drawing",
     "evaluate_clicks": "verbs.labels",
     "llmrec_train": "verbs.llmrec",
     "recommend": "verbs.recommend",

@@ -1,4 +1,4 @@
-"""Commands on decoders and collaborative models that are trained together: bdlm fit."""
+"""Commands on decoders and collaborative models that are trained together: bdlm pairs and fit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from typing import Annotated
 import typer
 
 from loid_infer.cli.declare import command
-from loid_infer.cli.options import DecoderOption, DeviceOption, DomainOption, TitleTokensOption
+from loid_infer.cli.options import (
+    DecoderOption,
+    DeviceOption,
+    DomainOption,
+    EncoderOption,
+    SeedOption,
+    TemplateOption,
+    TitleTokensOption,
+)
 from loid_infer.clicks.settings import DEFAULT_BDLM_SETTINGS, BdlmSettings
-from loid_infer.settings import TITLE_TOKENS
+from loid_infer.settings import TEMPLATE, TITLE_TOKENS
+
+
+@command("drawing.bdlm_pairs")
+def pairs(
+    domain: DomainOption,
+    negatives: Annotated[int, typer.Option(help="Items of each test target that its user never met.", min=1)] = 19,
+    users: Annotated[
+        int | None, typer.Option(help="Users whose targets are tested, drawn at random. By default all.", min=1)
+    ] = None,
+    encoder: EncoderOption = None,
+    template: TemplateOption = TEMPLATE,
+    seed: SeedOption = 0,
+) -> None:
+    """Draw labeled pairs from a domain's interactions: each with items that its user never met, for test half of them
+    popular and half with the nearest titles.
+
+    Example: loid-infer bdlm pairs --domain movies
+    """
 
 
 @command("bdlm.bdlm_fit")

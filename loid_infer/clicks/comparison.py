@@ -12,7 +12,7 @@ class ClickRow:
     """A metric of a system on the test part, or what it has more than a reference; 95 % interval over users."""
 
     system: str
-    metric: str  # auc | uauc
+    metric: str  # auc | uauc | hr@1 | hr@2 | precision | recall | f1
     value: float
     low: float | None
     high: float | None

@@ -270,8 +270,8 @@ def _encode(
     kind, is_network = file_system(workspace.cache)
     if is_network:
         progress.say(
-            f"{workspace.cache} is on {kind}: write to it from one machine only, or join shards with "
-            "`loid-infer cache import`"
+            f"{workspace.cache} is on {kind}: write to it from one machine only, and compute on several with --shard "
+            "or --ray"
         )
     unique, folder = first_rows(digests), workspace.store(encoder.fingerprint)
     runtime, detail, setup_s = "none", "every text was already stored", 0.0

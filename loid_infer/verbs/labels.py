@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from loid_infer.artifact import new_file
+from loid_infer.clicks.candidates import HITS, RATIOS, Ratios, balanced, best_threshold, hits, is_ranking
 from loid_infer.clicks.comparison import ITEM_MEAN, ClickEvaluation, ClickRow
+from loid_infer.clicks.saved import ClickHead
 from loid_infer.clicks.training import auc
-from loid_infer.data.clicks import TEST, TRAIN, Clicks, read_clicks
+from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, read_clicks
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.evaluation.metrics import auc_draws, aucs
 from loid_infer.evaluation.rows import paired
@@ -21,6 +23,7 @@ from loid_infer.verbs.pairheads import click_heads, open_click_head, scorer
 from loid_infer.verbs.sequences import titles_of
 
 _N_DRAWS = 500  # of users, for the interval of an AUC
+_N_THRESHOLD = 500  # users of the validation part, on whom the threshold of positive pairs is chosen
 _PRIOR = 5.0  # pairs with the overall share that an item mean starts from
 
 
@@ -34,7 +37,9 @@ def evaluate_clicks(
 ) -> ClickEvaluation:
     """Predict the labels of the test part with every head, and compare each with all others.
 
-    The interval of an AUC is a percentile bootstrap over users, that of a UAUC Student's t interval. Writes
+    The interval of an AUC is a percentile bootstrap over users, that of a UAUC Student's t interval. Where every user
+    has one positive test pair among negatives, hit rates at 1 and 2 are measured too, and precision, recall and F1 of
+    that pair and one negative, at the threshold with the largest F1 on validation. Writes
     `reports/<domain>.clicks.json`.
 
     Args:
@@ -60,18 +65,15 @@ def evaluate_clicks(
             raise BadSetting(
                 what, where=f"head {name!r}", got=f"{head.manifest.domain}, seed {head.manifest.seed}", fix=fix
             )
-    rows, titles = clicks.rows(TEST), titles_of(workspace, domain, clicks.item_ids)
-    of_pairs = [titles[item] for item in clicks.items[rows].tolist()]
-    scores: dict[str, Floats] = {}
-    seconds: dict[str, float] = {}
-    for name, head in opened.items():
-        timing = time.perf_counter()
-        scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_pairs)
-        seconds[name] = time.perf_counter() - timing
-        progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
-    scores[ITEM_MEAN] = item_means(clicks)[clicks.items[rows]]
+    rows = clicks.rows(TEST)
     labels, users = clicks.labels[rows], clicks.users[rows]
-    summary, differences = compared(scores, labels, users, min(seeds))
+    known = _valid_rows(clicks) if is_ranking(labels, users) else rows[:0]
+    scores, seconds = _scored(workspace, opened, clicks, np.concatenate([rows, known]), device, progress)
+    of_test = {name: part[: len(rows)] for name, part in scores.items()}
+    summary, differences = compared(of_test, labels, users, min(seeds))
+    if len(known):
+        more = _of_candidates(scores, labels, users, clicks.labels[known], min(seeds))
+        summary, differences = summary + more[0], differences + more[1]
     target = workspace.reports / f"{domain}.clicks.json"
     result = ClickEvaluation(
         domain=domain,
@@ -81,7 +83,7 @@ def evaluate_clicks(
         n_pairs=len(rows),
         n_positive=int(labels.sum()),
         n_users=len(np.unique(users)),
-        n_both=len(aucs(scores[ITEM_MEAN], labels, users)),
+        n_both=len(aucs(of_test[ITEM_MEAN], labels, users)),
         summary=summary,
         differences=differences,
         score_s=seconds,
@@ -91,6 +93,65 @@ def evaluate_clicks(
     with new_file(target) as temporary:
         temporary.write_text(to_json(result, indent=1) + "\n")
     return result
+
+
+def _scored(
+    workspace: Workspace, heads: Mapping[str, ClickHead], clicks: Clicks, rows: Ints, device: str, progress: Progress
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """The scores `[m]` of `rows [m]` by every head and by the item mean, and the seconds of each head."""
+    titles = titles_of(workspace, clicks.domain, clicks.item_ids)
+    of_rows = [titles[item] for item in clicks.items[rows].tolist()]
+    scores: dict[str, Floats] = {}
+    seconds: dict[str, float] = {}
+    for name, head in heads.items():
+        start = time.perf_counter()
+        scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_rows)
+        seconds[name] = time.perf_counter() - start
+        progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
+    scores[ITEM_MEAN] = item_means(clicks)[clicks.items[rows]]
+    return scores, seconds
+
+
+def _valid_rows(clicks: Clicks) -> Ints:
+    """Rows of the validation part on which the threshold of positive pairs is chosen: as many of both labels."""
+    rows = clicks.rows(VALID)
+    users = np.unique(clicks.users[rows])[:_N_THRESHOLD]
+    rows = rows[np.isin(clicks.users[rows], users)]
+    return rows[balanced(clicks.labels[rows], clicks.users[rows])] if len(rows) else rows
+
+
+def _of_candidates(
+    scores: Mapping[str, Floats], labels: Bools, users: Ints, known: Bools, seed: int
+) -> tuple[tuple[ClickRow, ...], tuple[ClickRow, ...]]:
+    """Hit rates, and precision, recall and F1 of every user's positive pair and one negative, as `compared` does.
+
+    `scores` are of the test pairs and then of the validation pairs with labels `known [m]`, where F1 is largest.
+    """
+    n, few = len(labels), balanced(labels, users)
+    rates = {name: hits(part[:n], labels, users) for name, part in scores.items()}
+    ratios = {
+        name: Ratios.of(part[few], labels[few], users[few], best_threshold(part[n:], known), _N_DRAWS, seed)
+        for name, part in scores.items()
+    }
+    summary, differences = [], []
+    for name in scores:
+        summary += [ClickRow(name, metric, *paired(rates[name][metric])) for metric in HITS]
+        summary += [
+            ClickRow(name, metric, ratios[name].values[metric], *_ends(ratios[name].draws[metric])) for metric in RATIOS
+        ]
+        for other in scores:
+            if name not in {other, ITEM_MEAN}:
+                differences += [
+                    ClickRow(name, metric, *paired(rates[name][metric] - rates[other][metric]), other)
+                    for metric in HITS
+                ]
+                for metric in RATIOS:
+                    mine, theirs = ratios[name], ratios[other]
+                    ends = _ends(mine.draws[metric] - theirs.draws[metric])
+                    differences.append(
+                        ClickRow(name, metric, mine.values[metric] - theirs.values[metric], *ends, other)
+                    )
+    return tuple(summary), tuple(differences)
 
 
 def item_means(clicks: Clicks) -> Floats:
