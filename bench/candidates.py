@@ -62,7 +62,8 @@ def main(users: str = "0", samples: str = "1024", *variants: str) -> None:
         "1: .05), 10 by popularity and 9 from the 50 nearest titles; every training film with one other, drawn evenly. "
         "Precision, recall and F1 of that film and one other, at the threshold that is best on validation. "
         "Collaborative heads: width 64, best of six settings; each BDLM: SmolLM2-135M, top 10 layers, "
-        f"{int(samples):,} training pairs, one epoch. 95 % intervals over users. Digest of the pairs {drawn.digest[:12]}.",
+        f"{int(samples):,} training pairs, one epoch. 95 % intervals over users. Digest of the pairs "
+        f"{drawn.digest[:12]}.",
     )
 
 

@@ -16,7 +16,7 @@ from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.graph import checked, load_error
 from loid_infer.encoders.machine import Streams, shape_key
-from loid_infer.encoders.processor import has_bf16, model
+from loid_infer.encoders.processor import has_bf16, model, n_usable_threads
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
@@ -83,6 +83,8 @@ class OpenVino:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": str(n_streams),
             "INFERENCE_NUM_THREADS": str(n_threads),
+            # Every process would bind its threads to the first processors, also where others are free.
+            "ENABLE_CPU_PINNING": "YES" if n_threads >= n_usable_threads() else "NO",
         }
         core = openvino.Core()
         try:
