@@ -163,15 +163,15 @@ def alone(workspace: Workspace) -> int:
 
 def content(workspace: Workspace, key: str) -> int:
     """A checksum of all digests with their vectors in a store of the fake runtime, in any order."""
-    folder, total = workspace.store(key), np.uint64(0)
+    folder, total = workspace.store(key), 0
     with open_store(folder, read_spec(folder), key) as store:
         for chunk in store.scan():
             parts = [np.ascontiguousarray(part).view(np.uint8) for part in (chunk.digests, chunk.vectors)]
             words = np.concatenate(parts, axis=1).view("<u8")
             odd = np.arange(words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(0x9E3779B97F4A7C15)
             mixed = (words * odd).sum(axis=1, dtype=np.uint64)
-            total += (mixed * mixed).sum(dtype=np.uint64)
-    return int(total)
+            total += int((mixed * mixed).sum(dtype=np.uint64))
+    return total % 2**64
 
 
 def anonymous(pid: int) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loid_infer.kernels.unique import first_rows
-from loid_infer.store.writer import CHUNK_ROWS, StoreWriter, as_stored
+from loid_infer.store.writer import CHUNK_ROWS, AlreadyStored, StoreWriter, as_stored
 from loid_infer.types import Digests, Floats, Task
 
 _STEP = 32 * CHUNK_ROWS  # rows that are read and committed at once
+_STEP_BYTES = 64 << 20
 
 
 def add_vectors(
@@ -20,14 +21,25 @@ def add_vectors(
 
     Raises ParityError if a vector is not finite, NoSpace if the disk is full; committed chunks are kept.
     """
-    spec, unique = writer.reader.environment.spec, first_rows(digests)
-    new = unique[writer.reader.lookup(digests[unique]) < 0]
-    step = min(_STEP, max((64 << 20) // (4 * spec.dim), CHUNK_ROWS))
+    dim, n_texts, n_new = writer.reader.environment.spec.dim, len(digests), 0
+    step = min(_STEP, max(_STEP_BYTES // (4 * dim), CHUNK_ROWS))
     for start in range(0, len(digests), step):
-        rows = new[(new >= start) & (new < start + step)]
-        if len(rows):
-            part = as_stored(vectors(start, min(start + step, len(digests)))[rows - start], len(rows), spec)
-            cuts = range(0, len(rows), CHUNK_ROWS)
-            writer.append(*((digests[rows[at : at + CHUNK_ROWS]], part[at : at + CHUNK_ROWS]) for at in cuts))
-            task.advance(len(rows))
-    return len(unique), len(new)
+        part, values = digests[start : start + step], vectors(start, min(start + step, len(digests)))
+        try:  # all are new, as a rule, and a lookup would cost as much as the index
+            _append(writer, part, values)
+            n_new += len(part)
+        except AlreadyStored:
+            unique = first_rows(part)
+            new = unique[writer.reader.lookup(part[unique]) < 0]
+            if len(new):
+                _append(writer, part[new], values[new])
+            n_new += len(new)
+            n_texts = -1
+        task.advance(len(part))
+    return n_texts if n_texts >= 0 else len(first_rows(digests)), n_new
+
+
+def _append(writer: StoreWriter, digests: Digests, vectors: Floats) -> None:
+    stored = as_stored(vectors, len(digests), writer.reader.environment.spec)
+    cuts = range(0, len(digests), CHUNK_ROWS)
+    writer.append(*((digests[at : at + CHUNK_ROWS], stored[at : at + CHUNK_ROWS]) for at in cuts))

@@ -33,8 +33,8 @@ _MAX_CHUNK_S = 5.0
 _MAX_WAITING = 8
 
 
-class _AlreadyStored(ValueError):
-    pass
+class AlreadyStored(ValueError):
+    """A digest is stored already, or given twice."""
 
 
 class StoreWriter:
@@ -52,7 +52,7 @@ class StoreWriter:
         """Commit chunks in one transaction: new `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype.
 
         Raises NoSpace if the disk is full (then none of these chunks is stored), BadStore if the index contains a text
-        that a lookup does not find, and ValueError if a digest is already stored or occurs twice.
+        that a lookup does not find, and AlreadyStored if a digest is stored or occurs twice.
         """
         environment = self._environment
         digests = np.concatenate([part for part, _ in chunks])
@@ -65,12 +65,12 @@ class StoreWriter:
             with txn.cursor(db=environment.index) as cursor:
                 _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
             if added != len(keys):
-                raise _AlreadyStored(f"{len(keys) - added} of {len(keys)} texts are already stored")
+                raise AlreadyStored(f"{len(keys) - added} of {len(keys)} texts are already stored")
             put_chunks(txn, environment, first, chunks)
 
         try:
             environment.write(change)
-        except _AlreadyStored as error:
+        except AlreadyStored as error:
             if (self.reader.lookup(digests) >= 0).any() or len(set(keys)) < len(keys):
                 raise
             raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=SALVAGE) from error
