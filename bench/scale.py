@@ -1,8 +1,9 @@
 """What do several processes cost? A Ray cluster against one process, the join of shards, and the driver's memory.
 
-    python -m bench.scale [N_REVIEWS [N_SMALL N_LARGE]]     10,000 real reviews, 1 and 4 million made-up texts
+    python -m bench.scale [overhead|join|memory ...] [N_REVIEWS [N_SMALL N_LARGE]]
 
-Half an hour on two cores; needs the extra `cluster`. The vectors of the cluster are compared with those of one process.
+By default 10,000 real reviews, and 1 and 4 million made-up texts: an hour on two slow cores. Rows of other parts are kept.
+Needs the extra `cluster`. The vectors of the cluster are compared with those of one process.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import loid, median, real_table, save, work_folder
+from bench.record import loid, median, real_table, save, saved_as, work_folder
 from loid_infer.cluster.run import Mark, Run
 from loid_infer.data.canonical import SCHEMA, finish_reviews, row_writer
 from loid_infer.data.reviews import open_table
@@ -29,17 +30,26 @@ from loid_infer.verbs.shards import encode_collect
 RUNS, FILE_ROWS, GROUP = 3, 32_768, 65_536
 
 
-def main(n_reviews: int = 10_000, n_small: int = 1_000_000, n_large: int = 4_000_000) -> None:
-    rows = overhead(n_reviews)
-    rows.append(join(n_small))
-    rows += [memory(n) for n in (n_small, n_large)]
+def main(*arguments: str) -> None:
+    chosen = [part for part in arguments if not part.isdecimal()] or ["overhead", "join", "memory"]
+    given = [int(number) for number in arguments if number.isdecimal()]
+    n_reviews, n_small, n_large = given + [10_000, 1_000_000, 4_000_000][len(given) :]
+    path = saved_as("scale")
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    made = {
+        "overhead": lambda: overhead(n_reviews),
+        "join": lambda: [join(n_small)],
+        "memory": lambda: [memory(n) for n in (n_small, n_large)],
+    }
+    for part in chosen:
+        rows = [row for row in rows if row["part"] != part] + [{"part": part} | row for row in made[part]()]
     save(
         "What do several processes cost?",
         "scale",
         rows,
-        f"Medians of {RUNS} for the first two rows, taken in turn: the first {n_reviews:,} reviews of Musical "
-        "Instruments with MiniLM, on two threads of one process and on two workers of one thread each on a cluster "
-        "of this machine. `per_s`: tokens/s until the last commit, without the start of Ray and of its workers "
+        "Overhead: real reviews of Musical Instruments with MiniLM, the two ways in turn, medians of `runs`: two threads "
+        "of one process, and two workers of one thread each on a cluster of this machine. `per_s`: tokens/s until the "
+        "last commit, without the start of Ray and of its workers "
         f"(`start_s`; of one process the opening of the runtime). Join: sealed files of {FILE_ROWS:,} random vectors "
         "of width 384 in float16 into an empty store, `per_s` in vectors/s. Driver: different texts of three words, "
         "without a model (--runtime fake); `anonymous_mib`: the largest memory of the command's own process that is no "
@@ -75,6 +85,7 @@ def overhead(n_reviews: int) -> list[dict]:
         {
             "what": way,
             "n": results[way][0]["n_encoded"],
+            "runs": RUNS,
             "per_s": rate,
             "relative": rate / first,
             "cos_min": cosine if way != next(iter(ways)) else 1.0,
@@ -108,7 +119,7 @@ def join(n: int) -> dict:
         rates.append(result.vectors_per_s)
         print("join", rates[-1], flush=True)
     shutil.rmtree(workspace.root)
-    return {"what": "encode --collect", "n": n, "per_s": median(rates)} | dict.fromkeys(REST)
+    return {"what": "encode --collect", "n": n, "runs": RUNS, "per_s": median(rates)} | dict.fromkeys(REST)
 
 
 REST = ("relative", "cos_min", "start_s", "anonymous_mib", "peak_mib")
@@ -145,6 +156,7 @@ def memory(n: int) -> dict:
     return {
         "what": "driver of encode --ray",
         "n": n,
+        "runs": 1,
         "per_s": result["texts_per_s"],
         "relative": None,
         "cos_min": None,
@@ -184,4 +196,4 @@ def anonymous(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -143,7 +143,7 @@ class Supervisor:
 
     def _attempt(self, process: _Process, cluster: Cluster, take: Take) -> str:
         """Take what the process finishes. Returns why that ended."""
-        last, longest, said, n_lost = time.monotonic(), 0.0, 0.0, 0
+        last, longest, said, n_lost = time.monotonic(), None, 0.0, 0
         while True:
             try:
                 report = process.report(1.0)
@@ -153,16 +153,18 @@ class Supervisor:
                 return error.what
             waited = time.monotonic() - last
             if report is not None and report.part:
-                longest, last = max(longest, waited * cluster.n_workers), time.monotonic()
+                # Before the first part workers start, which says nothing about the next ones.
+                longest = 0.0 if longest is None else max(longest, waited * cluster.n_workers)
+                last = time.monotonic()
                 self.finished.append(report.part)
                 take(report.part.part)
             elif report is not None:
                 n_lost = report.n_lost
                 n_left = cluster.n_workers - n_lost
                 self._progress.say(f"the cluster has room for {n_left} of {cluster.n_workers} workers")
-            elif n_lost and waited > max(_LOST_S, 2 * longest):
+            elif n_lost and waited > max(_LOST_S, 2 * (longest or 0.0)):
                 return f"{n_lost} of {cluster.n_workers} workers were lost"
-            elif waited > max(self._patience_s, 3 * longest):
+            elif waited > max(self._patience_s, 3 * (longest or 0.0)):
                 return f"for {waited:.0f} s no worker finished a part"
             elif waited - said > _SAY_S:
                 said = waited

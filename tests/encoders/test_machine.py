@@ -196,3 +196,17 @@ def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
     variables["HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+
+
+@pytest.mark.parametrize(("n_usable", "binds"), [(2, False), (1, True)])
+def test_openvino_binds_threads_only_where_one_process_has_all_processors(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, n_usable: int, binds: bool
+) -> None:
+    """Each of two workers would bind its one thread to the first processor."""
+    pytest.importorskip("openvino")
+    from loid_infer.encoders import openvino
+    from loid_infer.encoders.folder import GRAPH_FILE
+
+    monkeypatch.setattr(openvino, "n_usable_threads", lambda: n_usable)
+    opened = openvino.OpenVino(exported / "exports" / "encoders" / "base" / GRAPH_FILE, "fp32", 1, 1)
+    assert opened._model.get_property("ENABLE_CPU_PINNING") is binds

@@ -105,7 +105,7 @@ def test_a_worker_that_stands_still_costs_patience_and_nothing_else(
     monkeypatch.setattr(Run, "load", counted)
     said = Lines()
     result = encode_ray(
-        "toys", nodes.address, workers=2, n_threads=1, patience=5.0, runtime="fake", workspace=workspace, progress=said
+        "toys", nodes.address, workers=2, n_threads=1, patience=40.0, runtime="fake", workspace=workspace, progress=said
     )
     assert (result.n_encoded, len(taken), len(set(taken))) == (4000, result.n_shards, result.n_shards)
     assert any("no worker finished a part" in line for line in said.lines)
