@@ -62,9 +62,9 @@ def main(users: str = "0", samples: str = "1024", *variants: str) -> None:
         f"MovieLens-100K, the last film of {drawn.n_tested:,} users among 19 that they never saw (chance of a hit at "
         "1: .05), 10 by popularity and 9 from the 50 nearest titles; every training film with one other, drawn evenly. "
         "Precision, recall and F1 of that film and one other, at the threshold that is best on validation. "
-        f"Collaborative heads: width 64, {TRIALS} setting; each BDLM: SmolLM2-135M, top 10 layers, "
-        f"{int(samples):,} training pairs, one epoch. 95 % intervals over users. Digest of the pairs "
-        f"{drawn.digest[:12]}.",
+        f"Collaborative heads: width 64, {TRIALS} setting. "
+        + (f"Each BDLM: SmolLM2-135M, top 10 layers, {int(samples):,} training pairs, one epoch. " if variants else "")
+        + f"95 % intervals over users. Digest of the pairs {drawn.digest[:12]}.",
     )
 
 

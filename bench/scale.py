@@ -111,7 +111,7 @@ def join(n: int, where: str, folder: Path) -> dict:
     table, rng, rates = open_table(workspace.table("toys"), "toys"), np.random.default_rng(0), []
     for _ in range(RUNS):
         shutil.rmtree(workspace.cache, ignore_errors=True)
-        run = Run.begin(workspace.shards("toys", fingerprint(spec)), "toys", table.digest, spec, 1)
+        run = Run.begin(workspace.shards / f"toys.{fingerprint(spec)[:12]}", "toys", table.digest, spec, 1)
         for start in range(0, n, FILE_ROWS):
             m = min(FILE_ROWS, n - start)
             digests = rng.integers(0, 256, (m, 16), np.uint8)

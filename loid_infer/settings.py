@@ -107,7 +107,7 @@ class Workspace:
                 "Give a local folder (-w DIR), and addresses for the files: `loid-infer ingest s3://...`, `encode "
                 "--shard 0/8 --shard-folder s3://...`, `cache import s3://...`, `score s3://...`."
             )
-            what, got = "a workspace must be a folder: its stores are mapped into memory", str(root)
+            what, got = "a workspace must be a folder: its stores are mapped into memory", "an address"
             raise BadSetting(what, where="--workspace", expected="a folder on a local disk", got=got, fix=fix)
         return Workspace(Path(root))
 
@@ -165,9 +165,10 @@ class Workspace:
         """The folder of all stores."""
         return self.root / "cache"
 
-    def shards(self, corpus: str, fingerprint: str) -> Path:
-        """The folder of what several processes compute of a corpus, until it is in the store."""
-        return self.cache / "shards" / f"{corpus}.{fingerprint[:12]}"
+    @property
+    def shards(self) -> Path:
+        """The folder of what several processes compute, until it is in a store."""
+        return self.cache / "shards"
 
     def store(self, fingerprint: str) -> Path:
         """The folder of one store."""

@@ -166,7 +166,9 @@ _RUNS = {
 def _encode_each(encoder: list[str] | None = None, **options: Any) -> Any:
     """Encode with one encoder after the other."""
     own = {name: options.pop(name, None) for name in (*_RUNS, "shard_folder", "workers", "patience")}
-    given = {name: value for name, value in own.items() if value}
+    given = {name: value for name, value in own.items() if value is not None and value is not False}
+    for name in [name for name, value in given.items() if value == ""]:
+        raise BadSetting("an empty value", where=f"--{name.replace('_', '-')}", fix="Give a value, or omit the option.")
     chosen = [name for name in _RUNS if name in given]
     if len(chosen) > 1:
         what, fix = "one command does one of these", "Run it once with each option."
@@ -180,7 +182,11 @@ def _encode_each(encoder: list[str] | None = None, **options: Any) -> Any:
         raise BadSetting(what, where=names, fix=f"Omit {names}.")
     verb = getattr(importlib.import_module(f"loid_infer.verbs.{module}"), name)
     options |= {option: given[option] for option in takes if option in given}
-    options = {option: value for option, value in options.items() if option in inspect.signature(verb).parameters}
+    known = inspect.signature(verb).parameters
+    for option, flag in (("device", "--device"), ("n_threads", "--threads"), ("n_streams", "--streams")):
+        if option not in known and options.get(option) not in (None, "auto"):
+            raise BadSetting(f"an option that does not apply with --{chosen[0]}", where=flag, fix=f"Omit {flag}.")
+    options = {option: value for option, value in options.items() if option in known}
     encoders: list[str | None] = [*(encoder or [])] or [None]
     if len(set(encoders)) < len(encoders):
         raise BadSetting("an encoder is given twice", where="--encoder", got=", ".join(map(str, encoders)))
@@ -191,7 +197,7 @@ def _encode_each(encoder: list[str] | None = None, **options: Any) -> Any:
 def _incomplete(result: Any) -> bool:
     """Whether a status or a collection lacks shards."""
     results = result["encoders"] if isinstance(result, dict) else [result]
-    return any(hasattr(one, "missing") and one.n_missing for one in results)
+    return any(hasattr(one, "missing") and (one.n_missing or getattr(one, "n_without", 0)) for one in results)
 
 
 @command(_encode_each, bad=_incomplete)
@@ -210,7 +216,9 @@ def encode(
     device: DeviceOption = "auto",
     n_threads: Annotated[
         int | None,
-        typer.Option("--threads", help="Number of CPU threads, of each worker with --ray. By default all.", min=1),
+        typer.Option(
+            "--threads", help="Number of CPU threads, by default all; of each worker with --ray, by default 4.", min=1
+        ),
     ] = None,
     n_streams: Annotated[
         int | None,

@@ -68,25 +68,26 @@ class _Drawer:
     ) -> None:
         self._sequences, self._split, self._nearest, self._rng = sequences, split, nearest, rng
         n_items = len(sequences.item_ids)
-        self._met: list[Bools] = []
-        for user in range(sequences.n_users):
-            met = np.zeros(n_items, np.bool_)
-            met[self._items_of(user)] = True
-            self._met.append(met)
+        self._n_items = n_items
+        self._drawn: dict[int, list[int]] = {}
         trained = np.concatenate(
             [sequences.items[start:end] for start, end in zip(sequences.starts[:-1], split.train_ends, strict=True)]
         )
         self._weights: Floats = np.bincount(trained, minlength=n_items) ** _POWER
         self._rows: list[tuple[int, int, int, int, int]] = []
 
-    def _items_of(self, user: int) -> Ints:
-        return self._sequences.items[self._sequences.starts[user] : self._sequences.starts[user + 1]]
+    def _met(self, user: int) -> Bools:
+        """Whether each item was met by the user, or drawn for it, `[n_items]`."""
+        met = np.zeros(self._n_items, np.bool_)
+        met[self._sequences.items[self._sequences.starts[user] : self._sequences.starts[user + 1]]] = True
+        met[self._drawn.get(user, [])] = True
+        return met
 
     def targets(self, part: str, targets: Targets, n: int) -> None:
         """Draw `n` negatives of each target; they are not drawn again for its user."""
         neighbors = self._nearest(self._sequences.items[targets.at])
         for user, at, near in zip(targets.users.tolist(), targets.at.tolist(), neighbors, strict=True):
-            met = self._met[user]
+            met = self._met(user)
             titles = [item for item in near.tolist() if item >= 0 and not met[item]]
             similar = self._rng.permutation(titles)[: n // 2].astype(np.int64)
             weights = np.where(met, 0.0, self._weights)
@@ -97,14 +98,14 @@ class _Drawer:
                 weights[similar] = 0.0
             self._check(user, int(np.count_nonzero(weights)) + len(similar), n)
             popular = self._rng.choice(len(weights), n_popular, replace=False, p=weights / weights.sum())
-            met[similar] = met[popular] = True
+            self._drawn.setdefault(user, []).extend([*similar.tolist(), *popular.tolist()])
             self._add(user, at, self._sequences.items[at], np.concatenate([similar, popular]), part)
 
     def training(self) -> None:
         """Draw one negative of each training interaction."""
         for user in range(self._sequences.n_users):
             start, end = int(self._sequences.starts[user]), int(self._split.train_ends[user])
-            free = np.flatnonzero(~self._met[user])
+            free = np.flatnonzero(~self._met(user))
             self._check(user, len(free), 1)
             for at, item in zip(range(start, end), self._rng.choice(free, end - start).tolist(), strict=True):
                 self._add(user, at, self._sequences.items[at], np.array([item]), "train")
@@ -112,7 +113,7 @@ class _Drawer:
     def _check(self, user: int, n_free: int, n: int) -> None:
         if n_free < n:
             what, name = "too few items that a user never met", self._sequences.user_ids[user]
-            fix = "Give fewer --negatives."
+            fix = "Give fewer --negatives." if n > 1 else "Ingest more items, or leave that user out."
             raise BadSetting(what, where=f"user {name!r}", expected=f"at least {n}", got=str(n_free), fix=fix)
 
     def _add(self, user: int, at: int, item: int, negatives: Array, part: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,11 +22,12 @@ _STEP = 65_536
 
 def hand_out(folder: Folder, corpus: Corpus, missing: Bools, n_workers: int, progress: Progress) -> int:
     """Write the texts of `corpus` that are `missing [n_rows]` to files. Returns the number of files."""
-    n, n_files = int(np.count_nonzero(missing)), 0
+    # A worker of an earlier job may still be at its part: names of parts occur once.
+    n, n_files, job = int(np.count_nonzero(missing)), 0, uuid.uuid4().hex[:8]
     size = min(_MAX_TEXTS, max(_MIN_TEXTS, -(-n // (n_workers * _ROUNDS))))
     with progress.task("hand out", n, "texts") as task:
         for texts in _parts(corpus, missing, size):
-            with folder.new(texts_name(f"{n_files:05d}")) as path:
+            with folder.new(texts_name(f"{n_files:05d}-{job}")) as path:
                 write_texts(path, texts)
             n_files += 1
             task.advance(len(texts))
@@ -48,9 +51,8 @@ def share_encoder(folder: Folder, encoder: Path) -> str:
     """The path of the encoder's folder for all machines. If the run is at an address, its files are sent there."""
     if not folder.is_remote:
         return str(encoder.absolute())
-    there = folder.sizes(_ENCODER)
     for file in sorted(encoder.iterdir()):
-        if file.is_file() and there.get(file.name) != file.stat().st_size:
+        if file.is_file():
             with folder.new(f"{_ENCODER}/{file.name}") as path:
-                path.write_bytes(file.read_bytes())
+                shutil.copyfile(file, path)
     return folder.path(_ENCODER)

@@ -46,6 +46,7 @@ class Mark(Struct, frozen=True, kw_only=True):
 
     shard: int
     digest: str  # of the corpus
+    n_shards: int
     n_texts: int
     n_hits: int  # in the store already
     n_sealed: int  # by processes before
@@ -162,14 +163,15 @@ class Run:
         for name in self.folder.sizes(DONE):
             with suppress(BadArtifact):
                 mark = decode(self.folder.read(f"{DONE}/{name}"), Mark, _AGAIN, where=name)
-                if mark.digest == self.file.digest and all(there.get(file) == n for file, n in mark.files.items()):
+                same = (mark.digest, mark.n_shards) == (self.file.digest, self.file.n_shards)
+                if same and all(there.get(file) == n for file, n in mark.files.items()):
                     done.append(mark.shard)
         missing = sorted({*range(self.file.n_shards)} - {*done})
         return State(tuple(sorted(done)), tuple(missing), len(there), sum(there.values()))
 
     def discard(self, name: str) -> None:
         """Remove a damaged file, and the mark of its shard, which has to run again."""
-        self.folder.remove(f"{VECTORS}/{name}", f"{DONE}/{name[:5]}.json")
+        self.folder.remove(f"{VECTORS}/{name}", f"{DONE}/{name.partition('-')[0]}.json")
 
     def remove(self) -> None:
         """Remove the run with all its files."""

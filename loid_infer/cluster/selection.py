@@ -16,6 +16,7 @@ from loid_infer.types import DIGEST_BYTES, Array, Bools, Corpus, Digests, Ints, 
 Stored = Callable[[Digests], Bools]  # whether each of digests [n, 16] needs no work, [n]
 _BUCKET_ROWS = 65_536
 _MAX_BUCKETS = 512  # files that are written at once
+_ZEROS = 1 << 20
 _RECORD = [("digest", f"V{DIGEST_BYTES}"), ("row", "<i8")]
 
 
@@ -47,7 +48,10 @@ def missing_rows(corpus: Corpus, stored: Stored, folder: Path, progress: Progres
 
     Digests are sorted into files of neighbors first, so equal ones meet, and lookups of a store touch few pages.
     """
-    missing: Array = np.memmap(folder / "missing", np.bool_, "w+", shape=(max(corpus.n_rows, 1),))
+    with (folder / "missing").open("wb") as file:  # written, since a map of a file without its disk space may crash
+        for start in range(0, max(corpus.n_rows, 1), _ZEROS):
+            file.write(bytes(min(_ZEROS, max(corpus.n_rows, 1) - start)))
+    missing: Array = np.memmap(folder / "missing", np.bool_, "r+")
     n_buckets = min(max(corpus.n_rows // _BUCKET_ROWS, 1), _MAX_BUCKETS)
     for start, digests in corpus.pieces(progress):
         buckets = ((_numbers(digests) >> np.uint64(32)) * np.uint64(n_buckets)) >> np.uint64(32)

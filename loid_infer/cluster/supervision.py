@@ -1,6 +1,6 @@
 """Supervises the process of a job on Ray: takes what it seals, notices when it ends or stands still, starts it again.
 
-Every attempt begins with the parts that are not sealed yet. An attempt that finishes none is the last.
+Every attempt begins with the parts that are not sealed yet. Two that finish none are the last.
 """
 
 from __future__ import annotations
@@ -117,18 +117,18 @@ class Supervisor:
     def __init__(self, job: Job, patience_s: float, progress: Progress) -> None:
         """`patience_s`: seconds without a finished part after which an attempt is given up."""
         self._job, self._patience_s, self._progress = job, patience_s, progress
-        self.n_attempts, self.began = 0, time.time()
+        self.began = time.time()
         self.finished: list[Part] = []
         self.cluster: Cluster | None = None
 
     def run(self, hand_out: Callable[[Cluster], Run], take: Take) -> None:
         """Start the cluster, hand texts out to it, and take every part as soon as it is sealed.
 
-        Raises LoidError of a worker; Stuck if an attempt finished no part; RuntimeMissing without Ray.
+        Raises LoidError of a worker; Stuck if two attempts finished no part; RuntimeMissing without Ray.
         """
         run: Run | None = None
+        n_fruitless = 0
         while run is None or run.folder.sizes(TEXTS):
-            self.n_attempts += 1
             with _started(self._job) as (process, self.cluster):
                 if run is None:
                     run = hand_out(self.cluster)
@@ -136,14 +136,15 @@ class Supervisor:
                 process.go()
                 ended = self._attempt(process, self.cluster, take)
             left = self._take_rest(run, take)
-            if left and left == before:
+            n_fruitless = n_fruitless + 1 if left == before else 0
+            if n_fruitless > 1:
                 raise Stuck(f"no part was finished: {ended}", where=f"--ray {self._job.address}", fix=_AGAIN)
             if left:
                 self._progress.say(f"{left} parts are left, which are handed out again: {ended}")
 
     def _attempt(self, process: _Process, cluster: Cluster, take: Take) -> str:
         """Take what the process finishes. Returns why that ended."""
-        last, longest, said, n_lost = time.monotonic(), None, 0.0, 0
+        last, longest, said, n_lost = time.monotonic(), 0.0, 0.0, 0
         while True:
             try:
                 report = process.report(1.0)
@@ -153,18 +154,16 @@ class Supervisor:
                 return error.what
             waited = time.monotonic() - last
             if report is not None and report.part:
-                # Before the first part workers start, which says nothing about the next ones.
-                longest = 0.0 if longest is None else max(longest, waited * cluster.n_workers)
-                last = time.monotonic()
+                longest, last = max(longest, report.part.seconds), time.monotonic()
                 self.finished.append(report.part)
                 take(report.part.part)
             elif report is not None:
                 n_lost = report.n_lost
                 n_left = cluster.n_workers - n_lost
                 self._progress.say(f"the cluster has room for {n_left} of {cluster.n_workers} workers")
-            elif n_lost and waited > max(_LOST_S, 2 * (longest or 0.0)):
+            elif n_lost and longest and waited > max(_LOST_S, 2 * longest):
                 return f"{n_lost} of {cluster.n_workers} workers were lost"
-            elif waited > max(self._patience_s, 3 * (longest or 0.0)):
+            elif waited > max(self._patience_s, 3 * longest):
                 return f"for {waited:.0f} s no worker finished a part"
             elif waited - said > _SAY_S:
                 said = waited

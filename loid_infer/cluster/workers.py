@@ -7,7 +7,6 @@ sealed already, since Ray hands out a part again when a worker dies.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,7 @@ class Part(Struct, frozen=True, kw_only=True):
     runtime: str = ""
     detail: str = ""
     began: float = 0.0  # when the encoder was open, seconds since 1970
+    seconds: float = 0.0  # from then on
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class Worker:
 
     def __init__(self, job: dict[str, Any]) -> None:
         """A worker that opens run and encoder for its first part: Ray hides what goes wrong in a constructor."""
-        self._job, self._kept = convert(job, Job), ExitStack()
+        self._job = convert(job, Job)
         self._opened: tuple[Run, Encoder] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -109,18 +109,23 @@ class Worker:
         if run is None:
             fix = "Put the workspace, or --shard-folder, where every machine of the cluster reads and writes it."
             raise BadSetting("this machine does not see the folder of the run", where=job.run, fix=fix)
-        folder = Path(job.encoder)
-        if is_address(job.encoder):
-            folder = self._kept.enter_context(scratch_folder()) / "encoder"
-            Folder(job.encoder).copy_to(folder)
-        opened = open_folder(folder, job.name)
+        if not is_address(job.encoder):
+            return run, self._encoder(Path(job.encoder))
+        with scratch_folder() as scratch:
+            Folder(job.encoder).copy_to(scratch / "encoder")
+            return run, self._encoder(scratch / "encoder")
+
+    def _encoder(self, folder: Path) -> Encoder:
+        """The encoder in `folder`, whose files are not needed any more."""
+        job, opened = self._job, open_folder(folder, self._job.name)
         encoder = Encoder.open(
             opened, runtime=job.runtime, device=job.device, n_threads=job.n_threads, n_streams=job.n_streams
         )
         if encoder.fingerprint != job.fingerprint:
             what, expected, got = "this machine has another encoder", job.fingerprint, encoder.fingerprint
             raise BadSetting(what, where=str(folder), expected=expected, got=got, fix="Run the same command again.")
-        return run, encoder
+        encoder.runtime  # noqa: B018 - opens it
+        return encoder
 
     def _seal(self, part: str, run: Run, encoder: Encoder) -> Part:
         runtime, began, name = encoder.runtime, time.time(), sealed_name(part)
@@ -138,6 +143,7 @@ class Worker:
             runtime=runtime.name,
             detail=runtime.detail,
             began=began,
+            seconds=time.time() - began,
         )
 
 

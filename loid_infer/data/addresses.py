@@ -6,26 +6,35 @@ complete, so a file appears at an address completely or not at all. Credentials 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from loid_infer.artifact import new_file, remove, scratch_folder
-from loid_infer.errors import BadSetting, LoidError, Unreachable
+from loid_infer.artifact import new_file, scratch_folder, writing
+from loid_infer.errors import BadSetting, LoidError, NoSpace, Unreachable
 from loid_infer.settings import is_address, make_folder
 
 Where = str | os.PathLike[str]
 P = ParamSpec("P")
 R = TypeVar("R")
+_SECRET = re.compile(r"(secret|key|token|password)[^&]*=", re.IGNORECASE)
 _CHECK = "Check the address, and that the environment has the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...)."
+
+
+def check_address(where: Where) -> None:
+    """Raise BadSetting if `where` is an address with a secret in it, or of an unknown kind."""
+    if is_address(where):
+        _resolved(os.fspath(where))
 
 
 @contextmanager
@@ -44,6 +53,7 @@ def delivered(where: Where, but: Where = "") -> Iterator[Path]:
 
     Raises Unreachable if it cannot be sent, BadSetting if the address contains a secret, or is that of `but`.
     """
+    check_address(where)
     if is_address(where) and os.fspath(where) == os.fspath(but):
         fix = "Name another file with --out."
         raise BadSetting("the output would replace the input", where=os.fspath(where), fix=fix)
@@ -104,8 +114,11 @@ class Folder:
         """The bytes of each file in the subfolder `part`, by name, in the order of names."""
         if self._system is None:
             folder = Path(self._root, part)
-            paths = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
-            return {path.name: path.stat().st_size for path in paths if path.is_file()}
+            found_here: dict[str, int] = {}
+            for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else []:
+                with suppress(FileNotFoundError):  # another process may remove it
+                    found_here |= {path.name: path.stat().st_size} if path.is_file() else {}
+            return found_here
         with _faults(self.path(part)):
             base = f"{self._root}/{part}".rstrip("/")
             found = self._system.get_file_info(pafs.FileSelector(base, allow_not_found=True))
@@ -150,7 +163,8 @@ class Folder:
         """Remove files, if they exist."""
         for name in names:
             if self._system is None:
-                Path(self._root, name).unlink(missing_ok=True)
+                with writing(Path(self._root, name)):
+                    Path(self._root, name).unlink(missing_ok=True)
             elif self.has(name):
                 with _faults(self.path(name)):
                     self._system.delete_file(f"{self._root}/{name}")
@@ -158,7 +172,8 @@ class Folder:
     def clear(self) -> None:
         """Remove it with all files."""
         if self._system is None:
-            remove(Path(self._root))
+            with writing(Path(self._root)), suppress(FileNotFoundError):
+                shutil.rmtree(self._root)
         else:
             with _faults(self.where):
                 self._system.delete_dir_contents(self._root, missing_dir_ok=True)
@@ -168,15 +183,19 @@ class Folder:
         make_folder(folder)
         for name in self.sizes(""):
             with self.open(name) as path:
-                folder.joinpath(name).write_bytes(path.read_bytes())
+                shutil.copyfile(path, folder / name)
 
 
 def _resolved(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path in it."""
-    scheme, user = address.partition(":")[0], urlsplit(address).netloc.rpartition("@")[0]
-    if ":" in user or (user and scheme == "s3"):
+    scheme, _, rest = address.partition("://")
+    main, _, query = rest.partition("?")
+    user = main.rpartition("@")[0]
+    if ":" in user or (user and scheme == "s3") or _SECRET.search(query):
         fix = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment instead."
         raise BadSetting("an address with a password", where=f"{scheme}://...", fix=fix)
+    if scheme == "file":
+        raise BadSetting("an address of a local file", where=address, expected="a path", fix="Give the path alone.")
     try:
         system, path = pafs.FileSystem.from_uri(address)
     except (ValueError, OSError, pa.ArrowException) as error:
@@ -223,20 +242,24 @@ def _named(folder: Path, address: str) -> Iterator[None]:
 def _send(system: Any, local: Path, path: str, address: str) -> None:
     n_bytes = local.stat().st_size
     with _faults(address):
+        before = system.get_file_info(path)
         try:
             pafs.copy_files(str(local), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=system)
             complete = system.get_file_info(path).size == n_bytes
         except BaseException:  # pyarrow completes an upload that fails in the middle, with what it has
-            _delete(system, path)
+            _delete_unless(before, system, path)
             raise
     if not complete:
-        _delete(system, path)
+        _delete_unless(before, system, path)
         raise Unreachable("the file was not sent completely", where=address, fix="Run the same command again.")
 
 
-def _delete(system: Any, path: str) -> None:
-    if system.get_file_info(path).type == pafs.FileType.File:
-        system.delete_file(path)
+def _delete_unless(before: Any, system: Any, path: str) -> None:
+    """Delete what a failed upload left; what was there before it stays."""
+    with suppress(OSError, pa.ArrowException):
+        now = system.get_file_info(path)
+        if now.type == pafs.FileType.File and (now.size, now.mtime) != (before.size, before.mtime):
+            system.delete_file(path)
 
 
 @contextmanager
@@ -244,6 +267,9 @@ def _faults(address: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            fix = "Name a folder with more room in the variable TMPDIR, as in: TMPDIR=DIR loid-infer ..."
+            raise NoSpace("the temporary folder is full", where=tempfile.gettempdir(), fix=fix) from error
         what = f"this address cannot be reached: {_first_line(error)}"
         raise Unreachable(what, where=address, fix=_CHECK) from error
 

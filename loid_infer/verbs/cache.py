@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from loid_infer.artifact import MANIFEST
 from loid_infer.cluster.join import add_vectors
-from loid_infer.data.addresses import delivered, fetched
+from loid_infer.data.addresses import check_address, delivered, fetched
 from loid_infer.data.corpora import checked_texts, recorded
 from loid_infer.data.reviews import ReviewTable, open_table, review_domains
 from loid_infer.data.vectors import SUFFIXES, Bundle, export_vectors
@@ -240,6 +240,7 @@ def cache_export(
         BadTable, BadArtifact, BadStore, NoSpace: see `open_table`, `resolve`, `open_store`.
     """
     workspace, target = Workspace.of(workspace), PurePath(os.fspath(out).partition("?")[0])
+    check_address(out)
     if target.suffix not in SUFFIXES:
         expected, got = " or ".join(SUFFIXES), target.suffix or "no suffix"
         fix = f"Name it {target.stem}.parquet."

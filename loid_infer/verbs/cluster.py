@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from dataclasses import replace
 
 import numpy as np
 
-from loid_infer.artifact import scratch_folder
+from loid_infer.artifact import digest_json, scratch_folder, writing
 from loid_infer.cluster.handout import hand_out, share_encoder
 from loid_infer.cluster.join import add_vectors
 from loid_infer.cluster.run import VECTORS, Run
@@ -80,7 +81,8 @@ def encode_ray(
     with place.writer() as writer, scratch_folder() as scratch:
         join = _Join(place, writer, progress)
         n_left = join.leftovers()
-        missing, n_unique = missing_rows(place.corpus, join.is_stored, scratch, progress)
+        with writing(scratch):
+            missing, n_unique = missing_rows(place.corpus, join.is_stored, scratch, progress)
         n = int(np.count_nonzero(missing))
         progress.say(f"{place.corpus.name} with {opened.name}: {n_unique:,} texts, {n_unique - n:,} stored, {n:,} new")
         job = Job(
@@ -110,7 +112,9 @@ class _Join:
     """Joins what workers seal into the store, and removes it from the folder of the run."""
 
     def __init__(self, place: Place, writer: StoreWriter, progress: Progress) -> None:
-        self.folder = Folder(f"{place.where}.ray")
+        # The store is this workspace's, so a folder of its own: no other command may clear it.
+        owner = digest_json([platform.node(), str(place.workspace.root.resolve())])[:8]
+        self.folder = Folder(place.folder(f".{owner}.ray"))
         self.n_new, self.n_parts, self.seconds = 0, 0, 0.0
         self.task: Task = SILENT
         self._place, self._writer, self._progress = place, writer, progress
@@ -151,7 +155,7 @@ class _Join:
         try:
             content = run.load(name)
         except BadArtifact as error:
-            self._progress.say(f"{error} The file is removed.")
+            self._progress.say(f"{error.where}: {error.what}. The file is removed, and its texts are computed again")
             run.discard(name)
             return False
         self.n_new += add_vectors(self._writer, *content, self.task)[1]

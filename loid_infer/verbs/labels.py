@@ -68,7 +68,7 @@ def evaluate_clicks(
     rows = clicks.rows(TEST)
     labels, users = clicks.labels[rows], clicks.users[rows]
     known = _valid_rows(clicks) if is_ranking(labels, users) else rows[:0]
-    scores, seconds = _scored(workspace, opened, clicks, np.concatenate([rows, known]), device, progress)
+    scores, seconds = _scored(workspace, opened, clicks, np.concatenate([rows, known]), len(rows), device, progress)
     of_test = {name: part[: len(rows)] for name, part in scores.items()}
     summary, differences = compared(of_test, labels, users, min(seeds))
     if len(known):
@@ -96,9 +96,16 @@ def evaluate_clicks(
 
 
 def _scored(
-    workspace: Workspace, heads: Mapping[str, ClickHead], clicks: Clicks, rows: Ints, device: str, progress: Progress
+    workspace: Workspace,
+    heads: Mapping[str, ClickHead],
+    clicks: Clicks,
+    rows: Ints,
+    n_test: int,
+    device: str,
+    progress: Progress,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
-    """The scores `[m]` of `rows [m]` by every head and by the item mean, and the seconds of each head."""
+    """The scores `[m]` of `rows [m]`, of which the first `n_test` are for test, by every head and by the item mean, and
+    the seconds of each head."""
     titles = titles_of(workspace, clicks.domain, clicks.item_ids)
     of_rows = [titles[item] for item in clicks.items[rows].tolist()]
     scores: dict[str, Floats] = {}
@@ -107,7 +114,7 @@ def _scored(
         start = time.perf_counter()
         scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_rows)
         seconds[name] = time.perf_counter() - start
-        progress.say(f"{name}: AUC {auc(scores[name], clicks.labels[rows]):.4f}")
+        progress.say(f"{name}: AUC {auc(scores[name][:n_test], clicks.labels[rows[:n_test]]):.4f}")
     scores[ITEM_MEAN] = item_means(clicks)[clicks.items[rows]]
     return scores, seconds
 
@@ -117,7 +124,9 @@ def _valid_rows(clicks: Clicks) -> Ints:
     rows = clicks.rows(VALID)
     users = np.unique(clicks.users[rows])[:_N_THRESHOLD]
     rows = rows[np.isin(clicks.users[rows], users)]
-    return rows[balanced(clicks.labels[rows], clicks.users[rows])] if len(rows) else rows
+    if not is_ranking(clicks.labels[rows], clicks.users[rows]):
+        return rows[:0]
+    return rows[balanced(clicks.labels[rows], clicks.users[rows])]
 
 
 def _of_candidates(

@@ -41,7 +41,8 @@ class Place:
     workspace: Workspace
     corpus: Corpus
     encoder: Encoder
-    where: Where  # the folder of the run
+    shared: Where  # the folder of all runs
+    is_own: bool  # whether that is the workspace's
 
     @staticmethod
     def of(
@@ -75,10 +76,11 @@ class Place:
             opened(folder),
             Encoder.open(folder, runtime=runtime, device=device, n_threads=n_threads, n_streams=n_streams),
         )
-        where = workspace.shards(corpus.name, chosen.fingerprint)
-        if shard_folder is None:
-            return Place(workspace, corpus, chosen, where)
-        return Place(workspace, corpus, chosen, inside(shard_folder, where.name))
+        return Place(workspace, corpus, chosen, shard_folder or workspace.shards, shard_folder is None)
+
+    def folder(self, suffix: str = "") -> str:
+        """The folder of the run of this corpus and encoder."""
+        return inside(self.shared, f"{self.corpus.name}.{self.encoder.fingerprint[:12]}{suffix}")
 
     def writer(self) -> StoreWriter:
         """The store, to write to."""

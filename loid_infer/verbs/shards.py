@@ -56,9 +56,10 @@ class ShardCollection:
     n_missing: int  # shards
     missing: tuple[int, ...]
     n_files: int
-    n_texts: int  # different texts in these files
+    n_texts: int  # in these files; one that is in several counts in each
     n_new: int  # not stored before
     n_damaged: int  # files that were removed; their shards are missing
+    n_without: int  # rows of the table whose text has no vector although no shard is missing
     vectors_per_s: float
     seconds: float
     store: str
@@ -103,7 +104,7 @@ def encode_shard(
     given = of, template, title_tokens, encoder, precision, runtime, device, n_threads, n_streams
     place = Place.of(Workspace.of(workspace), domain, shard_folder, *given)
     with place.encoder:
-        run = Run.begin(place.where, place.corpus.name, place.corpus.digest, place.encoder.spec, n_shards)
+        run = Run.begin(place.folder(), place.corpus.name, place.corpus.digest, place.encoder.spec, n_shards)
         task = _ShardTask(place, run, number, progress)
         setup_s = task.encode(progress) if len(task.new) else 0.0
         seconds = perf_counter() - start - setup_s
@@ -129,7 +130,8 @@ class _ShardTask:
     def __init__(self, place: Place, run: Run, number: int, progress: Progress) -> None:
         self._place, self._run, self._number, corpus = place, run, number, place.corpus
         self._rows, self._digests = shard_rows(corpus, number, run.file.n_shards, progress)
-        self._is_stored = place.stored(self._digests)
+        # Where shards meet elsewhere, another store than this workspace's gets them.
+        self._is_stored = place.stored(self._digests) if place.is_own else np.zeros(len(self._rows), np.bool_)
         self.is_sealed = ~self._is_stored & within(self._digests, _sealed_digests(run, number, progress))
         self.new = np.flatnonzero(~(self._is_stored | self.is_sealed))
         self._stages, self._sealing_s, self._runtime, self._detail = Stages(), 0.0, "none", "every text was there"
@@ -159,6 +161,7 @@ class _ShardTask:
         return Mark(
             shard=self._number,
             digest=self._run.file.digest,
+            n_shards=self._run.file.n_shards,
             n_texts=len(self._rows),
             n_hits=int(self._is_stored.sum()),
             n_sealed=int(self.is_sealed.sum()),
@@ -207,10 +210,10 @@ def encode_status(
     place = Place.of(
         Workspace.of(workspace), domain, shard_folder, of, template, title_tokens, encoder, precision, runtime
     )
-    run = Run.find(place.where)
+    run = Run.find(place.folder())
     if run is None:
         _check_collected(place, progress)
-        return ShardStatus(*_named(place), "collected", 0, 0, (), 0, 0, str(place.where))
+        return ShardStatus(*_named(place), "collected", 0, 0, (), 0, 0, place.folder())
     state = run.state()
     progress.say(_missing_line(state.missing, run.file.n_shards))
     return ShardStatus(
@@ -251,23 +254,34 @@ def encode_collect(
     start, given = perf_counter(), (of, template, title_tokens, encoder, precision, runtime)
     place = Place.of(Workspace.of(workspace), domain, shard_folder, *given)
     store = str(place.workspace.store(place.encoder.fingerprint))
-    run = Run.find(place.where)
+    run = Run.find(place.folder())
     if run is None:
         _check_collected(place, progress)
-        return ShardCollection(*_named(place), 0, 0, (), 0, 0, 0, 0, 0.0, 0.0, store, str(place.where))
-    files, n_texts, n_new, n_damaged = run.sealed(), 0, 0, 0
+        return ShardCollection(*_named(place), 0, 0, (), 0, 0, 0, 0, 0, 0.0, 0.0, store, place.folder())
+    files: set[str] = set()
+    n_texts = n_new = n_damaged = 0
     place.keep(progress)
     with place.writer() as writer, progress.task("join", None, "vectors") as task:
-        # The next file is read and checked while one is committed.
-        for content in ahead((_loaded(run, name, progress) for name in files), depth=1):
-            n_damaged += content is None
-            if content is not None:
-                texts, new = add_vectors(writer, *content, task)
-                n_texts, n_new = n_texts + texts, n_new + new
-    state, seconds = run.state(), perf_counter() - start
+        # Tasks may seal meanwhile: the run is removed only if nothing was sealed that is not joined.
+        while True:
+            state = run.state()
+            waiting = [name for name in run.sealed() if name not in files]
+            if not waiting:
+                break
+            files |= {*waiting}
+            # The next file is read and checked while one is committed.
+            for content in ahead((_loaded(run, name, progress) for name in waiting), depth=1):
+                n_damaged += content is None
+                if content is not None:
+                    texts, new = add_vectors(writer, *content, task)
+                    n_texts, n_new = n_texts + texts, n_new + new
+    seconds, n_without = perf_counter() - start, 0
     if state.missing:
         progress.say(_missing_line(state.missing, run.file.n_shards))
     else:
+        n_without = place.n_missing(progress)
+        if n_without:
+            progress.say(f"all shards are complete, but the texts of {n_without:,} rows have no vector: another table?")
         run.remove()
     return ShardCollection(
         *_named(place),
@@ -278,6 +292,7 @@ def encode_collect(
         n_texts,
         n_new,
         n_damaged,
+        n_without,
         n_texts / seconds,
         seconds,
         store,
@@ -290,7 +305,7 @@ def _loaded(run: Run, name: str, progress: Progress) -> tuple[Digests, Callable[
     try:
         return run.load(name)
     except BadArtifact as error:
-        progress.say(f"{error} The file is removed; its shard has to run again.")
+        progress.say(f"{error.where}: {error.what}. The file is removed; its shard has to run again")
         run.discard(name)
         return None
 
@@ -302,9 +317,9 @@ def _named(place: Place) -> tuple[str, str, str]:
 def _check_collected(place: Place, progress: Progress) -> None:
     n_missing = place.n_missing(progress)
     if n_missing:
-        what, fix = "no run of shards was begun", f"Run: loid-infer encode --domain {place.corpus.name} --shard 0/8"
+        what, fix = "no run of shards was begun", "Run `loid-infer encode --shard 0/8` with the same other options."
         got = f"{n_missing:,} of {place.corpus.n_rows:,} rows whose text has no vector"
-        raise NotEncoded(what, where=str(place.where), got=got, fix=fix)
+        raise NotEncoded(what, where=place.folder(), got=got, fix=fix)
 
 
 def _missing_line(missing: Sequence[int], n_shards: int) -> str:
@@ -327,6 +342,10 @@ def _numbers(shard: str) -> tuple[int, int, str]:
         if not index:
             what, got = "the environment names no task of an array job", "no SLURM_ARRAY_TASK_ID or the like"
             raise BadSetting(what, where="--shard", expected=expected, got=got, fix="Give --shard I/N.")
+        if name.startswith("SLURM") and n and n != count:
+            fix = "Give --shard I/N for some of the tasks of a run."
+            what, got = "the array has other tasks than the run", count or "gaps"
+            raise BadSetting(what, where=name, expected=n, got=got, fix=fix)
         if not (n or count):
             fix = "Give the number of shards of the whole run: --shard auto/N, or --shard I/N for some of its tasks."
             raise BadSetting("the environment does not say how many tasks there are", where=name, got=index, fix=fix)

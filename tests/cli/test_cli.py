@@ -27,6 +27,7 @@ COMMANDS = [
     "cache verify",
     "cache salvage",
     "bdlm fit",
+    "bdlm pairs",
     "cache compact",
     "cache gc",
     "cache export",

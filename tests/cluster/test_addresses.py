@@ -115,14 +115,23 @@ def test_what_cannot_be_read_or_written_is_said_with_its_address(bucket: str, wo
     assert error.value.where == f"{bucket}/none.csv"
     with pytest.raises(Unreachable), delivered("s3://no-such-bucket/file") as path:
         path.write_text("content")
-    for wrong in ("ftp://host/file", "s4://bucket/file", "s3:/bucket/file"):
+    for wrong in ("file:///tmp/file", "ftp://host/file", "s4://bucket/file", "s3:/bucket/file"):
         with pytest.raises(BadSetting), fetched(wrong):
             pass
 
 
 def test_secrets_are_refused_and_never_shown(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    for address in ("s3://KEY:hunter2@bucket/file", "s3://hunter2@bucket/file", "gs://user:hunter2@bucket/file"):
-        with pytest.raises(BadSetting, match="password") as error:
+    for user in ("KEY:hunter2@", "hunter2@", "KEY:hun/hunter2@"):
+        address = f"s3://{user}bucket/file.csv"
+        for verb in (score, cache_import, lambda out, workspace: cache_export("toys", out, workspace=workspace)):
+            with pytest.raises(BadSetting, match="password") as error:
+                verb(address, workspace=workspace)
+            assert "hunter2" not in str(error.value)
+        with pytest.raises(BadSetting) as error:
+            sample(["toys"], workspace=address)
+        assert "hunter2" not in str(error.value)
+    for address in ("gs://user:hunter2@bucket/file", "s3://bucket/file?secret_key=hunter2", "s3://[b/hunter"):
+        with pytest.raises(BadSetting) as error:
             score(address, workspace=workspace)
         assert "hunter2" not in str(error.value)
     assert "hunter2" not in "".join(capsys.readouterr())
@@ -147,6 +156,18 @@ def test_a_file_that_is_not_sent_completely_is_not_there(bucket: str, monkeypatc
     with pytest.raises(Unreachable, match="not sent completely"), delivered(f"{bucket}/cut") as path:
         path.write_bytes(bytes(1000))
     assert not Folder(bucket).has("cut")
+
+    def refused(source, *places, **options) -> None:
+        raise OSError("access denied")
+
+    # What was there before stays.
+    monkeypatch.setattr(addresses.pafs, "copy_files", copy)
+    with delivered(f"{bucket}/kept") as path:
+        path.write_bytes(bytes(5))
+    monkeypatch.setattr(addresses.pafs, "copy_files", refused)
+    with pytest.raises(Unreachable, match="access denied"), delivered(f"{bucket}/kept") as path:
+        path.write_bytes(bytes(1000))
+    assert Folder(bucket).sizes("")["kept"] == 5
 
     def failing(source, *places, **options) -> None:
         cut(source, *places, **options)

@@ -1,6 +1,7 @@
 """`encode --ray` on a cluster of two nodes of this machine: workers and nodes are lost, every text is encoded once."""
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from msgspec import structs
 
 from loid_infer import encode, encode_ray
+from loid_infer.artifact import digest_json
 from loid_infer.cluster import supervision
 from loid_infer.cluster.run import Run
 from loid_infer.data.reviews import open_table
@@ -115,7 +117,8 @@ def test_what_a_killed_job_sealed_is_joined_by_the_next_unless_another_one_runs(
     table = open_table(with_toys(workspace).table("toys"), "toys")
     spec = structs.replace(open_folder(workspace.encoder("base"), "base").spec, precision="fake")
     key = fingerprint(spec)
-    left = Run.begin(f"{workspace.shards('toys', key)}.ray", "toys", table.digest, spec, 1)
+    owner = digest_json([platform.node(), str(workspace.root.resolve())])[:8]
+    left = Run.begin(workspace.shards / f"toys.{key[:12]}.{owner}.ray", "toys", table.digest, spec, 1)
     left.seal(table.digests(SILENT)[:10], np.zeros((10, spec.dim), np.float16), "00000-part.safetensors")
     with StoreWriter(workspace.store(key), spec, key), pytest.raises(StoreBusy):
         encode_ray("toys", nodes.address, runtime="fake", workspace=workspace)

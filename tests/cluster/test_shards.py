@@ -130,6 +130,36 @@ def test_a_shard_is_joined_before_all_are_there_and_the_rest_later(toys: Workspa
     assert (whole.n_new, whole.n_missing) == (400 - first.n_encoded, 0)
 
 
+def test_a_shard_that_is_finished_while_others_are_joined_is_joined_too(toys: Workspace, monkeypatch) -> None:
+    from loid_infer.verbs import shards as verbs
+
+    encode_shard("toys", "0/2", runtime="fake", workspace=toys)
+    add = verbs.add_vectors
+
+    def late(*arguments):
+        monkeypatch.setattr(verbs, "add_vectors", add)
+        encode_shard("toys", "1/2", runtime="fake", workspace=toys)
+        return add(*arguments)
+
+    monkeypatch.setattr(verbs, "add_vectors", late)
+    collected = encode_collect("toys", runtime="fake", workspace=toys)
+    assert (collected.n_missing, collected.n_new, collected.n_files) == (0, 400, 2)
+    assert len(fake_vectors(toys)) == 400
+
+
+def test_where_shards_meet_elsewhere_the_store_of_one_machine_does_not_count(
+    toys: Workspace, exported: Path, tmp_path: Path
+) -> None:
+    encode("toys", runtime="fake", workspace=toys)
+    shutil.copytree(exported / "exports", tmp_path / "other" / "exports")
+    other = with_toys(Workspace(tmp_path / "other"))
+    options = {"runtime": "fake", "shard_folder": tmp_path / "shared"}
+    for shard in range(2):
+        encode_shard("toys", f"{shard}/2", workspace=toys, **options)
+    collected = encode_collect("toys", workspace=other, **options)
+    assert (collected.n_new, collected.n_without) == (400, 0)
+
+
 @pytest.mark.parametrize("fault", ["cut", "changed", "other encoder"])
 def test_a_damaged_file_is_not_joined_and_its_shard_runs_again(toys: Workspace, fault: str) -> None:
     for shard in range(2):
@@ -188,6 +218,8 @@ def test_a_task_whose_run_was_removed_says_so(toys: Workspace, monkeypatch: pyte
         ({"SLURM_ARRAY_TASK_ID": "5", "MIN": "1", "MAX": "8", "COUNT": "8"}, "auto", (4, 8)),
         ({"SLURM_ARRAY_TASK_ID": "5", "MIN": "0", "MAX": "7", "COUNT": "8"}, "auto", (5, 8)),
         ({"SLURM_ARRAY_TASK_ID": "5", "MIN": "3", "MAX": "5", "COUNT": "2"}, "auto", None),  # --array=3,5
+        ({"SLURM_ARRAY_TASK_ID": "5", "MIN": "3", "MAX": "5", "COUNT": "2"}, "auto/8", None),
+        ({"SLURM_ARRAY_TASK_ID": "4", "MIN": "3", "MAX": "5", "COUNT": "3"}, "auto/8", None),
         ({"JOB_COMPLETION_INDEX": "2"}, "auto/8", (2, 8)),
         ({"JOB_COMPLETION_INDEX": "2"}, "auto", None),
         ({"AWS_BATCH_JOB_ARRAY_INDEX": "7", "AWS_BATCH_JOB_ARRAY_SIZE": "9"}, "auto", (7, 9)),
@@ -210,7 +242,7 @@ def test_the_number_of_a_shard(
     if expected is None:
         with pytest.raises(BadSetting) as error:
             _numbers(shard)
-        assert "I/N" in str(error.value)
+        assert "I/N" in str(error.value)  # also in the fix
     else:
         assert _numbers(shard)[:2] == expected
 
@@ -251,6 +283,11 @@ def test_the_commands_and_their_exit_codes(toys: Workspace) -> None:
         {"workers": 2},
         {"collect": True, "dry_run": True},
         {"status": True, "patience": 3.0},
+        {"status": True, "n_threads": 2},
+        {"collect": True, "device": "cuda"},
+        {"shard": ""},
+        {"ray": ""},
+        {"shard": "0/2", "shard_folder": ""},
     ],
 )
 def test_options_that_contradict_each_other(toys: Workspace, options: dict) -> None:
