@@ -218,7 +218,7 @@ def make_spec(**changes: object):
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Without VNNI a processor adds products of int8 in 16 bits and saturates: what int8 then loses is no fault here."""
+    """Without VNNI a processor may saturate where it adds products of int8; five tests of int8 fail there."""
     from loid_infer.encoders.processor import features
 
     if not {"avx512_vnni", "avx_vnni", "amx_int8"} & features():
@@ -230,4 +230,4 @@ def pytest_collection_modifyitems(items) -> None:
         )
         for item in items:
             if item.name.startswith(failing):
-                item.add_marker(pytest.mark.xfail(reason="int8 without VNNI saturates", strict=False))
+                item.add_marker(pytest.mark.xfail(reason="int8 without VNNI, see the LOG", strict=False))
