@@ -215,19 +215,3 @@ def make_spec(**changes: object):
         "format": 1,
     }
     return Spec(**fields | changes)
-
-
-def pytest_collection_modifyitems(items) -> None:
-    """Without VNNI a processor may saturate where it adds products of int8; five tests of int8 fail there."""
-    from loid_infer.encoders.processor import features
-
-    if not {"avx512_vnni", "avx_vnni", "amx_int8"} & features():
-        failing = (
-            "test_int8_quantizes_every_matrix_product_of_a_family[llama-mean]",
-            "test_an_int8_graph_has_int8_weights_and_standard_operators",
-            "test_matrix_products_with_too_much_loss_stay_in_floating_point",
-            "test_int8_",
-        )
-        for item in items:
-            if item.name.startswith(failing):
-                item.add_marker(pytest.mark.xfail(reason="int8 without VNNI, see the LOG", strict=False))

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_VNNI_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _SMALL_DIM = 384  # measured: 384 and 768
 _HELD: dict[str, tuple[int, Any]] = {}  # setting -> open blocks that hold it, and its value before the first
 _HOLDING = threading.Lock()
@@ -50,6 +51,11 @@ def int8_pays(hidden_dim: int) -> bool:
     """Whether int8 encodes faster than bf16 or fp32 here. With AMX and products as small as MiniLM's (384) it does not:
     what it saves of them it spends on scaling their inputs and outputs. BERT-base's (768) gain 1.4x."""
     return not has_amx() or hidden_dim > _SMALL_DIM
+
+
+def saturates_int8() -> bool:
+    """Whether products of int8 are added in pairs of 16 bits, which 8-bit weights overflow: x86 without VNNI."""
+    return platform.machine() in ("x86_64", "AMD64") and "avx2" in features() and not features() & _VNNI_FLAGS
 
 
 def n_usable_threads(system: Path = Path("/")) -> int:

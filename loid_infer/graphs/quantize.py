@@ -22,6 +22,7 @@ from loid_infer.artifact import digest_file
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.manifest import Parity, Quantization, gate
 from loid_infer.encoders.opening import measure_runtimes
+from loid_infer.encoders.processor import saturates_int8
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import ParityError
 from loid_infer.graphs.graph import save_graph
@@ -161,8 +162,10 @@ def _scales(group: _Group, alpha: float) -> _Scales:
 
 
 def _quantized_weight(weight: Floats) -> tuple[Array, Floats]:
-    scale = (np.maximum(np.abs(weight).max(0), _TINY) / 127).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+    # Two products with 255 must fit into 16 bits where they are added there.
+    limit = 63 if saturates_int8() else 127
+    scale = (np.maximum(np.abs(weight).max(0), _TINY) / limit).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8), scale
 
 
 def _relative_error(group: _Group, alpha: float) -> float:

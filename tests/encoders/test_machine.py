@@ -210,3 +210,19 @@ def test_openvino_binds_threads_only_where_one_process_has_all_processors(
     monkeypatch.setattr(openvino, "n_usable_threads", lambda: n_usable)
     opened = openvino.OpenVino(exported / "exports" / "encoders" / "base" / GRAPH_FILE, "fp32", 1, 1)
     assert opened._model.get_property("ENABLE_CPU_PINNING") is binds
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine_type", "saturates"),
+    [
+        ({"avx2"}, "x86_64", True),
+        ({"avx2", "avx_vnni"}, "x86_64", False),
+        ({"avx2", "avx512_vnni"}, "x86_64", False),
+        ({"asimd"}, "aarch64", False),
+        (set(), "AMD64", False),
+    ],
+)
+def test_int8_saturates_on_x86_without_vnni(monkeypatch, flags: set[str], machine_type: str, saturates: bool) -> None:
+    monkeypatch.setattr(processor, "features", lambda: flags)
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine_type)
+    assert processor.saturates_int8() is saturates
