@@ -85,7 +85,7 @@ def _measured(n: int) -> dict[str, object]:
 
 
 def _commit(folder: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
-    with StoreWriter(folder, SPEC, FINGERPRINT) as writer, Committer(writer, SPEC.hidden_dim) as committer:
+    with StoreWriter(folder, SPEC, FINGERPRINT) as writer, Committer(writer) as committer:
         for start in range(0, len(digests), STEP):
             part = digests[start : start + STEP]
             committer.add(part, vectors[: len(part)])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loid_infer.kernels.unique import first_rows
+from loid_infer.kernels.unique import first_rows, prefixes
 from loid_infer.types import DIGEST_BYTES, Array, Bools, Corpus, Digests, Ints, Progress
 
 Stored = Callable[[Digests], Bools]  # whether each of digests [n, 16] needs no work, [n]
@@ -38,7 +38,7 @@ def shard_rows(corpus: Corpus, shard: int, n_shards: int, progress: Progress) ->
 
 def shards_of(digests: Digests, n_shards: int) -> Ints:
     """The shard of each of `digests [n, 16]`, `[n]`: its first 8 bytes as a number, modulo the number of shards."""
-    return (_numbers(digests) % np.uint64(n_shards)).astype(np.int64)
+    return (prefixes(digests) % np.uint64(n_shards)).astype(np.int64)
 
 
 def missing_rows(corpus: Corpus, stored: Stored, folder: Path, progress: Progress) -> tuple[Bools, int]:
@@ -54,7 +54,7 @@ def missing_rows(corpus: Corpus, stored: Stored, folder: Path, progress: Progres
     missing: Array = np.memmap(folder / "missing", np.bool_, "r+")
     n_buckets = min(max(corpus.n_rows // _BUCKET_ROWS, 1), _MAX_BUCKETS)
     for start, digests in corpus.pieces(progress):
-        buckets = ((_numbers(digests) >> np.uint64(32)) * np.uint64(n_buckets)) >> np.uint64(32)
+        buckets = ((prefixes(digests) >> np.uint64(32)) * np.uint64(n_buckets)) >> np.uint64(32)
         order = np.argsort(buckets, kind="stable")
         records = np.empty(len(digests), _RECORD)
         records["digest"] = np.ascontiguousarray(digests[order]).view(f"V{DIGEST_BYTES}").ravel()
@@ -72,8 +72,3 @@ def missing_rows(corpus: Corpus, stored: Stored, folder: Path, progress: Progres
         n_unique += len(first)
         path.unlink()
     return missing[: corpus.n_rows], n_unique
-
-
-def _numbers(digests: Digests) -> Array:
-    """The first 8 bytes of each of `digests [n, 16]` as a number, uint64 `[n]`."""
-    return np.ascontiguousarray(digests[:, :8]).view(">u8").ravel().astype(np.uint64)

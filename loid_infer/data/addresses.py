@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -44,7 +44,12 @@ def fetched(*places: Where) -> Iterator[list[Path]]:
     Raises Unreachable if an address cannot be read, BadSetting if it contains a secret.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_copied(where)) if is_address(where) else Path(where) for where in places]
+        found = [Path(where) for where in places]
+        for number, where in enumerate(places):
+            if is_address(where):
+                address = os.fspath(where)
+                found[number] = stack.enter_context(_copied(*_resolved(address), address))
+        yield found
 
 
 @contextmanager
@@ -53,18 +58,16 @@ def delivered(where: Where, but: Where = "") -> Iterator[Path]:
 
     Raises Unreachable if it cannot be sent, BadSetting if the address contains a secret, or is that of `but`.
     """
-    check_address(where)
-    if is_address(where) and os.fspath(where) == os.fspath(but):
-        fix = "Name another file with --out."
-        raise BadSetting("the output would replace the input", where=os.fspath(where), fix=fix)
     if not is_address(where):
         yield Path(where)
         return
-    system, path = _resolved(os.fspath(where))
-    with scratch_folder() as folder, _named(folder, os.fspath(where)):
-        local = folder / PurePosixPath(path).name
+    address = os.fspath(where)
+    system, path = _resolved(address)
+    if address == os.fspath(but):
+        fix = "Name another file with --out."
+        raise BadSetting("the output would replace the input", where=address, fix=fix)
+    with _sent(system, path, address) as local:
         yield local
-        _send(system, local, path, os.fspath(where))
 
 
 def from_addresses(verb: Callable[Concatenate[Sequence[Path], P], R]) -> Callable[Concatenate[Sequence[Where], P], R]:
@@ -144,10 +147,11 @@ class Folder:
     @contextmanager
     def open(self, name: str) -> Iterator[Path]:
         """A path at which a file can be read. Raises Unreachable if it cannot be."""
-        with fetched(self.path(name)) as (path,):
-            if not path.is_file():
-                raise Unreachable("there is no such file", where=self.path(name), fix="Run the same command again.")
-            yield path
+        address, path = self.path(name), f"{self._root}/{name}"
+        with nullcontext(Path(path)) if self._system is None else _copied(self._system, path, address) as local:
+            if not local.is_file():
+                raise Unreachable("there is no such file", where=address, fix="Run the same command again.")
+            yield local
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
@@ -156,7 +160,7 @@ class Folder:
             with new_file(Path(self._root, name)) as path:
                 yield path
         else:
-            with delivered(self.path(name)) as path:
+            with _sent(self._system, f"{self._root}/{name}", self.path(name)) as path:
                 yield path
 
     def remove(self, *names: str) -> None:
@@ -205,17 +209,24 @@ def _resolved(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _copied(where: Where) -> Iterator[Path]:
-    address = os.fspath(where)
-    system, path = _resolved(address)
+def _sent(system: Any, path: str, address: str) -> Iterator[Path]:
+    """A path to write; what is there after the block is sent to the address."""
+    with scratch_folder() as folder, _named(folder, address):
+        local = folder / PurePosixPath(path).name
+        yield local
+        _send(system, local, path, address)
+
+
+@contextmanager
+def _copied(system: Any, path: str, address: str) -> Iterator[Path]:
+    """A copy of the file or folder at the address."""
     with scratch_folder() as folder, _named(folder, address):
         local = folder / PurePosixPath(path).name
         with _faults(address):
-            kind = system.get_file_info(path).type
-            if kind == pafs.FileType.NotFound:
-                raise Unreachable("there is no such file", where=address, fix=_CHECK)
             found = [system.get_file_info(path)]
-            if kind == pafs.FileType.Directory:
+            if found[0].type == pafs.FileType.NotFound:
+                raise Unreachable("there is no such file", where=address, fix=_CHECK)
+            if found[0].type == pafs.FileType.Directory:
                 found = system.get_file_info(pafs.FileSelector(path, recursive=True))
             for info in found:
                 if info.type == pafs.FileType.File:

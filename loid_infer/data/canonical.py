@@ -179,6 +179,22 @@ def finish_reviews(
     return facts
 
 
+def finish_clicks(writer: RowWriter, *, n_users: int, n_items: int) -> ClickFacts:
+    """Write the metadata of a table of labeled pairs."""
+    facts = ClickFacts(
+        format=CLICK_FORMAT,
+        digest=writer.digest({"format": CLICK_FORMAT}),
+        n_rows=writer.n_rows,
+        n_users=n_users,
+        n_items=n_items,
+        n_positive=writer.counts["label"][1],
+        n_valid=writer.counts["split"]["valid"],
+        n_test=writer.counts["split"]["test"],
+    )
+    writer.finish(facts)
+    return facts
+
+
 def filter_table(source: Path, keep: Bools, writer: RowWriter) -> None:
     """Copy the rows of `source` where `keep [n_rows]` is true, one row group at a time."""
     with pq.ParquetFile(source) as file:

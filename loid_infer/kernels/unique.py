@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loid_infer.types import DIGEST_BYTES, Bools, Digests, Ints
+from loid_infer.types import DIGEST_BYTES, Array, Bools, Digests, Ints
 
 _STEP = 1 << 20  # digests that are looked up at once
 
@@ -13,6 +13,17 @@ def first_rows(digests: Digests) -> Ints:
     """The rows of `digests [n, 16]` that are the first of their value, ascending, int64 `[n_unique]`."""
     keys = np.ascontiguousarray(digests).view("S16").ravel()
     return np.sort(np.unique(keys, return_index=True)[1])
+
+
+def prefixes(digests: Digests) -> Array:
+    """The first 8 bytes of each of `digests [n, 16]` as a number, uint64 `[n]`: neighbors share pages of an index."""
+    return np.ascontiguousarray(digests[:, :8]).view(">u8").ravel().astype(np.uint64)
+
+
+def ascending(digests: Digests) -> Digests:
+    """The different ones of `digests [n, 16]`, ascending, as `within` needs them."""
+    keys = np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}")
+    return np.unique(keys).view(np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def within(digests: Digests, used: Digests) -> Bools:

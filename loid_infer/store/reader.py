@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from loid_infer.errors import BadStore, NotEncoded
+from loid_infer.kernels.unique import prefixes
 from loid_infer.store.environment import Environment
 from loid_infer.store.records import DTYPES, SALVAGE, Chunk, StoredVectors, unpack
 from loid_infer.store.shared import DATA_FILE
@@ -54,7 +55,7 @@ class StoreReader:
 
     def lookup(self, digests: Digests) -> Ints:
         """The row of each of `digests [n, 16]`, int64 `[n]`; -1 if not stored."""
-        order = np.argsort(digests[:, :8].copy().view(">u8").ravel(), kind="stable")  # neighbors share B-tree pages
+        order = np.argsort(prefixes(digests), kind="stable")  # neighbors share B-tree pages
         rows: Array = np.empty(len(digests), np.int64)
         for start in range(0, len(order), _LOOKUP_STEP):
             part = order[start : start + _LOOKUP_STEP]

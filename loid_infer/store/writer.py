@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from loid_infer.errors import BadStore, ParityError
+from loid_infer.kernels.unique import prefixes
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.lock import writer_lock
@@ -56,7 +57,7 @@ class StoreWriter:
         """
         environment = self._environment
         digests = np.concatenate([part for part, _ in chunks])
-        order = np.argsort(digests[:, :8].copy().view(">u8").ravel(), kind="stable")  # neighbors share B-tree pages
+        order = np.argsort(prefixes(digests), kind="stable")  # neighbors share B-tree pages
         keys: list[bytes] = digests[order].view(f"V{DIGEST_BYTES}").ravel().tolist()
 
         def change(txn: Any) -> None:
@@ -86,15 +87,41 @@ class StoreWriter:
         self.close()
 
 
+class Collector:
+    """Collects vectors into pieces of `n` rows, or of what there is after some seconds."""
+
+    def __init__(self, spec: Spec, n: int, max_s: float, take: Callable[[Digests, Floats], None]) -> None:
+        """`take` gets digests `[m, 16]` and vectors `[m, dim]` in the stored dtype, valid until it returns."""
+        self._spec, self._max_s, self._take = spec, max_s, take
+        self._digests: Array = np.empty((n, DIGEST_BYTES), np.uint8)
+        self._vectors: Array = np.empty((n, spec.dim), DTYPES[spec.store_dtype])
+        self._n, self._opened = 0, time.monotonic()
+
+    def add(self, digests: Digests, vectors: Floats) -> None:
+        """Add `vectors [n, dim]` of the texts with `digests [n, 16]`. Raises ParityError, see `as_stored`."""
+        stored, at = as_stored(vectors, len(digests), self._spec), 0
+        while at < len(stored):
+            n = min(len(stored) - at, len(self._digests) - self._n)
+            self._digests[self._n : self._n + n] = digests[at : at + n]
+            self._vectors[self._n : self._n + n] = stored[at : at + n]
+            self._n, at = self._n + n, at + n
+            if self._n == len(self._digests) or time.monotonic() - self._opened > self._max_s:
+                self.flush()
+
+    def flush(self) -> None:
+        """Hand over what there is."""
+        n, self._n, self._opened = self._n, 0, time.monotonic()
+        if n:
+            self._take(self._digests[:n], self._vectors[:n])
+
+
 class Committer:
     """Collects vectors into chunks and commits them in a thread. On exit all are committed, also after an error."""
 
-    def __init__(self, writer: StoreWriter, dim: int) -> None:
+    def __init__(self, writer: StoreWriter) -> None:
         self.commit_s = 0.0
         self._writer = writer
-        self._digests: Array = np.empty((CHUNK_ROWS, DIGEST_BYTES), np.uint8)
-        self._vectors: Array = np.empty((CHUNK_ROWS, dim), DTYPES[writer.reader.environment.spec.store_dtype])
-        self._n, self._opened = 0, time.monotonic()
+        self._collector = Collector(writer.reader.environment.spec, CHUNK_ROWS, _MAX_CHUNK_S, self._enqueue)
         self._queue: queue.Queue[tuple[Digests, Floats] | None] = queue.Queue(_MAX_WAITING)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -107,20 +134,10 @@ class Committer:
         """
         if self._failure is not None:
             raise self._failure
-        stored = as_stored(vectors, len(digests), self._writer.reader.environment.spec)  # copied below
-        at = 0
-        while at < len(stored):
-            n = min(len(stored) - at, CHUNK_ROWS - self._n)
-            self._digests[self._n : self._n + n] = digests[at : at + n]
-            self._vectors[self._n : self._n + n] = stored[at : at + n]
-            self._n, at = self._n + n, at + n
-            if self._n == CHUNK_ROWS or time.monotonic() - self._opened > _MAX_CHUNK_S:
-                self._close_chunk()
+        self._collector.add(digests, vectors)
 
-    def _close_chunk(self) -> None:
-        n, self._n, self._opened = self._n, 0, time.monotonic()
-        if n:
-            self._queue.put((self._digests[:n].copy(), self._vectors[:n].copy()))
+    def _enqueue(self, digests: Digests, vectors: Floats) -> None:
+        self._queue.put((digests.copy(), vectors.copy()))
 
     def _work(self) -> None:
         ended = False
@@ -144,7 +161,7 @@ class Committer:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._close_chunk()
+        self._collector.flush()
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None and error is None:

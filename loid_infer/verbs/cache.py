@@ -22,7 +22,7 @@ from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, BadStore, NotEncoded
 from loid_infer.kernels.cosine import row_cosines
-from loid_infer.kernels.unique import first_rows
+from loid_infer.kernels.unique import ascending, first_rows
 from loid_infer.records import decode
 from loid_infer.settings import Workspace, WorkspaceLike
 from loid_infer.store.environment import read_spec, spec_bytes
@@ -388,5 +388,4 @@ def used_digests(workspace: Workspace, progress: Progress, known: Mapping[str, D
             from loid_infer.heads.saved import load_head
 
             parts.append(load_head(path.parent, fix).training_digests()[1])
-    joined = np.ascontiguousarray(np.concatenate(parts)).view(f"V{DIGEST_BYTES}")
-    return np.unique(joined).view(np.uint8).reshape(-1, DIGEST_BYTES)
+    return ascending(np.concatenate(parts))

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from loid_infer.artifact import new_file
 from loid_infer.data.addresses import from_addresses
-from loid_infer.data.canonical import CLICK_FORMAT, ClickFacts, RowWriter
+from loid_infer.data.canonical import ClickFacts, RowWriter, finish_clicks
 from loid_infer.data.duplicates import KEEP_ALL, POLICIES
 from loid_infer.data.formats import inspect_all
 from loid_infer.data.kinds import CLICKS, PARTS, click_check
@@ -85,18 +85,7 @@ def ingest_clicks(
             got = ", ".join(f"{name or 'nothing'} {count:,}" for name, count in n.items())
             what, expected = "the column of parts is incomplete", "train, valid and test in all rows, or none at all"
             raise BadTable(what, where=where[:200], expected=expected, got=got, fix="Complete it, or leave it out.")
-        facts = ClickFacts(
-            format=CLICK_FORMAT,
-            digest=writer.digest({"format": CLICK_FORMAT}),
-            n_rows=writer.n_rows,
-            n_users=n_users,
-            n_items=n_items,
-            n_positive=writer.counts["label"][1],
-            n_valid=n["valid"],
-            n_test=n["test"],
-        )
-        writer.finish(facts)
-        return facts
+        return finish_clicks(writer, n_users=n_users, n_items=n_items)
 
     with new_file(path) as temporary:
         facts = table.write(temporary, duplicates, progress, finish)

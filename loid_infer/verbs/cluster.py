@@ -20,7 +20,6 @@ from loid_infer.data.addresses import Folder, Where
 from loid_infer.encoders.pipeline import Stages
 from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.errors import BadArtifact, BadTable
-from loid_infer.pages.records import EncodeResult
 from loid_infer.settings import TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, check_number
 from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT, Bools, Digests, Progress, Task
@@ -105,6 +104,7 @@ def encode_ray(
             if join.n_new != n:
                 what, fix = "the texts changed while being read", "Run the same command again."
                 raise BadTable(what, where=place.corpus.name, expected=f"{n:,} texts", got=f"{join.n_new:,}", fix=fix)
+    join.folder.clear()
     return replace(_result(place, join, supervisor, start, n_unique, n), n_sealed=n_left, export_s=export_s)
 
 
@@ -162,14 +162,9 @@ class _Join:
         self.seconds += time.perf_counter() - start
         return True
 
-    def close(self) -> None:
-        """Remove the folder of a job that is done."""
-        self.folder.clear()
-
 
 def _result(place: Place, join: _Join, supervisor: Supervisor, start: float, n_unique: int, n: int) -> ShardResult:
     """The result of a job; the time until the first worker was ready is not part of its seconds."""
-    join.close()
     parts, stages = [part for part in supervisor.finished if part.n_texts], Stages()
     for part in parts:
         for name, value in part.stages.items():
@@ -189,9 +184,5 @@ def _result(place: Place, join: _Join, supervisor: Supervisor, start: float, n_u
         setup_s=setup_s,
         store=str(place.workspace.store(place.encoder.fingerprint)),
     )
-    return ShardResult(
-        **{name: getattr(result, name) for name in EncodeResult.__dataclass_fields__},
-        n_shards=join.n_parts,
-        workers=cluster.n_workers if cluster else 0,
-        run=join.folder.where,
-    )
+    n_workers = cluster.n_workers if cluster else 0
+    return ShardResult.of(result, {"n_shards": join.n_parts, "workers": n_workers, "run": join.folder.where})

@@ -10,7 +10,7 @@ import numpy as np
 
 from loid_infer.artifact import new_file
 from loid_infer.clicks.drawing import N_NEAREST, DrawnPairs, draw_pairs
-from loid_infer.data.canonical import CLICK_FORMAT, ClickFacts, row_writer
+from loid_infer.data.canonical import ClickFacts, finish_clicks, row_writer
 from loid_infer.data.kinds import CLICKS, PARTS
 from loid_infer.data.sequences import Sequences, split_sequences
 from loid_infer.neighbors import build, directions
@@ -128,15 +128,4 @@ def _write(drawn: DrawnPairs, sequences: Sequences, path: Path) -> ClickFacts:
                 "split": [PARTS[code] for code in drawn.parts[part].tolist()],
             }
             writer.write([columns[name] for name in CLICKS.schema.names])
-        facts = ClickFacts(
-            format=CLICK_FORMAT,
-            digest=writer.digest({"format": CLICK_FORMAT}),
-            n_rows=writer.n_rows,
-            n_users=len(np.unique(drawn.users)),
-            n_items=len(np.unique(drawn.items)),
-            n_positive=int(drawn.labels.sum()),
-            n_valid=int((drawn.parts == PARTS.index("valid")).sum()),
-            n_test=int((drawn.parts == PARTS.index("test")).sum()),
-        )
-        writer.finish(facts)
-    return facts
+        return finish_clicks(writer, n_users=len(np.unique(drawn.users)), n_items=len(np.unique(drawn.items)))

@@ -362,7 +362,7 @@ def _commit(
     n_finished = 0
     with ExitStack() as stack:
         task = stack.enter_context(progress.task("encode", n_rows, "texts"))
-        committer = stack.enter_context(Committer(writer, writer.reader.environment.spec.dim))
+        committer = stack.enter_context(Committer(writer))
         # Closed first, which stops the threads of the pipeline before the last commits.
         stack.enter_context(closing(batches))
         for slots, vectors in batches:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,11 @@ class ShardResult(EncodeResult):
     n_sealed: int = 0  # texts that were sealed before; they are among the hits
     workers: int = 1
     run: str = ""  # the folder of the run
+
+    @staticmethod
+    def of(result: EncodeResult, changes: Mapping[str, Any]) -> ShardResult:
+        """A result with the fields that `encode` does not have."""
+        return ShardResult(**{name: getattr(result, name) for name in EncodeResult.__dataclass_fields__}, **changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from loid_infer.data.addresses import Where
 from loid_infer.data.corpora import checked_texts
 from loid_infer.encoders.pipeline import Stages, ahead
 from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
-from loid_infer.kernels.unique import within
+from loid_infer.kernels.unique import ascending, within
 from loid_infer.pages.records import EncodeResult
 from loid_infer.settings import TEMPLATE, TITLE_TOKENS, Workspace, WorkspaceLike, array_task
 from loid_infer.types import DIGEST_BYTES, SILENT, Digests, Floats, Progress
@@ -114,14 +114,8 @@ def encode_shard(
     progress.say(_missing_line(state.missing, n_shards))
     if result.unknown:
         progress.say(result.unknown)
-    return ShardResult(
-        **{name: getattr(result, name) for name in EncodeResult.__dataclass_fields__},
-        shard=number,
-        n_shards=n_shards,
-        n_missing=len(state.missing),
-        n_sealed=int(task.is_sealed.sum()),
-        run=run.folder.where,
-    )
+    counts = {"n_shards": n_shards, "n_missing": len(state.missing), "n_sealed": int(task.is_sealed.sum())}
+    return ShardResult.of(result, {"shard": number, "run": run.folder.where, **counts})
 
 
 class _ShardTask:
@@ -359,6 +353,4 @@ def _sealed_digests(run: Run, shard: int, progress: Progress) -> Digests:
     """The digests in the sealed files of a shard, ascending. Damaged files are removed."""
     parts = [np.zeros((0, DIGEST_BYTES), np.uint8)]
     parts += [content[0] for name in run.sealed(shard) if (content := _loaded(run, name, progress))]
-    digests = np.concatenate(parts)
-    order = np.argsort(np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}").ravel(), kind="stable")
-    return digests[order]
+    return ascending(np.concatenate(parts))

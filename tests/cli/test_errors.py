@@ -196,7 +196,7 @@ def test_the_data_type_of_a_store_is_not_advised_again(tmp_path: Path, store_dty
 
 
 def add(writer: StoreWriter, vectors: np.ndarray) -> None:
-    with Committer(writer, vectors.shape[1]) as committer:
+    with Committer(writer) as committer:
         committer.add(np.zeros((len(vectors), 16), np.uint8), vectors)
 
 

@@ -68,7 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Append what is missing, with a committer, as `encode` and `cache import` do."""
         with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
             new = writer.reader.lookup(digests) < 0
-            with Committer(writer, DIM) as committer:
+            with Committer(writer) as committer:
                 for rows in np.array_split(np.flatnonzero(new), 3):
                     committer.add(digests[rows], vectors[rows].astype(np.float32))
 

@@ -371,7 +371,7 @@ class TestCommitter:
     def test_chunks_are_full_but_the_last_and_order_does_not_matter(self, tmp_path: Path) -> None:
         digests, vectors = rows(2 * CHUNK_ROWS + 100)
         with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
-            with Committer(writer, DIM) as committer:
+            with Committer(writer) as committer:
                 for part in np.array_split(np.random.default_rng(2).permutation(len(digests)), 37):
                     committer.add(digests[part], vectors[part].astype(np.float32))
             assert writer.reader.size().n_chunks == 3
@@ -381,7 +381,7 @@ class TestCommitter:
     def test_added_vectors_are_kept_when_the_loop_fails(self, tmp_path: Path) -> None:
         digests, vectors = rows(10)
         with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
-            with pytest.raises(KeyError), Committer(writer, DIM) as committer:
+            with pytest.raises(KeyError), Committer(writer) as committer:
                 committer.add(digests, vectors.astype(np.float32))
                 raise KeyError
             assert (writer.reader.lookup(digests) >= 0).all()
@@ -392,7 +392,7 @@ class TestCommitter:
         wrong = vectors.astype(np.float32)
         wrong[3, 3] = value
         with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
-            with pytest.raises(ParityError, match="not finite"), Committer(writer, DIM) as committer:
+            with pytest.raises(ParityError, match="not finite"), Committer(writer) as committer:
                 committer.add(digests, wrong)
             assert writer.reader.size().n_rows == 0
 
@@ -400,7 +400,7 @@ class TestCommitter:
         with (
             StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer,
             pytest.raises(ParityError, match="shape"),
-            Committer(writer, DIM) as committer,
+            Committer(writer) as committer,
         ):
             committer.add(rows(3)[0], np.zeros((3, DIM + 1), np.float32))
 
@@ -410,5 +410,5 @@ class TestCommitter:
 
         with StoreWriter(tmp_path, SPEC, FINGERPRINT) as writer:
             monkeypatch.setattr(writer, "append", fail)
-            with pytest.raises(OSError, match="on fire"), Committer(writer, DIM) as committer:
+            with pytest.raises(OSError, match="on fire"), Committer(writer) as committer:
                 committer.add(rows(3)[0], np.zeros((3, DIM), np.float32))
