@@ -7,6 +7,7 @@ are kept. Needs the extra `cluster`. The vectors of the cluster are compared wit
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import read_spec
 from loid_infer.store.reader import open_store
+from loid_infer.types import DIGEST_BYTES
 from loid_infer.verbs.shards import encode_collect
 
 RUNS, FILE_ROWS, GROUP = 3, 32_768, 65_536
@@ -55,8 +57,8 @@ def main(*arguments: str) -> None:
         "threads of one process, and two workers of one thread each on a cluster of this machine. `per_s`: tokens/s "
         "until the last commit, without the start of Ray and of its workers "
         f"(`start_s`; of one process the opening of the runtime). Join: sealed files of {FILE_ROWS:,} random vectors "
-        "of width 384 in float16 into an empty store, `per_s` in vectors/s; that disk writes 195 MB/s (dd with fsync), "
-        "which is 249,000 vectors/s. Driver: different texts of three words, "
+        "of width 384 in float16 into an empty store, `per_s` in vectors/s; `relative`: to as many bytes in one "
+        "file, written and synced before each run. Driver: different texts of three words, "
         "without a model (--runtime fake); `anonymous_mib`: the largest memory of the command's own process that is no "
         "page of a file, `peak_mib` with pages of the store, which the system takes back when it needs them.",
     )
@@ -118,16 +120,33 @@ def join(n: int, where: str, folder: Path) -> dict:
             vectors = rng.standard_normal((m, spec.dim), np.float32).astype(spec_dtype(spec))
             run.seal(digests, vectors, f"00000-bench-{start:09d}.safetensors")
         counts = {"n_texts": n, "n_hits": 0, "n_sealed": 0, "n_encoded": n, "n_tokens": 0, "seconds": 0.0}
-        run.finish(Mark(shard=0, digest=table.digest, files=run.sealed(), **counts))
+        run.finish(Mark(shard=0, n_shards=1, digest=table.digest, files=run.sealed(), **counts))
+        written = n / _write_s(folder / "bytes", n * (spec.dim * spec_dtype(spec).itemsize + DIGEST_BYTES))
         result = encode_collect("toys", workspace=workspace)
         assert result.n_new == n
-        rates.append(result.vectors_per_s)
+        rates.append((result.vectors_per_s, result.vectors_per_s / written))
         print("join", rates[-1], flush=True)
     shutil.rmtree(workspace.root)
-    return {"what": f"encode --collect {where}", "n": n, "runs": RUNS, "per_s": median(rates)} | dict.fromkeys(REST)
+    rate, relative = (median(of_runs) for of_runs in zip(*rates, strict=True))
+    row = {"what": f"encode --collect {where}", "n": n, "runs": RUNS, "per_s": rate, "relative": relative}
+    return row | dict.fromkeys(REST)
 
 
-REST = ("relative", "cos_min", "start_s", "anonymous_mib", "peak_mib")
+REST = ("cos_min", "start_s", "anonymous_mib", "peak_mib")
+
+
+def _write_s(path: Path, n_bytes: int) -> float:
+    """Seconds to write a file of so many random bytes and to sync it."""
+    block = np.random.default_rng(0).bytes(1 << 23)
+    start = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(-(-n_bytes // len(block))):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    path.unlink()
+    return seconds
 
 
 def spec_dtype(spec) -> np.dtype:

@@ -217,9 +217,10 @@ def array_task() -> tuple[str, str, str]:
 def ray_environment(*, local: bool) -> dict[str, str]:
     """The environment of a process that uses Ray; a cluster on this machine then listens on the loopback only.
 
-    Ray listens on all interfaces otherwise, also where `ray.init` is given 127.0.0.1 (2.60).
+    Ray listens on all interfaces otherwise, also where `ray.init` is given 127.0.0.1 (2.60). Its workers have less
+    priority than its own processes, by default.
     """
-    own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else {}
+    own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"} if local else {}
     return {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, **own}
 
 

@@ -29,10 +29,11 @@ def sample(
     domains: Annotated[
         list[str] | None, f"A domain to write; repeat for more. By default {', '.join(SAMPLE_DOMAINS)}."
     ] = None,
-    n_reviews: Annotated[int, typer.Option(help="Reviews per domain.", min=1)] = 2000,
+    n_reviews: Annotated[int, typer.Option(help="Reviews per domain; with --implicit, labeled pairs.", min=1)] = 2000,
+    implicit: Annotated[bool, "Write likes and items with titles instead of reviews."] = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Write synthetic reviews with a known structure.
+    """Write synthetic reviews, or likes, with a known structure.
 
     Example: loid-infer sample --domain video_games --n-reviews 5000
     """

@@ -25,6 +25,7 @@ _MAX_THREADS = 4  # of a worker, unless a number was given
 _STORE_BYTES = 80 << 20  # of Ray's object store on this machine; nothing goes through it
 _LOOK_S = 5.0  # between two looks at the nodes
 _CONNECT_S = 10.0
+_NICENESS = 19  # of this process where it shares the processors with the workers: Ray Data looks at them all the time
 
 
 def _room(nodes: list[dict[str, Any]], cpus: int, gpus: int) -> int:
@@ -81,12 +82,14 @@ def _run(job: Job, say: Any) -> None:
         what = f"no cluster of Ray answers: {str(error).splitlines()[0].rstrip('.')}"
         fix = "Give the address of its head, HOST:6379, or only --ray for one on this machine."
         raise Stuck(what, where=f"--ray {job.address}", fix=fix) from error
+    if job.address == LOCAL:
+        os.nice(_NICENESS)
     nodes: Any = ray.nodes
     cluster = _cluster(job, nodes())
     say(Report(cluster=cluster))
     sys.stdin.readline()  # until the texts are handed out
     run = Run.find(job.run)
-    parts = [name.partition(".")[0] for name in run.folder.sizes(TEXTS)] if run else []
+    parts = sorted(name.partition(".")[0] for name in run.folder.sizes(TEXTS)) if run else []  # the largest first
     if not parts:
         return
     gpus = int(cluster.device == "cuda")

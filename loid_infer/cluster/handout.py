@@ -15,8 +15,8 @@ from loid_infer.data.parts import write_texts
 from loid_infer.types import Bools, Corpus, Progress
 
 _ENCODER = "encoder"
-_MAX_TEXTS, _MIN_TEXTS = 8_192, 256
-_ROUNDS = 8  # files per worker, so that all end at about the same time
+_MAX_TEXTS, _MIN_TEXTS = 8_192, 128
+_ROUNDS = 4  # a file has this share of what is left for a worker: the last are small, and all workers end together
 _STEP = 65_536
 
 
@@ -24,9 +24,8 @@ def hand_out(folder: Folder, corpus: Corpus, missing: Bools, n_workers: int, pro
     """Write the texts of `corpus` that are `missing [n_rows]` to files. Returns the number of files."""
     # A worker of an earlier job may still be at its part: names of parts occur once.
     n, n_files, job = int(np.count_nonzero(missing)), 0, uuid.uuid4().hex[:8]
-    size = min(_MAX_TEXTS, max(_MIN_TEXTS, -(-n // (n_workers * _ROUNDS))))
     with progress.task("hand out", n, "texts") as task:
-        for texts in _parts(corpus, missing, size):
+        for texts in _parts(corpus, missing, n_workers * _ROUNDS):
             with folder.new(texts_name(f"{n_files:05d}-{job}")) as path:
                 write_texts(path, texts)
             n_files += 1
@@ -34,15 +33,16 @@ def hand_out(folder: Folder, corpus: Corpus, missing: Bools, n_workers: int, pro
     return n_files
 
 
-def _parts(corpus: Corpus, missing: Bools, size: int) -> Iterator[Sequence[str]]:
+def _parts(corpus: Corpus, missing: Bools, n_shares: int) -> Iterator[Sequence[str]]:
     waiting: list[str] = []
+    n_left = int(np.count_nonzero(missing))
     for start in range(0, len(missing), _STEP):
         rows = start + np.flatnonzero(missing[start : start + _STEP])
         for _, texts in corpus.texts(rows):
             waiting.extend(texts)
-            while len(waiting) >= size:
+            while len(waiting) >= (size := min(_MAX_TEXTS, max(_MIN_TEXTS, -(-n_left // n_shares)))):
                 yield waiting[:size]
-                waiting = waiting[size:]
+                waiting, n_left = waiting[size:], n_left - size
     if waiting:
         yield waiting
 

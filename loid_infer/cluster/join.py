@@ -1,45 +1,56 @@
-"""Joins bundles of vectors into a store. A text that is stored already keeps its vector."""
+"""Joins vectors that were computed elsewhere into a store. A text that is stored already keeps its vector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from loid_infer.encoders.pipeline import ahead
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.writer import CHUNK_ROWS, AlreadyStored, StoreWriter, as_stored
-from loid_infer.types import Digests, Floats, Task
+from loid_infer.types import Digests, Floats, Spec, Task
 
-_STEP = 32 * CHUNK_ROWS  # rows that are read and committed at once
-_STEP_BYTES = 64 << 20
+# Of vectors that are committed at once. A commit writes most pages of the index again, whatever it adds.
+_COMMIT_BYTES = 64 << 20
 
 
-def add_vectors(
-    writer: StoreWriter, digests: Digests, vectors: Callable[[int, int], Floats], task: Task
-) -> tuple[int, int]:
-    """Store what `vectors`, a function (start, end) -> `[m, dim]`, returns for the texts with `digests [n, 16]`.
+def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], task: Task) -> int:
+    """Store `pieces`, digests `[n, 16]` with vectors `[n, dim]`. Returns the number of texts that were not stored.
 
-    Returns the numbers of different texts, and of those that were not stored before.
+    The next pieces are read and checked while others are committed.
 
     Raises ParityError if a vector is not finite, NoSpace if the disk is full; committed chunks are kept.
     """
-    dim, n_texts, n_new = writer.reader.environment.spec.dim, len(digests), 0
-    step = min(_STEP, max(_STEP_BYTES // (4 * dim), CHUNK_ROWS))
-    for start in range(0, len(digests), step):
-        part, values = digests[start : start + step], vectors(start, min(start + step, len(digests)))
+    n_new = 0
+    for chunks in ahead(_groups(pieces, writer.reader.environment.spec), depth=1):
+        n = sum(len(digests) for digests, _ in chunks)
         try:  # all are new, as a rule, and a lookup would cost as much as the index
-            _append(writer, part, values)
-            n_new += len(part)
+            writer.append(*chunks)
+            n_new += n
         except AlreadyStored:
-            unique = first_rows(part)
-            new = unique[writer.reader.lookup(part[unique]) < 0]
+            digests, vectors = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+            unique = first_rows(digests)
+            new = unique[writer.reader.lookup(digests[unique]) < 0]
             if len(new):
-                _append(writer, part[new], values[new])
+                writer.append(*_chunks(digests[new], vectors[new]))
             n_new += len(new)
-            n_texts = -1
-        task.advance(len(part))
-    return n_texts if n_texts >= 0 else len(first_rows(digests)), n_new
+        task.advance(n)
+    return n_new
 
 
-def _append(writer: StoreWriter, digests: Digests, vectors: Floats) -> None:
-    stored = as_stored(vectors, len(digests), writer.reader.environment.spec)
+def _groups(pieces: Iterable[tuple[Digests, Floats]], spec: Spec) -> Iterator[Sequence[tuple[Digests, Floats]]]:
+    """Chunks that are committed at once."""
+    waiting: list[tuple[Digests, Floats]] = []
+    for digests, vectors in pieces:
+        waiting += _chunks(digests, as_stored(vectors, len(digests), spec))
+        if sum(part.nbytes for _, part in waiting) >= _COMMIT_BYTES:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _chunks(digests: Digests, vectors: Floats) -> list[tuple[Digests, Floats]]:
     cuts = range(0, len(digests), CHUNK_ROWS)
-    writer.append(*((digests[at : at + CHUNK_ROWS], stored[at : at + CHUNK_ROWS]) for at in cuts))
+    return [(digests[at : at + CHUNK_ROWS], vectors[at : at + CHUNK_ROWS]) for at in cuts]

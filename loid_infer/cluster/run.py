@@ -11,7 +11,6 @@ Vectors are keyed by the digest of their text, so a file of a process that was k
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -132,9 +131,8 @@ class Run:
             return sizes
         return {name: size for name, size in sizes.items() if name.startswith(f"{shard:05d}-")}
 
-    def load(self, name: str) -> tuple[Digests, Callable[[int, int], Floats]]:
-        """The digests `[n, 16]` of a sealed file, and a function (start, end) -> vectors `[m, dim]`. All of it was
-        compared with its checksum, and is in memory.
+    def load(self, name: str) -> tuple[Digests, Floats]:
+        """The digests `[n, 16]` and the vectors `[n, dim]` of a sealed file, compared with its checksum.
 
         Raises BadArtifact if it is damaged or of another encoder.
         """
@@ -144,8 +142,7 @@ class Run:
             if spec != self.file.card or bundle.dim != spec.dim:
                 expected, got = self.file.fingerprint, fingerprint(spec)
                 raise BadArtifact("vectors of another encoder", where=where, expected=expected, got=got, fix=_AGAIN)
-            vectors = bundle.vectors(0, len(bundle.digests))
-            return bundle.digests, lambda start, end: vectors[start:end]
+            return bundle.digests, bundle.vectors(0, len(bundle.digests))
 
     def finish(self, mark: Mark) -> None:
         """Say that a shard is complete. Raises BadSetting if the run is another one by now."""

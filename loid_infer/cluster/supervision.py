@@ -134,7 +134,7 @@ class Supervisor:
                     run = hand_out(self.cluster)
                 before = len(run.folder.sizes(TEXTS))
                 process.go()
-                ended = self._attempt(process, self.cluster, take)
+                ended = self._attempt(process, self.cluster, take, before)
             left = self._take_rest(run, take)
             n_fruitless = n_fruitless + 1 if left == before else 0
             if n_fruitless > 1:
@@ -142,7 +142,7 @@ class Supervisor:
             if left:
                 self._progress.say(f"{left} parts are left, which are handed out again: {ended}")
 
-    def _attempt(self, process: _Process, cluster: Cluster, take: Take) -> str:
+    def _attempt(self, process: _Process, cluster: Cluster, take: Take, n_parts: int) -> str:
         """Take what the process finishes. Returns why that ended."""
         last, longest, said, n_lost = time.monotonic(), 0.0, 0.0, 0
         while True:
@@ -156,7 +156,9 @@ class Supervisor:
             if report is not None and report.part:
                 longest, last = max(longest, report.part.seconds), time.monotonic()
                 self.finished.append(report.part)
-                take(report.part.part)
+                n_parts -= take(report.part.part)
+                if not n_parts:
+                    return "all are done"  # without waiting until Ray has ended
             elif report is not None:
                 n_lost = report.n_lost
                 n_left = cluster.n_workers - n_lost

@@ -179,6 +179,20 @@ def finish_reviews(
     return facts
 
 
+def finish_interactions(writer: RowWriter, *, n_users: int, n_items: int, n_tied_times: int) -> InteractionFacts:
+    """Write the metadata of a table of interactions."""
+    facts = InteractionFacts(
+        format=INTERACTION_FORMAT,
+        digest=writer.digest({"format": INTERACTION_FORMAT}),
+        n_rows=writer.n_rows,
+        n_users=n_users,
+        n_items=n_items,
+        n_tied_times=n_tied_times,
+    )
+    writer.finish(facts)
+    return facts
+
+
 def finish_clicks(writer: RowWriter, *, n_users: int, n_items: int) -> ClickFacts:
     """Write the metadata of a table of labeled pairs."""
     facts = ClickFacts(

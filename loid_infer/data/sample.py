@@ -21,7 +21,7 @@ OPINION_CUTS = (-1.2, -0.4, 0.4, 1.2)
 REVIEWS_PER_USER, REVIEWS_PER_ITEM = 7, 11
 MAX_MENTIONS = 4
 LONG_SHARE, SHORT_SHARE, EMPTY_SHARE, OVERALL_SHARE = 0.03, 0.02, 0.002, 0.35
-_FIRST_SECOND, _DAYS = 1_546_300_800, 1_800  # from the first of January 2019
+FIRST_SECOND, _DAYS = 1_546_300_800, 1_800  # from the first of January 2019
 _CHUNK_ROWS = 16_384
 
 
@@ -89,7 +89,7 @@ def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
     `r = clip(round(4 + b_u + sum_k t_uk q_ik + noise), 1, 5)`: user bias b, tastes t (Dirichlet), item qualities q
     (one level per item plus one per aspect), normal noise. `n_reviews >= 1`, `seed >= 0`.
     """
-    draw = _generator(seed, domain, "world")
+    draw = generator(seed, domain, "world")
     aspects = tuple(aspects_of(domain))
     n_users, n_items = math.ceil(n_reviews / REVIEWS_PER_USER) + 4, math.ceil(n_reviews / REVIEWS_PER_ITEM) + 4
     users, items = _pairs(n_reviews, _popularity(n_users, draw), _popularity(n_items, draw), draw)
@@ -99,11 +99,12 @@ def draw_world(domain: str, n_reviews: int, seed: int) -> SampleWorld:
     levels = RATING_MEAN + biases[users] + (tastes[users] * qualities[items]).sum(axis=1)
     latent = levels + draw.normal(0, NOISE_STD, n_reviews)
     ratings = np.clip(np.floor(latent + 0.5), 1, N_LEVELS).astype(np.int64)
-    times = _FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews)
+    times = FIRST_SECOND + 86_400 * draw.integers(0, _DAYS, n_reviews)
     return SampleWorld(domain, seed, aspects, users, items, ratings, times, levels, tastes, qualities)
 
 
-def _generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
+def generator(seed: int, domain: str, purpose: str) -> np.random.Generator:
+    """Random numbers of one purpose in a synthetic domain, independent of those of others."""
     name = hashlib.sha256(f"{domain}/{purpose}".encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(name[:16], "little")])
 
@@ -141,7 +142,7 @@ def _contents(world: SampleWorld) -> Iterator[tuple[slice, _Contents]]:
     k, n_variants = len(world.aspects), len(sentences(aspects_of(world.domain)[world.aspects[0]], 0))
     for start in range(0, world.n, _CHUNK_ROWS):
         rows = slice(start, min(start + _CHUNK_ROWS, world.n))
-        n, draw = rows.stop - start, _generator(world.seed, world.domain, f"texts {start}")
+        n, draw = rows.stop - start, generator(world.seed, world.domain, f"texts {start}")
         # Aspects sampled without replacement by taste (Gumbel trick): important ones come first.
         tastes = np.log(world.tastes[world.users[rows]] + 1e-12) + draw.gumbel(size=(n, k))
         order = np.argsort(-tastes, axis=1)[:, :MAX_MENTIONS]

@@ -35,6 +35,7 @@ from loid_infer.verbs.encoder import encode_command, resolve
 
 # Minimum cosines between a stored and a newly computed vector, which may come from another runtime.
 _COS_MIN, _COS_MIN_INT8 = 0.999, 0.98
+_READ_BYTES = 32 << 20  # of vectors, at once
 _MAX_NAMED = 5  # listed texts per store whose vectors differ
 
 
@@ -287,7 +288,10 @@ def cache_import(
             what, fix = f"the encoder {key} is not in this workspace", "Export it here first, or copy its folder."
             raise BadArtifact(what, where=str(path), fix=fix)
         with StoreWriter(workspace.store(key), spec, key) as writer, progress.task("import", None, "texts") as task:
-            n_texts, n_new = add_vectors(writer, digests, vectors, task)
+            step = max(_READ_BYTES // (4 * spec.dim), 1)
+            pieces = ((digests[at : at + step], vectors(at, at + step)) for at in range(0, len(digests), step))
+            n_new = add_vectors(writer, pieces, task)
+            n_texts = n_new if n_new == len(digests) else len(first_rows(digests))
     return CacheImport(os.fspath(source), key, names[0], n_texts, n_new, str(workspace.store(key)))
 
 

@@ -115,7 +115,7 @@ class _Join:
         # The store is this workspace's, so a folder of its own: no other command may clear it.
         owner = digest_json([platform.node(), str(place.workspace.root.resolve())])[:8]
         self.folder = Folder(place.folder(f".{owner}.ray"))
-        self.n_new, self.n_parts, self.seconds = 0, 0, 0.0
+        self.n_new, self.n_parts, self.seconds, self.ended = 0, 0, 0.0, 0.0
         self.task: Task = SILENT
         self._place, self._writer, self._progress = place, writer, progress
         self._run: Run | None = None
@@ -158,13 +158,13 @@ class _Join:
             self._progress.say(f"{error.where}: {error.what}. The file is removed, and its texts are computed again")
             run.discard(name)
             return False
-        self.n_new += add_vectors(self._writer, *content, self.task)[1]
-        self.seconds += time.perf_counter() - start
+        self.n_new += add_vectors(self._writer, [content], self.task)
+        self.seconds, self.ended = self.seconds + time.perf_counter() - start, time.time()
         return True
 
 
 def _result(place: Place, join: _Join, supervisor: Supervisor, start: float, n_unique: int, n: int) -> ShardResult:
-    """The result of a job; the time until the first worker was ready is not part of its seconds."""
+    """The result of a job; its seconds end with the last commit, without the time until a worker was ready."""
     parts, stages = [part for part in supervisor.finished if part.n_texts], Stages()
     for part in parts:
         for name, value in part.stages.items():
@@ -179,7 +179,7 @@ def _result(place: Place, join: _Join, supervisor: Supervisor, start: float, n_u
         n_encoded=n,
         runtime=parts[0].runtime if parts else "none",
         detail=f"{cluster.detail}; {parts[0].detail}" if cluster and parts else "every text was already stored",
-        seconds=time.time() - start - setup_s,
+        seconds=(join.ended if parts else time.time()) - start - setup_s,
         commit_s=join.seconds,
         setup_s=setup_s,
         store=str(place.workspace.store(place.encoder.fingerprint)),

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from loid_infer.artifact import new_file
 from loid_infer.data.addresses import from_addresses
-from loid_infer.data.canonical import INTERACTION_FORMAT, InteractionFacts, RowWriter
+from loid_infer.data.canonical import InteractionFacts, RowWriter, finish_interactions
 from loid_infer.data.duplicates import KEEP_ALL, POLICIES
 from loid_infer.data.formats import inspect_all
 from loid_infer.data.kinds import INTERACTIONS, interaction_check
@@ -85,16 +85,7 @@ def ingest_implicit(
             where, got = ", ".join(str(source.path) for source in inspected), f"{n_placeless:,} and {n_timeless:,} rows"
             fix = "Give sources that all have the one or the other."
             raise BadTable(what, where=where[:200], got=got, fix=fix)
-        facts = InteractionFacts(
-            format=INTERACTION_FORMAT,
-            digest=writer.digest({"format": INTERACTION_FORMAT}),
-            n_rows=writer.n_rows,
-            n_users=n_users,
-            n_items=n_items,
-            n_tied_times=table.n_tied(),
-        )
-        writer.finish(facts)
-        return facts
+        return finish_interactions(writer, n_users=n_users, n_items=n_items, n_tied_times=table.n_tied())
 
     replaces_reviews = path.is_file() and not is_implicit(path)
     with new_file(path) as temporary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,7 +16,7 @@ from loid_infer.cluster.sealing import seal_all
 from loid_infer.cluster.selection import shard_rows
 from loid_infer.data.addresses import Where
 from loid_infer.data.corpora import checked_texts
-from loid_infer.encoders.pipeline import Stages, ahead
+from loid_infer.encoders.pipeline import Stages
 from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
 from loid_infer.kernels.unique import ascending, within
 from loid_infer.pages.records import EncodeResult
@@ -263,12 +263,9 @@ def encode_collect(
             if not waiting:
                 break
             files |= {*waiting}
-            # The next file is read and checked while one is committed.
-            for content in ahead((_loaded(run, name, progress) for name in waiting), depth=1):
-                n_damaged += content is None
-                if content is not None:
-                    texts, new = add_vectors(writer, *content, task)
-                    n_texts, n_new = n_texts + texts, n_new + new
+            contents = _Contents(run, waiting, progress)
+            n_new += add_vectors(writer, contents, task)
+            n_texts, n_damaged = n_texts + contents.n_texts, n_damaged + contents.n_damaged
     seconds, n_without = perf_counter() - start, 0
     if state.missing:
         progress.say(_missing_line(state.missing, run.file.n_shards))
@@ -294,7 +291,24 @@ def encode_collect(
     )
 
 
-def _loaded(run: Run, name: str, progress: Progress) -> tuple[Digests, Callable[[int, int], Floats]] | None:
+class _Contents:
+    """The contents of sealed files, without those that are damaged."""
+
+    def __init__(self, run: Run, names: Sequence[str], progress: Progress) -> None:
+        self.n_texts = self.n_damaged = 0
+        self._run, self._names, self._progress = run, names, progress
+
+    def __iter__(self) -> Iterator[tuple[Digests, Floats]]:
+        for name in self._names:
+            content = _loaded(self._run, name, self._progress)
+            if content is None:
+                self.n_damaged += 1
+            else:
+                self.n_texts += len(content[0])
+                yield content
+
+
+def _loaded(run: Run, name: str, progress: Progress) -> tuple[Digests, Floats] | None:
     """The content of a sealed file; None if it is damaged, and removed now."""
     try:
         return run.load(name)

@@ -1,4 +1,4 @@
-"""`ingest` and `sample`: write canonical tables, of source files or of synthetic reviews."""
+"""`ingest` and `sample`: write canonical tables, of source files or of synthetic reviews and likes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from msgspec import structs
 
 from loid_infer.artifact import new_file
 from loid_infer.data.addresses import from_addresses
-from loid_infer.data.canonical import SCHEMA, RowWriter, TableFacts, finish_reviews, row_writer
+from loid_infer.data.canonical import (
+    SCHEMA,
+    RowWriter,
+    TableFacts,
+    finish_clicks,
+    finish_interactions,
+    finish_reviews,
+    row_writer,
+)
 from loid_infer.data.duplicates import POLICIES
 from loid_infer.data.formats import inspect_all
-from loid_infer.data.kinds import REVIEWS, review_check
-from loid_infer.data.sample import draw_world
+from loid_infer.data.items import ItemRows
+from loid_infer.data.kinds import CLICKS, INTERACTIONS, REVIEWS, review_check
+from loid_infer.data.planted import PlantedLikes, draw_likes
+from loid_infer.data.sample import SampleWorld, draw_world
 from loid_infer.data.stream import PairTable, Stream
 from loid_infer.errors import BadSetting
 from loid_infer.records import narrowed
@@ -24,6 +34,7 @@ from loid_infer.settings import SAMPLE_DOMAINS, Workspace, WorkspaceLike, check_
 from loid_infer.types import SILENT, Progress
 
 NOTE = "These reviews are synthetic: nobody wrote them, and figures measured on them say nothing of real data."
+LIKES_NOTE = "These likes are synthetic: nobody clicked, and figures measured on them say nothing of real data."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +117,11 @@ class SampleDomain:
     """A written synthetic domain."""
 
     domain: str
-    n_reviews: int
+    n_reviews: int  # or interactions, with `implicit`
     n_users: int
     n_items: int
     path: str
+    n_pairs: int = 0  # labeled ones, with `implicit`
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,7 @@ def sample(
     domains: Sequence[str] | None = None,
     *,
     n_reviews: int = 2000,
+    implicit: bool = False,
     seed: int = 0,
     workspace: WorkspaceLike = None,
     progress: Progress = SILENT,
@@ -134,6 +147,8 @@ def sample(
 
     Args:
         domains: names; None for electronics, movies_tv and video_games.
+        implicit: instead of reviews, write labeled pairs, `n_reviews` rounded up to whole users of 36 pairs, those with
+            label 1 as interactions, and items with titles.
 
     Raises:
         BadName: a domain is not a slug.
@@ -144,20 +159,47 @@ def sample(
     check_number("--n-reviews", n_reviews, 1, math.inf)
     check_number("--seed", seed, 0, math.inf)
     paths = {domain: workspace.table(domain) for domain in domains or SAMPLE_DOMAINS}
-    written = []
-    for domain, path in paths.items():
-        world = draw_world(domain, n_reviews, seed)
+    if implicit:
+        written = [_write_likes(domain, draw_likes(domain, n_reviews, seed), workspace) for domain in paths]
+    else:
+        written = [
+            _write_reviews(path, draw_world(domain, n_reviews, seed), progress) for domain, path in paths.items()
+        ]
+    note = LIKES_NOTE if implicit else NOTE
+    progress.say(note)
+    return SampleResult(written, note)
+
+
+def _write_reviews(path: Path, world: SampleWorld, progress: Progress) -> SampleDomain:
+    n_users, n_items = len(np.unique(world.users)), len(np.unique(world.items))
+    with (
+        new_file(path) as temporary,
+        row_writer(temporary, SCHEMA) as writer,
+        progress.task(f"sample {world.domain}", world.n, "reviews") as task,
+    ):
+        for rows, texts in world.texts():
+            ratings, times = world.ratings[rows].tolist(), world.timestamps[rows].tolist()
+            writer.write((*world.ids(rows), ratings, texts, times))
+            task.advance(len(texts))
+        finish_reviews(writer, n_users=n_users, n_items=n_items, rating_range=(1.0, 5.0), synthetic=True)
+    return SampleDomain(world.domain, world.n, n_users, n_items, str(path))
+
+
+def _write_likes(domain: str, world: PlantedLikes, workspace: Workspace) -> SampleDomain:
+    """Write items, labeled pairs, and interactions, which are those with label 1."""
+    path, items, liked = workspace.table(domain), ItemRows(), world.labels == 1
+    for item_id, title in zip(world.item_ids(), world.titles, strict=True):
+        items.add((item_id, title, "", "", "", False))
+    with new_file(workspace.items(domain)) as temporary:
+        items.write(temporary)
+    with new_file(workspace.clicks(domain)) as temporary, row_writer(temporary, CLICKS.schema) as writer:
+        for columns in world.columns(np.arange(world.n)):
+            writer.write([columns[name] for name in CLICKS.schema.names])
         n_users, n_items = len(np.unique(world.users)), len(np.unique(world.items))
-        with (
-            new_file(path) as temporary,
-            row_writer(temporary, SCHEMA) as writer,
-            progress.task(f"sample {domain}", world.n, "reviews") as task,
-        ):
-            for rows, texts in world.texts():
-                ratings, times = world.ratings[rows].tolist(), world.timestamps[rows].tolist()
-                writer.write((*world.ids(rows), ratings, texts, times))
-                task.advance(len(texts))
-            finish_reviews(writer, n_users=n_users, n_items=n_items, rating_range=(1.0, 5.0), synthetic=True)
-        written.append(SampleDomain(domain, world.n, n_users, n_items, str(path)))
-    progress.say(NOTE)
-    return SampleResult(written)
+        finish_clicks(writer, n_users=n_users, n_items=n_items)
+    with new_file(path) as temporary, row_writer(temporary, INTERACTIONS.schema) as writer:
+        for columns in world.columns(np.flatnonzero(liked)):
+            writer.write([columns[name] for name in INTERACTIONS.schema.names])
+        n_users, n_items = len(np.unique(world.users[liked])), len(np.unique(world.items[liked]))
+        finish_interactions(writer, n_users=n_users, n_items=n_items, n_tied_times=0)
+    return SampleDomain(domain, int(liked.sum()), n_users, n_items, str(path), n_pairs=world.n)

@@ -1,5 +1,7 @@
-"""The command line, run as a process: exit codes, stdout and stderr."""
+"""The command line: exit codes, stdout and stderr."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from loid_infer.cli import app
 from loid_infer.settings import Workspace
 from tests.conftest import toy_texts, write_reviews
 
@@ -50,9 +53,23 @@ LOID = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]
 
 
 def loid(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*LOID, *arguments], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
-    )
+    """Run the command in this process, which has imported already what it needs."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["loid-infer", *arguments])
+        patch.setattr(app, "_SIGNALS", ())
+        try:
+            app.main()
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run([*LOID, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def as_json(done: subprocess.CompletedProcess[str]) -> dict:
@@ -95,8 +112,8 @@ def test_every_command_has_help_with_an_example_and_the_common_options(command: 
 def test_ingest_encode_and_cache_commands_in_sequence(workspace: Workspace) -> None:
     root = str(workspace.root)
     source = write_reviews(workspace.root / "toys.jsonl", toy_texts(40))
-    assert as_json(loid("ingest", str(source), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
-    done = as_json(loid("encode", "--domain", "toys", "--runtime", "onnxruntime", "-w", root, "--json"))
+    assert as_json(process("ingest", str(source), "--domain", "toys", "-w", root, "--json"))["n_rows"] == 40
+    done = as_json(process("encode", "--domain", "toys", "--runtime", "onnxruntime", "-w", root, "--json"))
     assert (done["n_encoded"], done["runtime"]) == (40, "onnxruntime")
     assert as_json(loid("encode", "--domain", "toys", "--dry-run", "-w", root, "--json"))["n_new"] == 0
     shutil.copytree(workspace.encoder("base"), workspace.encoder("same"))
@@ -132,7 +149,7 @@ def test_a_damaged_store_exits_2(workspace: Workspace) -> None:
     at = content.index(b"LOIDCHNK") + 5000
     content[at] ^= 255
     data.write_bytes(content)
-    check = loid("cache", "verify", "-w", root, "--json")
+    check = process("cache", "verify", "-w", root, "--json")
     assert check.returncode == 2
     assert json.loads(check.stdout)["n_bad"] == 1
 
@@ -161,7 +178,7 @@ def test_a_user_error_is_one_line_and_exits_2(tmp_path: Path, arguments: list[st
 
 def test_a_wrong_option_is_a_user_error() -> None:
     assert loid("encode", "--no-such-option").returncode == 2
-    assert loid("no-such-command").returncode == 2
+    assert process("no-such-command").returncode == 2
 
 
 def test_a_bug_keeps_its_traceback() -> None:

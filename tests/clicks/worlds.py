@@ -9,6 +9,8 @@ import pytest
 
 from loid_infer import ingest_clicks, ingest_items
 from loid_infer.data.clicks import Clicks, read_clicks
+from loid_infer.data.kinds import PARTS
+from loid_infer.data.planted import draw_likes
 from loid_infer.learning import loop
 from loid_infer.settings import Workspace
 
@@ -80,26 +82,17 @@ def both_needed(n_users: int = 60, seed: int = 0):
     return rows, titles
 
 
-def two_parts(n_users: int = 60, noise: float = 0.1, seed: int = 0):
-    """Rows, titles and the probabilities of the test pairs that interactions know, that titles know, and both.
+def two_parts(n_pairs: int = 2_160, seed: int = 0):
+    """Rows, titles and the probabilities of the test pairs that interactions know, and that titles know.
 
-    Of the `plain` items, which have one title, users like those of their own cluster. Every other item is met once; all
-    users like `great` and no one likes `awful`. A share of all labels, `noise`, is the other one. All pairs have the
-    same time, so that there are no histories.
+    Those of `sample --implicit`, with titles in the words of these tests. All pairs have the same time, so that there
+    are no histories.
     """
-    rng = np.random.default_rng(seed)
-    rows, titles, known = [], {f"plain{item}": "the case" for item in range(24)}, []
-    for user in range(n_users):
-        for at, item in enumerate(rng.permutation(24)[:18].tolist()):
-            part = "train" if at < 12 else "valid" if at < 14 else "test"
-            likes = item % 2 == user % 2
-            rows.append((f"u{user:03}", f"plain{item}", int(likes ^ (rng.random() < noise)), 1, part))
-            known.append((part, (1 - noise if likes else noise, 0.5)))
-        for number in range(18):
-            word, item = number % 2, f"only{user:03}n{number:02}"
-            titles[item] = f"{('great', 'awful')[word]} {('sound', 'guitar', 'cable')[rng.integers(3)]}"
-            part = "train" if number < 12 else "valid" if number < 14 else "test"
-            rows.append((f"u{user:03}", item, int((word == 0) ^ (rng.random() < noise)), 1, part))
-            known.append((part, (0.5, noise if word else 1 - noise)))
-    of_test = np.array([values for part, values in known if part == "test"])
-    return rows, titles, of_test[:, 0], of_test[:, 1]
+    world = draw_likes("d", n_pairs, seed)
+    (columns,) = world.columns(np.arange(world.n))
+    columns["timestamp"] = [1] * world.n
+    rows = [*zip(*(columns[name] for name in COLUMNS), strict=True)]
+    nouns, words = ("sound", "guitar", "cable"), {0: "the case", 1: "great {}", -1: "awful {}"}
+    titles = [words[tone].format(nouns[code % 3]) for code, tone in enumerate(world.tones.tolist())]
+    test = world.parts == PARTS.index("test")
+    return rows, dict(zip(world.item_ids(), titles, strict=True)), world.by_interactions[test], world.by_titles[test]

@@ -23,19 +23,23 @@ from loid_infer import (
 )
 from loid_infer.cli.app import with_values
 from loid_infer.cli.commands import _encode_each
+from loid_infer.cluster import handout, join
+from loid_infer.cluster.join import add_vectors
 from loid_infer.cluster.run import Run
 from loid_infer.cluster.selection import missing_rows, shards_of
 from loid_infer.data.corpora import Texts
 from loid_infer.data.vectors import write_shard
 from loid_infer.encoders.folder import open_folder
+from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import BadArtifact, BadSetting, NotEncoded
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.settings import Workspace
 from loid_infer.store.environment import spec_bytes
+from loid_infer.store.writer import StoreWriter
 from loid_infer.types import SILENT
 from loid_infer.verbs.upkeep import cache_gc
 from tests.cluster.conftest import DUPLICATES, fake_vectors, with_toys
-from tests.conftest import toy_texts, write_reviews
+from tests.conftest import make_spec, toy_texts, write_reviews
 
 KILLED = """
 import sys
@@ -374,3 +378,33 @@ def test_options_that_may_stand_alone() -> None:
     ]
     assert with_values(["encode", "--ray", "h:1", "--shard", "0/2"]) == ["encode", "--ray", "h:1", "--shard", "0/2"]
     assert with_values([]) == []
+
+
+def test_parts_become_smaller_so_that_all_workers_end_together() -> None:
+    class Numbers:
+        def texts(self, rows):
+            yield rows, [str(row) for row in rows.tolist()]
+
+    parts = [*handout._parts(Numbers(), np.ones(9_000, np.bool_), 8)]
+    assert [text for part in parts for text in part] == [str(row) for row in range(9_000)]
+    sizes = [len(part) for part in parts]
+    assert sizes[:3] == [1_125, 985, 862]
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert sizes[-2] == 128 >= sizes[-1]
+    assert max(len(part) for part in handout._parts(Numbers(), np.ones(100_000, np.bool_), 8)) == 8_192
+
+
+@pytest.mark.parametrize("sizes", [(1, 1_500, 3_000), (40_000, 7, 90_000)])
+def test_pieces_of_any_size_are_joined_once(workspace: Workspace, sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "_COMMIT_BYTES", 2_000_000)
+    spec = make_spec()
+    rng, key = np.random.default_rng(0), fingerprint(spec)
+    pieces = [(rng.integers(0, 256, (n, 16), np.uint8), rng.random((n, spec.dim), np.float32)) for n in sizes]
+    repeated = (pieces[-1][0][::2], np.zeros_like(pieces[-1][1][::2]))  # keep the vector of the first
+    with StoreWriter(workspace.store(key), spec, key) as writer, SILENT.task("join", None, "vectors") as task:
+        assert add_vectors(writer, [*pieces[1:], repeated, pieces[0]], task) == sum(sizes)
+        assert add_vectors(writer, pieces, task) == 0
+        for digests, vectors in pieces:
+            rows = writer.reader.lookup(digests)
+            assert (rows >= 0).all()
+            assert (writer.reader.gather(rows, digests) == vectors.astype(np.float16)).all()

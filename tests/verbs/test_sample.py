@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from loid_infer.clicks.training import auc
 from loid_infer.data.canonical import METADATA_KEY
+from loid_infer.data.clicks import read_clicks
+from loid_infer.data.events import read_events
+from loid_infer.data.items import open_items
+from loid_infer.data.kinds import PARTS
+from loid_infer.data.planted import ATTAINABLE_AUC, draw_likes
 from loid_infer.data.reviews import open_table
 from loid_infer.data.sample import draw_world
 from loid_infer.data.vocabulary import OPINIONS, aspects_of
@@ -207,3 +213,57 @@ def test_opinions_in_texts_correlate_with_item_qualities(games):
     enough = n >= 5
     assert enough.sum() > 500
     assert np.corrcoef(sums[enough] / n[enough], world.qualities[enough])[0, 1] > 0.9
+
+
+def test_likes_are_interactions_items_and_labeled_pairs(ws):
+    (written,) = sample(["books"], implicit=True, n_reviews=100, workspace=ws).domains
+    clicks, events = read_clicks(ws.clicks("books"), "books", 0), read_events(ws.table("books"), "books")
+    items = open_items(ws.items("books"), "books")
+    assert (written.n_pairs, len(clicks.labels)) == (108, 108)
+    assert [int((clicks.parts == code).sum()) for code in range(3)] == [72, 12, 24]
+
+    def pairs(users, items, rows):
+        return {*zip(np.array(users)[rows.users].tolist(), np.array(items)[rows.items].tolist(), strict=True)}
+
+    assert written.n_reviews == events.n == clicks.labels.sum()
+    liked = {
+        (clicks.user_ids[user], clicks.item_ids[item])
+        for user, item, label in zip(clicks.users.tolist(), clicks.items.tolist(), clicks.labels.tolist(), strict=True)
+        if label
+    }
+    assert pairs(events.user_ids, events.item_ids, events) == liked
+    assert {*clicks.item_ids} <= {*items.item_ids}
+    assert all(items.titles) and all(name.startswith("synthetic-") for name in (*clicks.user_ids, *items.item_ids))
+    assert (events.n, len(events.user_ids), len(events.item_ids)) == (
+        written.n_reviews,
+        written.n_users,
+        written.n_items,
+    )
+
+
+def test_likes_depend_only_on_name_size_and_seed(tmp_path):
+    def tables(name, **settings):
+        ws = Workspace(tmp_path / name)
+        sample(["books"], implicit=True, workspace=ws, **{"n_reviews": 300, **settings})
+        return [path.read_bytes() for path in (ws.table("books"), ws.items("books"), ws.clicks("books"))]
+
+    first = tables("first")
+    assert tables("second") == first
+    assert all(one != other for one, other in zip(tables("third", seed=1), first, strict=True))
+
+
+def test_interactions_know_one_half_of_the_likes_and_titles_the_other():
+    world = draw_likes("books", 72_000, 0)
+    plain = world.tones[world.items] == 0
+    assert plain.mean() == 0.5
+    assert len({title for title, tone in zip(world.titles, world.tones, strict=True) if tone == 0}) == 1
+    assert np.bincount(world.items[~plain]).max() == 1
+    assert len(np.unique(world.users * len(world.titles) + world.items)) == world.n
+    # Where titles tell nothing, labels follow the groups of user and item; elsewhere, the title.
+    agrees = np.where(plain, world.items % 2 == world.users % 2, world.tones[world.items] > 0)
+    assert (agrees == world.labels).mean() == pytest.approx(0.9, abs=0.005)
+    assert all((np.diff(world.timestamps[world.users == user]) > 0).all() for user in range(20))
+    test = world.parts == PARTS.index("test")
+    known = {"interactions": world.by_interactions, "titles": world.by_titles, "both": world.both}
+    for what, optimum in ATTAINABLE_AUC.items():
+        assert auc(known[what][test], world.labels[test] > 0) == pytest.approx(optimum, abs=0.01)
