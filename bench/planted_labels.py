@@ -86,10 +86,10 @@ def main() -> None:
         "Does each head on labeled pairs find what was planted for it?",
         "planted_labels",
         table,
-        f"{SEEDS} synthetic sets of 60 users and 2,160 pairs (`sample --implicit`, in fewer words): of one half of test pairs "
-        "only interactions know the probability of the label, of the other half only titles; a tenth of the labels "
-        "is turned. The optimum is the AUC of the true probabilities; its share counts from 0.5. Intervals: 95 %, "
-        "over the sets.",
+        f"{SEEDS} synthetic sets of 60 users and 2,160 pairs (`sample --implicit`, in fewer words): of one half of "
+        "test pairs only interactions know the probability of the label, of the other half only titles; a tenth of "
+        "the labels is turned. The optimum is the AUC of the true probabilities; its share counts from 0.5. "
+        "Intervals: 95 %, over the sets.",
     )
 
 
