@@ -93,6 +93,7 @@ def two_parts(n_pairs: int = 2_160, seed: int = 0):
     columns["timestamp"] = [1] * world.n
     rows = [*zip(*(columns[name] for name in COLUMNS), strict=True)]
     nouns, words = ("sound", "guitar", "cable"), {0: "the case", 1: "great {}", -1: "awful {}"}
-    titles = [words[tone].format(nouns[code % 3]) for code, tone in enumerate(world.tones.tolist())]
+    picked = np.random.default_rng(seed).integers(0, 3, len(world.tones)).tolist()
+    titles = [words[tone].format(nouns[noun]) for tone, noun in zip(world.tones.tolist(), picked, strict=True)]
     test = world.parts == PARTS.index("test")
     return rows, dict(zip(world.item_ids(), titles, strict=True)), world.by_interactions[test], world.by_titles[test]
