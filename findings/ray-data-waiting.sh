@@ -1,8 +1,8 @@
 #!/bin/sh
-# ray[data] 2.60.0: a dataset whose two actors only sleep keeps a fifth of a processor busy. The driver looks at its
-# actors ten times a second, and three actors of Ray Data's own (statistics, autoscaling, locations) and the servers of
-# the node work beside them. On a machine with many processors this is nothing; on one with two, where both compute,
-# it costs several percent, and no option of DataContext turns it off. loid-infer gives the driver less priority there.
+# ray[data] 2.60.0: a dataset whose two actors only sleep keeps a fifth of a processor busy: the driver, three
+# actors of Ray Data's own (statistics, autoscaling, locations) and the servers of the node. On a machine with many
+# processors this is nothing; on one with two, where both compute, it costs several percent. No setting was found that
+# turns it off. loid-infer gives the driver less priority there.
 # Seen, on two processors of an AMD EPYC (Zen 3), progress bars off: 0.227 processors in use while all actors sleep
 set -eu
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT

@@ -81,7 +81,7 @@ def test_a_sentence_transformers_folder_gives_sentence_transformers_vectors(enco
     from loid_infer.graphs.bases import find_base
 
     workspace, _ = encoded
-    texts = random.Random(1).sample(pq.read_table(workspace.table(DOMAIN))["text"].to_pylist(), 200)
+    texts = random.Random(1).sample(pq.read_table(workspace.table(DOMAIN))["text"].to_pylist(), 500)
     folder = str(find_base("default")[1])
     result = export("minilm-mean", base=folder, precision="fp32", workspace=workspace)
     assert (result.pooling, result.normalize) == ("mean", True)

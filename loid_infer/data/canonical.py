@@ -104,7 +104,11 @@ class RowWriter:
 
     def write(self, columns: Sequence[Sequence[Any]]) -> None:
         """Append checked rows, as columns in the order of the schema, as one row group."""
-        named = dict(zip(self._schema.names, columns, strict=True))
+        self.write_named(dict(zip(self._schema.names, columns, strict=True)))
+
+    def write_named(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """The same of columns by name, of which those of the schema are taken."""
+        named = {name: columns[name] for name in self._schema.names}
         self.write_group(pa.RecordBatch.from_pydict(named, schema=self._schema))
 
     def write_group(self, group: Any) -> None:

@@ -127,5 +127,5 @@ def _write(drawn: DrawnPairs, sequences: Sequences, path: Path) -> ClickFacts:
                 "label": drawn.labels[part].tolist(),
                 "split": [PARTS[code] for code in drawn.parts[part].tolist()],
             }
-            writer.write([columns[name] for name in CLICKS.schema.names])
+            writer.write_named(columns)
         return finish_clicks(writer, n_users=len(np.unique(drawn.users)), n_items=len(np.unique(drawn.items)))

@@ -194,12 +194,12 @@ def _write_likes(domain: str, world: PlantedLikes, workspace: Workspace) -> Samp
         items.write(temporary)
     with new_file(workspace.clicks(domain)) as temporary, row_writer(temporary, CLICKS.schema) as writer:
         for columns in world.columns(np.arange(world.n)):
-            writer.write([columns[name] for name in CLICKS.schema.names])
+            writer.write_named(columns)
         n_users, n_items = len(np.unique(world.users)), len(np.unique(world.items))
         finish_clicks(writer, n_users=n_users, n_items=n_items)
     with new_file(path) as temporary, row_writer(temporary, INTERACTIONS.schema) as writer:
         for columns in world.columns(np.flatnonzero(liked)):
-            writer.write([columns[name] for name in INTERACTIONS.schema.names])
+            writer.write_named(columns)
         n_users, n_items = len(np.unique(world.users[liked])), len(np.unique(world.items[liked]))
         finish_interactions(writer, n_users=n_users, n_items=n_items, n_tied_times=0)
     return SampleDomain(domain, int(liked.sum()), n_users, n_items, str(path), n_pairs=world.n)

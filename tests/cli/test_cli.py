@@ -54,17 +54,15 @@ LOID = [sys.executable, "-c", "from loid_infer.cli.app import main; main()"]
 
 def loid(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in this process, which has imported already what it needs."""
-    out, err, code = io.StringIO(), io.StringIO(), None
+    out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["loid-infer", *arguments])
         patch.setattr(app, "_SIGNALS", ())
-        try:
+        with pytest.raises(SystemExit) as end:
             app.main()
-        except SystemExit as end:
-            code = end.code
-    return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(arguments, end.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
