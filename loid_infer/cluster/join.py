@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from loid_infer.encoders.pipeline import ahead
 from loid_infer.kernels.unique import first_rows
-from loid_infer.store.writer import CHUNK_ROWS, AlreadyStored, StoreWriter, as_stored
+from loid_infer.store.writer import CHUNK_ROWS, Addition, AlreadyStored, StoreWriter, as_stored
 from loid_infer.types import Digests, Floats, Spec, Task
 
 # Of vectors that are committed at once. A commit writes most pages of the index again, whatever it adds.
-_COMMIT_BYTES = 64 << 20
+_COMMIT_BYTES = 128 << 20
 
 
 def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], task: Task) -> int:
@@ -23,32 +23,31 @@ def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], t
     Raises ParityError if a vector is not finite, NoSpace if the disk is full; committed chunks are kept.
     """
     n_new = 0
-    for chunks in ahead(_groups(pieces, writer.reader.environment.spec), depth=1):
-        n = sum(len(digests) for digests, _ in chunks)
+    for addition in ahead(_additions(pieces, writer.reader.environment.spec), depth=0):
+        n = len(addition.digests)
         try:  # all are new, as a rule, and a lookup would cost as much as the index
-            writer.append(*chunks)
+            writer.commit(addition)
             n_new += n
         except AlreadyStored:
-            digests, vectors = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-            unique = first_rows(digests)
-            new = unique[writer.reader.lookup(digests[unique]) < 0]
+            unique = first_rows(addition.digests)
+            new = unique[writer.reader.lookup(addition.digests[unique]) < 0]
             if len(new):
-                writer.append(*_chunks(digests[new], vectors[new]))
+                vectors = np.concatenate([part for _, part in addition.chunks])
+                writer.append(*_chunks(addition.digests[new], vectors[new]))
             n_new += len(new)
         task.advance(n)
     return n_new
 
 
-def _groups(pieces: Iterable[tuple[Digests, Floats]], spec: Spec) -> Iterator[Sequence[tuple[Digests, Floats]]]:
-    """Chunks that are committed at once."""
+def _additions(pieces: Iterable[tuple[Digests, Floats]], spec: Spec) -> Iterator[Addition]:
     waiting: list[tuple[Digests, Floats]] = []
     for digests, vectors in pieces:
         waiting += _chunks(digests, as_stored(vectors, len(digests), spec))
         if sum(part.nbytes for _, part in waiting) >= _COMMIT_BYTES:
-            yield waiting
+            yield Addition(*waiting)
             waiting = []
     if waiting:
-        yield waiting
+        yield Addition(*waiting)
 
 
 def _chunks(digests: Digests, vectors: Floats) -> list[tuple[Digests, Floats]]:

@@ -38,6 +38,17 @@ class AlreadyStored(ValueError):
     """A digest is stored already, or given twice."""
 
 
+class Addition:
+    """Chunks to commit at once, with the keys of their texts in order, which a thread can prepare beside a commit."""
+
+    def __init__(self, *chunks: tuple[Digests, Floats]) -> None:
+        """Of `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype."""
+        self.chunks = chunks
+        self.digests: Digests = np.concatenate([part for part, _ in chunks])
+        self.order = np.argsort(prefixes(self.digests), kind="stable")  # neighbors share B-tree pages
+        self.keys: list[bytes] = self.digests[self.order].view(f"V{DIGEST_BYTES}").ravel().tolist()
+
+
 class StoreWriter:
     """Writes a store and holds its lock until closed. `reader` reads the same environment."""
 
@@ -52,27 +63,31 @@ class StoreWriter:
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
         """Commit chunks in one transaction: new `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype.
 
+        Raises the errors of `commit`.
+        """
+        self.commit(Addition(*chunks))
+
+    def commit(self, new: Addition) -> None:
+        """Commit `new` in one transaction.
+
         Raises NoSpace if the disk is full (then none of these chunks is stored), BadStore if the index contains a text
         that a lookup does not find, and AlreadyStored if a digest is stored or occurs twice.
         """
         environment = self._environment
-        digests = np.concatenate([part for part, _ in chunks])
-        order = np.argsort(prefixes(digests), kind="stable")  # neighbors share B-tree pages
-        keys: list[bytes] = digests[order].view(f"V{DIGEST_BYTES}").ravel().tolist()
 
         def change(txn: Any) -> None:
             first = next_row(txn, environment)
-            rows: list[bytes] = (first + order).astype("<i8").view("V8").tolist()
+            rows: list[bytes] = (first + new.order).astype("<i8").view("V8").tolist()
             with txn.cursor(db=environment.index) as cursor:
-                _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
-            if added != len(keys):
-                raise AlreadyStored(f"{len(keys) - added} of {len(keys)} texts are already stored")
-            put_chunks(txn, environment, first, chunks)
+                _, added = cursor.putmulti(zip(new.keys, rows, strict=True), overwrite=False)
+            if added != len(new.keys):
+                raise AlreadyStored(f"{len(new.keys) - added} of {len(new.keys)} texts are already stored")
+            put_chunks(txn, environment, first, new.chunks)
 
         try:
             environment.write(change)
         except AlreadyStored as error:
-            if (self.reader.lookup(digests) >= 0).any() or len(set(keys)) < len(keys):
+            if (self.reader.lookup(new.digests) >= 0).any() or len(set(new.keys)) < len(new.keys):
                 raise
             raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=SALVAGE) from error
 
