@@ -3,6 +3,7 @@
 chunks   first row, 8 bytes big-endian -> record (see `records`)
 index    digest of a text, 16 bytes    -> row, 8 bytes little-endian
 meta     "card"                        -> the spec as canonical JSON
+         "unindexed"                   -> first row that may have no index entry yet, 8 bytes big-endian; else absent
 """
 
 from __future__ import annotations

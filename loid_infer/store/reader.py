@@ -22,6 +22,7 @@ from loid_infer.store.shared import DATA_FILE
 from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Progress, Spec
 
 _ENCODE = "Run `loid-infer encode --domain D` first."
+UNINDEXED = b"unindexed"  # in `meta`: the first row whose index entry may be missing, 8 bytes big-endian
 _ABSENT = b"\xff" * 8  # reads as row -1
 _LOOKUP_STEP = 1 << 17  # digests looked up per transaction; bounds the number of live Python objects
 
@@ -138,10 +139,13 @@ class StoreReader:
                 task.advance(len(chunk.digests))
         return rows[:at], digests[:at]
 
-    def scan(self, *, check: bool = True) -> Iterator[Chunk | BadStore]:
-        """Every chunk, valid until the next one, or the error for a damaged one. `check` compares the checksums."""
+    def scan(self, first: int = 0, *, check: bool = True) -> Iterator[Chunk | BadStore]:
+        """Every chunk, valid until the next one, or the error for a damaged one. `check` compares the checksums.
+
+        From the chunk at the row `first` on.
+        """
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
-            for _ in cursor:
+            for _ in cursor.iternext() if cursor.set_range(first.to_bytes(8, "big")) else ():
                 try:
                     yield _chunk_at(self.environment, cursor, check=check)
                 except BadStore as error:
@@ -151,6 +155,12 @@ class StoreReader:
         """First rows of all chunks, ascending."""
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
             return [_first_row(cursor) for _ in cursor.iternext(values=False)]
+
+    def first_unindexed(self) -> int | None:
+        """The first row whose index entry may be missing, because its writer is still adding rows, or was killed."""
+        with self.environment.read() as txn:
+            row = txn.get(UNINDEXED, db=self.environment.meta)
+            return None if row is None else int.from_bytes(row, "big")
 
     def index_entries(self) -> Iterator[tuple[Digests, Ints]]:
         """The index in batches: digests `[n, 16]` and rows `[n]`."""

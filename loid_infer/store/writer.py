@@ -1,7 +1,9 @@
 """Writes a store: one writer at a time, chunks in synced transactions.
 
-Vectors, digests and index entries of a chunk are committed together, so a text is stored completely or not at all. A
-chunk is closed when it is full or a few seconds old, so a killed run loses little work.
+`append` commits vectors, digests and index entries of chunks together, so a text is stored completely or not at all.
+`add_rows` leaves the entries to `index`, which writes those of many chunks in key order: a transaction copies every
+page of the index in which it puts one of its keys, so entries of few chunks at a time would cost more than the vectors.
+A text counts as stored when it has its entry; those of a killed process are added when the next writer opens.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from loid_infer.kernels.unique import prefixes
 from loid_infer.settings import make_folder
 from loid_infer.store.environment import Environment
 from loid_infer.store.lock import writer_lock
-from loid_infer.store.reader import StoreReader, next_row
+from loid_infer.store.reader import UNINDEXED, StoreReader, next_row
 from loid_infer.store.records import DTYPES, SALVAGE, pack
-from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Spec
+from loid_infer.types import DIGEST_BYTES, Array, Digests, Floats, Ints, Spec
 
 CHUNK_ROWS = 1024
 _INDEX_BYTES = 60  # per text; random keys fill pages to two thirds
@@ -32,6 +34,7 @@ _MAX_CHUNK_S = 5.0
 # Maximum number of chunks in the queue. They are committed in one transaction, which copies the index pages it changes:
 # a longer queue is faster but leaves a larger file.
 _MAX_WAITING = 8
+_KEYS_A_COMMIT = 1 << 20
 
 
 class AlreadyStored(ValueError):
@@ -39,45 +42,52 @@ class AlreadyStored(ValueError):
 
 
 class Addition:
-    """Chunks to commit at once, with the keys of their texts in order, which a thread can prepare beside a commit."""
+    """Chunks to commit at once, with the keys of their texts in order. A thread can prepare it beside a commit."""
 
     def __init__(self, *chunks: tuple[Digests, Floats]) -> None:
         """Of `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype."""
         self.chunks = chunks
         self.digests: Digests = np.concatenate([part for part, _ in chunks])
-        self.order = np.argsort(prefixes(self.digests), kind="stable")  # neighbors share B-tree pages
-        self.keys: list[bytes] = self.digests[self.order].view(f"V{DIGEST_BYTES}").ravel().tolist()
+        numbers = prefixes(self.digests)
+        self.order = np.argsort(numbers, kind="stable")  # neighbors share B-tree pages
+        self.prefixes: Array = numbers[self.order]
+        self.keys = _as_keys(self.digests[self.order])
 
 
 class StoreWriter:
     """Writes a store and holds its lock until closed. `reader` reads the same environment."""
 
     def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
-        """Open or create the store of `spec` in `folder`. Raises the errors of `writer_lock` and `Environment`."""
+        """Open or create the store of `spec` in `folder`, and index what a killed writer left.
+
+        Raises the errors of `writer_lock`, `Environment` and `index`.
+        """
         with ExitStack() as opened:
             opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
+            self.reader = StoreReader(self._environment)
+            self.index(check=True)
             self._opened = opened.pop_all()
-        self.reader = StoreReader(self._environment)
 
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
         """Commit chunks in one transaction: new `digests [rows, 16]` and `vectors [rows, dim]` in the stored dtype.
 
-        Raises the errors of `commit`.
+        Raises the errors of `add`.
         """
-        self.commit(Addition(*chunks))
+        self.add(Addition(*chunks))
 
-    def commit(self, new: Addition) -> None:
-        """Commit `new` in one transaction.
+    def add(self, new: Addition) -> None:
+        """Commit chunks and their index entries in one transaction.
 
         Raises NoSpace if the disk is full (then none of these chunks is stored), BadStore if the index contains a text
         that a lookup does not find, and AlreadyStored if a digest is stored or occurs twice.
         """
+        self.index()
         environment = self._environment
 
         def change(txn: Any) -> None:
             first = next_row(txn, environment)
-            rows: list[bytes] = (first + new.order).astype("<i8").view("V8").tolist()
+            rows = _as_values(first + new.order)
             with txn.cursor(db=environment.index) as cursor:
                 _, added = cursor.putmulti(zip(new.keys, rows, strict=True), overwrite=False)
             if added != len(new.keys):
@@ -90,6 +100,47 @@ class StoreWriter:
             if (self.reader.lookup(new.digests) >= 0).any() or len(set(new.keys)) < len(new.keys):
                 raise
             raise BadStore(f"the index is out of order: {error}", where=str(environment.folder), fix=SALVAGE) from error
+
+    def add_rows(self, *chunks: tuple[Digests, Floats]) -> None:
+        """Commit chunks without index entries, which `index` adds. None of their texts may be stored, or occur twice.
+
+        Raises NoSpace if the disk is full (then none of these chunks is stored).
+        """
+        environment = self._environment
+
+        def change(txn: Any) -> None:
+            first = next_row(txn, environment)
+            txn.put(UNINDEXED, first.to_bytes(8, "big"), db=environment.meta, overwrite=False)
+            put_chunks(txn, environment, first, chunks)
+
+        environment.write(change)
+
+    def index(self, *, check: bool = False) -> None:
+        """Add the index entries of all rows without one; `check` compares the checksums of their chunks first.
+
+        Raises BadStore if such a chunk is damaged, NoSpace if the disk is full.
+        """
+        environment, first = self._environment, self.reader.first_unindexed()
+        if first is None:
+            return
+        parts = []
+        for chunk in self.reader.scan(first, check=check):
+            if isinstance(chunk, BadStore):
+                raise chunk
+            parts.append(chunk.digests.copy())
+        digests = np.concatenate(parts)
+        order = np.argsort(prefixes(digests))
+        for start in range(0, len(order), _KEYS_A_COMMIT):
+            part = order[start : start + _KEYS_A_COMMIT]
+            keys, rows, is_last = _as_keys(digests[part]), _as_values(first + part), start + len(part) == len(order)
+
+            def change(txn: Any, keys: list[bytes] = keys, rows: list[bytes] = rows, is_last: bool = is_last) -> None:
+                with txn.cursor(db=environment.index) as cursor:
+                    cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
+                if is_last:
+                    txn.delete(UNINDEXED, db=environment.meta)
+
+            environment.write(change)
 
     def close(self) -> None:
         """Close the store and release its lock."""
@@ -208,6 +259,16 @@ def _finite(stored: Floats) -> bool:
 def stored_bytes(spec: Spec) -> int:
     """Estimated bytes per text in the file."""
     return int(_COPIES * (spec.dim * DTYPES[spec.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
+
+
+def _as_keys(digests: Digests) -> list[bytes]:
+    keys: list[bytes] = np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}").ravel().tolist()
+    return keys
+
+
+def _as_values(rows: Ints) -> list[bytes]:
+    values: list[bytes] = rows.astype("<i8").view("V8").tolist()
+    return values
 
 
 def put_chunks(txn: Any, environment: Environment, first: int, chunks: Sequence[tuple[Digests, Floats]]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer import encode
+from loid_infer.cluster import join
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.errors import LoidError, NotEncoded
 from loid_infer.kernels.cosine import row_cosines
@@ -41,7 +42,9 @@ class StoreUnderTest:
     """A workspace with reviews, the vectors of an uninterrupted run, and the operations that write to its store."""
 
     def __init__(self, root: Path, runtime: str = "fake") -> None:
-        writer.CHUNK_ROWS = 64
+        writer.CHUNK_ROWS = join.CHUNK_ROWS = 64
+        join._SMALL_INDEX, join._COMMIT_BYTES, join._MAX_WAITING = 64, 1 << 16, 192
+        writer._KEYS_A_COMMIT = 100
         environment._MAP_STEP = 1 << 18  # so that the map grows during a run
         self.workspace, self.runtime = Workspace(root), runtime
         assert run_forked(self.encode) == FINISHED  # this process must start no threads: a fork would lose them
@@ -52,7 +55,7 @@ class StoreUnderTest:
         shutil.copytree(self.folder, self.backup)
 
     def vectors(self) -> dict[bytes, bytes]:
-        """The stored vectors by digest; asserts that all chunks are intact and every row is indexed."""
+        """The stored vectors by digest; asserts that all chunks are intact and every row is indexed, or waits."""
         try:
             store = open_store(self.folder, self.spec, self.fingerprint)
         except NotEncoded:
@@ -60,9 +63,13 @@ class StoreUnderTest:
         with store:
             check = verify(store, SILENT)
             assert check.n_bad == 0, check.problems
-            parts = [(chunk.digests.copy(), chunk.vectors.copy()) for chunk in store.scan()]
-            for digests, vectors in parts:
-                assert np.array_equal(store.gather(store.lookup(digests), digests), vectors)
+            waiting, parts = store.first_unindexed(), []
+            for chunk in store.scan():
+                digests, vectors, rows = chunk.digests.copy(), chunk.vectors.copy(), store.lookup(chunk.digests)
+                is_stored = rows >= 0
+                assert is_stored.all() or (waiting is not None and chunk.first_row >= waiting)
+                parts.append((digests[is_stored], vectors[is_stored]))
+                assert np.array_equal(store.gather(rows[is_stored], parts[-1][0]), parts[-1][1])
         return {bytes(d): v.tobytes() for digests, vectors in parts for d, v in zip(digests, vectors, strict=True)}
 
     def matches_expected(self, stored: dict[bytes, bytes]) -> bool:
@@ -86,6 +93,16 @@ class StoreUnderTest:
 
     def encode(self) -> None:
         encode("toys", runtime=self.runtime, workspace=self.workspace)
+
+    def join(self) -> None:
+        """Join the complete store, the first text of each piece a second time."""
+        with (
+            open_store(self.backup, self.spec, self.fingerprint) as store,
+            writer.StoreWriter(self.folder, self.spec, self.fingerprint) as into,
+        ):
+            chunks = [(chunk.digests.copy(), chunk.vectors.copy()) for chunk in store.scan()]
+            pieces = ([part[np.arange(-1, len(part)) % len(part)] for part in chunk] for chunk in chunks)
+            join.add_vectors(into, ((digests, vectors) for digests, vectors in pieces), SILENT)
 
     def compact(self) -> None:
         with writer_lock(self.folder):
@@ -149,7 +166,7 @@ def inject_write_faults(root: Path, library_path: str, every: int) -> str:
         every: test every so-many-th n.
     """
     store, library, counts = StoreUnderTest(root), ctypes.CDLL(library_path), Counter()
-    for operation, full in (("encode", False), ("compact", True), ("salvage", True)):
+    for operation, full in (("encode", False), ("join", False), ("compact", True), ("salvage", True)):
         store.reset(full=full)
         n_writes = store.count_writes(library, operation)
         for n in range(1, n_writes + 1, every):

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from loid_infer.cluster import join
 from loid_infer.store import environment
 from loid_infer.store.reader import open_store
 from loid_infer.store.rewrite import compact, salvage
@@ -51,6 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="machine-"))
         self.content: dict[bytes, bytes] = {}
+        self.waiting: dict[bytes, bytes] = {}  # in chunks of a killed writer, without index entries
         self.seed = 0
         self.is_open = False
         with StoreWriter(self.root / "store", SPEC, FINGERPRINT):
@@ -67,10 +69,17 @@ class StoreMachine(RuleBasedStateMachine):
     def put(self, folder: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
         """Append what is missing, with a committer, as `encode` and `cache import` do."""
         with StoreWriter(folder, SPEC, FINGERPRINT) as writer:
+            if folder == self.root / "store":
+                self.index()
             new = writer.reader.lookup(digests) < 0
             with Committer(writer) as committer:
                 for rows in np.array_split(np.flatnonzero(new), 3):
                     committer.add(digests[rows], vectors[rows].astype(np.float32))
+
+    def index(self) -> None:
+        """What a killed writer left is stored by the next operation that writes."""
+        self.content |= self.waiting
+        self.waiting = {}
 
     def remember(self, digests: np.ndarray, vectors: np.ndarray) -> None:
         for digest, vector in zip(digests, vectors, strict=True):
@@ -105,14 +114,42 @@ class StoreMachine(RuleBasedStateMachine):
         self.remember(digests, vectors)
         self.count_step("import")
 
+    @rule(picked=st.lists(st.booleans(), min_size=1, max_size=8), n=st.integers(1, 2_500), large=st.booleans())
+    def join(self, picked: list[bool], n: int, large: bool) -> None:
+        """Join vectors of other processes, some of texts that are stored, into a small or a large index."""
+        self.seed += 1
+        digests, vectors = random_rows(n, self.seed)
+        with StoreWriter(self.root / "store", SPEC, FINGERPRINT) as writer:
+            self.index()
+            shared = self.expected(np.array(picked))
+            parts = [np.concatenate(pair) for pair in zip(shared, (digests, vectors), strict=True)]
+            pieces = zip(*(np.array_split(part, 5) for part in parts), strict=True)
+            join._SMALL_INDEX = 0 if large else 1 << 20
+            assert join.add_vectors(writer, (piece for piece in pieces if len(piece[0])), SILENT) == n
+        self.remember(digests, vectors)
+        self.count_step("join")
+
+    @rule(n=st.integers(1, 2_500))
+    def killed_join(self, n: int) -> None:
+        """A join ends before it writes index entries."""
+        self.seed += 1
+        digests, vectors = random_rows(n, self.seed)
+        with StoreWriter(self.root / "store", SPEC, FINGERPRINT) as writer:
+            self.index()
+            writer.add_rows(*((digests[at : at + 900], vectors[at : at + 900]) for at in range(0, n, 900)))
+        self.waiting = {bytes(digest): vector.tobytes() for digest, vector in zip(digests, vectors, strict=True)}
+        self.count_step("killed join")
+
     @rule()
     def compact(self) -> None:
+        self.index()
         with writer_lock(self.root / "store"):
             assert compact(self.root / "store", SPEC, FINGERPRINT, None, SILENT).n_dropped == 0
         self.count_step("compact")
 
     @rule(below=st.integers(0, 256))
     def gc(self, below: int) -> None:
+        self.index()
         with writer_lock(self.root / "store"):
             compact(self.root / "store", SPEC, FINGERPRINT, lambda digests: digests[:, 3] < below, SILENT)
         self.content = {digest: vector for digest, vector in self.content.items() if digest[3] < below}
@@ -120,6 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def salvage(self) -> None:
+        self.index()
         with writer_lock(self.root / "store"):
             assert salvage(self.root / "store", SPEC, FINGERPRINT, SILENT).n_rows == len(self.content)
         self.count_step("salvage")
@@ -153,10 +191,12 @@ class StoreMachine(RuleBasedStateMachine):
         with open_store(self.root / "store", SPEC, FINGERPRINT) as store:
             assert verify(store, SILENT).n_bad == 0
             rows = store.lookup(digests)
-            assert sorted(rows) == list(range(len(self.content)))
+            assert sorted(rows) == list(range(len(self.content)))  # those that wait come last
+            assert (store.lookup(np.frombuffer(b"".join(self.waiting), np.uint8).reshape(-1, 16)) < 0).all()
             assert (store.lookup(unknown) < 0).all()
             assert np.array_equal(store.gather(rows, digests), vectors)
-            assert store.size().n_rows == store.size().n_index == len(self.content)
+            assert store.size().n_index == len(self.content)
+            assert store.size().n_rows == len(self.content) + len(self.waiting)
         if self.is_open:  # the store may have been replaced since it was opened; then it has the older content
             READER[0].send(digests)
             is_stored, read = READER[0].recv()
@@ -169,6 +209,9 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("n_runs", [6, slow(150)])
 def test_a_store_behaves_like_a_dictionary(monkeypatch, report_cases, n_runs):
     monkeypatch.setattr(environment, "_MAP_STEP", 1 << 16)
+    monkeypatch.setattr(join, "_SMALL_INDEX", join._SMALL_INDEX)  # restored after the rules
+    monkeypatch.setattr(join, "_COMMIT_BYTES", 1 << 13)
+    monkeypatch.setattr(join, "_MAX_WAITING", 700)
     STEPS.clear()
     pipe, reader_pipe = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve_reader, args=(reader_pipe,))
