@@ -43,6 +43,7 @@ def main(*arguments: str) -> None:
         "overhead": lambda: overhead(n_reviews),
         "join": lambda: [
             join(n_small, "on a disk", work_folder("scale-join")),
+            join(n_large, "on a disk", work_folder("scale-join")),
             join(n_small, "in memory (tmpfs)", Path(tempfile.mkdtemp(dir="/dev/shm"))),
         ],
         "memory": lambda: [memory(n) for n in (n_small, n_large)],

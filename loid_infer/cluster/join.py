@@ -14,7 +14,6 @@ from loid_infer.types import Array, Digests, Floats, Spec, Task
 _COMMIT_BYTES = 128 << 20  # of vectors that are committed at once
 _SMALL_INDEX = 1 << 20  # entries: to write most pages of such an index again costs little beside the vectors
 _MAX_WAITING = 1 << 23  # rows that wait for their index entries; each takes 40 bytes of memory
-_NONE: Array = np.zeros(0, np.uint64)
 
 
 def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], task: Task) -> int:
@@ -24,15 +23,16 @@ def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], t
 
     Raises ParityError if a vector is not finite, NoSpace if the disk is full; committed chunks are kept.
     """
-    n_new, waiting = 0, _NONE  # the prefixes of texts that have no index entry yet, ascending
+    n_new = 0
+    waiting: Array = np.zeros(0, np.uint64)  # the prefixes of texts that have no index entry yet, ascending
     for given in ahead(_additions(pieces, writer.reader.environment.spec), depth=0):
-        n_index = writer.reader.size().n_index
-        if n_index < _SMALL_INDEX and not len(waiting):
+        is_small = given.n_bytes < _COMMIT_BYTES or writer.reader.size().n_index < _SMALL_INDEX
+        if is_small and not len(waiting):
             n_new += _add(writer, given)
         else:
             if _repeats(given.prefixes, waiting):  # a text again, or one with the same prefix
                 writer.index()
-                waiting = _NONE
+                waiting = waiting[:0]
             new = _without_stored(writer, given)
             if new is not None:
                 writer.add_rows(*new.chunks)
@@ -40,7 +40,7 @@ def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], t
                 n_new += len(new.digests)
             if len(waiting) >= _MAX_WAITING:
                 writer.index()
-                waiting = _NONE
+                waiting = waiting[:0]
         task.advance(len(given.digests))
     writer.index()
     return n_new
@@ -77,7 +77,7 @@ def _add(writer: StoreWriter, given: Addition) -> int:
 
 def _without_stored(writer: StoreWriter, given: Addition) -> Addition | None:
     """What is not stored, each text once; None if there is nothing."""
-    rows = first_rows(given.digests) if _repeats(given.prefixes, _NONE) else np.arange(len(given.digests))
+    rows = first_rows(given.digests) if _repeats(given.prefixes, given.prefixes[:0]) else np.arange(len(given.digests))
     rows = rows[writer.reader.lookup(given.digests[rows]) < 0]
     if len(rows) == len(given.digests):
         return given

@@ -52,6 +52,7 @@ class Addition:
         self.order = np.argsort(numbers, kind="stable")  # neighbors share B-tree pages
         self.prefixes: Array = numbers[self.order]
         self.keys = _as_keys(self.digests[self.order])
+        self.n_bytes = sum(vectors.nbytes for _, vectors in chunks)
 
 
 class StoreWriter:
