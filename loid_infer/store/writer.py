@@ -34,7 +34,8 @@ _MAX_CHUNK_S = 5.0
 # Maximum number of chunks in the queue. They are committed in one transaction, which copies the index pages it changes:
 # a longer queue is faster but leaves a larger file.
 _MAX_WAITING = 8
-_KEYS_A_COMMIT = 1 << 20
+# Index entries that `index` commits at once: in a large index each changes a page, and LMDB keeps 131,071 in memory.
+_KEYS_A_COMMIT = 1 << 16
 
 
 class AlreadyStored(ValueError):
