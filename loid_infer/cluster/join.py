@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 
 from loid_infer.encoders.pipeline import ahead
+from loid_infer.errors import LoidError
 from loid_infer.kernels.unique import first_rows
 from loid_infer.store.writer import CHUNK_ROWS, Addition, AlreadyStored, StoreWriter, as_stored
-from loid_infer.types import Array, Digests, Floats, Spec, Task
+from loid_infer.types import Array, Bools, Digests, Floats, Spec, Task
 
 _COMMIT_BYTES = 128 << 20  # of vectors that are committed at once
 _SMALL_INDEX = 1 << 20  # entries: to write most pages of such an index again costs little beside the vectors
-_MAX_WAITING = 1 << 23  # rows that wait for their index entries; each takes 40 bytes of memory
+_MAX_WAITING = 1 << 23  # rows that wait for their index entries; each takes 48 bytes of memory at most
+
+
+class _Waiting:
+    """The texts of rows that have no index entries yet: their digests as two numbers, ordered by the first one."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """They have entries now, or are about to get them."""
+        self._halves: Array = np.zeros((2, 0), np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._halves[0])
+
+    def find(self, given: Addition) -> Bools | None:
+        """Which of the texts `[n]` wait, in their order in the index; None if two digests have the same first half."""
+        halves = _halves(given)
+        at = np.searchsorted(self._halves[0], halves[0])
+        found = np.zeros(len(at), np.bool_)
+        inside = np.flatnonzero(at < len(self))
+        inside = inside[self._halves[0, at[inside]] == halves[0, inside]]
+        found[inside] = True
+        return found if (self._halves[1, at[inside]] == halves[1, inside]).all() else None
+
+    def add(self, given: Addition) -> None:
+        """Texts that do not wait yet."""
+        halves = _halves(given)
+        at = np.searchsorted(self._halves[0], halves[0])
+        self._halves = np.insert(self._halves, at, halves, axis=1)
 
 
 def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], task: Task) -> int:
@@ -21,27 +53,22 @@ def add_vectors(writer: StoreWriter, pieces: Iterable[tuple[Digests, Floats]], t
 
     The next pieces are read and checked while others are committed.
 
-    Raises ParityError if a vector is not finite, NoSpace if the disk is full; committed chunks are kept.
+    Raises ParityError if a vector is not finite, NoSpace if the disk is full, BadStore if the store is damaged;
+    committed chunks are kept.
     """
-    n_new = 0
-    waiting: Array = np.zeros(0, np.uint64)  # the prefixes of texts that have no index entry yet, ascending
-    for given in ahead(_additions(pieces, writer.reader.environment.spec), depth=0):
-        is_small = given.n_bytes < _COMMIT_BYTES or writer.reader.size().n_index < _SMALL_INDEX
-        if is_small and not len(waiting):
-            n_new += _add(writer, given)
-        else:
-            if _repeats(given.prefixes, waiting):  # a text again, or one with the same prefix
-                writer.index()
-                waiting = waiting[:0]
-            new = _without_stored(writer, given)
-            if new is not None:
-                writer.add_rows(*new.chunks)
-                waiting = np.sort(np.concatenate([waiting, new.prefixes]), kind="stable")  # merges what is in order
-                n_new += len(new.digests)
+    n_new, waiting = 0, _Waiting()
+    try:
+        for given in ahead(_additions(pieces, writer.reader.environment.spec), depth=0):
+            is_small = given.n_bytes < _COMMIT_BYTES or writer.reader.size().n_index < _SMALL_INDEX
+            n_new += _add(writer, given) if is_small and not len(waiting) else _add_rows(writer, given, waiting)
             if len(waiting) >= _MAX_WAITING:
+                waiting.clear()
                 writer.index()
-                waiting = waiting[:0]
-        task.advance(len(given.digests))
+            task.advance(len(given.digests))
+    except BaseException:
+        with suppress(LoidError):  # if not now, then when the next writer opens
+            writer.index()
+        raise
     writer.index()
     return n_new
 
@@ -63,11 +90,12 @@ def _chunks(digests: Digests, vectors: Floats) -> list[tuple[Digests, Floats]]:
 
 
 def _add(writer: StoreWriter, given: Addition) -> int:
-    """Store it with index entries. Returns the number of texts that were not stored."""
+    """Store texts with their index entries. Returns the number of those that were not stored."""
     try:  # all are new, as a rule, and a lookup would cost as much as the index
         writer.add(given)
     except AlreadyStored:
-        new = _without_stored(writer, given)
+        once = _each_once(given)
+        new = _picked(once, writer.reader.lookup(once.digests) < 0)
         if new is None:
             return 0
         writer.add(new)
@@ -75,20 +103,44 @@ def _add(writer: StoreWriter, given: Addition) -> int:
     return len(given.digests)
 
 
-def _without_stored(writer: StoreWriter, given: Addition) -> Addition | None:
-    """What is not stored, each text once; None if there is nothing."""
-    rows = first_rows(given.digests) if _repeats(given.prefixes, given.prefixes[:0]) else np.arange(len(given.digests))
-    rows = rows[writer.reader.lookup(given.digests[rows]) < 0]
-    if len(rows) == len(given.digests):
+def _add_rows(writer: StoreWriter, given: Addition, waiting: _Waiting) -> int:
+    """Store texts without index entries. Returns the number of those that were not stored."""
+    once = _each_once(given)
+    known = waiting.find(once)
+    if known is None:  # once in a lifetime, and then lookups know
+        waiting.clear()
+        writer.index()
+        known = np.zeros(len(once.digests), np.bool_)
+    is_new = np.ones(len(known), np.bool_)
+    is_new[once.order[known]] = False
+    is_new[is_new] = writer.reader.lookup(once.digests[is_new]) < 0
+    new = _picked(once, is_new)
+    if new is None:
+        return 0
+    writer.add_rows(*new.chunks)
+    waiting.add(new)
+    return len(new.digests)
+
+
+def _halves(given: Addition) -> Array:
+    """The digests as two numbers each, `[2, n]`, in their order in the index."""
+    rest = np.ascontiguousarray(given.digests[given.order, 8:]).view(">u8").ravel()
+    return np.stack([given.prefixes, rest.astype(np.uint64)])
+
+
+def _each_once(given: Addition) -> Addition:
+    """The texts, each only the first time."""
+    if not (given.prefixes[1:] == given.prefixes[:-1]).any():
         return given
-    if not len(rows):
+    is_first = np.zeros(len(given.digests), np.bool_)
+    is_first[first_rows(given.digests)] = True
+    return _picked(given, is_first) or given
+
+
+def _picked(given: Addition, which: Bools) -> Addition | None:
+    """Those texts; None if there are none."""
+    if which.all():
+        return given
+    if not which.any():
         return None
-    return Addition(*_chunks(given.digests[rows], np.concatenate([part for _, part in given.chunks])[rows]))
-
-
-def _repeats(prefixes: Array, waiting: Array) -> bool:
-    """Whether two of the ascending `prefixes` are equal, or one is among `waiting`, ascending too."""
-    if (prefixes[1:] == prefixes[:-1]).any():
-        return True
-    at = np.searchsorted(waiting, prefixes)
-    return bool((waiting[at[at < len(waiting)]] == prefixes[at < len(waiting)]).any())
+    return Addition(*_chunks(given.digests[which], np.concatenate([part for _, part in given.chunks])[which]))

@@ -142,7 +142,7 @@ class StoreReader:
     def scan(self, first: int = 0, *, check: bool = True) -> Iterator[Chunk | BadStore]:
         """Every chunk, valid until the next one, or the error for a damaged one. `check` compares the checksums.
 
-        From the chunk at the row `first` on.
+        With `first`, those that begin at that row or later.
         """
         with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
             for _ in cursor.iternext() if cursor.set_range(first.to_bytes(8, "big")) else ():
@@ -157,10 +157,19 @@ class StoreReader:
             return [_first_row(cursor) for _ in cursor.iternext(values=False)]
 
     def first_unindexed(self) -> int | None:
-        """The first row whose index entry may be missing, because its writer is still adding rows, or was killed."""
-        with self.environment.read() as txn:
-            row = txn.get(UNINDEXED, db=self.environment.meta)
-            return None if row is None else int.from_bytes(row, "big")
+        """The first row whose index entry may be missing, because its writer is still adding rows, or was killed.
+
+        Raises BadStore if no chunk begins there.
+        """
+        with self.environment.read() as txn, txn.cursor(db=self.environment.chunks) as cursor:
+            view = txn.get(UNINDEXED, db=self.environment.meta)
+            if view is None:
+                return None
+            row = bytes(view)
+            if not cursor.set_key(row) if row else True:
+                what = "rows without index entries do not begin where the store says"
+                raise BadStore(what, where=str(self.environment.folder), got=f"row {row[:20].hex()}", fix=SALVAGE)
+        return int.from_bytes(row, "big")
 
     def index_entries(self) -> Iterator[tuple[Digests, Ints]]:
         """The index in batches: digests `[n, 16]` and rows `[n]`."""

@@ -1,4 +1,4 @@
-"""Verifies a store: checksums of chunks, index entries, and the lookup of every digest."""
+"""Verifies a store: checksums of chunks, index entries, and the lookup of every digest that is indexed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEP = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoreCheck:
-    """Result of a verification. `n_bad` counts damaged chunks, wrong index entries and rows without an entry."""
+    """Result of a verification. `n_bad` counts damaged chunks, wrong index entries, and rows that should have one."""
 
     n_chunks: int
     n_rows: int  # in intact chunks
@@ -42,13 +42,34 @@ def verify(store: StoreReader, progress: Progress) -> StoreCheck:
     for digests in wrong_entries:
         n_bad += len(digests)
         problems += [f"the index entry {bytes(digest).hex()} points to another text" for digest in digests[:_MAX_NAMED]]
-    rows, waiting = np.flatnonzero(intact), store.first_unindexed()
-    rows_indexed = rows if waiting is None else rows[rows < waiting]
-    parts = np.array_split(rows_indexed, len(rows_indexed) // _STEP + 1)
+    rows = np.flatnonzero(intact)
+    indexed, is_intact = _indexed(store, rows, problems, progress)
+    n_bad += not is_intact
+    parts = np.array_split(indexed, len(indexed) // _STEP + 1)
     n_lost = sum(int((store.lookup(stored[part]) != part).sum()) for part in parts)
     if n_lost:
         problems.append(f"{n_lost} rows have no index entry that a lookup finds")
     return StoreCheck(n_chunks, len(rows), n_bad + n_lost, tuple(problems[:_MAX_NAMED]))
+
+
+def _indexed(store: StoreReader, rows: Ints, problems: list[str], progress: Progress) -> tuple[Ints, bool]:
+    """Which of `rows [n]` are indexed, `[m]`, and whether the mark of the first that is not can be read.
+
+    After the rows were read: a writer marks rows before it adds them, and indexes them before it removes the mark.
+    """
+    try:
+        first = store.first_unindexed()
+    except BadStore as error:
+        problems.append(str(error))
+        return rows, False
+    if first is None:
+        return rows, True
+    indexed = rows[rows < first]
+    progress.say(
+        f"{len(rows) - len(indexed):,} rows wait for their index entries. "
+        "The next command that writes to this store adds them"
+    )
+    return indexed, True
 
 
 def _stored_digests(store: StoreReader, problems: list[str], progress: Progress) -> tuple[Digests, Bools, int]:

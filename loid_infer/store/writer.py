@@ -68,7 +68,7 @@ class StoreWriter:
             opened.enter_context(writer_lock(make_folder(folder)))
             self._environment = opened.enter_context(closing(Environment(folder, spec, fingerprint, write=True)))
             self.reader = StoreReader(self._environment)
-            self.index(check=True)
+            self.index()
             self._opened = opened.pop_all()
 
     def append(self, *chunks: tuple[Digests, Floats]) -> None:
@@ -117,20 +117,15 @@ class StoreWriter:
 
         environment.write(change)
 
-    def index(self, *, check: bool = False) -> None:
-        """Add the index entries of all rows without one; `check` compares the checksums of their chunks first.
+    def index(self) -> None:
+        """Add the index entries of all rows that lack them, in key order.
 
-        Raises BadStore if such a chunk is damaged, NoSpace if the disk is full.
+        Raises BadStore if these rows are damaged or are of texts that are stored already, NoSpace if the disk is full.
         """
         environment, first = self._environment, self.reader.first_unindexed()
         if first is None:
             return
-        parts = []
-        for chunk in self.reader.scan(first, check=check):
-            if isinstance(chunk, BadStore):
-                raise chunk
-            parts.append(chunk.digests.copy())
-        digests = np.concatenate(parts)
+        digests = self._digests_from(first)
         order = np.argsort(prefixes(digests))
         for start in range(0, len(order), _KEYS_A_COMMIT):
             part = order[start : start + _KEYS_A_COMMIT]
@@ -138,11 +133,27 @@ class StoreWriter:
 
             def change(txn: Any, keys: list[bytes] = keys, rows: list[bytes] = rows, is_last: bool = is_last) -> None:
                 with txn.cursor(db=environment.index) as cursor:
-                    cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
+                    _, added = cursor.putmulti(zip(keys, rows, strict=True), overwrite=False)
+                    # A process that was killed may have added some of them.
+                    if added < len(keys) and any(cursor.get(key) != row for key, row in zip(keys, rows, strict=True)):
+                        raise BadStore("two rows have the same text", where=str(environment.folder), fix=SALVAGE)
                 if is_last:
                     txn.delete(UNINDEXED, db=environment.meta)
 
             environment.write(change)
+
+    def _digests_from(self, first: int) -> Digests:
+        """The digests of the rows from `first` on, `[n, 16]`."""
+        parts, end = [], first
+        for chunk in self.reader.scan(first, check=False):  # compared when a vector is first read
+            if isinstance(chunk, BadStore):
+                raise chunk
+            if chunk.first_row != end:
+                what, where = f"rows {end} to {chunk.first_row - 1} are missing", str(self._environment.folder)
+                raise BadStore(what, where=where, fix=SALVAGE)
+            parts.append(chunk.digests.copy())
+            end += len(chunk.digests)
+        return np.concatenate(parts)
 
     def close(self) -> None:
         """Close the store and release its lock."""

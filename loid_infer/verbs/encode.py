@@ -204,7 +204,7 @@ def encode_dry_run(
             missing = unique[store.lookup(digests[unique]) < 0]
             try:
                 used = used_digests(workspace, progress, {corpus.name: digests})
-                n_orphaned = store.size().n_rows - int(np.count_nonzero(store.lookup(used) >= 0))
+                n_orphaned = store.size().n_index - int(np.count_nonzero(store.lookup(used) >= 0))
             except (BadTable, BadArtifact) as error:
                 progress.say(f"unused rows are not counted. {error}")
                 n_orphaned = None

@@ -43,7 +43,7 @@ class StoreUnderTest:
 
     def __init__(self, root: Path, runtime: str = "fake") -> None:
         writer.CHUNK_ROWS = join.CHUNK_ROWS = 64
-        join._SMALL_INDEX, join._COMMIT_BYTES, join._MAX_WAITING = 64, 1 << 16, 192
+        join._SMALL_INDEX, join._COMMIT_BYTES, join._MAX_WAITING = 64, 1 << 12, 150
         writer._KEYS_A_COMMIT = 100
         environment._MAP_STEP = 1 << 18  # so that the map grows during a run
         self.workspace, self.runtime = Workspace(root), runtime
@@ -95,14 +95,16 @@ class StoreUnderTest:
         encode("toys", runtime=self.runtime, workspace=self.workspace)
 
     def join(self) -> None:
-        """Join the complete store, the first text of each piece a second time."""
+        """Join the complete store, with texts that occur twice in a piece and in two pieces."""
         with (
             open_store(self.backup, self.spec, self.fingerprint) as store,
             writer.StoreWriter(self.folder, self.spec, self.fingerprint) as into,
         ):
             chunks = [(chunk.digests.copy(), chunk.vectors.copy()) for chunk in store.scan()]
-            pieces = ([part[np.arange(-1, len(part)) % len(part)] for part in chunk] for chunk in chunks)
-            join.add_vectors(into, ((digests, vectors) for digests, vectors in pieces), SILENT)
+            twice = [tuple(part[[3, *range(len(part)), 3]] for part in chunks[1]), *chunks[2:]]
+            added, into.add_rows = [], lambda *rows, add=into.add_rows: [added.append(rows), add(*rows)]
+            join.add_vectors(into, iter([chunks[0], *twice, tuple(part[:9] for part in chunks[2])]), SILENT)
+            assert len(added) >= 3, "rows are to be added without their index entries"
 
     def compact(self) -> None:
         with writer_lock(self.folder):
