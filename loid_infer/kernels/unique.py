@@ -26,6 +26,12 @@ def ascending(digests: Digests) -> Digests:
     return np.unique(keys).view(np.uint8).reshape(-1, DIGEST_BYTES)
 
 
+def merged(known: Digests, new: Digests) -> Digests:
+    """The ascending `known [n, 16]` with the `new [m, 16]`, which are none of them, ascending `[n + m, 16]`."""
+    old, keys = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (known, ascending(new)))
+    return np.insert(old, np.searchsorted(old, keys), keys).view(np.uint8).reshape(-1, DIGEST_BYTES)
+
+
 def within(digests: Digests, used: Digests) -> Bools:
     """Which of `digests [n, 16]` are in the sorted `used`, `[n]`."""
     keys, known = (np.ascontiguousarray(part).view(f"V{DIGEST_BYTES}").ravel() for part in (digests, used))

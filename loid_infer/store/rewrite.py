@@ -24,7 +24,7 @@ from loid_infer.store.lock import LOCK_FILE
 from loid_infer.store.reader import open_store
 from loid_infer.store.records import DTYPES, MAGIC, Chunk, StoredVectors, unpack
 from loid_infer.store.shared import DATA_FILE
-from loid_infer.store.writer import CHUNK_ROWS, put_chunks
+from loid_infer.store.writer import CHUNK_ROWS, as_keys, as_values, put_chunks
 from loid_infer.types import DIGEST_BYTES, Bools, Digests, Floats, Progress, Spec
 
 _Vectors: TypeAlias = Callable[[slice], Floats]
@@ -132,8 +132,7 @@ def _write_index(environment: Environment, digests: Digests) -> None:
     order = np.lexsort((halves[:, 1], halves[:, 0]))  # LMDB's order of keys, so that pages are filled one by one
     for start in range(0, len(order), _KEYS_A_COMMIT):
         part = order[start : start + _KEYS_A_COMMIT]
-        keys = np.ascontiguousarray(digests[part]).view(f"V{DIGEST_BYTES}").ravel().tolist()
-        rows = part.astype("<i8").view("V8").tolist()
+        keys, rows = as_keys(digests[part]), as_values(part)
 
         def change(txn: Any, keys: list[bytes] = keys, rows: list[bytes] = rows) -> None:
             with txn.cursor(db=environment.index) as cursor:

@@ -52,7 +52,7 @@ class Addition:
         numbers = prefixes(self.digests)
         self.order = np.argsort(numbers, kind="stable")  # neighbors share B-tree pages
         self.prefixes: Array = numbers[self.order]
-        self.keys = _as_keys(self.digests[self.order])
+        self.keys = as_keys(self.digests[self.order])
         self.n_bytes = sum(vectors.nbytes for _, vectors in chunks)
 
 
@@ -89,7 +89,7 @@ class StoreWriter:
 
         def change(txn: Any) -> None:
             first = next_row(txn, environment)
-            rows = _as_values(first + new.order)
+            rows = as_values(first + new.order)
             with txn.cursor(db=environment.index) as cursor:
                 _, added = cursor.putmulti(zip(new.keys, rows, strict=True), overwrite=False)
             if added != len(new.keys):
@@ -129,7 +129,7 @@ class StoreWriter:
         order = np.argsort(prefixes(digests))
         for start in range(0, len(order), _KEYS_A_COMMIT):
             part = order[start : start + _KEYS_A_COMMIT]
-            keys, rows, is_last = _as_keys(digests[part]), _as_values(first + part), start + len(part) == len(order)
+            keys, rows, is_last = as_keys(digests[part]), as_values(first + part), start + len(part) == len(order)
 
             def change(txn: Any, keys: list[bytes] = keys, rows: list[bytes] = rows, is_last: bool = is_last) -> None:
                 with txn.cursor(db=environment.index) as cursor:
@@ -274,12 +274,14 @@ def stored_bytes(spec: Spec) -> int:
     return int(_COPIES * (spec.dim * DTYPES[spec.store_dtype].itemsize + DIGEST_BYTES + _INDEX_BYTES))
 
 
-def _as_keys(digests: Digests) -> list[bytes]:
+def as_keys(digests: Digests) -> list[bytes]:
+    """Keys of the index."""
     keys: list[bytes] = np.ascontiguousarray(digests).view(f"V{DIGEST_BYTES}").ravel().tolist()
     return keys
 
 
-def _as_values(rows: Ints) -> list[bytes]:
+def as_values(rows: Ints) -> list[bytes]:
+    """Values of the index."""
     values: list[bytes] = rows.astype("<i8").view("V8").tolist()
     return values
 
