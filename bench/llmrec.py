@@ -14,7 +14,8 @@ from bench.record import loid, save, saved_as, work_folder
 from bench.shapes import shape
 from loid_infer.settings import Workspace
 
-MODELS = {"default": ("MiniLM-L6", "mean", "2"), "smollm2-135m": ("SmolLM2-135M", "last", "1")}  # pooling, epochs
+# Pooling, epochs and users of a step.
+MODELS = {"default": ("MiniLM-L6", "mean", "2", "32"), "smollm2-135m": ("SmolLM2-135M", "last", "3", "16")}
 EVALS = "2"
 FROZEN = "frozen"
 
@@ -25,9 +26,11 @@ def main(name: str = "scientific", base: str = "default", users: str = "0") -> N
     domains = ingested(workspace.root, name, int(users))
     given = [part for domain in domains for part in ("-d", domain)]
     tuned = "_".join([*domains, "llmrec"])
-    _, pooling, epochs = MODELS[base]
+    _, pooling, epochs, batch = MODELS[base]
     model = ("--base", base if base == "default" else str(shape(base)), "--pooling", pooling)
-    print(loid("llmrec", "train", *given, *model, "--epochs", epochs, "--evals", EVALS, *at), flush=True)
+    print(
+        loid("llmrec", "train", *given, *model, "--epochs", epochs, "--batch", batch, "--evals", EVALS, *at), flush=True
+    )
     loid("export", "--name", FROZEN, *model, *at)
     heads = {}
     for encoder in (FROZEN, tuned):
@@ -68,12 +71,14 @@ def _save(name: str, base: str, heads: dict, result: dict, metrics: dict, domain
         rows.append(row | {"ndcg@10 minus frozen": interval(*bounds) if bounds else "-"})
     used = {row["base"] for row in (*kept, *rows)}
     bases = [
-        f"{model} with {pool} pooling, {epochs} epochs" for model, pool, epochs in MODELS.values() if model in used
+        f"{model} with {pool} pooling, {epochs} epochs in steps of {batch} users"
+        for model, pool, epochs, batch in MODELS.values()
+        if model in used
     ]
     notes = (
         "Full ranking of the items of the target's domain without those of the history, leave-one-out, all users with "
         f"three interactions; ties take their mean rank. {'; '.join(bases)}. "
-        "LoRA of rank 16 on all linear layers, steps of 32 users, beside other work. "
+        "LoRA of rank 16 on all linear layers, beside other work. "
         "Of a part of the users only their own items are ranked, so its figures are higher. "
         "Intervals: 95 %, paired over users."
     )
