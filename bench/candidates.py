@@ -1,6 +1,6 @@
 """One film among twenty: heads on labeled pairs on MovieLens-100K by BDLM's protocol, leave-one-out with 19 negatives.
 
-    python -m bench.candidates [USERS [SAMPLES [BDLM...]]]   bdlm no-joint random-tokens no-tokens; none: minutes
+    python -m bench.candidates [USERS [SAMPLES [BDLM...]]]   bdlm no-joint random-tokens no-tokens choose; none: minutes
 
 Half of the negatives are popular, half have titles near the target's. Each BDLM reads SAMPLES training pairs and the
 test pairs of USERS users (0: all). With SmolLM2-135M on one core with AVX512-BF16 1,000 training pairs take three
@@ -32,6 +32,7 @@ VARIANTS = {
     "no-joint": {"joint": 0.0},
     "random-tokens": {"random_tokens": True},
     "no-tokens": {"no_tokens": True},
+    "choose": {"task": "choose"},
 }
 TRIALS = 1  # settings that each collaborative model tries; six take an hour on a slow core
 METRICS = ("hr@1", "hr@2", "precision", "recall", "f1")
@@ -60,7 +61,7 @@ def _save(drawn: DrawResult, samples: int, shared: dict[str, Any]) -> None:
     systems = result.by_system()
     rows = [
         {"users": drawn.n_tested, "system": name, "prompts": samples if name.startswith(tuple(VARIANTS)) else None}
-        | {metric: _said(of_system[metric]) for metric in METRICS}
+        | {metric: _said(of_system.get(metric)) for metric in METRICS}
         | {"hr@1 minus lightgcn": _minus(result.differences, name)}
         for name, of_system in systems.items()
     ]
@@ -75,12 +76,12 @@ def _save(drawn: DrawResult, samples: int, shared: dict[str, Any]) -> None:
         "1: .05), 10 by popularity and 9 from the 50 nearest titles; every training film with one other, drawn evenly. "
         "Precision, recall and F1 of that film and one other, at the threshold that is best on validation. "
         f"Collaborative heads: width 64, {TRIALS} setting. BDLM: SmolLM2-135M, top 10 layers, so many prompts, one "
-        "epoch, over LightGCN. 95 % intervals over users.",
+        "epoch, over LightGCN; choose: one prompt lists all twenty films. 95 % intervals over users.",
     )
 
 
-def _said(row: ClickRow) -> str:
-    return f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+def _said(row: ClickRow | None) -> str:
+    return "-" if row is None else f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
 
 
 def _minus(differences: tuple[ClickRow, ...], name: str) -> str:

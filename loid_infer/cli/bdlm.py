@@ -45,7 +45,10 @@ def fit(
     cf: Annotated[
         str | None, "Head of `cf fit --clicks` with mf or lightgcn. By default the best of them on validation."
     ] = None,
-    prompt: Annotated[str | None, "The question, with {history}, {title}, {user} and {item}."] = None,
+    prompt: Annotated[
+        str | None,
+        "The question, with {history}, {title}, {user}, {item}; to choose with {user}, {history}, {candidates}.",
+    ] = None,
     title_tokens: TitleTokensOption = TITLE_TOKENS,
     name: Annotated[
         str | None,

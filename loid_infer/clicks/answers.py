@@ -38,7 +38,7 @@ class AnsweringModel(nn.Module):
     direction: Tensor  # [width], the output embedding of Yes minus that of No
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, hidden: Bools | None = None) -> Tensor:
-        """`[n, tokens]` twice, and the n pairs they are about -> `[n]`, float32.
+        """`[n, tokens]` twice, and the m pairs that they are about, as many each -> `[m]`, float32.
 
         `hidden [2, n]`: whose users and whose items get the vector of unknown ones.
         """
@@ -47,7 +47,7 @@ class AnsweringModel(nn.Module):
     def losses(
         self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, labels: Tensor, hidden: Bools | None
     ) -> Tensor:
-        """The sum `[]` of the losses of n pairs with `labels [n]`: by default the binary cross-entropy."""
+        """The sum `[]` of the losses of m pairs with `labels [m]`: by default the binary cross-entropy."""
         logits = self(input_ids, attention_mask, pairs, hidden)
         return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
@@ -165,18 +165,24 @@ def no_pairs() -> Pairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Questions:
-    """Pairs with their prompts as tokens."""
+    """Pairs with their prompts as tokens. Every prompt is about as many adjacent pairs."""
 
     pairs: Pairs
-    labels: Array  # [n], float32
+    labels: Array  # [n_pairs], float32
     examples: Examples
 
     @staticmethod
-    def of(pairs: Pairs, labels: Array, titles: Sequence[str], prompts: Prompts) -> Questions:
-        """Those about `titles [n]`, one a pair."""
-        tokens = prompts.tokenizer(prompts(pairs, titles))
+    def of(pairs: Pairs, labels: Array, titles: Sequence[str], prompts: Prompts, each: int = 1) -> Questions:
+        """Those about `titles [n_pairs]`, with `each` pairs a prompt."""
+        starts = np.arange(0, pairs.n + 1, each)
+        tokens = prompts.tokenizer(prompts(pairs, titles, starts))
         labels = labels.astype(np.float32)
-        return Questions(pairs, labels, Examples(tokens.flat_ids, tokens.lengths, labels))
+        return Questions(pairs, labels, Examples(tokens.flat_ids, tokens.lengths, labels[starts[:-1]]))
+
+    def rows(self, prompts: Ints) -> Ints:
+        """The pairs of some prompts, one after another."""
+        each = self.pairs.n // self.examples.n
+        return (prompts[:, None] * each + np.arange(each)).ravel()
 
 
 def train_answers(
@@ -195,9 +201,9 @@ def train_answers(
         BadSetting: training diverged.
         NoSpace: a checkpoint cannot be written.
     """
-    n, examples = train.pairs.n, train.examples
+    n, examples = train.examples.n, train.examples
     share = settings.hidden if isinstance(settings, CoraSettings | BdlmSettings) else 0.0
-    some = np.argsort(sampling.keys(settings.seed, np.arange(n)), kind="stable")[:_SCALED]
+    some = np.argsort(sampling.keys(settings.seed, np.arange(train.pairs.n)), kind="stable")[:_SCALED]
     model.prepare(train.pairs.take(some))
     n_batches = len(examples.batches(settings.batch_tokens, settings.max_tokens))
 
@@ -210,13 +216,14 @@ def train_answers(
         # of new items: without hidden ones the decoder would not learn to read titles (DropoutNet, Volkovs et al.).
         keys = (sampling.keys(settings.seed, side, number, batch.slots) for side in (_HIDE_USER, _HIDE_ITEM))
         hidden = np.stack([sampling.uniform(key) < share for key in keys])
-        labels = torch.from_numpy(train.labels[batch.slots]).to(model.direction.device)
+        rows = train.rows(batch.slots)
+        labels = torch.from_numpy(train.labels[rows]).to(model.direction.device)
         tensors = tensors_of(batch, model.direction.device)
-        total = model.losses(*tensors, train.pairs.take(batch.slots), labels, hidden)
+        total = model.losses(*tensors, train.pairs.take(rows), labels, hidden)
         if not torch.isfinite(total):
             fix = f"Give a smaller --learning-rate than {settings.learning_rate:g}."
             raise BadSetting("training diverged: the loss is not finite", where=f"step {number + 1:,}", fix=fix)
-        return Loss(total / (n / n_batches), total.detach() / len(labels), len(labels), batch.n_tokens)
+        return Loss(total / (n / n_batches), total.detach() / len(batch.slots), len(batch.slots), batch.n_tokens)
 
     training = Training(
         parameters=model.trained(),
@@ -235,15 +242,16 @@ def train_answers(
 def answered(
     model: AnsweringModel, questions: Questions, settings: AnswerSettings, progress: Progress = SILENT
 ) -> Floats:
-    """The logits `[n]` of all questions."""
+    """The logits `[n_pairs]` of all questions."""
     found = np.empty(questions.pairs.n, np.float32)
     examples = questions.examples
     batches = examples.batches(2 * settings.batch_tokens, settings.max_tokens)
     with torch.inference_mode(), progress.task("answer", len(found), "pairs") as task:
         for batch in examples.padded(batches, settings.max_tokens):
             tensors = tensors_of(batch, model.direction.device)
-            found[batch.slots] = model(*tensors, questions.pairs.take(batch.slots)).cpu().numpy()
-            task.advance(len(batch.slots))
+            rows = questions.rows(batch.slots)
+            found[rows] = model(*tensors, questions.pairs.take(rows)).cpu().numpy()
+            task.advance(len(rows))
     return found
 
 

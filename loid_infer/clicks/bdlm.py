@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from loid_infer.clicks.answers import AnsweringModel
-from loid_infer.clicks.nets import FactorPairs, PairBatch
+from loid_infer.clicks.nets import FactorPairs, PairBatch, looked_up
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.data.clicks import Pairs
 from loid_infer.plugins.adapter import AdaptedEncoder
@@ -72,7 +73,7 @@ class Mixer(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, net: FactorPairs, batch: PairBatch, states: Tensor) -> Tensor:
+    def forward(self, net: FactorPairs, states: Tensor, batch: PairBatch) -> Tensor:
         """The logits `[n]` of pairs, with the `states [n, width]` of their prompts."""
         user, item = net.vectors(batch, net.tables())
         inner = functional.gelu(self.inner(torch.cat([user * item, self.norm(states)], dim=1)))
@@ -85,6 +86,10 @@ class BdlmModel(AnsweringModel):
 
     They share what they learn of users and items in a third pair of tables, to which both are drawn. The collaborative
     side starts as it was fitted, since its share of the decoder's state starts at 0.
+
+    With the task to choose, every prompt has as many candidates, of which one is right. The decoder answers with the
+    token of an item, and only the logits of the candidates are read. The output embedding of a token is another
+    projection of its vector, which starts at 0, so that all candidates are equally probable.
     """
 
     def __init__(
@@ -115,6 +120,9 @@ class BdlmModel(AnsweringModel):
             self.tokens = IdTokens(decoder.encoder.words, first, start)
             decoder.encoder.words = self.tokens
         self.mixer = Mixer(net.users.shape[1], len(direction))
+        self.output: nn.Parameter | None = None
+        if settings.task == "choose":
+            self.output = nn.Parameter(torch.zeros(len(direction), net.users.shape[1] + 1))
 
     def _table(self, kind: str) -> Tensor:
         bias = self.net.user_bias if kind == "users" else self.net.item_bias
@@ -132,35 +140,49 @@ class BdlmModel(AnsweringModel):
     def both(
         self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, hidden: Bools | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The logits `[n]` of the decoder, BDLM-llm, and of the collaborative side, which takes its state as given."""
-        batch = PairBatch.of(pairs, 1).to(self.direction.device)
+        """The logits `[m]` of the decoder, BDLM-llm, and of the collaborative side, which takes its state as given."""
+        batch, each = PairBatch.of(pairs, 1).to(self.direction.device), pairs.n // len(input_ids)
         if hidden is not None:
             gone = torch.from_numpy(hidden).to(self.direction.device)
             users, items = (
-                codes.masked_fill(part, -1) for codes, part in zip((batch.users, batch.items), gone, strict=True)
+                codes.masked_fill(part.repeat_interleave(each), -1)
+                for codes, part in zip((batch.users, batch.items), gone, strict=True)
             )
             batch = PairBatch(users, items, batch.histories)
             if self.tokens is not None:
                 input_ids = self.tokens.unknown(input_ids, gone)
-        states: Tensor = self.decoder(input_ids, attention_mask)
-        return states @ self.direction, self.mixer(self.net, batch, states.detach())
+        states = self.decoder(input_ids, attention_mask).repeat_interleave(each, dim=0)
+        return answer(self.answers(), states, batch), self.mixer(self.net, states.detach(), batch)
+
+    def answers(self) -> dict[str, Tensor]:
+        """What `answer` reads."""
+        if self.output is None or self.tokens is None:
+            return {"direction": self.direction}
+        return {"items": self.tokens.items, "output": self.output}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum `[]` of the losses of pairs with `labels [n]`, or of lists of candidates, of which one is right."""
+        if self.output is None:
+            return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        each = int(len(labels) / labels.sum())
+        return functional.cross_entropy(logits.view(-1, each), labels.view(-1, each).argmax(dim=1), reduction="sum")
 
     def losses(
         self, input_ids: Tensor, attention_mask: Tensor, pairs: Pairs, labels: Tensor, hidden: Bools | None
     ) -> Tensor:
         """See `AnsweringModel`: the cross-entropy of both sides, and `joint` times the distance of their vectors to the
-        shared ones, over the users and items of the batch."""
+        shared ones, over the users and items of the batch. Candidates are never hidden, for they are the answers."""
+        if self.output is not None and hidden is not None:
+            hidden = hidden & np.array([[True], [False]])
         both = self.both(input_ids, attention_mask, pairs, hidden)
-        total = torch.stack(
-            [functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") for logits in both]
-        ).sum()
+        total = torch.stack([self.loss(logits, labels) for logits in both]).sum()
         if not self.joint or self.tokens is None:
             return total
         for kind, codes in zip(_KINDS, (pairs.users, pairs.items), strict=True):
             rows = torch.from_numpy(codes).to(self.direction.device)
             shared = getattr(self, f"shared_{kind}")[rows]
             for side in (getattr(self.tokens, kind)[rows], self._scaled(kind)[rows]):
-                total = total + self.joint * (side - shared).square().mean(dim=1).sum()
+                total = total + self.joint * (side - shared).square().mean(dim=1).sum() * len(input_ids) / pairs.n
         return total
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -173,4 +195,18 @@ class BdlmModel(AnsweringModel):
             found |= {f"tokens.{name}": getattr(self.tokens, name) for name in _KINDS}
             found |= {f"projection.{name}": part for name, part in self.tokens.projection.named_parameters()}
             found |= {"shared_users": self.shared_users, "shared_items": self.shared_items} if self.joint else {}
+        if self.output is not None:
+            found["output"] = self.output
         return found
+
+
+def answer(tensors: Mapping[str, Tensor], states: Tensor, batch: PairBatch) -> Tensor:
+    """The logits `[n]` of a decoder, from the `states [n, width]` of the prompts about n pairs.
+
+    Args:
+        tensors: `direction [width]`, the output embedding of Yes minus that of No, or of a decoder that chooses among
+            candidates the vectors `items [n_items, d]` and the map `output [width, d]` to output embeddings.
+    """
+    if "output" not in tensors:
+        return states @ tensors["direction"]
+    return ((states @ tensors["output"]) * looked_up(tensors["items"], batch.items)).sum(dim=1)

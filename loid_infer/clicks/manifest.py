@@ -27,6 +27,7 @@ class ClickManifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="cl
     options: dict[str, Any] = field(default_factory=dict)  # RankOptions of the collaborative model
     prompt: str = ""  # template, of models that read titles
     title_tokens: int = 0
+    candidates: int = 0  # that a prompt lists; 0: it is about one item
     encoder: str = ""  # of a model on stored vectors of prompts
     fingerprint: str = ""
     card: Spec | None = None  # the encoder's spec

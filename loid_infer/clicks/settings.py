@@ -12,6 +12,10 @@ PROMPT = "A user liked these titles: {history} Will the user like {title} as wel
 ID_PROMPT = (
     "The user {user} liked these titles: {history} Will the user like {title} {item} as well? Answer Yes or No. Answer:"
 )
+CHOOSE_PROMPT = (
+    "The user {user} liked these titles: {history} Which of these will the user like next? {candidates} Answer:"
+)
+TASKS = ("answer", "choose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class CoraSettings(AnswerSettings):
 class BdlmSettings(AnswerSettings):
     """Everything that decides both sides of BDLM besides their data."""
 
+    task: str = option(
+        "answer", "What the decoder is asked: answer (Yes or No, about one item) | choose (one of some candidates)."
+    )
     hidden: float = option(
         0.2, "Share of training pairs whose user is hidden, and of those whose item is, as if unknown.", min=0, max=0.9
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 
 from loid_infer.artifact import scratch_folder
 from loid_infer.clicks.answers import questions_of, train_answers
-from loid_infer.clicks.bdlm import BdlmModel
+from loid_infer.clicks.bdlm import BdlmModel, answer
+from loid_infer.clicks.choices import choices_of, n_candidates, valid_lists
 from loid_infer.clicks.nets import FactorPairs
 from loid_infer.clicks.prompts import Prompts, id_token
 from loid_infer.clicks.saved import ClickHead
-from loid_infer.clicks.settings import DEFAULT_BDLM_SETTINGS, ID_PROMPT, PROMPT, BdlmSettings
+from loid_infer.clicks.settings import CHOOSE_PROMPT, DEFAULT_BDLM_SETTINGS, ID_PROMPT, PROMPT, TASKS, BdlmSettings
 from loid_infer.encoder import find_encoder
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.opening import torch_device
@@ -27,12 +29,12 @@ from loid_infer.graphs.extended import with_tokens, write_base
 from loid_infer.learning.loop import History
 from loid_infer.plugins.adapter import adapted_encoder
 from loid_infer.plugins.delta import fold
-from loid_infer.settings import TITLE_TOKENS, Workspace, WorkspaceLike, check_number
+from loid_infer.settings import TITLE_TOKENS, Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.types import SILENT, NamedDigest, Progress
 from loid_infer.verbs.cora import ClickFitResult, ClickRun, best_collaborative
 from loid_infer.verbs.export import export
 from loid_infer.verbs.joined import TextReader
-from loid_infer.verbs.pairheads import BDLM_DRS, BDLM_LLM, decoder_of, mixed_scorer, open_click_head, text_scorer
+from loid_infer.verbs.pairheads import BDLM_DRS, BDLM_LLM, chooser, decoder_of, open_click_head, with_prompts
 from loid_infer.verbs.train import resolved
 
 _FACTORS = ("mf", "lightgcn")  # whose users and items have a vector each
@@ -46,7 +48,8 @@ class BdlmFitResult:
     encoder: str
     domain: str
     collaborative: str
-    n_train: int  # pairs that were trained on
+    n_train: int  # pairs that were trained on, or lists of candidates
+    candidates: int  # of each list; 0: there are none
     n_tokens: int  # of users and items
     n_params: int  # that were trained
     val_llm: dict[str, float]  # auc, uauc
@@ -84,9 +87,10 @@ def bdlm_fit(
     Args:
         base: a decoder: a Hugging Face folder, a GGUF file, or a hub name.
         cf: a head of `cf fit --clicks` with the model mf or lightgcn; by default the best of them on validation.
-        prompt: the question, with `{history}`, `{title}`, and `{user}` and `{item}` for their tokens.
+        prompt: the question, with `{history}`, `{title}`, and `{user}` and `{item}` for their tokens; to choose, with
+            `{user}`, `{history}` and `{candidates}`.
         title_tokens: titles are cut after so many tokens.
-        name: by default DOMAIN-bdlm.
+        name: by default DOMAIN-bdlm, or DOMAIN-bdlm-choose.
         device: auto | cpu | cuda.
 
     Raises:
@@ -95,22 +99,22 @@ def bdlm_fit(
     """
     start, workspace, on_device = time.perf_counter(), Workspace.of(workspace), torch_device(device)
     check_number("--title-tokens", title_tokens, 1, np.inf)
+    choosing = _is_choosing(settings)
     head = open_click_head(workspace, cf or best_collaborative(workspace, domain, _FACTORS))
-    name = name or f"{domain}-bdlm"
+    name = name or f"{domain}-bdlm{'-choose' if choosing else ''}"
     llm, drs = (
         ClickRun(workspace, domain, f"{name}-{side}", model, settings.seed, checkpoint_s, progress)
         for side, model in (("llm", BDLM_LLM), ("drs", BDLM_DRS))
     )
     drs.check_collaborative(head, _FACTORS)
+    candidates = n_candidates(drs.clicks) if choosing else 0
     source = decoder_of(base)
     settings = resolved(settings, source, on_device)
-    first, digest = -1, source.base_digest
-    with_ids = not settings.no_tokens
-    if with_ids:
-        source, first = with_tokens(source, _names(head))
-    prompt = prompt or (ID_PROMPT if with_ids else PROMPT)
+    digest, with_ids = source.base_digest, not settings.no_tokens
+    source, first = with_tokens(source, _names(head)) if with_ids else (source, -1)
+    prompt = prompt or (CHOOSE_PROMPT if candidates else ID_PROMPT if with_ids else PROMPT)
     tokenizer = source.tokenizer(settings.max_tokens)
-    prompts = Prompts.of(prompt, drs.titles, tokenizer, title_tokens, with_ids=with_ids)
+    prompts = Prompts.of(prompt, drs.titles, tokenizer, title_tokens, with_ids=with_ids, candidates=candidates)
     model, history, n_train = _trained(drs, head, source, first, prompts, settings, on_device)
     _export(drs, source, first, model, name, settings)
     about = {
@@ -118,6 +122,7 @@ def bdlm_fit(
         "options": head.manifest.options,
         "prompt": prompt,
         "title_tokens": title_tokens,
+        "candidates": candidates,
         "base": NamedDigest(base, digest),
         "settings": asdict(settings),
     }
@@ -128,6 +133,7 @@ def bdlm_fit(
         domain=domain,
         collaborative=head.manifest.model,
         n_train=n_train,
+        candidates=candidates,
         n_tokens=len(_names(head)) if with_ids else 0,
         n_params=of_drs.n_params,
         val_llm=of_llm.val,
@@ -140,6 +146,15 @@ def bdlm_fit(
         paths=(of_llm.path, of_drs.path, str(workspace.encoder(name))),
         seconds=time.perf_counter() - start,
     )
+
+
+def _is_choosing(settings: BdlmSettings) -> bool:
+    """Whether the task is to choose among candidates. Raises BadSetting if the settings contradict it."""
+    check_choice("task", settings.task, TASKS)
+    if settings.task == "choose" and settings.no_tokens:
+        fix = "Leave out --no-tokens, or give --task answer."
+        raise BadSetting("only tokens of items can be chosen", where="--no-tokens, --task choose", fix=fix)
+    return settings.task == "choose"
 
 
 def _names(head: ClickHead) -> list[str]:
@@ -155,17 +170,22 @@ def _trained(
     net = head.net()
     if not isinstance(net, FactorPairs):  # excluded by `check_collaborative`
         raise BadSetting("the collaborative head has no vectors of users and items", where=f"head {head.folder.name!r}")
-    train, valid = questions_of(run.clicks, run.titles, prompts, settings)
-    yes, no = source.output_rows(prompts.answers())
+    if prompts.candidates:
+        direction = torch.zeros(source.shape.hidden_dim)
+        train, valid = choices_of(run.clicks, run.titles, prompts, settings)
+    else:
+        yes, no = source.output_rows(prompts.answers())
+        direction = yes - no
+        train, valid = questions_of(run.clicks, run.titles, prompts, settings)
     spec = source.spec(source.digest, settings.max_tokens, precision=settings.precision)
     decoder = adapted_encoder(spec, source.tensors, source.model, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = BdlmModel(decoder, yes - no, net, first, settings).to(device)
+        model = BdlmModel(decoder, direction, net, first, settings).to(device)
     identity = [asdict(settings), source.base_digest, prompts.template, run.titles, head.manifest.files, device]
     with torch_threads(n_usable_threads()):
         history = train_answers(model, train, valid, settings, run.checkpoint(identity), run.progress)
-    return model, history, train.pairs.n
+    return model, history, train.examples.n
 
 
 def _export(run: ClickRun, source: Base, first: int, model: BdlmModel, name: str, settings: BdlmSettings) -> None:
@@ -182,16 +202,21 @@ def _saved(
     llm: ClickRun, drs: ClickRun, model: BdlmModel, history: History, folder: EncoderFolder, about: Mapping[str, Any]
 ) -> tuple[ClickFitResult, ClickFitResult]:
     """The head of each side on the vectors of the encoder in `folder`; `about` are fields of their manifests."""
+    template, title_tokens, candidates = (about[key] for key in ("prompt", "title_tokens", "candidates"))
+    with_ids = model.tokens is not None
     prompts = Prompts.of(
-        about["prompt"], drs.titles, folder.tokenizer(), about["title_tokens"], with_ids=model.tokens is not None
+        template, drs.titles, folder.tokenizer(), title_tokens, with_ids=with_ids, candidates=candidates
     )
+    rows = valid_lists(drs.clicks, drs.seed) if candidates else None
     reader = TextReader(drs.workspace, folder, f"{folder.name}-valid", drs.progress, keep=True)
     about = {**about, "encoder": folder.name, "fingerprint": folder.fingerprint, "card": folder.spec}
     n_params = sum(parameter.numel() for parameter in model.trained().values())
-    direction = {"direction": model.direction.cpu()}
-    val = llm.validated(text_scorer(reader, prompts, direction))
-    of_llm = llm.save(direction, {**about, "val": val}, history, n_params)
-    parts = {"net": model.net.cpu(), "mixer": model.mixer.cpu()}
-    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
-    val = drs.validated(mixed_scorer(reader, prompts, model.net, model.mixer))
-    return of_llm, drs.save(tensors, {**about, "val": val}, history, n_params)
+    model = model.cpu()
+    net, mixer = (
+        {f"{part}.{key}": value for key, value in module.state_dict().items()}
+        for part, module in (("net", model.net), ("mixer", model.mixer))
+    )
+    val = llm.validated(with_prompts(chooser(reader, prompts, partial(answer, model.answers())), candidates), rows)
+    of_llm = llm.save(model.answers() | (net if candidates else {}), {**about, "val": val}, history, n_params)
+    val = drs.validated(with_prompts(chooser(reader, prompts, partial(model.mixer, model.net)), candidates), rows)
+    return of_llm, drs.save(net | mixer, {**about, "val": val}, history, n_params)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from loid_infer.artifact import MANIFEST, digest_json, read_manifest, versions
 from loid_infer.clicks.answers import MAX_VALID, drawn, questions_of, train_answers
+from loid_infer.clicks.bdlm import answer
 from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import MODELS
 from loid_infer.clicks.prompts import Prompts
@@ -41,12 +42,13 @@ from loid_infer.verbs.pairheads import (
     CORA,
     TEXT,
     Scorer,
+    chooser,
     click_heads,
     cora_model,
     cora_scorer,
     decoder_of,
     open_click_head,
-    text_scorer,
+    with_prompts,
 )
 from loid_infer.verbs.sequences import titles_of
 from loid_infer.verbs.train import resolved
@@ -247,7 +249,7 @@ def fit_text(
         "card": folder.spec,
         "prompt": prompt,
         "title_tokens": title_tokens,
-        "val": run.validated(text_scorer(reader, prompts, tensors)),
+        "val": run.validated(with_prompts(chooser(reader, prompts, partial(answer, tensors)), 0)),
     }
     return run.save(tensors, about, None, 0)
 
@@ -327,10 +329,10 @@ class ClickRun:
         self._last = Checkpoint(path, run, self.checkpoint_s)
         return self._last
 
-    def validated(self, score: Scorer) -> dict[str, float]:
-        """The metrics of at most MAX_VALID pairs of the validation part."""
-        clicks, rows = self.clicks, drawn(self.clicks.rows(VALID), MAX_VALID, self.seed)
-        titles = self.titles
+    def validated(self, score: Scorer, rows: Ints | None = None) -> dict[str, float]:
+        """The metrics of `rows`, by default of at most MAX_VALID pairs of the validation part."""
+        clicks, titles = self.clicks, self.titles
+        rows = drawn(clicks.rows(VALID), MAX_VALID, self.seed) if rows is None else rows
         return measured(clicks, rows, score(clicks.pairs(rows), [titles[item] for item in clicks.items[rows].tolist()]))
 
     def save(

@@ -105,14 +105,17 @@ def _scored(
     progress: Progress,
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """The scores `[m]` of `rows [m]`, of which the first `n_test` are for test, by every head and by the item mean, and
-    the seconds of each head."""
+    the seconds of each head. Heads that choose among candidates score the first `n_test` only."""
     titles = titles_of(workspace, clicks.domain, clicks.item_ids)
     of_rows = [titles[item] for item in clicks.items[rows].tolist()]
     scores: dict[str, Floats] = {}
     seconds: dict[str, float] = {}
     for name, head in heads.items():
         start = time.perf_counter()
-        scores[name] = scorer(workspace, head, device, progress, keep=True)(clicks.pairs(rows), of_rows)
+        score, n = scorer(workspace, head, device, progress, keep=True), len(rows)
+        if head.manifest.candidates:
+            n = n_test  # there is no threshold of a choice
+        scores[name] = score(clicks.pairs(rows[:n]), of_rows[:n])
         seconds[name] = time.perf_counter() - start
         progress.say(f"{name}: AUC {auc(scores[name][:n_test], clicks.labels[rows[:n_test]]):.4f}")
     scores[ITEM_MEAN] = item_means(clicks)[clicks.items[rows]]
@@ -134,27 +137,31 @@ def _of_candidates(
 ) -> tuple[tuple[ClickRow, ...], tuple[ClickRow, ...]]:
     """Hit rates, and precision, recall and F1 of every user's positive pair and one negative, as `compared` does.
 
-    `scores` are of the test pairs and then of the validation pairs with labels `known [m]`, where F1 is largest.
+    `scores` are of the test pairs and then of the validation pairs with labels `known [m]`, where F1 is largest; of
+    systems without the latter there are hit rates only.
     """
     n, few = len(labels), balanced(labels, users)
     rates = {name: hits(part[:n], labels, users) for name, part in scores.items()}
     ratios = {
         name: Ratios.of(part[few], labels[few], users[few], best_threshold(part[n:], known), _N_DRAWS, seed)
         for name, part in scores.items()
+        if len(part) > n
     }
     summary, differences = [], []
     for name in scores:
         summary += [ClickRow(name, metric, *paired(rates[name][metric])) for metric in HITS]
-        summary += [
-            ClickRow(name, metric, ratios[name].values[metric], *_ends(ratios[name].draws[metric])) for metric in RATIOS
-        ]
+        if name in ratios:
+            summary += [
+                ClickRow(name, metric, ratios[name].values[metric], *_ends(ratios[name].draws[metric]))
+                for metric in RATIOS
+            ]
         for other in scores:
             if name not in {other, ITEM_MEAN}:
                 differences += [
                     ClickRow(name, metric, *paired(rates[name][metric] - rates[other][metric]), other)
                     for metric in HITS
                 ]
-                for metric in RATIOS:
+                for metric in RATIOS if {name, other} <= ratios.keys() else ():
                     mine, theirs = ratios[name], ratios[other]
                     ends = _ends(mine.draws[metric] - theirs.draws[metric])
                     differences.append(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loid_infer.artifact import MANIFEST
 from loid_infer.clicks.answers import CoraModel, Questions, answered
-from loid_infer.clicks.bdlm import Mixer
+from loid_infer.clicks.bdlm import Mixer, answer
+from loid_infer.clicks.choices import Chooser, by_user, log_odds
 from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import FactorPairs, PairBatch
 from loid_infer.clicks.prompts import USER, Prompts
@@ -39,6 +42,8 @@ TEXT, CORA, BDLM_LLM, BDLM_DRS = "text", "cora", "bdlm-llm", "bdlm-drs"
 _STORED = (TEXT, BDLM_LLM, BDLM_DRS)  # models on stored vectors of prompts
 # Pairs and the titles of their items -> logits [n].
 Scorer: TypeAlias = Callable[[Pairs, Sequence[str]], Floats]
+# States [n, width] of prompts and the pairs they are about -> logits [n].
+StateLogits: TypeAlias = Callable[[Tensor, PairBatch], Tensor]
 
 
 def click_heads(workspace: Workspace, domain: str) -> list[str]:
@@ -89,54 +94,56 @@ def scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progres
     """
     manifest = head.manifest
     if manifest.model in _STORED:
-        return _stored_scorer(workspace, head, progress, keep)
+        return with_prompts(open_chooser(workspace, head, progress, keep=keep), manifest.candidates)
     if manifest.model == CORA:
         return _cora_scorer(workspace, head, device, progress)
     net, length = head.net(), RankOptions(**manifest.options).max_length
     return lambda pairs, titles: logits(net, pairs, length)
 
 
-def _stored_scorer(workspace: Workspace, head: ClickHead, progress: Progress, keep: bool) -> Scorer:
+def open_chooser(workspace: Workspace, head: ClickHead, progress: Progress, *, keep: bool = False) -> Chooser:
+    """That of a head on stored vectors of prompts; errors as in `scorer`."""
     manifest = head.manifest
     folder = open_folder(workspace.encoder(manifest.encoder), manifest.encoder, expected=manifest.fingerprint)
     titles = titles_of(workspace, manifest.domain, head.item_ids)
-    with_ids = USER in manifest.prompt
-    prompts = Prompts.of(manifest.prompt, titles, folder.tokenizer(), manifest.title_tokens, with_ids=with_ids)
+    prompts = Prompts.of(
+        manifest.prompt,
+        titles,
+        folder.tokenizer(),
+        manifest.title_tokens,
+        with_ids=USER in manifest.prompt,
+        candidates=manifest.candidates,
+    )
     reader = TextReader(workspace, folder, f"{head.folder.name}-test", progress, keep=keep)
-    if manifest.model != BDLM_DRS:
-        return text_scorer(reader, prompts, head.tensors)
-    net = head.net()
-    assert isinstance(net, FactorPairs)
-    mixer = Mixer(net.users.shape[1], folder.spec.dim)
-    try:
-        mixer.load_state_dict(head.part("mixer"))
-    except RuntimeError as error:
-        what = f"the head cannot be read: {str(error).splitlines()[0]}"
-        raise BadArtifact(what, where=str(head.folder), fix="Fit it again.") from error
-    return mixed_scorer(reader, prompts, net, mixer)
+    if manifest.model == BDLM_DRS:
+        net = head.net()
+        assert isinstance(net, FactorPairs)
+        mixer = Mixer(net.users.shape[1], folder.spec.dim)
+        try:
+            mixer.load_state_dict(head.part("mixer"))
+        except RuntimeError as error:
+            what = f"the head cannot be read: {str(error).splitlines()[0]}"
+            raise BadArtifact(what, where=str(head.folder), fix="Fit it again.") from error
+        return chooser(reader, prompts, partial(mixer, net))
+    return chooser(reader, prompts, partial(answer, head.tensors))
 
 
-def mixed_scorer(reader: TextReader, prompts: Prompts, net: FactorPairs, mixer: Mixer) -> Scorer:
-    """That of the collaborative side of BDLM, with the vectors of prompts as states."""
+def chooser(reader: TextReader, prompts: Prompts, logits: StateLogits) -> Chooser:
+    """What gives the logits of pairs from stored vectors of prompts."""
 
-    def score(pairs: Pairs, titles: Sequence[str]) -> Floats:
-        states = torch.from_numpy(reader(prompts(pairs, titles)))
+    def choose(pairs: Pairs, titles: Sequence[str], starts: Ints) -> Floats:
+        states = torch.from_numpy(reader(prompts(pairs, titles, starts)))
         with torch.inference_mode():
-            found: Floats = mixer(net, PairBatch.of(pairs, 1), states).numpy()
-        return found
+            each = torch.from_numpy(np.diff(starts))
+            found: Floats = logits(states.repeat_interleave(each, dim=0), PairBatch.of(pairs, 1)).numpy()
+        return log_odds(found, starts) if prompts.candidates else found
 
-    return score
+    return choose
 
 
-def text_scorer(reader: TextReader, prompts: Prompts, tensors: Any) -> Scorer:
-    """That of the vectors of prompts, with the `direction [width]` of Yes against No."""
-    direction = tensors["direction"].numpy()
-
-    def score(pairs: Pairs, titles: Sequence[str]) -> Floats:
-        found: Floats = reader(prompts(pairs, titles)) @ direction
-        return found
-
-    return score
+def with_prompts(choose: Chooser, candidates: int) -> Scorer:
+    """The same, with a prompt for each pair, or for all pairs of a user if prompts list `candidates`."""
+    return by_user(choose) if candidates else lambda pairs, titles: choose(pairs, titles, np.arange(pairs.n + 1))
 
 
 def _cora_scorer(workspace: Workspace, head: ClickHead, device: str, progress: Progress) -> Scorer:
@@ -185,6 +192,10 @@ class OpenClicks:
     def __init__(self, workspace: Workspace, name: str, device: str = "cpu", progress: Progress = SILENT) -> None:
         self._head = open_click_head(workspace, name)
         self.manifest: ClickManifest = self._head.manifest
+        if self.manifest.candidates:
+            what = "the head chooses among candidates, so a pair alone has no score"
+            fix = f"Run: loid-infer recommend --domain {self.manifest.domain} --head {name}"
+            raise BadSetting(what, where=f"head {name!r}", expected="a head that scores pairs", fix=fix)
         self.user_ids, self.item_ids = self._head.user_ids, self._head.item_ids
         table = texts_of(workspace, self.manifest.domain) if self.manifest.prompt else {}
         self._titles = table.get
@@ -215,16 +226,21 @@ class OpenClicks:
 
 
 class OpenPairRanking:
-    """An open collaborative head that ranks all items by P(liked); see `OpenRanking` for what its methods give."""
+    """An open head on labeled pairs that ranks all items by P(liked); see `OpenRanking` for what its methods give.
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        """Raises BadSetting if a decoder answers for the head."""
+    A head that chooses among candidates does so among the items that its collaborative model puts first.
+    """
+
+    def __init__(self, workspace: Workspace, name: str, progress: Progress = SILENT) -> None:
+        """Raises BadSetting if a decoder answers for the head, about one item at a time."""
         head = open_click_head(workspace, name)
         self.manifest = manifest = head.manifest
-        if manifest.model in (*_STORED, CORA):
+        if manifest.model in (*_STORED, CORA) and not manifest.candidates:
             what = "a decoder would have to read a prompt about every item for every user"
             fix = "Recommend with a collaborative or a ranking head, and score what it puts first with this one."
             raise BadSetting(what, where=f"--head {name}", got=manifest.model, fix=fix)
+        self._choose = open_chooser(workspace, head, progress) if manifest.candidates else None
+        self._titles = titles_of(workspace, manifest.domain, head.item_ids) if manifest.candidates else []
         self.item_ids, self.n_items = head.item_ids, len(head.item_ids)
         self._net, self._length = head.net(), RankOptions(**manifest.options).max_length
         self._tables = self._net.tables()
@@ -268,7 +284,28 @@ class OpenPairRanking:
         """None: all items are scored."""
 
     def first(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
-        """The first items, and P(liked) of each."""
+        """The first items, and P(liked) of each; of a head that chooses, the probability that it is the one.
+
+        Raises:
+            BadSetting: `n` is more than the number of candidates among which the head chooses.
+        """
+        if self._choose is None:
+            return self._liked_most(histories, n, with_seen=with_seen)
+        if n > self.manifest.candidates:
+            what, fix = "the head chooses among fewer items", f"Give at most -n {self.manifest.candidates}."
+            raise BadSetting(what, where="-n", expected=f"at most {self.manifest.candidates}", got=str(n), fix=fix)
+        columns, _ = self._liked_most(histories, self.manifest.candidates, with_seen=with_seen)
+        probabilities = np.full(columns.shape, -np.inf, np.float32)
+        rows, _ = np.nonzero(columns >= 0)
+        items = columns[columns >= 0]
+        pairs = Pairs(histories.users[rows], items, histories.rows(rows))
+        starts = np.append(np.unique(rows, return_index=True)[1], len(rows))
+        logits = self._choose(pairs, [self._titles[item] for item in items.tolist()], starts)
+        probabilities[columns >= 0] = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        places, scores = top(probabilities, n)
+        return np.where(places >= 0, np.take_along_axis(columns, places, axis=1), -1), scores
+
+    def _liked_most(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
         nothing = np.zeros(histories.n, np.int64)
         batch = PairBatch.of(Pairs(histories.users, nothing, histories), self._length)
         with torch.inference_mode():

@@ -155,7 +155,7 @@ def _opened(
         if of_labels != domain:
             what, fix = "the head is one of another domain", "Give its domain with --domain."
             raise BadSetting(what, where=f"head {name!r}", expected=domain, got=of_labels, fix=fix)
-        return name, OpenPairRanking(workspace, name)
+        return name, OpenPairRanking(workspace, name, progress)
     head = _head(workspace, domain, name, progress)
     return head.manifest.head, OpenRanking(workspace, head, domain, progress)
 

@@ -82,6 +82,31 @@ def both_needed(n_users: int = 60, seed: int = 0):
     return rows, titles
 
 
+def latecomers(n_users: int = 120, seed: int = 0):
+    """Rows and titles: users of two clusters, each with its own items and its own word in titles, and every second user
+    is a latecomer, who liked two items that nobody else met: interactions say nothing of it, but their titles do.
+
+    Every target of validation and test stands among three items of the other cluster.
+    """
+    rng = np.random.default_rng(seed)
+    words, nouns = ("great", "awful"), ("sound", "guitar", "cable")
+    titles = {f"{word}{item:02}": f"{word} {nouns[item % 3]}" for word in words for item in range(24)}
+    rows = []
+    for user in range(n_users):
+        own, other = ([f"{word}{item:02}" for item in rng.permutation(24)] for word in words[:: 1 - 2 * (user % 2)])
+        liked = own[:8]
+        if user % 4 < 2:
+            for pile, kind in ((liked, "only"), (other, "never")):
+                titles |= {f"{kind}{user}n{number}": titles[pile[0]] for number in range(2)}
+            liked[:-2] = [f"only{user}n{number}" for number in range(2)]
+            other += [f"never{user}n{number}" for number in range(2)]
+        for at, item in enumerate(liked):
+            part = ("train", "valid", "test")[max(0, at - len(liked) + 3)]
+            negatives = [other.pop() for _ in range(1 if part == "train" else 3)]
+            rows += [(f"u{user:03}", each, int(each == item), at, part) for each in (item, *negatives)]
+    return rows, titles
+
+
 def two_parts(n_pairs: int = 2_160, seed: int = 0):
     """Rows, titles and the probabilities of the test pairs that interactions know, and that titles know.
 

@@ -1,0 +1,134 @@
+"""BDLM whose decoder chooses among candidates, from labeled pairs to recommendations."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loid_infer import bdlm_fit, cache_info, cf_fit_clicks, evaluate_clicks, recommend, report
+from loid_infer.errors import BadArtifact, BadSetting
+from loid_infer.settings import Workspace
+from loid_infer.verbs.pairheads import OpenPairRanking
+from tests.clicks.test_choices import TEMPLATE
+from tests.clicks.test_cora import make_decoder
+from tests.clicks.worlds import both_needed, killed_after, latecomers, write_pairs
+from tests.verbs.test_bdlm import FAST
+from tests.verbs.test_cora import QUICK, scored
+
+CHOOSE = replace(FAST, task="choose", epochs=8, max_tokens=96, patience=99)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("choose")
+    base, ws = str(make_decoder(root / "base", tie_word_embeddings=True)), Workspace(root / "ws")
+    write_pairs(ws, "d", *latecomers())
+    cf_fit_clicks("d", settings=QUICK, workspace=ws)
+    return ws, base, bdlm_fit("d", base=base, prompt=TEMPLATE, settings=CHOOSE, workspace=ws)
+
+
+def test_both_sides_choose_better_than_interactions_alone(fitted) -> None:
+    ws, _, found = fitted
+    assert (found.heads, found.candidates) == (("d-bdlm-choose-llm", "d-bdlm-choose-drs"), 4)
+    assert found.n_train == 60 * 6 + 60 * 2
+    result = evaluate_clicks("d", workspace=ws)
+    rates = {row.system: row.value for row in result.summary if row.metric == "hr@1"}
+    assert rates["d-mf-clicks"] < 0.7  # of latecomers it knows nothing
+    assert rates["d-bdlm-choose-llm"] > rates["d-mf-clicks"] + 0.1
+    assert rates["d-bdlm-choose-drs"] > rates["d-mf-clicks"] + 0.05
+    lows = [row.low for row in result.differences if (row.metric, row.reference) == ("hr@1", "d-mf-clicks")]
+    assert len(lows) == 2
+    assert min(lows) > 0
+    # A choice is no answer about one item, so it has no threshold.
+    assert {row.system for row in result.summary if row.metric == "f1"} == {"d-mf-clicks", "item mean"}
+    assert "d-bdlm-choose-llm" in Path(report(workspace=ws).path).read_text()
+
+
+def test_tokens_have_to_be_loaded(fitted) -> None:
+    ws, base, _ = fitted
+    settings = replace(CHOOSE, epochs=2, random_tokens=True)
+    found = bdlm_fit("d", base=base, prompt=TEMPLATE, settings=settings, name="less", workspace=ws)
+    summary = evaluate_clicks("d", heads=found.heads[:1], workspace=ws).summary
+    for head in found.heads:
+        shutil.rmtree(ws.head(head))
+    assert next(row.value for row in summary if row.metric == "hr@1") < 0.5
+
+
+def test_recommendations_are_what_the_head_chooses_of_what_interactions_put_first(fitted) -> None:
+    ws, _, _ = fitted
+    users = ws.root / "users.csv"
+    names = [f"u{user:03}" for user in range(0, 40, 3)] + ["nobody", "somebody"]
+    users.write_text("\n".join(["user_id", *names, ""]))
+
+    def recommended(head: str, n: int) -> dict[str, list[dict[str, str]]]:
+        result = recommend(users, domain="d", head=head, n=n, workspace=ws)
+        with Path(result.out).open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        return {name: [row for row in rows if row["user_id"] == name] for name in names}
+
+    for side in ("llm", "drs"):
+        head, turned = f"d-bdlm-choose-{side}", 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenPairRanking, "first", OpenPairRanking._liked_most)
+            first = recommended(head, 4)
+        found, best = recommended(head, 4), recommended(head, 1)
+        for name in names:
+            mine, theirs = ([row["item_id"] for row in rows[name]] for rows in (found, first))
+            assert len(mine) == 4
+            assert sorted(mine) == sorted(theirs)
+            turned += mine != theirs
+            scores = [float(row["score"]) for row in found[name]]
+            assert scores == sorted(scores, reverse=True)
+            assert sum(scores) == pytest.approx(1, abs=1e-4)
+            assert [row["item_id"] for row in best[name]] == mine[:1]
+            assert best[name][0]["known"] == ("none" if name.endswith("body") else "user")
+        assert turned > 0
+
+
+def test_a_second_evaluation_reads_stored_vectors(fitted, monkeypatch) -> None:
+    ws, _, _ = fitted
+    before = evaluate_clicks("d", workspace=ws).summary
+    monkeypatch.setattr("loid_infer.verbs.joined.encode_corpus", None)
+    assert evaluate_clicks("d", workspace=ws).summary == before
+    assert cache_info(workspace=ws).stores
+
+
+def test_a_killed_training_continues_and_ends_the_same(fitted) -> None:
+    ws, base, _ = fitted
+    settings = replace(CHOOSE, epochs=1)
+    run = {"base": base, "prompt": TEMPLATE, "settings": settings, "workspace": ws, "checkpoint_s": 0.0}
+    bdlm_fit("d", name="whole", **run)
+    with killed_after(12), pytest.raises(KeyboardInterrupt):
+        bdlm_fit("d", name="resumed", **run)
+    bdlm_fit("d", name="resumed", **run)
+    heads = [ws.head(f"{name}-{side}") for name in ("whole", "resumed") for side in ("llm", "drs")]
+    written = [(head / "head.safetensors").read_bytes() for head in heads]
+    for head in heads:
+        shutil.rmtree(head)
+    assert written[:2] == written[2:]
+
+
+def test_what_a_choice_cannot_do_is_refused(fitted, tmp_path) -> None:
+    ws, base, _ = fitted
+    with pytest.raises(BadSetting, match=r"-n: the head chooses among fewer items .*at most 4, got 5.*-n 4"):
+        recommend(domain="d", head="d-bdlm-choose-llm", n=5, workspace=ws)
+    with pytest.raises(BadSetting, match=r"chooses among candidates, so a pair alone.*recommend --domain d"):
+        scored(ws, [("u000", "great01", 1)], tmp_path, head="d-bdlm-choose-llm")
+    with pytest.raises(BadSetting, match=r"--task.*answer \| choose"):
+        bdlm_fit("d", base=base, settings=replace(CHOOSE, task="rank"), workspace=ws)
+    with pytest.raises(BadSetting, match=r"--no-tokens.*only tokens of items can be chosen"):
+        bdlm_fit("d", base=base, settings=replace(CHOOSE, no_tokens=True), workspace=ws)
+    other = Workspace(tmp_path / "ws")
+    write_pairs(other, "d", *both_needed(n_users=12))
+    cf_fit_clicks("d", settings=replace(QUICK, epochs=1), workspace=other)
+    with pytest.raises(BadSetting, match=r"no candidates to choose from.*bdlm pairs --domain d"):
+        bdlm_fit("d", base=base, settings=CHOOSE, workspace=other)
+    manifest = ws.head("d-bdlm-choose-llm") / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(whole) | {"prompt": "{user} {history} {title} {item} Answer:"}))
+    with pytest.raises((BadArtifact, BadSetting)):
+        evaluate_clicks("d", heads=["d-bdlm-choose-llm"], workspace=ws)
+    manifest.write_text(whole)
