@@ -31,17 +31,17 @@ def _difference(row: RankDifference | ClickRow, value: float) -> dict[str, str]:
 
 
 def _of_labels(result: ClickEvaluation) -> dict[str, Any]:
+    names, metrics = [*result.by_system()], [*dict.fromkeys(row.metric for row in result.summary)]
     systems = [
-        {"system": name}
-        | {metric: f"{row.value:.4f}" for metric, row in metrics.items()}
-        | {
-            f"{metric} 95 %": f"{row.low:.4f} to {row.high:.4f}"
-            for metric, row in metrics.items()
-            if row.low is not None
-        }
-        for name, metrics in result.by_system().items()
+        {"metric": row.metric, "system": row.system, "value": f"{row.value:.4f}"}
+        | {name: "" if bound is None else f"{bound:.4f}" for name, bound in (("low", row.low), ("high", row.high))}
+        for row in sorted(result.summary, key=lambda row: metrics.index(row.metric))
     ]
-    compared = [_difference(row, row.value) for row in result.differences]
+    compared = [  # each pair of systems once
+        _difference(row, row.value)
+        for row in result.differences
+        if names.index(row.system) < names.index(row.reference)
+    ]
     return {
         "domain": result.domain,
         "split": result.split,
@@ -49,7 +49,7 @@ def _of_labels(result: ClickEvaluation) -> dict[str, Any]:
         "users": f"{result.n_users:,}, {result.n_both:,} of them with both labels",
         "path": result.path,
         "seconds": result.seconds,
-        "test pairs": systems,
+        "test pairs, 95 % intervals": systems,
         "paired differences, 95 % intervals over users": compared,
     }
 

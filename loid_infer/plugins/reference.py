@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +20,10 @@ def fresh_factors(model: Any, modules: Sequence[str], rank: int, seed: int) -> d
 
     # Full paths, since the suffix `dense` would match the pooler too.
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=[*modules], lora_dropout=0.0, bias="none")
-    with torch.random.fork_rng(devices=[]):
+    with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
-    state = peft.get_peft_model_state_dict(wrapped)
+        state = peft.get_peft_model_state_dict(wrapped)
     key = "base_model.model.{}.lora_{}.weight"
     return {name: (state[key.format(name, "A")].float(), state[key.format(name, "B")].float()) for name in modules}
 
@@ -44,8 +46,17 @@ def unmerged(model: Any, chain: Sequence[PluginFolder]) -> Any:
             state[name] += torch.from_numpy(dense(part))
     if not lora:
         return model
-    wrapped: Any = peft.PeftModel.from_pretrained(model, lora[0].path, adapter_name=lora[0].digest)
-    for plugin in lora[1:]:
-        wrapped.load_adapter(plugin.path, adapter_name=plugin.digest)
-    wrapped.base_model.set_adapter([plugin.digest for plugin in lora])
+    with _quiet():
+        wrapped: Any = peft.PeftModel.from_pretrained(model, lora[0].path, adapter_name=lora[0].digest)
+        for plugin in lora[1:]:
+            wrapped.load_adapter(plugin.path, adapter_name=plugin.digest)
+        wrapped.base_model.set_adapter([plugin.digest for plugin in lora])
     return wrapped.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without peft's warnings of a model folder that it does not find and of what it reads of transformers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -327,9 +327,13 @@ def test_the_report_and_the_sweep_know_the_heads(fitted, tmp_path, monkeypatch) 
 
 def test_an_evaluation_is_printed_for_people(fitted) -> None:
     shown = tables(evaluate_clicks("d", workspace=fitted[0]))
-    assert [row["system"] for row in shown["test pairs"]] == ["d-cora-mf", "d-mf-clicks", "d-text", "item mean"]
-    assert all(" to " in row["auc 95 %"] for row in shown["test pairs"])
-    assert len(shown["paired differences, 95 % intervals over users"]) == 3 * 3 * 2
+    rows = shown["test pairs, 95 % intervals"]
+    systems = ["d-cora-mf", "d-mf-clicks", "d-text", "item mean"]
+    assert [(row["metric"], row["system"]) for row in rows] == [(m, s) for m in ("auc", "uauc") for s in systems]
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in rows)
+    pairs = [(row["system"], row["minus"]) for row in shown["paired differences, 95 % intervals over users"]]
+    assert sorted({*pairs}) == [*combinations(systems, 2)]
+    assert len(pairs) == 6 * 2
 
 
 @pytest.mark.parametrize("model", ["mf", "ncf", "sasrec"])
