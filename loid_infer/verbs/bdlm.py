@@ -31,10 +31,18 @@ from loid_infer.plugins.adapter import adapted_encoder
 from loid_infer.plugins.delta import fold
 from loid_infer.settings import TITLE_TOKENS, Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.types import SILENT, NamedDigest, Progress
-from loid_infer.verbs.cora import ClickFitResult, ClickRun, best_collaborative
+from loid_infer.verbs.cora import ClickFitResult, ClickRun
 from loid_infer.verbs.export import export
 from loid_infer.verbs.joined import TextReader
-from loid_infer.verbs.pairheads import BDLM_DRS, BDLM_LLM, chooser, decoder_of, open_click_head, with_prompts
+from loid_infer.verbs.pairheads import (
+    BDLM_DRS,
+    BDLM_LLM,
+    best_collaborative,
+    chooser,
+    decoder_of,
+    open_click_head,
+    with_prompts,
+)
 from loid_infer.verbs.train import resolved
 
 _FACTORS = ("mf", "lightgcn")  # whose users and items have a vector each
@@ -212,11 +220,9 @@ def _saved(
     about = {**about, "encoder": folder.name, "fingerprint": folder.fingerprint, "card": folder.spec}
     n_params = sum(parameter.numel() for parameter in model.trained().values())
     model = model.cpu()
-    net, mixer = (
-        {f"{part}.{key}": value for key, value in module.state_dict().items()}
-        for part, module in (("net", model.net), ("mixer", model.mixer))
-    )
+    parts = {"net": model.net, "mixer": model.mixer}
+    tensors = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
     val = llm.validated(with_prompts(chooser(reader, prompts, partial(answer, model.answers())), candidates), rows)
-    of_llm = llm.save(model.answers() | (net if candidates else {}), {**about, "val": val}, history, n_params)
+    of_llm = llm.save(model.answers(), {**about, "val": val}, history, n_params)
     val = drs.validated(with_prompts(chooser(reader, prompts, partial(model.mixer, model.net)), candidates), rows)
-    return of_llm, drs.save(net | mixer, {**about, "val": val}, history, n_params)
+    return of_llm, drs.save(tensors, {**about, "val": val}, history, n_params)

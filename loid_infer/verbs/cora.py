@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from loid_infer.artifact import MANIFEST, digest_json, read_manifest, versions
+from loid_infer.artifact import MANIFEST, digest_json, versions
 from loid_infer.clicks.answers import MAX_VALID, drawn, questions_of, train_answers
 from loid_infer.clicks.bdlm import answer
 from loid_infer.clicks.manifest import ClickManifest
@@ -42,8 +42,8 @@ from loid_infer.verbs.pairheads import (
     CORA,
     TEXT,
     Scorer,
+    best_collaborative,
     chooser,
-    click_heads,
     cora_model,
     cora_scorer,
     decoder_of,
@@ -262,20 +262,6 @@ def _export(run: ClickRun, source: Base, base: str, name: str, settings: AnswerS
             return
     how: dict[str, Any] = {"pooling": "last", "normalize": False, "max_tokens": settings.max_tokens or None}
     export(name, base=base, workspace=run.workspace, progress=run.progress, **how)
-
-
-def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str]) -> str:
-    """The head of `domain` of one of these collaborative `models` with the best validation AUC."""
-    found: dict[str, float] = {}
-    for name in click_heads(workspace, domain):
-        with suppress(BadArtifact):
-            manifest = read_manifest(workspace.head(name), ClickManifest, "", check_files=False)
-            if manifest.model in models:
-                found[name] = manifest.val["auc"]
-    if not found:
-        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]}"
-        raise BadArtifact(f"there is no collaborative head of {domain}", where=str(workspace.root), fix=fix)
-    return max(found, key=lambda name: found[name])
 
 
 def measured(clicks: Clicks, rows: Ints, scores: Floats) -> dict[str, float]:

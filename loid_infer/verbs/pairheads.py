@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loid_infer.artifact import MANIFEST
+from loid_infer.artifact import MANIFEST, read_manifest
 from loid_infer.clicks.answers import CoraModel, Questions, answered
 from loid_infer.clicks.bdlm import Mixer, answer
 from loid_infer.clicks.choices import Chooser, by_user, log_odds
@@ -24,19 +24,17 @@ from loid_infer.clicks.training import logits
 from loid_infer.data.clicks import Pairs, read_clicks
 from loid_infer.data.lookup import IdTable
 from loid_infer.data.sequences import Histories
-from loid_infer.data.users import UserRows
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.opening import torch_device
 from loid_infer.encoders.processor import n_usable_threads, torch_threads
 from loid_infer.errors import BadArtifact, BadSetting
-from loid_infer.evaluation.ranking import top
 from loid_infer.graphs.bases import Base, load_base
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.records import decode
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT, Floats, Ints, Progress
 from loid_infer.verbs.joined import TextReader
-from loid_infer.verbs.sequences import BASED_ON, texts_of, titles_of
+from loid_infer.verbs.sequences import texts_of, titles_of
 
 TEXT, CORA, BDLM_LLM, BDLM_DRS = "text", "cora", "bdlm-llm", "bdlm-drs"
 _STORED = (TEXT, BDLM_LLM, BDLM_DRS)  # models on stored vectors of prompts
@@ -64,6 +62,20 @@ def click_domain(workspace: Workspace, name: str) -> str | None:
 def open_click_head(workspace: Workspace, name: str) -> ClickHead:
     """Load the head `name`; see `load_click_head`."""
     return load_click_head(workspace.head(name), "Fit it again, with `loid-infer cf fit --clicks` or `cora fit`.")
+
+
+def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str]) -> str:
+    """The head of `domain` of one of these collaborative `models` with the best validation AUC."""
+    found: dict[str, float] = {}
+    for name in click_heads(workspace, domain):
+        with suppress(BadArtifact):
+            manifest = read_manifest(workspace.head(name), ClickManifest, "", check_files=False)
+            if manifest.model in models:
+                found[name] = manifest.val["auc"]
+    if not found:
+        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]}"
+        raise BadArtifact(f"there is no collaborative head of {domain}", where=str(workspace.root), fix=fix)
+    return max(found, key=lambda name: found[name])
 
 
 def decoder_of(base: str) -> Base:
@@ -220,99 +232,10 @@ class OpenClicks:
         lengths = np.diff(ends, prepend=0)
         without = Histories(users, ends - lengths, ends, liked[others])
         titles = [self._titles(item, "") for item in item_ids]
-        found = self._score(Pairs(users, items, without), titles)
-        probabilities: Floats = (1 / (1 + np.exp(-found.astype(np.float64)))).astype(np.float32)
-        return probabilities
+        return probability(self._score(Pairs(users, items, without), titles))
 
 
-class OpenPairRanking:
-    """An open head on labeled pairs that ranks all items by P(liked); see `OpenRanking` for what its methods give.
-
-    A head that chooses among candidates does so among the items that its collaborative model puts first.
-    """
-
-    def __init__(self, workspace: Workspace, name: str, progress: Progress = SILENT) -> None:
-        """Raises BadSetting if a decoder answers for the head, about one item at a time."""
-        head = open_click_head(workspace, name)
-        self.manifest = manifest = head.manifest
-        if manifest.model in (*_STORED, CORA) and not manifest.candidates:
-            what = "a decoder would have to read a prompt about every item for every user"
-            fix = "Recommend with a collaborative or a ranking head, and score what it puts first with this one."
-            raise BadSetting(what, where=f"--head {name}", got=manifest.model, fix=fix)
-        self._choose = open_chooser(workspace, head, progress) if manifest.candidates else None
-        self._titles = titles_of(workspace, manifest.domain, head.item_ids) if manifest.candidates else []
-        self.item_ids, self.n_items = head.item_ids, len(head.item_ids)
-        self._net, self._length = head.net(), RankOptions(**manifest.options).max_length
-        self._tables = self._net.tables()
-        clicks = read_clicks(workspace.clicks(manifest.domain), manifest.domain, manifest.seed, to_fit=False)
-        self._users, self._rows = IdTable(head.user_ids), IdTable(clicks.user_ids)
-        self._user_ids, self._codes = clicks.user_ids, IdTable(head.item_ids).codes(clicks.item_ids)
-        self._given = {item: code for code, item in enumerate(head.item_ids)}
-        self._liked, self._by_history = clicks.liked, manifest.model == "sasrec"
-        users, items = self._users.codes(clicks.user_ids)[clicks.users], self._codes[clicks.items]
-        known = (users >= 0) & (items >= 0)
-        order = np.argsort(users[known], kind="stable")
-        self._met = items[known][order]  # what each user has labeled, user by user
-        self._starts = np.searchsorted(users[known][order], np.arange(len(head.user_ids) + 1))
-
-    def known_users(self) -> Sequence[str]:
-        """The users with labeled pairs."""
-        return self._user_ids
-
-    def histories(self, wanted: UserRows) -> tuple[Histories, Ints]:
-        """What the users liked, and what recommendations are based on; unknown users get the order of all users."""
-        users, rows = self._users.codes(wanted.user_ids), self._rows.codes(wanted.user_ids)
-        parts: list[Ints] = []
-        based = []
-        for i, row in enumerate(rows.tolist()):
-            items: Ints = np.zeros(0, np.int64)
-            given = wanted.histories[i] if wanted.histories is not None else None
-            if given is not None:
-                items = np.array([self._given.get(item, -1) for item in given], np.int64)
-                users[i] = -1
-            elif row >= 0:
-                items = self._codes[self._liked.items[self._liked.starts[row] : self._liked.starts[row + 1]]]
-            parts.append(items[items >= 0])
-            is_known = len(parts[-1]) > 0 if self._by_history else users[i] >= 0
-            based.append(len(BASED_ON) - 1 if not is_known else BASED_ON.index("user" if given is None else "history"))
-        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
-        lengths = np.diff(ends, prepend=0)
-        flat = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        return Histories(users, ends - lengths, ends, flat), np.array(based, np.int64)
-
-    def index(self, histories: Histories) -> float | None:
-        """None: all items are scored."""
-
-    def first(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
-        """The first items, and P(liked) of each; of a head that chooses, the probability that it is the one.
-
-        Raises:
-            BadSetting: `n` is more than the number of candidates among which the head chooses.
-        """
-        if self._choose is None:
-            return self._liked_most(histories, n, with_seen=with_seen)
-        if n > self.manifest.candidates:
-            what, fix = "the head chooses among fewer items", f"Give at most -n {self.manifest.candidates}."
-            raise BadSetting(what, where="-n", expected=f"at most {self.manifest.candidates}", got=str(n), fix=fix)
-        columns, _ = self._liked_most(histories, self.manifest.candidates, with_seen=with_seen)
-        probabilities = np.full(columns.shape, -np.inf, np.float32)
-        rows, _ = np.nonzero(columns >= 0)
-        items = columns[columns >= 0]
-        pairs = Pairs(histories.users[rows], items, histories.rows(rows))
-        starts = np.append(np.unique(rows, return_index=True)[1], len(rows))
-        logits = self._choose(pairs, [self._titles[item] for item in items.tolist()], starts)
-        probabilities[columns >= 0] = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        places, scores = top(probabilities, n)
-        return np.where(places >= 0, np.take_along_axis(columns, places, axis=1), -1), scores
-
-    def _liked_most(self, histories: Histories, n: int, *, with_seen: bool) -> tuple[Ints, Floats]:
-        nothing = np.zeros(histories.n, np.int64)
-        batch = PairBatch.of(Pairs(histories.users, nothing, histories), self._length)
-        with torch.inference_mode():
-            scores = torch.sigmoid(self._net.all_logits(batch, self._tables)).numpy()
-        if not with_seen:  # of users that came after the fit, what they liked
-            for row, user in enumerate(histories.users.tolist()):
-                labeled = self._met[self._starts[user] : self._starts[user + 1]] if user >= 0 else ()
-                scores[row, labeled] = -np.inf
-            scores[histories.flat()] = -np.inf
-        return top(scores, n)
+def probability(logits: Floats) -> Floats:
+    """Those of logits `[n]`, computed in float64."""
+    found: Floats = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    return found

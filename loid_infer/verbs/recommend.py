@@ -19,7 +19,8 @@ from loid_infer.rankers.ranking import block_rows
 from loid_infer.rankers.saved import RankingHead
 from loid_infer.settings import Workspace, WorkspaceLike, check_number
 from loid_infer.types import SILENT, Ints, Progress
-from loid_infer.verbs.pairheads import OpenPairRanking, click_domain
+from loid_infer.verbs.pairheads import click_domain
+from loid_infer.verbs.pairranking import OpenPairRanking
 from loid_infer.verbs.sequences import BASED_ON, OpenRanking, open_heads, titles_of
 
 
@@ -58,7 +59,8 @@ def recommend(
         users: parquet or CSV file with `user_id`, and optionally `history`, item ids that replace those of the table;
             by default all users of the domain.
         head: name of the head; by default the ranking head of this domain with the best validation NDCG@10. A
-            collaborative head on labeled pairs ranks by P(liked) and leaves out what the user has labeled.
+            head on labeled pairs ranks by P(liked) and leaves out what the user has labeled; one with a decoder orders
+            what the domain's best collaborative head puts first.
         include_seen: also recommend items of the history.
         out: by default `<users>.recommendations.parquet` (`.csv` for CSV), or `<domain>.recommendations.parquet` in the
             current folder.

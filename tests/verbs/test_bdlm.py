@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer import bdlm_fit, cache_info, cf_fit_clicks, evaluate_clicks, recommend, report
+from loid_infer import bdlm_fit, cache_info, cf_fit_clicks, evaluate_clicks, report
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import Workspace
 from tests.clicks.test_bdlm import TEMPLATE
 from tests.clicks.test_cora import make_decoder
 from tests.clicks.worlds import both_needed, killed_after, write_pairs
-from tests.verbs.test_cora import QUICK, scored
+from tests.verbs.test_cora import QUICK, check_order, scored
 
 FAST = BdlmSettings(rank=4, epochs=6, learning_rate=1e-2, precision="fp32", max_tokens=48, batch_tokens=1024)
 
@@ -67,6 +67,12 @@ def test_both_heads_read_the_same_stored_vectors(fitted, tmp_path, monkeypatch) 
     assert [row["score"] for row in llm] != [row["score"] for row in drs]
 
 
+def test_both_sides_order_what_the_collaborative_head_puts_first(fitted, tmp_path) -> None:
+    ws, _, found = fitted
+    for head in found.heads:
+        check_order(ws, head, tmp_path)
+
+
 def test_a_killed_training_continues_and_ends_the_same(fitted) -> None:
     ws, base, _ = fitted
     run = {"base": base, "prompt": TEMPLATE, "settings": replace(FAST, epochs=1), "workspace": ws, "checkpoint_s": 0.0}
@@ -92,8 +98,6 @@ def test_what_does_not_belong_together_is_refused(fitted, tmp_path) -> None:
         bdlm_fit("d", prompt="{history} {title} Answer:", **options)
     with pytest.raises(BadSetting, match=r"not a collaborative head of these pairs.*mf \| lightgcn on d"):
         bdlm_fit("d", cf="d-bdlm-llm", prompt=TEMPLATE, **options)
-    with pytest.raises(BadSetting, match="a decoder would have to read a prompt"):
-        recommend(domain="d", head="d-bdlm-drs", workspace=ws)
     other = Workspace(tmp_path / "ws")
     shutil.copytree(ws.root, other.root)
     shutil.rmtree(other.head("d-mf-clicks"))

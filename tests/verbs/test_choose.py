@@ -1,6 +1,5 @@
 """BDLM whose decoder chooses among candidates, from labeled pairs to recommendations."""
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -11,12 +10,11 @@ import pytest
 from loid_infer import bdlm_fit, cache_info, cf_fit_clicks, evaluate_clicks, recommend, report
 from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import Workspace
-from loid_infer.verbs.pairheads import OpenPairRanking
 from tests.clicks.test_choices import TEMPLATE
 from tests.clicks.test_cora import make_decoder
 from tests.clicks.worlds import both_needed, killed_after, latecomers, write_pairs
 from tests.verbs.test_bdlm import FAST
-from tests.verbs.test_cora import QUICK, scored
+from tests.verbs.test_cora import QUICK, recommended, scored
 
 CHOOSE = replace(FAST, task="choose", epochs=8, max_tokens=96, patience=99)
 
@@ -59,22 +57,11 @@ def test_tokens_have_to_be_loaded(fitted) -> None:
 
 def test_recommendations_are_what_the_head_chooses_of_what_interactions_put_first(fitted) -> None:
     ws, _, _ = fitted
-    users = ws.root / "users.csv"
-    names = [f"u{user:03}" for user in range(0, 40, 3)] + ["nobody", "somebody"]
-    users.write_text("\n".join(["user_id", *names, ""]))
-
-    def recommended(head: str, n: int) -> dict[str, list[dict[str, str]]]:
-        result = recommend(users, domain="d", head=head, n=n, workspace=ws)
-        with Path(result.out).open(newline="") as file:
-            rows = [*csv.DictReader(file)]
-        return {name: [row for row in rows if row["user_id"] == name] for name in names}
-
+    names = [*(f"u{user:03}" for user in range(0, 40, 3)), "nobody", "somebody"]
+    first = recommended(ws, names, "d-mf-clicks", 4)
     for side in ("llm", "drs"):
         head, turned = f"d-bdlm-choose-{side}", 0
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(OpenPairRanking, "first", OpenPairRanking._liked_most)
-            first = recommended(head, 4)
-        found, best = recommended(head, 4), recommended(head, 1)
+        found, best = recommended(ws, names, head, 4), recommended(ws, names, head, 1)
         for name in names:
             mine, theirs = ([row["item_id"] for row in rows[name]] for rows in (found, first))
             assert len(mine) == 4

@@ -34,6 +34,7 @@ from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs.pairheads import OpenClicks, open_click_head, scorer
+from loid_infer.verbs.pairranking import SHORTLIST
 from loid_infer.verbs.sequences import titles_of
 from tests.clicks.test_cora import TEMPLATE, make_decoder
 from tests.clicks.worlds import both_needed, clusters, killed_after, two_parts, write_pairs
@@ -75,6 +76,29 @@ def scored(ws, rows, tmp_path, **options):
     result = score(tmp_path / "pairs.csv", workspace=ws, **options)
     with Path(result.out).open(newline="") as file:
         return result, [*csv.DictReader(file)]
+
+
+def recommended(ws, names, head: str, n: int, **options) -> dict[str, list[dict[str, str]]]:
+    """The rows of each user."""
+    (ws.root / "users.csv").write_text("\n".join(["user_id", *names, ""]))
+    result = recommend(ws.root / "users.csv", domain="d", head=head, n=n, workspace=ws, **options)
+    with Path(result.out).open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    return {name: [row for row in rows if row["user_id"] == name] for name in names}
+
+
+def check_order(ws, head: str, tmp_path) -> None:
+    """Recommendations by a decoder are the first items of d-mf-clicks in the order of its scores."""
+    names = ["u000", "u001", "nobody"]
+    first, found = recommended(ws, names, "d-mf-clicks", SHORTLIST), recommended(ws, names, head, 3)
+    for name in names:
+        _, rows = scored(ws, [(name, row["item_id"], 1) for row in first[name]], tmp_path, head=head)
+        assert len(rows) == SHORTLIST
+        best = sorted((float(row["score"]) for row in rows), reverse=True)
+        score_of = {row["item_id"]: float(row["score"]) for row in rows}
+        assert [score_of[row["item_id"]] for row in found[name]] == pytest.approx(best[:3], rel=1e-4)
+        assert [float(row["score"]) for row in found[name]] == pytest.approx(best[:3], rel=1e-4)
+    assert len(recommended(ws, names, head, SHORTLIST + 2)["u000"]) == SHORTLIST + 2
 
 
 def test_cora_knows_what_neither_interactions_nor_titles_know(fitted) -> None:
@@ -360,11 +384,20 @@ def test_collaborative_heads_recommend_by_the_probability_that_they_score(tmp_pa
     assert found.n_rows == 80
 
 
-def test_a_decoder_does_not_recommend(fitted) -> None:
-    with pytest.raises(BadSetting, match=r"--head d-text: a decoder would have to read.*score what it puts first"):
-        recommend(domain="d", head="d-text", workspace=fitted[0])
+def test_a_decoder_orders_what_the_collaborative_head_puts_first(fitted, tmp_path) -> None:
+    ws, _ = fitted
+    for head in ("d-text", "d-cora-mf"):
+        check_order(ws, head, tmp_path)
     with pytest.raises(BadSetting, match="the head is one of another domain"):
-        recommend(domain="e", head="d-text", workspace=fitted[0])
+        recommend(domain="e", head="d-text", workspace=ws)
+    cf_fit_clicks("d", settings=replace(QUICK, epochs=1), seed=1, name="other", workspace=ws)
+    shutil.move(ws.head("d-mf-clicks"), tmp_path / "away")
+    with pytest.raises(BadSetting, match=r"heads 'other' and 'd-text'.*another --seed.*Fit both again"):
+        recommend(domain="d", head="d-text", workspace=ws)
+    shutil.rmtree(ws.head("other"))
+    with pytest.raises(BadArtifact, match=r"no collaborative head of d.*cf fit --clicks --domain d --model mf"):
+        recommend(domain="d", head="d-text", workspace=ws)
+    shutil.move(tmp_path / "away", ws.head("d-mf-clicks"))
 
 
 def test_each_head_finds_what_was_planted_for_it(base, tmp_path) -> None:
