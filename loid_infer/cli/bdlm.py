@@ -52,7 +52,9 @@ def fit(
     title_tokens: TitleTokensOption = TITLE_TOKENS,
     name: Annotated[
         str | None,
-        typer.Option("--name", "-n", help="Name of the encoder and, with -llm and -drs, of two heads; DOMAIN-bdlm."),
+        typer.Option(
+            "--name", "-n", help="Name of the encoder and, with -llm and -drs, of two heads; DOMAIN-bdlm[-choose]."
+        ),
     ] = None,
     settings: BdlmSettings = DEFAULT_BDLM_SETTINGS,
     device: DeviceOption = "auto",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loid_infer.architectures.transformer import Transformer
+from loid_infer.clicks.candidates import log_odds
 from loid_infer.clicks.generator import GeneratedLinear, Generator
 from loid_infer.clicks.nets import PairBatch, PairNet
 from loid_infer.clicks.prompts import Prompts
@@ -179,10 +180,14 @@ class Questions:
         labels = labels.astype(np.float32)
         return Questions(pairs, labels, Examples(tokens.flat_ids, tokens.lengths, labels[starts[:-1]]))
 
+    @property
+    def each(self) -> int:
+        """The number of pairs of a prompt."""
+        return self.pairs.n // self.examples.n
+
     def rows(self, prompts: Ints) -> Ints:
         """The pairs of some prompts, one after another."""
-        each = self.pairs.n // self.examples.n
-        return (prompts[:, None] * each + np.arange(each)).ravel()
+        return (prompts[:, None] * self.each + np.arange(self.each)).ravel()
 
 
 def train_answers(
@@ -193,7 +198,7 @@ def train_answers(
     checkpoint: Checkpoint | None,
     progress: Progress,
 ) -> History:
-    """Train the model by the binary cross-entropy of P(Yes), with early stopping on the AUC.
+    """Train the model by its losses, by default the binary cross-entropy of P(Yes), with early stopping on the AUC.
 
     The losses of a batch are summed and divided by the mean batch size, so that all pairs have equal weight.
 
@@ -242,7 +247,7 @@ def train_answers(
 def answered(
     model: AnsweringModel, questions: Questions, settings: AnswerSettings, progress: Progress = SILENT
 ) -> Floats:
-    """The logits `[n_pairs]` of all questions."""
+    """The logits `[n_pairs]` of all questions; of lists of candidates those of their probabilities."""
     found = np.empty(questions.pairs.n, np.float32)
     examples = questions.examples
     batches = examples.batches(2 * settings.batch_tokens, settings.max_tokens)
@@ -252,7 +257,7 @@ def answered(
             rows = questions.rows(batch.slots)
             found[rows] = model(*tensors, questions.pairs.take(rows)).cpu().numpy()
             task.advance(len(rows))
-    return found
+    return found if len(found) == examples.n else log_odds(found, np.arange(0, len(found) + 1, questions.each))
 
 
 def drawn(rows: Ints, n: int | None, seed: int) -> Ints:

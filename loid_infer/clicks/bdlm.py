@@ -156,8 +156,9 @@ class BdlmModel(AnsweringModel):
 
     def answers(self) -> dict[str, Tensor]:
         """What `answer` reads."""
-        if self.output is None or self.tokens is None:
+        if self.output is None:
             return {"direction": self.direction}
+        assert self.tokens is not None
         return {"items": self.tokens.items, "output": self.output}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -33,6 +33,15 @@ def hits(scores: Floats, labels: Bools, users: Ints) -> dict[str, Floats]:
     return {name: recall(ranks, k) for name, k in HITS.items()}
 
 
+def log_odds(logits: Floats, starts: Ints) -> Floats:
+    """The logit `[n]` of each candidate's probability, -80 to 40, from logits `[n]` in groups."""
+    logits = logits.astype(np.float64)
+    sums = np.logaddexp.reduceat(logits, starts[:-1])
+    gaps = np.minimum(logits - np.repeat(sums, np.diff(starts)), -1e-18)
+    found: Floats = np.clip(gaps - np.log(-np.expm1(gaps)), -80, 40).astype(np.float32)
+    return found
+
+
 def balanced(labels: Bools, users: Ints) -> Ints:
     """The rows `[2 n_users]` of each user's positive pair and of the first negative one."""
     order = np.lexsort((np.arange(len(users)), labels, users))

@@ -13,7 +13,7 @@ from loid_infer.clicks.prompts import Prompts
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, Pairs
 from loid_infer.errors import BadSetting
-from loid_infer.types import Bools, Floats, Ints
+from loid_infer.types import Bools, Floats, Ints, Progress
 
 MAX_LISTS = MAX_VALID // 5  # lists of candidates of a validation; a prompt is several times as long
 # Pairs in groups with one user and one history, the titles of their items, and where groups begin -> logits [n].
@@ -24,20 +24,17 @@ def n_candidates(clicks: Clicks) -> int:
     """The number of candidates of every target.
 
     Raises:
-        BadSetting: users do not have one positive pair among equally many in validation and in test.
+        BadSetting: users do not have one positive pair among equally many in validation and in test, all with the same
+            history: else it might show which is positive.
     """
-    found: set[int] = set()
-    for part in (VALID, TEST):
-        rows = clicks.rows(part)
-        users = clicks.users[rows]
-        found |= {*np.unique(users, return_counts=True)[1].tolist()} if is_ranking(clicks.labels[rows], users) else {0}
-    if len(found) > 1 or 0 in found:
-        what, expected = "there are no candidates to choose from", "one liked item among equally many for every user"
-        fix = f"Run: loid-infer bdlm pairs --domain {clicks.domain}"
-        raise BadSetting(
-            what, where=f"--task choose, validation and test pairs of {clicks.domain}", expected=expected, fix=fix
-        )
-    return found.pop()
+    rows = np.concatenate([clicks.rows(VALID), clicks.rows(TEST)])
+    lists = clicks.users[rows] * 2 + (clicks.parts[rows] == TEST)
+    sizes, histories = np.unique(lists, return_counts=True)[1], np.unique([lists, clicks.n_before[rows]], axis=1)
+    if not is_ranking(clicks.labels[rows], lists) or len({*sizes.tolist()}) > 1 or histories.shape[1] > len(sizes):
+        expected = "one liked item among equally many, at one time, for every user"
+        where, fix = "--task choose, validation and test pairs", f"Run: loid-infer bdlm pairs --domain {clicks.domain}"
+        raise BadSetting("there are no candidates to choose from", where=where, expected=expected, fix=fix)
+    return int(sizes[0])
 
 
 def valid_lists(clicks: Clicks, seed: int) -> Ints:
@@ -48,12 +45,16 @@ def valid_lists(clicks: Clicks, seed: int) -> Ints:
 
 
 def choices_of(
-    clicks: Clicks, titles: Sequence[str], prompts: Prompts, settings: BdlmSettings
+    clicks: Clicks, titles: Sequence[str], prompts: Prompts, settings: BdlmSettings, progress: Progress
 ) -> tuple[Questions, Questions]:
     """Those of training, whose other candidates are drawn evenly from the items that no pair of the user has in any
-    part, and of some validation lists."""
-    each, targets = prompts.candidates, clicks.rows(TRAIN)
-    targets = drawn(targets[clicks.labels[targets]], settings.samples, settings.seed)
+    part, and of some validation lists. Users with too few such items are left out of training.
+
+    Raises:
+        BadSetting: no user has enough of them.
+    """
+    each = prompts.candidates
+    targets = drawn(_targets(clicks, each, progress), settings.samples, settings.seed)
     of_targets = clicks.pairs(np.repeat(targets, each))
     items, labels = of_targets.items.reshape(-1, each).copy(), np.zeros((len(targets), each), bool)
     items[:, 1:], labels[:, 0] = _others(clicks, targets, each - 1, settings.seed), True
@@ -67,6 +68,25 @@ def choices_of(
     return of_train, of_valid
 
 
+def _targets(clicks: Clicks, each: int, progress: Progress) -> Ints:
+    """The rows of positive training pairs whose users have no pair with at least `each - 1` items."""
+    rows = clicks.rows(TRAIN)
+    rows = rows[clicks.labels[rows]]
+    n_items = len(clicks.item_ids)
+    met = np.unique(clicks.users * n_items + clicks.items) // n_items
+    enough = n_items - np.bincount(met, minlength=len(clicks.user_ids)) >= each - 1
+    kept = rows[enough[clicks.users[rows]]]
+    if not len(kept):
+        what, fix = (
+            "no user has enough items that it never met",
+            "Ingest more items, or draw pairs with fewer --negatives.",
+        )
+        raise BadSetting(what, where=f"--task choose, {clicks.domain}", expected=f"at least {each - 1}", fix=fix)
+    if len(kept) < len(rows):
+        progress.say(f"{len(rows) - len(kept):,} liked pairs are left out: their users met nearly all items")
+    return kept
+
+
 def _others(clicks: Clicks, targets: Ints, n: int, seed: int) -> Ints:
     """`n` items for each of the rows `targets [m]`, `[m, n]`."""
     rng = np.random.default_rng([seed, n])
@@ -76,22 +96,7 @@ def _others(clicks: Clicks, targets: Ints, n: int, seed: int) -> Ints:
     for row, user in enumerate(clicks.users[targets].tolist()):
         free: Bools = np.ones(len(clicks.item_ids), bool)
         free[clicks.items[order[starts[user] : starts[user + 1]]]] = False
-        if np.count_nonzero(free) < n:
-            what, name = "too few items that a user never met", clicks.user_ids[user]
-            fix = "Draw pairs with fewer --negatives."
-            raise BadSetting(
-                what, where=f"user {name!r}", expected=f"at least {n}", got=str(np.count_nonzero(free)), fix=fix
-            )
         found[row] = rng.choice(np.flatnonzero(free), n, replace=False)
-    return found
-
-
-def log_odds(logits: Floats, starts: Ints) -> Floats:
-    """The logit `[n]` of each candidate's probability, -80 to 40, from logits `[n]` in groups."""
-    logits = logits.astype(np.float64)
-    sums = np.logaddexp.reduceat(logits, starts[:-1])
-    gaps = np.minimum(logits - np.repeat(sums, np.diff(starts)), -1e-18)
-    found: Floats = np.clip(gaps - np.log(-np.expm1(gaps)), -80, 40).astype(np.float32)
     return found
 
 

@@ -64,10 +64,10 @@ class Prompts:
         lengths = tokenizer(cut).lengths - tokenizer.n_around
         title_tokens = min(title_tokens, max(int(lengths.max(initial=1)), 1))  # an item that has come since fits, too
         joined = JoinedTexts.of([title and f"{title};" for title in cut], tokenizer, title_tokens + len(";"))
-        longest = (cut[int(np.argmax(lengths))], -1)
-        n_rest = int(tokenizer([_filled(template, "", -1, [longest] * max(candidates, 1))]).lengths[0])
+        longest = max((tokenizer([title]).lengths[0], title) for title in (cut[int(np.argmax(lengths))], _UNTITLED))[1]
+        n_rest = int(tokenizer([_filled(template, "", -1, [(longest, -1)] * max(candidates, 1))]).lengths[0])
         room = tokenizer.max_tokens - n_rest
-        if room < 1:
+        if room < joined.n_tokens.max(initial=1):
             what, got = "the prompt leaves no tokens for a history", f"{n_rest} tokens of {tokenizer.max_tokens}"
             fix = "Give a larger --max-tokens, a smaller --title-tokens or a shorter --prompt."
             raise BadSetting(what, where="--prompt", got=got, fix=fix)

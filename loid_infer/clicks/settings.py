@@ -27,7 +27,9 @@ class AnswerSettings(TrainSettings):
         ("query", "value"), f"Linear layers that are changed: some of {','.join(TARGETS)}. By default query,value."
     )
     batch_tokens: int = 2048  # with padding
-    samples: int | None = option(None, "Training pairs, drawn by the seed. By default all.", min=2, max=1 << 40)
+    samples: int | None = option(
+        None, "Training pairs or lists, drawn by the seed. By default all.", min=2, max=1 << 40
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ class BdlmSettings(AnswerSettings):
         "answer", "What the decoder is asked: answer (Yes or No, about one item) | choose (one of some candidates)."
     )
     hidden: float = option(
-        0.2, "Share of training pairs whose user is hidden, and of those whose item is, as if unknown.", min=0, max=0.9
+        0.2,
+        "Share of training pairs whose user is hidden, and of those whose item is (not to choose), as if unknown.",
+        min=0,
+        max=0.9,
     )
     joint: float = option(0.1, "Weight of the distance to shared vectors; 0: both sides learn apart.", min=0, max=1000)
     random_tokens: bool = option(False, "Start the tokens of users and items at random, not from the head's vectors.")

@@ -126,6 +126,13 @@ class Histories:
         """Those of the `chosen` users, a mask or row numbers."""
         return Histories(self.users[chosen], self.starts[chosen], self.ends[chosen], self.items)
 
+    def where(self, keep: Bools) -> Histories:
+        """The same with some items only, `keep [m']` as in `flat`."""
+        which, items = self.flat()
+        lengths = np.bincount(which, keep, minlength=self.n).astype(np.int64)
+        ends = np.cumsum(lengths)
+        return Histories(self.users, ends - lengths, ends, items[keep])
+
     def last(self, n_last: int) -> Histories:
         """The last `n_last` items of each."""
         return Histories(self.users, np.maximum(self.starts, self.ends - n_last), self.ends, self.items)

@@ -56,7 +56,8 @@ def unmerged(model: Any, chain: Sequence[PluginFolder]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without peft's warnings of a model folder that it does not find and of what it reads of transformers."""
+    """Without two warnings of peft: of a model folder that it does not find, and of what it reads of transformers."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        for message in ("Could not find a config file", ".*is_gradient_checkpointing"):
+            warnings.filterwarnings("ignore", message=message)
         yield

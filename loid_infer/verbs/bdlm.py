@@ -50,7 +50,7 @@ _FACTORS = ("mf", "lightgcn")  # whose users and items have a vector each
 
 @dataclass(frozen=True, slots=True)
 class BdlmFitResult:
-    """Both sides, as two heads on the vectors of one encoder. Metrics are of at most 1,000 validation pairs."""
+    """Both sides, as two heads on the vectors of one encoder. Metrics: of 1,000 validation pairs or 200 lists."""
 
     heads: Sequence[str]  # of the decoder, and of the collaborative side
     encoder: str
@@ -108,7 +108,7 @@ def bdlm_fit(
     start, workspace, on_device = time.perf_counter(), Workspace.of(workspace), torch_device(device)
     check_number("--title-tokens", title_tokens, 1, np.inf)
     choosing = _is_choosing(settings)
-    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, _FACTORS))
+    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, _FACTORS, settings.seed))
     name = name or f"{domain}-bdlm{'-choose' if choosing else ''}"
     llm, drs = (
         ClickRun(workspace, domain, f"{name}-{side}", model, settings.seed, checkpoint_s, progress)
@@ -180,7 +180,7 @@ def _trained(
         raise BadSetting("the collaborative head has no vectors of users and items", where=f"head {head.folder.name!r}")
     if prompts.candidates:
         direction = torch.zeros(source.shape.hidden_dim)
-        train, valid = choices_of(run.clicks, run.titles, prompts, settings)
+        train, valid = choices_of(run.clicks, run.titles, prompts, settings, run.progress)
     else:
         yes, no = source.output_rows(prompts.answers())
         direction = yes - no

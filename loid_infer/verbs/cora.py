@@ -195,7 +195,7 @@ def cora_fit(
     if text_only:
         run = ClickRun(workspace, domain, name or f"{domain}-text", TEXT, settings.seed, checkpoint_s, progress)
         return fit_text(run, base, encoder, prompt, title_tokens, settings)
-    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, MODELS))
+    head = open_click_head(workspace, cf or best_collaborative(workspace, domain, MODELS, settings.seed))
     model = head.manifest.collaborative
     run = ClickRun(workspace, domain, name or f"{domain}-cora-{model}", CORA, settings.seed, checkpoint_s, progress)
     run.check_collaborative(head, MODELS)

@@ -14,7 +14,8 @@ from torch import Tensor
 from loid_infer.artifact import MANIFEST, read_manifest
 from loid_infer.clicks.answers import CoraModel, Questions, answered
 from loid_infer.clicks.bdlm import Mixer, answer
-from loid_infer.clicks.choices import Chooser, by_user, log_odds
+from loid_infer.clicks.candidates import log_odds
+from loid_infer.clicks.choices import Chooser, by_user
 from loid_infer.clicks.manifest import ClickManifest
 from loid_infer.clicks.nets import FactorPairs, PairBatch
 from loid_infer.clicks.prompts import USER, Prompts
@@ -38,6 +39,7 @@ from loid_infer.verbs.sequences import texts_of, titles_of
 
 TEXT, CORA, BDLM_LLM, BDLM_DRS = "text", "cora", "bdlm-llm", "bdlm-drs"
 _STORED = (TEXT, BDLM_LLM, BDLM_DRS)  # models on stored vectors of prompts
+_BLOCK = 4096  # prompts whose states are used at once
 # Pairs and the titles of their items -> logits [n].
 Scorer: TypeAlias = Callable[[Pairs, Sequence[str]], Floats]
 # States [n, width] of prompts and the pairs they are about -> logits [n].
@@ -64,17 +66,18 @@ def open_click_head(workspace: Workspace, name: str) -> ClickHead:
     return load_click_head(workspace.head(name), "Fit it again, with `loid-infer cf fit --clicks` or `cora fit`.")
 
 
-def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str]) -> str:
-    """The head of `domain` of one of these collaborative `models` with the best validation AUC."""
+def best_collaborative(workspace: Workspace, domain: str, models: Sequence[str], seed: int) -> str:
+    """The head of `domain` of one of these collaborative `models` and this seed with the best validation AUC."""
     found: dict[str, float] = {}
     for name in click_heads(workspace, domain):
         with suppress(BadArtifact):
             manifest = read_manifest(workspace.head(name), ClickManifest, "", check_files=False)
-            if manifest.model in models:
+            if manifest.model in models and manifest.seed == seed:
                 found[name] = manifest.val["auc"]
     if not found:
-        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]}"
-        raise BadArtifact(f"there is no collaborative head of {domain}", where=str(workspace.root), fix=fix)
+        fix = f"Run: loid-infer cf fit --clicks --domain {domain} --model {models[0]} --seed {seed}"
+        what = f"there is no collaborative head of {domain} with seed {seed}"
+        raise BadArtifact(what, where=str(workspace.root), fix=fix)
     return max(found, key=lambda name: found[name])
 
 
@@ -144,10 +147,13 @@ def chooser(reader: TextReader, prompts: Prompts, logits: StateLogits) -> Choose
     """What gives the logits of pairs from stored vectors of prompts."""
 
     def choose(pairs: Pairs, titles: Sequence[str], starts: Ints) -> Floats:
-        states = torch.from_numpy(reader(prompts(pairs, titles, starts)))
+        states, found = torch.from_numpy(reader(prompts(pairs, titles, starts))), np.empty(pairs.n, np.float32)
         with torch.inference_mode():
-            each = torch.from_numpy(np.diff(starts))
-            found: Floats = logits(states.repeat_interleave(each, dim=0), PairBatch.of(pairs, 1)).numpy()
+            for first in range(0, len(states), _BLOCK):
+                ends = starts[first : first + _BLOCK + 1]
+                of_pairs = states[first : first + _BLOCK].repeat_interleave(torch.from_numpy(np.diff(ends)), dim=0)
+                part = slice(int(ends[0]), int(ends[-1]))
+                found[part] = logits(of_pairs, PairBatch.of(pairs.take(part), 1)).numpy()
         return log_odds(found, starts) if prompts.candidates else found
 
     return choose
@@ -227,15 +233,11 @@ class OpenClicks:
         starts, ends = (np.where(rows < 0, 0, self._starts[rows + shift]) for shift in (0, 1))
         histories = Histories(users, starts, ends, self._liked)
         which, liked = histories.flat()
-        others = liked != items[which]
-        ends = np.cumsum(np.bincount(which, others, minlength=len(rows)).astype(np.int64))
-        lengths = np.diff(ends, prepend=0)
-        without = Histories(users, ends - lengths, ends, liked[others])
         titles = [self._titles(item, "") for item in item_ids]
-        return probability(self._score(Pairs(users, items, without), titles))
+        return probability(self._score(Pairs(users, items, histories.where(liked != items[which])), titles))
 
 
 def probability(logits: Floats) -> Floats:
-    """Those of logits `[n]`, computed in float64."""
-    found: Floats = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    """Those of logits `[..]`, computed in float64."""
+    found: Floats = np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)
     return found

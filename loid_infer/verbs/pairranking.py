@@ -34,9 +34,11 @@ class OpenPairRanking:
         """Raises BadSetting if the best collaborative head was fitted on other pairs, and what `scorer` raises."""
         head, self._order = open_click_head(workspace, name), None
         if head.manifest.model not in MODELS:
-            first = open_click_head(workspace, best_collaborative(workspace, head.manifest.domain, MODELS))
-            if first.manifest.split_digest != head.manifest.split_digest:
-                what, fix = "the two heads were fitted on other pairs, or with another --seed", "Fit both again."
+            manifest = head.manifest
+            best = best_collaborative(workspace, manifest.domain, MODELS, manifest.seed)
+            first = open_click_head(workspace, best)
+            if first.manifest.split_digest != manifest.split_digest:
+                what, fix = "the two heads were fitted on different pairs", "Fit both again."
                 raise BadSetting(what, where=f"heads {first.folder.name!r} and {name!r}", fix=fix)
             progress.say(f"head {name!r} orders what {first.folder.name!r}, the best collaborative one, puts first")
             head, self._order = first, _Order(workspace, head, progress)
@@ -73,7 +75,8 @@ class OpenPairRanking:
             elif row >= 0:
                 items = self._codes[self._liked.items[self._liked.starts[row] : self._liked.starts[row + 1]]]
             parts.append(items[items >= 0])
-            is_known = len(parts[-1]) > 0 if self._by_history else users[i] >= 0
+            reads_user, reads_items = self._order or not self._by_history, self._order or self._by_history
+            is_known = (reads_user and users[i] >= 0) or (reads_items and len(parts[-1]) > 0)
             based.append(len(BASED_ON) - 1 if not is_known else BASED_ON.index("user" if given is None else "history"))
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         lengths = np.diff(ends, prepend=0)
@@ -132,9 +135,11 @@ class _Order:
         found = columns >= 0
         rows, items = np.nonzero(found)[0], columns[found]
         starts = np.append(np.unique(rows, return_index=True)[1], len(rows))
-        pairs = Pairs(histories.users[rows], items, histories.rows(rows))
-        logits = self._choose(pairs, [self._titles[item] for item in items.tolist()], starts)
-        probabilities = np.full(columns.shape, -np.inf, np.float32)
-        probabilities[found] = probability(logits)
-        order, scores = top(probabilities, columns.shape[1])
-        return np.where(order >= 0, np.take_along_axis(columns, order, axis=1), -1), scores
+        of_pairs = histories.rows(rows)
+        which, liked = of_pairs.flat()
+        asked = columns[rows[which]] if self.candidates else items[which, None]  # what no history may show
+        pairs = Pairs(histories.users[rows], items, of_pairs.where((liked[:, None] != asked).all(axis=1)))
+        logits = np.full(columns.shape, -np.inf, np.float32)
+        logits[found] = self._choose(pairs, [self._titles[item] for item in items.tolist()], starts)
+        order, best = top(logits, columns.shape[1])
+        return np.where(order >= 0, np.take_along_axis(columns, order, axis=1), -1), probability(best)

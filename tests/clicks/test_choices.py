@@ -1,21 +1,27 @@
 """Prompts with candidates: what stands in them, how training lists are drawn, and what is learned from them."""
 
+from contextlib import suppress
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from loid_infer.clicks.bdlm import BdlmModel
-from loid_infer.clicks.choices import by_user, choices_of, log_odds, n_candidates, valid_lists
+from loid_infer.clicks.candidates import log_odds
+from loid_infer.clicks.choices import by_user, choices_of, n_candidates, valid_lists
 from loid_infer.clicks.nets import pair_net
 from loid_infer.clicks.prompts import Prompts, id_token
 from loid_infer.clicks.settings import BdlmSettings
-from loid_infer.data.clicks import TRAIN, VALID
+from loid_infer.data.clicks import TRAIN, VALID, Pairs
+from loid_infer.data.sequences import Histories
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.extended import with_tokens
 from loid_infer.plugins.adapter import adapted_encoder
 from loid_infer.rankers.settings import RankOptions
 from loid_infer.settings import Workspace
+from loid_infer.types import SILENT
 from loid_infer.verbs.pairheads import decoder_of
 from tests.clicks.test_cora import batch_of, make_decoder
 from tests.clicks.worlds import both_needed, latecomers, write_pairs
@@ -51,7 +57,7 @@ def opened(world):
     for name, part in model.trained().items():
         if name.endswith(".b") or name.startswith(("mixer", "output")):
             torch.nn.init.normal_(part, std=0.1)
-    return model, prompts, first, choices_of(clicks, titles, prompts, SETTINGS)
+    return model, prompts, first, choices_of(clicks, titles, prompts, SETTINGS, SILENT)
 
 
 def test_a_list_has_its_target_and_items_that_no_pair_of_the_user_has(world, opened) -> None:
@@ -136,19 +142,36 @@ def test_lists_of_users_are_put_together_and_taken_apart(world) -> None:
 
 def test_what_has_no_candidates_cannot_be_chosen_from(world, tmp_path) -> None:
     assert n_candidates(world[0]) == 4
-    labeled = write_pairs(Workspace(tmp_path), "labeled", both_needed(n_users=12)[0])
-    with pytest.raises(BadSetting, match=r"of labeled: there are no candidates.*bdlm pairs --domain labeled"):
-        n_candidates(labeled)
-    rows = [row for row in latecomers(12)[0] if row[2:] != (0, 7, "test") or row[0] != "u003"]
-    with pytest.raises(BadSetting, match="one liked item among equally many"):
-        n_candidates(write_pairs(Workspace(tmp_path), "uneven", rows))
+    rows = latecomers(12)[0]
+    last = next(row for row in reversed(rows) if row[2] == 0)
+    refused = {
+        "labeled": both_needed(n_users=12)[0],
+        "uneven": [row for row in rows if row != last],
+        # What was liked before the later candidate is liked: a history would show it.
+        "later": [(*row[:3], row[3] + 1, row[4]) if row == last else row for row in rows],
+    }
+    for domain, given in refused.items():
+        with pytest.raises(BadSetting, match=f"no candidates to choose from .*at one time.* pairs --domain {domain}"):
+            n_candidates(write_pairs(Workspace(tmp_path), domain, given))
 
 
-def test_a_user_who_met_nearly_all_items_is_named(world, opened) -> None:
+def test_users_who_met_nearly_all_items_are_left_out_of_training(world, opened, tmp_path) -> None:
     clicks, titles, path = world
     prompts = Prompts.of(TEMPLATE, titles, decoder_of(path).tokenizer(2048), 8, with_ids=True, candidates=70)
-    with pytest.raises(BadSetting, match=r"user 'u0.*: too few items that a user never met .*at least 69"):
-        choices_of(clicks, titles, prompts, SETTINGS)
+    with pytest.raises(BadSetting, match=r"no user has enough items that it never met .*at least 69.*--negatives"):
+        choices_of(clicks, titles, prompts, SETTINGS, SILENT)
+    rows, names = latecomers(12)
+    met = {row[1] for row in rows if row[0] == "u002"}
+    rest = [("u002", item, 0, 1, "train") for item in sorted(names) if item not in met][2:]
+    clicks = write_pairs(Workspace(tmp_path), "full", [*rows, *rest], names)
+    progress = Mock()
+    titles = [names[item] for item in clicks.item_ids]
+    train = choices_of(clicks, titles, opened[1], SETTINGS, progress)[0]
+    of_user = opened[3][0].pairs.users == 2
+    assert train.examples.n == opened[3][0].examples.n - of_user.sum() // 4
+    assert 2 not in train.pairs.users
+    n_left = of_user.sum() // 4
+    progress.say.assert_called_once_with(f"{n_left} liked pairs are left out: their users met nearly all items")
 
 
 def test_a_prompt_that_is_too_long_or_incomplete_is_refused(world) -> None:
@@ -156,5 +179,15 @@ def test_a_prompt_that_is_too_long_or_incomplete_is_refused(world) -> None:
     tokenizer = decoder_of(path).tokenizer(24)
     with pytest.raises(BadSetting, match=r"leaves no tokens for a history.*--max-tokens"):
         Prompts.of(TEMPLATE, titles, tokenizer, 8, candidates=20)
+    # Items without a title have a text that is longer than these.
+    short = ["a", "b", ""]
+    for n in range(40, 200):
+        tokenizer = decoder_of(path).tokenizer(n)
+        with suppress(BadSetting):
+            prompts = Prompts.of(TEMPLATE, short, tokenizer, 8, candidates=3)
+            break
+    none = np.array([-1, -1, -1])
+    pairs = Pairs(none, none, Histories(none, none * 0, none * 0 + 3, np.arange(3)))
+    assert int(tokenizer(prompts(pairs, ["", "", ""], np.array([0, 3]))).lengths[0]) <= n
     with pytest.raises(BadSetting, match=r"\{user\} and \{history\} and \{candidates\}, once each"):
         Prompts.of("{user} {history} {title} Answer:", titles, tokenizer, 8, candidates=4)

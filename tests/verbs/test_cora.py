@@ -78,19 +78,26 @@ def scored(ws, rows, tmp_path, **options):
         return result, [*csv.DictReader(file)]
 
 
-def recommended(ws, names, head: str, n: int, **options) -> dict[str, list[dict[str, str]]]:
-    """The rows of each user."""
-    (ws.root / "users.csv").write_text("\n".join(["user_id", *names, ""]))
+def recommended(ws, users, head: str, n: int, columns: str = "user_id", **options) -> dict[str, list[dict[str, str]]]:
+    """The rows of each user, who are given as lines of a file."""
+    (ws.root / "users.csv").write_text("\n".join([columns, *users, ""]))
     result = recommend(ws.root / "users.csv", domain="d", head=head, n=n, workspace=ws, **options)
     with Path(result.out).open(newline="") as file:
         rows = [*csv.DictReader(file)]
+    names = [line.partition(",")[0] for line in users]
     return {name: [row for row in rows if row["user_id"] == name] for name in names}
+
+
+def titles_in(ws) -> dict[str, str]:
+    table = pq.read_table(ws.items("d")).to_pylist()
+    return {row["item_id"]: row["title"] for row in table}
 
 
 def check_order(ws, head: str, tmp_path) -> None:
     """Recommendations by a decoder are the first items of d-mf-clicks in the order of its scores."""
-    names = ["u000", "u001", "nobody"]
-    first, found = recommended(ws, names, "d-mf-clicks", SHORTLIST), recommended(ws, names, head, 3)
+    names, seen = ["u000", "u001", "nobody"], {"include_seen": True}
+    first, found = recommended(ws, names, "d-mf-clicks", SHORTLIST, **seen), recommended(ws, names, head, 3, **seen)
+    assert [found[name][0]["known"] for name in names] == ["user", "user", "none"]
     for name in names:
         _, rows = scored(ws, [(name, row["item_id"], 1) for row in first[name]], tmp_path, head=head)
         assert len(rows) == SHORTLIST
@@ -390,13 +397,18 @@ def test_a_decoder_orders_what_the_collaborative_head_puts_first(fitted, tmp_pat
         check_order(ws, head, tmp_path)
     with pytest.raises(BadSetting, match="the head is one of another domain"):
         recommend(domain="e", head="d-text", workspace=ws)
+    # What titles in a given history say counts, and what is asked about stands in no history.
+    words = [item for item, title in titles_in(ws).items() if title.startswith("great")][:3]
+    given = recommended(ws, ["x,", f"y,{' '.join(words)}"], "d-text", 5, columns="user_id,history", include_seen=True)
+    assert [given[name][0]["known"] for name in ("x", "y")] == ["none", "history"]
+    assert [row["score"] for row in given["x"]] != [row["score"] for row in given["y"]]
+    # Heads of other seeds do not count.
     cf_fit_clicks("d", settings=replace(QUICK, epochs=1), seed=1, name="other", workspace=ws)
+    check_order(ws, "d-text", tmp_path)
     shutil.move(ws.head("d-mf-clicks"), tmp_path / "away")
-    with pytest.raises(BadSetting, match=r"heads 'other' and 'd-text'.*another --seed.*Fit both again"):
+    with pytest.raises(BadArtifact, match=r"no collaborative head of d with seed 0.*cf fit --clicks .*--seed 0"):
         recommend(domain="d", head="d-text", workspace=ws)
     shutil.rmtree(ws.head("other"))
-    with pytest.raises(BadArtifact, match=r"no collaborative head of d.*cf fit --clicks --domain d --model mf"):
-        recommend(domain="d", head="d-text", workspace=ws)
     shutil.move(tmp_path / "away", ws.head("d-mf-clicks"))
 
 
