@@ -167,7 +167,8 @@ NOTES = (
     "stars). AUC over all test pairs, UAUC over the 224 users with both labels. mf, ncf, lightgcn, sasrec: the "
     "best of six settings by validation AUC; without biases: one setting. Decoder: SmolLM2-135M-Instruct (4-bit "
     "weights, computed in bf16). text: as it is. tallrec and cora: the top 10 of 30 layers, 8,192 "
-    "drawn training pairs, one epoch; cora reads mf, cora without biases the mf without. Published: CoRA (arXiv 2408.10645), with a decoder of 7 billion parameters and all pairs. Intervals: "
+    "drawn training pairs, one epoch; cora reads mf, cora without biases the mf without. Published: CoRA (arXiv "
+    "2408.10645), with a decoder of 7 billion parameters and all pairs. Intervals: "
     "95 %, over users."
 )
 
