@@ -77,7 +77,7 @@ class Mixer(nn.Module):
         """The logits `[n]` of pairs, with the `states [n, width]` of their prompts."""
         user, item = net.vectors(batch, net.tables())
         inner = functional.gelu(self.inner(torch.cat([user * item, self.norm(states)], dim=1)))
-        logits: Tensor = net(batch) + self.last(inner)[:, 0]
+        logits: Tensor = net.logits(batch, user, item) + self.last(inner)[:, 0]
         return logits
 
 

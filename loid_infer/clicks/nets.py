@@ -64,7 +64,10 @@ class PairNet(nn.Module):
 
     def forward(self, batch: PairBatch, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The logits `[b]`."""
-        user, item = self.vectors(batch, self.tables() if tables is None else tables)
+        return self.logits(batch, *self.vectors(batch, self.tables() if tables is None else tables))
+
+    def logits(self, batch: PairBatch, user: Tensor, item: Tensor) -> Tensor:
+        """The logits `[b]` of a batch with these vectors, `[b, d]` each."""
         of_user, of_item = self.biases(batch)
         return self.bias + of_user + of_item + self.interaction(user, item)
 

@@ -110,10 +110,8 @@ def bdlm_fit(
     choosing = _is_choosing(settings)
     head = open_click_head(workspace, cf or best_collaborative(workspace, domain, _FACTORS, settings.seed))
     name = name or f"{domain}-bdlm{'-choose' if choosing else ''}"
-    llm, drs = (
-        ClickRun(workspace, domain, f"{name}-{side}", model, settings.seed, checkpoint_s, progress)
-        for side, model in (("llm", BDLM_LLM), ("drs", BDLM_DRS))
-    )
+    drs = ClickRun(workspace, domain, f"{name}-drs", BDLM_DRS, settings.seed, checkpoint_s, progress)
+    llm = drs.beside(f"{name}-llm", BDLM_LLM)
     drs.check_collaborative(head, _FACTORS)
     candidates = n_candidates(drs.clicks) if choosing else 0
     source = decoder_of(base)

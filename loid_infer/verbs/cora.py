@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -288,6 +289,12 @@ class ClickRun:
         self.folder: Path = _head_folder(workspace, name, domain)
         self.clicks = read_clicks(workspace.clicks(domain), domain, seed)
         self._last: Checkpoint | None = None
+
+    def beside(self, name: str, model: str) -> ClickRun:
+        """The fit of another head on the same data, without a checkpoint of its own."""
+        other = copy(self)
+        other.folder, other.model = _head_folder(self.workspace, name, self.clicks.domain), model
+        return other
 
     @cached_property
     def titles(self) -> list[str]:
