@@ -1,6 +1,7 @@
 """One film among twenty: heads on labeled pairs on MovieLens-100K by BDLM's protocol, leave-one-out with 19 negatives.
 
     python -m bench.candidates [USERS [SAMPLES [BDLM...]]]   bdlm no-joint random-tokens no-tokens choose; none: minutes
+    python -m bench.candidates popular      the collaborative heads with negatives of training drawn by popularity
 
 Half of the negatives are popular, half have titles near the target's. Each BDLM reads SAMPLES training pairs and the
 test pairs of USERS users (0: all). With SmolLM2-135M on one core with AVX512-BF16 1,000 training pairs take three
@@ -35,6 +36,7 @@ VARIANTS = {
     "choose": {"task": "choose"},
 }
 TRIALS = 1  # settings that each collaborative model tries; six take an hour on a slow core
+KEYS = ("training", "users", "system")
 METRICS = ("hr@1", "hr@2", "precision", "recall", "f1")
 
 
@@ -42,38 +44,45 @@ def main(users: str = "0", samples: str = "1024", *variants: str) -> None:
     wait_briefly()
     workspace = Workspace(work_folder("candidates"))
     _ingest(workspace)
-    drawn = bdlm_pairs(DOMAIN, users=int(users) or None, workspace=workspace, progress=People(quiet=False))
+    training, n = ("popular", None) if users == "popular" else ("even", int(users) or None)
+    drawn = bdlm_pairs(DOMAIN, training=training, users=n, workspace=workspace, progress=People(quiet=False))
     shared = {"workspace": workspace, "progress": People(quiet=False)}
     for model in CF:
         cf_fit_clicks(DOMAIN, model=model, name=model, settings=RankOptions(dim=64, trials=TRIALS), **shared)
-    _save(drawn, 0, shared)
+    _save(drawn, training, 0, shared)
     for variant in variants:
         settings = BdlmSettings(samples=int(samples), epochs=1, layers=10, **VARIANTS[variant])
         made = bdlm_fit(
             DOMAIN, base=shape(SMOLLM2), cf="lightgcn", name=variant, settings=settings, title_tokens=16, **shared
         )
         print(made, flush=True)
-        _save(drawn, made.n_train, shared)  # each takes long
+        _save(drawn, training, made.n_train, shared)  # each takes long
 
 
-def _save(drawn: DrawResult, samples: int, shared: dict[str, Any]) -> None:
+def _save(drawn: DrawResult, training: str, samples: int, shared: dict[str, Any]) -> None:
     result = evaluate_clicks(DOMAIN, **shared)
     systems = result.by_system()
     rows = [
-        {"users": drawn.n_tested, "system": name, "prompts": samples if name.startswith(tuple(VARIANTS)) else None}
+        {
+            "training": training,
+            "users": drawn.n_tested,
+            "system": name,
+            "prompts": samples if name.startswith(tuple(VARIANTS)) else None,
+        }
         | {metric: _said(of_system.get(metric)) for metric in METRICS}
         | {"hr@1 minus lightgcn": _minus(result.differences, name)}
         for name, of_system in systems.items()
     ]
-    path, own = saved_as("candidates"), {(row["users"], row["system"]) for row in rows}
+    path, own = saved_as("candidates"), {tuple(row[key] for key in KEYS) for row in rows}
     old = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [row for row in old if (row.get("users"), row["system"]) not in own and "users" in row]
+    kept = [row for row in old if tuple(row[key] for key in KEYS) not in own]
     save(
         "Which of twenty films did a user see next?",
         "candidates",
-        sorted([*kept, *rows], key=lambda row: -row["users"]),
+        sorted([*kept, *rows], key=lambda row: (row["training"], -row["users"])),
         "MovieLens-100K, the last film of all or some users among 19 that they never saw (chance of a hit at "
-        "1: .05), 10 by popularity and 9 from the 50 nearest titles; every training film with one other, drawn evenly. "
+        "1: .05), 10 by popularity and 9 from the 50 nearest titles; every training film with one other, drawn evenly "
+        "or by popularity (`training`). "
         "Precision, recall and F1 of that film and one other, at the threshold that is best on validation. "
         f"Collaborative heads: width 64, {TRIALS} setting. BDLM: SmolLM2-135M, top 10 layers, so many prompts, one "
         "epoch, over LightGCN; choose: one prompt lists all twenty films. 95 % intervals over users.",

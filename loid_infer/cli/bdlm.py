@@ -24,6 +24,9 @@ from loid_infer.settings import TEMPLATE, TITLE_TOKENS
 def pairs(
     domain: DomainOption,
     negatives: Annotated[int, typer.Option(help="Items of each test target that its user never met.", min=1)] = 19,
+    training: Annotated[
+        str, "How the negative of each training interaction is drawn: even | popular, as half of those of test."
+    ] = "even",
     users: Annotated[
         int | None, typer.Option(help="Users whose targets are tested, drawn at random. By default all.", min=1)
     ] = None,

@@ -2,7 +2,8 @@
 
 Of every user the last interaction is for test and the one before for validation, each among `n` negatives: half are
 drawn by popularity (count^0.75 in the training part), half from the nearest titles, equal ones never twice. Every
-training interaction gets one negative, drawn evenly. No negative was ever met by its user, in whatever part.
+training interaction gets one negative, drawn evenly or by popularity. No negative was ever met by its user, in whatever
+part.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from loid_infer.errors import BadSetting
 from loid_infer.types import Array, Bools, Floats, Ints
 
 N_NEAREST = 50  # titles from which the nearest are drawn
+TRAINING = ("even", "popular")
 _POWER = 0.75
 
 
@@ -39,6 +41,7 @@ def draw_pairs(
     n_negatives: int,
     n_users: int | None,
     seed: int,
+    training: str = "even",
 ) -> DrawnPairs:
     """Draw the pairs of one domain.
 
@@ -47,6 +50,7 @@ def draw_pairs(
         nearest: items `[m]` -> the `N_NEAREST` with the nearest titles, nearest first, -1 where there are fewer.
         n_negatives: of each target of validation and test.
         n_users: number of users, drawn at random, whose targets are tested; None: all.
+        training: one of TRAINING, how the negatives of training are drawn.
 
     Raises:
         BadSetting: the domain has too few items that a user never met.
@@ -58,7 +62,7 @@ def draw_pairs(
     drawer = _Drawer(sequences, split, nearest, rng)
     for part, targets in (("test", split.test), ("valid", split.valid)):
         drawer.targets(part, targets.where(np.isin(targets.users, chosen)), n_negatives)
-    drawer.training()
+    drawer.training(training)
     return drawer.pairs()
 
 
@@ -101,13 +105,16 @@ class _Drawer:
             self._drawn.setdefault(user, []).extend([*similar.tolist(), *popular.tolist()])
             self._add(user, at, self._sequences.items[at], np.concatenate([similar, popular]), part)
 
-    def training(self) -> None:
+    def training(self, how: str) -> None:
         """Draw one negative of each training interaction."""
         for user in range(self._sequences.n_users):
             start, end = int(self._sequences.starts[user]), int(self._split.train_ends[user])
             free = np.flatnonzero(~self._met(user))
             self._check(user, len(free), 1)
-            for at, item in zip(range(start, end), self._rng.choice(free, end - start).tolist(), strict=True):
+            weights = self._weights[free]
+            by = weights / weights.sum() if how == "popular" and weights.any() else None
+            items = self._rng.choice(free, end - start, p=by).tolist()
+            for at, item in zip(range(start, end), items, strict=True):
                 self._add(user, at, self._sequences.items[at], np.array([item]), "train")
 
     def _check(self, user: int, n_free: int, n: int) -> None:

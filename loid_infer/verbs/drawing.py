@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from loid_infer.artifact import new_file
-from loid_infer.clicks.drawing import N_NEAREST, DrawnPairs, draw_pairs
+from loid_infer.clicks.drawing import N_NEAREST, TRAINING, DrawnPairs, draw_pairs
 from loid_infer.data.canonical import ClickFacts, finish_clicks, row_writer
 from loid_infer.data.kinds import CLICKS, PARTS
 from loid_infer.data.sequences import Sequences, split_sequences
 from loid_infer.neighbors import build, directions
-from loid_infer.settings import TEMPLATE, Workspace, WorkspaceLike, check_number
+from loid_infer.settings import TEMPLATE, Workspace, WorkspaceLike, check_choice, check_number
 from loid_infer.types import NO_TIME, SILENT, Floats, Ints, Progress
 from loid_infer.verbs.encoder import resolve_or_export
 from loid_infer.verbs.sequences import encode_items, item_texts, read_sequences, stored
@@ -45,6 +45,7 @@ def bdlm_pairs(
     domain: str,
     *,
     negatives: int = 19,
+    training: str = "even",
     users: int | None = None,
     encoder: str | None = None,
     template: str = TEMPLATE,
@@ -58,6 +59,7 @@ def bdlm_pairs(
 
     Args:
         negatives: of each target of validation and test.
+        training: how the one negative of each training interaction is drawn: even | popular.
         users: number of users whose targets are tested, drawn at random; by default all with 3 interactions.
         encoder: of the titles; by default the domain's, else `base`.
         seed: of everything that is drawn, and of the order of interactions at the same time.
@@ -69,6 +71,7 @@ def bdlm_pairs(
     """
     workspace = Workspace.of(workspace)
     check_number("--negatives", negatives, 1, math.inf)
+    check_choice("training", training, TRAINING)
     check_number("--users", math.inf if users is None else users, 1, math.inf)
     sequences = read_sequences(workspace, [domain], seed, progress)
     split = split_sequences(sequences, "leave-one-out")
@@ -77,7 +80,7 @@ def bdlm_pairs(
     encode_items(workspace, sequences, texts, folder, progress)
     vectors = stored(workspace, folder.spec, folder.fingerprint, "")(texts.digests)
     nearest = _Nearest(vectors)
-    drawn = draw_pairs(sequences, split, nearest, negatives, users, seed)
+    drawn = draw_pairs(sequences, split, nearest, negatives, users, seed, training)
     path = workspace.clicks(domain)
     facts = _write(drawn, sequences, path)
     return DrawResult(

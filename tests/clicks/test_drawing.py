@@ -1,6 +1,7 @@
 """`bdlm pairs`, and the metrics of one positive pair among negatives."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,6 +89,25 @@ def test_half_of_the_negatives_are_of_the_nearest_titles_and_half_are_popular(mo
         (target,) = [int(row["item_id"][1:]) for row in test if row["label"]]
         same.append(np.mean([int(row["item_id"][1:]) % 10 == target % 10 for row in test if not row["label"]]))
     assert min(same) >= 0.5 and 0.5 < np.mean(same) < 0.6  # a tenth of the popular ones are, too
+
+
+def test_negatives_of_training_are_drawn_evenly_or_by_popularity(movies: Workspace) -> None:
+    def drawn(training: str) -> list[int]:
+        bdlm_pairs("movies", negatives=3, training=training, workspace=movies)
+        rows = [row for row in rows_of(movies) if row["split"] == "train"]
+        counts = Counter(row["item_id"] for row in rows if row["label"])
+        negatives = [row for row in rows if not row["label"]]
+        assert len(negatives) == counts.total()
+        met = {(row["user_id"], row["item_id"]) for row in rows_of(movies) if row["label"]}
+        assert not met & {(row["user_id"], row["item_id"]) for row in negatives}
+        return [counts[row["item_id"]] for row in negatives]
+
+    even, popular = drawn("even"), drawn("popular")
+    assert 0 in even  # also items that nobody met in training
+    assert 0 not in popular
+    assert np.mean(popular) > np.mean(even) + 0.2
+    with pytest.raises(BadSetting, match=r"--training.*even \| popular"):
+        bdlm_pairs("movies", training="most", workspace=movies)
 
 
 def test_the_nearest_titles_are_those_of_the_largest_cosine() -> None:
