@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,7 @@ from loid_infer.verbs.pairheads import (
 from loid_infer.verbs.train import resolved
 
 _FACTORS = ("mf", "lightgcn")  # whose users and items have a vector each
+_MAX_TOKENS = 1_024  # of prompts with candidates, unless given
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def bdlm_fit(
     drs.check_collaborative(head, _FACTORS)
     candidates = n_candidates(drs.clicks) if choosing else 0
     source = decoder_of(base)
-    settings = resolved(settings, source, on_device)
+    room = min(source.shape.max_tokens, _MAX_TOKENS) if choosing else 0
+    settings = resolved(replace(settings, max_tokens=settings.max_tokens or room), source, on_device)
     digest, with_ids = source.base_digest, not settings.no_tokens
     source, first = with_tokens(source, _names(head)) if with_ids else (source, -1)
     prompt = prompt or (CHOOSE_PROMPT if candidates else ID_PROMPT if with_ids else PROMPT)
