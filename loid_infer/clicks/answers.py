@@ -173,9 +173,9 @@ class Questions:
     examples: Examples
 
     @staticmethod
-    def of(pairs: Pairs, labels: Array, titles: Sequence[str], prompts: Prompts, each: int = 1) -> Questions:
-        """Those about `titles [n_pairs]`, with `each` pairs a prompt."""
-        starts = np.arange(0, pairs.n + 1, each)
+    def of(pairs: Pairs, labels: Array, titles: Sequence[str], prompts: Prompts) -> Questions:
+        """Those about `titles [n_pairs]`."""
+        starts = np.arange(0, pairs.n + 1, prompts.candidates or 1)
         tokens = prompts.tokenizer(prompts(pairs, titles, starts))
         labels = labels.astype(np.float32)
         return Questions(pairs, labels, Examples(tokens.flat_ids, tokens.lengths, labels[starts[:-1]]))

@@ -15,6 +15,7 @@ from loid_infer.data.clicks import TEST, TRAIN, VALID, Clicks, Pairs
 from loid_infer.errors import BadSetting
 from loid_infer.types import Bools, Floats, Ints, Progress
 
+_DRAWS = 4  # of a candidate, at most
 MAX_LISTS = MAX_VALID // 5  # lists of candidates of a validation; a prompt is several times as long
 # Pairs in groups with one user and one history, the titles of their items, and where groups begin -> logits [n].
 Chooser: TypeAlias = Callable[[Pairs, Sequence[str], Ints], Floats]
@@ -47,8 +48,9 @@ def valid_lists(clicks: Clicks, seed: int) -> Ints:
 def choices_of(
     clicks: Clicks, titles: Sequence[str], prompts: Prompts, settings: BdlmSettings, progress: Progress
 ) -> tuple[Questions, Questions]:
-    """Those of training, whose other candidates are drawn evenly from the items that no pair of the user has in any
-    part, and of some validation lists. Users with too few such items are left out of training.
+    """Those of training, and of some validation lists. The other candidates of training are items of its negative
+    pairs, drawn as often as they stand there, with which the user has no pair in any part. Users with too few items
+    are left out of training.
 
     Raises:
         BadSetting: no user has enough of them.
@@ -62,8 +64,7 @@ def choices_of(
     rows = valid_lists(clicks, settings.seed)
     parts = ((train, labels.ravel()), (clicks.pairs(rows), clicks.labels[rows]))
     of_train, of_valid = (
-        Questions.of(pairs, truth, [titles[item] for item in pairs.items.tolist()], prompts, each)
-        for pairs, truth in parts
+        Questions.of(pairs, truth, [titles[item] for item in pairs.items.tolist()], prompts) for pairs, truth in parts
     )
     return of_train, of_valid
 
@@ -92,11 +93,18 @@ def _others(clicks: Clicks, targets: Ints, n: int, seed: int) -> Ints:
     rng = np.random.default_rng([seed, n])
     order = np.argsort(clicks.users, kind="stable")
     starts = np.searchsorted(clicks.users[order], np.arange(len(clicks.user_ids) + 1))
+    negatives = clicks.items[clicks.rows(TRAIN)[~clicks.labels[clicks.rows(TRAIN)]]]
     found = np.empty((len(targets), n), np.int64)
     for row, user in enumerate(clicks.users[targets].tolist()):
         free: Bools = np.ones(len(clicks.item_ids), bool)
         free[clicks.items[order[starts[user] : starts[user + 1]]]] = False
-        found[row] = rng.choice(np.flatnonzero(free), n, replace=False)
+        others = negatives[rng.integers(len(negatives), size=_DRAWS * n)]
+        others = others[free[others]]
+        picked = others[np.sort(np.unique(others, return_index=True)[1])[:n]]
+        free[picked] = False
+        found[row, : len(picked)] = picked
+        if len(picked) < n:  # the user met most of them
+            found[row, len(picked) :] = rng.choice(np.flatnonzero(free), n - len(picked), replace=False)
     return found
 
 

@@ -72,7 +72,13 @@ def test_a_list_has_its_target_and_items_that_no_pair_of_the_user_has(world, ope
         assert len({*user.tolist()}) == 1
         assert len({*row.tolist()}) == 4
         assert not {*row[1:].tolist()} & {*clicks.items[clicks.users == user[0]].tolist()}
-    assert len({*items[:, 1:].ravel().tolist()}) > len(clicks.item_ids) * 0.8  # drawn evenly
+    # They are drawn as often as they stand in negative pairs.
+    negatives = clicks.rows(TRAIN)[~clicks.labels[clicks.rows(TRAIN)]]
+    counts, found = (
+        np.bincount(part, minlength=len(clicks.item_ids)) for part in (clicks.items[negatives], items[:, 1:].ravel())
+    )
+    assert not found[counts == 0].any()
+    assert np.corrcoef(counts, found)[0, 1] > 0.5
 
 
 def test_a_prompt_lists_the_candidates_in_an_order_that_tells_nothing(opened) -> None:

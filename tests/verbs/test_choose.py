@@ -27,18 +27,21 @@ def fitted(tmp_path_factory):
     return ws, base, bdlm_fit("d", base=base, prompt=TEMPLATE, settings=CHOOSE, workspace=ws)
 
 
-def test_both_sides_choose_better_than_interactions_alone(fitted) -> None:
+def test_the_decoder_chooses_better_than_interactions_alone(fitted) -> None:
     ws, _, found = fitted
     assert (found.heads, found.candidates) == (("d-bdlm-choose-llm", "d-bdlm-choose-drs"), 4)
     assert found.n_train == 60 * 6 + 60 * 2
     result = evaluate_clicks("d", workspace=ws)
     rates = {row.system: row.value for row in result.summary if row.metric == "hr@1"}
     assert rates["d-mf-clicks"] < 0.7  # of latecomers it knows nothing
-    assert rates["d-bdlm-choose-llm"] > rates["d-mf-clicks"] + 0.1
-    assert rates["d-bdlm-choose-drs"] > rates["d-mf-clicks"] + 0.05
-    lows = [row.low for row in result.differences if (row.metric, row.reference) == ("hr@1", "d-mf-clicks")]
-    assert len(lows) == 2
-    assert min(lows) > 0
+    assert rates["d-bdlm-choose-llm"] > rates["d-mf-clicks"] + 0.15
+    assert rates["d-bdlm-choose-drs"] > rates["d-mf-clicks"]
+    (gain,) = [
+        row
+        for row in result.differences
+        if (row.metric, row.system, row.reference) == ("hr@1", "d-bdlm-choose-llm", "d-mf-clicks")
+    ]
+    assert gain.low > 0.05
     # A choice is no answer about one item, so it has no threshold.
     assert {row.system for row in result.summary if row.metric == "f1"} == {"d-mf-clicks", "item mean"}
     assert "d-bdlm-choose-llm" in Path(report(workspace=ws).path).read_text()
