@@ -78,11 +78,9 @@ def _targets(clicks: Clicks, each: int, progress: Progress) -> Ints:
     enough = n_items - np.bincount(met, minlength=len(clicks.user_ids)) >= each - 1
     kept = rows[enough[clicks.users[rows]]]
     if not len(kept):
-        what, fix = (
-            "no user has enough items that it never met",
-            "Ingest more items, or draw pairs with fewer --negatives.",
-        )
-        raise BadSetting(what, where=f"--task choose, {clicks.domain}", expected=f"at least {each - 1}", fix=fix)
+        what, where = "no user has enough items that it never met", f"--task choose, {clicks.domain}"
+        fix = "Ingest more items, or draw pairs with fewer --negatives."
+        raise BadSetting(what, where=where, expected=f"at least {each - 1}", fix=fix)
     if len(kept) < len(rows):
         progress.say(f"{len(rows) - len(kept):,} liked pairs are left out: their users met nearly all items")
     return kept
