@@ -9,7 +9,6 @@ minutes, and the test pairs of 100 users eight. The result is saved after each; 
 systems that are not run, are kept. Needs the data beside the checkout (LOID_SHARED).
 """
 
-import json
 import sys
 from typing import Any
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bench.record import interval, real_data, save, saved_as, work_folder
+from bench.record import interval, real_data, save, saved_rows, work_folder
 from bench.shapes import SMOLLM2, shape
 from loid_infer import bdlm_fit, bdlm_pairs, cf_fit_clicks, evaluate_clicks, ingest_implicit, ingest_items
 from loid_infer.cli.terminal import People
@@ -73,9 +72,8 @@ def _save(drawn: DrawResult, training: str, samples: int, shared: dict[str, Any]
         | {"hr@1 minus lightgcn": _minus(result.differences, name)}
         for name, of_system in systems.items()
     ]
-    path, own = saved_as("candidates"), {tuple(row[key] for key in KEYS) for row in rows}
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [row for row in old if tuple(row[key] for key in KEYS) not in own]
+    own = {tuple(row[key] for key in KEYS) for row in rows}
+    kept = [row for row in saved_rows("candidates") if tuple(row[key] for key in KEYS) not in own]
     save(
         "Which of twenty films did a user see next?",
         "candidates",

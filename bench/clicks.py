@@ -11,7 +11,6 @@ Needs the data beside the checkout (LOID_SHARED) and the real weights of bench/s
 kept in a work folder. Decoders answer in torch here, since OpenVINO's bf16 misses the gate for this one.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bench.record import WORK, real_data, save, saved_as
+from bench.record import WORK, real_data, save, saved_rows
 from bench.shapes import SMOLLM2, shape
 from loid_infer import cf_fit_clicks, cora_fit, ingest_clicks, ingest_items
 from loid_infer.cli.terminal import People
@@ -152,8 +151,7 @@ def _table(workspace: Workspace, clicks: Clicks) -> None:
                 row[f"{metric} minus {reference}"] = of and f"{of.value:+.4f} ({of.low:+.4f} to {of.high:+.4f})"
         auc, uauc = PUBLISHED.get(name, (None, None))
         rows.append(row | {"published auc": auc, "published uauc": uauc})
-    path = saved_as("clicks")
-    kept = [row for row in json.loads(path.read_text())["rows"] if row["system"] not in scores] if path.exists() else []
+    kept = [row for row in saved_rows("clicks") if row["system"] not in scores]
     save(
         "Do collaborative signals and a language model know more together?",
         "clicks",

@@ -3,12 +3,11 @@
 python -m bench.families [N_REVIEWS] [ROUNDS] [MODEL...]     models of `bench.shapes`
 """
 
-import json
 import sys
 from pathlib import Path
 
 from bench.encode import timed
-from bench.record import real_table, save, saved_as, work_folder
+from bench.record import real_table, save, saved_rows, work_folder
 from bench.shapes import SHAPES, shape
 from loid_infer.encoders.processor import has_bf16
 
@@ -21,8 +20,7 @@ NOTES = "Shapes of RoBERTa-base and T5-small (its encoder) with random weights, 
 
 def main(n_reviews: int = 600, rounds: int = 3, models: tuple[str, ...] = MODELS) -> None:
     workspace, table = real_table("families", n_reviews)
-    path = saved_as("families")
-    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = saved_rows("families")
     found = [row for row in found if row["model"] not in models]
     for name in models:
         base = shape(name)

@@ -10,7 +10,7 @@ import json
 import sys
 
 from bench.ranking import COLD, ingested, interval, value
-from bench.record import loid, save, saved_as, work_folder
+from bench.record import loid, save, saved_rows, work_folder
 from bench.shapes import shape
 from loid_infer.settings import Workspace
 
@@ -48,11 +48,8 @@ def main(name: str = "scientific", base: str = "default", users: str = "0") -> N
 
 
 def _save(name: str, base: str, heads: dict, result: dict, metrics: dict, domain: str) -> None:
-    path = saved_as("llmrec")
     own = {"set": name, "base": MODELS[base][0]}
-    kept = (
-        [row for row in json.loads(path.read_text())["rows"] if not own.items() <= row.items()] if path.exists() else []
-    )
+    kept = [row for row in saved_rows("llmrec") if not own.items() <= row.items()]
     rows = []
     for head, (encoder, kind) in heads.items():
         trained = {"encoder": "frozen", "steps": None, "trained tokens/s": None}

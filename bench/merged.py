@@ -8,14 +8,13 @@ LLM-Rec (arXiv 2310.14304) says that merging by IDs hurts and merging by texts h
 split (leave-one-out over all domains, by time or position); those of one domain see its interactions and targets only.
 """
 
-import json
 import sys
 import time
 
 import numpy as np
 
 from bench.ranking import ingested, interval
-from bench.record import save, saved_as, work_folder
+from bench.record import save, saved_rows, work_folder
 from loid_infer.data.sequences import split_sequences, within
 from loid_infer.evaluation.ranking import measured
 from loid_infer.evaluation.rows import paired
@@ -45,8 +44,8 @@ def main(name: str = "food_kitchen", *models: str) -> None:
     vectors = stored(workspace, folder.spec, folder.fingerprint, "")(texts.digests)
     of_item = sequences.item_domains[sequences.items]
     of_target, of_last = of_item[split.test.at], of_item[split.test.at - 1]
-    path, chosen = saved_as("merged"), models or MODELS
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    chosen = models or MODELS
+    kept = saved_rows("merged")
     rows = [row for row in kept if row["set"] != name or row["head"] not in chosen]
     for model in chosen:
         given = None if model in ("sasrec", "cooccurrence") else TextVectors(vectors, texts.has_text)

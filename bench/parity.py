@@ -10,7 +10,6 @@ bf16 that the processor lacks is emulated at a tenth of the speed, so there it i
 What was measured before is kept, so the table may be made in parts.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from msgspec import structs
 
-from bench.record import review_texts, save, saved_as, work_folder
+from bench.record import review_texts, save, saved_rows, work_folder
 from bench.shapes import SMOLLM2, shape
 from loid_infer.encoders.processor import has_bf16
 
@@ -59,8 +58,7 @@ def main(asked: list[str]) -> None:
 
 
 def _keep(name: str, pooling: str, found: dict) -> None:
-    path = saved_as("parity")
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = saved_rows("parity")
     told = {(row["model"], row["pooling"]): row for row in rows}
     known = {column: cell for column, cell in told.get((name, pooling), {}).items() if cell is not None}
     told[name, pooling] = known | found

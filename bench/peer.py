@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.ranking import ingested
-from bench.record import ROOT, loid, median, real_data, save, saved_as, work_folder
+from bench.record import ROOT, loid, median, real_data, save, saved_rows, work_folder
 from loid_infer.data.sequences import Histories, Sequences, SequenceSplit, Targets, split_sequences
 from loid_infer.evaluation.ranking import MISSED, measured
 from loid_infer.rankers.counts import popularity
@@ -276,8 +276,7 @@ PART_NOTES = {
 
 def saved(part: str, rows: list[dict]) -> None:
     """Put the rows of a part in the place of its earlier ones."""
-    path = saved_as("peer")
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = saved_rows("peer")
     rows = [row for row in kept if row["part"] != part] + [{"part": part, **row} for row in rows]
     order = list(PARTS)
     present = {row["part"] for row in rows}

@@ -7,7 +7,6 @@ sasrec to compare them with. Rows of other sets and heads in the result are kept
 checkout (LOID_SHARED).
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bench.record import loid, real_data, save, saved_as, work_folder
+from bench.record import loid, real_data, save, saved_rows, work_folder
 
 FILES = {
     "scientific": ("scientific_2018.parquet",),
@@ -91,8 +90,7 @@ def interval(difference: float, low: float | None, high: float | None) -> str:
 
 
 def _save(name: str, chosen: list[str], fits: dict, result: dict) -> None:
-    path = saved_as("ranking")
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = saved_rows("ranking")
     kept = [row for row in kept if row["set"] != name or row["head"] not in chosen]
     everything = "" if len(result["domains"]) > 1 else result["domains"][0]
     sasrec = next(head for head, fit in fits.items() if fit["model"] == "sasrec")

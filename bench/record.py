@@ -78,6 +78,12 @@ def saved_as(file: str) -> Path:
     return RESULTS / f"{file}.{vendor}-{'amx' if 'amx_bf16' in here['features'] else here['features'][-1]}.json"
 
 
+def saved_rows(file: str) -> list[dict]:
+    """The rows of the result that `save` would replace; none without one."""
+    path = saved_as(file)
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def table(rows: list[dict]) -> str:
     """Rows of equal keys as a Markdown table."""
     head = list(rows[0])

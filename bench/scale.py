@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import loid, median, real_table, save, saved_as, work_folder
+from bench.record import loid, median, real_table, save, saved_rows, work_folder
 from loid_infer.cluster.run import Mark, Run
 from loid_infer.data.canonical import SCHEMA, finish_reviews, row_writer
 from loid_infer.data.reviews import open_table
@@ -37,8 +37,7 @@ def main(*arguments: str) -> None:
     chosen = [part for part in arguments if not part.isdecimal()] or ["overhead", "join", "memory"]
     given = [int(number) for number in arguments if number.isdecimal()]
     n_reviews, n_small, n_large = given + [10_000, 1_000_000, 4_000_000][len(given) :]
-    path = saved_as("scale")
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = saved_rows("scale")
     made = {
         "overhead": lambda: overhead(n_reviews),
         "join": lambda: [

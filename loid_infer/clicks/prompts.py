@@ -27,6 +27,12 @@ def id_token(kind: str, code: int) -> str:
     return f"<|{kind} {'?' if code < 0 else code}|>"
 
 
+def id_tokens(n_users: int, n_items: int) -> list[str]:
+    """The tokens of all users and items, and of unknown ones."""
+    names = [id_token(kind, code) for kind, n in (("user", n_users), ("item", n_items)) for code in range(n)]
+    return [*names, id_token("user", -1), id_token("item", -1)]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompts:
     """Makes prompts of titles. One has the last 10 items of a history at most, and only as many as fit."""

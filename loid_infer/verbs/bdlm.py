@@ -16,7 +16,7 @@ from loid_infer.clicks.answers import questions_of, train_answers
 from loid_infer.clicks.bdlm import BdlmModel, answer
 from loid_infer.clicks.choices import choices_of, n_candidates, valid_lists
 from loid_infer.clicks.nets import FactorPairs
-from loid_infer.clicks.prompts import Prompts, id_token
+from loid_infer.clicks.prompts import Prompts, id_tokens
 from loid_infer.clicks.saved import ClickHead
 from loid_infer.clicks.settings import CHOOSE_PROMPT, DEFAULT_BDLM_SETTINGS, ID_PROMPT, PROMPT, TASKS, BdlmSettings
 from loid_infer.encoder import find_encoder
@@ -119,7 +119,8 @@ def bdlm_fit(
     room = min(source.shape.max_tokens, _MAX_TOKENS) if choosing else 0
     settings = resolved(replace(settings, max_tokens=settings.max_tokens or room), source, on_device)
     digest, with_ids = source.base_digest, not settings.no_tokens
-    source, first = with_tokens(source, _names(head)) if with_ids else (source, -1)
+    tokens = id_tokens(len(head.user_ids), len(head.item_ids)) if with_ids else []
+    source, first = with_tokens(source, tokens) if with_ids else (source, -1)
     prompt = prompt or (CHOOSE_PROMPT if candidates else ID_PROMPT if with_ids else PROMPT)
     tokenizer = source.tokenizer(settings.max_tokens)
     prompts = Prompts.of(prompt, drs.titles, tokenizer, title_tokens, with_ids=with_ids, candidates=candidates)
@@ -134,7 +135,7 @@ def bdlm_fit(
         "base": NamedDigest(base, digest),
         "settings": asdict(settings),
     }
-    of_llm, of_drs = _saved(llm, drs, model, history, find_encoder(workspace, name), about)
+    of_llm, of_drs = _saved(llm, drs, model, history, find_encoder(workspace, name), prompts, about)
     return BdlmFitResult(
         heads=(of_llm.head, of_drs.head),
         encoder=name,
@@ -142,7 +143,7 @@ def bdlm_fit(
         collaborative=head.manifest.model,
         n_train=n_train,
         candidates=candidates,
-        n_tokens=len(_names(head)) if with_ids else 0,
+        n_tokens=len(tokens),
         n_params=of_drs.n_params,
         val_llm=of_llm.val,
         val_drs=of_drs.val,
@@ -163,13 +164,6 @@ def _is_choosing(settings: BdlmSettings) -> bool:
         fix = "Leave out --no-tokens, or give --task answer."
         raise BadSetting("only tokens of items can be chosen", where="--no-tokens, --task choose", fix=fix)
     return settings.task == "choose"
-
-
-def _names(head: ClickHead) -> list[str]:
-    """The tokens of all users and items of the head, and of unknown ones."""
-    names = [id_token("user", code) for code in range(len(head.user_ids))]
-    names += [id_token("item", code) for code in range(len(head.item_ids))]
-    return [*names, id_token("user", -1), id_token("item", -1)]
 
 
 def _trained(
@@ -207,14 +201,16 @@ def _export(run: ClickRun, source: Base, first: int, model: BdlmModel, name: str
 
 
 def _saved(
-    llm: ClickRun, drs: ClickRun, model: BdlmModel, history: History, folder: EncoderFolder, about: Mapping[str, Any]
+    llm: ClickRun,
+    drs: ClickRun,
+    model: BdlmModel,
+    history: History,
+    folder: EncoderFolder,
+    prompts: Prompts,
+    about: Mapping[str, Any],
 ) -> tuple[ClickFitResult, ClickFitResult]:
     """The head of each side on the vectors of the encoder in `folder`; `about` are fields of their manifests."""
-    template, title_tokens, candidates = (about[key] for key in ("prompt", "title_tokens", "candidates"))
-    with_ids = model.tokens is not None
-    prompts = Prompts.of(
-        template, drs.titles, folder.tokenizer(), title_tokens, with_ids=with_ids, candidates=candidates
-    )
+    candidates = prompts.candidates
     rows = valid_lists(drs.clicks, drs.seed) if candidates else None
     reader = TextReader(drs.workspace, folder, f"{folder.name}-valid", drs.progress, keep=True)
     about = {**about, "encoder": folder.name, "fingerprint": folder.fingerprint, "card": folder.spec}

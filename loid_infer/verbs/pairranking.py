@@ -66,6 +66,7 @@ class OpenPairRanking:
         users, rows = self._users.codes(wanted.user_ids), self._rows.codes(wanted.user_ids)
         parts: list[Ints] = []
         based = []
+        reads_user, reads_items = self._order or not self._by_history, self._order or self._by_history
         for i, row in enumerate(rows.tolist()):
             items: Ints = np.zeros(0, np.int64)
             given = wanted.histories[i] if wanted.histories is not None else None
@@ -75,7 +76,6 @@ class OpenPairRanking:
             elif row >= 0:
                 items = self._codes[self._liked.items[self._liked.starts[row] : self._liked.starts[row + 1]]]
             parts.append(items[items >= 0])
-            reads_user, reads_items = self._order or not self._by_history, self._order or self._by_history
             is_known = (reads_user and users[i] >= 0) or (reads_items and len(parts[-1]) > 0)
             based.append(len(BASED_ON) - 1 if not is_known else BASED_ON.index("user" if given is None else "history"))
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
@@ -111,7 +111,7 @@ class _Order:
     """Puts the items that are first by another head into the order of a decoder, which reads prompts about them."""
 
     def __init__(self, workspace: Workspace, head: ClickHead, progress: Progress) -> None:
-        self.candidates, self._head = head.manifest.candidates, head
+        self.candidates = head.manifest.candidates
         self._titles = titles_of(workspace, head.manifest.domain, head.item_ids)
         if self.candidates:
             self._choose = open_chooser(workspace, head, progress)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from loid_infer.clicks.answers import questions_of
 from loid_infer.clicks.bdlm import BdlmModel, IdTokens
 from loid_infer.clicks.nets import pair_net
-from loid_infer.clicks.prompts import Prompts, id_token
+from loid_infer.clicks.prompts import Prompts, id_token, id_tokens
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.errors import BadSetting
 from loid_infer.graphs.bases import load_base
@@ -40,9 +40,7 @@ def opened(world):
     torch.manual_seed(0)
     net = pair_net("mf", clicks, RankOptions(dim=6))
     torch.nn.init.normal_(net.item_bias)
-    names = [id_token("user", code) for code in range(len(clicks.user_ids))]
-    names += [id_token("item", code) for code in range(len(clicks.item_ids))]
-    source, first = with_tokens(decoder_of(path), [*names, id_token("user", -1), id_token("item", -1)])
+    source, first = with_tokens(decoder_of(path), id_tokens(len(clicks.user_ids), len(clicks.item_ids)))
     prompts = Prompts.of(TEMPLATE, titles, source.tokenizer(SETTINGS.max_tokens), 8, with_ids=True)
     yes, no = source.output_rows(prompts.answers())
     spec = source.spec(source.digest, SETTINGS.max_tokens)

@@ -12,7 +12,7 @@ from loid_infer.clicks.bdlm import BdlmModel
 from loid_infer.clicks.candidates import log_odds
 from loid_infer.clicks.choices import by_user, choices_of, n_candidates, valid_lists
 from loid_infer.clicks.nets import pair_net
-from loid_infer.clicks.prompts import Prompts, id_token
+from loid_infer.clicks.prompts import Prompts, id_tokens
 from loid_infer.clicks.settings import BdlmSettings
 from loid_infer.data.clicks import TRAIN, VALID, Pairs
 from loid_infer.data.sequences import Histories
@@ -45,12 +45,7 @@ def opened(world):
     clicks, titles, path = world
     torch.manual_seed(0)
     net = pair_net("mf", clicks, RankOptions(dim=6))
-    names = [
-        id_token(kind, code)
-        for kind, ids in (("user", clicks.user_ids), ("item", clicks.item_ids))
-        for code in range(len(ids))
-    ]
-    source, first = with_tokens(decoder_of(path), [*names, id_token("user", -1), id_token("item", -1)])
+    source, first = with_tokens(decoder_of(path), id_tokens(len(clicks.user_ids), len(clicks.item_ids)))
     prompts = Prompts.of(TEMPLATE, titles, source.tokenizer(64), 8, with_ids=True, candidates=n_candidates(clicks))
     decoder = adapted_encoder(source.spec(source.digest, 64), source.tensors, source.model, SETTINGS)
     model = BdlmModel(decoder, torch.zeros(source.shape.hidden_dim), net, first, SETTINGS)

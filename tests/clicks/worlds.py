@@ -33,6 +33,14 @@ def killed_after(n_steps: int):
         yield
 
 
+def whole_and_resumed(fit, n_steps: int) -> None:
+    """Fit `whole`, and `resumed`, which is killed before this step and goes on."""
+    fit(name="whole")
+    with killed_after(n_steps), pytest.raises(KeyboardInterrupt):
+        fit(name="resumed")
+    fit(name="resumed")
+
+
 def write_pairs(ws: Workspace, domain: str, rows, titles: dict[str, str] | None = None, seed: int = 0) -> Clicks:
     """Ingest rows of COLUMNS, and items with these titles."""
     ws.root.mkdir(parents=True, exist_ok=True)

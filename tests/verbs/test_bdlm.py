@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from loid_infer.errors import BadArtifact, BadSetting
 from loid_infer.settings import Workspace
 from tests.clicks.test_bdlm import TEMPLATE
 from tests.clicks.test_cora import make_decoder
-from tests.clicks.worlds import both_needed, killed_after, write_pairs
+from tests.clicks.worlds import both_needed, whole_and_resumed, write_pairs
 from tests.verbs.test_cora import QUICK, check_order, scored
 
 FAST = BdlmSettings(rank=4, epochs=6, learning_rate=1e-2, precision="fp32", max_tokens=48, batch_tokens=1024)
@@ -76,10 +77,7 @@ def test_both_sides_order_what_the_collaborative_head_puts_first(fitted, tmp_pat
 def test_a_killed_training_continues_and_ends_the_same(fitted) -> None:
     ws, base, _ = fitted
     run = {"base": base, "prompt": TEMPLATE, "settings": replace(FAST, epochs=1), "workspace": ws, "checkpoint_s": 0.0}
-    bdlm_fit("d", name="whole", **run)
-    with killed_after(12), pytest.raises(KeyboardInterrupt):
-        bdlm_fit("d", name="resumed", **run)
-    bdlm_fit("d", name="resumed", **run)
+    whole_and_resumed(partial(bdlm_fit, "d", **run), 12)
     assert not [*ws.head("d").parent.glob(".*training*")]
     heads = [(ws.head(f"{name}-drs") / "head.safetensors").read_bytes() for name in ("whole", "resumed")]
     manifests = [(ws.encoder(name) / "manifest.json").read_text() for name in ("whole", "resumed")]

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from loid_infer.errors import BadSetting
 from loid_infer.settings import Workspace
 from tests.clicks.test_choices import TEMPLATE
 from tests.clicks.test_cora import make_decoder
-from tests.clicks.worlds import both_needed, killed_after, latecomers, write_pairs
+from tests.clicks.worlds import both_needed, latecomers, whole_and_resumed, write_pairs
 from tests.verbs.test_bdlm import FAST
 from tests.verbs.test_cora import QUICK, recommended, scored
 
@@ -88,10 +89,7 @@ def test_a_killed_training_continues_and_ends_the_same(fitted) -> None:
     ws, base, _ = fitted
     settings = replace(CHOOSE, epochs=1)
     run = {"base": base, "prompt": TEMPLATE, "settings": settings, "workspace": ws, "checkpoint_s": 0.0}
-    bdlm_fit("d", name="whole", **run)
-    with killed_after(12), pytest.raises(KeyboardInterrupt):
-        bdlm_fit("d", name="resumed", **run)
-    bdlm_fit("d", name="resumed", **run)
+    whole_and_resumed(partial(bdlm_fit, "d", **run), 12)
     heads = [ws.head(f"{name}-{side}") for name in ("whole", "resumed") for side in ("llm", "drs")]
     written = [(head / "head.safetensors").read_bytes() for head in heads]
     for head in heads:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from loid_infer.verbs.pairheads import OpenClicks, open_click_head, scorer
 from loid_infer.verbs.pairranking import SHORTLIST
 from loid_infer.verbs.sequences import titles_of
 from tests.clicks.test_cora import TEMPLATE, make_decoder
-from tests.clicks.worlds import both_needed, clusters, killed_after, two_parts, write_pairs
+from tests.clicks.worlds import both_needed, clusters, two_parts, whole_and_resumed, write_pairs
 
 QUICK = RankOptions(dim=8, epochs=30, patience=30, learning_rate=2e-2, weight_decay=5.0, averaging=0.9)
 FAST = CoraSettings(
@@ -209,10 +210,7 @@ def test_a_killed_training_continues_and_ends_the_same(fitted, base, tmp_path) -
     ws, _ = fitted
     short = replace(FAST, epochs=2)
     run = {"base": base, "prompt": TEMPLATE, "settings": short, "workspace": ws, "checkpoint_s": 0.0}
-    cora_fit("d", name="whole", **run)
-    with killed_after(25), pytest.raises(KeyboardInterrupt):
-        cora_fit("d", name="resumed", **run)
-    cora_fit("d", name="resumed", **run)
+    whole_and_resumed(partial(cora_fit, "d", **run), 25)
     tensors = [(ws.head(name) / "head.safetensors").read_bytes() for name in ("whole", "resumed")]
     for name in ("whole", "resumed"):
         shutil.rmtree(ws.head(name))
