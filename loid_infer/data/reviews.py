@@ -87,7 +87,7 @@ def is_implicit(path: Path) -> bool:
     """Whether a table was written by `ingest --implicit`. False for what cannot be read."""
     try:
         stored = (pq.read_metadata(path).metadata or {}).get(METADATA_KEY, b"")
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, UnicodeDecodeError, OSError):
         return False
     return INTERACTION_FORMAT.rstrip("0123456789").encode() in stored  # of any version
 

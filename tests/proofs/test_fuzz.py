@@ -22,7 +22,7 @@ from loid_infer.data.reviews import open_table
 from loid_infer.data.vectors import Bundle
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.spec import fingerprint
-from loid_infer.errors import BadStore, LoidError, NotEncoded
+from loid_infer.errors import BadStore, BadTable, LoidError, NotEncoded
 from loid_infer.heads.presets import HeadOptions
 from loid_infer.heads.saved import SavedHead, load_head
 from loid_infer.plugins.delta import read_adapter
@@ -274,6 +274,15 @@ def test_ingest(tmp_path, report_cases, kind, n):
         assert len(table.digests(SILENT)) == table.n_rows
 
     report_cases(summary(f"ingest of {kind}", fuzz_bytes(whole, n, read)))
+
+
+def test_a_column_name_that_is_no_text_is_a_damaged_table(tmp_path) -> None:
+    workspace = Workspace(tmp_path)
+    ingest([write_reviews(tmp_path / "toys.jsonl", toy_texts(40))], "toys", workspace=workspace)
+    path = workspace.table("toys")
+    path.write_bytes(path.read_bytes().replace(b"user_id", b"\xe9ser_id"))
+    with pytest.raises(BadTable, match="toys"):
+        open_table(path, "toys")
 
 
 @pytest.mark.parametrize("n", [30, slow(2_000)])
