@@ -42,7 +42,7 @@ class PackedRuntime:
     """The packed module with several packs in flight, for CUDA; it runs on any device of torch."""
 
     name = "torch"
-    max_batch_tokens, n_tokenizers = 8192, GPU_TOKENIZERS  # batches are joined into packs
+    max_batch_tokens, tile, n_tokenizers = 8192, 1, GPU_TOKENIZERS  # batches are joined into packs
 
     def __init__(
         self, module: Transformer, precision: str, device: str, budget: Budget, *, half: bool, compiled: bool = False

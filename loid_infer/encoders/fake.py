@@ -20,7 +20,7 @@ class FakeRuntime:
     """Hashes ids into vectors of small integers divided by 64."""
 
     name = "fake"
-    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
+    max_batch_tokens, pads, tile, n_tokenizers = MAX_BATCH_TOKENS, True, 1, 1
     detail = "no model: hashed ids"
 
     def __init__(self, dim: int) -> None:

@@ -16,7 +16,7 @@ from loid_infer.errors import BadArtifact, BadSetting, NoSpace
 from loid_infer.records import decode, to_json
 from loid_infer.types import Floats, Ints, Spec, TokenBatch
 
-_WARM_S, _TURN_S = 5.0, 2.0  # of a run before the choices take turns, and of each turn
+_WARM_S, _TURN_S = 20.0, 2.0  # of a run before the choices take turns, and of each turn
 _SLOW = 0.6  # of the remembered rate, from which on a choice is tried anew
 
 
@@ -98,7 +98,8 @@ class Streams:
         self._expected = known.tokens_per_s.get(str(self.n), 0) if n_streams is None else 0
         self._opened = {self.n: (opened := make(self.n))}
         self.name, self.max_batch_tokens = opened.name, opened.max_batch_tokens
-        self.pads, self.n_tokenizers, self.detail = opened.pads, opened.n_tokenizers, opened.detail
+        self.pads, self.tile = opened.pads, opened.tile
+        self.n_tokenizers, self.detail = opened.n_tokenizers, opened.detail
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:
         """See `Runtime.run`."""

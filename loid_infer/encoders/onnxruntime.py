@@ -44,7 +44,7 @@ class OnnxRuntime:
     """One session, one batch at a time."""
 
     name = "onnxruntime"
-    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
+    max_batch_tokens, pads, tile, n_tokenizers = MAX_BATCH_TOKENS, True, 1, 1
 
     def __init__(self, graph: Path, precision: str, device: str, n_threads: int, budget: Budget | None = None) -> None:
         """Load `graph`, whose weights are float32 or int8.

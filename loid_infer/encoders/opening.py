@@ -172,7 +172,8 @@ def measure(runtime: Runtime, probes: Probes, max_tokens: int | None = None) -> 
     computed: Array = np.zeros(len(worst), np.bool_)
     norm_ratios: Array = np.ones(len(worst))  # a cosine does not show a missing normalization
     max_abs = 0.0
-    for slots, vectors in runtime.run(_batches(probes, widths(max_tokens) if max_tokens else np.zeros(0, np.int64))):
+    every = widths(max_tokens, runtime.tile) if max_tokens else np.zeros(0, np.int64)
+    for slots, vectors in runtime.run(_batches(probes, every)):
         expected = probes.cls[slots]
         if vectors.shape != expected.shape:
             raise ParityError(

@@ -16,7 +16,7 @@ from loid_infer.artifact import versions
 from loid_infer.encoders.folder import EncoderFolder
 from loid_infer.encoders.graph import checked, load_error
 from loid_infer.encoders.machine import Streams, shape_key
-from loid_infer.encoders.processor import has_bf16, model, n_usable_threads
+from loid_infer.encoders.processor import has_amx, has_bf16, model, n_usable_threads
 from loid_infer.encoders.protocol import Backend, Runtime
 from loid_infer.encoders.schedule import MAX_BATCH_TOKENS
 from loid_infer.errors import RuntimeMissing
@@ -78,6 +78,8 @@ class OpenVino:
         openvino = _imported()
         # The floating-point part of an int8 graph is computed in bf16 where that is native.
         hint = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
+        # Its attention takes longer over other widths, which shows where products are fast.
+        self.tile = 16 if hint == "bf16" and has_amx() else 1
         options = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "THROUGHPUT",

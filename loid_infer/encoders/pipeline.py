@@ -69,7 +69,7 @@ def encode_stream(
             yield batch
 
     def batches() -> Generator[TokenBatch]:
-        schedule = Schedule(runtime.max_batch_tokens, tokenizer.max_tokens)
+        schedule = Schedule(runtime.max_batch_tokens, tokenizer.max_tokens, runtime.tile)
         with closing(ahead(_windows(pieces, tokenizer, stages, runtime.n_tokenizers), depth=1)) as windows:
             for window in _timed(windows, stages, "wait_s"):
                 yield from counted(schedule.add(*window))

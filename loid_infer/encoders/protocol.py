@@ -20,6 +20,7 @@ class Runtime(Protocol):
     detail: str  # device, threads, streams and precision, for people
     max_batch_tokens: int  # the fastest batch size in tokens, padding included; other sizes work too
     pads: bool  # whether it computes padding
+    tile: int  # multiples of it are its fastest widths, see `schedule.padded_lengths`; 1: none are
     n_tokenizers: int  # tokenizer threads it needs
 
     def run(self, batches: Iterable[TokenBatch]) -> Generator[tuple[Ints, Floats]]:

@@ -17,12 +17,15 @@ class Schedule:
 
     So a vector does not depend on the other texts, not even through the order in which attention sums over padding.
     There are few widths, since runtimes compile every shape (12 ms and some megabytes each); padding is below 3 % on
-    reviews. A batch is returned when it is full; other texts wait for more of their width.
+    reviews, or 6 % with tiles of 16. A batch is returned when it is full; other texts wait for more of their width.
     """
 
-    def __init__(self, max_batch_tokens: int, max_tokens: int) -> None:
-        """Limit batches to rows x width, padding included (a single text may exceed it), and widths to `max_tokens`."""
-        self._max_batch_tokens, self._max_tokens = max_batch_tokens, max_tokens
+    def __init__(self, max_batch_tokens: int, max_tokens: int, tile: int = 1) -> None:
+        """Limit batches to rows x width, padding included (a single text may exceed it), and widths to `max_tokens`.
+
+        `tile`: see `padded_lengths`.
+        """
+        self._max_batch_tokens, self._max_tokens, self._tile = max_batch_tokens, max_tokens, tile
         self._waiting = _no_texts()
 
     def add(self, slots: Ints, flat_ids: Ints, lengths: Ints) -> Iterator[TokenBatch]:
@@ -42,7 +45,7 @@ class Schedule:
     def _batches(self, slots: Ints, flat_ids: Ints, lengths: Ints, *, last: bool) -> Iterator[TokenBatch]:
         slots, flat_ids, lengths = map(np.concatenate, zip(self._waiting, (slots, flat_ids, lengths), strict=True))
         starts = np.cumsum(lengths) - lengths
-        widths = np.minimum(padded_lengths(lengths), self._max_tokens)
+        widths = np.minimum(padded_lengths(lengths, self._tile), self._max_tokens)
         order = np.argsort(-widths, kind="stable")
         bounds = np.flatnonzero(np.diff(widths[order], prepend=-1, append=-1))
         waiting: list[Ints] = [np.zeros(0, np.int64)]
@@ -63,17 +66,20 @@ def _no_texts() -> tuple[Ints, Ints, Ints]:
     return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-def widths(max_tokens: int) -> Ints:
+def widths(max_tokens: int, tile: int = 1) -> Ints:
     """All padded widths of texts of up to `max_tokens` tokens, ascending, `[n]`."""
-    found: Ints = np.unique(np.minimum(padded_lengths(np.arange(1, max_tokens + 1)), max_tokens))
+    found: Ints = np.unique(np.minimum(padded_lengths(np.arange(1, max_tokens + 1), tile), max_tokens))
     return found
 
 
-def padded_lengths(lengths: Ints) -> Ints:
-    """`lengths` rounded up to a multiple of 2, from 16 tokens of 4, from 128 of 8, and so on per octave."""
+def padded_lengths(lengths: Ints, tile: int = 1) -> Ints:
+    """`lengths` rounded up to a multiple of 2, from 16 tokens of 4, from 128 of 8, and so on per octave; that then to a
+    multiple of `tile` where it adds at most a fifth."""
     steps = np.maximum(1 << np.maximum(np.frexp(lengths)[1] - 5, 0), np.where(lengths < 16, 2, 4))
     rounded: Ints = -(-lengths // steps) * steps
-    return rounded
+    tiled: Ints = -(-rounded // tile) * tile
+    chosen: Ints = np.where(5 * tiled <= 6 * rounded, tiled, rounded)
+    return chosen
 
 
 def padded(slots: Ints, flat_ids: Ints, starts: Ints, lengths: Ints, width: int) -> TokenBatch:

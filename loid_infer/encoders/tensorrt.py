@@ -98,7 +98,7 @@ class TensorRt:
     """One session per profile, opened for the first batch of its widths."""
 
     name = "tensorrt"
-    pads, n_tokenizers = True, GPU_TOKENIZERS
+    pads, tile, n_tokenizers = True, 1, GPU_TOKENIZERS
 
     def __init__(self, graph: Path, precision: str, max_tokens: int, gpu: str, memory: Path, budget: Budget) -> None:
         """Load TensorRT's libraries and create the folder for engines.

@@ -56,7 +56,7 @@ class TorchRuntime:
     """The module on the CPU, one batch at a time. bf16 is autocast, which keeps norms and softmax in float32."""
 
     name = "torch"
-    max_batch_tokens, pads, n_tokenizers = MAX_BATCH_TOKENS, True, 1
+    max_batch_tokens, pads, tile, n_tokenizers = MAX_BATCH_TOKENS, True, 1, 1
 
     def __init__(self, module: Transformer, precision: str, n_threads: int) -> None:
         self._module, self._n_threads = module, n_threads

@@ -33,8 +33,8 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path, *, reduce
 
     module, shape = Transformer(spec, tensors), ("n", "tokens")
     module.selects_by_product = reduced
-    model = trace(module, dict.fromkeys(("input_ids", "attention_mask"), shape), "cls", "loid-infer", _OPSET)
-    save_graph(model, path)
+    inputs = dict.fromkeys(("input_ids", "attention_mask"), shape)
+    save_graph(trace(module, inputs, "cls", "loid-infer", _OPSET), path)
 
 
 def save_graph(model: Any, path: Path) -> None:
@@ -47,5 +47,6 @@ def save_graph(model: Any, path: Path) -> None:
         onnx.save_model(model, str(fresh), save_as_external_data=True, location=data.name, size_threshold=_SMALL_BYTES)
     else:
         fresh.write_bytes(model.SerializeToString(deterministic=True))
+    del model  # as large as what the check reads
     fresh.replace(path)
     onnx.checker.check_model(str(path))

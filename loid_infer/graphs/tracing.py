@@ -36,11 +36,14 @@ def trace(module: nn.Module, inputs: Mapping[str, _Shape], output: str, producer
         output,
         [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, result.shape)],
-        [tensor for name, tensor in recorder.constants.items() if name in used],
     )
     opsets = [helper.make_opsetid("", opset)]
     version = helper.find_min_ir_version_for(opsets)
-    return helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=version)
+    model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=version)
+    for name, value in recorder.constants.items():  # one by one into the model, which would be copied with them
+        if name in used:
+            model.graph.initializer.append(numpy_helper.from_array(value.contiguous().numpy(), name))
+    return model
 
 
 def _used(nodes: list[Any], output: str) -> list[Any]:
@@ -58,9 +61,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
+        self.constants: dict[str, Tensor] = {}
         self._names: dict[tuple[Any, ...], str] = {}  # of constants, by content or by tensor
-        self._kept: list[Tensor] = []  # so that no other tensor gets the address of one
 
     def node(self, kind: str, inputs: Sequence[str], attributes: Mapping[str, Any], n_outputs: int = 1) -> list[str]:
         """Append a node; the names of its outputs."""
@@ -76,8 +78,7 @@ class Recorder:
         key += tuple(value.flatten().tolist()) if value.numel() <= 8 else (value.data_ptr(), *value.stride())
         if key not in self._names:
             name = f"constant_{len(self.constants)}"
-            self._names[key], self.constants[name] = name, numpy_helper.from_array(value.contiguous().numpy(), name)
-            self._kept.append(value)
+            self._names[key], self.constants[name] = name, value
         return self._names[key]
 
     def integers(self, *values: int) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from loid_infer.encoders import gpu
+from loid_infer.encoders import gpu, processor
 from loid_infer.encoders.budget import Budget
 from loid_infer.encoders.fake import FakeRuntime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.opening import backends, load, measure
+from loid_infer.encoders.openvino import OpenVino
 from loid_infer.encoders.processor import has_bf16
 from loid_infer.encoders.protocol import Runtime
 from loid_infer.encoders.schedule import padded, token_batches
@@ -153,3 +154,11 @@ def test_vectors_equal_the_reference(runtime: tuple[Runtime, float], encoder: En
 def test_a_runtime_reports_its_name_and_details(runtime: tuple[Runtime, float]) -> None:
     assert runtime[0].name in {"fake", "torch", "onnxruntime", "openvino", "tensorrt"}
     assert runtime[0].detail
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no native bf16")
+@pytest.mark.parametrize(("precision", "tile"), [("fp32", 1), ("bf16", 16), ("int8", 16)])
+def test_openvino_is_fastest_in_multiples_of_a_tile_with_amx(encoder, monkeypatch, precision: str, tile: int) -> None:
+    for feature, expected in (("amx_bf16", tile), ("avx512_bf16", 1)):
+        monkeypatch.setattr(processor, "features", lambda feature=feature: {feature})
+        assert OpenVino(encoder.graph, precision, 1, 1).tile == expected
