@@ -57,8 +57,8 @@ def make_encoder(
     Args:
         base: with plugins folded into its tensors, and unmerged in its transformers module.
         quantize: converts the float32 export to int8.
-        every_runtime: prove the installed runtimes on the probes; or the fastest, which `auto` takes. A runtime is
-            always proven again when it is opened.
+        every_runtime: prove the installed runtimes on the probes, in float32 and in the precision; or the fastest,
+            which `auto` takes, in the precision only. A runtime is always proven again when it is opened.
 
     Raises:
         BadSetting: `max_tokens` is out of range.
@@ -79,7 +79,8 @@ def make_encoder(
         del base  # as large as what a runtime makes of it
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
         prove = partial(report, progress=progress, every_runtime=every_runtime)
-        parity = prove(float32)  # the float32 graph is checked first, whatever the precision
+        # The float32 graph is checked first, whatever the precision, except for a first use.
+        parity = prove(float32) if every_runtime or quantize else None
         if quantize:
             write_graph(spec, float32.tensors(), float32.graph, reduced=True)
             proven = quantize(float32)
@@ -119,7 +120,7 @@ def _fill(folder: Path, base: Base, spec: Spec, progress: Progress) -> None:
 
 def _choose_precision(
     float32: EncoderFolder,
-    parity: ParityReport,
+    parity: ParityReport | None,
     precision: str,
     prove: Callable[[EncoderFolder], ParityReport],
     progress: Progress,
@@ -143,7 +144,7 @@ def _choose_precision(
                 raise
             progress.say(f"{error} Using fp32.")
             reason = f"{chosen} missed its gate: {error.got}"
-    return Verified(float32.spec, reason, parity)
+    return Verified(float32.spec, reason, parity or prove(float32))
 
 
 def _prove_fastest(

@@ -22,6 +22,9 @@ from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.graphs import making
+from loid_infer.graphs.bases import load_base
+from loid_infer.graphs.graph import write_graph
+from loid_infer.graphs.making import make_encoder
 from loid_infer.graphs.quantize import quantize
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
@@ -143,6 +146,34 @@ def test_norms_and_sums_are_bf16_where_they_pass_the_gate(
     exact, fast, *last = seen
     assert exact != fast and last == [exact] * (len(cosines) - 1)
     assert open_folder(Path(result.path), "it").graph.read_bytes() == seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("is_native", "cosine", "expected"),
+    [
+        (True, 0.99995, ["bf16"]),
+        (True, 0.99, ["bf16", "bf16", "fp32"]),  # with and without norms in bf16
+        (False, 0.99, ["fp32"]),
+    ],
+)
+def test_a_first_use_proves_the_precision_that_it_ends_with(
+    toy_base: Path, tmp_path: Path, monkeypatch, is_native: bool, cosine: float, expected: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def measured(encoder: EncoderFolder) -> list[tuple[str, Parity]]:
+        seen.append(encoder.spec.precision)
+        of_this = 1.0 if seen[-1] == "fp32" else cosine
+        return [("openvino", Parity(of_this, of_this, 0.0, 64))]
+
+    monkeypatch.setattr(making, "has_bf16", lambda: is_native)
+    monkeypatch.setattr(making, "measure_runtimes", measured)
+    base = load_base(str(toy_base))
+    made = make_encoder(tmp_path / "it", base, precision="auto", max_tokens=16, progress=SILENT, every_runtime=False)
+    assert seen == expected and made.spec.precision == expected[-1] and made.parity.passed
+    if expected[-1] == "fp32":
+        write_graph(made.spec, open_folder(tmp_path / "it", "it").tensors(), tmp_path / "exact.onnx")
+        assert (tmp_path / "it" / "model.onnx").read_bytes() == (tmp_path / "exact.onnx").read_bytes()
 
 
 def test_a_full_disk_is_reported_and_no_partial_export_is_left(toy_base: Path, tmp_path: Path, monkeypatch) -> None:
