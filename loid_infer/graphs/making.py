@@ -80,7 +80,7 @@ def make_encoder(
         float32 = EncoderFolder(name, folder, spec, fingerprint(spec))
         prove = partial(report, progress=progress, every_runtime=every_runtime)
         # The float32 graph is checked first, whatever the precision, except for a first use.
-        parity = prove(float32) if every_runtime or quantize else None
+        parity = prove(float32) if every_runtime else None
         if quantize:
             write_graph(spec, float32.tensors(), float32.graph, reduced=True)
             proven = quantize(float32)
