@@ -24,6 +24,7 @@ from loid_infer import (
     llmrec_fit,
     score,
 )
+from loid_infer.encoders.processor import has_amx
 from loid_infer.kernels.cosine import row_cosines
 from loid_infer.rankers.settings import RankOptions
 
@@ -43,7 +44,7 @@ def test_every_review_has_its_vector_and_a_second_run_computes_none(encoded) -> 
     workspace, first = encoded
     assert (first.n_rows, first.n_unique, first.n_encoded) == (10_261, 10_255, 10_255)
     assert 0 < first.n_truncated < 1_100
-    assert first.padding < 0.03
+    assert first.padding < (0.06 if has_amx() and first.precision == "bf16" else 0.03)  # widths are multiples of 16
     again = encode(DOMAIN, workspace=workspace)
     assert (again.n_encoded, again.n_hits) == (0, 10_255)
     assert again.seconds < 5
