@@ -61,7 +61,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
-        self.constants: dict[str, Tensor] = {}
+        self.constants: dict[str, Tensor] = {}  # kept, so that no other tensor gets the address of one
         self._names: dict[tuple[Any, ...], str] = {}  # of constants, by content or by tensor
 
     def node(self, kind: str, inputs: Sequence[str], attributes: Mapping[str, Any], n_outputs: int = 1) -> list[str]:
