@@ -97,16 +97,18 @@ class Layer(nn.Module):
             setattr(self, part, parts.get(part))
         self.plan, self.activation = plan, ACTIVATIONS[plan.activation]
         self.linear_dtype: torch.dtype | None = None  # of the linear maps, if it differs from that of the sums
+        # Factors `[width]` of the residuals of attention and feed-forward, if norms were folded.
+        self.scales: tuple[Tensor | None, Tensor | None] = (None, None)
         self.sizes = [heads * plan.head_dim for heads in (plan.n_heads, plan.n_kv_heads, plan.n_kv_heads)]
 
     def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
         """`hidden [.., width]` -> the same shape, for the tokens that `attend` returns."""
         pre = self.plan.pre_norm
         mixed, residual = attend(self, _normalize(self.attention_norm, hidden) if pre else hidden, hidden)
-        attended = self.output(mixed) + residual
+        attended = _scaled(residual, self.scales[0]) + self.output(mixed)
         attended = attended if pre else self.attention_norm(attended)
         inner = self._activated(self.output_norm(attended) if pre else attended)
-        output: Tensor = self.contract(inner) + attended
+        output: Tensor = _scaled(attended, self.scales[1]) + self.contract(inner)
         return output if pre else self.output_norm(output)
 
     def _activated(self, x: Tensor) -> Tensor:
@@ -151,6 +153,10 @@ class Layer(nn.Module):
 def _normalize(norm: nn.Module | None, x: Tensor) -> Tensor:
     normed: Tensor = x if norm is None else norm(x)
     return normed
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 def repeat_heads(heads: Tensor, n_heads: int) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _VNNI_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
-_SMALL_DIM = 384  # measured: 384 and 768
 _HELD: dict[str, tuple[int, Any]] = {}  # setting -> open blocks that hold it, and its value before the first
 _HOLDING = threading.Lock()
 
@@ -43,14 +42,8 @@ def has_bf16() -> bool:
 
 
 def has_amx() -> bool:
-    """Whether bfloat16 products run on AMX tiles."""
+    """Whether products of bfloat16 and int8 run on AMX tiles: every processor with AMX has both."""
     return "amx_bf16" in features()
-
-
-def int8_pays(hidden_dim: int) -> bool:
-    """Whether int8 encodes faster than bf16 or fp32 here. With AMX and products as small as MiniLM's (384) it does not:
-    what it saves of them it spends on scaling their inputs and outputs. BERT-base's (768) gain 1.4x."""
-    return not has_amx() or hidden_dim > _SMALL_DIM
 
 
 def saturates_int8() -> bool:

@@ -23,16 +23,21 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path, *, reduce
     The same arguments give the same bytes.
 
     Args:
-        reduced: let OpenVINO compute norms and residual sums of all layers but the last in the reduced precision. It
-            keeps everything in float32 that the output depends on without a matrix product in between, and so the
-            whole residual stream, unless the pooled token is selected by one (seen in 2026.4). With mean pooling, which
-            is a product, they are always reduced.
+        reduced: the graph that OpenVINO computes fastest in bf16 and int8: words in bf16, norms folded into the next
+            products, and norms and residual sums of all layers but the last in the reduced precision. It keeps
+            everything in float32 that the output depends on without a matrix product in between, and so the whole
+            residual stream, unless the pooled token is selected by one (seen in 2026.4; mean pooling is a product).
     """
+    import torch
+
+    from loid_infer.architectures.folding import folded
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.graphs.tracing import trace
 
-    module, shape = Transformer(spec, tensors), ("n", "tokens")
-    module.selects_by_product = reduced
+    module, shape = (folded if reduced else Transformer)(spec, tensors), ("n", "tokens")
+    if reduced:
+        module.selects_by_product = True
+        module.words.to(torch.bfloat16).register_forward_hook(lambda _, ids, rows: rows.float())
     inputs = dict.fromkeys(("input_ids", "attention_mask"), shape)
     save_graph(trace(module, inputs, "cls", "loid-infer", _OPSET), path)
 

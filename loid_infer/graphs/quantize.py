@@ -1,8 +1,8 @@
 """Static int8 quantization of graphs, calibrated on some texts and measured on others.
 
-Activations have one scale and zero point per product (uint8), weights one scale per output channel (int8). SmoothQuant
-(Xiao et al. 2023, arXiv 2211.10438, eq. 4) first moves part of the difference between channels from activations to
-weights. All scales are static, so a vector does not depend on its batch.
+Activations have one scale and zero point per product (uint8, or int8 without a zero point), weights one scale per
+output channel (int8). SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, eq. 4) first moves part of the difference
+between channels from activations to weights. All scales are static, so a vector does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loid_infer.artifact import digest_file
 from loid_infer.encoders.folder import EncoderFolder, Probes
 from loid_infer.encoders.manifest import Parity, Quantization, gate
 from loid_infer.encoders.opening import measure_runtimes
-from loid_infer.encoders.processor import saturates_int8
+from loid_infer.encoders.processor import has_amx, installed, saturates_int8
 from loid_infer.encoders.spec import fingerprint
 from loid_infer.errors import ParityError
 from loid_infer.graphs.graph import save_graph
@@ -146,7 +146,7 @@ class _Scales:
 
     smooth: Floats  # [in], divisor of the input
     scale: float  # of the smoothed input
-    zero: int  # its zero point, 0..255
+    zero: np.uint8 | np.int8  # its zero point, in the type it is quantized to
     weights: tuple[tuple[Array, Floats], ...]  # int8 [in, out] and scale [out], per product
 
 
@@ -156,9 +156,18 @@ def _scales(group: _Group, alpha: float) -> _Scales:
     smooth = largest**alpha / widest ** (1 - alpha)  # eq. 4
     smooth = (smooth / np.exp(np.log(smooth).mean())).astype(np.float32)
     low, high = min(float((group.low / smooth).min()), 0.0), max(float((group.high / smooth).max()), 0.0)
+    weights = tuple(_quantized_weight(weight * smooth[:, None]) for weight in group.weights)
+    if low < 0 and _without_zero_points():
+        return _Scales(smooth, float(np.float32(max(-low, high, _TINY) / 127)), np.int8(0), weights)
     scale = float(np.float32(max(high - low, _TINY) / 255))
-    zero = round(min(max(-low / scale, 0), 255))
-    return _Scales(smooth, scale, zero, tuple(_quantized_weight(weight * smooth[:, None]) for weight in group.weights))
+    zero = np.uint8(round(min(max(-low / scale, 0), 255)))
+    return _Scales(smooth, scale, zero, weights)
+
+
+def _without_zero_points() -> bool:
+    """Whether inputs with negative numbers become int8, for OpenVINO on AMX, whose products take a third longer with a
+    zero point. Without AMX they are slower with signed inputs, and so are those of onnxruntime."""
+    return has_amx() and installed("openvino")
 
 
 def _quantized_weight(weight: Floats) -> tuple[Array, Floats]:
@@ -171,7 +180,8 @@ def _quantized_weight(weight: Floats) -> tuple[Array, Floats]:
 def _relative_error(group: _Group, alpha: float) -> float:
     """Squared error of the products on the sampled tokens, relative to the products themselves."""
     scales = _scales(group, alpha)
-    rounded = np.clip(np.rint(group.sample / scales.smooth / scales.scale) + scales.zero, 0, 255) - scales.zero
+    zero, limits = int(scales.zero), np.iinfo(scales.zero.dtype)
+    rounded = np.clip(np.rint(group.sample / scales.smooth / scales.scale) + zero, limits.min, limits.max) - zero
     error = total = 0.0
     for weight, (quantized, scale) in zip(group.weights, scales.weights, strict=True):
         exact = group.sample @ weight
@@ -205,7 +215,7 @@ def _quantized(model: Any, inputs: list[_Group], alpha: float) -> Any:
         nodes = [products[_content(weight)] for weight in group.weights]
         first = min(nodes, key=lambda node: order[node.name])
         smooth = [first.input[0], constant(f"{x}.smooth", 1 / scales.smooth)]
-        pair = [constant(f"{x}.scale", np.float32(scales.scale)), constant(f"{x}.zero", np.uint8(scales.zero))]
+        pair = [constant(f"{x}.scale", np.float32(scales.scale)), constant(f"{x}.zero", scales.zero)]
         inserted[first.name] = [
             helper.make_node("Mul", smooth, [f"{x}.in"], f"{x}.in"),
             helper.make_node("QuantizeLinear", [f"{x}.in", *pair], [f"{x}.q"], f"{x}.q"),

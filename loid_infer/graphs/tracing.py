@@ -15,7 +15,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-_TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.bool: TensorProto.BOOL}
+_TYPES = {
+    torch.float32: TensorProto.FLOAT,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.int64: TensorProto.INT64,
+    torch.bool: TensorProto.BOOL,
+}
 _Shape: TypeAlias = tuple[int | str, ...]
 
 
@@ -42,8 +47,15 @@ def trace(module: nn.Module, inputs: Mapping[str, _Shape], output: str, producer
     model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=version)
     for name, value in recorder.constants.items():  # one by one into the model, which would be copied with them
         if name in used:
-            model.graph.initializer.append(numpy_helper.from_array(value.contiguous().numpy(), name))
+            model.graph.initializer.append(_stored(value.contiguous(), name))
     return model
+
+
+def _stored(value: Tensor, name: str) -> Any:
+    if value.dtype != torch.bfloat16:
+        return numpy_helper.from_array(value.numpy(), name)
+    bits = value.view(torch.int16).numpy().tobytes()  # numpy has no such type
+    return helper.make_tensor(name, TensorProto.BFLOAT16, value.shape, bits, raw=True)
 
 
 def _used(nodes: list[Any], output: str) -> list[Any]:

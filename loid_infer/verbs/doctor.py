@@ -14,7 +14,7 @@ from loid_infer.artifact import free_bytes, versions
 from loid_infer.encoders import gpu
 from loid_infer.encoders.machine import remembered
 from loid_infer.encoders.opening import able
-from loid_infer.encoders.processor import features, has_amx, has_bf16, n_usable_threads
+from loid_infer.encoders.processor import features, has_bf16, n_usable_threads
 from loid_infer.settings import Workspace, WorkspaceLike, file_system, machine_memory
 
 _SUPPORTED = ((3, 11), (3, 14))
@@ -102,8 +102,7 @@ def _runtime() -> Check:
     if names[:1] == ["torch"] or not names:
         detail = f"auto would take {names[0] if names else 'nothing'} in {precision} ({native})"
         return _check("runtime", detail, "Install the fast CPU runtimes: pip install 'loid-infer[cpu]'")
-    int8 = "; with AMX, int8 is no faster for small models like MiniLM, but for BERT-base" if has_amx() else ""
-    detail = f"auto takes {names[0]} in {precision}: fastest installed ({native}{int8}); tested at first use"
+    detail = f"auto takes {names[0]} in {precision}: fastest installed ({native}); tested at first use"
     return _check("runtime", detail)
 
 

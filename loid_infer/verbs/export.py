@@ -17,7 +17,7 @@ from loid_infer.encoders.gpu import tensorrt_lacks
 from loid_infer.encoders.manifest import HeadGate, Int8Report, Parity
 from loid_infer.encoders.onnxruntime import GPU_BATCH_TOKENS
 from loid_infer.encoders.opening import open_runtime
-from loid_infer.encoders.processor import int8_pays, n_usable_threads
+from loid_infer.encoders.processor import n_usable_threads
 from loid_infer.encoders.tensorrt import Profile, backend, profiles
 from loid_infer.errors import BadSetting, LoidError, ParityError
 from loid_infer.graphs.bases import Base, fold_plugins, load_base
@@ -243,14 +243,12 @@ def _quantize(
     base: Base, calibration: Calibration, judge: Judge, progress: Progress, float32: EncoderFolder
 ) -> Verified:
     """Replace the float32 graph by an int8 one, and test it on held-out texts, on the probes, and with the judge."""
-    from loid_infer.architectures.transformer import Transformer
+    from loid_infer.architectures.folding import folded
     from loid_infer.encoders.torch import TorchRuntime
 
-    module, domain = Transformer(float32.spec, base.tensors), calibration.table.domain
+    module, domain = folded(float32.spec, base.tensors), calibration.table.domain
     exact = Encoder(float32.spec, lambda: (float32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
     vectors = calibration.vectors(_encoder_of(float32), progress)
-    if not int8_pays(float32.spec.hidden_dim):
-        progress.say("on this processor, which has AMX, --precision bf16 is as fast as int8 here, and more exact")
     progress.say(f"calibrating int8 on {domain!r} ...")
     int8, choice = quantize(float32, module, exact.encode, calibration.texts())
     progress.say(f"int8 on held-out texts: mean cosine {choice.cos_mean:.6f}, alpha {choice.alpha}")

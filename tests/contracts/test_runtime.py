@@ -157,8 +157,11 @@ def test_a_runtime_reports_its_name_and_details(runtime: tuple[Runtime, float]) 
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no native bf16")
-@pytest.mark.parametrize(("precision", "tile"), [("fp32", 1), ("bf16", 16), ("int8", 16)])
-def test_openvino_is_fastest_in_multiples_of_a_tile_with_amx(encoder, monkeypatch, precision: str, tile: int) -> None:
-    for feature, expected in (("amx_bf16", tile), ("avx512_bf16", 1)):
+@pytest.mark.parametrize(("precision", "tile", "batch"), [("fp32", 1, 2048), ("bf16", 16, 1792), ("int8", 16, 2048)])
+def test_openvino_is_fastest_in_multiples_of_a_tile_with_amx(
+    encoder, monkeypatch, precision: str, tile: int, batch: int
+) -> None:
+    for feature, expected in (("amx_bf16", (tile, batch)), ("avx512_bf16", (1, 2048))):
         monkeypatch.setattr(processor, "features", lambda feature=feature: {feature})
-        assert OpenVino(encoder.graph, precision, 1, 1).tile == expected
+        runtime = OpenVino(encoder.graph, precision, 1, 1)
+        assert (runtime.tile, runtime.max_batch_tokens) == expected

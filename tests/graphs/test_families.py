@@ -5,18 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx.numpy_helper import to_array
 
 from loid_infer import Encoder, export
 from loid_infer.architectures.family import FAMILIES as KNOWN
+from loid_infer.architectures.folding import folded
 from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders import manifest
 from loid_infer.encoders.folder import open_folder
 from loid_infer.encoders.torch import TorchRuntime
 from loid_infer.errors import LoidError
+from loid_infer.graphs import quantize as quantizing
 from loid_infer.graphs.bases import Base, load_base
+from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.making import make_encoder
 from loid_infer.graphs.parity import reference_vectors
 from loid_infer.graphs.quantize import quantize
@@ -73,6 +78,37 @@ def test_padded_and_packed_vectors_equal_transformers(folder: Path, pooling: str
         np.testing.assert_allclose(packed_module(packed(texts)), expected, atol=2e-5)
     if not (folder.name == "opt" and pooling == "cls"):  # its first token attends to itself only
         assert row_cosines(expected[1:2], expected[2:3]).max() < 0.999, "different texts must have different vectors"
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_norms_are_folded_and_words_in_bf16_with_the_same_vectors(folder: Path, pooling: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    base = load_base(str(folder), pooling)
+    spec, rng, batch = base.spec("", MAX_TOKENS), torch.Generator().manual_seed(0), padded(tokens_of(base))
+    changed = {  # no norm has the scale 1 or the bias 0
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=rng) if tensor.dim() == 1 else tensor
+        for name, tensor in base.tensors.items()
+    }
+    with torch.inference_mode():
+        np.testing.assert_allclose(folded(spec, changed)(*batch), Transformer(spec, changed)(*batch), atol=2e-5)
+        words = f"{base.family.parts['words']}.weight"
+        rounded = changed | {words: changed[words].bfloat16().float()}
+        expected = Transformer(spec, rounded)(*batch)
+    write_graph(spec, changed, tmp_path / "graph.onnx", reduced=True)
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    ids, mask = (part.numpy() for part in batch)
+    [vectors] = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    np.testing.assert_allclose(vectors, expected, atol=5e-5)
+
+
+def test_folded_norms_only_normalize(folder: Path) -> None:
+    base = load_base(str(folder), "mean")
+    module = folded(base.spec("", MAX_TOKENS), base.tensors)
+    norms = [x for layer in module.layers for x in (layer.attention_norm, layer.output_norm)]
+    norms = [module.norm, *norms[:-1]] if not module.plan.pre_norm else norms
+    for norm in (x for x in norms if isinstance(x, torch.nn.LayerNorm)):
+        assert (norm.weight == 1).all() and norm.bias is None
+    assert all((layer.scales[0] is None) == module.plan.pre_norm for layer in module.layers)
 
 
 def test_exports_are_computed_by_all_runtimes(folder: Path, tmp_path: Path) -> None:
@@ -164,9 +200,20 @@ def test_config_changes_change_the_spec_or_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling"), [("llama", "mean"), ("modernbert", "mean"), ("flan-t5", "mean"), ("qwen2", "last")]
+    ("name", "pooling", "signed", "zeros"),  # in t5 the input of `contract` comes from ReLU
+    [
+        ("llama", "mean", False, {"uint8"}),
+        ("modernbert", "mean", True, {"int8"}),
+        ("flan-t5", "mean", False, {"uint8"}),
+        ("t5", "mean", True, {"int8", "uint8"}),
+        ("qwen2", "last", True, {"int8"}),
+    ],
 )
-def test_int8_quantizes_every_matrix_product_of_a_family(name: str, pooling: str, tmp_path: Path, monkeypatch) -> None:
+def test_int8_quantizes_every_matrix_product_of_a_family(
+    name: str, pooling: str, signed: bool, zeros: set[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(quantizing, "has_amx", lambda: signed)
+    monkeypatch.setattr(quantizing, "installed", lambda _: True)
     monkeypatch.setattr(manifest, "GATES", manifest.GATES | {"int8": ("cos_mean", 0.9)})
     base = load_base(str(make_family(tmp_path / name, name)), pooling)
     make_encoder(tmp_path / "it", base, precision="fp32", max_tokens=MAX_TOKENS, progress=SILENT)
@@ -178,3 +225,6 @@ def test_int8_quantizes_every_matrix_product_of_a_family(name: str, pooling: str
     assert choice.n_products == n_layers * len(base.family.targets(fp32.spec))
     assert choice.cos_mean >= 0.98
     assert int8.spec.quantized_graph
+    found = [to_array(x) for x in onnx.load(int8.graph).graph.initializer if x.name.endswith(".zero")]
+    assert {x.dtype.name for x in found} == zeros
+    assert any(x != 0 for x in found) != signed

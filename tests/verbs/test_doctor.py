@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loid_infer.encoders import processor, protocol
+from loid_infer.encoders import protocol
 from loid_infer.settings import Workspace, file_system, is_mount_point
 from loid_infer.verbs import doctor as module
 
@@ -34,14 +34,6 @@ def test_missing_fast_runtimes_are_reported_with_an_install_command(
     checks = {check.name: check for check in module.doctor(workspace=Workspace(tmp_path)).checks}
     assert not checks["runtime"].ok
     assert "pip install" in checks["runtime"].mend
-
-
-@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
-def test_a_processor_on_which_int8_does_not_pay_is_named(feature: str, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(processor, "features", lambda: {feature})
-    checks = {check.name: check.detail for check in module.doctor(workspace=Workspace(tmp_path)).checks}
-    assert ("int8 is no faster" in checks["runtime"]) == (feature == "amx_bf16")
-    assert processor.int8_pays(384) == (feature != "amx_bf16") and processor.int8_pays(768)
 
 
 def test_a_workspace_that_does_not_exist_yet_is_valid(tmp_path: Path) -> None:
