@@ -78,7 +78,7 @@ def slug(name: str, kind: str) -> str:
     """Return `name` if it is a slug, else raise BadName. `kind` (`domain`, `encoder`, ...) is for the message."""
     if _SLUG.fullmatch(name):
         return name
-    expected, fix = "1 to 64 of a-z 0-9 _ + -, the first a letter or digit", f"Choose a {kind} name like 'video_games'."
+    expected, fix = "1 to 64 of a-z 0-9 _ + -, the first a letter or digit", "Choose a name like 'video_games'."
     raise BadName(f"invalid {kind} name", where=repr(name[:80]), expected=expected, fix=fix)
 
 

@@ -59,7 +59,7 @@ def quantize(
     best alpha misses the gate there or on the probes, the products with the largest errors are kept in floating point.
 
     Args:
-        module: of the encoder; the inputs of its products are recorded.
+        module: that the graph was recorded from; the inputs of its products are recorded.
         exact: computes float32 reference vectors with `module`.
 
     Raises:
