@@ -83,6 +83,7 @@ def _rows(name: str, pooling: str, precisions: list[str]) -> Iterator[dict]:
     from loid_infer.encoders.spec import fingerprint
     from loid_infer.errors import LoidError
     from loid_infer.graphs.bases import load_base
+    from loid_infer.graphs.graph import write_graph
     from loid_infer.graphs.making import make_encoder
     from loid_infer.types import SILENT
 
@@ -100,6 +101,8 @@ def _rows(name: str, pooling: str, precisions: list[str]) -> Iterator[dict]:
     print(f"{name} {pooling}: exported", flush=True)
     for precision in precisions:
         spec = structs.replace(fp32.spec, precision=precision)
+        reduced = precision == "int8" or (precision == "bf16" and has_bf16())
+        write_graph(spec, base.tensors, fp32.graph, reduced=reduced)  # as an export does
         try:
             encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
             told = probes if precision == "bf16" and not has_bf16() else both
@@ -129,12 +132,12 @@ def _reference(base, tokens) -> np.ndarray:
 
 def _int8(fp32, base, texts: list[str]):
     from loid_infer import Encoder
-    from loid_infer.architectures.transformer import Transformer
+    from loid_infer.architectures.folding import folded
     from loid_infer.encoders.processor import n_usable_threads
     from loid_infer.encoders.torch import TorchRuntime
     from loid_infer.graphs.quantize import quantize
 
-    module = Transformer(fp32.spec, base.tensors)
+    module = folded(fp32.spec, base.tensors)
     exact = Encoder(fp32.spec, lambda: (fp32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
     return quantize(fp32, module, exact.encode, texts)[0]
 

@@ -97,8 +97,8 @@ class Layer(nn.Module):
             setattr(self, part, parts.get(part))
         self.plan, self.activation = plan, ACTIVATIONS[plan.activation]
         self.linear_dtype: torch.dtype | None = None  # of the linear maps, if it differs from that of the sums
-        # Factors `[width]` of the residuals of attention and feed-forward, if norms were folded. Residuals are the first
-        # operands of their sums: only then does OpenVINO multiply and add in one pass (seen in 2026.4).
+        # Factors `[width]` of the residuals of attention and feed-forward, if norms were folded. Residuals come first
+        # in their sums: only then does OpenVINO multiply and add in one pass (seen in 2026.4).
         self.scales: tuple[Tensor | None, Tensor | None] = (None, None)
         self.sizes = [heads * plan.head_dim for heads in (plan.n_heads, plan.n_kv_heads, plan.n_kv_heads)]
 
