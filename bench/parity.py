@@ -132,12 +132,12 @@ def _reference(base, tokens) -> np.ndarray:
 
 def _int8(fp32, base, texts: list[str]):
     from loid_infer import Encoder
-    from loid_infer.architectures.folding import folded
+    from loid_infer.architectures.folding import with_folded_norms
     from loid_infer.encoders.processor import n_usable_threads
     from loid_infer.encoders.torch import TorchRuntime
     from loid_infer.graphs.quantize import quantize
 
-    module = folded(fp32.spec, base.tensors)
+    module = with_folded_norms(fp32.spec, base.tensors)
     exact = Encoder(fp32.spec, lambda: (fp32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
     return quantize(fp32, module, exact.encode, texts)[0]
 

@@ -17,7 +17,7 @@ from loid_infer.types import Spec
 _ATTENTION = {name for group in GROUPS[:2] for name in group}
 
 
-def folded(spec: Spec, tensors: Mapping[str, Tensor]) -> Transformer:
+def with_folded_norms(spec: Spec, tensors: Mapping[str, Tensor]) -> Transformer:
     """The module of `spec` with its norms folded into the next linear maps, and the same vectors.
 
     Where norms follow the sums, as in BERT, a residual is a norm's output, too: there it is multiplied by γ, and β is

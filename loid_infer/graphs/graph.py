@@ -30,11 +30,11 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path, *, reduce
     """
     import torch
 
-    from loid_infer.architectures.folding import folded
+    from loid_infer.architectures.folding import with_folded_norms
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.graphs.tracing import trace
 
-    module, shape = (folded if reduced else Transformer)(spec, tensors), ("n", "tokens")
+    module, shape = (with_folded_norms if reduced else Transformer)(spec, tensors), ("n", "tokens")
     if reduced:
         module.selects_by_product = True
         module.words.to(torch.bfloat16).register_forward_hook(lambda _, ids, rows: rows.float())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,7 +56,8 @@ def quantize(
     """Replace the graph of `encoder`, an unfinished export, by an int8 one.
 
     All alphas are measured with the fastest runtime, on held-out ones of `texts` (of the calibration domain). If the
-    best alpha misses the gate there or on the probes, the products with the largest errors are kept in floating point.
+    best alpha misses the gate there or on the probes, inputs without zero points get them, then the products with the
+    largest errors are kept in floating point.
 
     Args:
         module: that the graph was recorded from; the inputs of its products are recorded.
@@ -74,17 +75,23 @@ def quantize(
     tokens = encoder.tokenizer()(held_out)
     probes, floats = Probes(tokens.flat_ids, tokens.lengths, exact(held_out)), onnx.load(encoder.graph)
 
-    def measure(alpha: float, kept: frozenset[str]) -> tuple[EncoderFolder, Parity]:
-        save_graph(_quantized(floats, [x for x in inputs if x.names[0] not in kept], alpha), encoder.graph)
+    def measure(alpha: float, kept: frozenset[str], signed: bool) -> tuple[EncoderFolder, Parity]:
+        quantized = [x for x in inputs if x.names[0] not in kept]
+        save_graph(_quantized(floats, quantized, alpha, signed), encoder.graph)
         spec = structs.replace(encoder.spec, precision="int8", quantized_graph=digest_file(encoder.graph))
         int8 = replace(encoder, spec=spec, fingerprint=fingerprint(spec))
         return int8, next(measure_runtimes(int8, probes))[1]
 
-    alpha = max(ALPHAS, key=lambda alpha: measure(alpha, frozenset())[1].cos_mean)
-    worst = [x.names[0] for x in sorted(inputs, key=lambda x: -_relative_error(x, alpha))]
-    for n_kept in (0, *(2**i for i in range(len(worst)) if 2**i < len(worst))):
-        kept = frozenset(worst[:n_kept])
-        int8, on_held_out = measure(alpha, kept)
+    def attempts() -> Iterator[tuple[float, frozenset[str], bool]]:
+        for signed in (True, False) if _prefers_signs() else (False,):
+            alpha = max(ALPHAS, key=lambda alpha: measure(alpha, frozenset(), signed)[1].cos_mean)
+            yield alpha, frozenset(), signed
+        worst = [x.names[0] for x in sorted(inputs, key=lambda x: -_relative_error(x, alpha))]
+        for n_kept in (2**i for i in range(len(worst)) if 2**i < len(worst)):
+            yield alpha, frozenset(worst[:n_kept]), False
+
+    for alpha, kept, signed in attempts():
+        int8, on_held_out = measure(alpha, kept, signed)
         measured, parity = "held-out texts of the calibration domain", on_held_out
         if parity.passes("int8"):
             measured, parity = "the probes", next(measure_runtimes(int8, encoder.probes()))[1]
@@ -150,23 +157,23 @@ class _Scales:
     weights: tuple[tuple[Array, Floats], ...]  # int8 [in, out] and scale [out], per product
 
 
-def _scales(group: _Group, alpha: float) -> _Scales:
+def _scales(group: _Group, alpha: float, signed: bool) -> _Scales:
     largest = np.maximum(np.maximum(np.abs(group.low), np.abs(group.high)), _TINY)
     widest = np.maximum(np.max([np.abs(weight).max(1) for weight in group.weights], axis=0), _TINY)
     smooth = largest**alpha / widest ** (1 - alpha)  # eq. 4
     smooth = (smooth / np.exp(np.log(smooth).mean())).astype(np.float32)
     low, high = min(float((group.low / smooth).min()), 0.0), max(float((group.high / smooth).max()), 0.0)
     weights = tuple(_quantized_weight(weight * smooth[:, None]) for weight in group.weights)
-    if low < 0 and _without_zero_points():
+    if low < 0 and signed:
         return _Scales(smooth, float(np.float32(max(-low, high, _TINY) / 127)), np.int8(0), weights)
     scale = float(np.float32(max(high - low, _TINY) / 255))
     zero = np.uint8(round(min(max(-low / scale, 0), 255)))
     return _Scales(smooth, scale, zero, weights)
 
 
-def _without_zero_points() -> bool:
-    """Whether inputs with negative numbers become int8, for OpenVINO on AMX, whose products take a third longer with a
-    zero point. Without AMX they are slower with signed inputs, and so are those of onnxruntime."""
+def _prefers_signs() -> bool:
+    """Whether products are faster with int8 inputs and no zero point: those of OpenVINO on AMX take a third longer with
+    one. Without AMX they are slower with signed inputs, and so are those of onnxruntime."""
     return has_amx() and installed("openvino")
 
 
@@ -179,9 +186,9 @@ def _quantized_weight(weight: Floats) -> tuple[Array, Floats]:
 
 def _relative_error(group: _Group, alpha: float) -> float:
     """Squared error of the products on the sampled tokens, relative to the products themselves."""
-    scales = _scales(group, alpha)
-    zero, limits = int(scales.zero), np.iinfo(scales.zero.dtype)
-    rounded = np.clip(np.rint(group.sample / scales.smooth / scales.scale) + zero, limits.min, limits.max) - zero
+    scales = _scales(group, alpha, signed=False)
+    zero = int(scales.zero)
+    rounded = np.clip(np.rint(group.sample / scales.smooth / scales.scale) + zero, 0, 255) - zero
     error = total = 0.0
     for weight, (quantized, scale) in zip(group.weights, scales.weights, strict=True):
         exact = group.sample @ weight
@@ -190,7 +197,7 @@ def _relative_error(group: _Group, alpha: float) -> float:
     return error / max(total, _TINY)
 
 
-def _quantized(model: Any, inputs: list[_Group], alpha: float) -> Any:
+def _quantized(model: Any, inputs: list[_Group], alpha: float, signed: bool) -> Any:
     """A copy of `model` with quantize/dequantize pairs before products of `inputs`, in the form that runtimes fuse."""
     from onnx import helper, numpy_helper
 
@@ -211,7 +218,7 @@ def _quantized(model: Any, inputs: list[_Group], alpha: float) -> Any:
         return name
 
     for group in inputs:
-        scales, x = _scales(group, alpha), group.names[0]
+        scales, x = _scales(group, alpha, signed), group.names[0]
         nodes = [products[_content(weight)] for weight in group.weights]
         first = min(nodes, key=lambda node: order[node.name])
         smooth = [first.input[0], constant(f"{x}.smooth", 1 / scales.smooth)]

@@ -243,10 +243,10 @@ def _quantize(
     base: Base, calibration: Calibration, judge: Judge, progress: Progress, float32: EncoderFolder
 ) -> Verified:
     """Replace the float32 graph by an int8 one, and test it on held-out texts, on the probes, and with the judge."""
-    from loid_infer.architectures.folding import folded
+    from loid_infer.architectures.folding import with_folded_norms
     from loid_infer.encoders.torch import TorchRuntime
 
-    module, domain = folded(float32.spec, base.tensors), calibration.table.domain
+    module, domain = with_folded_norms(float32.spec, base.tensors), calibration.table.domain
     exact = Encoder(float32.spec, lambda: (float32.tokenizer(), TorchRuntime(module, "fp32", n_usable_threads())))
     vectors = calibration.vectors(_encoder_of(float32), progress)
     progress.say(f"calibrating int8 on {domain!r} ...")

@@ -12,7 +12,7 @@ from onnx.numpy_helper import to_array
 
 from loid_infer import Encoder, export
 from loid_infer.architectures.family import FAMILIES as KNOWN
-from loid_infer.architectures.folding import folded
+from loid_infer.architectures.folding import with_folded_norms
 from loid_infer.architectures.packed import Pack, PackedTransformer
 from loid_infer.architectures.transformer import Transformer
 from loid_infer.encoders import manifest
@@ -90,7 +90,9 @@ def test_norms_are_folded_and_words_in_bf16_with_the_same_vectors(folder: Path, 
         for name, tensor in base.tensors.items()
     }
     with torch.inference_mode():
-        np.testing.assert_allclose(folded(spec, changed)(*batch), Transformer(spec, changed)(*batch), atol=2e-5)
+        np.testing.assert_allclose(
+            with_folded_norms(spec, changed)(*batch), Transformer(spec, changed)(*batch), atol=2e-5
+        )
         words = f"{base.family.parts['words']}.weight"
         rounded = changed | {words: changed[words].bfloat16().float()}
         expected = Transformer(spec, rounded)(*batch)
@@ -103,7 +105,7 @@ def test_norms_are_folded_and_words_in_bf16_with_the_same_vectors(folder: Path, 
 
 def test_folded_norms_only_normalize(folder: Path) -> None:
     base = load_base(str(folder), "mean")
-    module = folded(base.spec("", MAX_TOKENS), base.tensors)
+    module = with_folded_norms(base.spec("", MAX_TOKENS), base.tensors)
     norms = [x for layer in module.layers for x in (layer.attention_norm, layer.output_norm)]
     norms = [module.norm, *norms[:-1]] if not module.plan.pre_norm else norms
     for norm in (x for x in norms if isinstance(x, torch.nn.LayerNorm)):

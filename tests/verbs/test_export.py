@@ -17,15 +17,16 @@ from loid_infer.encoders import opening
 from loid_infer.encoders import torch as torch_runtime
 from loid_infer.encoders.folder import EncoderFolder, open_folder
 from loid_infer.encoders.manifest import GATES, HeadGate, Parity
-from loid_infer.encoders.opening import able
+from loid_infer.encoders.opening import able, measure_runtimes
 from loid_infer.encoders.processor import has_bf16, installed
 from loid_infer.encoders.torch import TorchRuntime, module_of
 from loid_infer.errors import BadArtifact, BadName, BadSetting, NoSpace, ParityError
 from loid_infer.graphs import making
+from loid_infer.graphs import quantize as quantizing
 from loid_infer.graphs.bases import load_base
 from loid_infer.graphs.graph import write_graph
 from loid_infer.graphs.making import make_encoder
-from loid_infer.graphs.quantize import quantize
+from loid_infer.graphs.quantize import ALPHAS, quantize
 from loid_infer.settings import Workspace
 from loid_infer.types import SILENT
 from loid_infer.verbs import export as export_module
@@ -273,15 +274,18 @@ def test_matrix_products_with_too_much_loss_stay_in_floating_point(
     exported: Path, exported_int8, toy_base: Path, monkeypatch
 ) -> None:
     """With a gate just above the cosine of the fully quantized graph, some products stay in floating point."""
-    workspace, result = exported_int8
+    workspace, _ = exported_int8
     gates = "loid_infer.encoders.manifest.GATES"
-    cosine = min(result.int8.choice.cos_mean, result.parity.cos_mean)  # of held-out texts and of probes
-    monkeypatch.setattr(gates, GATES | {"int8": ("cos_mean", cosine + 1e-9)})
+    monkeypatch.setattr(quantizing, "has_amx", lambda: False)
     calibration = open_calibration(workspace, "int8", "toys")
+    folder = copy_of_encoder(exported, workspace.root / "all")
+    int8, everything = quantize(folder, *reference_of(folder), calibration.texts())
+    on_probes = next(measure_runtimes(int8))[1]
+    monkeypatch.setattr(gates, GATES | {"int8": ("cos_mean", min(everything.cos_mean, on_probes.cos_mean) + 1e-9)})
     folder = copy_of_encoder(exported, workspace.root / "kept")
     _, choice = quantize(folder, *reference_of(folder), calibration.texts())
-    assert choice.kept_float
-    assert choice.cos_mean > result.int8.choice.cos_mean
+    assert choice.kept_float and not everything.kept_float
+    assert choice.cos_mean > everything.cos_mean
 
     monkeypatch.setattr(gates, GATES | {"int8": ("cos_mean", 1.1)})
     folder = copy_of_encoder(exported, workspace.root / "refused")
@@ -289,6 +293,32 @@ def test_matrix_products_with_too_much_loss_stay_in_floating_point(
     with pytest.raises(ParityError, match=r"int8 misses its gate .*got 0\.99.* of 4 groups"):
         quantize(folder, *reference_of(folder), calibration.texts())
     assert same_graph(folder.graph.read_bytes(), before), "the floating-point graph was not restored"
+
+
+def test_inputs_get_zero_points_before_products_stay_in_floating_point(
+    exported: Path, exported_int8, monkeypatch
+) -> None:
+    workspace, _ = exported_int8
+    calibration, tried, quantized = open_calibration(workspace, "int8", "toys"), [], quantizing._quantized
+    monkeypatch.setattr(quantizing, "has_amx", lambda: True)
+    monkeypatch.setattr(quantizing, "installed", lambda _: True)
+
+    def record(model, inputs, alpha, signed):
+        tried.append((signed, len(inputs)))
+        return quantized(model, inputs, alpha, signed)
+
+    monkeypatch.setattr(quantizing, "_quantized", record)
+    folder = copy_of_encoder(exported, workspace.root / "signed")
+    quantize(folder, *reference_of(folder), calibration.texts())
+    assert tried == [(True, 4)] * (len(ALPHAS) + 1)
+
+    tried.clear()
+    monkeypatch.setattr("loid_infer.encoders.manifest.GATES", GATES | {"int8": ("cos_mean", 1.1)})
+    folder = copy_of_encoder(exported, workspace.root / "zeros")
+    with pytest.raises(ParityError):
+        quantize(folder, *reference_of(folder), calibration.texts())
+    n = len(ALPHAS) + 1
+    assert tried == [(True, 4)] * n + [(False, 4)] * n + [(False, 3), (False, 2)]
 
 
 def copy_of_encoder(exported: Path, path: Path) -> EncoderFolder:
