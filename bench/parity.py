@@ -102,7 +102,7 @@ def _rows(name: str, pooling: str, precisions: list[str]) -> Iterator[dict]:
     for precision in precisions:
         spec = structs.replace(fp32.spec, precision=precision)
         reduced = precision == "int8" or (precision == "bf16" and has_bf16())
-        write_graph(spec, base.tensors, fp32.graph, reduced=reduced)  # as an export does
+        write_graph(spec, base.tensors, fp32.graph, reduced=reduced)  # as an export does first
         try:
             encoder = _int8(fp32, base, texts[N_REVIEWS:]) if precision == "int8" else replace(fp32, spec=spec)
             told = probes if precision == "bf16" and not has_bf16() else both

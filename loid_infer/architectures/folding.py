@@ -10,11 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from loid_infer.architectures.layer import GROUPS, Layer
 from loid_infer.architectures.transformer import Transformer
 from loid_infer.types import Spec
-
-_ATTENTION = {name for group in GROUPS[:2] for name in group}
 
 
 def with_folded_norms(spec: Spec, tensors: Mapping[str, Tensor]) -> Transformer:
@@ -26,19 +23,16 @@ def with_folded_norms(spec: Spec, tensors: Mapping[str, Tensor]) -> Transformer:
     module = Transformer(spec, tensors)
     before = module.norm
     for layer in module.layers:
-        attention, expanding = (_linears(layer, names) for names in (_ATTENTION, {"gate", "expand"}))
+        linears = ([getattr(layer, name) for name in group] for group in layer.groups())
+        attention, [output], expanding, [contract] = linears
         if module.plan.pre_norm:
             _fold(layer.attention_norm, attention)
             _fold(layer.output_norm, expanding)
         else:
-            scale = _fold(before, attention, layer.output)
-            layer.scales = scale, _fold(layer.attention_norm, expanding, layer.contract)
+            scale = _fold(before, attention, output)
+            layer.scales = scale, _fold(layer.attention_norm, expanding, contract)
             before = layer.output_norm
     return module
-
-
-def _linears(layer: Layer, names: set[str]) -> list[nn.Linear]:
-    return [getattr(layer, name) for group in layer.groups() for name in group if name in names]
 
 
 def _fold(norm: nn.Module | None, linears: list[nn.Linear], sums: nn.Linear | None = None) -> Tensor | None:

@@ -34,11 +34,13 @@ def write_graph(spec: Spec, tensors: Mapping[str, Tensor], path: Path, *, reduce
     from loid_infer.architectures.transformer import Transformer
     from loid_infer.graphs.tracing import trace
 
-    module, shape = (with_folded_norms if reduced else Transformer)(spec, tensors), ("n", "tokens")
     if reduced:
+        module = with_folded_norms(spec, tensors)
         module.selects_by_product = True
         module.words.to(torch.bfloat16).register_forward_hook(lambda _, ids, rows: rows.float())
-    inputs = dict.fromkeys(("input_ids", "attention_mask"), shape)
+    else:
+        module = Transformer(spec, tensors)
+    inputs = dict.fromkeys(("input_ids", "attention_mask"), ("n", "tokens"))
     save_graph(trace(module, inputs, "cls", "loid-infer", _OPSET), path)
 
 
